@@ -1,0 +1,56 @@
+# make setup demo fmt check test bench. Everything runs in .venv, built from constraints.txt.
+
+PYTHON ?= python3
+# More words for pip, such as an index with CPU builds of torch (README, "Set-up").
+PIP_ARGS ?=
+# Workers for the suite, and more words for pytest: make test PYTEST_ARGS='-k parse'
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.ready
+SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
+
+.PHONY: setup demo fmt check test bench clean
+
+setup: $(STAMP)
+
+# The stamp is written last: a set-up that stopped half-way starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'pgvision needs Python 3.11 or newer; this is' "`$(PYTHON) --version 2>&1`."; \
+	  echo 'Name another one: make setup PYTHON=python3.11'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo 'This Python cannot make virtual environments. On Debian and Ubuntu:'; \
+	  echo '  sudo apt-get install -y python3-venv'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	  --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -c 'import cv2' || { \
+	  echo; echo 'OpenCV is installed, but this system lacks libraries that it needs. Mend it with'; \
+	  echo '  sudo apt-get install -y $(SYSTEM_LIBRARIES)'; echo 'and run make setup again.'; exit 1; }
+	@touch $@
+
+demo: setup
+	$(BIN)/pgvision demo
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix --quiet . || true
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+# One thread a worker: two workers with two threads each would fight for two cores.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+bench: setup
+	@for file in tests/benchmarks/bench_*.py; do \
+	  test -e "$$file" || continue; echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis demo build dist

@@ -1,0 +1,89 @@
+"""`pgvision`: the commands, and how errors end them."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from pgvision import __version__
+from pgvision.cli import objects, texts
+from pgvision.cli.codec import codec_app
+from pgvision.cli.console import log_to_stderr, say
+from pgvision.cli.convert import convert
+from pgvision.cli.demo import demo
+from pgvision.cli.doctor import doctor
+from pgvision.cli.evaluate import evaluate
+from pgvision.cli.exit_codes import FAILED, USAGE
+from pgvision.cli.scenes import scenes
+from pgvision.errors import OptionError, PgvisionError, PromptError
+
+app = typer.Typer(
+    name="pgvision",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(objects.detect)
+app.command()(objects.segment)
+app.command()(texts.caption)
+app.command()(texts.ask)
+app.command()(texts.read)
+app.command("eval")(evaluate)
+app.command()(convert)
+app.command()(scenes)
+app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")
+app.command()(doctor)
+app.command(hidden=True)(demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pgvision {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """PaliGemma as a vision tool: boxes, masks, captions, answers and reading, in COCO terms.
+
+    Results go to stdout, logs and progress to stderr. Exit codes: 0 done, 1 some inputs failed,
+    2 usage.
+
+    [bold]Start here[/bold]
+
+    pgvision detect helmet site.jpg --out found
+    pgvision doctor
+    """
+    log_to_stderr()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    An error of ours becomes one line on stderr, without a traceback: 2 if what was typed cannot
+    be, 1 if it could not be done.
+
+    Args:
+        arguments: What follows ``pgvision``; None takes it from the process.
+
+    Raises:
+        SystemExit: Always, with the exit code.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except PgvisionError as error:
+        say(f"pgvision: {error}", style="bold red")
+        sys.exit(USAGE if isinstance(error, OptionError | PromptError) else FAILED)
+
+
+if __name__ == "__main__":
+    main()

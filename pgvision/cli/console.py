@@ -1,0 +1,122 @@
+"""What people read: everything on stderr, so that stdout stays for results."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def stderr() -> Console:
+    """Give a console on the present stderr (not on the one at import: tests replace it).
+
+    Returns:
+        A rich console that colours only for a terminal.
+    """
+    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+
+
+def say(line: str, *, style: str | None = None) -> None:
+    """Print one line for people on stderr; ``[`` in it is text, not markup."""
+    stderr().print(line, style=style, markup=False)
+
+
+def log_to_stderr() -> None:
+    """Show pgvision's own log lines, warnings of others, and nothing below."""
+    handler = RichHandler(console=stderr(), show_time=False, show_path=False, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("pgvision", "vqvae"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+class Meter:
+    """Progress with rate and time left: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        label: What is counted, in the plural: ``"pictures"``.
+        total: How many there will be; None if that is unknown (a camera).
+
+    Example:
+        >>> with Meter("pictures", total=2) as meter:
+        ...     for _ in range(2):
+        ...         meter.advance()
+        >>> meter.done
+        2
+    """
+
+    def __init__(self, label: str, total: int | None = None) -> None:
+        """Prepare; the clock starts with the ``with`` block."""
+        self.label = label
+        self.total = total
+        self.done = 0
+        console = stderr()
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(label, total=total, rate="")
+        self._start = self._last_line = 0.0
+
+    def __enter__(self) -> "Meter":
+        """Start the clock and the bar."""
+        self._start = self._last_line = time.monotonic()
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def rate(self) -> float:
+        """How many a second, over the whole run."""
+        return self.done / max(self.seconds, 1e-9)
+
+    def advance(self, count: int = 1) -> None:
+        """Count ``count`` more."""
+        self.done += count
+        self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f}/s")
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            say(self._line())
+
+    def _line(self) -> str:
+        if self.total is None:
+            return f"{self.done} {self.label}, {self.rate:.1f}/s"
+        left = max(self.total - self.done, 0) / max(self.rate, 1e-9)
+        return f"{self.done}/{self.total} {self.label}, {self.rate:.1f}/s, {left:.0f} s left"

@@ -1,0 +1,209 @@
+"""`pgvision doctor`: what of this machine and checkpoint works, and how to mend the rest."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from pgvision.cli.exit_codes import DONE, FAILED, end
+from pgvision.cli.options import Device, Dtype, Model
+from pgvision.errors import PgvisionError
+
+Status = Literal["ok", "note", "fail"]
+
+_STYLES: dict[Status, str] = {"ok": "green", "note": "yellow", "fail": "bold red"}
+_TESTED_TRANSFORMERS = (5, 23)
+_OPENCV_FLAVOURS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What was looked at.
+        status: ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fail"``.
+        found: What is there.
+        fix: What to do about it; empty if nothing.
+    """
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+
+
+def doctor(
+    *,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per check.")
+    ] = False,
+) -> None:
+    """Check this machine and a checkpoint, and say what to do about each finding.
+
+    [bold]Examples[/bold]
+
+    pgvision doctor
+    pgvision doctor --model google/paligemma2-3b-mix-448 --dtype bfloat16
+    pgvision doctor --json | jq 'select(.status == "fail")'
+    """
+    checks = []
+    for check in _all_checks(model, device, dtype):
+        checks.append(check)
+        _show(check, as_json)
+    end(FAILED if any(check.status == "fail" for check in checks) else DONE)
+
+
+def _all_checks(model: str | None, device: str | None, dtype: str | None) -> Iterator[Check]:
+    for look in (check_python, check_transformers, check_torch, check_opencv, check_hub):
+        yield look()
+    yield from check_extras()
+    from pgvision.cli.doctor_checkpoint import check_checkpoint
+
+    yield from check_checkpoint(model, device, dtype)
+
+
+def _show(check: Check, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(asdict(check), ensure_ascii=False))
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{check.status:>4}", style=_STYLES[check.status], end="  ")
+    console.print(f"{check.name}: {check.found}", markup=False)
+    if check.fix:
+        console.print(f"      -> {check.fix}", markup=False)
+
+
+def check_python() -> Check:
+    """Name the interpreter and the machine.
+
+    Returns:
+        A note without judgement: pip refuses a Python that is too old.
+    """
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return Check("python", "ok", f"{found}, {os.cpu_count()} cores")
+
+
+def check_transformers() -> Check:
+    """Compare the installed transformers with the one that the suite runs on.
+
+    Returns:
+        A failure outside 5.x, a note on releases that were not tested.
+    """
+    version = importlib.metadata.version("transformers")
+    numbers = tuple(int(part) for part in version.split(".")[:2])
+    if numbers[0] != _TESTED_TRANSFORMERS[0] or numbers < _TESTED_TRANSFORMERS:
+        return Check("transformers", "fail", version, "pip install 'transformers>=5.23,<6'")
+    if numbers == _TESTED_TRANSFORMERS:
+        return Check("transformers", "ok", version)
+    return Check(
+        "transformers",
+        "note",
+        f"{version}; the suite runs on 5.23",
+        "attention masks have changed between releases: trust the leak test below",
+    )
+
+
+def check_torch() -> Check:
+    """Name torch and what it can compute on.
+
+    Returns:
+        A note where only the processor is left.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        return Check("torch", "fail", str(error), "pip install torch")
+    if torch.cuda.is_available():
+        return Check("torch", "ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}")
+    if torch.backends.mps.is_available():
+        return Check("torch", "ok", f"{torch.__version__}, Apple GPU (mps)")
+    found = f"{torch.__version__}, processor only, {torch.get_num_threads()} threads"
+    fix = "fine for 'tiny'; a 3B checkpoint takes seconds per picture here"
+    return Check("torch", "note", found, fix)
+
+
+def check_opencv() -> Check:
+    """Import OpenCV and look for two flavours of it in one place.
+
+    Returns:
+        A failure if it cannot be imported, a note if flavours overwrite each other.
+    """
+    flavours = [f"{name} {version}" for name in _OPENCV_FLAVOURS if (version := _version(name))]
+    named = ", ".join(flavours) or "no OpenCV package"
+    try:
+        import cv2
+    except ImportError as error:
+        fix = "apt-get install -y libgl1 libglib2.0-0 libxcb1, or use opencv-python-headless"
+        return Check("opencv", "fail", f"{named}: {error}", fix)
+    if len(flavours) > 1:
+        fix = (
+            "they share one folder, and removing one breaks the other: pip uninstall all of them, "
+            "then pip install one"
+        )
+        return Check("opencv", "note", f"{named}: the last one installed wins", fix)
+    return Check("opencv", "ok", f"{named}, imports as {cv2.__version__}")
+
+
+def check_hub() -> Check:
+    """Look for a token of the Hugging Face hub; nothing is asked over the network.
+
+    Returns:
+        A note if there is none: only Google's gated checkpoints need it.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_OFFLINE:
+        return Check("hub", "note", "HF_HUB_OFFLINE is set: nothing will be downloaded")
+    if get_token():
+        return Check("hub", "ok", "a token is present")
+    fix = "for Google's checkpoints: accept the terms on the model's page, then hf auth login"
+    return Check("hub", "note", "not logged in ('tiny' needs no login)", fix)
+
+
+def check_extras() -> Iterator[Check]:
+    """Name what is optional and absent.
+
+    Yields:
+        A note for each missing extra.
+    """
+    for package, extra, use in (
+        ("trackers", "track", "--track"),
+        ("pandas", "pandas", "to_pandas()"),
+        ("hotcoco", "fast", "eval --engine hotcoco"),
+    ):
+        if _version(package) is None:
+            yield Check(package, "note", f"absent: no {use}", f"pip install 'pgvision[{extra}]'")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def guarded(name: str, look: Callable[[], Check]) -> Check:
+    """Turn an error of ours into a failed check.
+
+    Returns:
+        What ``look`` returns, or the failure with the error's message, which says the fix.
+    """
+    try:
+        return look()
+    except PgvisionError as error:
+        return Check(name, "fail", str(error))

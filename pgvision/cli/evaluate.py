@@ -1,0 +1,207 @@
+"""`pgvision eval`: predict and score in one go."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pgvision.cli.exit_codes import DONE, FAILED, end
+from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, Device, Dtype, Model, takes
+
+if TYPE_CHECKING:
+    from pgvision.datasets import Dataset
+
+SCORING_PANEL = "Scoring"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What ``pgvision eval`` takes; the fields speak for themselves."""
+
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="DATASET",
+            help="COCO, YOLO, VOC, LabelMe or JSONL; for 'ask' and 'caption' JSONL.",
+            show_default=False,
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ]
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for results.json, report.json, report.png, worst/. A stopped run goes on.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = Path("runs/eval")
+    task: Annotated[
+        Literal["detect", "segment", "ask", "caption"], typer.Option(help="What to score.")
+    ] = "detect"
+    model: Model = None
+    device: Device = None
+    dtype: Dtype = None
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)
+    ] = None
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only the first n images.", rich_help_panel=INPUT_PANEL),
+    ] = None
+    conf: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Drop objects below this score; AP wants them all.",
+            show_default="none",
+            rich_help_panel=SCORING_PANEL,
+        ),
+    ] = None
+    engine: Annotated[
+        Literal["faster", "hotcoco", "pycocotools"],
+        typer.Option(help="Evaluator; all give the same figures.", rich_help_panel=SCORING_PANEL),
+    ] = "faster"
+    scoreless: Annotated[
+        Literal["refuse", "interval"],
+        typer.Option(
+            help="For predictions without scores: refuse AP, or give its range over all orders.",
+            rich_help_panel=SCORING_PANEL,
+        ),
+    ] = "refuse"
+    calibrate: Annotated[
+        Literal["temperature", "isotonic"] | None,
+        typer.Option(
+            help="Fit a map from scores to precision on this set: calibration.json.",
+            rich_help_panel=SCORING_PANEL,
+        ),
+    ] = None
+    worst: Annotated[
+        int,
+        typer.Option(min=0, help="Images to draw into worst/.", rich_help_panel=OUTPUT_PANEL),
+    ] = 12
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT_PANEL),
+    ] = False
+
+
+@takes(EvalOptions)
+def evaluate(*, options: EvalOptions) -> None:
+    """Predict and score a data set: COCO figures, answers, calibration, the worst images.
+
+    [bold]Examples[/bold]
+
+    pgvision eval --data heldout/instances.json --out report
+    pgvision eval --data heldout/instances.json --task segment --engine hotcoco
+    pgvision eval --data heldout/examples.jsonl --task ask
+    pgvision eval --data val.json --calibrate isotonic --model google/paligemma2-3b-mix-448
+    """
+    objects = options.task in ("detect", "segment")
+    failed = _evaluate_objects(options) if objects else _evaluate_texts(options)
+    end(FAILED if failed else DONE)
+
+
+def _dataset(options: EvalOptions) -> "Dataset":
+    from dataclasses import replace
+
+    from pgvision.datasets import read_dataset
+
+    dataset = read_dataset(options.data, images=options.images, split=options.split)
+    if options.limit is None:
+        return dataset
+    return replace(dataset, images=dataset.images[: options.limit])
+
+
+def _evaluate_objects(options: EvalOptions) -> int:
+    from pgvision import Detector, Segmenter
+    from pgvision.cli.console import say
+    from pgvision.cli.eval_objects import Answers, Scoring, calibrate, predict, score
+    from pgvision.cli.eval_worst import save_worst
+
+    dataset = _dataset(options)
+    make = Detector if options.task == "detect" else Segmenter
+    detector = make(
+        list(dataset.classes),
+        model=options.model,
+        device=options.device,
+        dtype=options.dtype,
+        conf=options.conf,
+    )
+    answers = Answers(options.out, _run_of(options))
+    failed = predict(dataset, detector, answers)
+    scoring = Scoring(
+        iou_type="bbox" if options.task == "detect" else "segm",
+        engine=options.engine,
+        scoreless=options.scoreless,
+    )
+    report = score(dataset, answers, options.out, scoring)
+    threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
+    save_worst(
+        dataset,
+        dict(answers.results()),
+        options.out / "worst",
+        count=options.worst,
+        threshold=threshold,
+    )
+    if options.calibrate is not None:
+        fitted = calibrate(dataset, answers, scoring, options.calibrate)
+        fitted.save(options.out / "calibration.json")
+    if options.as_json:
+        typer.echo(json.dumps(report.to_dict(), allow_nan=False))
+    else:
+        _print(report)
+    say(f"wrote {options.out}/")
+    return failed
+
+
+def _evaluate_texts(options: EvalOptions) -> int:
+    from pgvision import Answerer, Captioner
+    from pgvision.cli.console import say
+    from pgvision.cli.eval_texts import evaluate_texts, text_cases
+    from pgvision.datasets import read_examples
+
+    cases = text_cases(read_examples(options.data, images=options.images), options.task)
+    cases = cases[: options.limit]
+    model, device, dtype = options.model, options.device, options.dtype
+
+    def ask(image: Path, language: str, question: str) -> str:
+        if options.task == "ask":
+            return Answerer(language, model=model, device=device, dtype=dtype)(image, question).text
+        return Captioner(language, model=model, device=device, dtype=dtype)(image).text
+
+    figures, failed = evaluate_texts(cases, ask, options.out, task=options.task)
+    if options.as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name:>8}  {value:.3f}")
+    say(f"wrote {options.out}/")
+    return failed
+
+
+def _run_of(options: EvalOptions) -> dict[str, object]:
+    """What must be the same for a stopped run to go on."""
+    return {
+        "data": str(options.data.resolve()),
+        "split": options.split,
+        "task": options.task,
+        "model": options.model,
+        "dtype": options.dtype,
+        "conf": options.conf,
+    }
+
+
+def _print(report: object) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(report)

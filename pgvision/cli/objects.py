@@ -1,0 +1,88 @@
+"""`pgvision detect` and `pgvision segment`: objects with boxes, and with masks."""
+
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pgvision.cli.exit_codes import end
+from pgvision.cli.options import BoxOptions, split_phrases, takes
+
+if TYPE_CHECKING:
+    from pgvision.tasks import Detector, Segmenter
+
+Phrase = Annotated[
+    str,
+    typer.Argument(
+        metavar="PHRASE",
+        help="What to find, one class or several: 'helmet' or 'helmet; head'.",
+        show_default=False,
+    ),
+]
+
+
+Soft = Annotated[
+    bool,
+    typer.Option(
+        "--soft", help="Average places (and mask codes) by probability, not only the most likely."
+    ),
+]
+
+
+@takes(BoxOptions)
+def detect(*, phrase: Phrase, soft: Soft = False, options: BoxOptions) -> None:
+    """Find objects and give each a box and a score.
+
+    [bold]Examples[/bold]
+
+    pgvision detect helmet site.jpg --out found
+    pgvision detect "helmet; head" photos/ --recursive --coco boxes.json
+    pgvision detect helmet site.mp4 --save-overlay --track --stride 2
+    pgvision detect "a red car" street.jpg --model google/paligemma2-3b-mix-448
+    pgvision detect helmet 0 --json | jq .scores
+    """
+    from pgvision import Detector
+
+    _run(Detector, phrase, soft, options)
+
+
+@takes(BoxOptions)
+def segment(*, phrase: Phrase, soft: Soft = False, options: BoxOptions) -> None:
+    """Find objects and give each a box, a mask and a score.
+
+    [bold]Examples[/bold]
+
+    pgvision segment helmet site.jpg --out found
+    pgvision segment "cone; barrel" photos/ --coco masks.json
+    pgvision segment helmet site.mp4 --save-overlay --track
+    """
+    from pgvision import Segmenter
+
+    _run(Segmenter, phrase, soft, options)
+
+
+def _run(
+    make: "type[Detector | Segmenter]", phrase: str, soft: bool, options: BoxOptions
+) -> NoReturn:
+    from pgvision.cli.inputs import as_frames
+    from pgvision.cli.jobs import run_job
+    from pgvision.cli.tracking import with_tracks
+
+    detector = make(
+        split_phrases(phrase),
+        model=options.model,
+        device=options.device,
+        dtype=options.dtype,
+        conf=options.conf,
+        nms=options.nms,
+        max_objects=options.max_objects,
+        tile=options.tile,
+        calibrate=options.calibrate,
+        soft=soft,
+    )
+    outcomes = detector.stream(
+        as_frames(options.sources),
+        recursive=options.recursive,
+        stride=options.stride,
+        on_error=options.on_error,
+    )
+    end(run_job(with_tracks(outcomes) if options.track else outcomes, options))

@@ -1,0 +1,244 @@
+"""The options that commands share, written once, so that they mean the same everywhere."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import typer
+
+_Options = TypeVar("_Options")
+
+MODEL_PANEL = "Model"
+INPUT_PANEL = "Input"
+OUTPUT_PANEL = "Output"
+
+OnError = Literal["record", "skip", "raise"]
+
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps; by default the best one.", rich_help_panel=MODEL_PANEL
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16 or float16; by default what suits the device.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A hub id, a folder, or 'tiny', which the package carries "
+        "\\[default: $PGVISION_MODEL, else tiny]",
+        show_default=False,
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What every command takes that puts pictures through a model.
+
+    Attributes:
+        sources: Pictures, folders, globs, lists of paths, videos, camera numbers, addresses.
+        model: Hub id, folder or ``"tiny"``; None means the default.
+        device: Where to compute; None means the best there is.
+        dtype: Of the weights; None means what suits the device.
+        recursive: Whether folders are read with their subfolders.
+        stride: Of a video, use each ``stride``-th frame.
+        on_error: What happens to a picture that cannot be read.
+        out: Folder for annotated pictures and ``results.jsonl``.
+        json_lines: Print one JSON object per picture on stdout.
+        save_overlay: Write annotated copies, of videos too.
+    """
+
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Pictures, folders, globs, .txt lists of paths, videos, camera numbers, URLs.",
+            show_default=False,
+        ),
+    ]
+    model: Model = None
+    device: Device = None
+    dtype: Dtype = None
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive", "-r", help="Read folders with subfolders.", rich_help_panel=INPUT_PANEL
+        ),
+    ] = False
+    stride: Annotated[
+        int,
+        typer.Option(min=1, help="Of a video, use each n-th frame.", rich_help_panel=INPUT_PANEL),
+    ] = 1
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            help="A picture that cannot be read: note it and go on, skip it, or stop.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = "record"
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder for annotated pictures and results.jsonl.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    json_lines: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print one JSON object per picture; logs and progress stay on stderr.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False
+    save_overlay: Annotated[
+        bool,
+        typer.Option(
+            "--save-overlay",
+            help="Write annotated copies, of videos too (at their frame rate, with their sound), "
+            "to --out or the working folder.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxOptions(RunOptions):
+    """What commands take beside `RunOptions` that find objects.
+
+    Attributes:
+        conf: Least score of an object that is kept; None keeps all.
+        nms: Overlap from which two objects of a class are one.
+        max_objects: How many of a picture are kept, the best first.
+        tile: Side in pixels of squares to look at besides the whole.
+        calibrate: File with a map of scores.
+        track: Number the objects of a video by track.
+        coco: File to write all objects to, in COCO's form.
+        coco_ids: COCO file to take image and category ids from.
+    """
+
+    conf: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Keep objects of at least this score.", show_default="all"
+        ),
+    ] = None
+    nms: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Objects of one class that overlap more than this are one.",
+            show_default="only between prompts and tiles",
+        ),
+    ] = None
+    max_objects: Annotated[
+        int | None, typer.Option(min=1, help="Keep the n best of a picture.", show_default="all")
+    ] = None
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Look at squares of this side too: small objects, large pictures."
+        ),
+    ] = None
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Map scores by calibration.json of pgvision eval."),
+    ] = None
+    track: Annotated[
+        bool,
+        typer.Option("--track", help="Number objects by track (pip install 'pgvision\\[track]')."),
+    ] = False
+    coco: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a COCO file: images, categories, boxes and masks with scores.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    coco_ids: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take image and category ids from this COCO file; --coco then holds the plain "
+            "list of results that evaluators read.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+
+
+def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take a dataclass of options as one argument called ``options``.
+
+    On the command line each field is an argument or option of its own.
+
+    Args:
+        options: A dataclass whose fields are annotated for typer.
+
+    Returns:
+        A decorator for functions with a parameter ``options``.
+
+    Example:
+        >>> @takes(RunOptions)
+        ... def command(*, phrase: str, options: RunOptions) -> None: ...
+        >>> list(inspect.signature(command).parameters)[:3]
+        ['phrase', 'sources', 'model']
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(options, include_extras=True)
+        names = [field.name for field in fields(options)]  # type: ignore[arg-type]
+
+        @functools.wraps(command)
+        def flat(**values: Any) -> None:  # noqa: ANN401  (typer gives each value its type)
+            chosen = {name: values.pop(name) for name in names}
+            command(**values, options=options(**chosen))
+
+        own = inspect.signature(command, eval_str=True).parameters
+        spread = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_default(options, name),
+                annotation=hints[name],
+            )
+            for name in names
+        ]
+        kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != "options"]
+        parameters = [*kept, *spread]
+        flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        flat.__annotations__ = {p.name: p.annotation for p in parameters}
+        return flat
+
+    return decorate
+
+
+def _default(options: type[Any], name: str) -> object:
+    return getattr(options, name, inspect.Parameter.empty)
+
+
+def split_phrases(text: str) -> list[str]:
+    """Split what the user typed at semicolons: ``"helmet; head"`` asks for two classes.
+
+    Returns:
+        The phrases, without the space around them.
+
+    Example:
+        >>> split_phrases("helmet; head")
+        ['helmet', 'head']
+    """
+    return [phrase.strip() for phrase in text.split(";")]

@@ -1,0 +1,117 @@
+"""`pgvision caption`, `ask` and `read`: what a picture shows, answers, and what is written."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from pgvision.cli.exit_codes import end
+from pgvision.cli.options import RunOptions, takes
+
+Language = Annotated[
+    str, typer.Option("--language", "-l", help="Language of the answer: en, de, fr, ...")
+]
+
+
+@takes(RunOptions)
+def caption(
+    *,
+    language: Language = "en",
+    style: Annotated[
+        Literal["caption", "describe", "cap"],
+        typer.Option(help="A sentence, more of them, or a short alt text; checkpoints differ."),
+    ] = "caption",
+    options: RunOptions,
+) -> None:
+    """Say what a picture shows.
+
+    [bold]Examples[/bold]
+
+    pgvision caption site.jpg
+    pgvision caption photos/ --recursive --json > captions.jsonl
+    pgvision caption site.jpg --language de --model google/paligemma2-3b-mix-448
+    """
+    from pgvision import Captioner
+    from pgvision.cli.inputs import as_frames
+    from pgvision.cli.jobs import run_job
+
+    captioner = Captioner(
+        language, style=style, model=options.model, device=options.device, dtype=options.dtype
+    )
+    outcomes = captioner.stream(
+        as_frames(options.sources),
+        recursive=options.recursive,
+        stride=options.stride,
+        on_error=options.on_error,
+    )
+    end(run_job(outcomes, options))
+
+
+@takes(RunOptions)
+def ask(
+    *,
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="In words.", show_default=False)
+    ],
+    language: Language = "en",
+    choice: Annotated[
+        list[str] | None,
+        typer.Option(help="An answer to choose from; may be given several times."),
+    ] = None,
+    best: Annotated[int, typer.Option(min=1, help="Give the n best answers.")] = 1,
+    free: Annotated[
+        bool, typer.Option("--free", help="Send the words as they are (mix checkpoints).")
+    ] = False,
+    options: RunOptions,
+) -> None:
+    """Answer a question about a picture.
+
+    [bold]Examples[/bold]
+
+    pgvision ask "how many workers wear a helmet?" site.jpg
+    pgvision ask "what color is the helmet?" photos/*.jpg --json
+    pgvision ask "what is the man on?" site.jpg --choice ladder --choice truck
+    """
+    from pgvision import Answerer
+    from pgvision.cli.inputs import as_frames
+    from pgvision.cli.jobs import run_job
+
+    answerer = Answerer(
+        language,
+        free_text=free,
+        num_alternatives=best,
+        model=options.model,
+        device=options.device,
+        dtype=options.dtype,
+    )
+    outcomes = answerer.stream(
+        as_frames(options.sources),
+        question,
+        choices=choice or None,
+        recursive=options.recursive,
+        stride=options.stride,
+        on_error=options.on_error,
+    )
+    end(run_job(outcomes, options))
+
+
+@takes(RunOptions)
+def read(*, options: RunOptions) -> None:
+    """Read what is written in a picture.
+
+    [bold]Examples[/bold]
+
+    pgvision read sign.jpg
+    pgvision read scans/ --recursive --out texts
+    """
+    from pgvision import Reader
+    from pgvision.cli.inputs import as_frames
+    from pgvision.cli.jobs import run_job
+
+    reader = Reader(model=options.model, device=options.device, dtype=options.dtype)
+    outcomes = reader.stream(
+        as_frames(options.sources),
+        recursive=options.recursive,
+        stride=options.stride,
+        on_error=options.on_error,
+    )
+    end(run_job(outcomes, options))

@@ -1,0 +1,54 @@
+"""Track numbers for the objects of a video, through the optional package `trackers`."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from pgvision.cli.outputs import Outcome
+from pgvision.errors import DependencyError
+from pgvision.results import DetectionResult, Failure
+
+
+def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Number the objects of each video by track (ByteTrack); stills pass unchanged.
+
+    Boxes, scores and their order stay as they were; an object that has no track yet gets -1.
+
+    Args:
+        outcomes: Results in the order of the frames.
+
+    Yields:
+        The same results, with ``tracker_ids`` where they belong to a video.
+
+    Raises:
+        DependencyError: If `trackers` is not installed.
+    """
+    try:
+        from trackers import ByteTrackTracker
+    except ImportError as error:
+        raise DependencyError("--track needs trackers: pip install 'pgvision[track]'") from error
+    source: str | None = None
+    tracker = None
+    for outcome in outcomes:
+        if isinstance(outcome, Failure) or not isinstance(outcome, DetectionResult):
+            yield outcome
+            continue
+        if outcome.time is None:
+            yield outcome
+            continue
+        if tracker is None or outcome.source != source:
+            source = outcome.source
+            # A phrase's score is lower than a trained detector's: the caller's --conf decides
+            # what is an object, so every box that comes here may start a track.
+            tracker = ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
+        yield _numbered(outcome, tracker)
+
+
+def _numbered(result: DetectionResult, tracker: object) -> DetectionResult:
+    detections = result.to_supervision()
+    detections.data = {"row": np.arange(len(result))}
+    tracked = tracker.update(detections)  # type: ignore[attr-defined]
+    ids = np.full(len(result), -1, dtype=np.int64)
+    if len(tracked):
+        ids[tracked.data["row"]] = tracked.tracker_id
+    return result.with_trackers(ids)

@@ -1,0 +1,269 @@
+"""From labelled images to what a model is trained on: image, prefix, suffix."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+
+from pgvision.arrays import FloatArray, IntArray
+from pgvision.datasets.records import Annotation, Dataset, ImageRecord
+from pgvision.datasets.segmentations import segmentation_to_mask
+from pgvision.errors import DataError, OptionError
+from pgvision.masks import crop_mask
+from pgvision.tokens import detect_prefix, encode_boxes, loc_text, seg_text, segment_prefix
+
+Kind = Literal["pt", "mix", "ft", "tiny"]
+Convention = Literal["1024", "1023"]
+
+
+class MaskCodec(Protocol):
+    """What turns masks into codes and back; `vqvae.MaskCodec` is one."""
+
+    def encode(self, masks: FloatArray) -> IntArray:
+        """Turn ``(b, 64, 64)`` masks in [0, 1] into ``(b, 16)`` codes."""
+
+    def decode(self, codes: IntArray) -> FloatArray:
+        """Turn ``(b, 16)`` codes into ``(b, 64, 64)`` logits."""
+
+
+class Example(NamedTuple):
+    """One thing to learn.
+
+    Attributes:
+        image: Path of the image.
+        prefix: What is asked (no ``<image>``, no newline: the processor adds both).
+        suffix: What the model should say; "" for nothing to be found.
+    """
+
+    image: Path
+    prefix: str
+    suffix: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleOptions:
+    """How objects become prompts and answers.
+
+    Attributes:
+        task: ``"detect"`` writes boxes, ``"segment"`` boxes and mask codes.
+        order: Of the objects in a suffix: ``"raster"`` by top, then left; ``"area"`` largest box
+            first; ``"random"`` by ``seed`` and image name.
+        prompts: ``"joined"`` asks for all classes at once, ``"per_class"`` for one at a time.
+        empty: Images without objects: ``"keep"`` asks and answers with an empty suffix;
+            ``"drop"`` leaves them out; ``"negatives"`` keeps them and asks every image for
+            classes that it does not show, too.
+        num_negatives: How many absent classes an image is asked for (``"negatives"``, and empty
+            images with ``"per_class"``).
+        seed: For ``"random"`` and for choosing absent classes.
+        convention: Bins of a side: ``"1024"``, or big_vision's ``"1023"``.
+        kind: Kind of checkpoint, for the wording of the prompt.
+        crowds: ``"drop"`` leaves COCO's crowd regions out, ``"keep"`` writes them as objects.
+
+    Raises:
+        OptionError: If a value is not one of these.
+    """
+
+    task: Literal["detect", "segment"] = "detect"
+    order: Literal["raster", "area", "random"] = "raster"
+    prompts: Literal["joined", "per_class"] = "joined"
+    empty: Literal["keep", "drop", "negatives"] = "keep"
+    num_negatives: int = 1
+    seed: int = 0
+    convention: Convention = "1024"
+    kind: Kind = "pt"
+    crowds: Literal["drop", "keep"] = "drop"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "task": ("detect", "segment"),
+            "order": ("raster", "area", "random"),
+            "prompts": ("joined", "per_class"),
+            "empty": ("keep", "drop", "negatives"),
+            "convention": ("1024", "1023"),
+            "kind": ("pt", "mix", "ft", "tiny"),
+            "crowds": ("drop", "keep"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise OptionError(
+                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(values)}"
+                )
+        if self.num_negatives < 1:
+            raise OptionError(f"num_negatives={self.num_negatives}: expected at least 1")
+
+
+class Target(NamedTuple):
+    """A prompt of one image, and the objects that answer it, in the order of the suffix."""
+
+    classes: tuple[str, ...]
+    objects: tuple[Annotation, ...]
+
+
+def iter_examples(
+    dataset: Dataset, *, options: ExampleOptions | None = None, codec: MaskCodec | None = None
+) -> Iterator[Example]:
+    """Turn a data set into examples, image by image, without opening the images.
+
+    Args:
+        dataset: The data set.
+        options: Order, prompts, empty images and so on; the defaults if not given.
+        codec: Needed for ``task="segment"``.
+
+    Yields:
+        Examples in the order of the images.
+
+    Raises:
+        OptionError: If masks are asked for and there is no codec.
+        DataError: If masks are asked for and an object has none, or a broken one.
+        PromptError: If a class name cannot be put into a prompt.
+
+    Example:
+        >>> from pgvision.datasets import Annotation, Category, Dataset, ImageRecord
+        >>> box = Annotation(id=1, category_id=3, xywh=(320.0, 120.0, 160.0, 240.0))
+        >>> shot = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640), (box,))
+        >>> data = Dataset(images=(shot,), categories=(Category(3, "helmet"),))
+        >>> [(example.prefix, example.suffix) for example in iter_examples(data)]
+        [('detect helmet', '<loc0256><loc0512><loc0768><loc0768> helmet')]
+    """
+    chosen = options or ExampleOptions()
+    if chosen.task == "segment" and codec is None:
+        raise OptionError("task='segment' needs codec=..., which turns masks into codes")
+    for image in dataset.images:
+        for target in targets_of(image, dataset, chosen):
+            codes = None if codec is None else codes_of(target, image, chosen, codec)
+            yield Example(
+                image.path,
+                prefix_of(target, chosen),
+                suffix_of(target, image, dataset, chosen, codes),
+            )
+
+
+def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) -> list[Target]:
+    """List the prompts of one image with the objects that answer each.
+
+    Objects without extent in bins are left out, because no parser takes them back. An image that
+    has nothing but such objects or crowds gives no prompt: "nothing there" would be a lie.
+    """
+    shown = [
+        item
+        for item in image.objects
+        if (options.crowds == "keep" or not item.iscrowd) and _has_extent(item, image, options)
+    ]
+    if not shown and (image.objects or options.empty == "drop"):
+        return []
+    chance = random.Random(_stable(f"{options.seed}\0{image.file_name}"))  # noqa: S311
+    ordered = tuple(_ordered(shown, options.order, chance))
+    named = {dataset.names[item.category_id] for item in image.objects}
+    classes = tuple(dict.fromkeys(dataset.classes))
+    absent = [name for name in classes if name not in named]
+    asked = sorted(chance.sample(absent, min(options.num_negatives, len(absent))))
+    if options.prompts == "joined":
+        targets = [Target(classes, ordered)]
+        if options.empty == "negatives" and shown and asked:
+            targets.append(Target(tuple(asked), ()))
+        return targets
+    split = {name: [i for i in ordered if dataset.names[i.category_id] == name] for name in classes}
+    targets = [Target((name,), tuple(items)) for name, items in split.items() if items]
+    if options.empty == "negatives" or not shown:
+        targets += [Target((name,), ()) for name in asked]
+    return targets
+
+
+def _stable(text: str) -> int:
+    """Turn text into a seed that is the same in every process, unlike ``hash``."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _has_extent(item: Annotation, image: ImageRecord, options: ExampleOptions) -> bool:
+    left, top, right, bottom = clipped_xyxy(item, image.image_hw)
+    if right <= left or bottom <= top:
+        return False
+    bins = bins_of([item], image, options)[0]
+    return bool(bins[0] < bins[2] and bins[1] < bins[3])
+
+
+def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions) -> IntArray:
+    """Return the bins of objects' boxes inside the image: ``(n, 4)``, top first, at most 1023."""
+    # Not float32: 1e-5 of a bin is enough to round to the neighbour.
+    boxes = np.asarray([clipped_xyxy(item, image.image_hw) for item in items], dtype=np.float64)
+    bins: IntArray = encode_boxes(
+        boxes.reshape(-1, 4), image_hw=image.image_hw, convention=options.convention
+    )
+    return bins
+
+
+def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the box inside the image: left, top, right, bottom in pixels."""
+    left, top, right, bottom = item.xyxy
+    height, width = image_hw
+    return (
+        min(max(left, 0.0), float(width)),
+        min(max(top, 0.0), float(height)),
+        min(max(right, 0.0), float(width)),
+        min(max(bottom, 0.0), float(height)),
+    )
+
+
+def _ordered(items: Sequence[Annotation], order: str, chance: random.Random) -> list[Annotation]:
+    if order == "random":
+        return chance.sample(list(items), len(items))
+    if order == "area":
+        return sorted(items, key=lambda item: -item.xywh[2] * item.xywh[3])
+    return sorted(items, key=lambda item: (item.xywh[1], item.xywh[0]))
+
+
+def codes_of(
+    target: Target, image: ImageRecord, options: ExampleOptions, codec: MaskCodec
+) -> IntArray | None:
+    """Encode the masks of a target's objects: ``(n, 16)`` codes, None for a detection task.
+
+    Raises:
+        DataError: If an object has no mask or a broken one.
+    """
+    if options.task == "detect":
+        return None
+    crops = []
+    for item in target.objects:
+        if item.segmentation is None:
+            raise DataError(
+                f"{image.file_name}: annotation {item.id} has a box and no mask; "
+                "task='segment' needs masks, or use task='detect'"
+            )
+        try:
+            mask = segmentation_to_mask(item.segmentation, image.image_hw)
+        except DataError as error:
+            raise DataError(f"{image.file_name}: annotation {item.id}: {error}") from error
+        box = np.asarray(clipped_xyxy(item, image.image_hw), dtype=np.float32)
+        crops.append(crop_mask(mask, box))
+    if not crops:
+        return np.zeros((0, 16), dtype=np.int64)
+    return np.asarray(codec.encode(np.stack(crops)))
+
+
+def prefix_of(target: Target, options: ExampleOptions) -> str:
+    """Return the prompt of a target."""
+    ask = detect_prefix if options.task == "detect" else segment_prefix
+    prefix: str = ask(list(target.classes), kind=options.kind)
+    return prefix
+
+
+def suffix_of(
+    target: Target,
+    image: ImageRecord,
+    dataset: Dataset,
+    options: ExampleOptions,
+    codes: IntArray | None,
+) -> str:
+    """Return the answer of a target: bins clamped to 1023, objects joined by ``" ; "``."""
+    if not target.objects:
+        return ""
+    bins = bins_of(target.objects, image, options)
+    parts = []
+    for index, item in enumerate(target.objects):
+        masks = "" if codes is None else seg_text(codes[index])
+        parts.append(f"{loc_text(bins[index])}{masks} {dataset.names[item.category_id]}")
+    return " ; ".join(parts)

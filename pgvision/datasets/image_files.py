@@ -1,0 +1,160 @@
+"""Where a data set's images lie, what their headers say, and their fingerprints."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from PIL import Image, UnidentifiedImageError
+
+from pgvision.errors import DataError, ImageError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_ORIENTATION_TAG = 0x0112
+_MOST_PIXELS = 1 << 30
+
+
+def image_path(name: str, folder: Path, *, where: str) -> Path:
+    """Join an image name that came from a file to the image folder, and keep it inside.
+
+    Args:
+        name: Name as an annotation file gives it.
+        folder: The image folder.
+        where: What to call the source of the name in errors.
+
+    Raises:
+        DataError: If the name is empty, climbs with ``..`` or is absolute and not inside
+            ``folder``. Links inside the folder are followed: they are the owner's choice.
+
+    Example:
+        >>> image_path("train/a.jpg", Path("data"), where="a.json").as_posix()
+        'data/train/a.jpg'
+        >>> image_path("../secret.jpg", Path("data"), where="a.json")
+        Traceback (most recent call last):
+        pgvision.errors.DataError: a.json: image name '../secret.jpg' leaves the image folder data
+    """
+    if not name.strip() or "\0" in name or name in (".", "/"):
+        raise DataError(f"{where}: image name {name!r} is not a file name")
+    # Backslashes are looked at too: the same file may be read on another system.
+    if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
+        raise DataError(f"{where}: image name {name!r} leaves the image folder {folder}")
+    if PureWindowsPath(name).drive or PurePosixPath(name).is_absolute():
+        path = Path(name)
+        if not path.is_absolute() or not path.is_relative_to(folder.absolute()):
+            raise DataError(
+                f"{where}: image name {name!r} is absolute and not inside the image folder "
+                f"{folder}; name the folder it is in (images=...) or use relative names"
+            )
+        return path
+    return folder / name
+
+
+def find_image_folder(source: Path, names: Iterable[str], images: Path | None) -> Path:
+    """Find the folder that the image names of an annotation file are relative to.
+
+    Looks where data sets usually have it: beside the file, in ``images/``, in a folder called as
+    the file (``train.json`` and ``train/``), and COCO's ``annotations/instances_val2017.json``
+    with ``val2017/`` next to ``annotations/``.
+
+    Args:
+        source: The annotation file.
+        names: Some image names of it.
+        images: The folder, if the caller knows it.
+
+    Returns:
+        The first candidate that holds one of the names; the file's own folder if none does.
+
+    Raises:
+        DataError: If ``images`` is given and is not a folder.
+    """
+    if images is not None:
+        if not images.is_dir():
+            raise DataError(f"{images}: expected the folder of images of {source}, found none")
+        return images
+    base = source.parent
+    stems = [source.stem, source.stem.split("_")[-1]]
+    candidates = [base, base / "images", *(base / stem for stem in stems)]
+    candidates += [base / "images" / stem for stem in stems]
+    candidates += [base.parent / "images", *(base.parent / stem for stem in stems)]
+    candidates += [base.parent / "images" / stem for stem in stems]
+    tried = [name for name in names if name][:20]
+    for folder in candidates:
+        if any((folder / name).is_file() for name in tried):
+            return folder
+    return base
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the image files below ``folder`` in a fixed order, hidden ones left out.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png"):
+        ...     (folder / name).touch()
+        >>> [path.name for path in list_images(folder)]
+        ['a.JPG', 'b.png']
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+    return sorted(
+        (path for path in found if not path.name.startswith(".")),
+        key=lambda path: path.relative_to(folder).as_posix(),
+    )
+
+
+def stated_hw(height: int, width: int, *, where: str) -> tuple[int, int]:
+    """Return the size that a file states, if an image can have it.
+
+    Raises:
+        DataError: If it has no pixel, or more than 2 to the 30 (a mask of it would not fit).
+
+    Example:
+        >>> stated_hw(480, 640, where="a.json")
+        (480, 640)
+    """
+    if height < 1 or width < 1 or height * width > _MOST_PIXELS:
+        raise DataError(
+            f"{where}: size {width} x {height}, expected at least 1 x 1 and at most "
+            f"{_MOST_PIXELS} pixels"
+        )
+    return (height, width)
+
+
+def image_hw_of(path: Path) -> tuple[int, int]:
+    """Read height and width from an image's header, turned as its EXIF orientation says.
+
+    Raises:
+        ImageError: If the file is missing or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be read as an image: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        DataError: If it cannot be read.
+
+    Source:
+        FIPS 180-4; the value below is the standard's own example for "abc".
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "abc"
+        >>> _ = file.write_bytes(b"abc")
+        >>> file_digest(file)[:16]
+        'ba7816bf8f01cfea'
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""JSONL files of ``{"image", "prefix", "suffix"}``: read as examples, or parsed back to objects."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pgvision.datasets.examples import Convention, Example, MaskCodec
+from pgvision.datasets.fields import Fields, parse_json, read_text
+from pgvision.datasets.image_files import find_image_folder, image_hw_of, image_path
+from pgvision.datasets.records import (
+    Annotation,
+    Category,
+    Dataset,
+    Finding,
+    ImageRecord,
+    Rle,
+)
+from pgvision.errors import DataError, ImageError
+from pgvision.masks import masks_to_rle
+from pgvision.tokens import ParsedObject, parse_suffix
+
+
+class _Line(NamedTuple):
+    name: str
+    path: Path
+    prefix: str
+    suffix: str
+    where: str
+
+
+def read_examples(path: str | Path, *, images: str | Path | None = None) -> tuple[Example, ...]:
+    """Read a JSONL file of examples of any task. Images are not opened.
+
+    Args:
+        path: The file: one JSON object a line with ``image``, ``prefix`` and ``suffix``.
+        images: Image folder; looked for near the file if not given.
+
+    Raises:
+        DataError: If a line is cut or lacks a field, an image lies outside the image folder, or
+            there is no line. The message names file and line.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.jsonl"
+        >>> _ = file.write_text('{"image": "a.jpg", "prefix": "caption en", "suffix": "a cat"}')
+        >>> read_examples(file)[0].suffix
+        'a cat'
+    """
+    return tuple(Example(line.path, line.prefix, line.suffix) for line in _lines(path, images))
+
+
+def examples_text(examples: Iterable[tuple[str, str, str]]) -> str:
+    """Return the text of a JSONL file from (image name, prefix, suffix).
+
+    Example:
+        >>> print(examples_text([("a.jpg", "detect cat", "")]), end="")
+        {"image": "a.jpg", "prefix": "detect cat", "suffix": ""}
+    """
+    return "".join(
+        json.dumps({"image": name, "prefix": prefix, "suffix": suffix}, ensure_ascii=False) + "\n"
+        for name, prefix, suffix in examples
+    )
+
+
+def _lines(path: str | Path, images: str | Path | None) -> list[_Line]:
+    file = Path(path)
+    entries = [
+        Fields(parse_json(line, f"{file}: line {index}"), f"{file}: line {index}")
+        # Only "\n" ends a line: JSON text may hold U+2028 and its like.
+        for index, line in enumerate(read_text(file).split("\n"), start=1)
+        if line.strip()
+    ]
+    if not entries:
+        raise DataError(f"{file}: holds no example; expected one JSON object a line")
+    names = [entry.text("image") for entry in entries]
+    folder = find_image_folder(file, names, None if images is None else Path(images))
+    lines = []
+    for entry, name in zip(entries, names, strict=True):
+        suffix = entry.values.get("suffix")
+        if not isinstance(suffix, str):
+            raise entry.fail("suffix", 'text ("" for nothing)')
+        place = image_path(name, folder, where=entry.where)
+        lines.append(_Line(name, place, entry.text("prefix"), suffix, entry.where))
+    return lines
+
+
+def read_jsonl(
+    path: str | Path,
+    *,
+    images: str | Path | None = None,
+    codec: MaskCodec | None = None,
+    convention: Convention = "1024",
+) -> Dataset:
+    """Parse the ``detect`` and ``segment`` lines of a JSONL file back to objects.
+
+    Lines about one image are put together. Images are opened for their size only.
+
+    Args:
+        path: The JSONL file.
+        images: Image folder; looked for near the file if not given.
+        codec: Turns mask codes into masks; without it objects keep their boxes alone.
+        convention: Bins of a side that the file was written with.
+
+    Returns:
+        The data set: classes in the order in which prompts name them, ids from 1. What could not
+        be read is in ``findings``.
+
+    Raises:
+        DataError: As `read_examples`; if an image's size cannot be read; or if no line asks for
+            objects.
+    """
+    lines = _lines(path, images)
+    asked = {line: classes for line in lines if (classes := prefix_classes(line.prefix))}
+    if not asked:
+        raise DataError(f"{path}: no line has a prefix 'detect ...' or 'segment ...'")
+    reader = _Reader(codec, convention)
+    for line in lines:
+        if line not in asked:
+            reader.note("left-out", "warning", line, f"{line.prefix!r:.60} asks for no objects")
+            continue
+        reader.add(line, asked[line])
+    return reader.dataset()
+
+
+def prefix_classes(prefix: str) -> tuple[str, ...]:
+    """Return the classes that a detection or segmentation prompt asks for, else nothing.
+
+    Example:
+        >>> prefix_classes("detect helmet ; head"), prefix_classes("caption en")
+        (('helmet', 'head'), ())
+    """
+    word, _, rest = prefix.strip().removeprefix("<image>").strip().partition(" ")
+    if word not in ("detect", "segment"):
+        return ()
+    return tuple(name.strip() for name in rest.split(" ; ") if name.strip())
+
+
+class _Reader:
+    """Gathers the objects of one file by image."""
+
+    def __init__(self, codec: MaskCodec | None, convention: Convention) -> None:
+        self.codec = codec
+        self.convention = convention
+        self.numbers: dict[str, int] = {}
+        self.records: dict[str, tuple[Path, tuple[int, int], list[Annotation]]] = {}
+        self.findings: list[Finding] = []
+        self.used = 0
+
+    def note(self, rule: str, level: str, line: _Line, message: str) -> None:
+        severity = "error" if level == "error" else "warning"
+        self.findings.append(
+            Finding(rule, severity, f"{line.where}: {message}", line.name)  # type: ignore[arg-type]
+        )
+
+    def add(self, line: _Line, classes: tuple[str, ...]) -> None:
+        if line.name not in self.records:
+            try:
+                size = image_hw_of(line.path)
+            except ImageError as error:
+                raise DataError(f"{line.where}: bins need the image's size: {error}") from error
+            self.records[line.name] = (line.path, size, [])
+        _, image_hw, objects = self.records[line.name]
+        for name in classes:
+            self.numbers.setdefault(name, len(self.numbers) + 1)
+        parsed = parse_suffix(
+            line.suffix, image_hw=image_hw, classes=list(classes), convention=self.convention
+        )
+        for reject in parsed.rejects:
+            self.note("reject", "error", line, f"{reject.text!r:.60}: {reject.reason}")
+        for found in parsed.objects:
+            self.used += 1
+            objects.append(self._annotation(found, line, classes, image_hw))
+
+    def _annotation(
+        self, found: ParsedObject, line: _Line, classes: tuple[str, ...], image_hw: tuple[int, int]
+    ) -> Annotation:
+        if found.class_id >= 0:
+            name = classes[found.class_id]
+        elif found.label is None and len(classes) == 1:
+            # Referring checkpoints write no label: the prompt says what it is.
+            name = classes[0]
+        else:
+            name = found.label or "(no label)"
+            self.note("label", "error", line, f"label {name!r} is not in the prompt")
+        category = self.numbers.setdefault(name, len(self.numbers) + 1)
+        runs = None
+        if found.codes is not None and self.codec is not None:
+            runs = decode_masks([found], image_hw, self.codec)[0]
+        x1, y1, x2, y2 = bins_to_pixels(found.loc_yxyx, image_hw, self.convention)
+        return Annotation(self.used, category, (x1, y1, x2 - x1, y2 - y1), runs)
+
+    def dataset(self) -> Dataset:
+        images = tuple(
+            ImageRecord(index, name, path, image_hw, tuple(objects))
+            for index, (name, (path, image_hw, objects)) in enumerate(self.records.items(), 1)
+        )
+        categories = tuple(Category(number, name) for name, number in self.numbers.items())
+        return Dataset(images=images, categories=categories, findings=tuple(self.findings))
+
+
+def bins_to_pixels(
+    loc_yxyx: tuple[int, int, int, int], image_hw: tuple[int, int], convention: Convention
+) -> tuple[float, float, float, float]:
+    """Return left, top, right, bottom of bins in full precision: files are not float32.
+
+    Example:
+        >>> bins_to_pixels((1, 2, 3, 1023), (480, 640), "1024")
+        (1.25, 0.46875, 639.375, 1.40625)
+    """
+    top, left, bottom, right = (value / int(convention) for value in loc_yxyx)
+    height, width = image_hw
+    return (left * width, top * height, right * width, bottom * height)
+
+
+def decode_masks(
+    objects: list[ParsedObject], image_hw: tuple[int, int], codec: MaskCodec
+) -> list[Rle]:
+    """Decode the codes of parsed objects, all of which have some, into run lengths."""
+    codes = np.asarray([found.codes for found in objects], dtype=np.int64)
+    boxes = np.asarray([found.xyxy for found in objects], dtype=np.float32).reshape(-1, 4)
+    logits = np.asarray(codec.decode(codes), dtype=np.float32)
+    return [
+        Rle(image_hw, runs["counts"]) for runs in masks_to_rle(logits, boxes, image_hw=image_hw)
+    ]

@@ -1,0 +1,198 @@
+"""Open a data set of any of the five formats."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pgvision.datasets.coco import read_coco
+from pgvision.datasets.examples import Convention, MaskCodec
+from pgvision.datasets.jsonl import read_jsonl
+from pgvision.datasets.labelme import read_labelme
+from pgvision.datasets.records import Dataset
+from pgvision.datasets.voc import read_voc
+from pgvision.datasets.yolo import read_yolo
+from pgvision.errors import DataError, OptionError, SourceError
+
+Format = Literal["coco", "yolo", "voc", "labelme", "jsonl"]
+FORMATS: tuple[Format, ...] = ("coco", "yolo", "voc", "labelme", "jsonl")
+
+
+def read_dataset(
+    path: str | Path,
+    *,
+    format: Format | None = None,  # noqa: A002  (the word users know)
+    images: str | Path | None = None,
+    split: str | None = None,
+    codec: MaskCodec | None = None,
+    convention: Convention = "1024",
+) -> Dataset:
+    """Read a data set: COCO, YOLO, Pascal VOC, LabelMe or JSONL.
+
+    Args:
+        path: Annotation file or folder.
+        format: One of the five; seen from the files if not given.
+        images: Image folder; looked for where the format has it if not given.
+        split: Which part, where there are several. Without it the parts of a YOLO folder are put
+            together, their images named ``split/name``.
+        codec: For JSONL with mask codes.
+        convention: For JSONL: bins of a side.
+
+    Raises:
+        SourceError: If there is nothing at ``path``.
+        DataError: If the format cannot be told, the files are broken, or there are several parts
+            whose ids collide.
+        OptionError: If ``format`` or ``split`` is none that is there.
+
+    Example:
+        >>> import tempfile
+        >>> read_dataset(Path(tempfile.mkdtemp()) / "none.json")
+        Traceback (most recent call last):
+        pgvision.errors.SourceError: ...none.json: no such file or folder
+    """
+    parts = read_splits(path, format=format, images=images, codec=codec, convention=convention)
+    if split is not None:
+        if split not in parts:
+            raise OptionError(f"split={split!r}: {path} has {', '.join(parts)}")
+        return parts[split]
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return _join(parts, Path(path))
+
+
+def read_splits(
+    path: str | Path,
+    *,
+    format: Format | None = None,  # noqa: A002
+    images: str | Path | None = None,
+    codec: MaskCodec | None = None,
+    convention: Convention = "1024",
+) -> dict[str, Dataset]:
+    """Read a data set as its splits; a file is one split, called as the file.
+
+    Args:
+        path: Annotation file or folder. A folder of several COCO or JSONL files gives one split
+            for each.
+        format: As `read_dataset`.
+        images: As `read_dataset`.
+        codec: As `read_dataset`.
+        convention: As `read_dataset`.
+
+    Raises:
+        SourceError: As `read_dataset`.
+        DataError: As `read_dataset`.
+        OptionError: As `read_dataset`.
+    """
+    given = Path(path)
+    if not given.exists():
+        raise SourceError(f"{given}: no such file or folder")
+    if format is not None and format not in FORMATS:
+        raise OptionError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
+    chosen = format or detect_format(given)
+    if chosen == "yolo":
+        return read_yolo(given, images=images)
+    if chosen == "voc":
+        return {given.stem: read_voc(given, images=images)}
+    if chosen == "labelme":
+        return {given.stem: read_labelme(given, images=images)}
+    files = _files_of(given, ".json" if chosen == "coco" else ".jsonl")
+    if chosen == "coco":
+        return {file.stem: read_coco(file, images=images) for file in files}
+    return {
+        file.stem: read_jsonl(file, images=images, codec=codec, convention=convention)
+        for file in files
+    }
+
+
+def _files_of(given: Path, ending: str) -> list[Path]:
+    if given.is_file():
+        return [given]
+    for folder in (given, given / "annotations"):
+        if files := sorted(folder.glob(f"*{ending}")):
+            return files
+    raise DataError(f"{given}: expected *{ending} files, found none")
+
+
+def detect_format(path: str | Path) -> Format:
+    """Tell a data set's format from its files.
+
+    Args:
+        path: Annotation file or folder.
+
+    Raises:
+        DataError: If it looks like none of the five.
+
+    Example:
+        >>> detect_format("labels/train.jsonl")
+        'jsonl'
+    """
+    given = Path(path)
+    if not given.is_dir():
+        return _file_format(given)
+    if any((given / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml")):
+        return "yolo"
+    if any(given.glob("*.jsonl")):
+        return "jsonl"
+    if any(given.glob("*.xml")) or any((given / "Annotations").glob("*.xml")):
+        return "voc"
+    if (given / "labels").is_dir():
+        return "yolo"
+    for folder in (given, given / "annotations"):
+        for file in sorted(folder.glob("*.json")):
+            return _json_format(file)
+    raise DataError(_unknown(given))
+
+
+def _file_format(given: Path) -> Format:
+    by_ending: dict[str, Format] = {
+        ".jsonl": "jsonl",
+        ".xml": "voc",
+        ".yaml": "yolo",
+        ".yml": "yolo",
+    }
+    if given.suffix.lower() == ".json":
+        return _json_format(given)
+    if given.suffix.lower() not in by_ending:
+        raise DataError(_unknown(given))
+    return by_ending[given.suffix.lower()]
+
+
+def _json_format(file: Path) -> Format:
+    """Look at the beginning only: a COCO file may be hundreds of megabytes."""
+    try:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            start = stream.read(1 << 16)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    return "labelme" if json.dumps("shapes") in start else "coco"
+
+
+def _unknown(given: Path) -> str:
+    return (
+        f"{given}: the format cannot be told; expected a COCO or LabelMe .json, a .jsonl, VOC .xml "
+        "files, or a YOLO folder with data.yaml or labels/. Say which (format=...)"
+    )
+
+
+def _join(parts: Mapping[str, Dataset], path: Path) -> Dataset:
+    first = next(iter(parts.values()))
+    if any(part.categories != first.categories for part in parts.values()):
+        raise DataError(
+            f"{path}: parts {', '.join(parts)} have other categories; name one (split=)"
+        )
+    images = tuple(
+        replace(image, file_name=f"{split}/{image.file_name}")
+        for split, part in parts.items()
+        for image in part.images
+    )
+    findings = tuple(
+        replace(finding, split=split) for split, part in parts.items() for finding in part.findings
+    )
+    try:
+        return replace(first, images=images, findings=findings)
+    except DataError as error:
+        raise DataError(
+            f"{path}: holds the parts {', '.join(parts)}, which number their images alike "
+            f"({error}); name one (split=...) or read them apart (read_splits)"
+        ) from error

@@ -1,0 +1,221 @@
+"""Write a data set as COCO, YOLO or JSONL: aside first, then renamed."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from pgvision.datasets.coco import coco_text
+from pgvision.datasets.examples import ExampleOptions, MaskCodec, iter_examples
+from pgvision.datasets.image_files import image_path
+from pgvision.datasets.jsonl import examples_text
+from pgvision.datasets.records import Dataset, Finding, ImageRecord
+from pgvision.datasets.yolo import IDS_FILE
+from pgvision.datasets.yolo_labels import label_text, lost_in_yolo
+from pgvision.errors import DataError, OptionError
+from pgvision.files import write_text
+
+WriteFormat = Literal["coco", "yolo", "jsonl"]
+_FILE_OF = {"coco": ("annotations", ".json"), "jsonl": ("examples", ".jsonl")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport:
+    """What was written.
+
+    Attributes:
+        path: The file or folder.
+        num_images: Images described.
+        num_objects: Objects described, crowds included.
+        num_copied: Image files placed in the folder.
+        findings: What the format could not hold, and images that were not there to be copied.
+    """
+
+    path: Path
+    num_images: int
+    num_objects: int
+    num_copied: int
+    findings: tuple[Finding, ...]
+
+
+def write_dataset(
+    dataset: Dataset | Mapping[str, Dataset],
+    out: str | Path,
+    *,
+    format: WriteFormat,  # noqa: A002  (the word users know)
+    options: ExampleOptions | None = None,
+    codec: MaskCodec | None = None,
+    images: Literal["copy", "link", "none"] = "copy",
+) -> WriteReport:
+    """Write a data set, or its splits.
+
+    A folder gets the annotations and the images: COCO ``annotations.json`` and ``images/``, JSONL
+    ``examples.jsonl`` and ``images/``, YOLO ``data.yaml``, ``labels/`` and ``images/``. With
+    splits, each has its own file and folder (``train.json``, ``train/``; YOLO ``images/train``).
+
+    Args:
+        dataset: The data set, or one for each split.
+        out: A folder that is not there or empty; or a file ``*.json`` or ``*.jsonl`` for the
+            annotations alone, which is replaced.
+        format: ``"coco"``, ``"yolo"`` or ``"jsonl"``.
+        options: For JSONL, how objects become text; for YOLO, ``task="segment"`` writes polygons.
+        codec: For JSONL with ``task="segment"``.
+        images: Whether to copy image files into the folder, link to them, or leave them out.
+
+    Returns:
+        What was written and what the format could not hold.
+
+    Raises:
+        OptionError: If the format or ``images`` is unknown, or ``out`` holds files already.
+        DataError: If two images would share a place, or a mask is needed and missing.
+
+    Example:
+        >>> from pgvision.datasets import Category, ImageRecord
+        >>> shot = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640))
+        >>> data = Dataset(images=(shot,), categories=(Category(3, "helmet"),))
+        >>> out = Path(tempfile.mkdtemp()) / "helmets.json"
+        >>> write_dataset(data, out, format="coco").num_images
+        1
+    """
+    if format not in ("coco", "yolo", "jsonl"):
+        raise OptionError(f"format={format!r}: expected coco, yolo or jsonl")
+    if images not in ("copy", "link", "none"):
+        raise OptionError(f"images={images!r}: expected copy, link or none")
+    target, chosen = Path(out), options or ExampleOptions()
+    parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
+        if len(parts) > 1:
+            raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
+        write_text(target, _text(next(iter(parts.values())), format, chosen, codec))
+        return _report(target, parts, 0, [])
+    findings: list[Finding] = []
+    with _new_folder(target) as folder:
+        places = _places(parts, format)
+        if format == "yolo":
+            findings += _write_yolo(parts, folder, places, chosen)
+        else:
+            stem, ending = _FILE_OF[format]
+            for split, part in parts.items():
+                write_text(folder / f"{split or stem}{ending}", _text(part, format, chosen, codec))
+        copied = sum(
+            _place_images(part, folder / places[split], split, images, findings)
+            for split, part in parts.items()
+        )
+    return _report(target, parts, copied, findings)
+
+
+def _text(
+    dataset: Dataset,
+    format: WriteFormat,
+    options: ExampleOptions,
+    codec: MaskCodec | None,  # noqa: A002
+) -> str:
+    if format == "coco":
+        return coco_text(dataset)
+    names = {image.path: image.file_name for image in dataset.images}
+    examples = iter_examples(dataset, options=options, codec=codec)
+    return examples_text((names[e.image], e.prefix, e.suffix) for e in examples)
+
+
+def _report(
+    target: Path, parts: Mapping[str, Dataset], copied: int, findings: list[Finding]
+) -> WriteReport:
+    return WriteReport(
+        path=target,
+        num_images=sum(len(part.images) for part in parts.values()),
+        num_objects=sum(part.num_objects for part in parts.values()),
+        num_copied=copied,
+        findings=tuple(findings),
+    )
+
+
+def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]:  # noqa: A002
+    """Return the image folder of each split, relative to the whole."""
+    for split in parts:
+        if split != Path(split).name or split.startswith("."):
+            raise OptionError(f"split {split!r}: expected a plain name for a folder")
+    if format == "yolo":
+        return {split: f"images/{split}".rstrip("/") for split in parts}
+    return {split: split or "images" for split in parts}
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder beside ``target`` that takes its place if all goes well."""
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise OptionError(f"{target}: already holds files; name a new or empty folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        aside.replace(target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _relative_name(image: ImageRecord) -> str:
+    """Return the name inside the new image folder; an absolute name keeps its last part."""
+    name = Path(image.file_name)
+    return name.name if name.is_absolute() else name.as_posix()
+
+
+def _place_images(
+    part: Dataset, folder: Path, split: str, how: str, findings: list[Finding]
+) -> int:
+    if how == "none":
+        return 0
+    copied = 0
+    for image in part.images:
+        target = image_path(_relative_name(image), folder, where="data set")
+        if not image.path.is_file():
+            message = f"{image.path} is not there; it was described and not copied"
+            findings.append(Finding("missing-file", "error", message, image.file_name, split))
+            continue
+        if target.exists() or target.is_symlink():
+            raise DataError(f"two images of the data set are called {image.file_name!r}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if how == "link":
+            target.symlink_to(image.path.resolve())
+        else:
+            shutil.copyfile(image.path, target)
+        copied += 1
+    return copied
+
+
+def _write_yolo(
+    parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], options: ExampleOptions
+) -> list[Finding]:
+    first = next(iter(parts.values()))
+    if any(part.categories != first.categories for part in parts.values()):
+        raise DataError("YOLO splits share one list of names, but these have other categories")
+    config: dict[str, object] = {split or "train": places[split] for split in parts}
+    # Ultralytics asks for both keys, whatever the splits are called.
+    only = next(iter(config.values()))
+    config.setdefault("train", only)
+    config.setdefault("val", config.get("valid", only))
+    config["names"] = dict(enumerate(first.classes))
+    numbers: dict[str, int] = {}
+    findings: list[Finding] = []
+    for split, part in parts.items():
+        labels = folder / places[split].replace("images", "labels", 1)
+        findings += lost_in_yolo(part, options.task, split)
+        for image in part.images:
+            name = _relative_name(image)
+            file = labels / Path(name).with_suffix(".txt")
+            if file.exists():
+                raise DataError(f"two images would share the label file {file.relative_to(folder)}")
+            write_text(file, label_text(image, first, options.task))
+            numbers[f"{places[split]}/{name}"] = image.id
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_text(folder / "data.yaml", text)
+    categories = {category.name: category.id for category in first.categories}
+    ids = {"categories": categories, "images": numbers}
+    write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False))
+    return findings

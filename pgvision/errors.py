@@ -1,0 +1,53 @@
+"""One family of errors: each is a `PgvisionError` and the builtin that fits.
+
+A message says what was named, what was expected, what came, and how to mend it. What a model
+writes is data and never raises; what a user passes is a contract and always does.
+"""
+
+
+class PgvisionError(Exception):
+    """Base of everything that pgvision raises on purpose."""
+
+
+class ShapeError(PgvisionError, ValueError):
+    """An array has another shape, dtype or value range than its name promises."""
+
+
+class OptionError(PgvisionError, ValueError):
+    """An option is outside what it may be (``conf=2``, an unknown ``dtype``)."""
+
+
+class PromptError(PgvisionError, ValueError):
+    """A phrase, class list, question or language that cannot be put into a prompt."""
+
+
+class ImageError(PgvisionError, ValueError):
+    """Bytes or an array that cannot be read as one picture."""
+
+
+class SourceError(PgvisionError, FileNotFoundError):
+    """A path, folder, glob, video, camera or address that is not there or holds nothing."""
+
+
+class CheckpointError(PgvisionError, OSError):
+    """A model checkpoint that cannot be found, reached, read or used."""
+
+
+class GatedCheckpointError(CheckpointError, PermissionError):
+    """The hub refuses the weights until the licence is accepted and a token is present."""
+
+
+class DataError(PgvisionError, ValueError):
+    """A file of examples or annotations that is broken or contradicts itself."""
+
+
+class EvaluationError(PgvisionError, ValueError):
+    """Predictions or ground truth that cannot be scored honestly."""
+
+
+class CodecError(PgvisionError, ValueError):
+    """Masks, codes or codec weights that the mask codec cannot take."""
+
+
+class DependencyError(PgvisionError, ImportError):
+    """An optional package or a system library is missing."""

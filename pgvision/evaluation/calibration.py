@@ -1,0 +1,224 @@
+"""A map from scores to precision, fitted on a validation set and kept beside the checkpoint."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgvision.errors import EvaluationError, OptionError
+from pgvision.evaluation.columns import read_json
+from pgvision.files import write_text
+
+Method = Literal["temperature", "isotonic"]
+_FORMAT = "pgvision-calibration-1"
+_EDGE = 1e-12  # a score of exactly 0 or 1 has no finite logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A monotone map from scores to precision. It never changes the order of two scores.
+
+    Attributes:
+        method: ``"temperature"``: sigmoid(logit(score) / temperature). ``"isotonic"``: linear
+            between knots (flat steps may make scores equal, never swap them).
+        temperature: Above 1 softens scores, below 1 sharpens them; 1.0 for isotonic maps.
+        knots: ``(score, precision)`` pairs, both rising; empty for temperature.
+        num_fitted: Predictions that it was fitted to.
+    """
+
+    method: Method
+    temperature: float = 1.0
+    knots: tuple[tuple[float, float], ...] = ()
+    num_fitted: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a map that is not one.
+
+        Raises:
+            EvaluationError: If the method, the temperature or the knots make no monotone map.
+        """
+        if self.method not in ("temperature", "isotonic"):
+            raise EvaluationError(
+                f"calibration method: expected temperature or isotonic, got {self.method!r}. "
+                "Fix: fit it again."
+            )
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise EvaluationError(
+                f"calibration temperature: expected a positive number, got {self.temperature}. "
+                "Fix: fit it again."
+            )
+        if self.method == "isotonic":
+            points = np.array(self.knots, np.float64).reshape(-1, 2)
+            steps = np.diff(points, axis=0)
+            inside = ((points >= 0) & (points <= 1)).all()
+            if not len(points) or not inside or (steps[:, 0] <= 0).any() or (steps < 0).any():
+                raise EvaluationError(
+                    "calibration knots: expected rising pairs in [0, 1]. Fix: fit it again."
+                )
+
+    def apply(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """Map scores to precision.
+
+        Args:
+            scores: Scores in [0, 1], any shape.
+
+        Returns:
+            Calibrated scores of the same shape and dtype.
+
+        Raises:
+            EvaluationError: If a score is NaN or outside [0, 1].
+
+        Example:
+            >>> Calibration(method="temperature", temperature=2.0).apply(np.array([0.5])).tolist()
+            [0.5]
+        """
+        given = np.asarray(scores)
+        wide = _require_scores(given.astype(np.float64))
+        if self.method == "temperature":
+            mapped = 1 / (1 + np.exp(-_logit(wide) / self.temperature))
+        else:
+            xs, ys = np.array(self.knots).T
+            mapped = np.interp(wide, xs, ys)
+        dtype = given.dtype if given.dtype.kind == "f" else np.dtype(np.float64)
+        return mapped.astype(dtype)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, aside and then renamed; :meth:`load` gives exactly the same map back."""
+        content = {
+            "format": _FORMAT,
+            "method": self.method,
+            "temperature": self.temperature,
+            "knots": [list(knot) for knot in self.knots],
+            "num_fitted": self.num_fitted,
+        }
+        write_text(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Calibration":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            EvaluationError: If the file is missing, broken, or no calibration.
+        """
+        content = read_json(path, "calibration")
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise EvaluationError(
+                f"calibration {path}: expected a file of format {_FORMAT!r}. "
+                "Fix: pass a file written by Calibration.save."
+            )
+        try:
+            return cls(
+                method=content["method"],
+                temperature=float(content["temperature"]),
+                knots=tuple((float(x), float(y)) for x, y in content["knots"]),
+                num_fitted=int(content["num_fitted"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"calibration {path}: {error!s:.120}. Fix: fit and save it again."
+            ) from error
+
+
+def fit_calibration(
+    scores: NDArray[np.floating[Any]],
+    is_correct: NDArray[np.bool_],
+    method: Method = "isotonic",
+) -> Calibration:
+    """Fit a map from scores to the share that is right.
+
+    Args:
+        scores: ``(n,)`` scores in [0, 1] of predictions on a validation set.
+        is_correct: ``(n,)`` whether each is right (``match_scores`` gives both).
+        method: ``"isotonic"`` follows any monotone shape and wants some hundred predictions;
+            ``"temperature"`` has one parameter and does with few.
+
+    Returns:
+        The map. A temperature keeps to [0.01, 100] when all predictions are right or all wrong.
+
+    Raises:
+        EvaluationError: If there are no predictions, the lengths differ, or a score is NaN or
+            outside [0, 1].
+        OptionError: If ``method`` is unknown.
+
+    Source:
+        Guo et al. 2017 (arXiv 1706.04599) for the temperature; pool adjacent violators (Ayer et
+        al. 1955; Zadrozny and Elkan 2002) for the isotonic map.
+
+    Example:
+        >>> fitted = fit_calibration(np.array([0.9, 0.9]), np.array([True, False]))
+        >>> fitted.apply(np.array([0.9])).tolist()
+        [0.5]
+    """
+    if method not in ("temperature", "isotonic"):
+        raise OptionError(
+            f"method: expected temperature or isotonic, got {method!r}. Fix: choose one."
+        )
+    x = _require_scores(np.asarray(scores, np.float64))
+    y = np.asarray(is_correct)
+    if x.ndim != 1 or x.shape != y.shape or not len(x) or y.dtype != np.bool_:
+        raise EvaluationError(
+            f"calibration: expected (n,) scores and (n,) bool with n > 0, got {x.shape} and "
+            f"{y.shape} {y.dtype}. Fix: take both from match_scores."
+        )
+    if method == "temperature":
+        return Calibration(method=method, temperature=_fit_temperature(x, y), num_fitted=len(x))
+    return Calibration(method=method, knots=_fit_isotonic(x, y), num_fitted=len(x))
+
+
+def _require_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
+        raise EvaluationError(
+            "calibration scores: expected numbers in [0, 1], got "
+            f"{float(scores.min())} to {float(scores.max())}. Fix: pass probabilities."
+        )
+    return scores
+
+
+def _logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    inner = np.clip(scores, _EDGE, 1 - _EDGE)
+    odds: NDArray[np.float64] = np.log(inner) - np.log1p(-inner)
+    return odds
+
+
+def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Minimise the negative log-likelihood, which is convex in 1 / temperature, by bisection."""
+    logits = _logit(scores)
+
+    def slope(inverse: float) -> float:
+        probability = 1 / (1 + np.exp(-np.clip(inverse * logits, -700, 700)))
+        return float(np.sum((probability - correct) * logits))
+
+    low, high = 0.01, 100.0
+    if slope(low) >= 0:
+        return 1 / low
+    if slope(high) <= 0:
+        return 1 / high
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 1 / ((low + high) / 2)
+
+
+def _fit_isotonic(
+    scores: NDArray[np.float64], correct: NDArray[np.bool_]
+) -> tuple[tuple[float, float], ...]:
+    """Pool adjacent violators; each block becomes a flat piece between its outer scores."""
+    levels, place = np.unique(scores, return_inverse=True)
+    weights = np.bincount(place).tolist()
+    sums = np.bincount(place, weights=correct).tolist()
+    blocks: list[tuple[float, float, float, float]] = []  # first score, last score, weight, sum
+    for level, weight, total in zip(levels.tolist(), weights, sums, strict=True):
+        block = (level, level, weight, total)
+        while blocks and blocks[-1][3] * block[2] >= block[3] * blocks[-1][2]:
+            first, _, more, other = blocks.pop()
+            block = (first, block[1], block[2] + more, block[3] + other)
+        blocks.append(block)
+    knots = []
+    for first, last, weight, total in blocks:
+        knots.append((first, total / weight))
+        if last > first:
+            knots.append((last, total / weight))
+    return tuple(knots)

@@ -1,0 +1,232 @@
+"""What can be said of predictions without scores: figures that need no order, bounds on AP.
+
+COCO's AP ranks predictions. Without scores every order is as good as any other, so one AP is a
+number of the file's order and not of the model. The bounds hold for all orders.
+"""
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgvision.evaluation.ground_truth import GroundTruth
+from pgvision.evaluation.matching import MAX_PER_CLASS, Pairs, group_pairs, groups, most_matches
+from pgvision.evaluation.predictions import Predictions
+
+IOUS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_SEARCHED = 6  # predictions in one cluster whose orders are all tried
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFree:
+    """Figures at one IoU that no order of predictions can change.
+
+    Attributes:
+        iou: The threshold.
+        precision: Matched predictions over all that are not excused by a crowd; None without any.
+        recall: Matched annotations over all; None without annotations.
+        f1: Harmonic mean of the two; None if either is undefined.
+        average_recall: Recall averaged over classes that have annotations (COCO's AR at one IoU).
+        num_matched: Matches in the largest one-to-one assignment within image and class.
+    """
+
+    iou: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_recall: float | None
+    num_matched: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApInterval:
+    """Bounds (lowest, highest) that AP keeps to under every order of the predictions.
+
+    The lowest ranks matches behind all false predictions, the highest before them. Both are
+    reached where predictions do not compete for annotations; where they do, or where more than
+    100 predictions of a class fall on one image, they may be wider than what is reachable.
+
+    Attributes:
+        ap: Over IoU 0.5:0.95; (-1, -1) without annotations, as pycocotools has it.
+        ap50: At IoU 0.5.
+        ap75: At IoU 0.75.
+        per_class: ``ap`` of each category name that has annotations.
+    """
+
+    ap: Interval
+    ap50: Interval
+    ap75: Interval
+    per_class: dict[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: each interval as a list of two."""
+        return {
+            "ap": list(self.ap),
+            "ap50": list(self.ap50),
+            "ap75": list(self.ap75),
+            "per_class": {name: list(pair) for name, pair in self.per_class.items()},
+        }
+
+
+def score_free(truth: GroundTruth, found: Predictions, pairs: Pairs, iou: float) -> ScoreFree:
+    """Precision, recall, F1 and average recall of all predictions at one IoU.
+
+    Args:
+        truth: The ground truth.
+        found: The predictions; scores are not looked at.
+        pairs: Pairs by ``group_pairs(..., most=None)``.
+        iou: Threshold, at least 0.5.
+    """
+    crowd = truth.crowd[pairs.truth]
+    owner = most_matches(pairs.at(iou, ~crowd))
+    matched = np.array(sorted(owner), np.int64)
+    excused = set(pairs.at(iou, crowd).found.tolist()) - set(owner.values())
+    counted = len(found) - len(excused)
+    totals = _per_class(truth, np.flatnonzero(~truth.crowd))
+    hits = _per_class(truth, matched)
+    precision = len(owner) / counted if counted else None
+    recall = len(owner) / int(totals.sum()) if totals.any() else None
+    f1 = None
+    if precision is not None and recall is not None:
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    present = totals > 0
+    average = float(np.mean(hits[present] / totals[present])) if present.any() else None
+    return ScoreFree(
+        iou=iou, precision=precision, recall=recall, f1=f1, average_recall=average,
+        num_matched=len(owner),
+    )  # fmt: skip
+
+
+def _per_class(truth: GroundTruth, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    place = np.searchsorted(truth.category_ids, truth.category[rows])
+    return np.bincount(place, minlength=len(truth.category_ids))
+
+
+def ap_interval(truth: GroundTruth, found: Predictions) -> ApInterval:
+    """Bounds on AP over all orders of the predictions, as if every score were equal."""
+    pairs = group_pairs(truth, found, most=None)
+    totals = _per_class(truth, np.flatnonzero(~truth.crowd))
+    bounds = np.array([_class_bounds(truth, found, pairs, totals, iou) for iou in IOUS])
+    present = np.flatnonzero(totals > 0)
+    if not len(present):
+        none = (-1.0, -1.0)
+        return ApInterval(ap=none, ap50=none, ap75=none, per_class={})
+    bounds = bounds[:, :, present]  # (10 IoUs, 2 bounds, classes)
+    return ApInterval(
+        ap=_pair(bounds.mean(axis=(0, 2))),
+        ap50=_pair(bounds[0].mean(axis=1)),
+        ap75=_pair(bounds[5].mean(axis=1)),
+        per_class={
+            truth.names[place]: _pair(bounds[:, :, column].mean(axis=0))
+            for column, place in enumerate(present)
+        },
+    )
+
+
+def _pair(values: NDArray[np.float64]) -> Interval:
+    return float(values[0]), float(values[1])
+
+
+def _class_bounds(
+    truth: GroundTruth,
+    found: Predictions,
+    pairs: Pairs,
+    totals: NDArray[np.int64],
+    iou: float,
+) -> NDArray[np.float64]:
+    """``(2, k)`` lowest and highest AP of each class at one IoU."""
+    fewest, most, false = _group_bounds(truth, found, pairs, iou)
+    num = len(truth.category_ids)
+    shape = (len(truth.image_ids), num)
+    low, high, wrong = (values.reshape(shape).sum(axis=0) for values in (fewest, most, false))
+    return np.stack([
+        _covered(low, totals) * low / np.maximum(low + wrong, 1),
+        _covered(high, totals),
+    ])  # fmt: skip
+
+
+def _covered(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of the 101 recall points that ``hits`` of ``totals`` reach, with hits or not at all."""
+    recall = hits / np.maximum(totals, 1)
+    reached = np.searchsorted(_RECALLS, recall, "right") / len(_RECALLS)
+    return np.where(hits > 0, reached, 0.0)
+
+
+def _group_bounds(
+    truth: GroundTruth, found: Predictions, pairs: Pairs, iou: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Per image and class: fewest matches, most matches, most false predictions."""
+    num = len(truth.image_ids) * len(truth.category_ids)
+    found_group = groups(truth, found.image, found.category)
+    crowd = truth.crowd[pairs.truth]
+    real, excuses = pairs.at(iou, ~crowd), pairs.at(iou, crowd)
+    fewest, most = np.zeros(num, np.int64), np.zeros(num, np.int64)
+    for edges in _clusters(real):
+        group = found_group[edges[0][0]]
+        low, high = _match_range(edges)
+        fewest[group] += low
+        most[group] += high
+    size = np.bincount(found_group, minlength=num)
+    excused = np.unique(excuses.found)
+    both = np.intersect1d(excused, real.found)
+    plain = size - np.bincount(found_group[excused], minlength=num)
+    false = plain - np.maximum(fewest - np.bincount(found_group[both], minlength=num), 0)
+    over = size > MAX_PER_CLASS  # which hundred are kept is again a matter of order
+    fewest = np.where(over, np.maximum(fewest - (size - MAX_PER_CLASS), 0), fewest)
+    most = np.where(over, np.minimum(most, MAX_PER_CLASS), most)
+    false = np.where(over, np.minimum(plain, MAX_PER_CLASS - fewest), false)
+    return fewest, most, false
+
+
+Edge = tuple[int, int, float]
+
+
+def _clusters(pairs: Pairs) -> list[list[Edge]]:
+    """Edges grouped by what hangs together: predictions that compete for annotations."""
+    root: dict[int, int] = {}
+
+    def find(node: int) -> int:
+        while root.setdefault(node, node) != node:
+            root[node] = root[root[node]]
+            node = root[node]
+        return node
+
+    edges = list(zip(pairs.found.tolist(), pairs.truth.tolist(), pairs.iou.tolist(), strict=True))
+    for found, truth, _ in edges:
+        root[find(found)] = find(-1 - truth)
+    clusters: dict[int, list[Edge]] = {}
+    for edge in edges:
+        clusters.setdefault(find(edge[0]), []).append(edge)
+    return list(clusters.values())
+
+
+def _match_range(edges: list[Edge]) -> tuple[int, int]:
+    """Fewest and most matches that any order of a cluster's predictions leads to."""
+    found = sorted({edge[0] for edge in edges})
+    if len(found) == 1 or len({edge[1] for edge in edges}) == 1:
+        return 1, 1
+    wishes: dict[int, list[int]] = {
+        row: [truth for _, truth, _ in sorted(
+            (edge for edge in edges if edge[0] == row), key=lambda edge: (-edge[2], -edge[1])
+        )]
+        for row in found
+    }  # fmt: skip
+    if len(found) <= _SEARCHED:
+        sizes = {_in_order(order, wishes) for order in permutations(found)}
+        return min(sizes), max(sizes)
+    columns = [np.array(values) for values in zip(*edges, strict=True)]
+    largest = len(most_matches(Pairs(columns[0], columns[1], columns[2], columns[0])))
+    return (largest + 1) // 2, largest  # a greedy matching has at least half of the largest
+
+
+def _in_order(order: tuple[int, ...], wishes: dict[int, list[int]]) -> int:
+    taken: set[int] = set()
+    for found in order:
+        free = next((truth for truth in wishes[found] if truth not in taken), None)
+        if free is not None:
+            taken.add(free)
+    return len(taken)

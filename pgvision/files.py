@@ -1,0 +1,61 @@
+"""Write aside, then rename: a reader never meets a half-written file."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it takes ``path``'s place.
+
+    Args:
+        path: The file to be written. Its folder is made if it is missing.
+
+    Yields:
+        A path in the same folder and with the same ending, so that writers which look at the
+        ending (OpenCV, Pillow) do the right thing.
+
+    Raises:
+        OSError: If the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a" / "result.txt"
+        >>> with replaced_path(target) as aside:
+        ...     _ = aside.write_text("done")
+        >>> target.read_text()
+        'done'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
+    )
+    os.close(descriptor)
+    aside = Path(name)
+    try:
+        yield aside
+        # mkstemp makes files private; a result should have what a plain open() would give.
+        umask = os.umask(0)
+        os.umask(umask)
+        aside.chmod(0o666 & ~umask)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, aside and then renamed.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> write_text(target, "1 helmet")
+        >>> target.read_text(encoding="utf-8")
+        '1 helmet'
+    """
+    with replaced_path(path) as aside:
+        aside.write_text(text, encoding="utf-8")

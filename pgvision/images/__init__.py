@@ -1,0 +1,48 @@
+"""Pixels in and out: any picture or video source to BGR frames, and frames to a video file.
+
+Public names load on first use, so that importing this package does not load OpenCV.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgvision.images.frames import Frame, FrameFailure
+    from pgvision.images.pixels import to_bgr
+    from pgvision.images.reading import read_image
+    from pgvision.images.sources import iter_frames
+    from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
+
+__all__ = [
+    "Frame",
+    "FrameFailure",
+    "VideoInfo",
+    "VideoWriter",
+    "copy_audio",
+    "iter_frames",
+    "read_image",
+    "to_bgr",
+    "video_info",
+]
+
+_HOMES = {
+    "Frame": "frames",
+    "FrameFailure": "frames",
+    "to_bgr": "pixels",
+    "read_image": "reading",
+    "iter_frames": "sources",
+    "VideoInfo": "video",
+    "VideoWriter": "video",
+    "copy_audio": "video",
+    "video_info": "video",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,39 @@
+"""OpenCV, or one command that mends its absence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pgvision.errors import DependencyError
+
+try:
+    import cv2
+except ImportError as error:
+    raise DependencyError(
+        f"OpenCV could not be loaded ({error}). "
+        "Run: apt-get install -y libgl1 libglib2.0-0 libxcb1 "
+        "(or: pip uninstall -y opencv-python && pip install opencv-python-headless)"
+    ) from error
+
+__all__ = ["cv2", "quiet"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep OpenCV's own log off stderr while something that may fail is opened.
+
+    Our error says what went wrong; OpenCV's lines beside it name its C++ files. The level is a
+    setting of the whole process, so it is held for as short as possible. Lines that FFmpeg
+    writes itself (``moov atom not found``) are not under this level.
+
+    Example:
+        >>> with quiet():
+        ...     cv2.VideoCapture("missing.mp4").isOpened()
+        False
+    """
+    log = cv2.utils.logging
+    level = log.getLogLevel()
+    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        log.setLogLevel(level)

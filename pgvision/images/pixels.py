@@ -1,0 +1,206 @@
+"""Whatever holds a picture in memory -> ``(h, w, 3)`` uint8, blue, green, red."""
+
+import logging
+import struct
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pgvision.arrays import ByteArray
+from pgvision.errors import ImageError, OptionError, ShapeError
+from pgvision.images.opencv import cv2
+
+Color = Literal["bgr", "rgb"]
+
+# What Pillow raises on broken files, by format; UserWarning is among them where warnings are
+# errors (its TIFF reader warns about what it then fails on).
+PIL_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    Image.DecompressionBombError,
+    UserWarning,
+    RuntimeWarning,
+)
+_ORIENTATION_TAG = 0x0112
+_ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
+_SHAPES = "(h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+
+_log = logging.getLogger("pgvision.images")
+
+
+def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> ByteArray:
+    """Make one picture ``(h, w, 3)`` uint8 in OpenCV's order: blue, green, red.
+
+    Args:
+        picture: An array ``(h, w)`` or ``(h, w, 1)`` (gray), ``(h, w, 3)`` or ``(h, w, 4)`` (the
+            fourth is alpha) of uint8; of uint16 (its whole range: divided by 257); or of floats
+            in [0, 1]. Or a PIL image of any mode: its EXIF orientation is applied, and of an
+            animation the frame at which it stands is taken, which is the first one of a file
+            just opened.
+        color: Order of the array's channels, ``"bgr"`` or ``"rgb"``. PIL images know theirs.
+
+    Returns:
+        ``(h, w, 3)`` uint8 BGR, contiguous; the array itself, not a copy, where it is that
+        already. Transparent pixels are laid over white, as a page would show them. Colour
+        profiles are not applied.
+
+    Raises:
+        ShapeError: If the array has another shape, dtype or value range, NaN included. Booleans
+            are masks and other integers have no known white: both are refused.
+        ImageError: If Pillow cannot decode its image, or its mode has no known white (I).
+        OptionError: If ``color`` is neither ``"bgr"`` nor ``"rgb"``.
+
+    Example:
+        >>> to_bgr(np.array([[[255, 0, 0]]], np.uint8), color="rgb").tolist()
+        [[[0, 0, 255]]]
+        >>> to_bgr(Image.new("L", (2, 1), 7)).tolist()
+        [[[7, 7, 7], [7, 7, 7]]]
+    """
+    if color not in ("bgr", "rgb"):
+        raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
+    if isinstance(picture, Image.Image):
+        try:
+            return _pil_to_bgr(picture)
+        except PIL_ERRORS as error:
+            if isinstance(error, (ImageError, ShapeError)):
+                raise
+            raise ImageError(f"expected a readable PIL image, got {error}") from error
+    if not isinstance(picture, np.ndarray):
+        raise ShapeError(_not_an_array(picture))
+    _require_picture_shape(picture)
+    return _bytes_to_bgr(_to_bytes(picture), color)
+
+
+def _not_an_array(value: object) -> str:
+    kind = f"{type(value).__module__}.{type(value).__name__}"
+    if kind.startswith("torch"):
+        fix = "pass tensor.permute(1, 2, 0).cpu().numpy() with color='rgb'"
+    else:
+        fix = "pass np.asarray(...) of it, or a path to iter_frames"
+    return f"expected a numpy array or a PIL image, got {kind}; {fix}"
+
+
+def _require_picture_shape(array: NDArray[Any]) -> None:
+    shape = array.shape
+    if array.size == 0:
+        raise ShapeError(f"expected at least one pixel, got shape {shape}: the picture is empty")
+    if array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)):
+        return
+    if array.ndim == 3 and shape[0] in (1, 3, 4):
+        fix = "channels come last: pass array.transpose(1, 2, 0)"
+    elif array.ndim == 4:
+        fix = "pass one picture of the stack, array[i], or the whole stack to iter_frames"
+    else:
+        fix = "height comes first, then width, then blue, green, red"
+    raise ShapeError(f"expected a picture of shape {_SHAPES}, got {shape}; {fix}")
+
+
+def _to_bytes(array: NDArray[Any]) -> ByteArray:
+    """Scale any accepted dtype to uint8."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if array.dtype == np.uint8:
+        return array
+    if kind == "u" and size == 2:
+        # 65535 / 257 is 255: black and white stay what they are.
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if kind == "f":
+        return _floats_to_bytes(array)
+    fix = {
+        "b": "a mask? pass mask.astype(np.uint8) * 255",
+        "i": "values 0..255? pass array.astype(np.uint8)",
+        "u": "values 0..255? pass array.astype(np.uint8)",
+    }.get(kind, "pass numbers")
+    raise ShapeError(f"expected uint8, uint16 or floats in [0, 1], got {array.dtype}; {fix}")
+
+
+def _floats_to_bytes(array: NDArray[Any]) -> ByteArray:
+    low, high = float(array.min()), float(array.max())
+    if low >= 0.0 and high <= 1.0:
+        wide = array.astype(np.float32, copy=False)
+        return _checked(np.rint(wide * 255.0).astype(np.uint8))
+    if np.isnan(low) or np.isnan(high):
+        raise ShapeError("expected floats in [0, 1], got NaN; pass np.nan_to_num(array)")
+    fix = "divide by 255, or pass array.astype(np.uint8)" if high > 1.5 else "np.clip(array, 0, 1)"
+    raise ShapeError(f"expected floats in [0, 1], got {low:g}..{high:g}; {fix}")
+
+
+def _bytes_to_bgr(array: ByteArray, color: Color) -> ByteArray:
+    array = np.ascontiguousarray(array)
+    if array.ndim == 2 or array.shape[2] == 1:
+        return _checked(cv2.cvtColor(array, cv2.COLOR_GRAY2BGR))
+    if array.shape[2] == 4:
+        array = _over_white(array)
+    return array if color == "bgr" else _checked(cv2.cvtColor(array, cv2.COLOR_RGB2BGR))
+
+
+def _over_white(array: ByteArray) -> ByteArray:
+    alpha = array[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return np.ascontiguousarray(array[..., :3])
+    # At most 255 * 255 + 127, which uint16 still holds.
+    mixed = array[..., :3] * alpha + 255 * (255 - alpha) + 127
+    return _checked((mixed // 255).astype(np.uint8))
+
+
+def _checked(array: object) -> ByteArray:
+    """Give an answer that its library types loosely our name; nothing is copied."""
+    return np.asarray(array, dtype=np.uint8)
+
+
+def _pil_to_bgr(image: Image.Image) -> ByteArray:
+    if 0 in image.size:
+        raise ShapeError(f"expected at least one pixel, got a PIL image of size {image.size}")
+    image = upright(image)
+    if image.mode.startswith("I;16"):
+        return _bytes_to_bgr(_to_bytes(np.asarray(image)), "bgr")
+    if image.mode == "F":
+        return _bytes_to_bgr(_to_bytes(np.asarray(image)), "bgr")
+    if image.mode == "I":
+        return _wide_gray_to_bgr(image)
+    if image.mode == "La":  # premultiplied; Pillow takes it to RGBA only by way of LA
+        image = image.convert("LA")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        return _bytes_to_bgr(np.asarray(image.convert("RGBA")), "rgb")
+    return _bytes_to_bgr(np.asarray(image.convert("RGB")), "rgb")
+
+
+def _wide_gray_to_bgr(image: Image.Image) -> ByteArray:
+    """Older Pillow opens 16-bit gray PNG as mode I, whose white is otherwise unknown."""
+    values = np.asarray(image)
+    if image.format != "PNG" or values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            "expected a PIL mode with a known white, got 'I' (32-bit); "
+            "pass image.convert('L') if its values are 0..255, or the array as uint16"
+        )
+    return _bytes_to_bgr(_to_bytes(values.astype(np.uint16)), "bgr")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a PIL image as its EXIF orientation says; an unreadable EXIF block turns nothing.
+
+    Example:
+        >>> image = Image.new("RGB", (4, 2))
+        >>> image.getexif()[0x0112] = 6
+        >>> upright(image).size
+        (2, 4)
+    """
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except PIL_ERRORS as error:
+        _log.warning("EXIF of %s cannot be read (%s): not turned", _origin(image), error)
+        return image
+    return image if orientation == 1 else ImageOps.exif_transpose(image)
+
+
+def _origin(image: Image.Image) -> str:
+    return str(getattr(image, "filename", "") or "a PIL image")

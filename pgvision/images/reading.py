@@ -1,0 +1,135 @@
+"""One picture file -> BGR."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pgvision.arrays import ByteArray
+from pgvision.errors import ImageError, PgvisionError, SourceError
+from pgvision.images.opencv import cv2, quiet
+from pgvision.images.pixels import PIL_ERRORS, to_bgr
+
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+_SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+class NotAnImageError(ImageError):
+    """Bytes that no picture format claims (a caller may still try them as a video)."""
+
+
+def read_image(path: str | os.PathLike[str]) -> ByteArray:
+    """Read a picture file, upright, as BGR.
+
+    JPEG, PNG, WebP, GIF, TIFF, BMP and whatever else the installed Pillow reads. All eight EXIF
+    orientations are applied. Of an animation or a file of several pages, the first one is read.
+    CMYK, palettes and gray become colour; transparent pixels are laid over white; 16 bits become
+    8. JPEG in gray or YCbCr is decoded by OpenCV, which is about twice as fast; the rest by Pillow,
+    which refuses truncated files and, above 179 million pixels, what may be a decompression bomb.
+
+    Args:
+        path: The file; ``~`` is the home folder.
+
+    Returns:
+        ``(h, w, 3)`` uint8, blue, green, red.
+
+    Raises:
+        SourceError: If there is no such file, or it cannot be opened.
+        ImageError: If the file is empty, not a picture, of a kind that cannot be read (HEIC), or
+            cut short: OpenCV would fill the missing part with gray and say nothing.
+        DependencyError: If OpenCV cannot be loaded.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "red.png"
+        >>> Image.new("RGB", (2, 1), "red").save(path)
+        >>> read_image(path).tolist()
+        [[[0, 0, 255], [0, 0, 255]]]
+    """
+    file = Path(path).expanduser()
+    data = _read_bytes(file)
+    if not data:
+        raise ImageError(f"{file}: expected a picture, got an empty file (0 bytes)")
+    try:
+        return _decode_jpeg(data) if data[:3] == b"\xff\xd8\xff" else _decode_with_pillow(data)
+    except PgvisionError as error:
+        kind = NotAnImageError if isinstance(error, NotAnImageError) else ImageError
+        raise kind(f"{file}: {error}") from error
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise SourceError(f"{file}: no such file (looked from {Path.cwd()})") from error
+    except IsADirectoryError as error:
+        raise SourceError(f"{file}: is a folder; read one with iter_frames") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise SourceError(f"{file}: cannot be opened: {error}") from error
+
+
+def _decode_jpeg(data: bytes) -> ByteArray:
+    components, scan = _jpeg_layout(data)
+    # Coded data never holds FF D9, so after the first scan it can only be the end marker; an
+    # embedded thumbnail's own end marker lies before.
+    if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
+        raise ImageError(
+            "truncated JPEG: the end marker is missing, so part of the picture is too; "
+            "copy or download the file again"
+        )
+    if components in (1, 3):
+        try:
+            with quiet():
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            picture = None
+        if picture is not None:
+            return np.asarray(picture, dtype=np.uint8)
+    return _decode_with_pillow(data)
+
+
+def _jpeg_layout(data: bytes) -> tuple[int, int]:
+    """Walk the segments: (number of colour components, offset of the first scan or -1)."""
+    components, position = 0, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker in _SOF_MARKERS and position + 9 < len(data):
+            components = data[position + 9]
+        if marker == _START_OF_SCAN:
+            return components, position
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return components, -1
+
+
+def _decode_with_pillow(data: bytes) -> ByteArray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return to_bgr(image)
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except PgvisionError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"too large to be read safely: {error}; if you trust it, open it with Pillow, "
+            "PIL.Image.MAX_IMAGE_PIXELS raised, and pass the PIL image"
+        ) from error
+    except PIL_ERRORS as error:
+        raise ImageError(f"expected a whole picture, got broken data: {error}") from error
+
+
+def _unidentified(data: bytes) -> ImageError:
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return ImageError(
+            "HEIC / HEIF cannot be read here; convert it to JPEG, or "
+            "pip install pillow-heif and call pillow_heif.register_heif_opener() first"
+        )
+    start = data[:12]
+    return NotAnImageError(f"expected a picture, got bytes of no known format ({start!r} ...)")

@@ -1,0 +1,336 @@
+"""Whatever holds pictures -> frames, lazily, in order, read ahead of the model."""
+
+import logging
+import operator
+import os
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypeGuard
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError
+from pgvision.images.capture import (
+    address_frames,
+    camera_frames,
+    capture_frames,
+    file_frames,
+    without_password,
+)
+from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
+from pgvision.images.frames import Frame, FrameFailure
+from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
+from pgvision.images.opencv import cv2
+from pgvision.images.pixels import Color, to_bgr
+from pgvision.images.prefetch import read_ahead
+from pgvision.images.reading import NotAnImageError, read_image
+
+Source: TypeAlias = (
+    NDArray[Any] | Image.Image | str | os.PathLike[str] | int | cv2.VideoCapture | Frame
+)
+Outcome: TypeAlias = Frame | FrameFailure
+OnError = Literal["raise", "skip", "record"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_VIDEO_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt"})
+_ACCEPTED = (
+    "an array, a PIL image, a path, a folder, a glob, a .txt list, a video, a camera number, "
+    "an address, a cv2.VideoCapture, or an iterable of these"
+)
+
+_log = logging.getLogger("pgvision.images")
+
+
+@dataclass(frozen=True)
+class _Options:
+    color: Color
+    recursive: bool
+    stride: int
+
+
+def iter_frames(
+    frames: Source | Iterable[Source | Iterable[Source]],
+    *,
+    color: Color = "bgr",
+    recursive: bool = False,
+    stride: int = 1,
+    on_error: OnError = "raise",
+    prefetch: int = 4,
+) -> Iterator[Frame | FrameFailure]:
+    """Yield the pictures of any source, in order, with constant memory.
+
+    Args:
+        frames: One of these, or an iterable of them, mixed; an iterable may hold iterables.
+
+            - An array as in `to_bgr`, or ``(n, h, w, 3)``: n frames. A PIL image.
+            - A path (``str`` or ``Path``): a picture, a video, a folder (its pictures and videos in
+              natural order), a text file ending in ``.txt`` with one source a line. What a file is,
+              its first bytes say; failing that, its ending; failing that, a try.
+            - A glob: ``"site/**/*.jpg"``.
+            - A camera: its number, ``0`` or ``"0"`` (a file of that name is ``"./0"``) or path.
+            - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on, opened as a video.
+            - An open ``cv2.VideoCapture``: what is left in it. It stays open; up to ``prefetch``
+              frames more than you took have been read from it.
+            - A `Frame` or `FrameFailure`: passed on.
+        color: Order of the channels of arrays, ``"bgr"`` or ``"rgb"``. All else knows its own.
+        recursive: Take the subfolders of folders too.
+        stride: Take every ``stride``-th frame of videos, cameras, addresses and captures.
+        on_error: What to do about a picture or source that cannot be read: ``"raise"`` its error,
+            ``"skip"`` it with a warning in the log, or ``"record"`` a `FrameFailure` in its place.
+            A video that breaks off counts as such, after the frames that it did give. An exception
+            of your own iterable is always raised.
+        prefetch: How many frames may wait for you; they are read in one thread, which ends when you
+            stop. 0 reads in your own thread, each frame when you ask for it.
+
+    Yields:
+        A `Frame` each; with ``on_error="record"`` also `FrameFailure`.
+
+    Raises:
+        OptionError: At once, if an option is out of range or ``frames`` is nothing that can hold
+            pictures (None, a dict, a set, bytes, a negative number).
+        SourceError: For a source that is not there, or a video that breaks off.
+        ImageError: For a picture file that cannot be read.
+        ShapeError: For an array that is no picture.
+
+    Example:
+        >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
+        >>> [(frame.source, frame.index) for frame in iter_frames(stack)]
+        [('array', 0), ('array', 1), ('array', 2)]
+    """
+    if on_error not in ("raise", "skip", "record"):
+        raise OptionError(f"on_error must be 'raise', 'skip' or 'record', got {on_error!r}")
+    if color not in ("bgr", "rgb"):
+        raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
+    _require_count(stride, "stride", 1)
+    _require_count(prefetch, "prefetch", 0)
+    _require_source(frames)
+    outcomes = _outcomes(frames, _Options(color, recursive, stride), position=0, depth=0)
+    ahead = read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
+    return _settle(ahead, on_error)
+
+
+def _settle(outcomes: Iterator[Outcome], on_error: OnError) -> Iterator[Outcome]:
+    """Turn recorded failures into what the caller asked for."""
+    try:
+        for outcome in outcomes:
+            if isinstance(outcome, Frame) or on_error == "record":
+                yield outcome
+            elif on_error == "raise":
+                raise outcome.error
+            else:
+                _log.warning("skipped %s (%d): %s", outcome.source, outcome.index, outcome.error)
+    finally:
+        if isinstance(outcomes, Generator):
+            outcomes.close()
+
+
+def _outcomes(
+    item: object, options: _Options, *, position: int, depth: int
+) -> Generator[Outcome, None, None]:
+    """Yield what one source gives; its failures are values, in their place."""
+    name, index = _name(item), position if isinstance(item, np.ndarray | Image.Image) else 0
+    try:
+        yield from _open(item, options, position=position, depth=depth)
+    except PgvisionError as error:
+        yield FrameFailure(name, index, error)
+
+
+def _open(item: object, options: _Options, *, position: int, depth: int) -> Iterator[Outcome]:
+    if isinstance(item, Frame | FrameFailure):
+        yield item
+    elif isinstance(item, np.ndarray) and item.ndim == 4:
+        yield from _stack(item, options)
+    elif isinstance(item, Image.Image) or (isinstance(item, np.ndarray) and item.ndim != 1):
+        yield Frame(to_bgr(item, color=options.color), _name(item), position)
+    elif isinstance(item, str | os.PathLike):
+        yield from _from_text(os.fspath(item), options)
+    elif isinstance(item, cv2.VideoCapture):
+        yield from capture_frames(item, stride=options.stride)
+    elif _is_whole(item) and depth < 2:
+        yield from camera_frames(operator.index(item), stride=options.stride)
+    else:
+        _require_source(item)
+        yield from _many(item, options, depth)
+
+
+def _stack(array: NDArray[Any], options: _Options) -> Iterator[Outcome]:
+    for index, picture in enumerate(array):
+        try:
+            yield Frame(to_bgr(picture, color=options.color), "array", index)
+        except PgvisionError as error:
+            yield FrameFailure("array", index, error)
+
+
+def _many(items: object, options: _Options, depth: int) -> Iterator[Outcome]:
+    if depth == 2 or not isinstance(items, Iterable):
+        raise OptionError(
+            f"expected sources nested at most one level deep, got {_kind(items)} below that; "
+            "a picture given as nested lists? pass np.asarray(..., dtype=np.uint8)"
+        )
+    # What is not a list may hand out one buffer again and again (capture.read(buffer)), which
+    # would change under the frames that wait.
+    reused = not isinstance(items, Sequence)
+    for position, item in enumerate(items):
+        own = item.copy() if reused and isinstance(item, np.ndarray) else item
+        yield from _outcomes(own, options, position=position, depth=depth + 1)
+
+
+def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
+    scheme = _SCHEME.match(text)
+    if not text.strip():
+        raise OptionError("expected a path, got an empty string")
+    if text.isascii() and text.isdecimal():
+        yield from camera_frames(int(text), stride=options.stride)
+    elif scheme is None:
+        yield from _from_path(text, options)
+    elif scheme[1].lower() == "file":
+        yield from _from_path(url2pathname(urlsplit(text).path), options)
+    elif scheme[1].lower() in _VIDEO_SCHEMES:
+        yield from address_frames(text, stride=options.stride)
+    else:
+        raise SourceError(
+            f"{without_password(text)}: {scheme[1]}:// is not read here; "
+            "download it and pass the path"
+        )
+
+
+def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[Outcome]:
+    path = Path(text).expanduser()
+    if _exists(path):
+        if path.is_dir():
+            for file in list_folder(path, recursive=options.recursive):
+                yield from _contained(_from_file(file, options), str(file))
+        elif path.is_char_device():
+            yield from camera_frames(str(path), stride=options.stride)
+        elif path.suffix.lower() == ".txt" and lists:
+            yield from _from_list(path, options)
+        else:
+            yield from _from_file(path, options)
+    elif is_glob(text):
+        for file in list_glob(text):
+            yield from _contained(_from_file(file, options), str(file))
+    else:
+        raise SourceError(f"{path}: no such file or folder (looked from {Path.cwd()})")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:  # no permission, a loop of links, a null byte
+        if is_glob(str(path)):
+            return False
+        raise SourceError(f"{path}: cannot be opened: {error}") from error
+    return True
+
+
+def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
+    for number, entry in list_text(file):
+        if _SCHEME.match(entry):
+            inner = _from_text(entry, options)
+        else:
+            inner = _from_path(str(file.parent / Path(entry).expanduser()), options, lists=False)
+        for outcome in _contained(inner, without_password(entry)):
+            if isinstance(outcome, FrameFailure):
+                error = type(outcome.error)(f"{file}, line {number}: {outcome.error}")
+                yield replace(outcome, error=error)
+            else:
+                yield outcome
+
+
+def _contained(outcomes: Iterator[Outcome], name: str) -> Iterator[Outcome]:
+    """Keep one file's failure from ending the folder, glob or list that it stands in."""
+    try:
+        yield from outcomes
+    except PgvisionError as error:
+        yield FrameFailure(name, 0, error)
+
+
+def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
+    kind = _file_kind(path)
+    if kind == "video":
+        yield from file_frames(path, str(path), stride=options.stride)
+        return
+    try:
+        picture = read_image(path)
+    except NotAnImageError as error:
+        if kind == "image":
+            raise
+        yield from _as_a_last_try(path, options, error)
+    else:
+        yield Frame(picture, str(path))
+
+
+def _as_a_last_try(path: Path, options: _Options, error: ImageError) -> Iterator[Outcome]:
+    try:
+        yield from file_frames(path, str(path), stride=options.stride)
+    except SourceError as second:
+        raise ImageError(f"{error}; nor is it a video ({second})") from second
+
+
+def _file_kind(path: Path) -> Kind | None:
+    try:
+        with path.open("rb") as file:
+            kind = sniff(file.read(16))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened: {error}") from error
+    if kind is not None:
+        return kind
+    ending = path.suffix.lower()
+    return "video" if ending in VIDEO_ENDINGS else "image" if ending in IMAGE_ENDINGS else None
+
+
+def _name(item: object) -> str:
+    if isinstance(item, np.ndarray):
+        return "array"
+    if isinstance(item, Image.Image):
+        return str(getattr(item, "filename", "") or "pil")
+    if isinstance(item, str | os.PathLike):
+        return without_password(str(os.fspath(item)))
+    if isinstance(item, cv2.VideoCapture):
+        return "capture"
+    return f"camera:{item}" if _is_whole(item) else _kind(item)
+
+
+def _kind(item: object) -> str:
+    return type(item).__name__
+
+
+def _is_whole(item: object) -> TypeGuard[SupportsIndex]:
+    return isinstance(item, int | np.integer) and not isinstance(item, bool)
+
+
+def _require_count(value: object, name: str, least: int) -> None:
+    if not _is_whole(value) or operator.index(value) < least:
+        raise OptionError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+
+def _require_source(item: object) -> None:
+    """Refuse what cannot hold pictures, before anything is opened."""
+    if isinstance(item, np.ndarray | Image.Image | str | os.PathLike | Frame | FrameFailure):
+        return
+    if isinstance(item, cv2.VideoCapture):
+        return
+    if _is_whole(item):
+        if operator.index(item) >= 0:
+            return
+        raise OptionError(f"expected a camera number >= 0, got {item}")
+    fix = ""
+    if isinstance(item, bytes | bytearray | memoryview):
+        fix = "; for an encoded picture pass PIL.Image.open(io.BytesIO(data))"
+    elif isinstance(item, Mapping):
+        fix = "; pass list(mapping.values())"
+    elif isinstance(item, Set):
+        fix = "; a set has no order: pass sorted(...)"
+    elif hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
+        fix = "; pass .cpu().numpy() of it, (h, w, 3), with color='rgb' if it is RGB"
+    elif isinstance(item, Iterable):
+        return
+    raise OptionError(f"expected {_ACCEPTED}; got {_kind(item)}{fix}")

@@ -1,0 +1,147 @@
+"""What a captioner, answerer or reader returns."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pgvision.arrays import ByteArray
+from pgvision.errors import OptionError
+from pgvision.results.answer import Answer
+from pgvision.results.checks import require_score
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TextResult(Answer):
+    """A text about an image: a caption, an answer, or what is written there.
+
+    Attributes:
+        text: The answer, stripped of surrounding space.
+        score: Its probability in [0, 1], or None if unknown.
+        alternatives: Other answers with their scores, best first; empty unless asked for.
+        language: The language code that was asked for, or None.
+
+    Example:
+        >>> result = TextResult(image_hw=(480, 640), text="2", score=0.9, source="site.jpg")
+        >>> result
+        TextResult('2', score 0.90; 480x640; site.jpg#0)
+    """
+
+    text: str
+    score: float | None = None
+    alternatives: tuple[tuple[str, float | None], ...] = ()
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            OptionError: If ``text`` is no str or a score is outside [0, 1].
+        """
+        super().__post_init__()
+        if not isinstance(self.text, str):
+            raise OptionError(f"text must be a str, got {self.text!r}")
+        if self.score is not None:
+            self._set("score", require_score(self.score))
+        self._set("alternatives", _require_alternatives(self.alternatives))
+
+    def __str__(self) -> str:
+        """Give the text itself."""
+        return self.text
+
+    def __repr__(self) -> str:
+        """Show the text, its score, the image's size and where it came from."""
+        score = "" if self.score is None else f", score {self.score:.2f}"
+        return f"TextResult({self.text!r}{score}; {self._origin()})"
+
+    def plot(self, image: ByteArray | None = None) -> ByteArray:
+        """Draw the text into a bar below the picture.
+
+        Args:
+            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+
+        Returns:
+            A new BGR picture, taller than the image by the bar.
+
+        Raises:
+            OptionError: If there is no picture.
+
+        Example:
+            >>> import numpy as np
+            >>> TextResult(image_hw=(90, 160), text="a yellow helmet").plot(
+            ...     np.zeros((90, 160, 3), np.uint8)
+            ... ).shape[1]
+            160
+        """
+        from pgvision.results.picture import plot_text
+
+        return plot_text(self, image)
+
+    def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
+        """Write the picture with its text, the bare text (``.txt``), or everything (``.json``).
+
+        Args:
+            path: Ends in .jpg, .jpeg, .png, .bmp, .webp, .txt or .json.
+            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            OptionError: If the ending is another one, or a picture is needed and there is none.
+
+        Example:
+            >>> import tempfile
+            >>> folder = Path(tempfile.mkdtemp())
+            >>> path = TextResult(image_hw=(90, 160), text="EXIT").save(folder / "a.txt")
+            >>> path.read_text().strip()
+            'EXIT'
+        """
+        from pgvision.results.picture import save_result
+
+        target = Path(path)
+        if target.suffix.lower() == ".txt":
+            from pgvision.files import write_text
+
+            write_text(target, self.text + "\n")
+            return target
+        return save_result(self, target, lambda: self.plot(image), endings=(".txt",))
+
+    def to_dict(self) -> dict[str, object]:
+        """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
+
+        Returns:
+            A dict whose keys are the names of the fields, and ``type``.
+
+        Example:
+            >>> TextResult(image_hw=(4, 6), text="2").to_dict()["score"] is None
+            True
+        """
+        return super().to_dict() | {
+            "text": self.text,
+            "score": self.score,
+            "alternatives": [list(pair) for pair in self.alternatives],
+            "language": self.language,
+        }
+
+    def _repr_png_(self) -> bytes | None:
+        from pgvision.results.picture import png_bytes
+
+        return None if self.image is None else png_bytes(self.plot())
+
+    @classmethod
+    def _decoded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values["alternatives"] = tuple((text, score) for text, score in values["alternatives"])
+        return super()._decoded(values)
+
+
+def _require_alternatives(
+    pairs: Iterable[tuple[str, float | None]],
+) -> tuple[tuple[str, float | None], ...]:
+    checked = []
+    for text, score in pairs:
+        if not isinstance(text, str):
+            raise OptionError(f"alternatives must be (text, score) pairs, got {text!r}")
+        known = None if score is None else require_score(score, "a score in alternatives")
+        checked.append((text, known))
+    return tuple(checked)

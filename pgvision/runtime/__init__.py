@@ -1,0 +1,45 @@
+"""Runs PaliGemma: checkpoints are found, checked, loaded once and asked in batches.
+
+Everything that needs torch loads on first use; the protocol itself needs numpy alone.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
+    from pgvision.runtime.engine import Engine
+    from pgvision.runtime.leaks import LeakReport, check_leaks
+    from pgvision.runtime.loading import load
+    from pgvision.runtime.protocol import GenerateOptions, Generation, Generator, Request
+
+_HOMES = {
+    "CheckpointCard": "checkpoints",
+    "Engine": "engine",
+    "GenerateOptions": "protocol",
+    "Generation": "protocol",
+    "Generator": "protocol",
+    "LeakReport": "leaks",
+    "Request": "protocol",
+    "check_leaks": "leaks",
+    "find_checkpoint": "checkpoints",
+    "load": "loading",
+}
+__all__ = [
+    "CheckpointCard",
+    "Engine",
+    "GenerateOptions",
+    "Generation",
+    "Generator",
+    "LeakReport",
+    "Request",
+    "check_leaks",
+    "find_checkpoint",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"pgvision.runtime.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pgvision.runtime' has no attribute {name!r}")

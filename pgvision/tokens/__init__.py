@@ -1,0 +1,70 @@
+"""Text and geometry: what we say to a model, and what it says back. Needs numpy alone."""
+
+from pgvision.tokens.bins import (
+    CODES_PER_MASK,
+    NUM_BINS,
+    NUM_CODES,
+    decode_boxes,
+    encode_boxes,
+    loc_text,
+    object_text,
+    require_image_hw,
+    seg_text,
+)
+from pgvision.tokens.grammar import Cursor, Grammar, Symbol, check_suffix
+from pgvision.tokens.labels import drop_duplicates, match_label
+from pgvision.tokens.languages import LANGUAGES
+from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_suffix
+from pgvision.tokens.prefixes import (
+    KINDS,
+    SEPARATOR,
+    answer_prefix,
+    caption_prefix,
+    classes_per_prompt,
+    detect_prefix,
+    free_prefix,
+    ocr_prefix,
+    prompts_of,
+    question_prefix,
+    region_caption_prefix,
+    require_classes,
+    require_phrase,
+    segment_prefix,
+)
+
+__all__ = [
+    "CODES_PER_MASK",
+    "KINDS",
+    "LANGUAGES",
+    "NUM_BINS",
+    "NUM_CODES",
+    "SEPARATOR",
+    "Cursor",
+    "Grammar",
+    "ParsedObject",
+    "ParsedSuffix",
+    "Reject",
+    "Symbol",
+    "answer_prefix",
+    "caption_prefix",
+    "check_suffix",
+    "classes_per_prompt",
+    "decode_boxes",
+    "detect_prefix",
+    "drop_duplicates",
+    "encode_boxes",
+    "free_prefix",
+    "loc_text",
+    "match_label",
+    "object_text",
+    "ocr_prefix",
+    "parse_suffix",
+    "prompts_of",
+    "question_prefix",
+    "region_caption_prefix",
+    "require_classes",
+    "require_image_hw",
+    "require_phrase",
+    "seg_text",
+    "segment_prefix",
+]

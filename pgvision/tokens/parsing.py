@@ -1,0 +1,294 @@
+"""From the text of an answer to objects, losing nothing.
+
+One regular expression cuts the text into whole objects, runs of tokens that are not one object,
+gaps, and prose. Whole objects, by far the most, are read straight from its groups; other runs are
+judged by the grammar, which gives the reason for a reject.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pgvision.errors import PromptError
+from pgvision.tokens.bins import (
+    CODES_PER_MASK,
+    NUM_BINS,
+    NUM_CODES,
+    decode_boxes,
+    require_convention,
+    require_image_hw,
+)
+from pgvision.tokens.grammar import LOCS_PER_BOX, Grammar, Symbol
+from pgvision.tokens.labels import UNMATCHED, match_label, match_loosely
+
+PROSE: Final = "prose"
+TRUNCATED: Final = "truncated"
+OUT_OF_RANGE: Final = "number out of range"
+NO_AREA: Final = "degenerate box"
+LOC_COUNT: Final = "wrong number of location tokens"
+SEG_COUNT: Final = "wrong number of mask tokens"
+LONE_MASK: Final = "mask without a box"
+
+# A token, or the beginning of one that the end of the text cut off.
+_LOC: Final = r"<loc[0-9]*(?:>|\Z)"
+_SEG: Final = r"<seg[0-9]*(?:>|\Z)"
+_ANY: Final = rf"(?:{_LOC}|{_SEG})"
+_MARKER: Final = r"<(?:eos|pad|bos)>"
+# A label runs to a token, a semicolon or a line break. A phrase may hold neither of the last two.
+_WORDS: Final = rf"[^<;\n\r]*(?:(?!{_ANY}|{_MARKER})<[^<;\n\r]*)*"
+_BOX: Final = r"\s*".join([r"<loc([0-9]{4})>"] * LOCS_PER_BOX)
+_PIECE: Final = re.compile(
+    rf"{_BOX}((?:\s*<seg[0-9]{{3}}>){{{CODES_PER_MASK}}})?(?!\s*{_ANY})({_WORDS})(?:;\s*)?"
+    rf"|({_ANY}(?:\s*{_ANY})*)({_WORDS})"
+    rf"|(?:[\s;]|{_MARKER})+"
+    rf"|({_WORDS})"
+)
+_GROUP: Final = re.compile(rf"((?:{_LOC}\s*)*)((?:{_SEG}\s*)*)")
+_TOKEN: Final = re.compile(r"<(loc|seg)([0-9]*)(>|\Z)")
+_CODE: Final = re.compile(r"[0-9]{3}")
+_LAST_BIN: Final = f"{NUM_BINS - 1:04d}"
+_READING: Final = Grammar.compile("any")
+_SYMBOLS: Final = {"loc": Symbol.LOC, "seg": Symbol.SEG}
+_LIMITS: Final = {"loc": (4, NUM_BINS), "seg": (3, NUM_CODES)}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedObject:
+    """One object of an answer.
+
+    Attributes:
+        loc_yxyx: Bins as written: top, left, bottom, right.
+        xyxy: The box in pixels, inside the image: left, top, right, bottom.
+        label: The name that the model wrote, or None if it wrote none.
+        class_id: Index into the classes asked for; -1 if the label names none of them.
+        codes: The 16 codes of its mask, or None.
+        start: Where its first token begins in the text.
+        end: Where its last character ends.
+    """
+
+    loc_yxyx: tuple[int, int, int, int]
+    xyxy: tuple[float, float, float, float]
+    label: str | None
+    class_id: int
+    codes: tuple[int, ...] | None
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A fragment that could not be read: ``text``, ``reason``, and its place in the answer."""
+
+    text: str
+    reason: str
+    start: int
+    end: int
+
+
+class ParsedSuffix(NamedTuple):
+    """What `parse_suffix` found, in the order of the text."""
+
+    objects: tuple[ParsedObject, ...]
+    rejects: tuple[Reject, ...]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text ends inside an object."""
+        return bool(self.rejects) and self.rejects[-1].reason == TRUNCATED
+
+
+# An object before its bins become pixels: bins, codes, label, start, end. A plain tuple, since one
+# is made for each object and the time shows.
+_Found: TypeAlias = tuple[tuple[int, int, int, int], tuple[int, ...] | None, str | None, int, int]
+
+
+def parse_suffix(
+    text: str,
+    *,
+    image_hw: tuple[int, int],
+    classes: Iterable[str] | None = None,
+    convention: str = "1024",
+) -> ParsedSuffix:
+    """Read what a model wrote about boxes and masks.
+
+    Never raises on ``text``, and loses none of it: each character lies in an object, in a reject,
+    or is a gap (space, ``;`` between objects, ``<eos>``, ``<pad>``, ``<bos>``). Objects may lack
+    the label or the separator, tokens may be apart, labels may hold any character but a
+    semicolon or a line break. Boxes in a row without words between them are as many objects, all
+    but the last without a label. Repeated objects are kept (`drop_duplicates`).
+
+    Args:
+        text: The suffix, with or without ``<eos>``.
+        image_hw: Height and width of the original image, in pixels.
+        classes: The names that were asked for, to fill in ``class_id`` (see `match_label`): with
+            one name, an object without a label is of that class.
+        convention: ``"1024"`` or ``"1023"``, as in `decode_boxes`.
+
+    Returns:
+        Objects and rejects.
+
+    Raises:
+        ShapeError: If ``image_hw`` is not two positive ints.
+        OptionError: If ``convention`` is unknown.
+        PromptError: If ``text`` or a class is not text.
+
+    Source:
+        google-research/big_vision, configs/proj/paligemma (the format); supervision,
+        detection/vlm.py (on what it reads, boxes and labels agree with it).
+
+    Example:
+        >>> text = "<loc0256><loc0000><loc0768><loc0512> helmets ; <loc0001><loc0002>"
+        >>> parsed = parse_suffix(text, image_hw=(480, 640), classes=["helmet"])
+        >>> [(one.xyxy, one.label, one.class_id) for one in parsed.objects]
+        [((0.0, 120.0, 320.0, 360.0), 'helmets', 0)]
+        >>> [(reject.text, reject.reason) for reject in parsed.rejects], parsed.truncated
+        ([('<loc0001><loc0002>', 'truncated')], True)
+    """
+    if not isinstance(text, str):
+        raise PromptError(f"text: expected what the model wrote, got {type(text).__name__}.")
+    require_image_hw(image_hw)
+    require_convention(convention)
+    names = None if classes is None else _require_names(classes)
+    found, rejects = _scan(text)
+    objects = _finish(found, names, image_hw, convention) if found else ()
+    return ParsedSuffix(objects, tuple(rejects))
+
+
+def _require_names(classes: Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(classes, Iterable):
+        raise PromptError(f"classes: expected names, got {classes!r}.")
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    for name in names:
+        if not isinstance(name, str):
+            raise PromptError(f"classes: expected names, got {name!r}.")
+    return names
+
+
+def _scan(text: str) -> tuple[list[_Found], list[Reject]]:
+    found: list[_Found] = []
+    rejects: list[Reject] = []
+    length = len(text.rstrip())
+    for piece in _PIECE.finditer(text):
+        top, left, bottom, right, segs, words, run, _, prose = piece.groups()
+        if top is not None:
+            codes = tuple(map(int, _CODE.findall(segs))) if segs else None
+            start, end = piece.start(), piece.start(6) + len(words.rstrip())
+            # Four digits each, so comparing the text compares the numbers.
+            if (
+                top < bottom <= _LAST_BIN
+                and left < right <= _LAST_BIN
+                and (not codes or _in_range(codes))
+            ):
+                bins = (int(top), int(left), int(bottom), int(right))
+                found.append((bins, codes, words.strip() or None, start, end))
+            else:
+                too_large = max(top, left, bottom, right) > _LAST_BIN or not _in_range(codes)
+                reason = OUT_OF_RANGE if too_large else NO_AREA
+                rejects.append(_reject(text, reason, start, end))
+        elif run is not None:
+            at_end = piece.end(7) >= length
+            for one in _read_run(text, *piece.span(), piece.end(7), at_end=at_end):
+                if isinstance(one, Reject):
+                    rejects.append(one)
+                else:
+                    found.append(one)
+        elif prose:
+            rejects.append(_reject(text, PROSE, piece.start(), piece.end()))
+    return found, rejects
+
+
+def _in_range(codes: tuple[int, ...] | None) -> bool:
+    return not codes or max(codes) < NUM_CODES
+
+
+def _reject(text: str, reason: str, start: int, end: int) -> Reject:
+    fragment = text[start:end].rstrip()
+    return Reject(fragment, reason, start, start + len(fragment))
+
+
+def _read_run(
+    text: str, start: int, end: int, stop: int, *, at_end: bool
+) -> Iterator[_Found | Reject]:
+    """Read the tokens in ``[start, stop)``, not one whole object, and the words up to ``end``."""
+    label = text[stop:end].strip() or None
+    for group in _GROUP.finditer(text, start, stop):
+        if group.start() == group.end():
+            continue
+        for tokens in _chunks(text, group.start(), group.end()):
+            is_last = tokens[-1].end() == stop
+            reason = _judge(tokens, at_end=at_end and is_last)
+            first = tokens[0].start()
+            last = end if is_last and label else tokens[-1].end()
+            if reason is not None:
+                yield _reject(text, reason, first, last)
+            else:
+                last = first + len(text[first:last].rstrip())
+                yield _found(tokens, label if is_last else None, first, last)
+
+
+def _chunks(text: str, start: int, end: int) -> Iterator[list["re.Match[str]"]]:
+    """Cut locs and the segs after them into boxes, if the locs are a multiple of four."""
+    tokens = list(_TOKEN.finditer(text, start, end))
+    num_locs = sum(token[1] == "loc" for token in tokens)
+    first = 0
+    if num_locs and num_locs % LOCS_PER_BOX == 0:
+        for first in range(0, num_locs - LOCS_PER_BOX, LOCS_PER_BOX):
+            yield tokens[first : first + LOCS_PER_BOX]
+        first = num_locs - LOCS_PER_BOX
+    yield tokens[first:]
+
+
+def _judge(tokens: list["re.Match[str]"], *, at_end: bool) -> str | None:
+    """Say why tokens are not an object, or None if they are one."""
+    if not tokens[-1][3]:
+        return TRUNCATED
+    cursor = _READING.start
+    for token in tokens:
+        symbol, allowed = _SYMBOLS[token[1]], cursor.allowed()
+        if symbol not in allowed:
+            if cursor == _READING.start:
+                return LONE_MASK
+            return LOC_COUNT if symbol is Symbol.LOC or Symbol.LOC in allowed else SEG_COUNT
+        cursor = cursor.advance(symbol)
+    if not cursor.can_end:
+        if at_end:
+            return TRUNCATED
+        return LOC_COUNT if cursor.forced() is Symbol.LOC else SEG_COUNT
+    for token in tokens:
+        digits, size = _LIMITS[token[1]]
+        # The length first: int() refuses thousands of digits.
+        if len(token[2]) != digits or int(token[2]) >= size:
+            return OUT_OF_RANGE
+    top, left, bottom, right = (int(token[2]) for token in tokens[:LOCS_PER_BOX])
+    return None if top < bottom and left < right else NO_AREA
+
+
+def _found(tokens: list["re.Match[str]"], label: str | None, start: int, end: int) -> _Found:
+    top, left, bottom, right, *codes = (int(token[2]) for token in tokens)
+    return (top, left, bottom, right), tuple(codes) or None, label, start, end
+
+
+def _finish(
+    found: list[_Found],
+    classes: tuple[str, ...] | None,
+    image_hw: tuple[int, int],
+    convention: str,
+) -> tuple[ParsedObject, ...]:
+    flat = list(chain.from_iterable([one[0] for one in found]))
+    bins_yxyx = np.array(flat).reshape(-1, LOCS_PER_BOX)
+    boxes = decode_boxes(bins_yxyx, image_hw=image_hw, convention=convention)
+    known: dict[str | None, int] = {}
+    if classes is not None:
+        known = {name: at for at, name in reversed(list(enumerate(classes)))}
+        known[None] = match_label(None, classes)
+    objects = []
+    for (bins, codes, label, start, end), xyxy in zip(found, boxes.tolist(), strict=True):
+        class_id = known.get(label)
+        if class_id is None:
+            class_id = UNMATCHED if not classes or label is None else match_loosely(label, classes)
+        objects.append(ParsedObject(bins, tuple(xyxy), label, class_id, codes, start, end))
+    return tuple(objects)

@@ -1,0 +1,340 @@
+"""Prompts: what each kind of checkpoint was taught to be asked.
+
+A prefix never holds ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
+(pretrained), ``"mix"``, ``"ft"`` (fine-tuned on one task) and ``"tiny"`` (the checkpoint that
+pgvision carries). Where public documents disagree about a prompt, it is let through.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from pgvision.errors import PromptError
+from pgvision.tokens.bins import loc_text
+from pgvision.tokens.languages import LANGUAGES
+
+KINDS: Final = ("pt", "mix", "ft", "tiny")
+SEPARATOR: Final = " ; "
+
+# Certain: `cap`, `question` and region captions belong to pt; free text to mix (an ft checkpoint
+# may have been trained on bare text, as refcoco-seg was). Google's own pages disagree with each
+# other about `describe` and `ocr` on mix, so mix keeps them.
+_PROMPT_KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "detect": KINDS,
+    "segment": KINDS,
+    "caption": KINDS,
+    "describe": ("pt", "mix", "ft"),
+    "cap": ("pt",),
+    "ocr": KINDS,
+    "answer": KINDS,
+    "multiple choice": ("pt", "mix", "ft"),
+    "question": ("pt",),
+    "region caption": ("pt",),
+    "free text": ("mix", "ft"),
+}
+_CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "tiny": 1}
+_CAPTION_STYLES: Final = ("caption", "describe", "cap")
+_LANGUAGES_OF: Final = {"pt": LANGUAGES, "mix": LANGUAGES, "ft": LANGUAGES, "tiny": ("en",)}
+_RESERVED: Final = re.compile(r"<(?:loc|seg)|<(?:image|bos|eos|pad)>", re.IGNORECASE)
+
+
+def prompts_of(kind: str) -> tuple[str, ...]:
+    """Name the prompts that a kind of checkpoint knows.
+
+    Raises:
+        PromptError: If ``kind`` is not one of ``KINDS``.
+
+    Example:
+        >>> prompts_of("tiny")
+        ('detect', 'segment', 'caption', 'ocr', 'answer')
+    """
+    _require_kind(kind)
+    return tuple(name for name, kinds in _PROMPT_KINDS.items() if kind in kinds)
+
+
+def classes_per_prompt(kind: str) -> int:
+    """How many classes one prompt should ask for: more than this and quality falls.
+
+    Raises:
+        PromptError: If ``kind`` is not one of ``KINDS``.
+
+    Source:
+        Public experience with PaliGemma 2 (segis95/paligemma2-detection): pt 1, mix up to 10.
+
+    Example:
+        >>> classes_per_prompt("mix")
+        10
+    """
+    return _CLASSES_PER_PROMPT[_require_kind(kind)]
+
+
+def require_phrase(phrase: str, name: str = "phrase") -> str:
+    """Return ``phrase`` without outer spaces, if it can stand in a list of classes.
+
+    Args:
+        phrase: A class name or a referring expression, in any script.
+        name: What to call it in an error.
+
+    Returns:
+        The phrase, stripped; case and inner text as they came.
+
+    Raises:
+        PromptError: If it is not text, is empty, or holds a line break or other control
+            character, a token such as ``<loc0001>`` or ``<image>``, or a semicolon (it separates).
+
+    Example:
+        >>> require_phrase(" driver's helmet ")
+        "driver's helmet"
+    """
+    text = _require_text(phrase, name)
+    if ";" in text:
+        raise PromptError(
+            f"{name}: expected one phrase, got {text!r} with a ';', which separates objects. "
+            "Pass several classes as a list."
+        )
+    return text
+
+
+def require_classes(classes: str | Iterable[str]) -> tuple[str, ...]:
+    """Return class names as a checked tuple; one name alone is a list of one.
+
+    Raises:
+        PromptError: If there are none, one is no phrase (see `require_phrase`), or one is twice.
+
+    Example:
+        >>> require_classes("helmet")
+        ('helmet',)
+    """
+    names = (classes,) if isinstance(classes, str) else classes
+    if not isinstance(names, Iterable):
+        raise PromptError(f"classes: expected a name or a list of names, got {classes!r}.")
+    checked = tuple(require_phrase(name, f"classes[{at}]") for at, name in enumerate(names))
+    if not checked:
+        raise PromptError("classes: expected at least one name, got none.")
+    if len(set(checked)) < len(checked):
+        twice = next(name for name in checked if checked.count(name) > 1)
+        raise PromptError(f"classes: expected each name once, got {twice!r} twice. Remove one.")
+    return checked
+
+
+def detect_prefix(classes: str | Iterable[str], *, kind: str) -> str:
+    """Ask for boxes of ``classes``.
+
+    Any number of classes is joined; `classes_per_prompt` says how many are wise.
+
+    Raises:
+        PromptError: If a class cannot stand in a prompt or ``kind`` is unknown.
+
+    Example:
+        >>> detect_prefix(["helmet", "head"], kind="mix")
+        'detect helmet ; head'
+    """
+    _require_prompt("detect", kind)
+    return f"detect {SEPARATOR.join(require_classes(classes))}"
+
+
+def segment_prefix(classes: str | Iterable[str], *, kind: str) -> str:
+    """Ask for boxes and masks of ``classes``.
+
+    An ``ft`` checkpoint for segmentation (``ft-refcoco-seg``) takes the bare phrase.
+
+    Raises:
+        PromptError: If a class cannot stand in a prompt, ``kind`` is unknown, or more than one
+            phrase is put to an ``ft`` checkpoint.
+
+    Source:
+        google-research/big_vision, configs/proj/paligemma/transfers/refcoco_seg.py.
+
+    Example:
+        >>> segment_prefix("helmet", kind="pt"), segment_prefix("the left man", kind="ft")
+        ('segment helmet', 'the left man')
+    """
+    _require_prompt("segment", kind)
+    names = require_classes(classes)
+    if kind != "ft":
+        return f"segment {SEPARATOR.join(names)}"
+    if len(names) > 1:
+        raise PromptError(
+            f"classes: a fine-tuned segmentation checkpoint takes one phrase a prompt, got "
+            f"{len(names)}. Ask once for each."
+        )
+    return names[0]
+
+
+def caption_prefix(language: str = "en", style: str = "caption", *, kind: str) -> str:
+    """Ask for a caption.
+
+    Args:
+        language: One of the 35 codes in ``LANGUAGES`` (``tiny``: English alone).
+        style: ``"caption"`` (short), ``"describe"`` (longer) or ``"cap"`` (raw, pt only).
+        kind: Kind of checkpoint.
+
+    Returns:
+        The prefix.
+
+    Raises:
+        PromptError: If the language or style is unknown, or ``kind`` does not know it.
+
+    Example:
+        >>> caption_prefix("de", kind="mix")
+        'caption de'
+    """
+    if style not in _CAPTION_STYLES:
+        raise PromptError(f"style: expected one of {', '.join(_CAPTION_STYLES)}, got {style!r}.")
+    _require_prompt(style, kind)
+    return f"{style} {_require_language(language, kind)}"
+
+
+def ocr_prefix(kind: str) -> str:
+    """Ask for the text in the picture.
+
+    Raises:
+        PromptError: If ``kind`` is unknown.
+
+    Example:
+        >>> ocr_prefix("tiny")
+        'ocr'
+    """
+    _require_prompt("ocr", kind)
+    return "ocr"
+
+
+def answer_prefix(
+    question: str, *, language: str = "en", choices: Sequence[str] | None = None, kind: str
+) -> str:
+    r"""Ask a question about the picture.
+
+    Args:
+        question: The question, on one line.
+        language: Language of the answer.
+        choices: At least two answers to choose from, or None.
+        kind: Kind of checkpoint.
+
+    Returns:
+        The prefix. With choices it has two spaces before the question, as in training.
+
+    Raises:
+        PromptError: If question, language or choices cannot be put into a prompt, or ``kind``
+            was not taught to choose.
+
+    Source:
+        google-research/big_vision, configs/proj/paligemma/transfers/ai2d.py and aokvqa_mc.py.
+
+    Example:
+        >>> answer_prefix("how many workers?", kind="tiny")
+        'answer en how many workers?'
+        >>> answer_prefix("which colour?", choices=["red", "blue"], kind="ft")
+        'answer en  which colour? choose from: red \t blue'
+    """
+    _require_prompt("answer" if choices is None else "multiple choice", kind)
+    start = f"answer {_require_language(language, kind)} "
+    text = _require_text(question, "question")
+    if choices is None:
+        return start + text
+    if isinstance(choices, str) or len(choices) < 2:
+        raise PromptError(f"choices: expected a list of two or more answers, got {choices!r}.")
+    options = [_require_text(choice, f"choices[{at}]") for at, choice in enumerate(choices)]
+    return f"{start} {text} choose from: " + " \t ".join(options)
+
+
+def question_prefix(answer: str, *, language: str = "en", kind: str) -> str:
+    """Ask for a question to which ``answer`` is the answer (pt only).
+
+    Raises:
+        PromptError: If the answer or language cannot be put into a prompt, or ``kind`` is not pt.
+
+    Example:
+        >>> question_prefix("three", kind="pt")
+        'question en three'
+    """
+    _require_prompt("question", kind)
+    return f"question {_require_language(language, kind)} {_require_text(answer, 'answer')}"
+
+
+def region_caption_prefix(loc_yxyx: Iterable[int], *, kind: str) -> str:
+    """Ask for a caption of one box (pt only).
+
+    Args:
+        loc_yxyx: Four bins, top, left, bottom, right: one row of ``encode_boxes``.
+        kind: Kind of checkpoint.
+
+    Returns:
+        The prefix.
+
+    Raises:
+        PromptError: If there are not four bins, or ``kind`` is not pt.
+        ShapeError: If a bin is out of range.
+
+    Example:
+        >>> region_caption_prefix([0, 10, 500, 1023], kind="pt")
+        'caption <loc0000><loc0010><loc0500><loc1023>'
+    """
+    _require_prompt("region caption", kind)
+    bins = list(loc_yxyx)
+    if len(bins) != 4:
+        raise PromptError(f"loc_yxyx: expected the four bins of one box, got {len(bins)}.")
+    return f"caption {loc_text(bins)}"
+
+
+def free_prefix(text: str, *, kind: str = "mix") -> str:
+    """Ask in one's own words (mix; an ft checkpoint if it was trained so).
+
+    Raises:
+        PromptError: If the text cannot be put into a prompt, or ``kind`` needs a task word.
+
+    Example:
+        >>> free_prefix("what is written on the sign?")
+        'what is written on the sign?'
+    """
+    _require_prompt("free text", kind)
+    return _require_text(text, "text")
+
+
+def _require_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise PromptError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}.")
+    return kind
+
+
+def _require_prompt(prompt: str, kind: str) -> None:
+    _require_kind(kind)
+    kinds = _PROMPT_KINDS[prompt]
+    if kind not in kinds:
+        raise PromptError(
+            f"prompt: a {kind!r} checkpoint was not taught {prompt!r}; {', '.join(kinds)} know it. "
+            f"{kind!r} knows {', '.join(prompts_of(kind))}."
+        )
+
+
+def _require_language(language: str, kind: str) -> str:
+    known = _LANGUAGES_OF[kind]
+    if language not in known:
+        raise PromptError(
+            f"language: expected one of {', '.join(known)} for a {kind!r} checkpoint, got "
+            f"{language!r}."
+        )
+    return language
+
+
+def _require_text(text: str, name: str) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"{name}: expected text, got {type(text).__name__}.")
+    stripped = text.strip(" ")
+    if not stripped.strip():
+        raise PromptError(f"{name}: expected text, got {text!r}.")
+    # Cc: control characters, line breaks among them; Zl, Zp: Unicode line breaks; Cs: lone
+    # halves of a surrogate pair, which no tokenizer can encode.
+    odd = [c for c in stripped if unicodedata.category(c) in ("Cc", "Zl", "Zp", "Cs")]
+    if odd:
+        raise PromptError(
+            f"{name}: expected one line of text, got {text!r:.80} with {odd[0]!r}. Remove it; "
+            "the line break after a prompt is added for you."
+        )
+    reserved = _RESERVED.search(stripped)
+    if reserved:
+        raise PromptError(
+            f"{name}: expected plain words, got {text!r:.80} with the token {reserved[0]!r}. "
+            "Image, location and mask tokens are added for you."
+        )
+    return stripped

@@ -1,0 +1,72 @@
+"""Splits by hash: an image's part follows from the image alone."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgvision.datasets import Dataset, ImageRecord, split_by_hash
+from pgvision.errors import DataError, OptionError
+
+
+def dataset(names, folder=Path("none")):
+    return Dataset(
+        tuple(ImageRecord(n, name, folder / name, (8, 8)) for n, name in enumerate(names)), ()
+    )
+
+
+def val_names(names, **options):
+    parts = split_by_hash(dataset(names), by="name", **options)
+    assert {i.file_name for part in parts.values() for i in part.images} == set(names)
+    return {image.file_name for image in parts["val"].images}
+
+
+BASE = [f"site/{number:04d}.jpg" for number in range(300)]
+
+
+@settings(max_examples=30)
+@given(st.lists(st.text("abcdef/", min_size=1, max_size=9), unique=True), st.randoms())
+def test_more_images_move_no_other(more, chance):
+    grown = BASE + [name for name in more if name not in BASE]
+    chance.shuffle(grown)
+    assert val_names(grown) & set(BASE) == val_names(BASE)
+
+
+@given(st.floats(0.1, 0.5), st.floats(0.1, 0.5))
+def test_a_larger_share_keeps_what_was_there(one, other):
+    low, high = sorted((one, other))
+    assert val_names(BASE, val=low) <= val_names(BASE, val=high)
+
+
+def test_the_share_is_met_and_the_salt_matters():
+    names = [f"{number}.jpg" for number in range(5000)]
+    found = val_names(names, val=0.2)
+    # Five standard deviations of a binomial: sqrt(5000 x 0.2 x 0.8) = 28.
+    assert abs(len(found) - 1000) < 5 * 28.3
+    other = val_names(names, val=0.2, salt="b")
+    assert abs(len(found & other) - 200) < 5 * 13.9
+
+
+def test_copies_under_two_names_stay_together(tmp_path):
+    names = []
+    for number in range(60):
+        for twin in "ab":
+            name = f"{number}{twin}.jpg"
+            (tmp_path / name).write_bytes(b"picture %d" % number)
+            names.append(name)
+    val = split_by_hash(dataset(names, tmp_path), val=0.4)["val"]
+    kept = {image.file_name for image in val.images}
+    assert {name[:-5] + "b.jpg" for name in kept} == {name for name in kept if "b" in name}
+
+
+def test_bad_options_and_missing_files_are_refused():
+    for val in (0, 1, -0.2, 20, float("nan")):
+        with pytest.raises(OptionError, match="val="):
+            split_by_hash(dataset(BASE), val=val)
+    with pytest.raises(OptionError, match="by="):
+        split_by_hash(dataset(BASE), by="size")
+    with pytest.raises(DataError, match=r"none.site.0000\.jpg: cannot be read"):
+        split_by_hash(dataset(BASE))
+    with pytest.raises(DataError, match="would hold none of the 1 images"):
+        split_by_hash(dataset(["a.jpg"]), by="name")

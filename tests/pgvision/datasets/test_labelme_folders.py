@@ -1,0 +1,150 @@
+"""LabelMe: every shape that encloses something, groups as one object, holes kept."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pgvision.datasets import read_dataset, read_labelme, segmentation_to_mask
+from pgvision.errors import DataError
+
+TRIANGLE = [[10.5, 20], [30, 20], [30, 44.25]]
+
+
+def shape(label, points, kind="polygon", **more):
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None, **more}
+
+
+def write(folder, *shapes, name="a", **more):
+    entry = {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": list(shapes),
+        "imagePath": f"{name}.jpg",
+        "imageData": None,
+        "imageHeight": 100,
+        "imageWidth": 200,
+        **more,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(entry))
+    return folder
+
+
+def png(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def objects(folder):
+    return read_labelme(folder).images[0].objects
+
+
+def test_polygons_and_rectangles(tmp_path):
+    write(tmp_path, shape("man", TRIANGLE), shape("hat", [[9, 8], [3, 2]], "rectangle"))
+    data = read_dataset(tmp_path)
+    first, second = data.images[0].objects
+    assert data.classes == ("hat", "man")
+    assert first.segmentation == ((10.5, 20, 30, 20, 30, 44.25),)
+    assert first.xyxy == (10.5, 20, 30, 44.25)
+    assert (second.xyxy, second.segmentation) == ((3, 2, 9, 8), None)
+    assert data.images[0].image_hw == (100, 200)
+
+
+def test_a_circle_has_its_centre_and_radius(tmp_path):
+    write(tmp_path, shape("ball", [[50, 40], [53, 44]], "circle"))
+    item = objects(tmp_path)[0]
+    assert item.xyxy == pytest.approx((45, 35, 55, 45))
+    area = segmentation_to_mask(item.segmentation, (100, 200)).sum()
+    assert area == pytest.approx(np.pi * 25, rel=0.1)
+
+
+def test_shapes_of_a_group_are_one_object(tmp_path):
+    far = [[100, 50], [120, 50], [120, 90]]
+    write(
+        tmp_path,
+        shape("man", TRIANGLE, group_id=1),
+        shape("man", far, group_id=1),
+        shape("hat", far, group_id=1),
+        shape("man", far),
+    )
+    found = objects(tmp_path)
+    assert len(found) == 3
+    assert found[0].xyxy == (10.5, 20, 120, 90)
+    assert len(found[0].segmentation) == 2
+
+
+def test_a_mask_keeps_its_hole_and_its_place(tmp_path):
+    part = np.ones((5, 7), dtype=bool)
+    part[2, 3] = False
+    write(tmp_path, shape("ring", [[11, 21], [17, 25]], "mask", mask=png(part)))
+    item = objects(tmp_path)[0]
+    expected = np.zeros((100, 200), dtype=bool)
+    expected[21:26, 11:18] = part
+    assert (segmentation_to_mask(item.segmentation, (100, 200)) == expected).all()
+    assert item.xywh == (11, 21, 7, 5)
+
+
+def test_points_and_lines_are_left_out_and_said(tmp_path):
+    write(tmp_path, shape("p", [[1, 1]], "point"), shape("man", TRIANGLE))
+    data = read_labelme(tmp_path)
+    assert data.classes == ("man",)
+    assert [(f.rule, f.level) for f in data.findings] == [("left-out", "warning")]
+
+
+def test_images_in_a_folder_beside_are_taken_if_that_folder_is_named(tmp_path):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "labels", shape("man", TRIANGLE), imagePath="..\\images\\a.jpg")
+    with pytest.raises(DataError, match="leaves the image folder"):
+        read_labelme(tmp_path / "labels")
+    data = read_labelme(tmp_path / "labels", images=tmp_path / "images")
+    assert data.images[0].path == tmp_path / "images" / "a.jpg"
+    assert data.images[0].file_name == "a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (shape("man", TRIANGLE[:2]), "2 points, expected at least 3"),
+        (shape("man", [[1, 2, 3]] * 3), "x, y pairs"),
+        (shape("man", [["1", "2"]] * 3), "x, y pairs"),
+        (shape("", TRIANGLE), "'label' is ''"),
+        ({"label": "man", "shape_type": "polygon"}, "lacks 'points'"),
+        (shape("man", [[0, 0], [9, 9]], "mask", mask="no base64!"), "not a PNG"),
+        (shape("man", [[199, 0], [9, 9]], "mask", mask=png(np.ones((3, 3)))), "beyond the image"),
+        (shape("man", [[0, 0], [2, 2]], "mask", mask=png(np.zeros((3, 3)))), "is empty"),
+    ],
+)
+def test_broken_shapes_are_named(tmp_path, bad, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_labelme(write(tmp_path, bad))
+    assert "a.json: shapes[0]" in str(caught.value)
+
+
+def test_shapes_without_a_type_are_polygons_and_odd_types_are_left_out(tmp_path):
+    bare = shape("man", TRIANGLE)
+    del bare["shape_type"]
+    write(tmp_path, bare, shape("x", TRIANGLE, []), shape("y", TRIANGLE, ["mask"]))
+    data = read_labelme(tmp_path)
+    assert data.num_objects == 2
+    assert [finding.rule for finding in data.findings] == ["left-out"]
+
+
+def test_a_size_that_no_image_has_is_refused(tmp_path):
+    write(tmp_path, shape("man", TRIANGLE), imageHeight=10**9, imageWidth=10**9)
+    with pytest.raises(DataError, match="at most"):
+        read_labelme(tmp_path)
+
+
+def test_a_cut_file_and_a_folder_without_shapes_are_refused(tmp_path):
+    with pytest.raises(DataError, match="found none"):
+        read_labelme(tmp_path)
+    write(tmp_path, shape("man", TRIANGLE))
+    text = (tmp_path / "a.json").read_text()
+    (tmp_path / "a.json").write_text(text[:-20])
+    with pytest.raises(DataError, match=r"a\.json: not complete JSON"):
+        read_labelme(tmp_path)

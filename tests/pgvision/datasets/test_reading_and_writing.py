@@ -1,0 +1,157 @@
+"""Formats told apart, parts named, and nothing half-written left behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from pgvision.datasets import (
+    Annotation,
+    Category,
+    Dataset,
+    ImageRecord,
+    detect_format,
+    read_dataset,
+    read_splits,
+    write_dataset,
+)
+from pgvision.errors import DataError, OptionError, SourceError
+
+HELMET = (Category(3, "helmet"),)
+
+
+def dataset(folder, name="a.png", number=7):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 48)).save(folder / name)
+    box = Annotation(number, 3, (4.0, 5.0, 20.0, 10.0))
+    return Dataset((ImageRecord(number, name, folder / name, (48, 64), (box,)),), HELMET)
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
+@pytest.mark.parametrize("images", ["copy", "link"])
+def test_a_written_folder_is_told_and_read(tmp_path, name, images):
+    before = dataset(tmp_path / "src", "sub/a.png")
+    report = write_dataset(before, tmp_path / "out", format=name, images=images)
+    assert (report.num_images, report.num_objects, report.num_copied) == (1, 1, 1)
+    assert detect_format(tmp_path / "out") == name
+    after = read_dataset(tmp_path / "out")
+    image = after.images[0]
+    assert (image.file_name, image.image_hw) == ("sub/a.png", (48, 64))
+    assert image.path.read_bytes() == before.images[0].path.read_bytes()
+    assert image.path.is_symlink() == (images == "link")
+    assert image.path.is_relative_to(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
+def test_splits_become_parts(tmp_path, name):
+    parts = {"train": dataset(tmp_path / "t"), "val": dataset(tmp_path / "v", number=8)}
+    write_dataset(parts, tmp_path / "out", format=name)
+    back = read_splits(tmp_path / "out")
+    assert sorted(back) == ["train", "val"]
+    assert all(part.images[0].path.is_file() for part in back.values())
+    one = read_dataset(tmp_path / "out", split="val")
+    assert one.images[0].path.parts[-2] == "val"
+    with pytest.raises(OptionError, match="split='test'"):
+        read_dataset(tmp_path / "out", split="test")
+
+
+def test_parts_whose_ids_collide_have_to_be_named(tmp_path):
+    parts = {"train": dataset(tmp_path / "t"), "val": dataset(tmp_path / "v")}
+    write_dataset(parts, tmp_path / "out", format="coco")
+    with pytest.raises(DataError, match=r"number their images alike .*name one \(split"):
+        read_dataset(tmp_path / "out")
+
+
+def test_formats_by_their_files(tmp_path):
+    cases = {
+        "a/x.xml": "voc",
+        "b/Annotations/x.xml": "voc",
+        "c/data.yaml": "yolo",
+        "d/labels/x.txt": "yolo",
+        "e/x.jsonl": "jsonl",
+        "f/annotations/instances_val.json": "coco",
+    }
+    for name, expected in cases.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        assert detect_format(tmp_path / name.split("/")[0]) == expected
+    (tmp_path / "l.json").write_text(json.dumps({"version": "5", "shapes": []}))
+    assert detect_format(tmp_path / "l.json") == "labelme"
+    with pytest.raises(DataError, match=r"none\.json: cannot be read"):
+        detect_format(tmp_path / "none.json")
+    (tmp_path / "a.json").mkdir()
+    (tmp_path / "a.json" / "data.yaml").touch()
+    assert detect_format(tmp_path / "a.json") == "yolo"
+    (tmp_path / "empty").mkdir()
+    for unknown in (tmp_path / "empty", tmp_path / "x.csv"):
+        with pytest.raises(DataError, match="format cannot be told"):
+            detect_format(unknown)
+
+
+def test_wrong_words_and_missing_places_are_refused(tmp_path):
+    with pytest.raises(SourceError, match="no such file"):
+        read_dataset(tmp_path / "none")
+    with pytest.raises(OptionError, match="format='csv'"):
+        read_dataset(tmp_path, format="csv")
+    with pytest.raises(DataError, match="expected the folder of images"):
+        (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
+        read_dataset(tmp_path / "a.json", images=tmp_path / "none")
+    data = dataset(tmp_path / "src")
+    with pytest.raises(OptionError, match="format='voc'"):
+        write_dataset(data, tmp_path / "out", format="voc")
+    with pytest.raises(OptionError, match="images='move'"):
+        write_dataset(data, tmp_path / "out", format="coco", images="move")
+    with pytest.raises(OptionError, match="one file cannot hold 2 splits"):
+        write_dataset({"a": data, "b": data}, tmp_path / "out.json", format="coco")
+    for split in ("../up", "a/b", ".hidden"):
+        with pytest.raises(OptionError, match="plain name"):
+            write_dataset({split: data}, tmp_path / "out", format="coco")
+
+
+def test_a_folder_with_files_is_not_written_into(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(OptionError, match="already holds files"):
+        write_dataset(dataset(tmp_path / "src"), tmp_path / "out", format="coco")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
+    twice = dataset(tmp_path / "src")
+    other = ImageRecord(8, "a.png", twice.images[0].path, (48, 64))
+    data = Dataset((*twice.images, other), HELMET)
+    with pytest.raises(DataError, match=r"two images .* 'a\.png'"):
+        write_dataset(data, tmp_path / "out", format="coco")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["src"]
+
+
+def test_images_that_are_not_there_are_described_and_said(tmp_path):
+    lost = Dataset((ImageRecord(1, "lost.png", tmp_path / "lost.png", (4, 4)),), HELMET)
+    report = write_dataset(lost, tmp_path / "out", format="coco")
+    assert report.num_copied == 0
+    assert [(f.rule, f.where) for f in report.findings] == [("missing-file", "lost.png")]
+    assert json.loads((tmp_path / "out" / "annotations.json").read_text())["images"][0]["id"] == 1
+
+
+def test_data_yaml_has_what_ultralytics_asks_for(tmp_path):
+    write_dataset(dataset(tmp_path / "src"), tmp_path / "out", format="yolo")
+    config = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert config == {"train": "images", "val": "images", "names": {0: "helmet"}}
+    label = (tmp_path / "out" / "labels" / "a.txt").read_text()
+    assert [float(word) for word in label.split()] == [0, 14 / 64, 10 / 48, 20 / 64, 10 / 48]
+
+
+def test_supervision_reads_the_same_boxes_from_what_is_written(tmp_path):
+    import supervision
+
+    write_dataset(dataset(tmp_path / "src"), tmp_path / "out", format="yolo")
+    out = Path(tmp_path / "out")
+    theirs = supervision.DetectionDataset.from_yolo(
+        str(out / "images"), str(out / "labels"), str(out / "data.yaml")
+    )
+    _, _, found = theirs[0]
+    assert found.xyxy.tolist() == [[4, 5, 24, 15]]

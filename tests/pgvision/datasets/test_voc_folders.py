@@ -1,0 +1,122 @@
+"""Pascal VOC: boxes as the devkit counts pixels, and no entity ever followed."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pgvision.datasets import dataset_to_coco, read_dataset, read_voc
+from pgvision.errors import DataError
+
+OBJECT = """<object><name>{name}</name>{more}<bndbox><xmin>{0}</xmin><ymin>{1}</ymin>
+<xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
+
+
+def xml(*objects, filename="a.jpg", size="<width>500</width><height>375</height>"):
+    return (
+        f"<annotation><filename>{filename}</filename><size>{size}</size>"
+        f"{''.join(objects)}</annotation>"
+    )
+
+
+def box(name, *corners, more=""):
+    return OBJECT.format(*corners, name=name, more=more)
+
+
+def folder_with(tmp_path, **files):
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "JPEGImages").mkdir()
+    for name, text in files.items():
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(text)
+    return tmp_path
+
+
+def test_pixels_count_from_one_and_the_far_edge_is_included(tmp_path):
+    # VOC 2007's 000001.xml: a dog over pixels 48..195 by 240..371, counted from 1.
+    folder = folder_with(tmp_path, a=xml(box("dog", 48, 240, 195, 371)))
+    item = read_voc(folder).images[0].objects[0]
+    assert item.xyxy == (47, 239, 195, 371)
+    whole = xml(box("dog", 1, 1, 500, 375))
+    (folder / "Annotations" / "a.xml").write_text(whole)
+    assert read_voc(folder).images[0].objects[0].xywh == (0, 0, 500, 375)
+
+
+def test_classes_sizes_flags_and_ids(tmp_path):
+    folder = folder_with(
+        tmp_path,
+        b=xml(box("dog", 1, 1, 9, 9, more="<difficult>1</difficult>"), filename="b.jpg"),
+        a=xml(box("person", 2, 2, 8, 8), box("cat", 3, 3, 7, 7)),
+        c=xml(filename="c.jpg"),
+    )
+    data = read_dataset(folder)
+    assert data.classes == ("cat", "dog", "person")
+    assert [image.file_name for image in data.images] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert data.images[0].image_hw == (375, 500)
+    assert data.images[0].path == folder / "JPEGImages" / "a.jpg"
+    assert [data.names[item.category_id] for item in data.images[0].objects] == ["person", "cat"]
+    assert data.images[1].objects[0].extra == {"difficult": 1}
+    assert [entry["id"] for entry in dataset_to_coco(data)["annotations"]] == [1, 2, 3]
+
+
+def test_polygons_stay_polygons(tmp_path):
+    outline = (
+        "<polygon><x1>11</x1><y1>21</y1><x2>31.5</x2><y2>21</y2><x3>31</x3><y3>41</y3></polygon>"
+    )
+    folder = folder_with(tmp_path, a=xml(box("dog", 11, 21, 31, 41, more=outline)))
+    item = read_voc(folder).images[0].objects[0]
+    assert item.segmentation == ((10, 20, 30.5, 20, 30, 40),)
+    assert item.xyxy == (10, 20, 31, 41)
+
+
+def test_a_size_that_is_not_stated_is_read_from_the_image(tmp_path):
+    folder = folder_with(tmp_path, a=xml(box("dog", 1, 1, 9, 9), size=""))
+    with pytest.raises(DataError, match=r"a\.xml: lacks <size>"):
+        read_voc(folder)
+    Image.new("RGB", (40, 30)).save(folder / "JPEGImages" / "a.jpg")
+    assert read_voc(folder).images[0].image_hw == (30, 40)
+
+
+@pytest.mark.parametrize(
+    "entity",
+    [
+        '<!ENTITY secret SYSTEM "file://{place}">',
+        '<!ENTITY % secret SYSTEM "file://{place}"> %secret;',
+        '<!ENTITY secret "aaaa">',
+    ],
+)
+def test_a_file_with_an_entity_is_refused_and_nothing_is_read(tmp_path, entity):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("TOP-SECRET")
+    head = f"<?xml version='1.0'?><!DOCTYPE annotation [{entity.format(place=secret)}]>"
+    folder = folder_with(tmp_path, a=head + xml(box("&secret;", 1, 1, 9, 9)))
+    with pytest.raises(DataError, match=r"a\.xml: refused: .*entity") as caught:
+        read_voc(folder)
+    assert "TOP-SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (xml(box("dog", 1, 1, 9, 9))[:90], "not complete XML"),
+        ("<html></html>", "expected <annotation>"),
+        (xml("<object><name>dog</name></object>"), "bndbox"),
+        (xml(box("", 1, 1, 9, 9)), "<object> lacks <name>"),
+        (xml(box("dog", 1, 1, "nan", 9)), "xmax"),
+        (xml(box("dog", 1, 1, "", 9)), "xmax"),
+        (xml(box("dog", 1, 1, "1e300", 9)), "overflow"),
+        (xml(size="<width>9999999</width><height>9999999</height>"), "at most"),
+        (xml(filename="../a.jpg"), "leaves the image folder"),
+        (xml(filename="/etc/a.jpg"), "absolute"),
+        (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>a</x1></polygon>")), "expected numbers"),
+        (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>1</x1></polygon>")), "x, y pairs"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+    with pytest.raises(DataError, match=message) as caught:
+        read_voc(folder_with(tmp_path, a=text))
+    assert "a.xml" in str(caught.value)
+
+
+def test_a_folder_without_xml_files_is_refused(tmp_path):
+    with pytest.raises(DataError, match="expected Pascal VOC files"):
+        read_voc(Path(tmp_path))

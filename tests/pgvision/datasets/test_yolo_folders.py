@@ -1,0 +1,262 @@
+"""YOLO: exact from COCO and back, and lines that are no box and no polygon refused."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from pgvision.datasets import (
+    Annotation,
+    Category,
+    Dataset,
+    ExampleOptions,
+    ImageRecord,
+    Rle,
+    dataset_to_coco,
+    read_dataset,
+    read_splits,
+    read_yolo,
+    segmentation_to_mask,
+    write_dataset,
+)
+from pgvision.errors import DataError
+
+SIDES = {"a.png": (640, 427), "b.png": (333, 500)}
+
+
+def image_at(path, size):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+    return path
+
+
+def folder_with(tmp_path, lines, *, names=("helmet", "head")):
+    image_at(tmp_path / "images" / "a.png", (640, 427))
+    (tmp_path / "labels").mkdir(exist_ok=True)
+    (tmp_path / "labels" / "a.txt").write_text(lines)
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"names": list(names)}))
+    return tmp_path
+
+
+def dataset_at(folder, boxes, segmentation=None):
+    """Boxes are COCO's: two decimals, on two images of odd sizes."""
+    images = []
+    for number, (name, (width, height)) in enumerate(SIDES.items()):
+        objects = tuple(
+            Annotation(1 + 2 * index + number, 30 + index % 2, box, segmentation)
+            for index, box in enumerate(boxes)
+        )
+        path = image_at(folder / name, (width, height))
+        images.append(ImageRecord(50 - number, name, path, (height, width), objects))
+    return Dataset(tuple(images), (Category(31, "head"), Category(30, "helmet")))
+
+
+def comparable(dataset):
+    coco = dataset_to_coco(dataset)
+    names = {entry["id"]: entry["file_name"] for entry in coco["images"]}
+    return (
+        sorted((e["id"], e["file_name"], e["width"], e["height"]) for e in coco["images"]),
+        [(names[e["image_id"]], e["category_id"], e["bbox"]) for e in coco["annotations"]],
+        sorted((e["id"], e["name"]) for e in coco["categories"]),
+    )
+
+
+cents = st.integers(0, 64000).map(lambda number: number / 100)
+
+
+@given(st.lists(st.tuples(cents, cents, cents, cents), max_size=5))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_coco_to_yolo_to_coco_is_exact(tmp_path_factory, boxes):
+    place = tmp_path_factory.mktemp("exact")
+    before = dataset_at(place / "images", boxes)
+    write_dataset(before, place / "yolo", format="yolo")
+    assert comparable(read_dataset(place / "yolo")) == comparable(before)
+
+
+@given(st.tuples(*[st.floats(0, 5000, allow_nan=False)] * 4))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_boxes_of_any_number_of_digits_come_back_within_a_billionth_of_a_pixel(
+    tmp_path_factory, box
+):
+    place = tmp_path_factory.mktemp("digits")
+    write_dataset(dataset_at(place / "images", [box]), place / "yolo", format="yolo")
+    back = read_dataset(place / "yolo").images[0].objects[0]
+    np.testing.assert_allclose(back.xywh, box, atol=1e-9, rtol=0)
+
+
+def test_splits_keep_their_names_and_images(tmp_path):
+    parts = {
+        "train": dataset_at(tmp_path / "t", [(1.5, 2.5, 3, 4)]),
+        "val": dataset_at(tmp_path / "v", []),
+    }
+    parts["val"] = Dataset(
+        tuple(
+            ImageRecord(i.id + 100, i.file_name, i.path, i.image_hw) for i in parts["val"].images
+        ),
+        parts["val"].categories,
+    )
+    write_dataset(parts, tmp_path / "yolo", format="yolo")
+    back = read_splits(tmp_path / "yolo")
+    assert list(back) == ["train", "val"]
+    assert comparable(back["train"]) == comparable(parts["train"])
+    assert comparable(back["val"]) == comparable(parts["val"])
+    joined = read_dataset(tmp_path / "yolo")
+    assert {image.file_name for image in joined.images} == {
+        f"{split}/{name}" for split in parts for name in SIDES
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0.5 0.5 0.25",
+        "0.5 0.5 0.25 0.25",
+        "0 0.5 0.5 0.25 0.25 0.9",
+        "0 0.1 0.1 0.9 0.1 0.9 0.9 0.5",
+        "0",
+    ],
+)
+def test_lines_of_4_or_6_or_8_numbers_are_refused(tmp_path, line):
+    count = len(line.split())
+    with pytest.raises(DataError, match=rf"a\.txt: line 2: {count} numbers"):
+        read_yolo(folder_with(tmp_path, f"0 0.5 0.5 0.25 0.25\n{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "class 2, but there are 2 class names"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1"),
+        ("0.5 0.5 0.5 0.1 0.1", "whole class number"),
+        ("0 nan 0.5 0.1 0.1", "finite"),
+        ("0 inf 0.5 0.1 0.1", "finite"),
+        ("helmet 0.5 0.5 0.1 0.1", "expected numbers"),
+        ("0 0.5 0.5 -0.1 0.1", "must not be negative"),
+    ],
+)
+def test_other_broken_lines_are_refused(tmp_path, line, message):
+    with pytest.raises(DataError, match=rf"a\.txt: line 1: .*{message}"):
+        read_yolo(folder_with(tmp_path, line))
+
+
+def test_a_polygon_is_a_mask_and_its_extent_the_box(tmp_path):
+    folder = folder_with(tmp_path, "1 0.25 0.5 0.75 0.5 0.5 1\n\n")
+    item = read_yolo(folder)["train"].images[0].objects[0]
+    assert item.segmentation == ((160.0, 213.5, 480.0, 213.5, 320.0, 427.0),)
+    assert item.xywh == (160.0, 213.5, 320.0, 213.5)
+
+
+def test_images_without_labels_have_no_objects_and_labels_without_images_are_found(tmp_path):
+    folder = folder_with(tmp_path, "")
+    image_at(folder / "images" / "free.png", (10, 10))
+    (folder / "labels" / "lost.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    data = read_yolo(folder)["train"]
+    assert [len(image.objects) for image in data.images] == [0, 0]
+    assert [(f.rule, f.where) for f in data.findings] == [("missing-file", "lost.txt")]
+
+
+def test_roboflows_folders_are_found_though_its_yaml_steps_out(tmp_path):
+    image_at(tmp_path / "train" / "images" / "a.png", (100, 100))
+    (tmp_path / "train" / "labels").mkdir()
+    (tmp_path / "train" / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    config = {"train": "../train/images", "val": "../valid/images", "names": {0: "helmet"}}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
+    parts = read_yolo(tmp_path / "data.yaml")
+    assert list(parts) == ["train"]
+    assert parts["train"].images[0].objects[0].xywh == (25.0, 25.0, 50.0, 50.0)
+
+
+@pytest.mark.parametrize("value", ["../../elsewhere", "/etc"])
+def test_folders_outside_the_data_set_are_refused(tmp_path, value):
+    folder = folder_with(tmp_path, "")
+    (folder / "data.yaml").write_text(yaml.safe_dump({"train": value, "names": ["a"]}))
+    with pytest.raises(DataError, match="outside the data set"):
+        read_yolo(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: [a", "not YAML"),
+        ("- a", "expected a JSON object, got a list"),
+        ("names: {0: a, 2: b}", "numbered from 0"),
+        ("nc: 2", "class names are missing"),
+    ],
+)
+def test_broken_yaml_is_named(tmp_path, text, message):
+    folder = folder_with(tmp_path, "")
+    (folder / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_yolo(folder)
+
+
+def test_class_names_may_come_from_classes_txt(tmp_path):
+    folder = folder_with(tmp_path, "1 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").unlink()
+    (folder / "labels" / "classes.txt").write_text("helmet\nhead\n")
+    data = read_dataset(folder)
+    assert data.names[data.images[0].objects[0].category_id] == "head"
+
+
+def test_masks_go_through_polygons_with_holes_and_parts(tmp_path):
+    mask = np.zeros((427, 640), dtype=bool)
+    mask[20:120, 30:200] = True
+    mask[40:60, 50:90] = False
+    mask[300:310, 600:640] = True
+    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    item = Annotation(1, 30, (30, 20, 610, 290), Rle((427, 640), runs["counts"].decode()))
+    path = image_at(tmp_path / "images" / "a.png", (640, 427))
+    before = Dataset((ImageRecord(1, "a.png", path, (427, 640), (item,)),), (Category(30, "x"),))
+    options = ExampleOptions(task="segment")
+    report = write_dataset(before, tmp_path / "yolo", format="yolo", options=options)
+    assert any("run-length" in finding.message for finding in report.findings)
+    back = read_dataset(tmp_path / "yolo").images[0].objects[0]
+    assert (segmentation_to_mask(back.segmentation, (427, 640)) == mask).all()
+
+
+def test_what_yolo_cannot_hold_is_said(tmp_path):
+    path = image_at(tmp_path / "images" / "a.png", (20, 10))
+    crowd = Annotation(1, 30, (0, 0, 9, 9), Rle((10, 20), (200,)), iscrowd=True)
+    box = Annotation(2, 30, (0, 0, 9, 9), ((0, 0, 9, 0, 9, 9),))
+    data = Dataset((ImageRecord(1, "a.png", path, (10, 20), (crowd, box)),), (Category(30, "x"),))
+    report = write_dataset(data, tmp_path / "yolo", format="yolo")
+    text = " ".join(finding.message for finding in report.findings)
+    assert "1 crowd regions were left out" in text
+    assert "2 masks were left out" in text
+    assert (tmp_path / "yolo" / "labels" / "a.txt").read_text().count("\n") == 1
+
+
+def test_two_images_must_not_share_a_label_file(tmp_path):
+    images = tuple(
+        ImageRecord(index, name, image_at(tmp_path / name, (9, 9)), (9, 9))
+        for index, name in enumerate(("a.png", "a.jpg"))
+    )
+    with pytest.raises(DataError, match="share the label file"):
+        write_dataset(Dataset(images, (Category(1, "x"),)), tmp_path / "out", format="yolo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_of_a_stale_sidecar_do_not_collide(tmp_path):
+    before = dataset_at(tmp_path / "images", [(1.0, 2.0, 3.0, 4.0)])
+    write_dataset(before, tmp_path / "yolo", format="yolo")
+    image_at(tmp_path / "yolo" / "images" / "new.png", (9, 9))
+    ids = {image.file_name: image.id for image in read_dataset(tmp_path / "yolo").images}
+    assert ids == {"a.png": 50, "b.png": 49, "new.png": 51}
+    assert json.loads((tmp_path / "yolo" / "coco_ids.json").read_text())["categories"] == {
+        "head": 31,
+        "helmet": 30,
+    }
+
+
+def test_names_may_be_numbered_by_text(tmp_path):
+    folder = folder_with(tmp_path, "1 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").write_text("names: {'1': head, '0': helmet}")
+    assert read_dataset(folder).classes == ("helmet", "head")
+    (folder / "data.yaml").write_text("names: {null: head, a: helmet}")
+    with pytest.raises(DataError, match="numbered from 0"):
+        read_yolo(folder)

@@ -1,0 +1,187 @@
+"""`VideoWriter`, `video_info`, `copy_audio` on real files."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pgvision.errors import OptionError, ShapeError, SourceError
+from pgvision.images import VideoInfo, VideoWriter, copy_audio, iter_frames, video_info
+
+HW = (48, 64)
+
+
+def flat(shade: int, hw: tuple[int, int] = HW) -> np.ndarray:
+    return np.full((*hw, 3), shade, np.uint8)
+
+
+def write(path: Path, count: int = 10, fps: float = 25, hw: tuple[int, int] = HW) -> Path:
+    with VideoWriter(path, fps, hw) as writer:
+        for index in range(count):
+            writer.write(flat(index * 20, hw))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mov", "m4v", "mkv", "avi"])
+@pytest.mark.parametrize("fps", [25, 30000 / 1001])
+def test_round_trip(tmp_path: Path, ending: str, fps: float) -> None:
+    path = write(tmp_path / "made" / f"clip.{ending}", fps=fps)
+    info = video_info(path)
+    assert (info.num_frames, info.image_hw) == (10, HW)
+    assert info.fps == pytest.approx(fps, rel=1e-3)
+    means = [float(frame.bgr.mean()) for frame in iter_frames(path)]
+    assert means == pytest.approx([index * 20 for index in range(10)], abs=4)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_colours_stay_where_they_are(tmp_path: Path) -> None:
+    blue = np.zeros((*HW, 3), np.uint8)
+    blue[..., 0] = 255
+    with VideoWriter(tmp_path / "blue.mp4", 25, HW) as writer:
+        writer.write(blue)
+    (frame,) = iter_frames(tmp_path / "blue.mp4")
+    assert abs(frame.bgr.astype(int) - blue).mean() < 6
+
+
+def test_odd_sides_lose_a_row_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "odd.mp4", hw=(49, 65))
+    assert video_info(path).image_hw == HW
+    assert "odd size" in caplog.text
+
+
+def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"older")
+    with pytest.raises(ZeroDivisionError), VideoWriter(path, 25, HW) as writer:
+        writer.write(flat(1))
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"older"
+    with pytest.raises(OptionError, match="no frame was written"), VideoWriter(path, 25, HW):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    "frame", [flat(1, (48, 66)), flat(1)[..., 0], flat(1).astype(float), None, flat(1)[None]]
+)
+def test_frames_of_another_shape_are_refused(tmp_path: Path, frame: object) -> None:
+    with (
+        pytest.raises(ShapeError, match=r"clip\.mp4"),
+        VideoWriter(tmp_path / "clip.mp4", 25, HW) as writer,
+    ):
+        writer.write(frame)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fps", [0, -1, math.nan, math.inf, 5000, "25", None, True])
+def test_rates_are_checked(tmp_path: Path, fps: object) -> None:
+    with pytest.raises(OptionError, match="fps"):
+        VideoWriter(tmp_path / "clip.mp4", fps, HW)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "hw"), [("a.gif", HW), ("a", HW), ("a.mp4", (1, 1)), ("a.mp4", (20, 30_000))]
+)
+def test_endings_and_sizes_are_checked(tmp_path: Path, name: str, hw: tuple[int, int]) -> None:
+    with pytest.raises(OptionError):
+        VideoWriter(tmp_path / name, 25, hw)
+
+
+def test_writing_outside_the_block(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "clip.mp4", 25, HW)
+    with pytest.raises(OptionError, match="with VideoWriter"):
+        writer.write(flat(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs setrlimit and /proc")
+def test_a_full_disk_is_noticed(tmp_path: Path) -> None:
+    code = f"""
+import resource, signal, numpy as np
+from pgvision.images import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+rng = np.random.default_rng(0)
+try:
+    with VideoWriter({str(tmp_path / "full.mp4")!r}, 25, (240, 320)) as writer:
+        for _ in range(60):
+            writer.write(rng.integers(0, 255, (240, 320, 3), np.uint8))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "SourceError" in done.stdout
+    assert "disk full" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_of_what_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        video_info(tmp_path / "gone.mp4")
+    (tmp_path / "text.mp4").write_text("hello")
+    with pytest.raises(SourceError, match="cannot be opened as a video"):
+        video_info(tmp_path / "text.mp4")
+
+
+def with_sound(path: Path, codec: str = "aac") -> Path:
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as target:
+        pictures, sound = target.add_stream("mpeg4", rate=25), target.add_stream(codec, rate=48000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for index in range(10):
+            frame = av.VideoFrame.from_ndarray(flat(index), "bgr24")
+            target.mux(pictures.encode(frame))
+        tone = np.sin(np.arange(19200) / 20).astype(np.float32)[None]
+        for start in range(0, 19200, 1024):
+            chunk = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], "fltp", "mono")
+            chunk.sample_rate, chunk.pts = 48000, start
+            target.mux(sound.encode(chunk))
+        target.mux(pictures.encode())
+        target.mux(sound.encode())
+    return path
+
+
+def packets(path: Path) -> list[bytes]:
+    av = pytest.importorskip("av")
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_sound_is_copied_untouched(tmp_path: Path) -> None:
+    source = with_sound(tmp_path / "source.mp4")
+    target = write(tmp_path / "target.mp4")
+    assert copy_audio(source, target) == "copied"
+    assert packets(target) == packets(source) != []
+    assert len(list(iter_frames(target))) == 10
+    assert video_info(target) == VideoInfo(25.0, 10, HW)
+    assert {file.name for file in tmp_path.iterdir()} == {"source.mp4", "target.mp4"}
+
+
+def test_no_sound_to_copy(tmp_path: Path) -> None:
+    silent, target = write(tmp_path / "silent.mp4"), write(tmp_path / "target.mp4")
+    before = target.read_bytes()
+    pytest.importorskip("av")
+    assert copy_audio(silent, target) == "absent in source"
+    assert target.read_bytes() == before
+    with pytest.raises(SourceError, match="no such file"):
+        copy_audio(tmp_path / "gone.mp4", target)
+    (tmp_path / "junk.mp4").write_text("hello")
+    with pytest.raises(SourceError, match="does not fit"):
+        copy_audio(tmp_path / "junk.mp4", target)
+    assert target.read_bytes() == before
+
+
+def test_without_pyav_the_answer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = write(tmp_path / "target.mp4")
+    monkeypatch.setitem(sys.modules, "av", None)  # what Python itself does for "not there"
+    assert copy_audio(target, target) == "not copied: PyAV is not installed"
+
+
+def test_opencv_reads_what_we_write(tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(write(tmp_path / "clip.mp4")))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 10
+    capture.release()

@@ -1,0 +1,134 @@
+"""Overlays change pixels where they should, and only there."""
+
+import numpy as np
+import pytest
+
+from pgvision import drawing
+from pgvision.errors import ShapeError
+
+_BOXES = np.array([[20, 30, 60, 80], [100, 10, 150, 50]], dtype=np.float32)
+_IDS = np.array([0, 1])
+
+
+def _canvas() -> np.ndarray:
+    return np.full((120, 160, 3), 40, np.uint8)
+
+
+def _near_edges(xyxy: np.ndarray, hw: tuple[int, int], reach: int) -> np.ndarray:
+    y, x = np.mgrid[: hw[0], : hw[1]]
+    near = np.zeros(hw, bool)
+    for x0, y0, x1, y1 in xyxy:
+        outer = (x >= x0 - reach) & (x <= x1 + reach) & (y >= y0 - reach) & (y <= y1 + reach)
+        inner = (x > x0 + reach) & (x < x1 - reach) & (y > y0 + reach) & (y < y1 - reach)
+        near |= outer & ~inner
+    return near
+
+
+@pytest.mark.parametrize("thickness", [1, 2, 5])
+def test_boxes_change_their_edges_and_nothing_else(thickness: int) -> None:
+    drawn = drawing.draw_boxes(_canvas(), _BOXES, color_ids=_IDS, thickness=thickness)
+    changed = (drawn != 40).any(axis=2)
+    assert changed[_near_edges(_BOXES, (120, 160), 0)].all()
+    assert not changed[~_near_edges(_BOXES, (120, 160), thickness // 2 + 1)].any()
+
+
+def test_a_box_along_the_border_is_visible_on_all_sides() -> None:
+    drawn = drawing.draw_boxes(
+        _canvas(), np.array([[0, 0, 160, 120]]), color_ids=np.array([0]), thickness=1
+    )
+    changed = (drawn != 40).any(axis=2)
+    assert changed[0].all()
+    assert changed[-1].all()
+    assert changed[:, 0].all()
+    assert changed[:, -1].all()
+
+
+def test_equal_numbers_share_a_colour_and_minus_one_is_grey() -> None:
+    ids = np.array([4, -1])
+    drawn = drawing.draw_boxes(_canvas(), _BOXES, color_ids=ids, thickness=1)
+    again = drawing.draw_boxes(_canvas(), _BOXES[::-1], color_ids=ids, thickness=1)
+    np.testing.assert_array_equal(drawn[30, 20], again[10, 100])
+    blue, green, red = drawn[10, 100]
+    assert blue == green == red
+    assert len(set(drawn[30, 20].tolist())) > 1
+
+
+def test_masks_blend_inside_the_mask_only() -> None:
+    disc = np.hypot(*np.mgrid[-10:11, -10:11]) <= 9
+    drawn = drawing.draw_masks(_canvas(), [(disc, (50, 60))], color_ids=np.array([0]), opacity=0.5)
+    full = np.zeros((120, 160), bool)
+    full[60:81, 50:71] = disc
+    np.testing.assert_array_equal((drawn != 40).any(axis=2), full)
+    solid = drawing.draw_masks(_canvas(), [(disc, (50, 60))], color_ids=np.array([0]), opacity=1)
+    half = (solid[full].astype(float) + 40) / 2
+    assert np.abs(drawn[full] - half).max() <= 0.5
+
+
+def test_a_small_mask_stays_visible_on_a_large_one() -> None:
+    large, small = (np.ones((60, 60), bool), (10, 10)), (np.ones((6, 6), bool), (30, 30))
+    one = drawing.draw_masks(_canvas(), [large, small], color_ids=_IDS)
+    other = drawing.draw_masks(_canvas(), [small, large], color_ids=_IDS[::-1])
+    np.testing.assert_array_equal(one, other)
+    assert (one[32, 32] != one[20, 20]).any()
+
+
+def test_contours_follow_outer_rim_and_hole() -> None:
+    ring = np.ones((40, 40), bool)
+    ring[10:30, 10:30] = False
+    crop = (ring, (60, 40))
+    drawn = drawing.draw_contours(_canvas(), [crop], color_ids=np.array([2]), thickness=1)
+    changed = (drawn != 40).any(axis=2)
+    assert changed[40, 60:100].all()
+    assert changed[49, 71:89].all()
+    assert not changed[60, 80]
+    assert not changed[45, 65]
+    assert not changed[:39].any()
+
+
+@pytest.mark.parametrize("text", ["helmet 0.87", "каска 0.87", "l'échelle", "安全帽", "", "a\nb"])
+def test_labels_stay_in_the_picture_and_leave_the_rest(text: str) -> None:
+    box = np.array([[40, 60, 90, 100]], dtype=np.float32)
+    drawn = drawing.draw_labels(_canvas(), box, [text], color_ids=np.array([0]))
+    changed = (drawn != 40).any(axis=2)
+    assert changed.any()
+    assert not changed[:30].any()
+    assert not changed[70:].any()
+
+
+def test_a_label_at_the_top_moves_into_the_picture() -> None:
+    box = np.array([[140, 0, 160, 30]], dtype=np.float32)
+    drawn = drawing.draw_labels(_canvas(), box, ["truck 0.99"], color_ids=np.array([0]))
+    changed = (drawn != 40).any(axis=2)
+    assert changed[:, -2:].any()
+    assert changed[:, :140].any()
+    assert changed.any(axis=1).sum() >= 8
+
+
+def test_caption_leaves_the_picture_and_grows_with_the_text() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    short = drawing.with_caption(picture, "a helmet")
+    long = drawing.with_caption(picture, "a yellow helmet on the head of a worker " * 4)
+    np.testing.assert_array_equal(short[:120], picture)
+    assert short[120:].max() > 200
+    assert len(long) > len(short) > 120
+    assert len(drawing.with_caption(picture, "")) > 120
+
+
+def test_nothing_to_draw_changes_nothing() -> None:
+    none, ids = np.zeros((0, 4), np.float32), np.zeros(0, int)
+    drawing_free = _canvas()
+    drawing.draw_boxes(drawing_free, none, color_ids=ids, thickness=2)
+    drawing.draw_labels(drawing_free, none, [], color_ids=ids)
+    drawing.draw_masks(drawing_free, [], color_ids=ids)
+    np.testing.assert_array_equal(drawing_free, _canvas())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ShapeError, match="color_ids"):
+        drawing.draw_boxes(_canvas(), _BOXES, color_ids=np.array([0]), thickness=1)
+    with pytest.raises(ShapeError, match="texts"):
+        drawing.draw_labels(_canvas(), _BOXES, ["one"], color_ids=_IDS)
+    for corner in ((150, 0), (-1, 0), (0, 118)):
+        with pytest.raises(ShapeError, match="beyond"):
+            crop = (np.ones((20, 20), bool), corner)
+            drawing.draw_masks(_canvas(), [crop], color_ids=np.array([0]))

@@ -1,0 +1,272 @@
+"""Train the mask codec: ``python -m vqvae.training --masks masks.npz --out runs/codec``.
+
+Every step draws its masks, its flips and its warps from a generator seeded by (seed, step), so a
+run that was stopped and resumed sees exactly what an unbroken run would have seen.
+"""
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from pgvision.errors import CodecError, OptionError
+from pgvision.files import replaced_path
+from vqvae.model import MASK_SIDE, MaskVqVae
+from vqvae.quantizer import NUM_CODES
+
+_WARMUP_STEPS = 50
+# The first steps train without a codebook: one that starts on random features collapses to a
+# handful of codes and needs a thousand steps to spread again.
+_FREE_STEPS = 150
+_REVIVE_EVERY = 25
+_SHARPNESS = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How to train a codec.
+
+    Args:
+        steps: Length of the whole run, in batches; the cosine schedule ends there.
+        seed: Source of all chance.
+        batch_size: Masks a step.
+        learning_rate: Peak of the schedule (AdamW).
+        commitment: Weight of the encoder's distance to the chosen codes.
+        overlap: Weight of ``1 - soft IoU`` beside the per-pixel cross-entropy.
+        save_every: Steps between states from which a stopped run resumes.
+        bfloat16: Run the convolutions in bfloat16 (about twice as fast where the CPU has it).
+        threads: Threads of torch; 0 leaves torch's own choice.
+    """
+
+    steps: int = 4000
+    seed: int = 0
+    batch_size: int = 128
+    learning_rate: float = 1.5e-3
+    commitment: float = 0.25
+    overlap: float = 0.5
+    save_every: int = 200
+    bfloat16: bool = True
+    threads: int = 0
+
+
+def mask_loss(logits: Tensor, masks: Tensor, *, overlap: float) -> Tensor:
+    """Per-pixel cross-entropy plus ``overlap * (1 - soft IoU)``.
+
+    The logits are multiplied by 4 first, so that outputs settle in about [-1, 1] as Google's do.
+
+    Args:
+        logits: ``(b, 64, 64)`` decoder outputs.
+        masks: ``(b, 64, 64)`` targets in [0, 1].
+        overlap: Weight of the second term.
+    """
+    scaled = _SHARPNESS * logits
+    pixels = functional.binary_cross_entropy_with_logits(scaled, masks)
+    probs = scaled.sigmoid()
+    both = torch.minimum(probs, masks).sum((1, 2))
+    either = torch.maximum(probs, masks).sum((1, 2))
+    return pixels + overlap * (1.0 - both / either.clamp_min(1.0)).mean()
+
+
+def augment(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Flip, transpose and smoothly warp masks ``(b, 64, 64)``; their bounding boxes stay full."""
+    flips = torch.rand(3, len(masks), 1, 1, generator=generator) < 0.5
+    masks = torch.where(flips[0], masks.flip(1), masks)
+    masks = torch.where(flips[1], masks.flip(2), masks)
+    masks = torch.where(flips[2], masks.transpose(1, 2), masks)
+    warped = _warp(masks[: len(masks) // 2], generator)
+    return torch.cat([warped, masks[len(masks) // 2 :]])
+
+
+def _warp(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """Move pixels by low sine waves that vanish on the border of the mask."""
+    centres = (torch.arange(MASK_SIDE) + 0.5) / MASK_SIDE
+    waves = torch.sin(math.pi * torch.arange(1, 4)[:, None] * centres)
+    flat = torch.ones(1, MASK_SIDE)
+    basis = torch.cat([flat, waves[:2]])
+    # Column displacement: zero at left and right, free along the height; rows the other way.
+    size = torch.tensor([0.10, 0.06, 0.03])[:, None] / torch.tensor([1.0, 2.0, 3.0])
+    amounts = torch.randn(2, len(masks), 3, 3, generator=generator) * size
+    dx = torch.einsum("bij,iw,jh->bhw", amounts[0], waves, basis)
+    dy = torch.einsum("bij,ih,jw->bhw", amounts[1], waves, basis)
+    grid = torch.stack([2 * (centres + dx) - 1, 2 * (centres[:, None] + dy) - 1], dim=3)
+    pulled = functional.grid_sample(masks[:, None], grid, padding_mode="border", align_corners=False)
+    return pulled[:, 0]
+
+
+def train_codec(
+    masks: NDArray[np.uint8],
+    out: str | Path,
+    *,
+    settings: TrainingSettings | None = None,
+    weights: NDArray[np.floating] | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train a codec on masks and write it as ``out/codec.safetensors``.
+
+    Args:
+        masks: ``(n, 64, 64)`` uint8, 0 outside to 255 inside, each cropped to its box.
+        out: Folder for the state of the run, its log and the finished codec.
+        settings: See `TrainingSettings`; the defaults are the published recipe.
+        weights: ``(n,)`` how often each mask is drawn, relative to the others.
+        resume: Go on from the state in ``out``; without one, start.
+
+    Returns:
+        The path of the finished codec.
+
+    Raises:
+        CodecError: If the masks are of another shape or dtype, or none.
+        OptionError: If the state in ``out`` belongs to a run with other settings.
+    """
+    run = _Run(masks, weights, Path(out), settings or TrainingSettings())
+    if resume:
+        run.restore()
+    run.go()
+    return run.finish()
+
+
+class _Run:
+    """One training run: the model, its optimiser, and the step it has reached."""
+
+    def __init__(
+        self,
+        masks: NDArray[np.uint8],
+        weights: NDArray[np.floating] | None,
+        out: Path,
+        settings: TrainingSettings,
+    ) -> None:
+        if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or not len(masks):
+            raise CodecError(f"masks: expected (n, 64, 64) with n > 0, got {masks.shape}")
+        if masks.dtype != np.uint8:
+            raise CodecError(f"masks: expected uint8 from 0 to 255, got {masks.dtype}")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self.settings, self.out, self.step = settings, out, 0
+        self.masks = torch.from_numpy(masks)
+        self.weights = torch.ones(len(masks)) if weights is None else torch.tensor(weights)
+        torch.manual_seed(settings.seed)
+        self.model = MaskVqVae().train().to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=1e-4, fused=True
+        )
+
+    def restore(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["settings"] != vars(self.settings):
+            raise OptionError(
+                f"{path}: the run there was started with {state['settings']}, not "
+                f"{vars(self.settings)}; repeat its options or choose another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        print(f"resumed at step {self.step}", file=sys.stderr, flush=True)
+
+    def go(self) -> None:
+        last, shown = self.settings.steps, time.monotonic()
+        while self.step < last:
+            figures = self._one_step()
+            self.step += 1
+            if self.step % 50 == 0 or self.step == last:
+                rate = 50 * self.settings.batch_size / (time.monotonic() - shown)
+                shown = time.monotonic()
+                print(f"step {self.step}/{last} {figures} {rate:.0f} masks/s", file=sys.stderr, flush=True)
+            if self.step % self.settings.save_every == 0 or self.step == last:
+                self._save()
+
+    def finish(self) -> Path:
+        from safetensors.torch import save_file
+
+        path = self.out / "codec.safetensors"
+        tensors = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        with replaced_path(path) as aside:
+            save_file(tensors, aside, metadata={"format": "pgvision-mask-codec"})
+        return path
+
+    def _one_step(self) -> str:
+        settings = self.settings
+        chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
+        drawn = torch.multinomial(self.weights, settings.batch_size, True, generator=chance)
+        masks = augment(self.masks[drawn].float() / 255.0, chance)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * self._schedule()
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            vectors = self.model.vectors(masks)
+        vectors = vectors.float()
+        self._tend_codebook(vectors.detach().reshape(-1, vectors.shape[-1]), chance)
+        chosen, codes, commitment = self.model.quantizer(vectors)
+        if self.step < _FREE_STEPS:
+            chosen, commitment = vectors, 0.01 * vectors.square().mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+            logits = self.model.decode(chosen)
+        loss = mask_loss(logits.float(), masks, overlap=settings.overlap)
+        self.optimizer.zero_grad()
+        (loss + settings.commitment * commitment).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        used = len(torch.unique(codes))
+        inside, truth = logits > 0, masks >= 0.5
+        iou = ((inside & truth).sum((1, 2)) / (inside | truth).sum((1, 2)).clamp_min(1)).mean()
+        return f"loss {loss:.4f} commitment {commitment:.4f} iou {iou:.4f} codes {used}"
+
+    def _tend_codebook(self, vectors: Tensor, chance: torch.Generator) -> None:
+        if self.step == _FREE_STEPS:
+            self.model.quantizer.start_from(vectors, chance)
+        # The last fifth of the run leaves the codebook alone, so that the decoder can settle.
+        elif _FREE_STEPS < self.step < 0.8 * self.settings.steps and not self.step % _REVIVE_EVERY:
+            self.model.quantizer.revive(vectors, chance, minimum=0.1 * len(vectors) / NUM_CODES)
+
+    def _schedule(self) -> float:
+        warm = min(1.0, (self.step + 1) / _WARMUP_STEPS)
+        return warm * 0.5 * (1.0 + math.cos(math.pi * self.step / self.settings.steps))
+
+    def _save(self) -> None:
+        state = {
+            "settings": vars(self.settings),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        with replaced_path(self.out / "state.pt") as aside:
+            torch.save(state, aside)
+
+
+def _read(paths: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    masks, weights = [], []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as held:
+            masks.append(held["masks"])
+            weights.append(held["weights"] if "weights" in held else np.ones(len(held["masks"]), np.float32))
+    return np.concatenate(masks), np.concatenate(weights)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m vqvae.training")
+    parser.add_argument("--masks", nargs="+", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args(argv)
+    masks, weights = _read(options.masks)
+    settings = TrainingSettings(steps=options.steps, seed=options.seed, threads=options.threads)
+    print(train_codec(masks, options.out, settings=settings, weights=weights, resume=options.resume))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
