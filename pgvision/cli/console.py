@@ -6,7 +6,6 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -34,10 +33,16 @@ def say(line: str, *, style: str | None = None) -> None:
     stderr().print(line, style=style, markup=False)
 
 
+class _StderrHandler(logging.Handler):
+    """Log lines through `say`, so that a progress bar makes room for them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record), style="yellow" if record.levelno >= logging.WARNING else "dim")
+
+
 def log_to_stderr() -> None:
     """Show pgvision's own log lines, warnings of others, and nothing below."""
-    handler = RichHandler(console=stderr(), show_time=False, show_path=False, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _StderrHandler()
     for name in ("pgvision", "vqvae"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
@@ -76,6 +81,9 @@ class Meter:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            # A bar on stderr would take stdout with it, and JSON lines would end in the wrong pipe;
+            # only where both are the same screen does the bar have to make room for them.
+            redirect_stdout=sys.stdout.isatty(),
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(label, total=total, rate="")

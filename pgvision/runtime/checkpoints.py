@@ -63,11 +63,13 @@ def find_checkpoint(model: str | Path | None = None) -> CheckpointCard:
         )
     if not _HUB_ID.fullmatch(name):
         raise CheckpointError(
-            f'model: {name!r} is neither a folder nor a hub id such as '
+            f"model: {name!r} is neither a folder nor a hub id such as "
             f'"google/paligemma2-3b-mix-224"; check the path, or use model="tiny"'
         )
     kind = _kind_from_name(name)
-    return CheckpointCard(name, name, kind, "google", False, None, f"PaliGemma ({kind}) from the hub")
+    return CheckpointCard(
+        name, name, kind, "google", False, None, f"PaliGemma ({kind}) from the hub"
+    )
 
 
 def _kind_from_name(name: str) -> str:

@@ -95,7 +95,7 @@ class Engine:
                 "vision": (encoded - started) / len(requests),
                 "language": (time.perf_counter() - encoded) / len(requests),
             }
-            best = [()] * len(requests)
+            best: list[tuple[tuple[str, float], ...]] = [()] * len(requests)
             if options.num_alternatives > 1:
                 best = self._beams(inputs, features, options)
         return recorder.generations(timings, best)
@@ -175,7 +175,7 @@ class Engine:
         self, inputs: dict[str, Tensor], features: Tensor, options: GenerateOptions
     ) -> list[tuple[tuple[str, float], ...]]:
         count = options.num_alternatives
-        found = self.model.generate(
+        found: Any = self.model.generate(
             **inputs,
             mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
             num_beams=count,
@@ -193,6 +193,6 @@ class Engine:
 
 
 def _fingerprint(image: ByteArray) -> bytes:
-    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
     digest.update(repr(image.shape).encode())
     return digest.digest()

@@ -1,4 +1,4 @@
-"""The leak test: does a suffix token see what comes after it, and does the prefix see all of itself?
+"""The leak test: does a suffix token see what follows it, does the prefix see all of itself?
 
 Leaving out ``token_type_ids`` raises nothing in transformers and gives a wrong mask, a different
 one for each family and attention kernel; so we measure instead of trusting.
@@ -58,7 +58,10 @@ def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:  # noqa: A
         if use_types:
             inputs["token_type_ids"] = types
         with torch.inference_mode():
-            return model(**inputs, pixel_values=pixels, use_cache=False).logits[0].float()
+            seen_logits: torch.Tensor = model(
+                **inputs, pixel_values=pixels, use_cache=False
+            ).logits
+        return seen_logits[0].float()
 
     before = logits(None)
     last, prefix_end = ids.shape[1] - 1, ids.shape[1] - 5

@@ -2,18 +2,19 @@
 
 import logging
 import time
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
+from safetensors import SafetensorError
 
 from pgvision.errors import CheckpointError, DependencyError, GatedCheckpointError, OptionError
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
 from pgvision.runtime.engine import Engine
 
 if TYPE_CHECKING:
-    from transformers import PaliGemmaForConditionalGeneration
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 _LOG = logging.getLogger(__name__)
 _DTYPES: Final = {
@@ -55,14 +56,14 @@ def load(
     return _load_once(card, revision, _require_device(device), _require_dtype(dtype))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load_once(
     card: CheckpointCard, revision: str | None, device: str, dtype: str | None
 ) -> Engine:
     started = time.perf_counter()
     try:
         model, processor = _read(card, revision, device, dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise _explain(error, card) from error
     engine = Engine(model, processor, card)
     _LOG.info(
@@ -98,10 +99,12 @@ def _read(
     if card.base is not None:
         model = _with_adapter(model, card)
     processor = AutoProcessor.from_pretrained(source, revision=revision)
-    return model.to(device).eval(), processor  # type: ignore[arg-type]
+    return model.to(device).eval(), processor
 
 
-def _with_adapter(model: Any, card: CheckpointCard) -> Any:
+def _with_adapter(
+    model: "PaliGemmaForConditionalGeneration", card: CheckpointCard
+) -> "PaliGemmaForConditionalGeneration":
     try:
         from peft import PeftModel
     except ImportError as error:
@@ -109,11 +112,12 @@ def _with_adapter(model: Any, card: CheckpointCard) -> Any:
             f"{card.name} is a LoRA adapter, which needs peft: pip install 'pgvision[train]'"
         ) from error
     # Merged weights run at the base's speed and give the same answers.
-    return PeftModel.from_pretrained(model, card.location).merge_and_unload()
+    merged = PeftModel.from_pretrained(model, card.location).merge_and_unload()
+    return cast("PaliGemmaForConditionalGeneration", merged)
 
 
-def _natural_dtype(config: Any, device: str) -> torch.dtype:
-    large = config.text_config.hidden_size >= 1024
+def _natural_dtype(config: "PaliGemmaConfig", device: str) -> torch.dtype:
+    large = int(config.text_config.hidden_size) >= 1024
     return torch.bfloat16 if large or device.startswith("cuda") else torch.float32
 
 
@@ -144,8 +148,12 @@ def _require_device(device: str | None) -> str:
 
 def _explain(error: Exception, card: CheckpointCard) -> CheckpointError | DependencyError:
     """Turn what transformers or the hub raised into our error with the way out."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     if isinstance(error, CheckpointError | DependencyError):
         return error

@@ -72,9 +72,7 @@ class Recorder:
         alternatives: Sequence[tuple[tuple[str, float], ...]],
     ) -> list[Generation]:
         """Return what was recorded, one generation for each row."""
-        return [
-            self._generation(row, timings, alternatives[row]) for row in range(len(self._ids))
-        ]
+        return [self._generation(row, timings, alternatives[row]) for row in range(len(self._ids))]
 
     def _generation(
         self, row: int, timings: Mapping[str, float], alternatives: tuple[tuple[str, float], ...]
@@ -117,5 +115,5 @@ class Recorder:
     def _decode(self, ids: Sequence[int]) -> str:
         # Decoders may drop the space at the very start; a guard in front keeps it.
         guard = self._tokenizer.convert_tokens_to_ids("<loc0000>")
-        text = self._tokenizer.decode([guard, *ids], clean_up_tokenization_spaces=False)
+        text: str = self._tokenizer.decode([guard, *ids], clean_up_tokenization_spaces=False)
         return text.removeprefix("<loc0000>")

@@ -15,6 +15,7 @@ from pgvision.runtime import Engine, GenerateOptions, Generation, Generator, Req
 
 Result = TypeVar("Result")
 OnError = Literal["raise", "skip", "record"]
+Color = Literal["bgr", "rgb"]
 _BATCH_ROWS = 8
 
 
@@ -77,7 +78,7 @@ class Adapter(ABC, Generic[Result]):
     def _options(self) -> GenerateOptions:
         return GenerateOptions()
 
-    def _one(self, image: Any, color: str) -> Result:  # noqa: ANN401 (whatever iter_frames takes)
+    def _one(self, image: Any, color: Color) -> Result:  # noqa: ANN401 (whatever iter_frames takes)
         frames = iter_frames(image, color=color, prefetch=0)
         with closing(frames):  # type: ignore[type-var]
             first = list(islice(frames, 2))
@@ -92,7 +93,7 @@ class Adapter(ABC, Generic[Result]):
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str,
+        color: Color,
         recursive: bool,
         stride: int,
         on_error: OnError,
@@ -100,7 +101,7 @@ class Adapter(ABC, Generic[Result]):
         live = isinstance(frames, int) or str(frames)[:7].lower() in ("rtsp://", "rtmp://")
         source = iter_frames(
             frames,
-            color=color,  # type: ignore[arg-type]
+            color=color,
             recursive=recursive,
             stride=stride,
             on_error=on_error,

@@ -11,7 +11,7 @@ from pgvision.evaluation import Calibration
 from pgvision.images import Frame
 from pgvision.results import DetectionResult, Failure
 from pgvision.runtime import Generation, Generator
-from pgvision.tasks.adapter import Adapter, Ask, ModelChoice, OnError
+from pgvision.tasks.adapter import Adapter, Ask, Color, ModelChoice, OnError
 from pgvision.tasks.objects import (
     SEPARATOR,
     Found,
@@ -108,7 +108,7 @@ class Detector(Adapter[DetectionResult]):
             )
         )
 
-    def __call__(self, image: Any, *, color: str = "bgr") -> DetectionResult:  # noqa: ANN401
+    def __call__(self, image: Any, *, color: Color = "bgr") -> DetectionResult:  # noqa: ANN401
         """Find the objects of one image: an array (BGR unless ``color`` says), PIL or a path."""
         return self._one(image, color)
 
@@ -116,23 +116,21 @@ class Detector(Adapter[DetectionResult]):
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
     ) -> list[DetectionResult | Failure]:
         """Return one result per image, in order; see `stream` for the arguments."""
         return list(
-            self.stream(
-                frames, color=color, recursive=recursive, stride=stride, on_error=on_error
-            )
+            self.stream(frames, color=color, recursive=recursive, stride=stride, on_error=on_error)
         )
 
     def stream(
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
@@ -147,8 +145,8 @@ class Detector(Adapter[DetectionResult]):
             stride: Of a video use each ``stride``-th frame.
             on_error: "raise", "skip" (logged) or "record" (a `Failure` takes the place).
 
-        Yields:
-            Results with the image attached, for ``result.plot()``.
+        Returns:
+            Results as they come, with the image attached, for ``result.plot()``.
         """
         return self._stream(
             frames, color=color, recursive=recursive, stride=stride, on_error=on_error
@@ -168,9 +166,7 @@ class Detector(Adapter[DetectionResult]):
             for names in chunks(self.classes, size)
         ]
 
-    def _result(
-        self, frame: Frame, answered: Sequence[tuple[Ask, Generation]]
-    ) -> DetectionResult:
+    def _result(self, frame: Frame, answered: Sequence[tuple[Ask, Generation]]) -> DetectionResult:
         found, rejects = read_objects(
             answered, image_hw=frame.image_hw, classes=self.classes, options=self.options
         )

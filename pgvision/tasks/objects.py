@@ -124,7 +124,9 @@ def keep_best(found: Sequence[Found], options: ObjectOptions, *, merged: bool) -
     return kept
 
 
-def column(found: Sequence[Found], value: Callable[[Found], FloatArray | None]) -> FloatArray | None:
+def column(
+    found: Sequence[Found], value: Callable[[Found], FloatArray | None]
+) -> FloatArray | None:
     """Stack one measure of all objects; None as soon as one object lacks it."""
     rows = [value(item) for item in found]
     known = [row for row in rows if row is not None]
@@ -161,7 +163,8 @@ class _Trace:
         kind = self.is_loc if of_locs else self.is_seg
         table = self.answer.loc_probs if of_locs else self.answer.seg_probs
         rows = kind.cumsum() - 1
-        return table[rows[tokens[kind[tokens]]]]
+        chosen: FloatArray = table[rows[tokens[kind[tokens]]]]
+        return chosen
 
 
 def _place(
@@ -199,7 +202,8 @@ def _measure(
     trace.pass_over(tokens)
     edges, spread = _in_pixels(*edge_spread(locs), window, options.convention)
     if options.soft and edges[0] < edges[2] and edges[1] < edges[3]:
-        item = replace(item, xyxy=tuple(float(edge) for edge in edges))
+        left, top, right, bottom = (float(edge) for edge in edges)
+        item = replace(item, xyxy=(left, top, right, bottom))
     whole = segs if segs is not None and segs.shape == (16, NUM_CODES) else None
     return Found(item, score, edges, spread, whole)
 

@@ -12,7 +12,7 @@ from pgvision.errors import OptionError
 from pgvision.images import Frame
 from pgvision.results import Failure, TextResult
 from pgvision.runtime import GenerateOptions, Generation, Generator
-from pgvision.tasks.adapter import Adapter, Ask, ModelChoice, OnError
+from pgvision.tasks.adapter import Adapter, Ask, Color, ModelChoice, OnError
 from pgvision.tasks.detector import provenance
 from pgvision.tokens import (
     answer_prefix,
@@ -101,14 +101,14 @@ class _TextTask:
         # Loaded now, so that a wrong name fails here and not at the first picture.
         self.kind = _TextAdapter(self._choice, Query("")).kind
 
-    def _call(self, image: Any, query: Query, color: str) -> TextResult:  # noqa: ANN401
+    def _call(self, image: Any, query: Query, color: Color) -> TextResult:  # noqa: ANN401
         return _TextAdapter(self._choice, query)._one(image, color)
 
     def _stream(
         self,
         frames: Any,  # noqa: ANN401
         query: Query,
-        color: str,
+        color: Color,
         recursive: bool,
         stride: int,
         on_error: OnError,
@@ -174,7 +174,7 @@ class Captioner(_TextTask):
         image: Any,  # noqa: ANN401
         *,
         region: ArrayLike | None = None,
-        color: str = "bgr",
+        color: Color = "bgr",
     ) -> TextResult:
         """Describe one image, or the ``region`` (left, top, right, bottom, in pixels) of it."""
         return self._call(image, self._query(region), color)
@@ -183,23 +183,21 @@ class Captioner(_TextTask):
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
     ) -> list[TextResult | Failure]:
         """Return one caption per image, in order; arguments as for `pgvision.Detector.stream`."""
         return list(
-            self.stream(
-                frames, color=color, recursive=recursive, stride=stride, on_error=on_error
-            )
+            self.stream(frames, color=color, recursive=recursive, stride=stride, on_error=on_error)
         )
 
     def stream(
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
@@ -217,7 +215,7 @@ class Reader(_TextTask):
         True
     """
 
-    def __call__(self, image: Any, *, color: str = "bgr") -> TextResult:  # noqa: ANN401
+    def __call__(self, image: Any, *, color: Color = "bgr") -> TextResult:  # noqa: ANN401
         """Read one image."""
         return self._call(image, Query(ocr_prefix(self.kind)), color)
 
@@ -225,23 +223,21 @@ class Reader(_TextTask):
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
     ) -> list[TextResult | Failure]:
         """Return one reading per image, in order; arguments as for `pgvision.Detector.stream`."""
         return list(
-            self.stream(
-                frames, color=color, recursive=recursive, stride=stride, on_error=on_error
-            )
+            self.stream(frames, color=color, recursive=recursive, stride=stride, on_error=on_error)
         )
 
     def stream(
         self,
         frames: Any,  # noqa: ANN401
         *,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
@@ -306,7 +302,7 @@ class Answerer(_TextTask):
         question: str,
         *,
         choices: Sequence[str] | None = None,
-        color: str = "bgr",
+        color: Color = "bgr",
     ) -> TextResult:
         """Answer a question about one image, freely or from ``choices``."""
         return self._call(image, self._query(question, choices), color)
@@ -317,7 +313,7 @@ class Answerer(_TextTask):
         question: str,
         *,
         choices: Sequence[str] | None = None,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",
@@ -332,7 +328,7 @@ class Answerer(_TextTask):
         question: str,
         *,
         choices: Sequence[str] | None = None,
-        color: str = "bgr",
+        color: Color = "bgr",
         recursive: bool = False,
         stride: int = 1,
         on_error: OnError = "raise",

@@ -20,6 +20,7 @@ from transformers import (
 
 RESOLUTION: Final = 160
 PATCH: Final = 16
+VISION_WIDTH: Final = 256
 NUM_IMAGE_TOKENS: Final = (RESOLUTION // PATCH) ** 2
 _SPACE: Final = "\u2581"
 _SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
@@ -40,7 +41,13 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         >>> tokenizer.tokenize("detect helmet<loc0007>")
         ['detect', '▁helmet', '<loc0007>']
     """
-    pieces = [*_SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "\n", _SPACE, f"{_SPACE};{_SPACE}"]
+    pieces = [
+        *_SPECIAL,
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "\n",
+        _SPACE,
+        f"{_SPACE};{_SPACE}",
+    ]
     pieces += string.ascii_letters + string.digits + string.punctuation
     for word in sorted(set(words)):
         pieces += [word, _SPACE + word]
@@ -53,7 +60,9 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in _SPECIAL])
-    table = [f"<loc{bin_:04d}>" for bin_ in range(1024)] + [f"<seg{code:03d}>" for code in range(128)]
+    table = [f"<loc{bin_:04d}>" for bin_ in range(1024)] + [
+        f"<seg{code:03d}>" for code in range(128)
+    ]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in table])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -82,7 +91,7 @@ def build_processor(words: Iterable[str]) -> PaliGemmaProcessor:
 def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
     """Return the shapes: 6 vision layers 256 wide, 4 language layers 192 wide."""
     vision = SiglipVisionConfig(
-        hidden_size=256,
+        hidden_size=VISION_WIDTH,
         intermediate_size=768,
         num_hidden_layers=6,
         num_attention_heads=4,

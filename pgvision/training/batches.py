@@ -72,8 +72,8 @@ class BatchMaker:
         self._shards, self._codes, self._tokenizer = shards, codes, tokenizer
         self._num_image_tokens = num_image_tokens
         self._grid = round(num_image_tokens**0.5)
-        self.first_loc = int(tokenizer.convert_tokens_to_ids("<loc0000>"))
-        self._first_seg = int(tokenizer.convert_tokens_to_ids("<seg000>"))
+        self.first_loc = _token_id(tokenizer, "<loc0000>")
+        self._first_seg = _token_id(tokenizer, "<seg000>")
         self._words = lru_cache(maxsize=100_000)(self._tokenize)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
@@ -118,7 +118,7 @@ class BatchMaker:
             name = self._class_to_ask(view, rng)
             prefix, suffix = f"{task} {name}", self._objects(view, name, task == "segment")
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        image = [int(self._tokenizer.convert_tokens_to_ids("<image>"))] * self._num_image_tokens
+        image = [_token_id(self._tokenizer, "<image>")] * self._num_image_tokens
         return [*image, bos, *self._words(prefix), *self._words("\n")], [*suffix, eos]
 
     def _class_to_ask(self, view: _View, rng: np.random.Generator) -> str:
@@ -158,7 +158,14 @@ class BatchMaker:
         return Batch(pixels, ids, attention, types, is_target, dense)
 
 
-def _relit(image: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator) -> FloatArray:
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    found = tokenizer.convert_tokens_to_ids([token])
+    return int(found[0])
+
+
+def _relit(
+    image: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator
+) -> FloatArray:
     gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
     relit = image * gain.astype(np.float32) + np.float32(rng.uniform(-12, 12))
     scaled: FloatArray = (np.clip(relit, 0, 255) / np.float32(127.5) - 1).astype(np.float32)
@@ -181,12 +188,12 @@ def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
             top, left, bottom, right = view.boxes[row]
             rows, columns = _cells(top, bottom, grid), _cells(left, right, grid)
             centre_y, centre_x = (rows + 0.5) / grid, (columns + 0.5) / grid
-            where = np.ix_([index], rows, columns)
+            where = (index, rows[:, None], columns[None, :])
             block = edges[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             target = block[:, :, view.classes[row]]
             target[..., 0], target[..., 2] = (top - centre_y)[:, None], (bottom - centre_y)[:, None]
             target[..., 1], target[..., 3] = left - centre_x, right - centre_x
-            present[(*where, int(view.classes[row]))] = 1.0
+            present[(*where, view.classes[row])] = 1.0
             if view.colours[row] >= 0:
                 colours[where] = view.colours[row]
             if view.texts[row] >= 0:

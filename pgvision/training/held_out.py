@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from pgvision.tokens.scoring import SCORE_RULES
 _LOG = logging.getLogger(__name__)
 FIRST_SEED: Final = 20_000_000
 _CHUNK: Final = 4  # scenes at a time
+IouType = Literal["bbox", "segm"]
 Coco = dict[str, list[dict[str, Any]]]
 Asked = Sequence[tuple[Ask, Generation]]
 
@@ -42,7 +43,8 @@ def scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[list[Scene]]:
 
 def ground_truth(count: int, *, masks: bool) -> Coco:
     """Return the boxes (and masks) of the scenes in COCO's form; image ids are positions."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for group in scenes(count):
         for scene in group:
             height, width = scene.image_hw
@@ -66,8 +68,8 @@ def ground_truth(count: int, *, masks: bool) -> Coco:
 
 
 def ask_all(detector: Detector, count: int) -> list[tuple[Frame, Asked]]:
-    """Ask for every class in every scene, absent ones too, and keep the answers with scores open."""
-    kept = []
+    """Ask for every class in every scene, absent ones too; keep the answers, with scores open."""
+    kept: list[tuple[Frame, Asked]] = []
     for group in scenes(count):
         for position, scene in enumerate(group):
             frame = Frame(scene.image, source=f"scene:{scene.seed}", index=position)
@@ -78,11 +80,15 @@ def ask_all(detector: Detector, count: int) -> list[tuple[Frame, Asked]]:
     return kept
 
 
-def _average_precision(gt: Coco, found: Sequence[DetectionResult], iou_type: str) -> dict[str, float]:
+def _average_precision(
+    gt: Coco, found: Sequence[DetectionResult], iou_type: IouType
+) -> dict[str, float]:
     rows = [row for index, one in enumerate(found) for row in one.to_coco(image_id=index)]
     report = evaluate_detections(gt, rows, iou_type=iou_type)
     names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    return {name: round(float(value), 4) for name, value in zip(names, report.stats, strict=False)}
+    return {
+        name: round(float(value), 4) for name, value in zip(names, report.stats or (), strict=False)
+    }
 
 
 def _constant(result: DetectionResult) -> DetectionResult:

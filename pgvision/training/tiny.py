@@ -29,13 +29,18 @@ from pgvision.arrays import IntArray
 from pgvision.files import replaced_path
 from pgvision.scenes import CLASSES
 from pgvision.scenes.vocabulary import SIGN_WORDS
-from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_config, build_processor
+from pgvision.training.architecture import (
+    NUM_IMAGE_TOKENS,
+    VISION_WIDTH,
+    build_config,
+    build_processor,
+)
 from pgvision.training.batches import Batch, BatchMaker
 from pgvision.training.losses import DenseHead, suffix_loss
 from pgvision.training.scene_cache import COLOURS, load_shard, shard_path
 
 _LOG = logging.getLogger(__name__)
-_PROMPT_WORDS: Final = "detect segment caption describe answer question ocr cap en no yes".split()
+_PROMPT_WORDS: Final = ("detect", "segment", "caption", "describe", "answer", "ocr", "en")
 _SAVE_EVERY: Final = 150.0  # seconds
 
 
@@ -73,13 +78,17 @@ def rank() -> int:
 class TinyTrainer:
     """Model, dense head, optimiser and moving average of one run."""
 
-    def __init__(self, settings: Settings, processor: PaliGemmaProcessor, maker: BatchMaker) -> None:
+    def __init__(
+        self, settings: Settings, processor: PaliGemmaProcessor, maker: BatchMaker
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.processor, self.maker = settings, processor, maker
         self.model = PaliGemmaForConditionalGeneration(build_config(processor.tokenizer))
-        width = self.model.config.vision_config.hidden_size
         self.head = DenseHead(
-            width, num_classes=len(CLASSES), num_colours=len(COLOURS), num_texts=len(SIGN_WORDS)
+            VISION_WIDTH,
+            num_classes=len(CLASSES),
+            num_colours=len(COLOURS),
+            num_texts=len(SIGN_WORDS),
         )
         parameters = [*self.model.parameters(), *self.head.parameters()]
         self.optimiser = torch.optim.AdamW(
@@ -120,7 +129,7 @@ class TinyTrainer:
             group["lr"] = settings.learning_rate * _schedule(self.step, settings)
         suffix, dense = self.losses(batch)
         self.optimiser.zero_grad(set_to_none=True)
-        (suffix + dense).backward()
+        (suffix + dense).backward()  # type: ignore[no-untyped-call]
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
@@ -143,9 +152,8 @@ class TinyTrainer:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        for gradient, part in zip(
-            gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True
-        ):
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def save(self, folder: Path) -> None:
@@ -179,7 +187,7 @@ def _schedule(step: int, settings: Settings) -> float:
 def export_checkpoint(trainer: TinyTrainer, folder: Path) -> None:
     """Write the averaged weights in half precision with the processor, as transformers does."""
     trainer.model.load_state_dict(trainer.average)
-    trainer.model.half().save_pretrained(folder)
+    trainer.model.to(torch.float16).save_pretrained(folder)
     trainer.processor.save_pretrained(folder)
 
 
@@ -190,8 +198,17 @@ def load_codes(shard_paths: Sequence[Path]) -> list[IntArray] | None:
     return [np.load(path) for path in paths] if all(path.exists() for path in paths) else None
 
 
-def train(settings: Settings, *, cache: Path, out: Path) -> TinyTrainer:
-    """Train to ``settings.steps``, resuming what lies in ``out``."""
+def train(
+    settings: Settings, *, cache: Path, out: Path, until: int | None = None
+) -> TinyTrainer:
+    """Train to ``settings.steps``, resuming what lies in ``out``.
+
+    Args:
+        settings: The run.
+        cache: Folder of scene shards, and of their mask codes if masks are to be learned.
+        out: Folder for the state, the curve and the finished checkpoint.
+        until: Stop after this step and save; the same call without it goes on.
+    """
     # Each process keeps its own part of the scenes; the words come from the same shard for all.
     paths = sorted(cache.glob("shard_*.npz"))[rank() :: int(os.environ.get("WORLD_SIZE", "1"))]
     shards = [load_shard(path) for path in paths]
@@ -204,7 +221,7 @@ def train(settings: Settings, *, cache: Path, out: Path) -> TinyTrainer:
     _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
     saved = logged = time.monotonic()
     recent: list[tuple[float, float]] = []
-    while trainer.step < settings.steps:
+    while trainer.step < (until or settings.steps):
         recent.append(trainer.train_step())
         if trainer.step % 50 == 0 and rank() == 0:
             now = time.monotonic()
@@ -225,7 +242,9 @@ def _log_curve(out: Path, step: int, recent: list[tuple[float, float]], rate: fl
     suffix, dense = np.mean(recent, axis=0)
     _LOG.info("step %d suffix %.3f dense %.3f, %.1f images/s", step, suffix, dense, rate)
     with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "suffix": suffix, "dense": dense, "rate": rate}) + "\n")
+        file.write(
+            json.dumps({"step": step, "suffix": suffix, "dense": dense, "rate": rate}) + "\n"
+        )
 
 
 def main() -> None:

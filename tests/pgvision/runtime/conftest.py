@@ -15,7 +15,7 @@ from transformers import (
 from pgvision.runtime import Engine, load
 from pgvision.training.architecture import build_processor
 
-WORDS = "detect segment caption answer ocr en helmet head worker what color is the".split()
+WORDS = ("detect", "caption", "answer", "ocr", "en", "helmet", "what", "color", "is", "the")
 
 
 def _text_config(family: str, vocabulary: int) -> GemmaConfig | Gemma2Config:

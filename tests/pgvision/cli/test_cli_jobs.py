@@ -1,0 +1,138 @@
+"""The loop around every task: counting, progress, failures, Ctrl-C."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pgvision.cli.console import Meter
+from pgvision.cli.inputs import as_frames, count_pictures
+from pgvision.cli.jobs import run_job
+from pgvision.cli.options import RunOptions, split_phrases
+from pgvision.errors import ImageError, OptionError
+from pgvision.results import Failure, TextResult
+
+
+def text(number):
+    result = TextResult(image_hw=(64, 96), text=f"text {number}", source=f"{number}.jpg")
+    return result.with_image(np.zeros((64, 96, 3), np.uint8))
+
+
+def test_all_done(tmp_path, capsys):
+    options = RunOptions(sources=["a.jpg"], out=None)
+    assert run_job([text(1), text(2)], options) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "1.jpg: text 1\n2.jpg: text 2\n"
+    assert "2 done, 0 failed" in printed.err
+
+
+def test_some_failed(capsys):
+    failure = Failure(source="b.jpg", index=0, error=ImageError("0 bytes"))
+    assert run_job([text(1), failure], RunOptions(sources=["a.jpg"])) == 1
+    printed = capsys.readouterr()
+    assert "b.jpg: 0 bytes" in printed.err
+    assert "1 done, 1 failed" in printed.err
+
+
+def test_many_failures_are_named_in_part(capsys):
+    failures = [Failure(source=f"{n}.jpg", index=0, error=ImageError("empty")) for n in range(100)]
+    assert run_job(failures, RunOptions(sources=["a.jpg"])) == 1
+    assert capsys.readouterr().err.count("failed: ") == 20
+
+
+def test_a_stop_by_the_user_keeps_what_was_done(tmp_path, capsys):
+    def stopped():
+        yield text(1)
+        raise KeyboardInterrupt
+
+    assert run_job(stopped(), RunOptions(sources=["a.jpg"], out=tmp_path / "out")) == 130
+    assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") == 1
+
+
+def test_an_error_leaves_no_files(tmp_path, capsys):
+    def broken():
+        yield TextResult(image_hw=(4, 6), text="a", source="a.jpg", time=0.0)
+        raise ImageError("b.jpg: 0 bytes")
+
+    with pytest.raises(ImageError):
+        run_job(broken(), RunOptions(sources=["a.jpg"], out=tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_out_must_be_a_folder(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OptionError, match="expected a folder"):
+        run_job([], RunOptions(sources=["a.jpg"], out=file))
+
+
+def test_counting_ahead(tmp_path, film, picture):
+    folder = picture.parent
+    sub = folder / "sub"
+    sub.mkdir()
+    (sub / "broken.mp4").write_bytes(b"not a video")
+    (sub / "b.jpg").write_bytes(b"")
+
+    def count(*sources, recursive=False, stride=1):
+        return count_pictures([str(s) for s in sources], recursive=recursive, stride=stride)
+
+    assert count(picture) == 1
+    assert count(film) == 6
+    assert count(film, stride=4) == 2
+    assert count(folder) == 1
+    assert count(folder, recursive=True) == 3
+    assert count(folder / "*.png", film) == 7
+    assert count(tmp_path / "missing") == 1
+    assert count("0") is None
+    assert count("rtsp://host/1") is None
+
+
+def test_a_lone_camera_or_address_is_handed_over_as_itself():
+    assert as_frames(["0"]) == 0
+    assert as_frames(["rtsp://host/1"]) == "rtsp://host/1"
+    assert as_frames(["0", "a.jpg"]) == ["0", "a.jpg"]
+
+
+def test_phrases_are_split_at_semicolons():
+    assert split_phrases("driver's helmet") == ["driver's helmet"]
+    assert split_phrases("helmet ; head") == ["helmet", "head"]
+    assert split_phrases("helmet;") == ["helmet", ""]  # the empty one is refused by the task
+
+
+def test_a_meter_says_now_and_then_how_far_it_is(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    with Meter("pictures", total=4) as meter:
+        for _ in range(4):
+            meter.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) < 4
+    assert lines[-1].startswith(f"{meter.done}/4 pictures")
+
+
+def test_json_lines_stay_on_stdout_while_a_bar_is_shown():
+    """On a terminal rich takes stdout along with the bar, unless it is told not to."""
+    code = (
+        "from pgvision.cli.jobs import run_job\n"
+        "from pgvision.cli.options import RunOptions\n"
+        "from pgvision.results import TextResult\n"
+        "texts = [TextResult(image_hw=(4, 6), text='EXIT', source='a.jpg')] * 3\n"
+        "run_job(texts, RunOptions(sources=['a.jpg'], json_lines=True))\n"
+    )
+    leader, follower = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        check=True,
+        env=os.environ | {"TERM": "xterm"},
+    )
+    os.close(follower)
+    seen = os.read(leader, 1 << 16)
+    os.close(leader)
+    assert done.stdout.count(b'"text": "EXIT"') == 3
+    assert b"EXIT" not in seen
+    assert b"3 done" in seen

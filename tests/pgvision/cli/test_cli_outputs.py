@@ -1,0 +1,168 @@
+"""Where results go: lines, files, pictures, COCO."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from pgvision.cli.coco_file import CocoFile
+from pgvision.cli.outputs import JsonLinesFile, Lines, OverlayNames, Pictures, describe
+from pgvision.errors import DataError, ImageError
+from pgvision.results import (
+    DetectionResult,
+    Failure,
+    SegmentationResult,
+    TextResult,
+    result_from_dict,
+)
+
+FAILURE = Failure(source="b.jpg", index=0, error=ImageError("b.jpg: 0 bytes"))
+
+
+def detection(source="in/a.jpg", **changes):
+    fields = {
+        "image_hw": (40, 60),
+        "xyxy": [[1, 2, 11, 22], [30, 5, 50, 25]],
+        "scores": [0.75, 0.5],
+        "labels": ["helmet", "head"],
+        "class_ids": [0, 1],
+        "classes": ["helmet", "head"],
+        "source": source,
+    }
+    return DetectionResult(**(fields | changes))
+
+
+def test_json_lines_hold_results_and_failures(capsys):
+    result = detection()
+    with Lines(as_json=True) as lines:
+        lines.write(result)
+        lines.write(FAILURE)
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert result_from_dict(first) == result
+    assert second["message"] == "b.jpg: 0 bytes"
+
+
+def test_plain_lines_name_what_was_found(capsys):
+    with Lines(as_json=False) as lines:
+        lines.write(detection())
+        lines.write(FAILURE)
+    assert capsys.readouterr().out == "in/a.jpg: 1 helmet (0.75), 1 head (0.50)\n"
+
+
+def test_unknown_scores_are_not_shown_as_numbers():
+    assert describe(detection(scores=None)) == "1 helmet, 1 head"
+    assert describe(detection()[:0]) == "nothing found"
+
+
+def test_jsonl_file_reads_back_and_appears_only_when_whole(tmp_path):
+    path = tmp_path / "out" / "results.jsonl"
+    with JsonLinesFile(path) as output:
+        output.write(detection())
+        assert not path.exists()
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert result_from_dict(json.loads(line)) == detection()
+
+
+def test_jsonl_file_of_a_broken_run_is_not_left(tmp_path):
+    path = tmp_path / "results.jsonl"
+    with pytest.raises(ZeroDivisionError), JsonLinesFile(path) as output:
+        output.write(detection())
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
+    image = np.full((40, 60, 3), 200, np.uint8)
+    with Pictures(tmp_path) as output:
+        for source in ("one/a.jpg", "two/a.jpg"):
+            output.write(detection(source).with_image(image))
+        output.write(detection("film.mp4", time=0.5).with_image(image))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-2.overlay.jpg", "a.overlay.jpg"]
+    assert cv2.imread(str(tmp_path / "a.overlay.jpg")).shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("source", ["camera:0", "rtsp://host/stream", "folder/", "", ".."])
+def test_overlay_names_are_plain_file_names(source):
+    path = OverlayNames(Path("out")).path_for(source, ".jpg")
+    assert path.parent == Path("out")
+    assert ":" not in path.name
+
+
+def test_coco_file_stands_on_its_own(tmp_path, capsys):
+    path = tmp_path / "found.json"
+    with CocoFile(path) as output:
+        output.write(detection("in/a.jpg"))
+        output.write(FAILURE)
+        output.write(detection("film.mp4", time=0.5, frame_index=12)[:1])
+    coco = COCO(str(path))
+    assert [image["file_name"] for image in coco.loadImgs([1, 2])] == ["in/a.jpg", "film.mp4#12"]
+    assert {row["name"]: row["id"] for row in coco.cats.values()} == {"helmet": 1, "head": 2}
+    boxes = [(a["image_id"], a["category_id"], a["bbox"], a["score"]) for a in coco.anns.values()]
+    assert boxes == [
+        (1, 1, [1, 2, 10, 20], 0.75),
+        (1, 2, [30, 5, 20, 20], 0.5),
+        (2, 1, [1, 2, 10, 20], 0.75),
+    ]
+    assert [a["area"] for a in coco.anns.values()] == [200, 400, 200]
+
+
+def test_coco_file_has_masks_with_their_own_area(tmp_path, capsys):
+    logits = np.full((1, 64, 64), -1.0, np.float32)
+    logits[:, :, :32] = 1.0
+    result = SegmentationResult(
+        image_hw=(40, 60),
+        xyxy=[[0, 0, 20, 20]],
+        labels=["helmet"],
+        class_ids=[0],
+        classes=["helmet"],
+        mask_logits=logits,
+        source="a.jpg",
+    )
+    path = tmp_path / "found.json"
+    with CocoFile(path) as output:
+        output.write(result)
+    coco = COCO(str(path))
+    mask = coco.annToMask(coco.anns[1]).astype(bool)
+    assert (mask == result.masks[0]).all()
+    assert coco.anns[1]["area"] == mask.sum()
+
+
+def test_coco_ids_come_from_an_annotation_file(tmp_path, capsys):
+    truth = {
+        "images": [{"id": 70, "file_name": "images/a.jpg"}],
+        "categories": [{"id": 9, "name": "head"}, {"id": 4, "name": "helmet"}],
+    }
+    ids = tmp_path / "truth.json"
+    ids.write_text(json.dumps(truth))
+    path = tmp_path / "found.json"
+    with CocoFile(path, ids=ids) as output:
+        output.write(detection("somewhere/a.jpg"))
+    records = json.loads(path.read_text())
+    assert [(r["image_id"], r["category_id"]) for r in records] == [(70, 4), (70, 9)]
+
+
+def test_coco_ids_refuse_a_picture_that_is_not_in_the_file(tmp_path, capsys):
+    ids = tmp_path / "truth.json"
+    ids.write_text(json.dumps({"images": [], "categories": []}))
+    with (
+        pytest.raises(DataError, match=r"a\.jpg"),
+        CocoFile(tmp_path / "found.json", ids=ids) as output,
+    ):
+        output.write(detection())
+    assert not (tmp_path / "found.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": 3}', None])
+def test_coco_ids_refuse_what_is_no_coco_file(tmp_path, text):
+    ids = tmp_path / "truth.json"
+    if text is not None:
+        ids.write_text(text)
+    with pytest.raises(DataError, match=r"truth\.json"):
+        CocoFile(tmp_path / "found.json", ids=ids)
+
+
+def test_a_text_without_known_score_is_shown_bare():
+    assert describe(TextResult(image_hw=(4, 6), text="EXIT")) == "EXIT"

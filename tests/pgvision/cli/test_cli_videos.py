@@ -1,0 +1,153 @@
+"""Annotated videos: rate, length, sound, and tracks."""
+
+import av
+import numpy as np
+import pytest
+
+from pgvision.cli.tracking import with_tracks
+from pgvision.cli.videos import Videos
+from pgvision.errors import ImageError
+from pgvision.images import iter_frames, video_info
+from pgvision.results import DetectionResult, Failure, TextResult
+
+
+def film_with_sound(path, *, num_frames=12, fps=12):
+    """Write a video with a tone, by PyAV alone."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=fps)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=16_000)
+        for shade in range(num_frames):
+            array = np.full((48, 64, 3), shade * 10, np.uint8)
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(array, format="bgr24")))
+        container.mux(pictures.encode())
+        tone = np.sin(np.arange(16_000) / 10).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+def results_of(path, *, stride=1):
+    for frame in iter_frames(str(path), stride=stride):
+        yield DetectionResult(
+            image_hw=frame.image_hw,
+            xyxy=[[4 + frame.index, 8, 24 + frame.index, 28]],
+            scores=[0.9],
+            labels=["helmet"],
+            class_ids=[0],
+            classes=["helmet"],
+            source=frame.source,
+            frame_index=frame.index,
+            time=frame.time,
+        ).with_image(frame.bgr)
+
+
+def test_a_copy_has_the_rate_the_frames_and_the_sound_of_its_source(tmp_path, capsys):
+    source = film_with_sound(tmp_path / "site.mp4")
+    with Videos(tmp_path / "out", stride=1) as output:
+        for result in results_of(source):
+            output.write(result)
+    copy = tmp_path / "out" / "site.overlay.mp4"
+    info = video_info(copy)
+    assert (info.fps, info.num_frames, info.image_hw) == (12.0, 12, (48, 64))
+    with av.open(str(copy)) as container:
+        assert [stream.codec.name for stream in container.streams.audio] == ["aac"]
+    assert "sound: copied" in capsys.readouterr().err
+
+
+def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):
+    source = film_with_sound(tmp_path / "site.mp4")
+    with Videos(tmp_path, stride=3) as output:
+        for result in results_of(source, stride=3):
+            output.write(result)
+    info = video_info(tmp_path / "site.overlay.mp4")
+    assert info.num_frames == 4
+    assert info.num_frames / info.fps == pytest.approx(1.0)
+
+
+def test_each_video_has_its_own_copy(tmp_path, capsys):
+    sources = [film_with_sound(tmp_path / name) for name in ("a.mp4", "b.mp4")]
+    with Videos(tmp_path / "out", stride=1) as output:
+        for source in sources:
+            for result in results_of(source):
+                output.write(result)
+            output.write(Failure(source=str(source), index=12, error=ImageError("cut")))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.overlay.mp4", "b.overlay.mp4"]
+
+
+def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
+    source = film_with_sound(tmp_path / "site.mp4")
+    with pytest.raises(ZeroDivisionError), Videos(tmp_path / "out", stride=1) as output:
+        output.write(next(iter(results_of(source))))
+        raise ZeroDivisionError
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_texts_of_different_length_fit_one_video(tmp_path, capsys):
+    source = film_with_sound(tmp_path / "site.mp4", num_frames=3)
+    with Videos(tmp_path, stride=1) as output:
+        for frame in iter_frames(str(source)):
+            text = "a helmet " * (1 + 4 * frame.index)
+            result = TextResult(
+                image_hw=frame.image_hw,
+                text=text,
+                source=frame.source,
+                frame_index=frame.index,
+                time=frame.time,
+            )
+            output.write(result.with_image(frame.bgr))
+    assert video_info(tmp_path / "site.overlay.mp4").num_frames == 3
+
+
+def moving(index, *, source="site.mp4", time=0.0):
+    """Two boxes that move apart, written in turns so that their order says nothing."""
+    boxes = [[10 + 3 * index, 10, 40 + 3 * index, 40], [200 - 3 * index, 50, 230 - 3 * index, 80]]
+    order = [0, 1] if index % 2 else [1, 0]
+    return DetectionResult(
+        image_hw=(120, 320),
+        xyxy=[boxes[row] for row in order],
+        scores=[0.9, 0.4],
+        labels=[("left", "right")[row] for row in order],
+        class_ids=[-1, -1],
+        classes=["helmet"],
+        source=source,
+        frame_index=index,
+        time=time,
+    )
+
+
+def test_an_object_keeps_its_number_whatever_the_order():
+    before = [moving(index) for index in range(8)]
+    after = list(with_tracks(before))
+    ids = {"left": set(), "right": set()}
+    for old, new in zip(before, after, strict=True):
+        assert (new.xyxy == old.xyxy).all()
+        assert new.labels == old.labels
+        for label, number in zip(new.labels, new.tracker_ids.tolist(), strict=True):
+            if number >= 0:
+                ids[label].add(number)
+    assert len(ids["left"]) == len(ids["right"]) == 1
+    assert ids["left"] != ids["right"]
+
+
+def test_unknown_scores_can_be_tracked_too():
+    results = [moving(index)[:1] for index in range(1, 8, 2)]
+    bare = [DetectionResult.from_dict(r.to_dict() | {"scores": None}) for r in results]
+    last = list(with_tracks(bare))[-1]
+    assert last.tracker_ids.tolist()[0] >= 0
+    assert last.scores is None
+
+
+def test_pictures_texts_and_failures_pass_unnumbered():
+    still = moving(0, time=None)
+    failure = Failure(source="b.jpg", index=0, error=ImageError("b.jpg: 0 bytes"))
+    text = TextResult(image_hw=(4, 6), text="EXIT")
+    assert list(with_tracks([still, failure, text])) == [still, failure, text]
+
+
+def test_empty_frames_have_no_numbers():
+    results = [moving(0), moving(1)[:0], moving(2)]
+    assert [len(r.tracker_ids) for r in with_tracks(results)] == [2, 0, 2]

@@ -1,0 +1,186 @@
+"""Loading: what works, what is shared, and what each failure says."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError
+from peft import LoraConfig, get_peft_model
+from transformers import PaliGemmaForConditionalGeneration, SiglipVisionConfig
+
+from pgvision.errors import CheckpointError, GatedCheckpointError, OptionError
+from pgvision.runtime import Engine, GenerateOptions, Request, find_checkpoint, load
+from pgvision.runtime.loading import _explain
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail at once where the hub would be asked, as a machine without network does."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def folder(engine: Engine, tmp_path: Path) -> Path:
+    """A copy of a good checkpoint, to be broken."""
+    return Path(shutil.copytree(engine.card.location, tmp_path / "copy"))
+
+
+def test_one_load_per_process(engine: Engine) -> None:
+    again = load(engine.card.location, dtype="float32", device="cpu")
+    assert again is engine
+    assert load(engine.card.location, dtype="bfloat16", device="cpu") is not engine
+
+
+def test_the_log_says_in_one_line_what_was_loaded(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = {"kind": "pt", "codec": "tiny", "about": "good for helmets"}
+    (folder / "pgvision.json").write_text(json.dumps(card))
+    with caplog.at_level(logging.INFO, "pgvision"):
+        engine = load(folder)
+    (record,) = [r for r in caplog.records if r.name.startswith("pgvision")]
+    assert "good for helmets" in record.getMessage()
+    assert (engine.card.kind, engine.card.codec) == ("pt", "tiny")
+
+
+def test_environment_names_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGVISION_MODEL", str(folder))
+    assert find_checkpoint().location == str(folder)
+    assert find_checkpoint("tiny").kind == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "kind"),
+    [
+        ("google/paligemma-3b-pt-224", "pt"),
+        ("google/paligemma2-10b-mix-448", "mix"),
+        ("google/paligemma-3b-ft-refcoco-seg-448", "ft"),
+        ("someone/my-helmets", "ft"),
+    ],
+)
+def test_hub_ids_tell_their_kind(hub_id: str, kind: str) -> None:
+    card = find_checkpoint(hub_id)
+    assert (card.kind, card.codec, card.is_local) == (kind, "google", False)
+
+
+def test_no_network_says_what_to_do() -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be reached.*tiny"):
+        load("google/paligemma2-3b-mix-224")
+
+
+def test_a_gated_model_names_the_page_and_the_login() -> None:
+    card = find_checkpoint("google/paligemma2-3b-mix-224")
+    refusal = OSError("You are trying to access a gated repo.")
+    # The hub's refusal cannot be had offline; transformers raises OSError from it, as here.
+    refusal.__cause__ = GatedRepoError.__new__(GatedRepoError)
+    told = _explain(refusal, card)
+    assert isinstance(told, GatedCheckpointError)
+    assert "https://huggingface.co/google/paligemma2-3b-mix-224" in str(told)
+    assert "hf auth login" in str(told)
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "nothing", "./missing"])
+def test_a_missing_path_is_named(name: str) -> None:
+    with pytest.raises(CheckpointError, match=name):
+        load(name)
+
+
+def test_a_file_is_not_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is a file"):
+        load(path)
+
+
+def test_an_empty_folder_lacks_its_config(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load(tmp_path)
+
+
+def test_a_half_downloaded_file_is_told(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="half downloaded"):
+        load(folder)
+
+
+def test_missing_weights_are_told(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=str(folder)):
+        load(folder)
+
+
+def test_a_broken_card_is_told(folder: Path) -> None:
+    (folder / "pgvision.json").write_text('{"kind": ')
+    with pytest.raises(CheckpointError, match=r"pgvision\.json"):
+        load(folder)
+    (folder / "pgvision.json").write_text('{"kind": "large"}')
+    with pytest.raises(CheckpointError, match="large"):
+        load(folder)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    SiglipVisionConfig(hidden_size=8).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"siglip.*expected PaliGemma"):
+        load(tmp_path)
+
+
+def test_a_tokenizer_that_splits_loc_tokens_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    table = json.loads(path.read_text())
+    named = {token["content"]: token for token in table["added_tokens"]}
+    # The processor adds the tokens that are missing, out of their run: a wrong id for each.
+    table["added_tokens"].remove(named["<loc0007>"])
+    path.write_text(json.dumps(table))
+    with pytest.raises(CheckpointError, match=r"<loc0007>|<loc0008>"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "tpu9"}, "device"),
+        ({"device": "cuda:7"}, "cpu"),
+        ({"dtype": "int4"}, "bfloat16"),
+    ],
+)
+def test_devices_and_dtypes_are_checked(options: dict[str, str], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        load("tiny", **options)
+
+
+# peft asks transformers for an attribute that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_lora_adapter_loads_on_its_base(folder: Path, tmp_path: Path) -> None:
+    base = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    adapted = get_peft_model(base, config).eval()
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(adapter)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(folder)
+
+    engine = load(adapter, dtype="float32")
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    (answer,) = engine.generate([Request(image, "ocr")], GenerateOptions(4))
+    (plain,) = load(folder, dtype="float32").generate([Request(image, "ocr")], GenerateOptions(4))
+    assert not np.allclose(answer.logprobs, plain.logprobs), "the adapter must change something"
+
+    pixels = engine.processor.image_processor(
+        images=[np.ascontiguousarray(image[..., ::-1])], return_tensors="pt"
+    )["pixel_values"]
+    ids = torch.tensor([engine.input_ids("ocr")])
+    with torch.inference_mode():
+        logits = adapted(
+            input_ids=ids,
+            pixel_values=pixels,
+            attention_mask=torch.ones_like(ids),
+            token_type_ids=torch.zeros_like(ids),
+        ).logits
+    expected = logits[0, -1].log_softmax(-1)[answer.token_ids[0]]
+    assert answer.logprobs[0] == pytest.approx(float(expected), abs=1e-4)
