@@ -79,7 +79,7 @@ class MaskVqVae(nn.Module):
 
     def decode(self, vectors: Tensor) -> Tensor:
         """Map codebook vectors ``(b, 16, 512)`` to logits ``(b, 64, 64)``; the mask is ``> 0``."""
-        grid = vectors.transpose(1, 2).unflatten(2, (GRID_SIDE, GRID_SIDE))
+        grid = vectors.transpose(1, 2).reshape(len(vectors), CODE_WIDTH, GRID_SIDE, GRID_SIDE)
         return self.decoder(grid)[:, 0]  # type: ignore[no-any-return]
 
     def forward(self, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:

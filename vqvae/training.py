@@ -5,12 +5,11 @@ run that was stopped and resumed sees exactly what an unbroken run would have se
 """
 
 import argparse
+import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,11 @@ from torch.nn import functional
 
 from pgvision.errors import CodecError, OptionError
 from pgvision.files import replaced_path
+from vqvae.checkpoint import save_checkpoint
 from vqvae.model import MASK_SIDE, MaskVqVae
 from vqvae.quantizer import NUM_CODES
 
+_LOG = logging.getLogger(__name__)
 _WARMUP_STEPS = 50
 # The first steps train without a codebook: one that starts on random features collapses to a
 # handful of codes and needs a thousand steps to spread again.
@@ -99,7 +100,9 @@ def _warp(masks: Tensor, generator: torch.Generator) -> Tensor:
     dx = torch.einsum("bij,iw,jh->bhw", amounts[0], waves, basis)
     dy = torch.einsum("bij,ih,jw->bhw", amounts[1], waves, basis)
     grid = torch.stack([2 * (centres + dx) - 1, 2 * (centres[:, None] + dy) - 1], dim=3)
-    pulled = functional.grid_sample(masks[:, None], grid, padding_mode="border", align_corners=False)
+    pulled = functional.grid_sample(
+        masks[:, None], grid, padding_mode="border", align_corners=False
+    )
     return pulled[:, 0]
 
 
@@ -154,25 +157,33 @@ class _Run:
         self.masks = torch.from_numpy(masks)
         self.weights = torch.ones(len(masks)) if weights is None else torch.tensor(weights)
         torch.manual_seed(settings.seed)
-        self.model = MaskVqVae().train().to(memory_format=torch.channels_last)
+        self.model = MaskVqVae().train()
+        for parameter in self.model.parameters():  # the layout that convolutions on a CPU like
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, weight_decay=1e-4, fused=True
         )
 
+    def _identity(self) -> dict[str, float]:
+        """What a resumed run must repeat; the number of threads is the machine's business."""
+        return {name: value for name, value in asdict(self.settings).items() if name != "threads"}
+
     def restore(self) -> None:
+        """Go on from the state in the run's folder, if there is one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        if state["settings"] != vars(self.settings):
+        if state["settings"] != self._identity():
             raise OptionError(
                 f"{path}: the run there was started with {state['settings']}, not "
-                f"{vars(self.settings)}; repeat its options or choose another --out"
+                f"{self._identity()}; repeat its options or choose another --out"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-        print(f"resumed at step {self.step}", file=sys.stderr, flush=True)
+        _LOG.info("resumed at step %d", self.step)
 
     def go(self) -> None:
         last, shown = self.settings.steps, time.monotonic()
@@ -182,17 +193,13 @@ class _Run:
             if self.step % 50 == 0 or self.step == last:
                 rate = 50 * self.settings.batch_size / (time.monotonic() - shown)
                 shown = time.monotonic()
-                print(f"step {self.step}/{last} {figures} {rate:.0f} masks/s", file=sys.stderr, flush=True)
+                _LOG.info("step %d/%d %s %.0f masks/s", self.step, last, figures, rate)
             if self.step % self.settings.save_every == 0 or self.step == last:
                 self._save()
 
     def finish(self) -> Path:
-        from safetensors.torch import save_file
-
         path = self.out / "codec.safetensors"
-        tensors = {k: v.contiguous() for k, v in self.model.state_dict().items()}
-        with replaced_path(path) as aside:
-            save_file(tensors, aside, metadata={"format": "pgvision-mask-codec"})
+        save_checkpoint(self.model, path)
         return path
 
     def _one_step(self) -> str:
@@ -234,7 +241,7 @@ class _Run:
 
     def _save(self) -> None:
         state = {
-            "settings": vars(self.settings),
+            "settings": self._identity(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -248,7 +255,9 @@ def _read(paths: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]
     for path in paths:
         with np.load(path, allow_pickle=False) as held:
             masks.append(held["masks"])
-            weights.append(held["weights"] if "weights" in held else np.ones(len(held["masks"]), np.float32))
+            weights.append(
+                held["weights"] if "weights" in held else np.ones(len(held["masks"]), np.float32)
+            )
     return np.concatenate(masks), np.concatenate(weights)
 
 
@@ -264,7 +273,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     masks, weights = _read(options.masks)
     settings = TrainingSettings(steps=options.steps, seed=options.seed, threads=options.threads)
-    print(train_codec(masks, options.out, settings=settings, weights=weights, resume=options.resume))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    path = train_codec(
+        masks, options.out, settings=settings, weights=weights, resume=options.resume
+    )
+    _LOG.info("wrote %s", path)
     return 0
 
 

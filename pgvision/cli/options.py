@@ -204,7 +204,7 @@ def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[.
         names = [field.name for field in fields(options)]  # type: ignore[arg-type]
 
         @functools.wraps(command)
-        def flat(**values: Any) -> None:  # noqa: ANN401  (typer gives each value its type)
+        def _flat(**values: Any) -> None:  # noqa: ANN401  (typer gives each value its type)
             chosen = {name: values.pop(name) for name in names}
             command(**values, options=options(**chosen))
 
@@ -220,9 +220,9 @@ def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[.
         ]
         kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != "options"]
         parameters = [*kept, *spread]
-        flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        flat.__annotations__ = {p.name: p.annotation for p in parameters}
-        return flat
+        _flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        _flat.__annotations__ = {p.name: p.annotation for p in parameters}
+        return _flat
 
     return decorate
 

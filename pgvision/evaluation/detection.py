@@ -72,8 +72,9 @@ def evaluate_detections(
         ...     "annotations": [
         ...         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}]}
         >>> found = [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20], "score": 0.9}]
-        >>> evaluate_detections(truth, found, engine="pycocotools").stats[:3]
-        (1.0, 1.0, 1.0)
+        >>> report = evaluate_detections(truth, found, engine="pycocotools")
+        >>> [round(figure, 6) for figure in report.stats[:3]]
+        [1.0, 1.0, 1.0]
     """
     _require_options(iou_type, engine, scoreless)
     masks = iou_type == "segm"

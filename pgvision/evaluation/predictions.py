@@ -158,6 +158,7 @@ def _pairs_to_records(
     problems = Problems("results")
     records: list[list[Record]] = []
     answers: list[Any] = []
+    seen: set[object] = set()
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple) or len(pair) != 2:
             problems.add(f"[{index}]", f"is {type(pair).__name__}, expected (image_id, result)")
@@ -169,7 +170,10 @@ def _pairs_to_records(
             problems.add(f"[{index}]", f"is {type(result).__name__}, which has no to_coco")
         elif unknown := [name for name in result.classes if name not in by_name]:
             problems.add(f"[{index}].classes", f"{unknown[:3]} are no ground-truth categories")
+        elif image_id in seen:
+            problems.add(f"[{index}]", f"image id {image_id} has a result already")
         else:
+            seen.add(image_id)
             records.append(_records(image_id, result, by_name))
             answers.append(result)
     problems.refuse(
@@ -181,6 +185,5 @@ def _pairs_to_records(
 
 def _records(image_id: object, result: Any, by_name: Mapping[str, int]) -> list[Record]:
     matched = result[np.asarray(result.class_ids) >= 0]
-    category_ids = [by_name[name] for name in result.classes]
-    made: list[Record] = matched.to_coco(image_id=image_id, category_ids=category_ids)
+    made: list[Record] = matched.to_coco(image_id=image_id, category_ids=by_name)
     return made

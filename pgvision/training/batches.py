@@ -18,7 +18,7 @@ from pgvision.training.scene_cache import Shard
 
 # How often each task is asked; "segment" falls back to "detect" until shards have mask codes.
 TASKS: Final = ("detect", "segment", "answer", "caption", "ocr")
-TASK_SHARES: Final = (0.50, 0.20, 0.14, 0.09, 0.07)
+TASK_SHARES: Final = (0.60, 0.10, 0.14, 0.09, 0.07)
 _ABSENT: Final = 0.2
 MAX_MASKS: Final = 5
 

@@ -70,9 +70,14 @@ class DenseHead(nn.Module):
         edges = edges.unflatten(-1, (self.num_classes, 4))
         if here.any():
             loss = loss + 10.0 * F.l1_loss(edges[here], targets.edges[here])
-        for logits, labels in ((colours, targets.colours), (texts, targets.texts)):
+        # Letters are the last thing that a small tower learns; at full weight their noise would
+        # drown what it could learn first.
+        for logits, labels, weight in (
+            (colours, targets.colours, 1.0),
+            (texts, targets.texts, 0.25),
+        ):
             if (labels >= 0).any():
-                loss = loss + F.cross_entropy(
+                loss = loss + weight * F.cross_entropy(
                     logits.flatten(0, 1), labels.flatten(), ignore_index=-100
                 )
         return loss

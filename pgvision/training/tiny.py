@@ -40,7 +40,10 @@ from pgvision.training.losses import DenseHead, suffix_loss
 from pgvision.training.scene_cache import COLOURS, load_shard, shard_path
 
 _LOG = logging.getLogger(__name__)
-_PROMPT_WORDS: Final = ("detect", "segment", "caption", "describe", "answer", "ocr", "en")
+_PROMPT_WORDS: Final = (
+    *("detect", "segment", "caption", "describe", "answer", "question", "ocr", "cap", "en"),
+    *("no", "yes"),
+)
 _SAVE_EVERY: Final = 150.0  # seconds
 
 

@@ -1,0 +1,327 @@
+"""Masks inside boxes: paste, run lengths, polygons, and the codec's crop.
+
+A model's mask is 64x64 numbers in a box; an object covers its box where they are above 0 after a
+bilinear resize. Everything here works on the box's crop. A full frame appears only in `paste_masks`
+and `rle_to_mask`, which are asked for it.
+"""
+
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import shapely
+from numpy.typing import ArrayLike
+from PIL import Image
+from pycocotools import mask as coco_mask
+from shapely.geometry import MultiPolygon, Polygon
+
+from pgvision.arrays import BoolArray, FloatArray, IntArray
+from pgvision.errors import DataError, ShapeError
+
+SIDE: Final = 64
+Crop = tuple[BoolArray, tuple[int, int]]
+
+
+def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Crop:
+    """Resize one mask to its box.
+
+    The box's edges are rounded to whole pixels, the numbers resized bilinearly (half-pixel
+    centres, no antialiasing), and what is above 0 is inside. What lies outside the frame is cut
+    off after the resize, so that nothing shifts.
+
+    Args:
+        logits: ``(64, 64)``, above 0 inside.
+        xyxy: ``(4,)`` pixels: left, top, right, bottom; may reach outside the frame.
+        image_hw: Height and width of the frame, in pixels.
+
+    Returns:
+        The mask of the box's visible part, ``(h, w)`` bool, and its left and top in the frame;
+        ``(0, 0)`` pixels if the box rounds to nothing or lies outside.
+
+    Raises:
+        ShapeError: If a shape is another, or a number is NaN.
+
+    Source:
+        google-research/big_vision, evaluators/proj/paligemma/transfers/segmentation.py.
+
+    Example:
+        >>> crop, corner = paste_mask(np.ones((64, 64)), [10, 20, 13, 22], (48, 64))
+        >>> crop.shape, corner, bool(crop.all())
+        ((2, 3), (10, 20), True)
+    """
+    return _paste(_require_logits(np.asarray(logits)[None])[0], _require_boxes(np.asarray(xyxy)[None])[0], image_hw)
+
+
+def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> BoolArray:
+    """Return full-frame masks ``(n, h, w)`` bool of ``(n, 64, 64)`` logits and ``(n, 4)`` boxes.
+
+    Raises:
+        ShapeError: If a shape is another, or a number is NaN.
+
+    Example:
+        >>> paste_masks(np.ones((1, 64, 64)), [[1, 1, 3, 2]], image_hw=(3, 4)).astype(int)[0]
+        array([[0, 0, 0, 0],
+               [0, 1, 1, 0],
+               [0, 0, 0, 0]])
+    """
+    crops = _crops(mask_logits, xyxy, image_hw)
+    frames: BoolArray = np.zeros((len(crops), *image_hw), np.bool_)
+    for frame, (crop, (left, top)) in zip(frames, crops, strict=True):
+        frame[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return frames
+
+
+def mask_areas(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> IntArray:
+    """Count the covered pixels of each mask: ``(n,)`` int64.
+
+    Example:
+        >>> mask_areas(np.ones((1, 64, 64)), [[0, 0, 5, 4]], image_hw=(9, 9)).tolist()
+        [20]
+    """
+    crops = _crops(mask_logits, xyxy, image_hw)
+    return np.array([np.count_nonzero(crop) for crop, _ in crops], np.int64)
+
+
+def masks_to_rle(
+    mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return COCO run lengths, made from the runs of the crops: no full frame is built.
+
+    Byte for byte what `pycocotools.mask.encode` makes of the full-frame masks.
+
+    Example:
+        >>> masks_to_rle(np.ones((1, 64, 64)), [[0, 0, 1, 3]], image_hw=(3, 4))
+        [{'size': [3, 4], 'counts': '039'}]
+    """
+    crops = _crops(mask_logits, xyxy, image_hw)
+    counts = [_run_lengths(crop, corner, image_hw) for crop, corner in crops]
+    return [_compress(one, image_hw) for one in counts]
+
+
+def mask_to_rle(mask: BoolArray) -> dict[str, Any]:
+    """Return the COCO run lengths of a full-frame mask ``(h, w)`` bool.
+
+    Raises:
+        ShapeError: If the mask is not ``(h, w)`` bool.
+
+    Example:
+        >>> mask_to_rle(np.ones((2, 2), np.bool_))
+        {'size': [2, 2], 'counts': '04'}
+    """
+    if mask.ndim != 2 or mask.dtype != np.bool_:
+        raise ShapeError(f"mask: expected (h, w) bool, got {mask.shape} {mask.dtype}")
+    image_hw = (mask.shape[0], mask.shape[1])
+    return _compress(_run_lengths(mask, (0, 0), image_hw), image_hw)
+
+
+def rle_to_mask(rle: dict[str, Any]) -> BoolArray:
+    """Read COCO run lengths, compressed (text or bytes) or plain (a list), as ``(h, w)`` bool.
+
+    Raises:
+        DataError: If the size is missing or the runs do not fill it exactly (pycocotools returns
+            uninitialised memory there).
+
+    Example:
+        >>> rle_to_mask({"size": [2, 2], "counts": [1, 2, 1]}).astype(int).tolist()
+        [[0, 1], [1, 0]]
+    """
+    height, width = _rle_size(rle)
+    counts = rle.get("counts")
+    if isinstance(counts, str | bytes):
+        runs = _decompress(counts)
+    elif isinstance(counts, list | tuple | np.ndarray):
+        runs = np.asarray(counts, np.int64).reshape(-1)
+    else:
+        raise DataError(f"rle: counts must be text or a list, got {type(counts).__name__}")
+    if (runs < 0).any() or int(runs.sum()) != height * width:
+        raise DataError(
+            f"rle: runs cover {int(runs.sum())} pixels, expected {height} x {width} = "
+            f"{height * width}; the size belongs to another mask, or the text is cut"
+        )
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def masks_to_polygons(
+    mask_logits: ArrayLike,
+    xyxy: ArrayLike,
+    *,
+    image_hw: tuple[int, int],
+    tolerance: float = 0.0,
+    min_area: float = 0.0,
+) -> list[MultiPolygon]:
+    """Return valid outlines along pixel borders, holes kept.
+
+    Args:
+        mask_logits: ``(n, 64, 64)``.
+        xyxy: ``(n, 4)`` pixels.
+        image_hw: Height and width of the frame.
+        tolerance: How far a simplified outline may stray, in pixels; 0 keeps every corner, and
+            the area is that of the mask exactly.
+        min_area: Parts and holes below this area, in square pixels, are dropped.
+
+    Returns:
+        One geometry for each mask, in pixels, x before y; empty if the mask is.
+
+    Example:
+        >>> (shape,) = masks_to_polygons(np.ones((1, 64, 64)), [[2, 3, 6, 5]], image_hw=(9, 9))
+        >>> shape.bounds, shape.area
+        ((2.0, 3.0, 6.0, 5.0), 8.0)
+    """
+    crops = _crops(mask_logits, xyxy, image_hw)
+    return [_outline(crop, corner, tolerance, min_area) for crop, corner in crops]
+
+
+def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
+    """Crop a full-frame mask to a box and resize it to what the codec encodes.
+
+    Args:
+        mask: ``(h, w)`` bool.
+        xyxy: ``(4,)`` pixels: left, top, right, bottom; rounded as `paste_mask` rounds.
+
+    Returns:
+        ``(64, 64)`` float32 in [0, 1], bilinear and antialiased.
+
+    Raises:
+        ShapeError: If the mask is not ``(h, w)`` or the box covers no pixel of it.
+
+    Source:
+        google-research/big_vision, pp/proj/paligemma/segmentation.py (antialiased resize).
+
+    Example:
+        >>> crop_mask(np.ones((20, 30), np.bool_), [3, 4, 10, 12]).shape
+        (64, 64)
+    """
+    if mask.ndim != 2:
+        raise ShapeError(f"mask: expected (h, w), got {mask.shape}")
+    left, top, right, bottom = _whole_box(_require_boxes(np.asarray(xyxy)[None])[0])
+    # A box thinner than a pixel still shows the pixel that it lies in.
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    part = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if part.size == 0:
+        raise ShapeError(f"xyxy: {[left, top, right, bottom]} covers no pixel of {mask.shape}")
+    picture = Image.fromarray(part.astype(np.float32), mode=None)
+    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
+
+
+def _require_logits(logits: ArrayLike) -> FloatArray:
+    array = np.asarray(logits, np.float32)
+    if array.ndim != 3 or array.shape[1:] != (SIDE, SIDE):
+        raise ShapeError(f"mask_logits: expected (n, {SIDE}, {SIDE}), got {array.shape}")
+    if np.isnan(array).any():
+        raise ShapeError("mask_logits: holds NaN; decode the codes again")
+    return array
+
+
+def _require_boxes(xyxy: ArrayLike) -> FloatArray:
+    array = np.asarray(xyxy, np.float64)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise ShapeError(f"xyxy: expected (n, 4) left, top, right, bottom; got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ShapeError("xyxy: holds NaN or infinity")
+    return array
+
+
+def _whole_box(xyxy: FloatArray) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (round(float(edge)) for edge in xyxy)
+    return left, top, right, bottom
+
+
+def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> list[Crop]:
+    boxes = np.asarray(xyxy, np.float64).reshape(-1, 4) if np.size(xyxy) == 0 else xyxy
+    logits, rows = _require_logits(mask_logits), _require_boxes(boxes)
+    if len(logits) != len(rows):
+        raise ShapeError(f"mask_logits and xyxy: {len(logits)} masks, {len(rows)} boxes")
+    return [_paste(one, row, image_hw) for one, row in zip(logits, rows, strict=True)]
+
+
+def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> Crop:
+    left, top, right, bottom = _whole_box(xyxy)
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    size = (right - left, bottom - top)
+    whole = cv2.resize(logits, size, interpolation=cv2.INTER_LINEAR) > 0
+    return whole[y0 - top : y1 - top, x0 - left : x1 - left], (x0, y0)
+
+
+def _runs(crop: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Return line, start and end of the runs along the last axis of ``(lines, length)``."""
+    padded = np.zeros((crop.shape[0], crop.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = crop
+    steps = np.diff(padded, axis=1)
+    lines, starts = np.nonzero(steps == 1)
+    ends = np.nonzero(steps == -1)[1]
+    return lines, starts, ends
+
+
+def _run_lengths(crop: BoolArray, corner: tuple[int, int], image_hw: tuple[int, int]) -> IntArray:
+    height, width = image_hw
+    left, top = corner
+    columns, starts, ends = _runs(crop.T)
+    offset = (columns + left) * height + top
+    begin, stop = starts + offset, ends + offset
+    # A run that ends at the bottom of the frame goes on at the top of the next column.
+    apart = begin[1:] != stop[:-1]
+    begin = begin[np.concatenate([[True], apart])] if len(begin) else begin
+    stop = stop[np.concatenate([apart, [True]])] if len(stop) else stop
+    borders = np.concatenate([[0], np.stack([begin, stop], 1).ravel(), [height * width]])
+    counts: IntArray = np.diff(borders)
+    return counts[:-1] if counts[-1] == 0 and len(counts) > 1 else counts
+
+
+def _compress(counts: IntArray, image_hw: tuple[int, int]) -> dict[str, Any]:
+    plain = {"size": list(image_hw), "counts": counts.tolist()}
+    packed = coco_mask.frPyObjects(plain, *image_hw)
+    return {"size": list(image_hw), "counts": packed["counts"].decode("ascii")}
+
+
+def _rle_size(rle: dict[str, Any]) -> tuple[int, int]:
+    size = rle.get("size")
+    if not isinstance(size, list | tuple) or len(size) != 2 or min(size) < 1:
+        raise DataError(f"rle: size must be [height, width], got {size!r}")
+    return int(size[0]), int(size[1])
+
+
+def _decompress(text: str | bytes) -> IntArray:
+    """Read COCO's text: 5 bits a character, low ones first, differences from the third run on."""
+    data = text.encode("latin-1", "replace") if isinstance(text, str) else text
+    runs: list[int] = []
+    value = shift = 0
+    for byte in data:
+        bits = byte - 48
+        if not 0 <= bits < 64:
+            raise DataError(f"rle: character {chr(byte)!r} is not of COCO's run-length text")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise DataError("rle: the text ends inside a number; it was cut off")
+    return np.array(runs, np.int64)
+
+
+def _outline(
+    crop: BoolArray, corner: tuple[int, int], tolerance: float, min_area: float
+) -> MultiPolygon:
+    rows, starts, ends = _runs(crop)
+    left, top = corner
+    bars = shapely.box(starts + left, rows + top, ends + left, rows + top + 1)
+    shape = shapely.union_all(bars)
+    if tolerance > 0:
+        shape = shapely.make_valid(shape.simplify(tolerance))
+    parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
+    if min_area > 0:
+        parts = [_filled(part, min_area) for part in parts if part.area >= min_area]
+    return MultiPolygon(parts)
+
+
+def _filled(part: Polygon, min_area: float) -> Polygon:
+    holes = [hole for hole in part.interiors if Polygon(hole).area >= min_area]
+    return Polygon(part.exterior, holes)

@@ -1,0 +1,247 @@
+"""Whole commands on real files with the carried checkpoint."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from pgvision.datasets import read_dataset
+from pgvision.images import video_info
+from pgvision.results import result_from_dict
+
+
+def test_detect_writes_everything_that_it_was_asked_for(run, picture, tmp_path):
+    out, coco = tmp_path / "out", tmp_path / "coco.json"
+    ran = run("detect", "helmet; worker", picture, "--json", "--out", out, "--coco", coco)
+    assert ran.code == 0
+    (line,) = ran.lines
+    result = result_from_dict(line)
+    assert result.source == str(picture)
+    assert result.classes == ("helmet", "worker")
+    (kept,) = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert result_from_dict(json.loads(kept)) == result
+    assert cv2.imread(str(out / "site.overlay.jpg")).shape == (240, 320, 3)
+    assert len(COCO(str(coco)).anns) == (result.class_ids >= 0).sum()
+    assert "1 done, 0 failed" in ran.err
+
+
+def test_conf_keeps_what_scores_well(run, picture):
+    (everything,) = run("detect", "worker", picture, "--json").lines
+    (best,) = run("detect", "worker", picture, "--json", "--conf", "0.5").lines
+    assert best["scores"] == [score for score in everything["scores"] if score >= 0.5]
+
+
+def test_one_bad_picture_does_not_lose_the_others(run, picture, tmp_path):
+    (picture.parent / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    ran = run("detect", "helmet", picture.parent, tmp_path / "missing.jpg", "--json")
+    assert ran.code == 1
+    kinds = [line["type"] for line in ran.lines]
+    assert kinds == ["Failure", "DetectionResult", "Failure"]
+    assert "broken.jpg" in ran.err
+    assert "missing.jpg" in ran.err
+    assert "1 done, 2 failed" in ran.err
+
+
+def test_skip_leaves_bad_pictures_out(run, picture):
+    (picture.parent / "broken.jpg").write_bytes(b"")
+    ran = run("detect", "helmet", picture.parent, "--json", "--on-error", "skip")
+    assert ran.code == 0
+    assert len(ran.lines) == 1
+
+
+def test_raise_stops_at_a_bad_picture_without_a_traceback(run, picture):
+    (picture.parent / "a.jpg").write_bytes(b"")
+    ran = run("detect", "helmet", picture.parent, "--json", "--on-error", "raise")
+    assert ran.code == 1
+    assert ran.out == ""
+    assert "a.jpg" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--device", "toaster"], "device"),
+        (["--dtype", "int3"], "dtype"),
+        (["--model", "no such folder"], "model"),
+    ],
+)
+def test_a_wrong_choice_is_said_in_one_line(run, picture, words, named):
+    ran = run("detect", "helmet", picture, *words)
+    assert ran.code in (1, 2)
+    assert named in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("phrase", ["", "helmet;", "<loc0001>", "a\nb"])
+def test_a_phrase_that_cannot_be_asked_is_a_usage_error(run, picture, phrase):
+    ran = run("detect", phrase, picture)
+    assert ran.code == 2
+    assert ran.out == ""
+
+
+def test_recursive_reads_subfolders(run, picture):
+    sub = picture.parent / "sub"
+    sub.mkdir()
+    (sub / "deep.png").write_bytes(picture.read_bytes())
+    assert len(run("read", picture.parent, "--json").lines) == 1
+    assert len(run("read", picture.parent, "--json", "-r").lines) == 2
+
+
+def test_video_is_annotated_at_its_own_pace(run, film, tmp_path):
+    ran = run("detect", "worker", film, "--json", "--save-overlay", "--out", tmp_path, "--track")
+    assert ran.code == 0
+    assert [line["frame_index"] for line in ran.lines] == list(range(6))
+    assert all(line["tracker_ids"] is not None for line in ran.lines)
+    info = video_info(tmp_path / "site.overlay.mp4")
+    assert (info.fps, info.num_frames) == (10.0, 6)
+    assert "sound: absent in source" in ran.err
+
+
+def test_stride_takes_each_nth_frame(run, film):
+    lines = run("detect", "worker", film, "--json", "--stride", "3").lines
+    assert [line["frame_index"] for line in lines] == [0, 3]
+
+
+def test_segment_gives_masks(run, picture, tmp_path):
+    coco = tmp_path / "masks.json"
+    ran = run("segment", "worker", picture, "--json", "--coco", coco)
+    assert ran.code == 0
+    result = result_from_dict(ran.lines[0])
+    assert result.masks.shape == (len(result), 240, 320)
+    held = COCO(str(coco))
+    for mask, annotation in zip(result.masks, held.anns.values(), strict=True):
+        assert (held.annToMask(annotation).astype(bool) == mask).all()
+
+
+@pytest.mark.parametrize("words", [["caption"], ["ask", "is there a truck?"], ["read"]])
+def test_texts(run, picture, tmp_path, words):
+    ran = run(*words, picture, "--json", "--out", tmp_path / "out")
+    assert ran.code == 0
+    result = result_from_dict(ran.lines[0])
+    assert 0 <= result.score <= 1
+    plain = run(*words, picture)
+    assert result.text in plain.out
+    assert (tmp_path / "out" / "site.overlay.jpg").exists()
+
+
+def test_ask_gives_the_best_answers_on_request(run, picture):
+    (line,) = run("ask", "is there a truck?", picture, "--json", "--best", "3").lines
+    assert len(line["alternatives"]) == 3
+
+
+def test_the_installed_command_keeps_stdout_for_results(picture):
+    """A process of its own: nothing but JSON on stdout, logs and progress on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pgvision.cli.app", "detect", "helmet", str(picture), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["DetectionResult"]
+    assert "loaded tiny" in done.stderr
+
+
+def test_scenes_are_a_data_set(run, tmp_path):
+    out = tmp_path / "sites"
+    small = ("--height", 120, "--width", 160)
+    ran = run("scenes", "--count", 2, "--seed", 20_000_000, "--out", out, "--videos", 1, *small)
+    assert ran.code == 0
+    assert len(read_dataset(out / "instances.json").images) == 2
+    assert len(list((out / "images").iterdir())) == 2
+    (video,) = (out / "videos").iterdir()
+    assert video_info(video).image_hw == (120, 160)
+    again = run("scenes", "--count", 2, "--seed", 1, "--out", out, *small)
+    assert again.code == 2
+    assert "already holds" in again.err
+
+
+@pytest.fixture
+def sites(run, tmp_path):
+    """Two rendered scenes as a data set."""
+    out = tmp_path / "sites"
+    run("scenes", "--count", 2, "--out", out, "--height", 240, "--width", 320)
+    return out
+
+
+def test_convert_writes_examples_and_says_how_they_read_back(run, sites, tmp_path):
+    target = tmp_path / "train.jsonl"
+    ran = run("convert", sites / "instances.json", target, "--json", "--prompts", "per_class")
+    assert ran.code == 0
+    figures = ran.lines[0]["round_trip"]
+    assert figures["num_lost"] == 0
+    assert figures["max_bin_error"] <= 0.5 + 1e-6
+    for line in target.read_text(encoding="utf-8").splitlines():
+        assert set(json.loads(line)) == {"image", "prefix", "suffix"}
+
+
+def test_convert_splits_by_hash(run, tmp_path):
+    sites = tmp_path / "sites"
+    run("scenes", "--count", 8, "--out", sites, "--height", 64, "--width", 64)
+    source = sites / "instances.json"
+    assert run("convert", source, tmp_path / "a", "--to", "yolo", "--val", 0.5).code == 0
+    assert run("convert", source, tmp_path / "b", "--to", "yolo", "--val", 0.5).code == 0
+
+    def names(folder, part):
+        return {path.name for path in (tmp_path / folder / "images" / part).rglob("*.jpg")}
+
+    assert names("a", "val") == names("b", "val")
+    assert len(names("a", "train")) + len(names("a", "val")) == 8
+
+
+def test_check_finds_what_spoils_training(run, sites):
+    source = sites / "instances.json"
+    clean = run("convert", source, "--check", "--prompts", "per_class")
+    assert clean.code == 0, clean.out
+    document = json.loads(source.read_text())
+    document["annotations"][0]["bbox"] = [10, 10, 0, 5]
+    document["images"][1]["file_name"] = "images/gone.jpg"
+    source.write_text(json.dumps(document))
+    spoilt = run("convert", source, "--check", "--json", "--prompts", "per_class")
+    assert spoilt.code == 1
+    rules = {row["rule"] for row in spoilt.lines[0]["counts"]}
+    assert rules >= {"box-degenerate", "missing-file"}
+
+
+def test_convert_needs_to_know_the_format(run, sites, tmp_path):
+    ran = run("convert", sites / "instances.json", tmp_path / "folder")
+    assert ran.code == 2
+    assert "--to" in ran.err
+
+
+def test_codec_eval_measures_and_draws(run, tmp_path):
+    worst = tmp_path / "worst.png"
+    ran = run("codec", "eval", "--masks", "scenes:2", "--limit", 10, "--json", "--worst", worst)
+    assert ran.code == 0
+    figures = ran.lines[0]
+    assert figures["num_masks"] == 10
+    assert 0 <= figures["mean_iou"] <= 1
+    assert 1 <= figures["codes_used"] <= 128
+    assert cv2.imread(str(worst)) is not None
+
+
+def test_codec_trains_and_what_it_wrote_can_be_measured(run, tmp_path):
+    masks = np.zeros((32, 64, 64), np.uint8)
+    masks[:, 8:56, 8:56] = 255
+    np.savez(tmp_path / "masks.npz", masks=masks)
+    out = tmp_path / "codec"
+    words = ("--masks", tmp_path / "masks.npz")
+    assert run("codec", "train", *words, "--steps", 2, "--out", out).code == 0
+    (weights,) = out.glob("*.safetensors")
+    assert run("codec", "eval", *words, "--codec", weights, "--json").code == 0
+
+
+def test_demo_writes_what_it_says(run, tmp_path):
+    out = tmp_path / "demo"
+    ran = run("demo", "--out", out)
+    assert ran.code == 0
+    for name in ("site-1.overlay.jpg", "site-2.overlay.jpg", "site.overlay.mp4", "coco.json"):
+        assert (out / name).exists()
+        assert name in ran.out
+    held = COCO(str(out / "coco.json"))
+    assert len(held.imgs) == 2 + video_info(out / "site.mp4").num_frames
+    assert len(held.anns) > 0, "the carried checkpoint finds a helmet in its own world"

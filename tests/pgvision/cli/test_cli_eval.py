@@ -1,0 +1,168 @@
+"""`pgvision eval`: predicts, scores, goes on after a stop, shows the worst."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from pgvision.cli.eval_objects import Answers
+from pgvision.cli.eval_texts import evaluate_texts, text_cases
+from pgvision.cli.eval_worst import count_mistakes, save_worst
+from pgvision.datasets import Example, read_dataset
+from pgvision.errors import DataError, ImageError, OptionError
+from pgvision.results import DetectionResult
+
+
+@pytest.fixture
+def sites(run, tmp_path):
+    out = tmp_path / "sites"
+    run("scenes", "--count", 3, "--out", out, "--height", 240, "--width", 320)
+    return out
+
+
+def boxes(rows, *, class_ids=None, scores=None):
+    return DetectionResult(
+        image_hw=(100, 100),
+        xyxy=np.asarray(rows, np.float32).reshape(-1, 4),
+        labels=["helmet"] * len(rows),
+        class_ids=class_ids or [0] * len(rows),
+        classes=["helmet", "head"],
+        scores=scores,
+    )
+
+
+def test_eval_writes_its_files(run, sites, tmp_path):
+    out = tmp_path / "report"
+    words = ("eval", "--data", sites / "instances.json", "--out", out, "--json", "--limit", 2)
+    ran = run(*words, "--calibrate", "temperature")
+    assert ran.code == 0
+    report = ran.lines[0]
+    assert report["num_images"] == 2
+    assert json.loads((out / "report.json").read_text())["stats"] == report["stats"]
+    assert report["answers"]["num_answers"] == 2
+    assert cv2.imread(str(out / "report.png")) is not None
+    assert json.loads((out / "calibration.json").read_text())["method"] == "temperature"
+    records = json.loads((out / "results.json").read_text())
+    assert {record["image_id"] for record in records} <= {1, 2}
+
+
+def test_a_stopped_eval_goes_on(run, sites, tmp_path):
+    out = tmp_path / "report"
+    words = ("eval", "--data", sites / "instances.json", "--out", out, "--json", "--worst", 0)
+    whole = run(*words)
+    lines = (out / "answers.jsonl").read_text().splitlines()
+    # A stop in the middle of a line, after the first answer.
+    (out / "answers.jsonl").write_text(lines[0] + "\n" + lines[1][: len(lines[1]) // 2])
+    again = run(*words)
+    assert "going on after 1 of 3" in again.err
+    assert again.lines[0]["stats"] == whole.lines[0]["stats"]
+    assert len((out / "answers.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_folder_with_another_run_is_refused(run, sites, tmp_path):
+    out = tmp_path / "report"
+    words = ("eval", "--data", sites / "instances.json", "--out", out, "--limit", 1)
+    assert run(*words).code == 0
+    other = run(*words, "--conf", 0.5)
+    assert other.code == 2
+    assert "another run" in other.err
+
+
+def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, tmp_path):
+    first = sorted((sites / "images").iterdir())[0]
+    first.write_bytes(b"")
+    out = tmp_path / "report"
+    ran = run("eval", "--data", sites / "instances.json", "--out", out, "--json")
+    assert ran.code == 1
+    assert first.name in ran.err
+    assert ran.lines[0]["answers"]["num_answers"] == 2
+
+
+@pytest.mark.parametrize("task", ["ask", "caption"])
+def test_eval_of_texts(run, sites, tmp_path, task):
+    out = tmp_path / "report"
+    words = ("--task", task, "--out", out, "--limit", 4, "--json")
+    ran = run("eval", "--data", sites / "examples.jsonl", *words)
+    assert ran.code == 0
+    figures = ran.lines[0]
+    assert set(figures) == ({"exact", "anls", "count"} if task == "ask" else {"cider", "bleu4"})
+    assert json.loads((out / "report.json").read_text())["figures"] == figures
+
+
+def test_answers_come_back_as_they_were(tmp_path):
+    run = {"data": "a", "model": None}
+    kept = Answers(tmp_path, run)
+    result = boxes([[1, 2, 3, 4]], scores=[0.5])
+    kept.add(7, result)
+    kept.add(8, None)
+    again = Answers(tmp_path, run)
+    assert 7 in again
+    assert 8 in again
+    assert dict(again.results()) == {7: result}
+    with pytest.raises(OptionError, match="another run"):
+        Answers(tmp_path, run | {"model": "b"})
+
+
+def test_mistakes_are_misses_and_false_alarms():
+    truth = boxes([[0, 0, 10, 10], [50, 50, 60, 60]])
+    assert count_mistakes(truth, truth) == 0
+    assert count_mistakes(truth, truth[:0]) == 2
+    assert count_mistakes(truth[:0], truth) == 2
+    # One of two boxes on one object is too many; a box of another class is two mistakes.
+    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 10], [0, 0, 10, 9]])) == 1
+    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 10]], class_ids=[1])) == 2
+    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 4]])) == 2
+
+
+def test_the_worst_image_comes_first(sites, tmp_path):
+    dataset = read_dataset(sites / "instances.json")
+    first, second, third = dataset.images
+    empty = {
+        image.id: DetectionResult(
+            image_hw=image.image_hw, xyxy=[], labels=[], class_ids=[], classes=dataset.classes
+        )
+        for image in (first, second, third)
+    }
+    paths = save_worst(dataset, empty, tmp_path / "worst", count=2, threshold=0.0)
+    most = max(dataset.images, key=lambda image: len(image.objects))
+    assert len(paths) == 2
+    assert paths[0].name == f"01-{len(most.objects)}-{most.path.stem}.jpg"
+    assert cv2.imread(str(paths[0])).shape == (240, 320 * 2 + 8, 3)
+
+
+def test_lines_with_one_question_are_one_case(tmp_path):
+    image = tmp_path / "a.jpg"
+    examples = [
+        Example(image, "answer en how many?", "2"),
+        Example(image, "answer en how many?", "two"),
+        Example(image, "caption en", "a site"),
+        Example(image, "detect helmet", ""),
+    ]
+    (case,) = text_cases(examples, "ask")
+    assert (case.language, case.question, case.references) == ("en", "how many?", ("2", "two"))
+    (case,) = text_cases(examples, "caption")
+    assert case.references == ("a site",)
+    with pytest.raises(DataError, match="no example"):
+        text_cases(examples[3:], "ask")
+
+
+def test_ten_references_are_scored_as_vqa(tmp_path):
+    cases = text_cases([Example(tmp_path, "answer en how many?", "2")] * 10, "ask")
+    figures, failed = evaluate_texts(cases, lambda *_: "2", tmp_path, task="ask")
+    assert (figures["vqa"], figures["exact"], failed) == (1.0, 1.0, 0)
+
+
+def test_texts_go_on_after_a_picture_that_cannot_be_read(tmp_path, capsys):
+    cases = text_cases(
+        [Example(tmp_path / n, "answer en how many?", "2") for n in ("a.jpg", "b.jpg")], "ask"
+    )
+
+    def ask(image, language, question):
+        if image.name == "a.jpg":
+            raise ImageError("a.jpg: 0 bytes")
+        return "2"
+
+    figures, failed = evaluate_texts(cases, ask, tmp_path, task="ask")
+    assert (figures["exact"], failed) == (1.0, 1)
+    assert "a.jpg: 0 bytes" in capsys.readouterr().err

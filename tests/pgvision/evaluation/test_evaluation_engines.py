@@ -1,0 +1,119 @@
+"""All engines give pycocotools' twelve figures, and our own matching gives its matches."""
+
+import contextlib
+import copy
+import io
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from pgvision.evaluation import evaluate_detections
+from pgvision.evaluation.ground_truth import load_ground_truth
+from pgvision.evaluation.matching import greedy_match, group_pairs
+from pgvision.evaluation.predictions import load_predictions
+
+
+def pycocotools_run(truth, results, iou_type):
+    """pycocotools as its own documentation uses it, apart from ids that start at 1."""
+    truth, results = copy.deepcopy(truth), copy.deepcopy(results)
+    for record in truth["annotations"]:
+        record["id"] += 1
+    if iou_type == "segm":
+        for record in results:
+            del record["bbox"]  # or it would take the box's area for the mask's
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt = COCO()
+        gt.dataset = truth
+        gt.createIndex()
+        dt = gt.loadRes(results)
+        run = COCOeval(gt, dt, iou_type)
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return run
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(16))
+def test_engines_agree_with_pycocotools(random_set, seed, iou_type):
+    truth, results = random_set(seed, masks=iou_type == "segm")
+    if not results:
+        pytest.skip("pycocotools cannot load an empty list")
+    expected = pycocotools_run(truth, results, iou_type).stats
+    for engine in ("faster", "hotcoco", "pycocotools"):
+        report = evaluate_detections(truth, results, iou_type, engine, details=False)
+        assert np.abs(np.array(report.stats) - expected).max() <= 1e-9, engine
+        assert report.engine == engine
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [0, 1, 4, 5, 6, 7, 8])
+def test_own_matching_is_that_of_pycocotools(random_set, seed, iou_type):
+    truth, results = random_set(seed, masks=iou_type == "segm")
+    run = pycocotools_run(truth, results, iou_type)
+    gt = load_ground_truth(truth, masks=iou_type == "segm")
+    found = load_predictions(results, gt, masks=iou_type == "segm")
+    for place, iou in ((0, 0.5), (5, 0.75)):
+        expected = np.full(len(results), -3)
+        for group in run.evalImgs:
+            if group is None or group["aRng"] != [0, 1e10]:
+                continue
+            rows = np.array(group["dtIds"], int) - 1
+            matched = group["dtMatches"][place].astype(int) - 1
+            expected[rows] = np.where(group["dtIgnore"][place], -2, matched)
+        mine = greedy_match(group_pairs(gt, found), gt.crowd, len(found), iou=iou)
+        assert mine.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
+def test_no_detections_are_zeros(small_set, engine):
+    report = evaluate_detections(small_set[0], [], engine=engine)
+    assert report.stats == (0, 0, 0, 0, -1, -1, 0, 0, 0, 0, -1, -1)
+    assert report.best_f1 is None
+    assert report.confusion.tolist() == [[0, 0, 2], [0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
+def test_no_annotations_are_undefined(small_set, engine):
+    truth, results = small_set
+    report = evaluate_detections({**truth, "annotations": []}, results, engine=engine)
+    assert report.stats == (-1,) * 12
+    assert all(figures.ap is None for figures in report.per_class)
+    assert evaluate_detections({**truth, "annotations": []}, []).stats == (-1,) * 12
+
+
+def test_inputs_are_not_changed_and_may_come_in_any_form(small_set, tmp_path):
+    import json
+
+    truth, results = small_set
+    before = copy.deepcopy((truth, results))
+    expected = evaluate_detections(truth, results).stats
+    assert (truth, results) == before
+    (tmp_path / "gt.json").write_text(json.dumps(truth))
+    (tmp_path / "dt.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        as_object = COCO(str(tmp_path / "gt.json"))
+    loose = [
+        {**record, "bbox": convert(record["bbox"]), "image_id": np.int64(record["image_id"]),
+         "score": np.float32(record["score"])}
+        for record, convert in zip(results, [tuple, np.array, list, np.float32], strict=True)
+    ]  # fmt: skip
+    for gt, dt in (
+        (tmp_path / "gt.json", str(tmp_path / "dt.json")),
+        (as_object, results),
+        (truth, loose),
+    ):
+        assert evaluate_detections(gt, dt).stats == expected
+
+
+def test_missing_area_and_iscrowd_are_filled_in(small_set):
+    truth, results = small_set
+    bare = copy.deepcopy(truth)
+    for record in bare["annotations"]:
+        del record["area"], record["iscrowd"], record["id"]
+    for iou_type in ("bbox", "segm"):
+        report = evaluate_detections(bare, results, iou_type)
+        assert report.stats == evaluate_detections(truth, results, iou_type).stats
+        assert "3 annotations have no area" in report.notes[0]

@@ -1,0 +1,191 @@
+"""Masks against pycocotools, shapely and a bilinear resize written out here."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from pgvision.errors import DataError, ShapeError
+from pgvision.masks import (
+    crop_mask,
+    mask_areas,
+    mask_to_rle,
+    masks_to_polygons,
+    masks_to_rle,
+    paste_mask,
+    paste_masks,
+    rle_to_mask,
+)
+
+
+def blobs(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(count, 8, 8))
+    return np.kron(coarse, np.ones((8, 8))).astype(np.float32)
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Half-pixel centres, no antialiasing, borders repeated: TensorFlow's ``resize``."""
+    rows = np.clip((np.arange(height) + 0.5) * image.shape[0] / height - 0.5, 0, image.shape[0] - 1)
+    columns = np.clip(
+        (np.arange(width) + 0.5) * image.shape[1] / width - 0.5, 0, image.shape[1] - 1
+    )
+    top, left = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    bottom = np.minimum(top + 1, image.shape[0] - 1)
+    right = np.minimum(left + 1, image.shape[1] - 1)
+    down, across = (rows - top)[:, None], (columns - left)[None]
+    upper = image[top][:, left] * (1 - across) + image[top][:, right] * across
+    lower = image[bottom][:, left] * (1 - across) + image[bottom][:, right] * across
+    return upper * (1 - down) + lower * down
+
+
+boxes = st.tuples(st.floats(-30, 90), st.floats(-30, 70), st.floats(0, 80), st.floats(0, 80)).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
+
+
+@given(boxes, st.integers(0, 50))
+@settings(max_examples=200, deadline=None)
+def test_paste_is_the_bilinear_resize_of_the_rounded_box(box: list[float], seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=(64, 64)).astype(np.float32)
+    (frame,) = paste_masks(logits[None], [box], image_hw=(60, 80))
+    left, top, right, bottom = (round(edge) for edge in box)
+    expected = np.zeros((60, 80))
+    if right > left and bottom > top:
+        whole = bilinear(logits.astype(np.float64), bottom - top, right - left)
+        for y in range(max(top, 0), min(bottom, 60)):
+            for x in range(max(left, 0), min(right, 80)):
+                expected[y, x] = whole[y - top, x - left]
+    sure = np.abs(expected) > 1e-4  # at 0 float32 and float64 may differ
+    assert (frame[sure] == (expected[sure] > 0)).all()
+    assert not frame[expected == 0].any()
+
+
+@given(st.lists(boxes, min_size=1, max_size=4), st.integers(0, 50))
+@settings(max_examples=200, deadline=None)
+def test_rle_is_byte_identical_to_pycocotools(rows: list[list[float]], seed: int) -> None:
+    logits = blobs(len(rows), seed)
+    frames = paste_masks(logits, rows, image_hw=(60, 80))
+    ours = masks_to_rle(logits, rows, image_hw=(60, 80))
+    theirs = coco_mask.encode(np.asfortranarray(frames.transpose(1, 2, 0).astype(np.uint8)))
+    assert [one["counts"] for one in ours] == [one["counts"].decode() for one in theirs]
+    assert all(one["size"] == [60, 80] for one in ours)
+    for one, frame in zip(ours, frames, strict=True):
+        np.testing.assert_array_equal(rle_to_mask(one), frame)
+        assert mask_to_rle(frame) == one
+    areas = mask_areas(logits, rows, image_hw=(60, 80))
+    np.testing.assert_array_equal(areas, coco_mask.area(theirs))
+
+
+def test_a_box_as_high_as_the_frame_joins_its_columns() -> None:
+    (rle,) = masks_to_rle(np.ones((1, 64, 64)), [[2, 0, 5, 7]], image_hw=(7, 9))
+    frame = np.zeros((7, 9), np.uint8)
+    frame[:, 2:5] = 1
+    (expected,) = coco_mask.encode(np.asfortranarray(frame[..., None]))
+    assert rle["counts"].encode() == expected["counts"]
+
+
+@given(st.lists(boxes, min_size=1, max_size=3), st.integers(0, 50))
+@settings(max_examples=60, deadline=None)
+def test_polygons_cover_the_mask_exactly(rows: list[list[float]], seed: int) -> None:
+    logits = blobs(len(rows), seed)
+    frames = paste_masks(logits, rows, image_hw=(60, 80))
+    shapes = masks_to_polygons(logits, rows, image_hw=(60, 80))
+    for shape, frame in zip(shapes, frames, strict=True):
+        assert shape.is_valid
+        assert shape.area == pytest.approx(int(frame.sum()))
+        if frame.any():
+            ys, xs = np.nonzero(frame)
+            assert shape.bounds == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+
+
+def test_holes_are_kept_and_small_ones_dropped_on_request() -> None:
+    logits = np.ones((1, 64, 64), np.float32)
+    logits[0, 28:36, 28:36] = -1
+    box = [[0, 0, 64, 64]]
+    (shape,) = masks_to_polygons(logits, box, image_hw=(64, 64))
+    assert len(shape.geoms[0].interiors) == 1
+    assert shape.area == 64 * 64 - 64
+    (filled,) = masks_to_polygons(logits, box, image_hw=(64, 64), min_area=100)
+    assert filled.area == 64 * 64
+
+
+@given(st.integers(0, 200), st.floats(0.1, 8))
+@settings(max_examples=60, deadline=None)
+def test_simplified_polygons_stay_valid_and_near(seed: int, tolerance: float) -> None:
+    (exact,) = masks_to_polygons(blobs(1, seed), [[3, 4, 70, 50]], image_hw=(60, 80))
+    (simple,) = masks_to_polygons(
+        blobs(1, seed), [[3, 4, 70, 50]], image_hw=(60, 80), tolerance=tolerance
+    )
+    assert simple.is_valid
+    if not exact.is_empty and not simple.is_empty:
+        assert simple.hausdorff_distance(exact) <= 2 * tolerance + 64
+
+
+def test_no_masks_at_all() -> None:
+    empty = np.zeros((0, 64, 64))
+    assert paste_masks(empty, np.zeros((0, 4)), image_hw=(5, 6)).shape == (0, 5, 6)
+    assert masks_to_rle(empty, [], image_hw=(5, 6)) == []
+    assert masks_to_polygons(empty, [], image_hw=(5, 6)) == []
+
+
+def test_boxes_of_one_pixel_or_none() -> None:
+    crop, corner = paste_mask(np.ones((64, 64)), [4, 5, 5, 6], (10, 10))
+    assert crop.tolist() == [[True]]
+    assert corner == (4, 5)
+    for outside in ([4, 5, 4.2, 9], [20, 0, 30, 9], [-9, -9, -1, -1]):
+        assert paste_mask(np.ones((64, 64)), outside, (10, 10))[0].size == 0
+
+
+def test_crop_and_paste_are_inverse_on_a_block() -> None:
+    mask = np.zeros((100, 120), np.bool_)
+    mask[20:60, 30:90] = True
+    crop = crop_mask(mask, [30, 20, 90, 60])
+    assert crop.shape == (64, 64)
+    assert crop.min() == 1.0
+    half = crop_mask(mask, [0, 20, 60, 60])  # the right half is inside
+    (frame,) = paste_masks((half * 2 - 1)[None], [[0, 20, 60, 60]], image_hw=(100, 120))
+    np.testing.assert_array_equal(frame[20:60, :60], mask[20:60, :60])
+
+
+@given(st.integers(0, 100), st.integers(65, 300))
+@settings(max_examples=40, deadline=None)
+def test_shrinking_averages(seed: int, side: int) -> None:
+    mask = np.random.default_rng(seed).random((side, side)) < 0.5
+    crop = crop_mask(mask, [0, 0, side, side])
+    assert crop.mean() == pytest.approx(mask.mean(), abs=0.03)
+    assert 0.0 <= crop.min() <= crop.max() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("rle", "words"),
+    [
+        ({"size": [4, 5], "counts": ""}, "20"),
+        ({"size": [4, 5], "counts": "3"}, "20"),
+        ({"size": [4, 5], "counts": "\x7f\x7f"}, "character"),
+        ({"size": [4, 5], "counts": "P"}, "cut off"),
+        ({"size": [4, 5], "counts": [3, 4]}, "20"),
+        ({"size": [4, 5], "counts": [25, -5]}, "20"),
+        ({"size": [5, 5], "counts": [20]}, "another mask"),
+        ({"size": [0, 5], "counts": []}, "size"),
+        ({"counts": [20]}, "size"),
+        ({"size": [4, 5]}, "counts"),
+    ],
+)
+def test_broken_run_lengths_are_refused(rle: dict[str, object], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        rle_to_mask(rle)
+
+
+def test_wrong_shapes_are_named() -> None:
+    with pytest.raises(ShapeError, match="64"):
+        paste_masks(np.ones((1, 32, 32)), [[0, 0, 1, 1]], image_hw=(5, 5))
+    with pytest.raises(ShapeError, match="1 masks, 2 boxes"):
+        paste_masks(np.ones((1, 64, 64)), np.zeros((2, 4)), image_hw=(5, 5))
+    with pytest.raises(ShapeError, match="NaN"):
+        paste_masks(np.full((1, 64, 64), np.nan), [[0, 0, 1, 1]], image_hw=(5, 5))
+    with pytest.raises(ShapeError, match="covers no pixel"):
+        crop_mask(np.ones((5, 5), np.bool_), [7, 7, 9, 9])
+    with pytest.raises(ShapeError, match="bool"):
+        mask_to_rle(np.ones((5, 5)))

@@ -1,0 +1,237 @@
+"""Read and write codec weights; believe nothing in a file before it has been checked.
+
+Two formats hold the same 38 tensors under the same names: Google's ``.npz`` and our
+``.safetensors``. The table below is the contract; a file that differs from it is refused.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pgvision.errors import CodecError
+from pgvision.files import replaced_path
+from vqvae.model import MaskVqVae
+from vqvae.quantizer import NUM_CODES
+
+GOOGLE_FILE = "vae-oid.npz"
+GOOGLE_BYTES = 8_479_556
+GOOGLE_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
+GOOGLE_VARIABLE = "PGVISION_CODEC_GOOGLE"
+_GOOGLE_SPACE = "big-vision/paligemma-hf"
+_TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
+# Running averages that only training needs; a released file may leave them out.
+_BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
+
+
+def tensor_table() -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of each of the 38 tensors of a codec.
+
+    Source:
+        google-research/big_vision reads exactly these names from ``vae-oid.npz``.
+
+    Example:
+        >>> tensor_table()["decoder.4.weight"], tensor_table()["_vq_vae._embedding"]
+        ((128, 128, 4, 4), (128, 512))
+    """
+    with torch.device("meta"):
+        return {name: tuple(held.shape) for name, held in MaskVqVae().state_dict().items()}
+
+
+def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
+    """Load codec weights.
+
+    Args:
+        source: ``"tiny"`` (carried by the package), ``"google"`` (`find_google`), or the path of
+            a ``.safetensors`` or ``.npz`` file. A path is held to the table of tensors only; the
+            size and sha256 of Google's own file are asked of ``"google"``.
+
+    Returns:
+        The model in eval mode, and the identity of its codebook: ``"google"``, ``"tiny"``, or
+        ``"codebook:"`` and 12 hex digits. The identity follows from the weights, so a copy of
+        a file is the same codec as the file.
+
+    Raises:
+        CodecError: If there is no such file, or it is not a whole, plain codec.
+    """
+    if source == "google":
+        path = find_google()
+        require_google(path)
+    elif source == "tiny":
+        path = _TINY_PATH
+    else:
+        path = Path(source)
+    tensors = read_tensors(path)
+    model = MaskVqVae()
+    if _BOOKKEEPING - tensors.keys():
+        # As if every code had been chosen once a step: the averages then equal the codebook.
+        tensors["_vq_vae._ema_cluster_size"] = torch.ones(NUM_CODES)
+        tensors["_vq_vae._ema_w"] = tensors["_vq_vae._embedding"].clone()
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False), _identity(path, tensors["_vq_vae._embedding"])
+
+
+def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = True) -> None:
+    """Write a codec as float32 safetensors, aside and then renamed.
+
+    Args:
+        model: The codec.
+        path: Where to; must end in ``.safetensors``.
+        bookkeeping: Keep the running averages too (needed to train on, not to use).
+
+    Raises:
+        CodecError: If the path has another ending.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise CodecError(f"a codec is written as .safetensors, got {path}")
+    tensors = {
+        name: held.detach().float().contiguous()
+        for name, held in model.state_dict().items()
+        if bookkeeping or name not in _BOOKKEEPING
+    }
+    with replaced_path(path) as aside:
+        save_file(tensors, aside, metadata={"format": "pgvision-mask-codec"})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a ``.safetensors`` or ``.npz`` codec and hold every tensor to the table.
+
+    Raises:
+        CodecError: If the file is missing, truncated, of another format, or differs from the
+            table in a name, shape or dtype, or holds NaN or infinite numbers.
+    """
+    if not path.is_file():
+        raise CodecError(
+            f"codec weights: expected 'tiny', 'google' or a file, got {path}, which is not there"
+        )
+    if path.suffix == ".npz":
+        tensors = _read_npz(path)
+    elif path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    else:
+        raise CodecError(f"codec weights: expected .safetensors or .npz, got {path}")
+    for name, held in tensors.items():
+        if not bool(torch.isfinite(held).all()):
+            raise CodecError(f"{path}: tensor {name} holds NaN or infinite numbers")
+    return tensors
+
+
+def find_google() -> Path:
+    """Find ``vae-oid.npz``: ``PGVISION_CODEC_GOOGLE``, else the hub's cache, else the hub.
+
+    Raises:
+        CodecError: If it is nowhere and cannot be downloaded; says where to put it.
+    """
+    named = os.environ.get(GOOGLE_VARIABLE)
+    if named:
+        path = Path(named)
+        path = path / GOOGLE_FILE if path.is_dir() else path
+        if not path.is_file():
+            raise CodecError(f"{GOOGLE_VARIABLE}={named}: there is no {GOOGLE_FILE} there")
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(_GOOGLE_SPACE, GOOGLE_FILE, repo_type="space"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CodecError(
+            f"Google's mask codec could not be downloaded from the hub space {_GOOGLE_SPACE} "
+            f"({type(error).__name__}). Get {GOOGLE_FILE} ({GOOGLE_BYTES:,} bytes) from there or "
+            f"from gs://big_vision/paligemma/{GOOGLE_FILE} on a machine with a network, and set "
+            f"{GOOGLE_VARIABLE} to its path"
+        ) from error
+
+
+def require_google(path: Path) -> None:
+    """Refuse a file that is not byte for byte Google's ``vae-oid.npz``.
+
+    Raises:
+        CodecError: If its size or sha256 differs.
+    """
+    size = path.stat().st_size
+    if size != GOOGLE_BYTES:
+        hint = "; the download was cut short" if size < GOOGLE_BYTES else ""
+        raise CodecError(f"{path}: expected {GOOGLE_BYTES:,} bytes, got {size:,}{hint}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != GOOGLE_SHA256:
+        raise CodecError(
+            f"{path}: expected sha256 {GOOGLE_SHA256}, got {digest}; this is not Google's codec. "
+            "To use it all the same, give its path instead of 'google'"
+        )
+
+
+def _identity(path: Path, codebook: Tensor) -> str:
+    digest = hashlib.sha256(codebook.numpy().tobytes()).hexdigest()
+    if path == _TINY_PATH:
+        return "tiny"
+    if path.suffix == ".npz" and path.stat().st_size == GOOGLE_BYTES:
+        whole = hashlib.sha256(path.read_bytes()).hexdigest()
+        return "google" if whole == GOOGLE_SHA256 else f"codebook:{digest[:12]}"
+    return f"codebook:{digest[:12]}"
+
+
+def _require_table(found: dict[str, tuple[int, ...]], path: Path) -> None:
+    table = tensor_table()
+    missing = sorted(set(table) - set(found) - _BOOKKEEPING)
+    extra = sorted(set(found) - set(table))
+    if missing or extra:
+        raise CodecError(
+            f"{path}: not a mask codec: missing tensors {missing[:4]}, unknown {extra[:4]}"
+        )
+    for name, shape in found.items():
+        if shape != table[name]:
+            raise CodecError(f"{path}: tensor {name} is {shape}, expected {table[name]}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as held:
+            names = list(held.keys())
+            _require_table({n: tuple(held.get_slice(n).get_shape()) for n in names}, path)
+            return {name: held.get_tensor(name).float() for name in names}
+    except SafetensorError as error:
+        raise CodecError(f"{path}: broken or cut off ({error})") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shapes = {}
+            for entry in archive.infolist():
+                name = entry.filename.removesuffix(".npy")
+                with archive.open(entry) as file:
+                    shapes[name] = _float32_shape(file, f"{path}: tensor {name}")
+        # Nothing has been allocated yet: what a header claims is checked before it is believed.
+        _require_table(shapes, path)
+        with np.load(path, allow_pickle=False) as held:
+            return {name: torch.from_numpy(_plain(held[name])) for name in held.files}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CodecError(f"{path}: broken or cut off ({error})") from error
+
+
+def _float32_shape(file: IO[bytes], name: str) -> tuple[int, ...]:
+    try:
+        version = npy_format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = npy_format.read_array_header_1_0(file)
+        else:
+            shape, _, dtype = npy_format.read_array_header_2_0(file)
+    except ValueError as error:
+        raise CodecError(f"{name} has a broken header ({error})") from error
+    if dtype != np.float32:
+        raise CodecError(f"{name} is {dtype}, expected float32")
+    return tuple(shape)
+
+
+def _plain(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(array, np.float32)

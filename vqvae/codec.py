@@ -1,0 +1,125 @@
+"""`MaskCodec`: masks to codes and back, with arrays in and arrays out."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from pgvision.errors import CodecError
+from vqvae.checkpoint import load_checkpoint
+from vqvae.model import MASK_SIDE, NUM_TOKENS, MaskVqVae
+from vqvae.quantizer import NUM_CODES
+
+
+class MaskCodec:
+    """Encodes 64x64 masks as 16 codes out of 128, and decodes them.
+
+    A codec belongs to the checkpoints that were trained on its codes: Google's to Google's, ours to
+    ours. Another codec's codes draw nonsense.
+
+    Attributes:
+        name: "tiny", "google", or "codebook:" and 12 hex digits: whose codes these are. It follows
+            from the weights, so a copy of a file has the name of the file.
+
+    Example:
+        >>> codec = MaskCodec.load("tiny")
+        >>> disc = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 30
+        >>> codes = codec.encode(disc[None])
+        >>> again = codec.decode(codes)[0] > 0
+        >>> codes.shape, bool((again & disc).sum() > 0.9 * (again | disc).sum())
+        ((1, 16), True)
+    """
+
+    def __init__(self, model: MaskVqVae, name: str) -> None:
+        self.name = name
+        self._model = model.eval().requires_grad_(requires_grad=False)
+
+    @classmethod
+    def load(cls, source: str | Path) -> "MaskCodec":
+        """Load a codec; each is read once per process.
+
+        Args:
+            source: ``"tiny"``, the carried one; ``"google"``, from ``PGVISION_CODEC_GOOGLE`` or
+                the hub, checked by size and sha256; or a path: safetensors, or an npz with exactly
+                Google's tensors (of any numbers; only Google's own are then called "google").
+
+        Raises:
+            CodecError: If the file cannot be had, or is not a codec; the message says why.
+        """
+        return _load(str(source))
+
+    def encode(self, masks: ArrayLike) -> NDArray[np.int64]:
+        """Encode masks.
+
+        Args:
+            masks: ``(b, 64, 64)`` in [0, 1], or bool.
+
+        Returns:
+            ``(b, 16)`` codes in [0, 127]: a 4x4 grid, row by row.
+
+        Raises:
+            CodecError: If the shape is another, or a value is NaN or outside [0, 1].
+        """
+        values = np.asarray(masks, np.float32)
+        if values.ndim != 3 or values.shape[1:] != (MASK_SIDE, MASK_SIDE):
+            raise CodecError(f"masks: expected (b, 64, 64), got {values.shape}; see crop_mask")
+        if not ((values >= 0) & (values <= 1)).all():
+            raise CodecError("masks: expected values in [0, 1]; divide bytes by 255")
+        with torch.inference_mode():
+            codes = self._model.encode(torch.from_numpy(values))
+        return codes.numpy().astype(np.int64)
+
+    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
+        """Decode codes.
+
+        Args:
+            codes: ``(b, 16)`` whole numbers in [0, 127].
+
+        Returns:
+            ``(b, 64, 64)`` float32, about [-1, 1]; the mask is where they are above 0.
+
+        Raises:
+            CodecError: If the shape is another, or a code is out of range.
+        """
+        values = np.asarray(codes)
+        if values.ndim != 2 or values.shape[1] != NUM_TOKENS:
+            raise CodecError(f"codes: expected (b, {NUM_TOKENS}), got {values.shape}")
+        if values.size and not np.issubdtype(values.dtype, np.integer):
+            raise CodecError(f"codes: expected whole numbers, got {values.dtype}")
+        if values.size and not 0 <= values.min() <= values.max() < NUM_CODES:
+            raise CodecError(f"codes: expected 0 to 127, got {values.min()} to {values.max()}")
+        with torch.inference_mode():
+            rows = torch.from_numpy(values.astype(np.int64))
+            return self._decode(self._model.quantizer.lookup(rows))
+
+    def decode_soft(self, probs: ArrayLike) -> NDArray[np.float32]:
+        """Decode probability-weighted codebook vectors (All in Tokens, arXiv 2301.02229).
+
+        Args:
+            probs: ``(b, 16, 128)``, not negative; each row is divided by its sum.
+
+        Returns:
+            ``(b, 64, 64)`` float32; the mask is where they are above 0.
+
+        Raises:
+            CodecError: If the shape is another, or a row is negative, NaN or all zero.
+        """
+        values = np.asarray(probs, np.float32)
+        if values.ndim != 3 or values.shape[1:] != (NUM_TOKENS, NUM_CODES):
+            raise CodecError(f"probs: expected (b, {NUM_TOKENS}, {NUM_CODES}), got {values.shape}")
+        total = values.sum(-1, keepdims=True)
+        if not ((values >= 0).all() and (total > 0).all() and np.isfinite(total).all()):
+            raise CodecError("probs: expected rows of probabilities, got negative, NaN or all zero")
+        with torch.inference_mode():
+            return self._decode(self._model.quantizer.mix(torch.from_numpy(values / total)))
+
+    def _decode(self, vectors: torch.Tensor) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._model.decode(vectors).float().numpy()
+        return logits
+
+
+@cache
+def _load(source: str) -> MaskCodec:
+    return MaskCodec(*load_checkpoint(source))
