@@ -1,13 +1,14 @@
 """Masks inside boxes: paste, run lengths, polygons, and the codec's crop.
 
-A model's mask is 64x64 numbers in a box; an object covers its box where they are above 0 after a
-bilinear resize. Everything here works on the box's crop. A full frame appears only in `paste_masks`
-and `rle_to_mask`, which are asked for it.
+A model's mask is 64x64 numbers in a box; an object covers its box where they are above 0 after
+Pillow's bilinear resize, as in big_vision's evaluator. Everything here works on the box's crop. A
+full frame appears only in `paste_masks` and `rle_to_mask`, which are asked for it.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any, Final
 
-import cv2
 import numpy as np
 import shapely
 from numpy.typing import ArrayLike
@@ -25,9 +26,9 @@ Crop = tuple[BoolArray, tuple[int, int]]
 def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Crop:
     """Resize one mask to its box.
 
-    The box's edges are rounded to whole pixels, the numbers resized bilinearly (half-pixel
-    centres, no antialiasing), and what is above 0 is inside. What lies outside the frame is cut
-    off after the resize, so that nothing shifts.
+    The box's edges are cut to whole pixels (towards the left and the top), the numbers resized
+    bilinearly with antialiasing, and what is above 0 is inside. What lies outside the frame is
+    cut off after the resize, so that nothing shifts.
 
     Args:
         logits: ``(64, 64)``, above 0 inside.
@@ -49,7 +50,8 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
         >>> crop.shape, corner, bool(crop.all())
         ((2, 3), (10, 20), True)
     """
-    return _paste(_require_logits(np.asarray(logits)[None])[0], _require_boxes(np.asarray(xyxy)[None])[0], image_hw)
+    (mask,) = _require_logits(np.asarray(logits)[None])
+    return _paste(mask, _require_boxes(np.asarray(xyxy)[None])[0], image_hw)
 
 
 def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> BoolArray:
@@ -65,7 +67,7 @@ def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int,
                [0, 0, 0, 0]])
     """
     crops = _crops(mask_logits, xyxy, image_hw)
-    frames: BoolArray = np.zeros((len(crops), *image_hw), np.bool_)
+    frames: BoolArray = np.zeros((len(_require_boxes_or_none(xyxy)), *image_hw), np.bool_)
     for frame, (crop, (left, top)) in zip(frames, crops, strict=True):
         frame[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return frames
@@ -94,8 +96,7 @@ def masks_to_rle(
         [{'size': [3, 4], 'counts': '039'}]
     """
     crops = _crops(mask_logits, xyxy, image_hw)
-    counts = [_run_lengths(crop, corner, image_hw) for crop, corner in crops]
-    return [_compress(one, image_hw) for one in counts]
+    return [_compress(_run_lengths(*crop, image_hw), image_hw) for crop in crops]
 
 
 def mask_to_rle(mask: BoolArray) -> dict[str, Any]:
@@ -129,10 +130,10 @@ def rle_to_mask(rle: dict[str, Any]) -> BoolArray:
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
         runs = _decompress(counts)
-    elif isinstance(counts, list | tuple | np.ndarray):
-        runs = np.asarray(counts, np.int64).reshape(-1)
+    elif isinstance(counts, list) and all(type(count) is int for count in counts):
+        runs = np.array(counts, np.int64)
     else:
-        raise DataError(f"rle: counts must be text or a list, got {type(counts).__name__}")
+        raise DataError(f"rle: counts must be text or a list of ints, got {type(counts).__name__}")
     if (runs < 0).any() or int(runs.sum()) != height * width:
         raise DataError(
             f"rle: runs cover {int(runs.sum())} pixels, expected {height} x {width} = "
@@ -163,11 +164,16 @@ def masks_to_polygons(
     Returns:
         One geometry for each mask, in pixels, x before y; empty if the mask is.
 
+    Raises:
+        ShapeError: If a shape is another, or ``tolerance`` or ``min_area`` is negative.
+
     Example:
         >>> (shape,) = masks_to_polygons(np.ones((1, 64, 64)), [[2, 3, 6, 5]], image_hw=(9, 9))
         >>> shape.bounds, shape.area
         ((2.0, 3.0, 6.0, 5.0), 8.0)
     """
+    if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
+        raise ShapeError(f"tolerance, min_area: expected 0 or more, got {tolerance}, {min_area}")
     crops = _crops(mask_logits, xyxy, image_hw)
     return [_outline(crop, corner, tolerance, min_area) for crop, corner in crops]
 
@@ -177,7 +183,8 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
 
     Args:
         mask: ``(h, w)`` bool.
-        xyxy: ``(4,)`` pixels: left, top, right, bottom; rounded as `paste_mask` rounds.
+    """Check everything now, paste one crop at a time: a crop can be as large as a frame."""
+            does (its evaluator, and `paste_mask`, cut instead).
 
     Returns:
         ``(64, 64)`` float32 in [0, 1], bilinear and antialiased.
@@ -194,13 +201,13 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     """
     if mask.ndim != 2:
         raise ShapeError(f"mask: expected (h, w), got {mask.shape}")
-    left, top, right, bottom = _whole_box(_require_boxes(np.asarray(xyxy)[None])[0])
+    left, top, right, bottom = (round(float(e)) for e in _require_boxes(np.asarray(xyxy)[None])[0])
     # A box thinner than a pixel still shows the pixel that it lies in.
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     part = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if part.size == 0:
         raise ShapeError(f"xyxy: {[left, top, right, bottom]} covers no pixel of {mask.shape}")
-    picture = Image.fromarray(part.astype(np.float32), mode=None)
+    picture = Image.fromarray(part.astype(np.float32))
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
 
@@ -209,8 +216,8 @@ def _require_logits(logits: ArrayLike) -> FloatArray:
     array = np.asarray(logits, np.float32)
     if array.ndim != 3 or array.shape[1:] != (SIDE, SIDE):
         raise ShapeError(f"mask_logits: expected (n, {SIDE}, {SIDE}), got {array.shape}")
-    if np.isnan(array).any():
-        raise ShapeError("mask_logits: holds NaN; decode the codes again")
+    if not np.isfinite(array).all():
+        raise ShapeError("mask_logits: holds NaN or infinity; decode the codes again")
     return array
 
 
@@ -223,17 +230,22 @@ def _require_boxes(xyxy: ArrayLike) -> FloatArray:
     return array
 
 
+def _require_boxes_or_none(xyxy: ArrayLike) -> FloatArray:
+    # An empty list has no second axis to check.
+    return np.zeros((0, 4)) if np.size(xyxy) == 0 else _require_boxes(xyxy)
+
+
 def _whole_box(xyxy: FloatArray) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (round(float(edge)) for edge in xyxy)
+    left, top, right, bottom = (math.floor(float(edge)) for edge in xyxy)
     return left, top, right, bottom
 
 
-def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> list[Crop]:
-    boxes = np.asarray(xyxy, np.float64).reshape(-1, 4) if np.size(xyxy) == 0 else xyxy
-    logits, rows = _require_logits(mask_logits), _require_boxes(boxes)
+def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Iterator[Crop]:
+    """Check everything now; make one crop at a time, since a crop can be as large as a frame."""
+    logits, rows = _require_logits(mask_logits), _require_boxes_or_none(xyxy)
     if len(logits) != len(rows):
         raise ShapeError(f"mask_logits and xyxy: {len(logits)} masks, {len(rows)} boxes")
-    return [_paste(one, row, image_hw) for one, row in zip(logits, rows, strict=True)]
+    return (_paste(one, row, image_hw) for one, row in zip(logits, rows, strict=True))
 
 
 def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> Crop:
@@ -242,8 +254,20 @@ def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> C
     x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
     if x1 <= x0 or y1 <= y0:
         return np.zeros((0, 0), np.bool_), (0, 0)
-    size = (right - left, bottom - top)
-    whole = cv2.resize(logits, size, interpolation=cv2.INTER_LINEAR) > 0
+    width, height = right - left, bottom - top
+    picture = Image.fromarray(logits)
+    if width * height > 4 * image_hw[0] * image_hw[1]:
+        # Mostly outside: resize the visible part alone, not gigabytes that nobody sees.
+        across, down = SIDE / width, SIDE / height
+        seen = (
+            (x0 - left) * across,
+            (y0 - top) * down,
+            (x1 - left) * across,
+            (y1 - top) * down,
+        )
+        part = picture.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=seen)
+        return np.asarray(part) > 0, (x0, y0)
+    whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) > 0
     return whole[y0 - top : y1 - top, x0 - left : x1 - left], (x0, y0)
 
 
@@ -260,9 +284,16 @@ def _runs(crop: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
 def _run_lengths(crop: BoolArray, corner: tuple[int, int], image_hw: tuple[int, int]) -> IntArray:
     height, width = image_hw
     left, top = corner
-    columns, starts, ends = _runs(crop.T)
-    offset = (columns + left) * height + top
-    begin, stop = starts + offset, ends + offset
+    rows = crop.shape[0] + 1
+    # Columns one after the other with a gap behind each; every change starts or ends a run.
+    lines = np.zeros((crop.shape[1], rows), np.bool_)
+    lines[:, :-1] = crop.T
+    flat = lines.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat.size and flat[0]:
+        changes = np.concatenate([[0], changes])
+    offset = (changes // rows + left) * height + top + changes % rows
+    begin, stop = offset[0::2], offset[1::2]
     # A run that ends at the bottom of the frame goes on at the top of the next column.
     apart = begin[1:] != stop[:-1]
     begin = begin[np.concatenate([[True], apart])] if len(begin) else begin
@@ -279,10 +310,12 @@ def _compress(counts: IntArray, image_hw: tuple[int, int]) -> dict[str, Any]:
 
 
 def _rle_size(rle: dict[str, Any]) -> tuple[int, int]:
-    size = rle.get("size")
-    if not isinstance(size, list | tuple) or len(size) != 2 or min(size) < 1:
-        raise DataError(f"rle: size must be [height, width], got {size!r}")
-    return int(size[0]), int(size[1])
+    size = rle.get("size") if isinstance(rle, dict) else None
+    if isinstance(size, list | tuple) and len(size) == 2:
+        height, width = size
+        if type(height) is int and type(width) is int and min(size) >= 1:
+            return height, width
+    raise DataError(f"rle: size must be [height, width] in whole pixels, got {size!r}")
 
 
 def _decompress(text: str | bytes) -> IntArray:
@@ -294,6 +327,8 @@ def _decompress(text: str | bytes) -> IntArray:
         bits = byte - 48
         if not 0 <= bits < 64:
             raise DataError(f"rle: character {chr(byte)!r} is not of COCO's run-length text")
+        if shift > 50:
+            raise DataError("rle: a run in the text is longer than any picture")
         value |= (bits & 0x1F) << shift
         shift += 5
         if bits & 0x20:

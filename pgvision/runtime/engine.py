@@ -44,7 +44,7 @@ class Engine:
     def __init__(
         self,
         model: "PaliGemmaForConditionalGeneration",
-        processor: Any,  # noqa: ANN401 (PaliGemmaProcessor's calls are untyped)
+        processor: Any,
         card: CheckpointCard,
     ) -> None:
         self.model, self.processor, self.card = model, processor, card
@@ -130,7 +130,10 @@ class Engine:
         if missing:
             # The processor reads RGB; our pictures are BGR.
             pictures = [np.ascontiguousarray(image[..., ::-1]) for image in missing.values()]
-            pixels = self.processor.image_processor(images=pictures, return_tensors="pt")
+            # Said, not guessed: a picture 1 or 3 pixels high would be taken for channels first.
+            pixels = self.processor.image_processor(
+                images=pictures, return_tensors="pt", input_data_format="channels_last"
+            )
             values = pixels["pixel_values"].to(self.model.device, self.model.dtype)
             fresh = self.model.get_image_features(values).pooler_output
             self._features.update(zip(missing, fresh, strict=True))

@@ -30,7 +30,7 @@ class LeakReport:
         return self.suffix_leak <= 1e-5 and self.prefix_sight > 1e-6
 
 
-def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:  # noqa: ANN401
+def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:
     """Perturb tokens and watch which logits move.
 
     Args:
@@ -58,9 +58,7 @@ def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:  # noqa: A
         if use_types:
             inputs["token_type_ids"] = types
         with torch.inference_mode():
-            seen_logits: torch.Tensor = model(
-                **inputs, pixel_values=pixels, use_cache=False
-            ).logits
+            seen_logits: torch.Tensor = model(**inputs, pixel_values=pixels, use_cache=False).logits
         return seen_logits[0].float()
 
     before = logits(None)

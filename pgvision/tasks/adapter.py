@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pgvision.errors import OptionError, SourceError
+from pgvision.errors import OptionError, PgvisionError, SourceError
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.results import Failure
 from pgvision.runtime import Engine, GenerateOptions, Generation, Generator, Request, load
@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 OnError = Literal["raise", "skip", "record"]
 Color = Literal["bgr", "rgb"]
 _BATCH_ROWS = 8
+_LIVE = ("rtsp://", "rtsps://", "rtmp://", "rtmps://")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Adapter(ABC, Generic[Result]):
     def _options(self) -> GenerateOptions:
         return GenerateOptions()
 
-    def _one(self, image: Any, color: Color) -> Result:  # noqa: ANN401 (whatever iter_frames takes)
+    def _one(self, image: Any, color: Color) -> Result:
         frames = iter_frames(image, color=color, prefetch=0)
         with closing(frames):  # type: ignore[type-var]
             first = list(islice(frames, 2))
@@ -91,14 +92,16 @@ class Adapter(ABC, Generic[Result]):
 
     def _stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color,
         recursive: bool,
         stride: int,
         on_error: OnError,
     ) -> Iterator[Result | Failure]:
-        live = isinstance(frames, int) or str(frames)[:7].lower() in ("rtsp://", "rtmp://")
+        live = isinstance(frames, int) or (
+            isinstance(frames, str) and frames.lower().startswith(_LIVE)
+        )
         source = iter_frames(
             frames,
             color=color,
@@ -114,15 +117,34 @@ class Adapter(ABC, Generic[Result]):
         self, source: Iterator[Frame | FrameFailure], rows: int
     ) -> Iterator[Result | Failure]:
         with closing(source):  # type: ignore[type-var]
-            held: list[Frame | FrameFailure] = []
-            asked = 0
+            ended: PgvisionError | bool = False
+            while ended is False:
+                held: list[Frame | FrameFailure] = []
+                ended = self._fill(held, source, rows)
+                yield from self._in_order(held, rows)
+            if isinstance(ended, PgvisionError):
+                raise ended
+
+    def _fill(
+        self,
+        held: list[Frame | FrameFailure],
+        source: Iterator[Frame | FrameFailure],
+        rows: int,
+    ) -> PgvisionError | bool:
+        """Read frames until they make a batch; return whether the source ended, or its error.
+
+        The error is kept for its turn: what was read before it is answered first.
+        """
+        asked = 0
+        try:
             for item in source:
                 held.append(item)
                 asked += len(self._asks(item)) if isinstance(item, Frame) else 0
                 if asked >= rows:
-                    yield from self._in_order(held, rows)
-                    held, asked = [], 0
-            yield from self._in_order(held, rows)
+                    return False
+        except PgvisionError as error:
+            return error
+        return True
 
     def _in_order(
         self, items: Sequence[Frame | FrameFailure], rows: int
@@ -152,7 +174,7 @@ class Adapter(ABC, Generic[Result]):
         ]
 
 
-def _part(frame: Frame, ask: Ask) -> Any:  # noqa: ANN401
+def _part(frame: Frame, ask: Ask) -> Any:
     if ask.window is None:
         return frame.bgr
     left, top, right, bottom = ask.window

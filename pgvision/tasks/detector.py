@@ -108,13 +108,13 @@ class Detector(Adapter[DetectionResult]):
             )
         )
 
-    def __call__(self, image: Any, *, color: Color = "bgr") -> DetectionResult:  # noqa: ANN401
+    def __call__(self, image: Any, *, color: Color = "bgr") -> DetectionResult:
         """Find the objects of one image: an array (BGR unless ``color`` says), PIL or a path."""
         return self._one(image, color)
 
     def predict(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,
@@ -128,7 +128,7 @@ class Detector(Adapter[DetectionResult]):
 
     def stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,

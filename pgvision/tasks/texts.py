@@ -101,12 +101,12 @@ class _TextTask:
         # Loaded now, so that a wrong name fails here and not at the first picture.
         self.kind = _TextAdapter(self._choice, Query("")).kind
 
-    def _call(self, image: Any, query: Query, color: Color) -> TextResult:  # noqa: ANN401
+    def _call(self, image: Any, query: Query, color: Color) -> TextResult:
         return _TextAdapter(self._choice, query)._one(image, color)
 
     def _stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         query: Query,
         color: Color,
         recursive: bool,
@@ -171,7 +171,7 @@ class Captioner(_TextTask):
 
     def __call__(
         self,
-        image: Any,  # noqa: ANN401
+        image: Any,
         *,
         region: ArrayLike | None = None,
         color: Color = "bgr",
@@ -181,7 +181,7 @@ class Captioner(_TextTask):
 
     def predict(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,
@@ -195,7 +195,7 @@ class Captioner(_TextTask):
 
     def stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,
@@ -215,13 +215,13 @@ class Reader(_TextTask):
         True
     """
 
-    def __call__(self, image: Any, *, color: Color = "bgr") -> TextResult:  # noqa: ANN401
+    def __call__(self, image: Any, *, color: Color = "bgr") -> TextResult:
         """Read one image."""
         return self._call(image, Query(ocr_prefix(self.kind)), color)
 
     def predict(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,
@@ -235,7 +235,7 @@ class Reader(_TextTask):
 
     def stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         *,
         color: Color = "bgr",
         recursive: bool = False,
@@ -292,13 +292,18 @@ class Answerer(_TextTask):
 
     def _query(self, question: str, choices: Sequence[str] | None) -> Query:
         if self._free:
+            if choices is not None:
+                raise OptionError(
+                    "choices: expected None with free_text=True, which sends the question as it "
+                    "is; write the choices into the question, or leave free_text out"
+                )
             return Query(free_prefix(question, kind=self.kind), num_alternatives=self._count)
         prefix = answer_prefix(question, language=self.language, choices=choices, kind=self.kind)
         return Query(prefix, language=self.language, num_alternatives=self._count)
 
     def __call__(
         self,
-        image: Any,  # noqa: ANN401
+        image: Any,
         question: str,
         *,
         choices: Sequence[str] | None = None,
@@ -309,7 +314,7 @@ class Answerer(_TextTask):
 
     def predict(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         question: str,
         *,
         choices: Sequence[str] | None = None,
@@ -324,7 +329,7 @@ class Answerer(_TextTask):
 
     def stream(
         self,
-        frames: Any,  # noqa: ANN401
+        frames: Any,
         question: str,
         *,
         choices: Sequence[str] | None = None,

@@ -16,7 +16,7 @@ from pgvision.errors import OptionError, ShapeError
 from pgvision.tokens.bins import NUM_BINS
 
 ScoreRule = Literal["product", "geometric", "window", "presence", "spread"]
-SCORE_RULES: Final = get_args(ScoreRule)
+SCORE_RULES: Final[tuple[ScoreRule, ...]] = get_args(ScoreRule)
 DEFAULT_SCORE: Final[ScoreRule] = "window"
 """The rule with the best AP on held-out rendered scenes; the model card has the figures."""
 

@@ -21,6 +21,7 @@ from transformers import (
 RESOLUTION: Final = 160
 PATCH: Final = 16
 VISION_WIDTH: Final = 256
+TEXT_WIDTH: Final = 192
 NUM_IMAGE_TOKENS: Final = (RESOLUTION // PATCH) ** 2
 _SPACE: Final = "\u2581"
 _SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
@@ -102,7 +103,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
     vocabulary = len(tokenizer)
     text = GemmaConfig(
         vocab_size=vocabulary,
-        hidden_size=192,
+        hidden_size=TEXT_WIDTH,
         intermediate_size=576,
         num_hidden_layers=4,
         num_attention_heads=3,
@@ -117,7 +118,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
         vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projection_dim=192,
+        projection_dim=TEXT_WIDTH,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,

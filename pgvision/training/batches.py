@@ -31,6 +31,7 @@ class Batch:
         pixels: ``(b, 3, r, r)`` float32 in [-1, 1].
         ids, attention, types: ``(b * k, t)``; types are 0 on the prefix and 1 on the suffix.
         is_target: ``(b * k, t)`` bool: the suffix and its ``<eos>``.
+        asked: ``(b * k,)`` index of the class that a row asks for, -1 for other tasks.
         dense: What the vision tokens should know.
     """
 
@@ -39,6 +40,7 @@ class Batch:
     attention: Tensor
     types: Tensor
     is_target: Tensor
+    asked: Tensor
     dense: DenseTargets
 
 
@@ -50,6 +52,13 @@ class _View:
     texts: IntArray
     codes: IntArray | None
     sentences: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    prefix: list[int]
+    suffix: list[int]
+    asked: int
 
 
 class BatchMaker:
@@ -103,9 +112,10 @@ class BatchMaker:
             codes, shard.sentences[row],
         )  # fmt: skip
 
-    def _example(self, view: _View, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    def _example(self, view: _View, rng: np.random.Generator) -> _Row:
         task = str(rng.choice(TASKS, p=TASK_SHARES))
         caption, reading, questions = json.loads(view.sentences)
+        asked = -1
         if task == "caption":
             prefix, suffix = "caption en", list(self._words(caption))
         elif task == "ocr":
@@ -117,9 +127,10 @@ class BatchMaker:
             task = task if view.codes is not None else "detect"
             name = self._class_to_ask(view, rng)
             prefix, suffix = f"{task} {name}", self._objects(view, name, task == "segment")
+            asked = CLASSES.index(name)
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         image = [_token_id(self._tokenizer, "<image>")] * self._num_image_tokens
-        return [*image, bos, *self._words(prefix), *self._words("\n")], [*suffix, eos]
+        return _Row([*image, bos, *self._words(prefix), *self._words("\n")], [*suffix, eos], asked)
 
     def _class_to_ask(self, view: _View, rng: np.random.Generator) -> str:
         present = np.unique(view.classes)
@@ -142,20 +153,19 @@ class BatchMaker:
             suffix += self._words(f" {name}")
         return suffix
 
-    def _pack(
-        self, pixels: Tensor, rows: list[tuple[list[int], list[int]]], dense: DenseTargets
-    ) -> Batch:
-        length = max(len(prefix) + len(suffix) for prefix, suffix in rows)
+    def _pack(self, pixels: Tensor, rows: Sequence[_Row], dense: DenseTargets) -> Batch:
+        length = max(len(row.prefix) + len(row.suffix) for row in rows)
         ids = torch.full((len(rows), length), int(self._tokenizer.pad_token_id))
         attention, types = torch.zeros_like(ids), torch.zeros_like(ids)
         is_target = torch.zeros_like(ids, dtype=torch.bool)
-        for index, (prefix, suffix) in enumerate(rows):
-            start, end = len(prefix), len(prefix) + len(suffix)
-            ids[index, :end] = torch.tensor([*prefix, *suffix])
+        for index, row in enumerate(rows):
+            start, end = len(row.prefix), len(row.prefix) + len(row.suffix)
+            ids[index, :end] = torch.tensor([*row.prefix, *row.suffix])
             attention[index, :end] = 1
             types[index, start:] = 1
             is_target[index, start:end] = True
-        return Batch(pixels, ids, attention, types, is_target, dense)
+        asked = torch.tensor([row.asked for row in rows])
+        return Batch(pixels, ids, attention, types, is_target, asked, dense)
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

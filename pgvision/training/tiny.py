@@ -31,12 +31,13 @@ from pgvision.scenes import CLASSES
 from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.training.architecture import (
     NUM_IMAGE_TOKENS,
+    TEXT_WIDTH,
     VISION_WIDTH,
     build_config,
     build_processor,
 )
 from pgvision.training.batches import Batch, BatchMaker
-from pgvision.training.losses import DenseHead, suffix_loss
+from pgvision.training.losses import AskedHead, DenseHead, suffix_loss
 from pgvision.training.scene_cache import COLOURS, load_shard, shard_path
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class TinyTrainer:
             num_colours=len(COLOURS),
             num_texts=len(SIGN_WORDS),
         )
-        parameters = [*self.model.parameters(), *self.head.parameters()]
+        self.asked = AskedHead(TEXT_WIDTH)
+        parameters = [*self.model.parameters(), *self.head.parameters(), *self.asked.parameters()]
         self.optimiser = torch.optim.AdamW(
             parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=settings.weight_decay
         )
@@ -118,6 +120,7 @@ class TinyTrainer:
             logits = self.model.lm_head(hidden[:, :-1][batch.is_target[:, 1:]])
             targets = batch.ids[:, 1:][batch.is_target[:, 1:]]
             dense = self.head(seen, batch.dense)
+            dense = dense + self.asked(hidden[:, :NUM_IMAGE_TOKENS], batch.dense, batch.asked)
         return suffix_loss(logits, targets, first_loc=self.maker.first_loc), dense
 
     def train_step(self) -> tuple[float, float]:
@@ -164,6 +167,7 @@ class TinyTrainer:
         state = {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
+            "asked": self.asked.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "average": self.average,
             "step": self.step,
@@ -176,6 +180,7 @@ class TinyTrainer:
         state = torch.load(folder / "state.pt", weights_only=True)
         self.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
+        self.asked.load_state_dict(state["asked"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.step = state["average"], state["step"]
 
@@ -201,9 +206,7 @@ def load_codes(shard_paths: Sequence[Path]) -> list[IntArray] | None:
     return [np.load(path) for path in paths] if all(path.exists() for path in paths) else None
 
 
-def train(
-    settings: Settings, *, cache: Path, out: Path, until: int | None = None
-) -> TinyTrainer:
+def train(settings: Settings, *, cache: Path, out: Path, until: int | None = None) -> TinyTrainer:
     """Train to ``settings.steps``, resuming what lies in ``out``.
 
     Args:

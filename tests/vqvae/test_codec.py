@@ -231,7 +231,8 @@ def test_a_claim_of_four_gigabytes_is_refused_before_it_is_read(tmp_path: Path) 
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
         archive.writestr("decoder.0.bias.npy", head.getvalue())
     program = (
-        "import resource, sys\nfrom pgvision.errors import CodecError\nfrom vqvae import MaskCodec\n"
+        "import resource, sys\nfrom pgvision.errors import CodecError\n"
+        "from vqvae import MaskCodec\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: MaskCodec.load(sys.argv[1])\n"
         "except CodecError: pass\n"

@@ -1,0 +1,139 @@
+"""Adapters over a real (small, random) PaliGemma: weights and pictures are shared."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    GemmaConfig,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    SiglipVisionConfig,
+)
+
+from pgvision.runtime import Engine, Request, load
+from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
+from pgvision.training.architecture import build_processor
+
+IMAGE = np.random.default_rng(11).integers(0, 256, (90, 120, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose card says nothing: as a fine-tuned one in a folder is."""
+    torch.manual_seed(3)
+    processor = build_processor(["detect", "caption", "answer", "ocr", "en", "helmet"])
+    tokenizer = processor.tokenizer
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    text = GemmaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+        **ids,
+    )
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=160,
+        patch_size=16,
+        vision_use_head=False,
+    )
+    config = PaliGemmaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=32,
+        **ids,
+    )
+    path = tmp_path_factory.mktemp("shared")
+    PaliGemmaForConditionalGeneration(config).save_pretrained(path)
+    processor.save_pretrained(path)
+    (path / "pgvision.json").write_text('{"kind": "mix", "codec": "tiny"}')
+    return path
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    return load(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture
+def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each run of the vision tower took."""
+    engine._features.clear()
+    # Random weights never say <eos>; short answers keep the test short.
+    monkeypatch.setattr(Engine, "max_new_tokens", 3)
+    counts: list[int] = []
+    handle = engine.model.model.vision_tower.register_forward_hook(
+        lambda module, args, out: counts.append(args[0].shape[0])
+    )
+    yield counts
+    handle.remove()
+
+
+def options(folder: Path) -> dict[str, object]:
+    return {"model": folder, "device": "cpu", "dtype": "float32"}
+
+
+def test_adapters_of_one_model_share_its_weights(folder: Path, engine: Engine) -> None:
+    first, second = Detector("helmet", **options(folder)), Segmenter("cone", **options(folder))
+    assert first.generator is second.generator is engine
+    assert first.kind == "mix"
+
+
+def test_one_picture_asked_five_things_is_encoded_once(folder: Path, encoded: list[int]) -> None:
+    path = folder / "site.png"
+    cv2.imwrite(str(path), IMAGE)
+    Detector(["helmet", "head"], classes_per_prompt=1, **options(folder))(IMAGE)
+    Segmenter("helmet", **options(folder))(IMAGE[..., ::-1], color="rgb")
+    Captioner(**options(folder))(path)
+    Answerer(**options(folder))(IMAGE, "does the man wear a helmet?")
+    Reader(**options(folder))(IMAGE)
+    assert encoded == [1]
+
+
+def test_frames_of_a_stream_are_each_encoded_once(folder: Path, encoded: list[int]) -> None:
+    pictures = [np.full((20, 30, 3), shade, np.uint8) for shade in range(6)]
+    detector = Detector(["helmet", "head"], classes_per_prompt=1, batch_size=4, **options(folder))
+    assert len(detector.predict(pictures)) == 6
+    assert sum(encoded) == 6
+
+
+@pytest.mark.parametrize("hw", [(1, 1), (1, 40), (3, 50), (3, 3), (50, 3), (20, 3000)])
+def test_flat_pictures_are_not_taken_for_channels_first(
+    engine: Engine, encoded: list[int], hw: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (*hw, 3), np.uint8)
+    # Pillow squeezes the same picture; it cannot mistake rows for channels.
+    (answer,) = engine.generate([Request(image, "ocr")])
+    (features,) = engine._features.values()
+    rgb = np.ascontiguousarray(image[..., ::-1])
+    pillow = torch.from_numpy(
+        np.asarray(_squeezed(rgb), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+    )
+    with torch.inference_mode():
+        expected = engine.model.get_image_features(pillow).pooler_output[0]
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    assert len(answer.token_ids) >= 1
+
+
+def _squeezed(rgb: np.ndarray) -> object:
+    from PIL import Image
+
+    return Image.fromarray(rgb).resize((160, 160), Image.Resampling.BILINEAR)
+
+
+def test_the_k_best_of_a_real_model(folder: Path, encoded: list[int]) -> None:
+    answer = Answerer(num_alternatives=2, **options(folder))(IMAGE, "how many?")
+    chances = [chance for _, chance in answer.alternatives]
+    assert len(chances) == 2
+    assert 0.0 <= chances[1] <= chances[0] <= 1.0
+    assert answer.score is not None
