@@ -183,8 +183,8 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
 
     Args:
         mask: ``(h, w)`` bool.
-    """Check everything now, paste one crop at a time: a crop can be as large as a frame."""
-            does (its evaluator, and `paste_mask`, cut instead).
+        xyxy: ``(4,)`` pixels: left, top, right, bottom; rounded to the nearest, as big_vision's
+            encoder does (its evaluator, and `paste_mask`, cut instead).
 
     Returns:
         ``(64, 64)`` float32 in [0, 1], bilinear and antialiased.

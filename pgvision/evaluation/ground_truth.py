@@ -14,7 +14,6 @@ from pgvision.evaluation.columns import (
     box_column,
     id_column,
     number_column,
-    number_fault,
     read_json,
     require_records,
 )

@@ -1,5 +1,6 @@
 """The words on the command line: the same options everywhere, help that teaches, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,8 @@ def test_completion_is_offered():
         capture_output=True,
         text=True,
         check=False,
+        # Typer looks for the shell among the parent processes; under CI there is none.
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )
     assert done.returncode == 0
     assert "_COMPLETE" in done.stdout

@@ -7,9 +7,6 @@ from PIL import Image
 
 from pgvision.runtime import Engine, GenerateOptions, Request, check_leaks
 
-# transformers' PaliGemma processor calls np.array on a tensor, which NumPy 2 will not like.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?", "ocr"]
 LIMIT = 24
 
