@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo 'This Python cannot make virtual environments. On Debian and Ubuntu:'; \
 	  echo '  sudo apt-get install -y python3-venv'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 	  --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'import cv2' || { \
 	  echo; echo 'OpenCV is installed, but this system lacks libraries that it needs. Mend it with'; \

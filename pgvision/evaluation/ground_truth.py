@@ -158,7 +158,8 @@ def _image_sizes(
         if masks or height is not None or width is not None:
             problems.add(
                 f"images[{index}]",
-                f"height and width are {height!r:.20} and {width!r:.20}, expected positive integers",
+                f"height and width are {height!r:.20} and {width!r:.20}, "
+                "expected positive integers",
             )
     return sizes
 

@@ -60,7 +60,8 @@ def evaluate_referring(
         if truth.dtype != bool or guess.dtype != bool or truth.shape != guess.shape:
             raise EvaluationError(
                 f"pairs[{index}]: expected two (h, w) bool masks of one size, got {truth.shape} "
-                f"{truth.dtype} and {guess.shape} {guess.dtype}. Fix: paste the mask into the frame."
+                f"{truth.dtype} and {guess.shape} {guess.dtype}. "
+                "Fix: paste the mask into the frame."
             )
         missing += found is None
         shared.append(int((truth & guess).sum()))

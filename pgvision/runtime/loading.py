@@ -81,7 +81,10 @@ def _read(
     card: CheckpointCard, revision: str | None, device: str, dtype: str | None
 ) -> tuple["PaliGemmaForConditionalGeneration", Any]:
     from transformers import AutoConfig, AutoProcessor, PaliGemmaForConditionalGeneration
+    from transformers.utils import logging as transformers_logging
 
+    # Its progress bar would stand between a program's own lines; ours says when it is done.
+    transformers_logging.disable_progress_bar()
     source = card.base or card.location
     source = find_checkpoint(source).location
     config = AutoConfig.from_pretrained(source, revision=revision)

@@ -260,13 +260,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
         torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    train(Settings(steps=options.steps, seed=options.seed), cache=options.cache, out=options.out)
+    settings = Settings(steps=options.steps, seed=options.seed, learning_rate=options.learning_rate)
+    train(settings, cache=options.cache, out=options.out)
 
 
 if __name__ == "__main__":
