@@ -7,6 +7,7 @@ Two formats hold the same 38 tensors under the same names: Google's ``.npz`` and
 import hashlib
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -213,9 +214,17 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
                     shapes[name] = _float32_shape(file, f"{path}: tensor {name}")
         # Nothing has been allocated yet: what a header claims is checked before it is believed.
         _require_table(shapes, path)
+        return _read_arrays(path)
+    # RuntimeError and its child NotImplementedError: a member is encrypted or oddly packed.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise CodecError(f"{path}: broken or cut off ({error})") from error
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    try:
         with np.load(path, allow_pickle=False) as held:
             return {name: torch.from_numpy(_plain(held[name])) for name in held.files}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except ValueError as error:  # a member holds less than its header claims
         raise CodecError(f"{path}: broken or cut off ({error})") from error
 
 

@@ -22,7 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import (
+    AutoProcessor,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.arrays import IntArray
@@ -175,6 +179,12 @@ class TinyTrainer:
         with replaced_path(folder / "state.pt") as aside:
             torch.save(state, aside)
 
+    def start_from(self, folder: Path) -> None:
+        """Begin with the weights of a finished checkpoint; the heads begin anew."""
+        held = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model.load_state_dict(held.state_dict())
+        self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
+
     def resume(self, folder: Path) -> None:
         """Go on from ``folder``'s state."""
         state = torch.load(folder / "state.pt", weights_only=True)
@@ -206,7 +216,14 @@ def load_codes(shard_paths: Sequence[Path]) -> list[IntArray] | None:
     return [np.load(path) for path in paths] if all(path.exists() for path in paths) else None
 
 
-def train(settings: Settings, *, cache: Path, out: Path, until: int | None = None) -> TinyTrainer:
+def train(
+    settings: Settings,
+    *,
+    cache: Path,
+    out: Path,
+    until: int | None = None,
+    start_from: Path | None = None,
+) -> TinyTrainer:
     """Train to ``settings.steps``, resuming what lies in ``out``.
 
     Args:
@@ -214,15 +231,21 @@ def train(settings: Settings, *, cache: Path, out: Path, until: int | None = Non
         cache: Folder of scene shards, and of their mask codes if masks are to be learned.
         out: Folder for the state, the curve and the finished checkpoint.
         until: Stop after this step and save; the same call without it goes on.
+        start_from: A checkpoint whose weights and tokenizer a new run begins with.
     """
     # Each process keeps its own part of the scenes; the words come from the same shard for all.
     paths = sorted(cache.glob("shard_*.npz"))[rank() :: int(os.environ.get("WORLD_SIZE", "1"))]
     shards = [load_shard(path) for path in paths]
-    processor = build_processor(words_of(load_shard(shard_path(cache, 0)).sentences))
+    if start_from is None:
+        processor = build_processor(words_of(load_shard(shard_path(cache, 0)).sentences))
+    else:
+        processor = AutoProcessor.from_pretrained(start_from)  # type: ignore[no-untyped-call]
     maker = BatchMaker(shards, load_codes(paths), processor.tokenizer, NUM_IMAGE_TOKENS)
     trainer = TinyTrainer(settings, processor, maker)
     if (out / "state.pt").exists():
         trainer.resume(out)
+    elif start_from is not None:
+        trainer.start_from(start_from)
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
     saved = logged = time.monotonic()
@@ -260,6 +283,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--start-from", type=Path, help="a checkpoint to begin with")
     parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -268,7 +292,7 @@ def main() -> None:
         torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     settings = Settings(steps=options.steps, seed=options.seed, learning_rate=options.learning_rate)
-    train(settings, cache=options.cache, out=options.out)
+    train(settings, cache=options.cache, out=options.out, start_from=options.start_from)
 
 
 if __name__ == "__main__":

@@ -123,10 +123,9 @@ def fill(model: PaliGemmaForConditionalGeneration) -> None:
             if isinstance(module, torch.nn.LayerNorm):
                 module.weight.fill_(1.0)  # Gemma's own norms add the one themselves
             if "rotary_emb" in name:
-                fresh = type(module)(module.config, device="cpu")
+                fresh = type(module)(module.config)  # computes its table
                 for key, table in fresh.named_buffers():
-                    module.register_buffer(key, table, persistent=False)
-                module.original_inv_freq = fresh.inv_freq.clone()
+                    getattr(module, key).copy_(table)
             if hasattr(module, "position_ids") and isinstance(module.position_ids, torch.Tensor):
                 module.position_ids.copy_(torch.arange(module.position_ids.numel())[None])
             scale = getattr(module, "embed_scale", None)

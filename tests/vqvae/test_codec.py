@@ -224,6 +224,16 @@ def test_a_cut_file_is_refused(npz: Path, tmp_path: Path) -> None:
         MaskCodec.load(half)
 
 
+def test_a_tensor_shorter_than_its_header_is_refused(npz: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.npz"
+    with zipfile.ZipFile(npz) as whole, zipfile.ZipFile(short, "w") as archive:
+        for name in whole.namelist():
+            held = whole.read(name)
+            archive.writestr(name, held[:-100] if name == "decoder.0.bias.npy" else held)
+    with pytest.raises(CodecError, match="broken"):
+        MaskCodec.load(short)
+
+
 def test_a_claim_of_four_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     head = io.BytesIO()
     claim = {"descr": "<f4", "fortran_order": False, "shape": (1024, 1024, 1024)}

@@ -40,6 +40,14 @@ def test_the_checkpoint_loads_with_plain_transformers(cache: Path, tmp_path: Pat
     processor = AutoProcessor.from_pretrained(tmp_path / "checkpoint")
     assert model.dtype == torch.float16
     assert type(processor).__name__ == "PaliGemmaProcessor"
+    again = train(
+        Settings(steps=1, num_images=1, warmup=1, learning_rate=0.0),
+        cache=cache,
+        out=tmp_path / "again",
+        start_from=tmp_path / "checkpoint",
+    )
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(again.average[name].half(), value, msg=name)
     sizes = sum(parameter.numel() for parameter in model.parameters())
     assert sizes <= 12e6
     assert len(processor.tokenizer) == len(trainer.processor.tokenizer)
