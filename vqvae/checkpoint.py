@@ -1,6 +1,6 @@
 """Read and write codec weights; believe nothing in a file before it has been checked.
 
-Two formats hold the same 38 tensors under the same names: Google's ``.npz`` and our
+Two formats hold the same 49 tensors under the same names: Google's ``.npz`` and our
 ``.safetensors``. The table below is the contract; a file that differs from it is refused.
 """
 
@@ -35,7 +35,7 @@ _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
 
 def tensor_table() -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each of the 38 tensors of a codec.
+    """Return the name and shape of each of the 49 tensors of a codec.
 
     Source:
         google-research/big_vision reads exactly these names from ``vae-oid.npz``.

@@ -78,7 +78,7 @@ class Calibration:
         given = np.asarray(scores)
         wide = _require_scores(given.astype(np.float64))
         if self.method == "temperature":
-            mapped = 1 / (1 + np.exp(-_logit(wide) / self.temperature))
+            mapped = _sigmoid(_logit(wide) / self.temperature)
         else:
             xs, ys = np.array(self.knots).T
             mapped = np.interp(wide, xs, ys)
@@ -183,13 +183,18 @@ def _logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return odds
 
 
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    inner = np.clip(logits, -700, 700)  # exp overflows beyond, where the result is 0 or 1 anyway
+    probability: NDArray[np.float64] = 1 / (1 + np.exp(-inner))
+    return probability
+
+
 def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     """Minimise the negative log-likelihood, which is convex in 1 / temperature, by bisection."""
     logits = _logit(scores)
 
     def slope(inverse: float) -> float:
-        probability = 1 / (1 + np.exp(-np.clip(inverse * logits, -700, 700)))
-        return float(np.sum((probability - correct) * logits))
+        return float(np.sum((_sigmoid(inverse * logits) - correct) * logits))
 
     low, high = 0.01, 100.0
     if slope(low) >= 0:

@@ -1,6 +1,7 @@
 """Figures beside AP: the best threshold, reliability of scores, confusions."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,13 @@ class Reliability:
     confidence: tuple[float | None, ...]
     precision: tuple[float | None, ...]
     ece: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: lists for tuples."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def reliability(

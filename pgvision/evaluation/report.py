@@ -111,7 +111,7 @@ class DetectionReport:
             "curves": None if self.curves is None else self.curves.tolist(),
             "score_free": [asdict(figures) for figures in self.score_free],
             "best_f1": self.best_f1 and asdict(self.best_f1),
-            "reliability": self.reliability and asdict(self.reliability),
+            "reliability": self.reliability and self.reliability.to_dict(),
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "answers": self.answers and self.answers.to_dict(),
             "num_images": self.num_images,

@@ -46,9 +46,10 @@ class ScoreFree:
 class ApInterval:
     """Bounds (lowest, highest) that AP keeps to under every order of the predictions.
 
-    The lowest ranks matches behind all false predictions, the highest before them. Both are
-    reached where predictions do not compete for annotations; where they do, or where more than
-    100 predictions of a class fall on one image, they may be wider than what is reachable.
+    The lowest ranks matches as late as they can come, the highest before all false predictions.
+    At one IoU both are reached unless several predictions compete for several annotations, touch
+    crowds, or are over 100 of a class in one image; then, and over ten IoUs with one order for
+    all of them, the bounds may be wider than what is reachable, never narrower.
 
     Attributes:
         ap: Over IoU 0.5:0.95; (-1, -1) without annotations, as pycocotools has it.
@@ -139,47 +140,54 @@ def _class_bounds(
     iou: float,
 ) -> NDArray[np.float64]:
     """``(2, k)`` lowest and highest AP of each class at one IoU."""
-    fewest, most, false = _group_bounds(truth, found, pairs, iou)
-    num = len(truth.category_ids)
-    shape = (len(truth.image_ids), num)
-    low, high, wrong = (values.reshape(shape).sum(axis=0) for values in (fewest, most, false))
-    return np.stack([
-        _covered(low, totals) * low / np.maximum(low + wrong, 1),
-        _covered(high, totals),
-    ])  # fmt: skip
-
-
-def _covered(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Share of the 101 recall points that ``hits`` of ``totals`` reach, with hits or not at all."""
-    recall = hits / np.maximum(totals, 1)
-    reached = np.searchsorted(_RECALLS, recall, "right") / len(_RECALLS)
-    return np.where(hits > 0, reached, 0.0)
-
-
-def _group_bounds(
-    truth: GroundTruth, found: Predictions, pairs: Pairs, iou: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Per image and class: fewest matches, most matches, most false predictions."""
-    num = len(truth.image_ids) * len(truth.category_ids)
-    found_group = groups(truth, found.image, found.category)
     crowd = truth.crowd[pairs.truth]
     real, excuses = pairs.at(iou, ~crowd), pairs.at(iou, crowd)
-    fewest, most = np.zeros(num, np.int64), np.zeros(num, np.int64)
+    excused = np.zeros(len(found), bool)
+    excused[excuses.found] = True
+    stray = ~excused
+    stray[real.found] = False
+    num = len(totals)
+    found_class = np.searchsorted(truth.category_ids, found.category)
+    strays = np.bincount(found_class[stray], minlength=num)
+    found_group = groups(truth, found.image, found.category)
+    size = np.bincount(found_group, minlength=len(truth.image_ids) * num)
+    fewest, most = np.zeros_like(size), np.zeros_like(size)
+    rivals: list[list[int]] = [[] for _ in range(num)]
     for edges in _clusters(real):
-        group = found_group[edges[0][0]]
+        rows = {edge[0] for edge in edges}
+        first = edges[0][0]
         low, high = _match_range(edges)
-        fewest[group] += low
-        most[group] += high
-    size = np.bincount(found_group, minlength=num)
-    excused = np.unique(excuses.found)
-    both = np.intersect1d(excused, real.found)
-    plain = size - np.bincount(found_group[excused], minlength=num)
-    false = plain - np.maximum(fewest - np.bincount(found_group[both], minlength=num), 0)
-    over = size > MAX_PER_CLASS  # which hundred are kept is again a matter of order
-    fewest = np.where(over, np.maximum(fewest - (size - MAX_PER_CLASS), 0), fewest)
-    most = np.where(over, np.minimum(most, MAX_PER_CLASS), most)
-    false = np.where(over, np.minimum(plain, MAX_PER_CLASS - fewest), false)
-    return fewest, most, false
+        fewest[found_group[first]] += low
+        most[found_group[first]] += high
+        plain = sum(not excused[row] for row in rows)
+        rivals[found_class[first]].append(min(plain, len(rows) - low))
+    over = np.maximum(size - MAX_PER_CLASS, 0)  # which hundred are kept is again up to the order
+    low_hits = np.maximum(fewest - over, 0).reshape(-1, num).sum(axis=0)
+    high_hits = np.minimum(most, MAX_PER_CLASS).reshape(-1, num).sum(axis=0)
+    bounds = np.zeros((2, num))
+    for place in np.flatnonzero(totals):
+        total = int(totals[place])
+        bounds[0, place] = _lowest(int(low_hits[place]), total, int(strays[place]), rivals[place])
+        bounds[1, place] = _lowest(int(high_hits[place]), total, 0, [])
+    return bounds
+
+
+def _lowest(hits: int, total: int, strays: int, rivals: list[int]) -> float:
+    """The AP of ``hits`` matches that come as late as they can.
+
+    Strays, which overlap no annotation, may all come first. A cluster's rivals are false only
+    after one of them has matched, so before the j-th match at most j - 1 clusters have shed theirs.
+    """
+    if not hits:
+        return 0.0
+    shed = np.zeros(hits)
+    largest = sorted(rivals, reverse=True)[: hits - 1]
+    shed[1 : len(largest) + 1] = largest
+    rank = np.arange(1, hits + 1)
+    precision = rank / (rank + strays + np.cumsum(shed))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(rank / total, _RECALLS, "left")
+    return float(envelope[reached[reached < hits]].sum() / len(_RECALLS))
 
 
 Edge = tuple[int, int, float]

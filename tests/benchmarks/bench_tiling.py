@@ -3,11 +3,13 @@
 import argparse
 import contextlib
 import io
+import math
 import os
 import platform
 import sys
 import time
 
+import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -67,16 +69,26 @@ def figures(coco: COCO, results: list[DetectionResult], edges: tuple[float, floa
         )
         if class_id >= 0
     ]
-    if not rows:
-        return [0.0] * 5
-    run = COCOeval(coco, coco.loadRes(rows), "bbox")
     low, high = (edge**2 for edge in edges)
+    if not rows:  # which pycocotools cannot load
+        areas = np.array([annotation["area"] for annotation in coco.dataset["annotations"]])
+        there = (
+            areas.size,
+            (areas <= low).sum(),
+            ((areas >= low) & (areas <= high)).sum(),
+            (areas >= high).sum(),
+            areas.size,
+        )
+        return [0.0 if count else math.nan for count in there]
+    run = COCOeval(coco, coco.loadRes(rows), "bbox")
     run.params.areaRng = [[0, 1e10], [0, low], [low, high], [high, 1e10]]
     run.evaluate()
     run.accumulate()
     run.summarize()
     # AR of all, small, medium, large; AP of all.
-    return [float(run.stats[index]) for index in (8, 9, 10, 11, 0)]
+    # pycocotools writes -1 where there was nothing to find.
+    stats = [float(run.stats[index]) for index in (8, 9, 10, 11, 0)]
+    return [stat if stat >= 0 else math.nan for stat in stats]
 
 
 def measure(

@@ -1,5 +1,6 @@
 """What stands beside the twelve figures, against values found by hand or by brute force."""
 
+import io
 import json
 from dataclasses import FrozenInstanceError
 
@@ -95,7 +96,7 @@ def test_report_is_frozen_json_and_a_table(small_set, tmp_path):
     assert content == report.to_dict()
     assert tuple(content["stats"]) == STAT_NAMES
     assert content["per_class"][1]["ap"] == pytest.approx(1)
-    console = Console(record=True, width=120, quiet=True)
+    console = Console(record=True, width=120, file=io.StringIO())
     console.print(report)
     text = console.export_text()
     for part in ("AP_small", "average_recall at IoU 0.75", "helmet", "best F1"):

@@ -116,7 +116,8 @@ def test_evaluate_answers_means_and_refusals():
 # The example of NLTK's documentation (nltk.translate.bleu_score), after Papineni et al. 2002,
 # with the values printed there.
 CANDIDATES = [
-    "It is a guide to action which ensures that the military always obeys the commands of the party",
+    "It is a guide to action which ensures that the military always obeys the commands of "
+    "the party",
     "he read the book because he was interested in world history",
 ]
 REFERENCES = [
