@@ -239,7 +239,7 @@ def train(
     if start_from is None:
         processor = build_processor(words_of(load_shard(shard_path(cache, 0)).sentences))
     else:
-        processor = AutoProcessor.from_pretrained(start_from)  # type: ignore[no-untyped-call]
+        processor = AutoProcessor.from_pretrained(start_from)
     maker = BatchMaker(shards, load_codes(paths), processor.tokenizer, NUM_IMAGE_TOKENS)
     trainer = TinyTrainer(settings, processor, maker)
     if (out / "state.pt").exists():
