@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--image-hw", type=int, nargs=2, default=(1440, 1920))
     parser.add_argument("--tiles", type=int, nargs="*", default=(960, 640))
     parser.add_argument("--classes", nargs="+", default=["helmet"])
-    parser.add_argument("--edges", type=float, nargs=2, default=(96.0, 192.0), help="px, square")
+    parser.add_argument("--edges", type=float, nargs=2, default=(120.0, 160.0), help="px, square")
     options = parser.parse_args()
     hw, edges = tuple(options.image_hw), tuple(options.edges)
     scenes = [render_scene(FIRST_SEED + n, image_hw=hw) for n in range(options.count)]
