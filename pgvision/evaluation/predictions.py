@@ -110,7 +110,7 @@ def _scores(
     records: Sequence[Record], where: str, problems: Problems
 ) -> NDArray[np.float64] | None:
     """Scores of all records, or None if not one record has a score."""
-    if records and all(record.get("score") is None for record in records):
+    if records and not any(record.get("score") is not None for record in records):
         return None
     return number_column(records, "score", where, problems)
 
