@@ -235,11 +235,6 @@ def _require_boxes_or_none(xyxy: ArrayLike) -> FloatArray:
     return np.zeros((0, 4)) if np.size(xyxy) == 0 else _require_boxes(xyxy)
 
 
-def _whole_box(xyxy: FloatArray) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (math.floor(float(edge)) for edge in xyxy)
-    return left, top, right, bottom
-
-
 def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Iterator[Crop]:
     """Check everything now; make one crop at a time, since a crop can be as large as a frame."""
     logits, rows = _require_logits(mask_logits), _require_boxes_or_none(xyxy)
@@ -249,7 +244,7 @@ def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -
 
 
 def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> Crop:
-    left, top, right, bottom = _whole_box(xyxy)
+    left, top, right, bottom = (math.floor(float(edge)) for edge in xyxy)
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
     if x1 <= x0 or y1 <= y0:

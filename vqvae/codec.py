@@ -21,7 +21,7 @@ class MaskCodec:
 
     Attributes:
         name: "tiny", "google", or "codebook:" and 12 hex digits: whose codes these are. It follows
-            from the weights, so a copy of a file has the name of the file.
+            from the codebook, so a copy of a file has the name of the file.
 
     Example:
         >>> codec = MaskCodec.load("tiny")

@@ -204,7 +204,7 @@ def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[.
         names = [field.name for field in fields(options)]  # type: ignore[arg-type]
 
         @functools.wraps(command)
-        def _flat(**values: Any) -> None:  # noqa: ANN401  (typer gives each value its type)
+        def _flat(**values: Any) -> None:
             chosen = {name: values.pop(name) for name in names}
             command(**values, options=options(**chosen))
 

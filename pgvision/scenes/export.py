@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from pgvision.arrays import BoolArray, FloatArray, IntArray
+from pgvision.arrays import FloatArray, IntArray
 from pgvision.errors import OptionError
+from pgvision.masks import crop_mask, mask_to_rle
 from pgvision.scenes.dice import Dice
 from pgvision.scenes.render import render_scene, require_image_hw, require_seed
 from pgvision.scenes.scene import Scene, SceneObject
@@ -31,7 +31,6 @@ ABSENT_CLASSES: Final = 2
 """So many classes that a scene lacks are asked for too, with an empty answer."""
 _KIND: Final = "tiny"
 _JPEG_QUALITY: Final = 95
-_MASK_SIDE: Final = 64
 
 Example = dict[str, str]
 
@@ -161,7 +160,7 @@ def scene_annotations(scene: Scene, *, image_id: int, first_id: int = 1) -> list
             "bbox": _xywh(item),
             "area": item.area,
             "iscrowd": 0,
-            "segmentation": _rle(item.mask),
+            "segmentation": mask_to_rle(item.mask),
             "attributes": {
                 "track_id": item.track_id,
                 "visible_fraction": round(item.visible_fraction, 4),
@@ -176,11 +175,6 @@ def scene_annotations(scene: Scene, *, image_id: int, first_id: int = 1) -> list
 def _xywh(item: SceneObject) -> list[float]:
     left, top, right, bottom = item.xyxy.tolist()
     return [left, top, right - left, bottom - top]
-
-
-def _rle(mask: BoolArray) -> dict[str, Any]:
-    packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(packed["size"]), "counts": packed["counts"].decode("ascii")}
 
 
 def scene_examples(
@@ -237,16 +231,9 @@ def objects_text(objects: Sequence[SceneObject], codes: IntArray | None = None) 
 
 
 def _crops(objects: Sequence[SceneObject]) -> FloatArray:
-    """Return ``(n, 64, 64)`` float32 masks, each cut to its box and resized with antialias."""
-    # Pillow's bilinear filter widens when it shrinks, as the codec's training resize does; OpenCV's
-    # does not.
-    from PIL import Image
-
-    size = (_MASK_SIDE, _MASK_SIDE)
-    crops = [Image.fromarray(item.crop.astype(np.float32), mode="F") for item in objects]
-    return np.stack(
-        [np.asarray(crop.resize(size, Image.Resampling.BILINEAR)) for crop in crops]
-    ).clip(0.0, 1.0)
+    """Return ``(n, 64, 64)`` float32 masks, each cut to its box: what a codec encodes."""
+    wholes = [(0, 0, item.crop.shape[1], item.crop.shape[0]) for item in objects]
+    return np.stack([crop_mask(item.crop, box) for item, box in zip(objects, wholes, strict=True)])
 
 
 def _absent(scene: Scene, present: set[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The codec against its own table: the same arithmetic, written with plain functions."""
 
 import io
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+import vqvae
 from pgvision.errors import CodecError
 from vqvae import MaskCodec
 from vqvae.checkpoint import GOOGLE_BYTES, save_checkpoint
 from vqvae.model import MaskVqVae
 
+TINY_FILE = Path(vqvae.__file__).parent / "weights" / "tiny.safetensors"
 ENCODER = {0: (16, 1, 4, 4), 2: (32, 16, 4, 4), 4: (64, 32, 4, 4), 6: (128, 64, 4, 4)}
 DECODER = {4: (128, 128, 4, 4), 6: (128, 64, 4, 4), 8: (64, 32, 4, 4), 10: (32, 16, 4, 4)}
 BLOCK = {0: (128, 128, 3, 3), 2: (128, 128, 3, 3), 4: (128, 128, 1, 1)}
@@ -123,6 +126,8 @@ def test_soft_decoding_of_certain_codes_is_decoding(npz: Path) -> None:
 
 def test_names_say_whose_codes_these_are(npz: Path, tmp_path: Path) -> None:
     assert MaskCodec.load("tiny").name == "tiny"
+    copy = shutil.copy(TINY_FILE, tmp_path / "copy.safetensors")
+    assert MaskCodec.load(copy).name == "tiny"
     assert MaskCodec.load(npz).name.startswith("codebook:")
     mine = tmp_path / "mine.safetensors"
     model = MaskVqVae()

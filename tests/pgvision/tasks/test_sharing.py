@@ -1,61 +1,26 @@
 """Adapters over a real (small, random) PaliGemma: weights and pictures are shared."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    GemmaConfig,
-    PaliGemmaConfig,
-    PaliGemmaForConditionalGeneration,
-    SiglipVisionConfig,
-)
 
 from pgvision.runtime import Engine, Request, load
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
-from pgvision.training.architecture import build_processor
 
 IMAGE = np.random.default_rng(11).integers(0, 256, (90, 120, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose card says nothing: as a fine-tuned one in a folder is."""
-    torch.manual_seed(3)
-    processor = build_processor(["detect", "caption", "answer", "ocr", "en", "helmet"])
-    tokenizer = processor.tokenizer
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    text = GemmaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=32,
-        **ids,
-    )
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        image_size=160,
-        patch_size=16,
-        vision_use_head=False,
-    )
-    config = PaliGemmaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projection_dim=32,
-        **ids,
-    )
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, save_paligemma: Callable[[Path, str], None]
+) -> Path:
+    """A checkpoint in a folder, as a fine-tuned one is."""
     path = tmp_path_factory.mktemp("shared")
-    PaliGemmaForConditionalGeneration(config).save_pretrained(path)
-    processor.save_pretrained(path)
+    save_paligemma(path, "gemma")
     (path / "pgvision.json").write_text('{"kind": "mix", "codec": "tiny"}')
     return path
 
