@@ -5,16 +5,19 @@ Two formats hold the same 49 tensors under the same names: Google's ``.npz`` and
 """
 
 import hashlib
+import math
 import os
+import re
 import zipfile
 import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.lib import format as npy_format
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -32,6 +35,24 @@ _GOOGLE_SPACE = "big-vision/paligemma-hf"
 # First 12 hex digits of the sha256 of the carried codebook: whoever holds it reads its codes.
 _TINY_CODEBOOK = "88364f8eb56f"
 _TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
+_SAFETENSORS_DTYPES = ("F16", "BF16", "F32")
+# What zipfile and zlib raise on damaged archives. RuntimeError and its child NotImplementedError:
+# a member is encrypted, or of a later version; ValueError: a name that is no text, an offset
+# beyond any file.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+# A header is 128 bytes in practice; this is what is read of a member before it is believed.
+_MAX_HEADER = 4096
+_LENGTH_WIDTHS = {b"\x93NUMPY\x01": 2, b"\x93NUMPY\x02": 4, b"\x93NUMPY\x03": 4}
+_ENTRY = r"'(descr|fortran_order|shape)': *('[^']*'|True|False|\([\d, ]*\)) *"
+_HEADER = re.compile(rf"\{{ *{_ENTRY}, *{_ENTRY}, *{_ENTRY},? *\}}\s*")
+_SHAPE = re.compile(r"\((\d{1,9}(, *\d{1,9})*,?)? *\)")
 # Running averages that only training needs; a released file may leave them out.
 _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
@@ -46,6 +67,11 @@ def tensor_table() -> dict[str, tuple[int, ...]]:
         >>> tensor_table()["decoder.4.weight"], tensor_table()["_vq_vae._embedding"]
         ((128, 128, 4, 4), (128, 512))
     """
+    return dict(_table())
+
+
+@cache
+def _table() -> Mapping[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(held.shape) for name, held in MaskVqVae().state_dict().items()}
 
@@ -55,8 +81,8 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
 
     Args:
         source: ``"tiny"`` (carried by the package), ``"google"`` (`find_google`), or the path of
-            a ``.safetensors`` or ``.npz`` file. A path is held to the table of tensors only; the
-            size and sha256 of Google's own file are asked of ``"google"``.
+            a ``.safetensors`` or ``.npz`` file, see `read_tensors`. A path is held to the table of
+            tensors only; the size and sha256 of Google's own file are asked of ``"google"``.
 
     Returns:
         The model in eval mode, and the identity of its codebook: ``"google"``, ``"tiny"``, or
@@ -108,9 +134,18 @@ def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = T
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a ``.safetensors`` or ``.npz`` codec and hold every tensor to the table.
 
+    Args:
+        path: An ``.npz`` has all 49 tensors, as Google's has, in float32 and in C or Fortran order.
+            A ``.safetensors`` is in float16, bfloat16 or float32, and may leave out the two running
+            averages (``_ema_cluster_size``, ``_ema_w``) that only training needs.
+
+    Returns:
+        The tensors by name, in float32.
+
     Raises:
         CodecError: If the file is missing, truncated, of another format, or differs from the
-            table in a name, shape or dtype, or holds NaN or infinite numbers.
+            table in a name, shape or dtype, or a tensor is there twice, or is larger or smaller
+            than its header promises (found before it is read), or holds NaN or infinite numbers.
     """
     if not path.is_file():
         raise CodecError(
@@ -181,66 +216,126 @@ def _identity(path: Path, codebook: Tensor) -> str:
     return "tiny" if digest == _TINY_CODEBOOK else f"codebook:{digest}"
 
 
-def _require_table(found: dict[str, tuple[int, ...]], path: Path) -> None:
-    table = tensor_table()
-    missing = sorted(set(table) - set(found) - _BOOKKEEPING)
-    extra = sorted(set(found) - set(table))
+def _require_names(names: Collection[str], path: Path) -> None:
+    spare = _BOOKKEEPING if path.suffix == ".safetensors" else frozenset[str]()
+    missing = sorted(_table().keys() - set(names) - spare)
+    extra = sorted(set(names) - _table().keys())
     if missing or extra:
+        only_spare = missing and _BOOKKEEPING.issuperset(missing)
+        hint = "; only a .safetensors may leave these out" if only_spare else ""
         raise CodecError(
-            f"{path}: not a mask codec: missing tensors {missing[:4]}, unknown {extra[:4]}"
+            f"{path}: not a mask codec: missing tensors {missing[:4]}, unknown {extra[:4]}{hint}"
         )
-    for name, shape in found.items():
-        if shape != table[name]:
-            raise CodecError(f"{path}: tensor {name} is {shape}, expected {table[name]}")
+
+
+def _require_shape(name: str, shape: tuple[int, ...], path: Path) -> None:
+    expected = _table()[name]
+    if shape != expected:
+        raise CodecError(f"{path}: tensor {name} is {shape}, expected {expected}")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as held:
             names = list(held.keys())
-            _require_table({n: tuple(held.get_slice(n).get_shape()) for n in names}, path)
+            _require_names(names, path)
+            for name in names:
+                piece = held.get_slice(name)
+                if piece.get_dtype() not in _SAFETENSORS_DTYPES:
+                    raise CodecError(
+                        f"{path}: tensor {name} is {piece.get_dtype()}, expected one of "
+                        f"{', '.join(_SAFETENSORS_DTYPES)}; convert it to float32"
+                    )
+                _require_shape(name, tuple(piece.get_shape()), path)
             return {name: held.get_tensor(name).float() for name in names}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CodecError(f"{path}: broken or cut off ({error})") from error
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(path) as archive:
-            shapes = {}
-            for entry in archive.infolist():
-                name = entry.filename.removesuffix(".npy")
-                with archive.open(entry) as file:
-                    shapes[name] = _float32_shape(file, f"{path}: tensor {name}")
-        # Nothing has been allocated yet: what a header claims is checked before it is believed.
-        _require_table(shapes, path)
-        return _read_arrays(path)
-    # RuntimeError and its child NotImplementedError: a member is encrypted or oddly packed.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            members = _npz_members(archive, path)
+            # Every header is held to the table, and every size to its header, before the first
+            # tensor is read.
+            headers = {name: _npy_header(archive, held, path) for name, held in members.items()}
+            return {
+                name: _npy_tensor(archive, held, headers[name]) for name, held in members.items()
+            }
+    except CodecError:  # a ValueError, too, but one that says more
+        raise
+    except _ZIP_ERRORS as error:
         raise CodecError(f"{path}: broken or cut off ({error})") from error
 
 
-def _read_arrays(path: Path) -> dict[str, Tensor]:
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: torch.from_numpy(_plain(held[name])) for name in held.files}
-    except ValueError as error:  # a member holds less than its header claims
-        raise CodecError(f"{path}: broken or cut off ({error})") from error
+def _npz_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return the members by tensor name; they are exactly those of the table."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = entry.filename.removesuffix(".npy")
+        if name == entry.filename:
+            raise CodecError(f"{path}: member {name} is no .npy; write the file with np.savez")
+        if name in members:
+            raise CodecError(f"{path}: member {entry.filename} is there twice; which one counts?")
+        # np.savez and np.savez_compressed write these two; others unpack without a bound.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise CodecError(
+                f"{path}: member {entry.filename} is packed by method {entry.compress_type}, "
+                "expected 0 or 8; write the file with np.savez"
+            )
+        members[name] = entry
+    _require_names(members, path)
+    return members
 
 
-def _float32_shape(file: IO[bytes], name: str) -> tuple[int, ...]:
-    try:
-        version = npy_format.read_magic(file)
-        if version == (1, 0):
-            shape, _, dtype = npy_format.read_array_header_1_0(file)
-        else:
-            shape, _, dtype = npy_format.read_array_header_2_0(file)
-    except ValueError as error:
-        raise CodecError(f"{name} has a broken header ({error})") from error
-    if dtype != np.float32:
-        raise CodecError(f"{name} is {dtype}, expected float32")
-    return tuple(shape)
+@dataclass(frozen=True, kw_only=True)
+class _NpyHeader:
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    num_bytes: int
 
 
-def _plain(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(array, np.float32)
+def _npy_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> _NpyHeader:
+    """Read a member's header and hold dtype, shape and the member's size to the table."""
+    name = entry.filename.removesuffix(".npy")
+    with archive.open(entry) as file:
+        header = _parse_npy(file.read(_MAX_HEADER), f"{path}: tensor {name}")
+    _require_shape(name, header.shape, path)
+    expected = header.num_bytes + 4 * math.prod(header.shape)
+    if entry.file_size != expected:
+        raise CodecError(
+            f"{path}: broken: tensor {name} holds {entry.file_size:,} bytes, and its header "
+            f"promises {expected:,}"
+        )
+    return header
+
+
+# By pattern: numpy's reader evaluates a header as Python; a broken one then raises anything from
+# tokenize.TokenError to RecursionError, or makes it read the 4 GB that its length claims.
+def _parse_npy(start: bytes, name: str) -> _NpyHeader:
+    """Parse the header of the npy format, versions 1 to 3, from the ``start`` of a file."""
+    width = _LENGTH_WIDTHS.get(start[:7])
+    if width is None:
+        raise CodecError(f"{name} has a broken header: not the start of an .npy file")
+    end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
+    text = start[8 + width : end].decode("latin-1")
+    found = _HEADER.fullmatch(text) if end <= len(start) else None
+    fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True)) if found else {}
+    shape, fortran = fields.get("shape", ""), fields.get("fortran_order")
+    if not _SHAPE.fullmatch(shape) or fortran not in ("True", "False") or "descr" not in fields:
+        raise CodecError(f"{name} has a broken header: {text[:80]!r}")
+    if fields["descr"] != "'<f4'":
+        raise CodecError(f"{name} is {fields['descr'][:40]}, expected '<f4' (float32)")
+    return _NpyHeader(
+        shape=tuple(int(side) for side in re.findall(r"\d+", shape)),
+        order="F" if fortran == "True" else "C",
+        num_bytes=end,
+    )
+
+
+def _npy_tensor(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, header: _NpyHeader) -> Tensor:
+    with archive.open(entry) as file:
+        # With a size: without one, a member that is longer than its entry says unpacks to 2 GB.
+        content = file.read(entry.file_size)
+    flat = np.frombuffer(content, "<f4", offset=header.num_bytes)
+    return torch.from_numpy(np.array(flat.reshape(header.shape, order=header.order), order="C"))

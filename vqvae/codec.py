@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,9 +61,10 @@ class MaskCodec:
             ``(b, 16)`` codes in [0, 127]: a 4x4 grid, row by row.
 
         Raises:
-            CodecError: If the shape is another, or a value is NaN or outside [0, 1].
+            CodecError: If it is not an array of real numbers, the shape is another, or a value is
+                NaN or outside [0, 1].
         """
-        values = np.asarray(masks, np.float32)
+        values = _float32(_numbers(masks, "masks", f"(b, {MASK_SIDE}, {MASK_SIDE})"))
         if values.ndim != 3 or values.shape[1:] != (MASK_SIDE, MASK_SIDE):
             raise CodecError(f"masks: expected (b, 64, 64), got {values.shape}; see crop_mask")
         if not ((values >= 0) & (values <= 1)).all():
@@ -81,9 +83,10 @@ class MaskCodec:
             ``(b, 64, 64)`` float32, about [-1, 1]; the mask is where they are above 0.
 
         Raises:
-            CodecError: If the shape is another, or a code is out of range.
+            CodecError: If it is not an array of whole numbers, the shape is another, or a code is
+                out of range.
         """
-        values = np.asarray(codes)
+        values = _numbers(codes, "codes", f"(b, {NUM_TOKENS})")
         if values.ndim != 2 or values.shape[1] != NUM_TOKENS:
             raise CodecError(f"codes: expected (b, {NUM_TOKENS}), got {values.shape}")
         if values.size and not np.issubdtype(values.dtype, np.integer):
@@ -104,12 +107,14 @@ class MaskCodec:
             ``(b, 64, 64)`` float32; the mask is where they are above 0.
 
         Raises:
-            CodecError: If the shape is another, or a row is negative, NaN or all zero.
+            CodecError: If it is not an array of real numbers, the shape is another, or a row is
+                negative, NaN or all zero.
         """
-        values = np.asarray(probs, np.float32)
+        values = _float32(_numbers(probs, "probs", f"(b, {NUM_TOKENS}, {NUM_CODES})"))
         if values.ndim != 3 or values.shape[1:] != (NUM_TOKENS, NUM_CODES):
             raise CodecError(f"probs: expected (b, {NUM_TOKENS}, {NUM_CODES}), got {values.shape}")
-        total = values.sum(-1, keepdims=True)
+        with np.errstate(over="ignore"):  # a sum that overflows is refused below, without a warning
+            total = values.sum(-1, keepdims=True)
         if not ((values >= 0).all() and (total > 0).all() and np.isfinite(total).all()):
             raise CodecError("probs: expected rows of probabilities, got negative, NaN or all zero")
         with torch.inference_mode():
@@ -118,6 +123,25 @@ class MaskCodec:
     def _decode(self, vectors: torch.Tensor) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._model.decode(vectors).float().numpy()
         return logits
+
+
+def _numbers(values: ArrayLike, name: str, shape: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    # ValueError: ragged lists. The others: tensors on a GPU, or that carry a gradient.
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CodecError(
+            f"{name}: expected {shape} numbers in rows of equal length, got no array: {error}"
+        ) from error
+    if array.dtype.kind not in "buif":
+        raise CodecError(f"{name}: expected {shape} real numbers, got an array of {array.dtype}")
+    return array
+
+
+def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    """Copy, since torch takes neither read-only arrays nor flipped views."""
+    with np.errstate(over="ignore"):  # too large becomes infinite, which the caller refuses
+        return array.astype(np.float32, order="C")
 
 
 @cache

@@ -1,16 +1,21 @@
 """Train the mask codec: ``python -m vqvae.training --masks masks.npz --out runs/codec``.
 
+With ``--decoder-only --start-from FILE`` the decoder of a finished codec learns on, and its codes
+keep their meaning: encoder and codebook stay bit for bit what they were.
+
 Every step draws its masks, its flips and its warps from a generator seeded by (seed, step), so a
 run that was stopped and resumed sees exactly what an unbroken run would have seen.
 """
 
 import argparse
+import hashlib
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -18,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pgvision.errors import CodecError, OptionError
+from pgvision.errors import CodecError, OptionError, PgvisionError
 from pgvision.files import replaced_path
-from vqvae.checkpoint import save_checkpoint
+from vqvae.checkpoint import load_checkpoint, save_checkpoint
 from vqvae.model import MASK_SIDE, MaskVqVae
 from vqvae.quantizer import NUM_CODES
 
@@ -31,6 +36,8 @@ _WARMUP_STEPS = 50
 _FREE_STEPS = 150
 _REVIVE_EVERY = 25
 _SHARPNESS = 4.0
+# What a state that was written before these options existed was run with.
+_OLDER_STATE = {"decoder_only": False, "start": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +50,14 @@ class TrainingSettings:
         batch_size: Masks a step.
         learning_rate: Peak of the schedule (AdamW).
         commitment: Weight of the encoder's distance to the chosen codes.
-        overlap: Weight of ``1 - soft IoU`` beside the per-pixel cross-entropy.
+        overlap: Weight of ``1 - soft IoU`` beside the per-pixel cross-entropy, with or without
+            ``decoder_only``: the mean IoU of masks is what a codec is measured by.
         save_every: Steps between states from which a stopped run resumes.
         bfloat16: Run the convolutions in bfloat16 (about twice as fast where the CPU has it).
         threads: Threads of torch; 0 leaves torch's own choice.
+        decoder_only: Train the decoder of ``start_from`` and nothing else. Encoder and codebook
+            stay as they are, so that codes, and the checkpoints that write them, keep their
+            meaning; ``commitment`` has nothing to weigh then.
     """
 
     steps: int = 4000
@@ -58,6 +69,7 @@ class TrainingSettings:
     save_every: int = 200
     bfloat16: bool = True
     threads: int = 0
+    decoder_only: bool = False
 
 
 def mask_loss(logits: Tensor, masks: Tensor, *, overlap: float) -> Tensor:
@@ -112,6 +124,7 @@ def train_codec(
     *,
     settings: TrainingSettings | None = None,
     weights: NDArray[np.floating] | None = None,
+    start_from: str | Path | None = None,
     resume: bool = False,
 ) -> Path:
     """Train a codec on masks and write it as ``out/codec.safetensors``.
@@ -121,20 +134,61 @@ def train_codec(
         out: Folder for the state of the run, its log and the finished codec.
         settings: See `TrainingSettings`; the defaults are the published recipe.
         weights: ``(n,)`` how often each mask is drawn, relative to the others.
+        start_from: With ``decoder_only``, the codec to start from: "tiny", "google" or a file.
         resume: Go on from the state in ``out``; without one, start.
 
     Returns:
         The path of the finished codec.
 
     Raises:
-        CodecError: If the masks are of another shape or dtype, or none.
-        OptionError: If the state in ``out`` belongs to a run with other settings.
+        CodecError: If the masks are of another shape or dtype, or none; if the weights are not one
+            for each mask, or negative, or all zero; if ``start_from`` is no codec.
+        OptionError: If the state in ``out`` belongs to a run with other settings or another start,
+            or ``decoder_only`` comes without ``start_from``, or the other way round.
     """
-    run = _Run(masks, weights, Path(out), settings or TrainingSettings())
+    run = _Run(masks, weights, Path(out), settings or TrainingSettings(), start_from)
     if resume:
         run.restore()
     run.go()
     return run.finish()
+
+
+def _require_masks(masks: NDArray[np.uint8], weights: NDArray[np.floating] | None) -> None:
+    if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or not len(masks):
+        raise CodecError(f"masks: expected (n, 64, 64) with n > 0, got {masks.shape}")
+    if masks.dtype != np.uint8:
+        raise CodecError(f"masks: expected uint8 from 0 to 255, got {masks.dtype}")
+    if weights is None:
+        return
+    if weights.shape != (len(masks),):
+        raise CodecError(f"weights: expected one for each of {len(masks)}, got {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise CodecError("weights: expected finite numbers from 0 on, and not all of them 0")
+
+
+def _first_model(settings: TrainingSettings, start_from: str | Path | None) -> MaskVqVae:
+    if settings.decoder_only != (start_from is not None):
+        raise OptionError(
+            "decoder_only (--decoder-only) and start_from (--start-from FILE) go together: the "
+            "codec whose decoder learns on; a whole codec is trained from nothing"
+        )
+    torch.manual_seed(settings.seed)
+    if start_from is None:
+        model = MaskVqVae().train()
+    else:
+        model, _ = load_checkpoint(start_from)  # frozen, and in eval mode: no running averages
+        model.decoder.requires_grad_(requires_grad=True)
+    for parameter in model.parameters():  # the layout that convolutions on a CPU like
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def _digest(model: MaskVqVae) -> str:
+    digest = hashlib.sha256()
+    for held in model.state_dict().values():
+        digest.update(held.numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 class _Run:
@@ -146,28 +200,25 @@ class _Run:
         weights: NDArray[np.floating] | None,
         out: Path,
         settings: TrainingSettings,
+        start_from: str | Path | None = None,
     ) -> None:
-        if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or not len(masks):
-            raise CodecError(f"masks: expected (n, 64, 64) with n > 0, got {masks.shape}")
-        if masks.dtype != np.uint8:
-            raise CodecError(f"masks: expected uint8 from 0 to 255, got {masks.dtype}")
+        _require_masks(masks, weights)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings, self.out, self.step = settings, out, 0
         self.masks = torch.from_numpy(masks)
         self.weights = torch.ones(len(masks)) if weights is None else torch.tensor(weights)
-        torch.manual_seed(settings.seed)
-        self.model = MaskVqVae().train()
-        for parameter in self.model.parameters():  # the layout that convolutions on a CPU like
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        self.model = _first_model(settings, start_from)
+        self.start = None if start_from is None else _digest(self.model)
+        learning = [held for held in self.model.parameters() if held.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=1e-4, fused=True
+            learning, lr=settings.learning_rate, weight_decay=1e-4, fused=True
         )
 
-    def _identity(self) -> dict[str, float]:
+    def _identity(self) -> dict[str, float | str | None]:
         """What a resumed run must repeat; the number of threads is the machine's business."""
-        return {name: value for name, value in asdict(self.settings).items() if name != "threads"}
+        named = {name: value for name, value in asdict(self.settings).items() if name != "threads"}
+        return named | {"start": self.start}
 
     def restore(self) -> None:
         """Go on from the state in the run's folder, if there is one."""
@@ -175,7 +226,7 @@ class _Run:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        if state["settings"] != self._identity():
+        if _OLDER_STATE | state["settings"] != self._identity():
             raise OptionError(
                 f"{path}: the run there was started with {state['settings']}, not "
                 f"{self._identity()}; repeat its options or choose another --out"
@@ -209,24 +260,38 @@ class _Run:
         masks = augment(self.masks[drawn].float() / 255.0, chance)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._schedule()
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
-            vectors = self.model.vectors(masks)
-        vectors = vectors.float()
-        self._tend_codebook(vectors.detach().reshape(-1, vectors.shape[-1]), chance)
-        chosen, codes, commitment = self.model.quantizer(vectors)
-        if self.step < _FREE_STEPS:
-            chosen, commitment = vectors, 0.01 * vectors.square().mean()
+        quantise = self._frozen_codes if settings.decoder_only else self._learned_codes
+        chosen, codes, commitment = quantise(masks, chance)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
             logits = self.model.decode(chosen)
         loss = mask_loss(logits.float(), masks, overlap=settings.overlap)
         self.optimizer.zero_grad()
-        (loss + settings.commitment * commitment).backward()
+        (loss + settings.commitment * commitment).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         used = len(torch.unique(codes))
         inside, truth = logits > 0, masks >= 0.5
         iou = ((inside & truth).sum((1, 2)) / (inside | truth).sum((1, 2)).clamp_min(1)).mean()
         return f"loss {loss:.4f} commitment {commitment:.4f} iou {iou:.4f} codes {used}"
+
+    @torch.no_grad()
+    def _frozen_codes(self, masks: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        # In float32, as a codec that is used encodes: the decoder must learn from the codes that
+        # it will be given.
+        codes = self.model.encode(masks)
+        return self.model.quantizer.lookup(codes), codes, torch.zeros(())
+
+    def _learned_codes(
+        self, masks: Tensor, chance: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            vectors = self.model.vectors(masks)
+        vectors = vectors.float()
+        self._tend_codebook(vectors.detach().reshape(-1, vectors.shape[-1]), chance)
+        chosen, codes, commitment = self.model.quantizer(vectors)
+        if self.step < _FREE_STEPS:
+            chosen, commitment = vectors, 0.01 * vectors.square().mean()
+        return chosen, codes, commitment
 
     def _tend_codebook(self, vectors: Tensor, chance: torch.Generator) -> None:
         if self.step == _FREE_STEPS:
@@ -253,30 +318,61 @@ class _Run:
 def _read(paths: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     masks, weights = [], []
     for path in paths:
-        with np.load(path, allow_pickle=False) as held:
-            masks.append(held["masks"])
-            weights.append(
-                held["weights"] if "weights" in held else np.ones(len(held["masks"]), np.float32)
-            )
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                masks.append(held["masks"])
+                given = held["weights"] if "weights" in held else np.ones(len(masks[-1]))
+                weights.append(given.astype(np.float32))
+            _require_masks(masks[-1], weights[-1])
+        # AttributeError and TypeError: an .npy, whose content has no names.
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
+            raise CodecError(f"--masks {path}: expected an .npz with 'masks': {error}") from error
     return np.concatenate(masks), np.concatenate(weights)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vqvae.training")
+    usual = TrainingSettings()
+    parser.add_argument("--masks", nargs="+", required=True, metavar="FILE.npz")
+    parser.add_argument("--out", required=True, metavar="DIR")
+    parser.add_argument("--steps", type=int, default=usual.steps)
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--batch-size", type=int, default=usual.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
+    parser.add_argument("--save-every", type=int, default=usual.save_every, metavar="STEPS")
+    parser.add_argument("--threads", type=int, default=usual.threads)
+    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--start-from", metavar="FILE", help="'tiny', 'google' or a file")
+    parser.add_argument("--resume", action="store_true")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m vqvae.training")
-    parser.add_argument("--masks", nargs="+", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--resume", action="store_true")
+    parser = _parser()
     options = parser.parse_args(argv)
-    masks, weights = _read(options.masks)
-    settings = TrainingSettings(steps=options.steps, seed=options.seed, threads=options.threads)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    path = train_codec(
-        masks, options.out, settings=settings, weights=weights, resume=options.resume
+    settings = TrainingSettings(
+        steps=options.steps,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        save_every=options.save_every,
+        threads=options.threads,
+        decoder_only=options.decoder_only,
     )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        masks, weights = _read(options.masks)
+        path = train_codec(
+            masks,
+            options.out,
+            settings=settings,
+            weights=weights,
+            start_from=options.start_from,
+            resume=options.resume,
+        )
+    except PgvisionError as error:
+        parser.error(str(error))
     _LOG.info("wrote %s", path)
     return 0
 

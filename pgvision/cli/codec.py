@@ -18,6 +18,12 @@ Masks = Annotated[
         show_default=False,
     ),
 ]
+DecoderOnly = Annotated[
+    bool,
+    typer.Option("--decoder-only", help="Train on the decoder of --start-from; its codes stay."),
+]
+StartFrom = Annotated[str | None, typer.Option(metavar="CODEC", help="'tiny', 'google' or a file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the state in --out.")]
 
 
 @codec_app.command("train")
@@ -31,16 +37,18 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 4000,
     seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="For torch; 0 leaves its choice.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the state in --out.")
-    ] = False,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 1.5e-3,
+    decoder_only: DecoderOnly = False,
+    start_from: StartFrom = None,
+    resume: Resume = False,
 ) -> None:
-    """Train a mask codec.
+    """Train a mask codec, or the decoder of one.
 
     [bold]Examples[/bold]
 
     pgvision codec train --masks instances_train.json --masks scenes:2000:0 --out runs/codec
     pgvision codec train --masks masks.npz --steps 8000 --resume
+    pgvision codec train --masks masks.npz --decoder-only --start-from tiny --out runs/decoder
     """
     from pgvision.cli.console import say
     from pgvision.cli.mask_sources import read_masks
@@ -48,8 +56,14 @@ def train(
 
     held = read_masks(masks)
     say(f"{len(held)} masks")
-    settings = TrainingSettings(steps=steps, seed=seed, threads=threads)
-    path = train_codec(held, out, settings=settings, resume=resume)
+    settings = TrainingSettings(
+        steps=steps,
+        seed=seed,
+        threads=threads,
+        learning_rate=learning_rate,
+        decoder_only=decoder_only,
+    )
+    path = train_codec(held, out, settings=settings, start_from=start_from, resume=resume)
     say(f"wrote {path}")
 
 

@@ -22,6 +22,7 @@ RESOLUTION: Final = 160
 PATCH: Final = 16
 VISION_WIDTH: Final = 256
 TEXT_WIDTH: Final = 192
+TEXT_LAYERS: Final = 6
 NUM_IMAGE_TOKENS: Final = (RESOLUTION // PATCH) ** 2
 _SPACE: Final = "\u2581"
 _SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
@@ -90,12 +91,12 @@ def build_processor(words: Iterable[str]) -> PaliGemmaProcessor:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
-    """Return the shapes: 6 vision layers 256 wide, 4 language layers 192 wide."""
+    """Return the shapes: 6 vision layers 256 wide, 6 language layers 192 wide."""
     vision = SiglipVisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=768,
         num_hidden_layers=6,
-        num_attention_heads=4,
+        num_attention_heads=8,
         image_size=RESOLUTION,
         patch_size=PATCH,
         vision_use_head=False,
@@ -105,7 +106,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
         vocab_size=vocabulary,
         hidden_size=TEXT_WIDTH,
         intermediate_size=576,
-        num_hidden_layers=4,
+        num_hidden_layers=TEXT_LAYERS,
         num_attention_heads=3,
         num_key_value_heads=1,
         head_dim=64,

@@ -16,9 +16,9 @@ from pgvision.scenes import CLASSES
 from pgvision.training.losses import DenseTargets
 from pgvision.training.scene_cache import Shard
 
-# How often each task is asked; "segment" falls back to "detect" until shards have mask codes.
+# How often each task is asked.
 TASKS: Final = ("detect", "segment", "answer", "caption", "ocr")
-TASK_SHARES: Final = (0.60, 0.10, 0.14, 0.09, 0.07)
+TASK_SHARES: Final = (0.44, 0.24, 0.14, 0.10, 0.08)
 _ABSENT: Final = 0.2
 MAX_MASKS: Final = 5
 
@@ -66,7 +66,8 @@ class BatchMaker:
 
     Args:
         shards: The scenes.
-        codes: For each shard the ``(m, 16)`` mask codes of its objects, or None.
+        codes: For each shard the ``(m, 16)`` mask codes of its objects; where it is None,
+            ``detect`` is asked instead of ``segment``.
         tokenizer: The small tokenizer.
         num_image_tokens: Vision tokens of one picture.
     """
@@ -74,7 +75,7 @@ class BatchMaker:
     def __init__(
         self,
         shards: Sequence[Shard],
-        codes: Sequence[IntArray] | None,
+        codes: Sequence[IntArray | None],
         tokenizer: PreTrainedTokenizerBase,
         num_image_tokens: int,
     ) -> None:
@@ -89,7 +90,10 @@ class BatchMaker:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def draw(self, seed: Sequence[int], *, num_images: int, num_prompts: int) -> Batch:
-        """Return the batch of ``seed``: the same seed always gives the same batch."""
+        """Return the batch of ``seed``: the same seed always gives the same batch.
+
+        With ``num_prompts`` 0 it has pictures and dense targets only.
+        """
         rng = np.random.default_rng(list(seed))
         pictures, views, rows = [], [], []
         for _ in range(num_images):
@@ -106,10 +110,10 @@ class BatchMaker:
     def _view(self, shard_index: int, row: int) -> _View:
         shard = self._shards[shard_index]
         mine = slice(int(shard.offsets[row]), int(shard.offsets[row + 1]))
-        codes = self._codes[shard_index][mine] if self._codes else None
+        codes = self._codes[shard_index]
         return _View(
             shard.boxes[mine], shard.classes[mine], shard.colours[mine], shard.texts[mine],
-            codes, shard.sentences[row],
+            None if codes is None else codes[mine], shard.sentences[row],
         )  # fmt: skip
 
     def _example(self, view: _View, rng: np.random.Generator) -> _Row:
@@ -154,7 +158,7 @@ class BatchMaker:
         return suffix
 
     def _pack(self, pixels: Tensor, rows: Sequence[_Row], dense: DenseTargets) -> Batch:
-        length = max(len(row.prefix) + len(row.suffix) for row in rows)
+        length = max((len(row.prefix) + len(row.suffix) for row in rows), default=0)
         ids = torch.full((len(rows), length), int(self._tokenizer.pad_token_id))
         attention, types = torch.zeros_like(ids), torch.zeros_like(ids)
         is_target = torch.zeros_like(ids, dtype=torch.bool)
@@ -164,7 +168,7 @@ class BatchMaker:
             attention[index, :end] = 1
             types[index, start:] = 1
             is_target[index, start:end] = True
-        asked = torch.tensor([row.asked for row in rows])
+        asked = torch.tensor([row.asked for row in rows], dtype=torch.long)
         return Batch(pixels, ids, attention, types, is_target, asked, dense)
 
 
@@ -190,6 +194,7 @@ def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
     """
     shape = (len(views), grid, grid, len(CLASSES))
     present, edges = np.zeros(shape, np.float32), np.zeros((*shape, 4), np.float32)
+    sides, weights = np.ones((*shape, 2), np.float32), np.zeros(shape, np.float32)
     colours = np.full(shape[:3], -100)
     texts = np.full(shape[:3], -100)
     for index, view in enumerate(views):
@@ -203,7 +208,10 @@ def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
             target = block[:, :, view.classes[row]]
             target[..., 0], target[..., 2] = (top - centre_y)[:, None], (bottom - centre_y)[:, None]
             target[..., 1], target[..., 3] = left - centre_x, right - centre_x
-            present[(*where, view.classes[row])] = 1.0
+            mine = (*where, view.classes[row])
+            present[mine] = 1.0
+            sides[mine] = (bottom - top, right - left)
+            weights[mine] = (len(rows) * len(columns)) ** -0.5
             if view.colours[row] >= 0:
                 colours[where] = view.colours[row]
             if view.texts[row] >= 0:
@@ -214,6 +222,8 @@ def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
         edges=torch.from_numpy(edges.reshape(*flat, len(CLASSES), 4)),
         colours=torch.from_numpy(colours.reshape(flat)),
         texts=torch.from_numpy(texts.reshape(flat)),
+        sides=torch.from_numpy(sides.reshape(*flat, len(CLASSES), 2)),
+        weights=torch.from_numpy(weights.reshape(*flat, -1)),
     )
 
 

@@ -43,33 +43,46 @@ class DenseTargets:
         edges: ``(b, p, c, 4)`` float: its top, left, bottom, right less the token's centre.
         colours: ``(b, p)`` int, -100 for unknown.
         texts: ``(b, p)`` int, -100 for unknown.
+        sides: ``(b, p, c, 2)`` float: height and width of that object, 1 where there is none.
+        weights: ``(b, p, c)`` float: what a token's edges count; less where an object has many.
     """
 
     present: Tensor
     edges: Tensor
     colours: Tensor
     texts: Tensor
+    sides: Tensor
+    weights: Tensor
 
 
 class DenseHead(nn.Module):
-    """Reads class, box, colour and sign text off every vision token; training only."""
+    """Reads class, box, colour and sign text off every vision token; training only.
+
+    It is linear, so that what it finds lies ready for the language model, which begins with a
+    linear projector too.
+    """
 
     def __init__(self, width: int, *, num_classes: int, num_colours: int, num_texts: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.sizes = (num_classes, 4 * num_classes, num_colours, num_texts)
-        self.layers = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Linear(width, sum(self.sizes))
-        )
+        self.layers = nn.Linear(width, sum(self.sizes))
+
+    def outputs(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return presence logits ``(b, p, c)``, edges ``(b, p, c, 4)``, colours and texts."""
+        present, edges, colours, texts = self.layers(features).float().split(self.sizes, -1)
+        return present, edges.unflatten(-1, (self.num_classes, 4)), colours, texts
 
     def forward(self, features: Tensor, targets: DenseTargets) -> Tensor:
         """Return the loss of vision tokens ``(b, p, d)`` against ``targets``."""
-        present, edges, colours, texts = self.layers(features).float().split(self.sizes, -1)
+        present, edges, colours, texts = self.outputs(features)
         loss = 2.0 * _focal(present, targets.present)
         here = targets.present > 0
-        edges = edges.unflatten(-1, (self.num_classes, 4))
         if here.any():
-            loss = loss + 10.0 * F.l1_loss(edges[here], targets.edges[here])
+            sides = targets.sides[here]
+            loss = loss + 2.0 * _edge_loss(
+                edges[here], targets.edges[here], sides, targets.weights[here]
+            )
         # Letters are the last thing that a small tower learns; at full weight their noise would
         # drown what it could learn first.
         for logits, labels, weight in (
@@ -88,27 +101,40 @@ class AskedHead(nn.Module):
 
     Image positions attend to the prefix, so they can know what was asked. Teaching them to mark the
     places that answer it gives the suffix something to look up: without this the small model
-    writes boxes from the prior for tens of thousands of scenes.
+    writes boxes from the prior for tens of thousands of scenes. It reads the middle layer, since
+    what a position knows only after the last one cannot be looked up by any other.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 5))
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 5))
 
-    def forward(self, hidden: Tensor, dense: DenseTargets, asked: Tensor) -> Tensor:
-        """Return the loss of image positions ``(b * k, p, d)``; ``asked`` is -1 for other tasks."""
-        rows = torch.nonzero(asked >= 0)[:, 0]
+    def forward(self, hidden: Tensor, dense: DenseTargets, asked: Tensor, rows: Tensor) -> Tensor:
+        """Return the loss of image positions ``(r, p, d)`` of the batch's ``rows`` ``(r,)``.
+
+        ``asked`` ``(b * k,)`` is -1 for rows of other tasks.
+        """
+        some = asked[rows] >= 0
+        hidden, rows = hidden[some], rows[some]
         if len(rows) == 0:
             return hidden.sum() * 0.0
         picture = rows // (len(asked) // len(dense.present))
         present = dense.present[picture, :, asked[rows]]
         edges = dense.edges[picture, :, asked[rows]]
-        out = self.layers(hidden[rows]).float()
+        out = self.layers(hidden).float()
         loss = 2.0 * _focal(out[..., 0], present)
         here = present > 0
         if here.any():
-            loss = loss + 10.0 * F.l1_loss(out[..., 1:][here], edges[here])
+            sides = dense.sides[picture, :, asked[rows]][here]
+            weights = dense.weights[picture, :, asked[rows]][here]
+            loss = loss + 2.0 * _edge_loss(out[..., 1:][here], edges[here], sides, weights)
         return loss
+
+
+def _edge_loss(edges: Tensor, targets: Tensor, sides: Tensor, weights: Tensor) -> Tensor:
+    """Return the error relative to the object's side, since that is what IoU sees."""
+    error = (edges - targets).abs() / sides.repeat(1, 2).clamp(min=0.02)
+    return (error.mean(1) * weights).sum() / weights.sum()
 
 
 def _focal(logits: Tensor, targets: Tensor) -> Tensor:

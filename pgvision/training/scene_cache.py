@@ -19,6 +19,7 @@ from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.files import replaced_path
 from pgvision.scenes import CLASSES, Scene, render_scene
 from pgvision.scenes.vocabulary import SIGN_WORDS
+from vqvae import MaskCodec
 
 _LOG = logging.getLogger(__name__)
 COLOURS: Final = ("yellow", "white", "red", "blue", "orange", "green", "gray", "brown")
@@ -117,6 +118,22 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f"shard_{index:03d}.npz"
 
 
+def codes_path(shard: Path) -> Path:
+    """Return where the mask codes of a shard's objects lie."""
+    return shard.with_name(shard.name.replace("shard", "codes")).with_suffix(".npy")
+
+
+def save_codes(shard: Path, codec: MaskCodec, *, batch_size: int = 512) -> None:
+    """Encode the masks of a shard and write ``(m, 16)`` codes beside it."""
+    packed = load_shard(shard).masks
+    codes = [
+        codec.encode(np.unpackbits(part, axis=1).reshape(-1, 64, 64).astype(np.float32))
+        for part in np.split(packed, range(batch_size, len(packed), batch_size))
+    ]
+    with replaced_path(codes_path(shard)) as aside, aside.open("wb") as file:
+        np.save(file, np.concatenate(codes).astype(np.int16))
+
+
 def main() -> None:
     """Render the shards that are missing: ``python -m pgvision.training.scene_cache``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -125,15 +142,17 @@ def main() -> None:
     parser.add_argument("--last", type=int, required=True, help="number after the last shard")
     parser.add_argument("--step", type=int, default=1, help="2 to share the work of two processes")
     parser.add_argument("--resolution", type=int, default=160)
+    parser.add_argument("--codec", help="encode the masks too, with this codec (tiny)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cv2.setNumThreads(1)
     for index in range(options.first, options.last, options.step):
         path = shard_path(options.out, index)
-        if path.exists():
-            continue
         started = time.monotonic()
-        save_shard(render_shard(index, resolution=options.resolution), path)
+        if not path.exists():
+            save_shard(render_shard(index, resolution=options.resolution), path)
+        if options.codec and not codes_path(path).exists():
+            save_codes(path, MaskCodec.load(options.codec))
         _LOG.info("%s in %.0f s", path, time.monotonic() - started)
 
 

@@ -1,14 +1,25 @@
-"""Real, short training runs of the codec."""
+"""Real, short training runs of the codec: whole, of the decoder alone, stopped, killed, resumed."""
 
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import vqvae
 from pgvision.errors import CodecError, OptionError
 from vqvae import MaskCodec
-from vqvae.training import TrainingSettings, _Run, train_codec
+from vqvae.checkpoint import read_tensors, save_checkpoint
+from vqvae.model import MaskVqVae
+from vqvae.training import TrainingSettings, _Run, main, train_codec
+
+TINY_FILE = Path(vqvae.__file__).parent / "weights" / "tiny.safetensors"
 
 
 def masks(count: int = 96) -> np.ndarray:
@@ -24,17 +35,91 @@ def masks(count: int = 96) -> np.ndarray:
 FEW = TrainingSettings(steps=4, batch_size=8, save_every=2, bfloat16=False, seed=5)
 
 
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
-    whole = train_codec(masks(), tmp_path / "whole", settings=FEW)
-    broken = _Run(masks(), None, tmp_path / "parts", FEW)
+DECODER = replace(FEW, decoder_only=True)
+
+
+@pytest.mark.parametrize(("settings", "start_from"), [(FEW, None), (DECODER, "tiny")])
+def test_a_resumed_run_equals_an_unbroken_one(
+    tmp_path: Path, settings: TrainingSettings, start_from: str | None
+) -> None:
+    whole = train_codec(masks(), tmp_path / "whole", settings=settings, start_from=start_from)
+    parts = tmp_path / "parts"
+    broken = _Run(masks(), None, parts, settings, start_from)
     for _ in range(2):
         broken._one_step()
         broken.step += 1
     broken._save()
-    resumed = train_codec(masks(), tmp_path / "parts", settings=FEW, resume=True)
+    resumed = train_codec(masks(), parts, settings=settings, start_from=start_from, resume=True)
     codes = np.random.default_rng(0).integers(0, 128, (4, 16))
     one, other = (MaskCodec.load(path).decode(codes) for path in (whole, resumed))
     np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def blocks(count: int) -> np.ndarray:
+    """Coarse random patterns: the carried codec finds these hard, so there is much to learn."""
+    inside = np.random.default_rng(0).random((count, 8, 8)) < 0.5
+    return (np.kron(inside, np.ones((8, 8))) * 255).astype(np.uint8)
+
+
+def mean_iou(source: str | Path, wanted: np.ndarray) -> float:
+    codec = MaskCodec.load(source)
+    found = codec.decode(codec.encode(wanted / 255)) > 0
+    both, either = found & (wanted >= 128), found | (wanted >= 128)
+    return float((both.sum((1, 2)) / either.sum((1, 2))).mean())
+
+
+def test_the_decoder_alone_learns_and_codes_keep_their_meaning(tmp_path: Path) -> None:
+    settings = TrainingSettings(
+        steps=40, batch_size=16, learning_rate=1e-3, bfloat16=False, decoder_only=True
+    )
+    path = train_codec(blocks(16), tmp_path, settings=settings, start_from="tiny")
+    before, after = read_tensors(TINY_FILE), read_tensors(path)
+    for name, value in before.items():
+        assert torch.equal(after[name], value) != name.startswith("decoder."), name
+    assert MaskCodec.load(path).name == "tiny"
+    assert mean_iou(path, blocks(16)) > mean_iou("tiny", blocks(16)) + 0.02
+
+
+def test_the_running_averages_of_a_codec_stay_as_they_were(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    save_checkpoint(MaskVqVae(), start)
+    path = train_codec(masks(), tmp_path / "run", settings=DECODER, start_from=start)
+    before, after = read_tensors(start), read_tensors(path)
+    assert before.keys() == after.keys()
+    for name in before.keys() - {name for name in before if name.startswith("decoder.")}:
+        assert torch.equal(after[name], before[name]), name
+
+
+@pytest.mark.parametrize(("settings", "start_from"), [(FEW, "tiny"), (DECODER, None)])
+def test_decoder_only_and_a_start_go_together(
+    tmp_path: Path, settings: TrainingSettings, start_from: str | None
+) -> None:
+    with pytest.raises(OptionError, match="go together"):
+        train_codec(masks(), tmp_path, settings=settings, start_from=start_from)
+
+
+def test_another_start_does_not_resume(tmp_path: Path) -> None:
+    train_codec(masks(), tmp_path, settings=DECODER, start_from="tiny")
+    train_codec(masks(), tmp_path, settings=DECODER, start_from=TINY_FILE, resume=True)  # a copy
+    save_checkpoint(MaskVqVae(), tmp_path / "other.safetensors")
+    with pytest.raises(OptionError, match="start"):
+        train_codec(
+            masks(),
+            tmp_path,
+            settings=DECODER,
+            start_from=tmp_path / "other.safetensors",
+            resume=True,
+        )
+
+
+def test_a_state_from_before_decoder_only_resumes(tmp_path: Path) -> None:
+    run = _Run(masks(), None, tmp_path, FEW)
+    run._save()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["settings"]["decoder_only"], state["settings"]["start"]
+    torch.save(state | {"step": 3}, tmp_path / "state.pt")
+    run.restore()
+    assert run.step == 3
 
 
 def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
@@ -45,7 +130,7 @@ def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_may_change(tmp_path: Path) -> None:
     train_codec(masks(), tmp_path, settings=FEW)
-    again = TrainingSettings(**{**vars(FEW), "threads": 1})
+    again = replace(FEW, threads=1)
     assert train_codec(masks(), tmp_path, settings=again, resume=True).exists()
 
 
@@ -65,6 +150,75 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 def test_wrong_masks_are_refused(wrong: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(CodecError, match="masks"):
         train_codec(wrong, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "weights", [np.ones(3), np.zeros(96), np.full(96, np.nan), np.array([-1.0] + 95 * [1.0])]
+)
+def test_wrong_weights_are_refused(weights: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(CodecError, match="weights: expected"):
+        train_codec(masks(), tmp_path, settings=FEW, weights=weights)
+
+
+def test_the_command_line_trains_the_decoder(tmp_path: Path) -> None:
+    held = masks(12)
+    np.savez(tmp_path / "masks.npz", masks=held, weights=np.arange(12))
+    words = ["--masks", str(tmp_path / "masks.npz"), "--out", str(tmp_path / "run")]
+    few = ["--steps", "2", "--batch-size", "4", "--learning-rate", "3e-4"]
+    assert main([*words, *few, "--decoder-only", "--start-from", "tiny"]) == 0
+    path = tmp_path / "run" / "codec.safetensors"
+    assert MaskCodec.load(path).name == "tiny"
+    assert not torch.equal(
+        read_tensors(path)["decoder.0.weight"], read_tensors(TINY_FILE)["decoder.0.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (None, "No such file"),
+        ({"other": np.zeros(3)}, "masks"),
+        ({"masks": np.zeros((2, 32, 32), np.uint8)}, r"expected \(n, 64, 64\)"),
+        ({"masks": np.zeros((2, 64, 64), np.uint8), "weights": np.ones(3)}, "weights"),
+        ({"masks": np.full((2, 64, 64), None)}, "Object arrays"),
+    ],
+)
+def test_the_command_line_names_a_file_without_masks(
+    arrays: dict[str, np.ndarray] | None,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "masks.npz"
+    if arrays is not None:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit, match="2"):
+        main(["--masks", str(path), "--out", str(tmp_path)])
+    assert re.search(f"{re.escape(str(path))}.*{words}", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
+    # Past step 150, where the codebook starts: its running averages must come back, too.
+    settings = TrainingSettings(steps=180, batch_size=8, save_every=10, threads=1)
+    np.savez(tmp_path / "masks.npz", masks=masks())
+    words = ["--steps", "180", "--batch-size", "8", "--save-every", "10", "--threads", "1"]
+    words += ["--masks", str(tmp_path / "masks.npz"), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "vqvae.training", *words]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    state = tmp_path / "killed" / "state.pt"
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    step = torch.load(state, weights_only=True)["step"]
+    assert 0 < step < 180
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    assert f"resumed at step {step}" in done.stderr
+    whole = read_tensors(train_codec(masks(), tmp_path / "whole", settings=settings))
+    for name, value in read_tensors(tmp_path / "killed" / "codec.safetensors").items():
+        torch.testing.assert_close(value, whole[name], msg=name)
 
 
 def test_dead_codes_are_revived() -> None:

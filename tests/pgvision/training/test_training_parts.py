@@ -14,10 +14,19 @@ from pgvision.scenes import CLASSES, render_scene
 from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_tokenizer
-from pgvision.training.batches import BatchMaker
+from pgvision.training.batches import BatchMaker, dense_targets
 from pgvision.training.losses import DenseHead, DenseTargets, suffix_loss
-from pgvision.training.scene_cache import COLOURS, Shard, load_shard, render_shard, save_shard
-from pgvision.training.tiny import words_of
+from pgvision.training.scene_cache import (
+    COLOURS,
+    Shard,
+    load_shard,
+    render_shard,
+    save_codes,
+    save_shard,
+)
+from pgvision.training.starting import set_location_start
+from pgvision.training.tiny import load_codes, words_of
+from vqvae import MaskCodec
 
 SIZE = 12
 
@@ -77,6 +86,19 @@ def test_a_shard_holds_what_the_scenes_say(shard: Shard, tmp_path: Path) -> None
         assert json.loads(shard.sentences[row])[0] == scene.caption
 
 
+def test_codes_lie_beside_their_shard(shard: Shard, tmp_path: Path) -> None:
+    codec = MaskCodec.load("tiny")
+    path = tmp_path / "shard_003.npz"
+    save_shard(shard, path)
+    assert load_codes([path]) == [None]
+    save_codes(path, codec, batch_size=7)
+    (codes,) = load_codes([path])
+    assert codes is not None
+    assert codes.shape == (len(shard.classes), 16)
+    bits = (shard.masks[:, :, None] >> np.arange(7, -1, -1)) & 1
+    np.testing.assert_array_equal(codes, codec.encode(bits.reshape(-1, 64, 64)))
+
+
 def test_a_batch_reads_as_prefix_and_suffix(maker: BatchMaker, shard: Shard) -> None:
     batch = maker.draw((1, 2), num_images=4, num_prompts=6)
     assert batch.pixels.shape == (4, 3, 160, 160)
@@ -114,8 +136,6 @@ def test_a_batch_is_a_function_of_its_seed(maker: BatchMaker) -> None:
 
 
 def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) -> None:
-    from pgvision.training.batches import dense_targets
-
     view = maker._view(0, 5)
     targets = dense_targets([view], 10)
     assert targets.present.shape == (1, 100, len(CLASSES))
@@ -160,7 +180,9 @@ def test_the_dense_head_prefers_the_truth() -> None:
     unknown = torch.full((1, 4), -100)
     colours = unknown.clone()
     colours[0, 1] = 2
-    targets = DenseTargets(present, edges, colours, unknown)
+    sides, weights = torch.ones(1, 4, 2, 2), present.clone()
+    sides[0, 1, 0] = torch.tensor([0.2, 0.4])
+    targets = DenseTargets(present, edges, colours, unknown, sides, weights)
     features = torch.randn(1, 4, 8)
     before = head(features, targets)
     optimiser = torch.optim.Adam(head.parameters(), 0.05)
@@ -169,6 +191,39 @@ def test_the_dense_head_prefers_the_truth() -> None:
         head(features, targets).backward()
         optimiser.step()
     assert head(features, targets).item() < 0.1 * before.item()
+
+
+def test_edges_cost_what_they_are_of_the_side(maker: BatchMaker) -> None:
+    targets = dense_targets([maker._view(0, row) for row in range(SIZE)], 10)
+    here = targets.present > 0
+    spans = targets.edges[..., 2:] - targets.edges[..., :2]
+    torch.testing.assert_close(targets.sides[here], spans[here])
+    # An object that owns n tokens weighs the root of n: large ones count more, but not n times.
+    checked = 0
+    for row in range(SIZE):
+        for label, count in zip(
+            *np.unique(maker._view(0, row).classes, return_counts=True), strict=True
+        ):
+            if count == 1:
+                tokens = float(targets.present[row, :, label].sum())
+                weight = float(targets.weights[row, :, label].sum())
+                assert weight == pytest.approx(tokens**0.5, rel=1e-5)
+                checked += tokens > 1
+    assert checked > 3
+
+
+def test_locations_start_ordered() -> None:
+    embedding = torch.randn(1100, 48, generator=torch.Generator().manual_seed(3)) * 0.02
+    before = embedding.clone()
+    set_location_start(embedding, range(50, 1074))
+    torch.testing.assert_close(embedding[:50], before[:50])
+    torch.testing.assert_close(embedding[1074:], before[1074:])
+    rows = functional.normalize(embedding[50:1074], dim=1)
+    alike = rows @ rows.T
+    near, far = alike.diagonal(2), alike.diagonal(300)
+    assert float(near.min()) > 0.8
+    assert float(near.min()) > float(far.max())
+    assert float(embedding[50:1074].std()) == pytest.approx(float(before.std()), rel=1e-3)
 
 
 def test_colours_of_the_scenes_are_all_known() -> None:
