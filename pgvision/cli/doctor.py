@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.options import Device, Dtype, Model
+from pgvision.cli.options import Device, Dtype, Model, Revision
 from pgvision.errors import PgvisionError
 
 Status = Literal["ok", "note", "fail"]
@@ -47,6 +47,7 @@ class Check:
 def doctor(
     *,
     model: Model = None,
+    revision: Revision = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Annotated[
@@ -62,19 +63,21 @@ def doctor(
     pgvision doctor --json | jq 'select(.status == "fail")'
     """
     checks = []
-    for check in _all_checks(model, device, dtype):
+    for check in _all_checks(model, revision, device, dtype):
         checks.append(check)
         _show(check, as_json)
     end(FAILED if any(check.status == "fail" for check in checks) else DONE)
 
 
-def _all_checks(model: str | None, device: str | None, dtype: str | None) -> Iterator[Check]:
+def _all_checks(
+    model: str | None, revision: str | None, device: str | None, dtype: str | None
+) -> Iterator[Check]:
     for look in (check_python, check_transformers, check_torch, check_opencv, check_hub):
         yield look()
     yield from check_extras()
     from pgvision.cli.doctor_checkpoint import check_checkpoint
 
-    yield from check_checkpoint(model, device, dtype)
+    yield from check_checkpoint(model, revision, device, dtype)
 
 
 def _show(check: Check, as_json: bool) -> None:

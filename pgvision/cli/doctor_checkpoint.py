@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from pgvision.runtime import Engine
 
 
-def check_checkpoint(model: str | None, device: str | None, dtype: str | None) -> Iterator[Check]:
+def check_checkpoint(
+    model: str | None, revision: str | None, device: str | None, dtype: str | None
+) -> Iterator[Check]:
     """Load a checkpoint and look at it.
 
     Args:
         model: As for the tasks.
+        revision: As for the tasks.
         device: As for the tasks.
         dtype: As for the tasks.
 
@@ -22,10 +25,12 @@ def check_checkpoint(model: str | None, device: str | None, dtype: str | None) -
         Loading first; if that fails, nothing after it.
     """
     from pgvision.runtime import find_checkpoint, load
+    from pgvision.tasks.adapter import require_revision
 
     try:
+        require_revision(model, revision)
         card = find_checkpoint(model)
-        engine = load(model, device=device, dtype=dtype)
+        engine = load(model, revision=revision, device=device, dtype=dtype)
     except PgvisionError as error:
         yield Check("checkpoint", "fail", str(error))
         return

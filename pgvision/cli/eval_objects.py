@@ -10,7 +10,7 @@ from pgvision.cli.console import Meter, say
 from pgvision.datasets import Dataset, ImageRecord, dataset_to_coco
 from pgvision.errors import DataError, OptionError
 from pgvision.evaluation import DetectionReport, count_answers, evaluate_detections, match_scores
-from pgvision.evaluation.calibration import Calibration, fit_calibration
+from pgvision.evaluation.calibration import fit_calibration
 from pgvision.files import write_text
 from pgvision.results import DetectionResult, Failure, result_from_dict
 from pgvision.tasks import Detector, Segmenter
@@ -51,8 +51,11 @@ class Answers:
         self._found: dict[int, DetectionResult | None] = {}
         folder.mkdir(parents=True, exist_ok=True)
         seal = folder / _RUN
-        if seal.exists() and json.loads(seal.read_text(encoding="utf-8")) != dict(run):
-            raise OptionError(f"--out {folder}: holds another run ({_RUN}); name another folder")
+        if seal.exists():
+            # An option that an older version did not know yet was not used then.
+            sealed = dict.fromkeys(run) | json.loads(seal.read_text(encoding="utf-8"))
+            if sealed != dict(run):
+                raise OptionError(f"--out {folder}: holds another run ({_RUN}); name another one")
         if self.path.exists() and not seal.exists():
             raise OptionError(f"--out {folder}: {_ANSWERS} without {_RUN}; name another folder")
         write_text(seal, json.dumps(dict(run), indent=1))
@@ -191,12 +194,28 @@ def calibrate(
     answers: Answers,
     scoring: Scoring,
     method: Literal["temperature", "isotonic"],
-) -> Calibration:
-    """Fit a map from scores to precision on these answers.
+    path: Path,
+) -> bool:
+    """Fit a map from scores to precision on these answers, for ``Detector(calibrate=...)``.
+
+    Args:
+        dataset: The truth.
+        answers: The answers.
+        scoring: How they are scored.
+        method: The shape of the map.
+        path: Where it goes.
 
     Returns:
-        The map, for ``Detector(calibrate=...)``.
+        Whether there is one: where nothing was found, that is said, and no file is written.
     """
     records = coco_records(dataset, answers, scoring.iou_type)
     scores, correct = match_scores(dataset_to_coco(dataset), records, scoring.iou_type)
-    return fit_calibration(scores, correct, method)
+    if not len(scores):
+        say(
+            f"--calibrate: nothing was found in {len(answers)} images, so there is nothing to "
+            f"calibrate and no {path.name}; the other files are written",
+            style="red",
+        )
+        return False
+    fit_calibration(scores, correct, method).save(path)
+    return True

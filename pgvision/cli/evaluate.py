@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, Device, Dtype, Model, takes
+from pgvision.cli.options import (
+    INPUT_PANEL,
+    OUTPUT_PANEL,
+    BatchSize,
+    ClassesPerPrompt,
+    Device,
+    Dtype,
+    Model,
+    Revision,
+    takes,
+)
+from pgvision.errors import OptionError
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset
+    from pgvision.tasks import Detector, Segmenter
 
 SCORING_PANEL = "Scoring"
 
@@ -44,8 +56,11 @@ class EvalOptions:
         Literal["detect", "segment", "ask", "caption"], typer.Option(help="What to score.")
     ] = "detect"
     model: Model = None
+    revision: Revision = None
     device: Device = None
     dtype: Dtype = None
+    batch_size: BatchSize = None
+    classes_per_prompt: ClassesPerPrompt = None
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
@@ -107,8 +122,8 @@ def evaluate(*, options: EvalOptions) -> None:
     pgvision eval --data val.json --calibrate isotonic --model google/paligemma2-3b-mix-448
     """
     objects = options.task in ("detect", "segment")
-    failed = _evaluate_objects(options) if objects else _evaluate_texts(options)
-    end(FAILED if failed else DONE)
+    ok = _evaluate_objects(options) if objects else _evaluate_texts(options)
+    end(DONE if ok else FAILED)
 
 
 def _dataset(options: EvalOptions) -> "Dataset":
@@ -122,21 +137,13 @@ def _dataset(options: EvalOptions) -> "Dataset":
     return replace(dataset, images=dataset.images[: options.limit])
 
 
-def _evaluate_objects(options: EvalOptions) -> int:
-    from pgvision import Detector, Segmenter
+def _evaluate_objects(options: EvalOptions) -> bool:
     from pgvision.cli.console import say
     from pgvision.cli.eval_objects import Answers, Scoring, calibrate, predict, score
     from pgvision.cli.eval_worst import save_worst
 
     dataset = _dataset(options)
-    make = Detector if options.task == "detect" else Segmenter
-    detector = make(
-        list(dataset.classes),
-        model=options.model,
-        device=options.device,
-        dtype=options.dtype,
-        conf=options.conf,
-    )
+    detector = _detector(options, dataset)
     answers = Answers(options.out, _run_of(options))
     failed = predict(dataset, detector, answers)
     scoring = Scoring(
@@ -153,31 +160,54 @@ def _evaluate_objects(options: EvalOptions) -> int:
         count=options.worst,
         threshold=threshold,
     )
-    if options.calibrate is not None:
-        fitted = calibrate(dataset, answers, scoring, options.calibrate)
-        fitted.save(options.out / "calibration.json")
+    path = options.out / "calibration.json"
+    fitted = options.calibrate is None or calibrate(
+        dataset, answers, scoring, options.calibrate, path
+    )
     if options.as_json:
         typer.echo(json.dumps(report.to_dict(), allow_nan=False))
     else:
         _print(report)
     say(f"wrote {options.out}/")
-    return failed
+    return fitted and not failed
 
 
-def _evaluate_texts(options: EvalOptions) -> int:
+def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter":
+    from pgvision import Detector, Segmenter
+
+    make = Detector if options.task == "detect" else Segmenter
+    return make(
+        list(dataset.classes),
+        model=options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        classes_per_prompt=options.classes_per_prompt,
+        conf=options.conf,
+    )
+
+
+def _evaluate_texts(options: EvalOptions) -> bool:
     from pgvision import Answerer, Captioner
     from pgvision.cli.console import say
     from pgvision.cli.eval_texts import evaluate_texts, text_cases
     from pgvision.datasets import read_examples
 
+    _refuse_object_options(options)
     cases = text_cases(read_examples(options.data, images=options.images), options.task)
     cases = cases[: options.limit]
-    model, device, dtype = options.model, options.device, options.dtype
 
     def ask(image: Path, language: str, question: str) -> str:
-        if options.task == "ask":
-            return Answerer(language, model=model, device=device, dtype=dtype)(image, question).text
-        return Captioner(language, model=model, device=device, dtype=dtype)(image).text
+        make = Answerer if options.task == "ask" else Captioner
+        task = make(
+            language,
+            model=options.model,
+            revision=options.revision,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        return task(image, question).text if isinstance(task, Answerer) else task(image).text
 
     figures, failed = evaluate_texts(cases, ask, options.out, task=options.task)
     if options.as_json:
@@ -186,7 +216,17 @@ def _evaluate_texts(options: EvalOptions) -> int:
         for name, value in figures.items():
             typer.echo(f"{name:>8}  {value:.3f}")
     say(f"wrote {options.out}/")
-    return failed
+    return not failed
+
+
+def _refuse_object_options(options: EvalOptions) -> None:
+    """Refuse what a text task would not look at: questions are asked one by one."""
+    for name in ("batch_size", "classes_per_prompt", "conf", "calibrate"):
+        if getattr(options, name) is not None:
+            word = "--" + name.replace("_", "-")
+            raise OptionError(
+                f"{word}: is for --task detect and segment; leave it out of --task {options.task}"
+            )
 
 
 def _run_of(options: EvalOptions) -> dict[str, object]:
@@ -196,7 +236,9 @@ def _run_of(options: EvalOptions) -> dict[str, object]:
         "split": options.split,
         "task": options.task,
         "model": options.model,
+        "revision": options.revision,
         "dtype": options.dtype,
+        "classes_per_prompt": options.classes_per_prompt,
         "conf": options.conf,
     }
 

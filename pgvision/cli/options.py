@@ -41,6 +41,36 @@ Model = Annotated[
 ]
 
 
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Branch, tag or commit of a model on the hub.",
+        show_default="main",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Prompts that go through the model together: more are faster and need more memory.",
+        show_default="8, or 1 for a live source",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+ClassesPerPrompt = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Classes asked for in one prompt.",
+        show_default="what suits the kind of checkpoint",
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What every command takes that puts pictures through a model.
@@ -48,8 +78,10 @@ class RunOptions:
     Attributes:
         sources: Pictures, folders, globs, lists of paths, videos, camera numbers, addresses.
         model: Hub id, folder or ``"tiny"``; None means the default.
+        revision: Branch, tag or commit of a hub id; None means its main branch.
         device: Where to compute; None means the best there is.
         dtype: Of the weights; None means what suits the device.
+        batch_size: Prompts that go through the model together; None means what suits the source.
         recursive: Whether folders are read with their subfolders.
         stride: Of a video, use each ``stride``-th frame.
         on_error: What happens to a picture that cannot be read.
@@ -67,8 +99,10 @@ class RunOptions:
         ),
     ]
     model: Model = None
+    revision: Revision = None
     device: Device = None
     dtype: Dtype = None
+    batch_size: BatchSize = None
     recursive: Annotated[
         bool,
         typer.Option(
@@ -123,6 +157,7 @@ class BoxOptions(RunOptions):
         conf: Least score of an object that is kept; None keeps all.
         nms: Overlap from which two objects of a class are one.
         max_objects: How many of a picture are kept, the best first.
+        classes_per_prompt: How many classes are asked for at once; None: as the checkpoint likes.
         tile: Side in pixels of squares to look at besides the whole.
         calibrate: File with a map of scores.
         track: Number the objects of a video by track.
@@ -148,6 +183,7 @@ class BoxOptions(RunOptions):
     max_objects: Annotated[
         int | None, typer.Option(min=1, help="Keep the n best of a picture.", show_default="all")
     ] = None
+    classes_per_prompt: ClassesPerPrompt = None
     tile: Annotated[
         int | None,
         typer.Option(

@@ -1,9 +1,22 @@
 """`pgvision scenes`: rendered construction sites, with everything known about them."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from pgvision.cli.options import OUTPUT_PANEL
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON object per picture and video; progress stays on stderr.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
 
 
 def scenes(
@@ -32,6 +45,7 @@ def scenes(
             help="Mask codec ('tiny', 'google' or a file): write 'segment' examples too.",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw construction sites: images/, instances.json (COCO) and examples.jsonl (every task).
 
@@ -39,8 +53,23 @@ def scenes(
 
     pgvision scenes --count 500 --seed 20000000 --out heldout
     pgvision scenes --count 20 --videos 2 --codec tiny --out sites
+    pgvision scenes --count 5 --out sites --json | jq -r .source
     pgvision eval --data heldout/instances.json --out report
     """
+    from pgvision.cli.console import say
+
+    _draw(out, count, seed, (height, width), codec)
+    if as_json:
+        # Only now: until all are drawn the folder stands aside, and no path in it would hold.
+        for line in _pictures(out, seed):
+            _print(line)
+    for line in _write_videos(out / "videos", videos, seed, (height, width)):
+        say(f"wrote {line['source']}")
+        if as_json:
+            _print(line)
+
+
+def _draw(out: Path, count: int, seed: int, image_hw: tuple[int, int], codec: str | None) -> None:
     from pgvision.cli.console import Meter, say
     from pgvision.scenes.export import export_scenes
 
@@ -54,16 +83,39 @@ def scenes(
             out,
             count=count,
             seed=seed,
-            image_hw=(height, width),
+            image_hw=image_hw,
             codec=encoder,
             progress=lambda _: meter.advance(),
         )
     say(f"wrote {count} pictures to {out}/ ({meter.rate:.1f}/s)")
-    _write_videos(out / "videos", videos, seed, (height, width))
 
 
-def _write_videos(folder: Path, count: int, seed: int, image_hw: tuple[int, int]) -> None:
-    from pgvision.cli.console import say
+def _print(line: dict[str, object]) -> None:
+    typer.echo(json.dumps(line, ensure_ascii=False, allow_nan=False))
+
+
+def _pictures(out: Path, seed: int) -> Iterator[dict[str, object]]:
+    """Yield what is known of each picture, as it was written."""
+    document = json.loads((out / "instances.json").read_text(encoding="utf-8"))
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    labels: dict[int, list[str]] = {image["id"]: [] for image in document["images"]}
+    for annotation in document["annotations"]:
+        labels[annotation["image_id"]].append(names[annotation["category_id"]])
+    for number, image in enumerate(document["images"]):
+        yield {
+            "type": "Scene",
+            "source": str(out / image["file_name"]),
+            "seed": seed + number,
+            "image_id": image["id"],
+            "image_hw": [image["height"], image["width"]],
+            "labels": labels[image["id"]],
+        }
+
+
+def _write_videos(
+    folder: Path, count: int, seed: int, image_hw: tuple[int, int]
+) -> Iterator[dict[str, object]]:
+    """Draw videos, and yield what is known of each once it is there."""
     from pgvision.scenes import write_scene_video
 
     for number in range(count):
@@ -71,4 +123,10 @@ def _write_videos(folder: Path, count: int, seed: int, image_hw: tuple[int, int]
         path = folder / f"{seed + number:08d}-{camera}.mp4"
         folder.mkdir(exist_ok=True)
         write_scene_video(path, seed + number, image_hw=image_hw, camera=camera)
-        say(f"wrote {path}")
+        yield {
+            "type": "SceneVideo",
+            "source": str(path),
+            "seed": seed + number,
+            "image_hw": list(image_hw),
+            "camera": camera,
+        }

@@ -35,7 +35,13 @@ def caption(
     from pgvision.cli.jobs import run_job
 
     captioner = Captioner(
-        language, style=style, model=options.model, device=options.device, dtype=options.dtype
+        language,
+        style=style,
+        model=options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
     )
     outcomes = captioner.stream(
         as_frames(options.sources),
@@ -80,8 +86,10 @@ def ask(
         free_text=free,
         num_alternatives=best,
         model=options.model,
+        revision=options.revision,
         device=options.device,
         dtype=options.dtype,
+        batch_size=options.batch_size,
     )
     outcomes = answerer.stream(
         as_frames(options.sources),
@@ -107,7 +115,13 @@ def read(*, options: RunOptions) -> None:
     from pgvision.cli.inputs import as_frames
     from pgvision.cli.jobs import run_job
 
-    reader = Reader(model=options.model, device=options.device, dtype=options.dtype)
+    reader = Reader(
+        model=options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+    )
     outcomes = reader.stream(
         as_frames(options.sources),
         recursive=options.recursive,

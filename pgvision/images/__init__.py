@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pgvision.images.frames import Frame, FrameFailure
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import read_image
-    from pgvision.images.sources import iter_frames
+    from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "copy_audio",
+    "is_live",
     "iter_frames",
     "read_image",
     "to_bgr",
@@ -30,6 +31,7 @@ _HOMES = {
     "FrameFailure": "frames",
     "to_bgr": "pixels",
     "read_image": "reading",
+    "is_live": "sources",
     "iter_frames": "sources",
     "VideoInfo": "video",
     "VideoWriter": "video",

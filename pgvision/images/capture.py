@@ -15,6 +15,9 @@ from pgvision.images.opencv import cv2, quiet
 from pgvision.images.pixels import to_bgr
 
 _TIMEOUT_MS = 15_000
+# What FFmpeg's AV_NOPTS_VALUE becomes as a float; OpenCV below 4.11 cannot be asked for it.
+_NO_STAMP = -(2.0**63)
+_STAMP: int | None = getattr(cv2, "CAP_PROP_PTS", None)
 _PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 
 _log = logging.getLogger("pgvision.images")
@@ -32,6 +35,7 @@ class Clip:
         fps: Frames per second; None if it does not say.
         num_frames: How many frames it declares; None if it does not say.
         start: Number of the frame that will be read next.
+        opened: `time.monotonic` when it was asked.
     """
 
     capture: cv2.VideoCapture
@@ -39,6 +43,7 @@ class Clip:
     fps: float | None
     num_frames: int | None
     start: int
+    opened: float
 
     @classmethod
     def of(cls, capture: cv2.VideoCapture, name: str) -> "Clip":
@@ -52,6 +57,7 @@ class Clip:
             fps=fps if 0 < fps < math.inf else None,
             num_frames=int(count) if 0 < count < 2**53 else None,
             start=int(start) if 0 < start < 2**53 else 0,
+            opened=time.monotonic(),
         )
 
     def stream_time(self, index: int) -> float | None:
@@ -60,6 +66,17 @@ class Clip:
         if 0 < milliseconds < math.inf or (milliseconds == 0 and index == 0):
             return milliseconds / 1000
         return index / self.fps if self.fps else None
+
+    def live_time(self, index: int) -> float | None:
+        """Seconds at the frame just read of what may be live: as `stream_time`, or its arrival.
+
+        Pictures sent one after the other (MJPEG over http, as many cameras do) have neither time
+        stamps nor a rate: FFmpeg makes up 25 a second, whatever the pace.
+        """
+        stamp = None if _STAMP is None else self.capture.get(_STAMP)
+        if self.num_frames is None and stamp == _NO_STAMP:
+            return time.monotonic() - self.opened
+        return self.stream_time(index)
 
 
 def open_file(path: Path, name: str) -> cv2.VideoCapture:
@@ -132,7 +149,8 @@ def camera_frames(device: int | str, *, stride: int) -> Iterator[Frame | FrameFa
 def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailure]:
     """Yield frames of a video at an address (rtsp, rtmp, http, ...) through FFmpeg.
 
-    A live address has no declared end, so that its end is logged and not an error.
+    A live address has no declared end, so that its end is logged and not an error. Where it sends
+    no time stamps (MJPEG over http), a frame's time is that of its arrival.
 
     Raises:
         SourceError: If it cannot be reached within 15 s, or sends no frame.
@@ -146,7 +164,7 @@ def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailur
         if not capture.isOpened():
             raise SourceError(f"{name}: cannot be opened as a video: check address and network")
         clip = Clip.of(capture, name)
-        count = yield from _frames(clip, stride, clip.stream_time)
+        count = yield from _frames(clip, stride, clip.live_time)
         failure = _ending(clip, count, None)
     finally:
         capture.release()
@@ -165,7 +183,7 @@ def capture_frames(capture: cv2.VideoCapture, *, stride: int) -> Iterator[Frame 
     if not capture.isOpened():
         raise SourceError("capture: expected an open cv2.VideoCapture; isOpened() is False")
     clip = Clip.of(capture, "capture")
-    count = yield from _frames(clip, stride, clip.stream_time)
+    count = yield from _frames(clip, stride, clip.live_time)
     failure = _ending(clip, count, None)
     if failure is not None:
         yield failure

@@ -17,6 +17,7 @@ from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError
 from pgvision.images.capture import (
+    Clip,
     address_frames,
     camera_frames,
     capture_frames,
@@ -113,6 +114,32 @@ def iter_frames(
     outcomes = _outcomes(frames, _Options(color, recursive, stride), position=0, depth=0)
     ahead = read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
     return _settle(ahead, on_error)
+
+
+def is_live(source: object) -> bool:
+    """Whether a source gives pictures at its own pace, so that waiting for more means falling back.
+
+    A camera, an address unless its name ends like a video file, or a capture without a declared
+    end; an iterable is not looked into.
+
+    Args:
+        source: Whatever `iter_frames` takes.
+
+    Example:
+        >>> is_live(0), is_live("rtsp://host/1"), is_live("http://host/1"), is_live("1.mp4")
+        (True, True, True, False)
+    """
+    if isinstance(source, cv2.VideoCapture):
+        return source.isOpened() and Clip.of(source, "capture").num_frames is None
+    if not isinstance(source, str):
+        return _is_whole(source)
+    scheme = _SCHEME.match(source)
+    if scheme is None:
+        return source.isascii() and source.isdecimal()
+    if scheme[1].lower() not in ("http", "https"):
+        return scheme[1].lower() in _VIDEO_SCHEMES
+    path = re.split(r"[?#]", source[scheme.end() :])[0].partition("/")[2]
+    return Path(path).suffix.lower() not in VIDEO_ENDINGS
 
 
 def _settle(outcomes: Iterator[Outcome], on_error: OnError) -> Iterator[Outcome]:

@@ -8,16 +8,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pgvision.errors import OptionError, PgvisionError, SourceError
-from pgvision.images import Frame, FrameFailure, iter_frames
+from pgvision.errors import OptionError, SourceError
+from pgvision.images import Frame, FrameFailure, is_live, iter_frames
 from pgvision.results import Failure
-from pgvision.runtime import Engine, GenerateOptions, Generation, Generator, Request, load
+from pgvision.runtime import (
+    Engine,
+    GenerateOptions,
+    Generation,
+    Generator,
+    Request,
+    find_checkpoint,
+    load,
+)
 
 Result = TypeVar("Result")
 OnError = Literal["raise", "skip", "record"]
 Color = Literal["bgr", "rgb"]
 _BATCH_ROWS = 8
-_LIVE = ("rtsp://", "rtsps://", "rtmp://", "rtmps://")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class ModelChoice:
 
     Attributes:
         model, revision, device, dtype: See `pgvision.runtime.load`.
-        batch_size: Prompts that go through the model together; None: 8, or 1 for a live camera.
+        batch_size: Prompts that go through the model together; None: 8, or 1 for what is live.
         generator: Another engine to ask instead, with the prompts of ``kind``.
         kind: "pt", "mix", "ft" or "tiny": which prompts the model knows; None: the checkpoint's.
     """
@@ -61,6 +68,8 @@ class Adapter(ABC, Generic[Result]):
     def __init__(self, choice: ModelChoice) -> None:
         if choice.batch_size is not None and choice.batch_size < 1:
             raise OptionError(f"batch_size: expected at least 1, got {choice.batch_size}")
+        if choice.generator is None:
+            require_revision(choice.model, choice.revision)
         self._batch_size = choice.batch_size
         self.generator: Generator = choice.generator or load(
             choice.model, revision=choice.revision, device=choice.device, dtype=choice.dtype
@@ -99,9 +108,7 @@ class Adapter(ABC, Generic[Result]):
         stride: int,
         on_error: OnError,
     ) -> Iterator[Result | Failure]:
-        live = isinstance(frames, int) or (
-            isinstance(frames, str) and frames.lower().startswith(_LIVE)
-        )
+        live = is_live(frames)
         source = iter_frames(
             frames,
             color=color,
@@ -117,12 +124,12 @@ class Adapter(ABC, Generic[Result]):
         self, source: Iterator[Frame | FrameFailure], rows: int
     ) -> Iterator[Result | Failure]:
         with closing(source):  # type: ignore[type-var]
-            ended: PgvisionError | bool = False
+            ended: Exception | bool = False
             while ended is False:
                 held: list[Frame | FrameFailure] = []
                 ended = self._fill(held, source, rows)
                 yield from self._in_order(held, rows)
-            if isinstance(ended, PgvisionError):
+            if isinstance(ended, Exception):
                 raise ended
 
     def _fill(
@@ -130,21 +137,23 @@ class Adapter(ABC, Generic[Result]):
         held: list[Frame | FrameFailure],
         source: Iterator[Frame | FrameFailure],
         rows: int,
-    ) -> PgvisionError | bool:
+    ) -> Exception | bool:
         """Read frames until they make a batch; return whether the source ended, or its error.
 
-        The error is kept for its turn: what was read before it is answered first.
+        The error, ours or one of the caller's own iterator, is kept for its turn: what was read
+        before it is answered first.
         """
         asked = 0
-        try:
-            for item in source:
-                held.append(item)
-                asked += len(self._asks(item)) if isinstance(item, Frame) else 0
-                if asked >= rows:
-                    return False
-        except PgvisionError as error:
-            return error
-        return True
+        while asked < rows:
+            try:
+                item = next(source)
+            except StopIteration:
+                return True
+            except Exception as error:  # noqa: BLE001  (kept, not swallowed: `_batched` raises it)
+                return error
+            held.append(item)
+            asked += len(self._asks(item)) if isinstance(item, Frame) else 0
+        return False
 
     def _in_order(
         self, items: Sequence[Frame | FrameFailure], rows: int
@@ -172,6 +181,30 @@ class Adapter(ABC, Generic[Result]):
             self._result(frame, [(ask, next(each)) for ask in own])
             for frame, own in zip(frames, asks, strict=True)
         ]
+
+
+def require_revision(model: str | Path | None, revision: str | None) -> None:
+    """Refuse a revision of what has none: transformers would ignore it without a word.
+
+    Args:
+        model: See `pgvision.runtime.find_checkpoint`.
+        revision: Branch, tag or commit on the hub; of a LoRA adapter, that of its base.
+
+    Raises:
+        OptionError: If the weights lie in a folder.
+
+    Example:
+        >>> require_revision("google/paligemma2-3b-mix-224", "main")
+    """
+    if revision is None:
+        return
+    card = find_checkpoint(model)
+    weights = card if card.base is None else find_checkpoint(card.base)
+    if weights.is_local:
+        raise OptionError(
+            f"revision: {weights.name!r} lies in a folder, and only hub ids have revisions; "
+            f"leave revision {revision!r} out, or name the folder that holds it"
+        )
 
 
 def _part(frame: Frame, ask: Ask) -> Any:

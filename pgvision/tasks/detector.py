@@ -45,12 +45,13 @@ class Detector(Adapter[DetectionResult]):
         tile: Also look at square parts of this side in pixels; for small objects in large images.
         calibrate: File with a fitted `pgvision.evaluation.Calibration` that maps scores.
         convention: "1024" (default) or "1023": how location bins map to pixels.
-        batch_size: Prompts that go through the model together.
+        batch_size: Prompts that go through the model together; None: 8, or 1 for what is live (a
+            camera, an address that names no video file), whose pictures should not wait.
         generator, kind: Another engine to ask, and which prompts it knows.
 
     Raises:
         PromptError: If a name cannot be asked for.
-        OptionError: If an option is outside its range.
+        OptionError: If an option is outside its range, or ``revision`` is given with a folder.
         CheckpointError: If the model cannot be loaded.
 
     Example:
@@ -146,7 +147,8 @@ class Detector(Adapter[DetectionResult]):
             on_error: "raise", "skip" (logged) or "record" (a `Failure` takes the place).
 
         Returns:
-            Results as they come, with the image attached, for ``result.plot()``.
+            Results as they come, with the image attached, for ``result.plot()``. If ``frames``
+            raises midway, what it gave before is answered first, and then its exception comes.
         """
         return self._stream(
             frames, color=color, recursive=recursive, stride=stride, on_error=on_error

@@ -229,6 +229,11 @@ def chunks(classes: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
 def tiles(image_hw: tuple[int, int], side: int, overlap: float) -> list[tuple[int, int, int, int]]:
     """Cover an image with overlapping squares; the last ones are moved in from the border.
 
+    Not supervision's ``InferenceSlicer`` (0.31): it calls back with the crops of one picture, so
+    that tiles could not share a batch with the whole picture and with other prompts and frames; and
+    what it merges are ``Detections``, which refuses unknown scores (``with_nms`` raises) and drops
+    whatever differs from tile to tile, here the texts, the rejects and whether one was cut off.
+
     Args:
         image_hw: Height and width in pixels.
         side: Side of a tile in pixels.

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pgvision.datasets import read_dataset
 from pgvision.images import video_info
 from pgvision.results import result_from_dict
+from pgvision.scenes import render_scene
 
 
 def test_detect_writes_everything_that_it_was_asked_for(run, picture, tmp_path):
@@ -158,6 +159,34 @@ def test_scenes_are_a_data_set(run, tmp_path):
     again = run("scenes", "--count", 2, "--seed", 1, "--out", out, *small)
     assert again.code == 2
     assert "already holds" in again.err
+
+
+def test_scenes_are_listed_for_machines(run, tmp_path):
+    out = tmp_path / "sites"
+    small = ("--height", 120, "--width", 160)
+    ran = run(
+        "scenes", "-n", 3, "--seed", 20_000_007, "--out", out, "--videos", 2, "--json", *small
+    )
+    assert ran.code == 0
+    scenes, films = ran.lines[:3], ran.lines[3:]
+    assert [line["type"] for line in ran.lines] == ["Scene"] * 3 + ["SceneVideo"] * 2
+    truth = COCO(str(out / "instances.json"))
+    for line in scenes:
+        scene = render_scene(line["seed"], image_hw=(120, 160))
+        assert line["labels"] == [item.label for item in scene.objects]
+        image = truth.loadImgs([line["image_id"]])[0]
+        assert line["source"] == str(out / image["file_name"])
+        assert cv2.imread(line["source"]).shape == (*line["image_hw"], 3)
+    assert [line["seed"] for line in scenes] == [20_000_007, 20_000_008, 20_000_009]
+    assert [(line["seed"], line["camera"]) for line in films] == [
+        (20_000_007, "static"),
+        (20_000_008, "moving"),
+    ]
+    for line in films:
+        assert list(video_info(line["source"]).image_hw) == line["image_hw"]
+    # A folder that is taken gives no line: none was written.
+    again = run("scenes", "-n", 1, "--out", out, "--json", *small)
+    assert (again.code, again.out) == (2, "")
 
 
 @pytest.fixture

@@ -47,6 +47,24 @@ def test_eval_writes_its_files(run, sites, tmp_path):
     assert {record["image_id"] for record in records} <= {1, 2}
 
 
+@pytest.mark.parametrize("method", ["temperature", "isotonic"])
+def test_where_nothing_was_found_there_is_nothing_to_calibrate(run, sites, tmp_path, method):
+    out = tmp_path / "report"
+    words = ("eval", "--data", sites / "instances.json", "--out", out, "--json", "--limit", 2)
+    # No score reaches 1: each is a product of probabilities.
+    ran = run(*words, "--conf", 1.0, "--calibrate", method)
+    assert ran.code == 1
+    assert "nothing was found in 2 images" in ran.err
+    assert "no calibration.json" in ran.err
+    assert ran.lines[0]["num_images"] == 2
+    assert json.loads((out / "report.json").read_text())["num_images"] == 2
+    assert json.loads((out / "results.json").read_text()) == []
+    assert cv2.imread(str(out / "report.png")) is not None
+    assert not (out / "calibration.json").exists()
+    # Without the wish for a calibration the same run has nothing wanting.
+    assert run(*words, "--conf", 1.0).code == 0
+
+
 def test_a_stopped_eval_goes_on(run, sites, tmp_path):
     out = tmp_path / "report"
     words = ("eval", "--data", sites / "instances.json", "--out", out, "--json", "--worst", 0)

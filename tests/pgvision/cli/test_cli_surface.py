@@ -13,9 +13,11 @@ from pgvision.cli.options import BoxOptions, RunOptions, takes
 TASKS = ("detect", "segment", "caption", "ask", "read")
 COMMANDS = (*TASKS, "eval", "convert", "scenes", "doctor")
 SHARED = {
-    *("--model", "--device", "--dtype", "--recursive", "--stride", "--on-error"),
+    *("--model", "--revision", "--device", "--dtype", "--batch-size"),
+    *("--recursive", "--stride", "--on-error"),
     *("--out", "--json", "--save-overlay"),
 }
+MODEL = {"--model", "--revision", "--device", "--dtype"}
 
 
 def command(name):
@@ -41,6 +43,7 @@ def test_tasks_share_their_options(name):
 @pytest.mark.parametrize("name", ["detect", "segment"])
 def test_tasks_with_boxes_share_theirs(name):
     assert options_of(name) >= {"--conf", "--track", "--coco", "--coco-ids"}
+    assert options_of(name) >= {"--classes-per-prompt", "--tile", "--nms", "--max-objects"}
     assert options_of("detect") == options_of("segment")
 
 
@@ -50,6 +53,19 @@ def test_shared_options_have_one_meaning(name):
     for each in command(name).params:
         if each.opts[0] in SHARED:
             assert each.help == detect[tuple(each.opts)]
+
+
+@pytest.mark.parametrize("name", ["eval", "doctor"])
+def test_a_model_is_named_alike_everywhere(name):
+    detect = {each.opts[0]: each.help for each in command("detect").params}
+    helps = {each.opts[0]: each.help for each in command(name).params}
+    wanted = MODEL | ({"--batch-size", "--classes-per-prompt"} if name == "eval" else set())
+    assert {word: helps.get(word) for word in wanted} == {word: detect[word] for word in wanted}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_speaks_to_machines(name):
+    assert "--json" in options_of(name)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +85,8 @@ def test_help_teaches_by_examples(run, words):
         ["detect", "helmet"],
         ["detect", "helmet", "a.jpg", "--conf", "2"],
         ["detect", "helmet", "a.jpg", "--stride", "0"],
+        ["read", "a.jpg", "--batch-size", "0"],
+        ["segment", "helmet", "a.jpg", "--classes-per-prompt", "0"],
         ["detect", "helmet", "a.jpg", "--on-error", "ignore"],
         ["detect", "helmet", "a.jpg", "--no-such-option"],
         ["no-such-command"],

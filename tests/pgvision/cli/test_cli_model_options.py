@@ -1,0 +1,182 @@
+"""``--revision``, ``--batch-size`` and ``--classes-per-prompt``: they reach what they name."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgvision.datasets import read_dataset
+from pgvision.runtime import Engine
+from pgvision.runtime.checkpoints import TINY_FOLDER
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
+from mjpeg import pictures, serving
+
+TASKS = [
+    ["detect", "worker"],
+    ["segment", "worker"],
+    ["caption"],
+    ["ask", "is there a truck?"],
+    ["read"],
+]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Sizes of the batches that the real engine was given."""
+    sizes = []
+    generate = Engine.generate
+
+    def counted(self, requests, options=None):
+        sizes.append(len(requests))
+        return generate(self, requests, options)
+
+    monkeypatch.setattr(Engine, "generate", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("words", TASKS, ids=lambda words: words[0])
+def test_batch_size_is_how_many_prompts_go_together(run, film, batches, words):
+    assert run(*words, film, "--json", "--batch-size", 4).code == 0
+    assert batches == [4, 2]
+
+
+def test_batch_size_changes_no_answer(run, film):
+    one, four = (
+        run("detect", "worker; helmet", film, "--json", "--batch-size", size).lines
+        for size in (1, 4)
+    )
+    assert len(one) == len(four) == 6
+    assert sum(len(line["labels"]) for line in one) > 0
+    for alone, together in zip(one, four, strict=True):
+        for field in ("prefix", "raw_text", "labels", "loc_yxyx", "frame_index"):
+            assert alone[field] == together[field]
+        assert alone["scores"] == pytest.approx(together["scores"], abs=1e-4)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_classes_per_prompt_is_how_many_are_asked_for_at_once(run, picture, task):
+    phrase = "helmet; worker; truck"
+    prompts = {}
+    for size in (1, 2, 3):
+        words = (task, phrase, picture, "--json", "--classes-per-prompt", size)
+        (line,) = run(*words).lines
+        assert line["classes"] == ["helmet", "worker", "truck"]
+        prompts[size] = line["prefix"].split("\n")
+    assert prompts[1] == [f"{task} helmet", f"{task} worker", f"{task} truck"]
+    assert prompts[2] == [f"{task} helmet ; worker", f"{task} truck"]
+    assert prompts[3] == [f"{task} helmet ; worker ; truck"]
+
+
+@pytest.mark.parametrize("words", [*TASKS, ["doctor"]], ids=lambda words: words[0])
+def test_a_folder_has_no_revisions(run, picture, words):
+    source = [] if words == ["doctor"] else [picture]
+    ran = run(*words, *source, "--model", TINY_FOLDER, "--revision", "v2", "--json")
+    # What was typed cannot be; the doctor makes a finding of it.
+    assert ran.code == (1 if words == ["doctor"] else 2)
+    assert "only hub ids have revisions" in (ran.out if words == ["doctor"] else ran.err)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub cache, laid out as downloads leave it, with revision v2 of one checkpoint."""
+    model = tmp_path / "hub" / "models--me--site-mix-160"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "v2").write_text(COMMIT)
+    (model / "snapshots").mkdir()
+    (model / "snapshots" / COMMIT).symlink_to(TINY_FOLDER)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return "me/site-mix-160"
+
+
+def test_a_revision_is_what_the_hub_is_asked_for(run, picture, hub):
+    words = ("read", picture, "--json", "--model", hub)
+    assert run(*words, "--revision", "v2").lines[0]["type"] == "TextResult"
+    assert run(*words, "--revision", COMMIT).code == 0
+    for absent in ([], ["--revision", "v3"]):
+        ran = run(*words, *absent)
+        assert ran.code == 1
+        assert hub in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_the_doctor_looks_at_a_revision(run, hub):
+    checks = {}
+    for revision in ("v2", "v3"):
+        lines = run("doctor", "--json", "--model", hub, "--revision", revision).lines
+        checks[revision] = {line["name"]: line["status"] for line in lines}
+    assert checks["v2"]["checkpoint"] == "ok"
+    assert checks["v3"]["checkpoint"] == "fail"
+
+
+@pytest.fixture
+def sites(run, tmp_path):
+    out = tmp_path / "sites"
+    run("scenes", "--count", 2, "--out", out, "--height", 240, "--width", 320)
+    return out
+
+
+def test_eval_asks_as_it_was_told(run, sites, tmp_path, batches):
+    source = sites / "instances.json"
+    words = ("eval", "--data", source, "--out", tmp_path / "report", "--limit", 1, "--worst", 0)
+    assert run(*words, "--classes-per-prompt", 2, "--batch-size", 3).code == 0
+    prompts = -(-len(read_dataset(source).classes) // 2)
+    assert sum(batches) == prompts
+    assert max(batches) == 3
+    # Other batches give the same answers, other prompts do not.
+    assert run(*words, "--classes-per-prompt", 2, "--batch-size", 1).code == 0
+    other = run(*words, "--classes-per-prompt", 1)
+    assert other.code == 2
+    assert "another run" in other.err
+    refused = run(*words, "--revision", "v2")
+    assert refused.code == 2
+    assert "only hub ids have revisions" in refused.err
+
+
+def test_a_run_of_an_older_version_goes_on(run, sites, tmp_path):
+    out = tmp_path / "report"
+    words = ("eval", "--data", sites / "instances.json", "--out", out, "--worst", 0)
+    assert run(*words, "--limit", 1).code == 0
+    seal = json.loads((out / "run.json").read_text())
+    for name in ("revision", "classes_per_prompt"):
+        assert seal.pop(name) is None
+    (out / "run.json").write_text(json.dumps(seal))
+    ran = run(*words)
+    assert ran.code == 0
+    assert "going on after 1 of 2" in ran.err
+    (out / "run.json").write_text(json.dumps(seal))
+    assert run(*words, "--classes-per-prompt", 2).code == 2
+
+
+@pytest.mark.parametrize("task", ["ask", "caption"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--batch-size", 2],
+        ["--classes-per-prompt", 2],
+        ["--conf", 0.5],
+        ["--calibrate", "isotonic"],
+    ],
+    ids=lambda option: option[0],
+)
+def test_eval_of_texts_refuses_what_it_would_not_look_at(run, tmp_path, task, option):
+    words = ("eval", "--data", tmp_path / "examples.jsonl", "--task", task)
+    ran = run(*words, "--out", tmp_path / "report", *option)
+    assert ran.code == 2
+    assert option[0] in ran.err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_live_address_through_the_whole_command(run, tmp_path):
+    with serving(pictures(6)) as address:
+        ran = run("detect", "worker", address, "--json", "--save-overlay", "--out", tmp_path)
+    assert ran.code == 0
+    assert [line["frame_index"] for line in ran.lines] == list(range(6))
+    assert {line["source"] for line in ran.lines} == {address}
+    times = [line["time"] for line in ran.lines]
+    assert times == sorted(times)
+    assert (tmp_path / "live.overlay.mp4").exists()
+    assert "sound: none (a live source)" in ran.err

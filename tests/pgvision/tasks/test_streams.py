@@ -1,0 +1,116 @@
+"""Streams that end badly or come slowly: nothing that was taken is lost, nothing waits."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
+from mjpeg import interrupted, serving
+from scripted import Scripted
+
+from pgvision.errors import OptionError
+from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
+from pgvision.tasks.adapter import require_revision
+
+HELMET = "<loc0256><loc0128><loc0512><loc0384> helmet"
+
+
+def engine() -> Scripted:
+    return Scripted(lambda request: HELMET)
+
+
+def asked(frames: object, batch_size: int | None) -> Iterator[object]:
+    task = Answerer(generator=engine(), batch_size=batch_size)
+    return task.stream(frames, "how many?")
+
+
+STREAMS: dict[str, Callable[[object, int | None], Iterator[object]]] = {
+    "detect": lambda f, n: Detector("helmet", generator=engine(), batch_size=n).stream(f),
+    "segment": lambda f, n: Segmenter("helmet", generator=engine(), batch_size=n).stream(f),
+    "caption": lambda f, n: Captioner(generator=engine(), batch_size=n).stream(f),
+    "read": lambda f, n: Reader(generator=engine(), batch_size=n).stream(f),
+    "ask": asked,
+}
+
+
+class MineError(Exception):
+    """Of the caller; pgvision knows nothing of it."""
+
+
+def breaking(num_frames: int, error: Exception) -> Iterator[np.ndarray]:
+    for index in range(num_frames):
+        yield np.full((20, 30 + index, 3), 7, np.uint8)
+    raise error
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("num_frames", [0, 3, 4, 6])
+def test_what_was_taken_before_the_callers_error_is_answered(name: str, num_frames: int) -> None:
+    mine = MineError("the disk went away")
+    widths = []
+    with pytest.raises(MineError) as caught:
+        for result in STREAMS[name](breaking(num_frames, mine), 4):
+            widths.append(result.image_hw[1])  # noqa: PERF401  (what came before the error counts)
+    assert caught.value is mine
+    assert widths == list(range(30, 30 + num_frames))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip", "record"])
+def test_the_callers_error_is_raised_whatever_is_done_about_bad_pictures(on_error: str) -> None:
+    mine = MineError("the disk went away")
+    stream = Detector("helmet", generator=engine(), batch_size=4).stream(
+        breaking(3, mine), on_error=on_error
+    )
+    assert [next(stream).ok for _ in range(3)] == [True] * 3
+    with pytest.raises(MineError) as caught:
+        next(stream)
+    assert caught.value is mine
+    assert list(stream) == []
+    assert not [t for t in threading.enumerate() if t.name.startswith("pgvision-reader")]
+
+
+def test_an_error_of_the_model_is_not_taken_for_one_of_the_source() -> None:
+    def fail(request: object) -> str:
+        raise MineError("out of memory")
+
+    detector = Detector("helmet", generator=Scripted(fail), batch_size=4)
+    with pytest.raises(MineError, match="out of memory"):
+        next(detector.stream(np.zeros((6, 20, 30, 3), np.uint8)))
+
+
+def test_a_live_picture_does_not_wait_for_a_full_batch() -> None:
+    """The server sends the last four only when ten are answered: batches of eight would stop."""
+    go_on = threading.Event()
+    with serving(interrupted(12, 4, go_on)) as address:
+        got = []
+        for result in Detector("helmet", generator=engine()).stream(address):
+            got.append(result.frame_index)
+            if len(got) == 10:
+                go_on.set()
+    assert got == list(range(16))
+
+
+def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:
+    require_revision("google/paligemma2-3b-mix-224", "main")
+    require_revision("tiny", None)
+    (tmp_path / "config.json").write_text("{}")
+    for folder in ("tiny", tmp_path):
+        with pytest.raises(OptionError, match="revision 'v2' out"):
+            Detector("helmet", model=folder, revision="v2")
+    with pytest.raises(OptionError, match="revision"):
+        Reader(model=tmp_path, revision="main")
+
+
+@pytest.mark.parametrize(("base", "refused"), [("me/site-mix-448", False), ("tiny", True)])
+def test_the_revision_of_an_adapter_is_its_bases(tmp_path: Path, base: str, refused: bool) -> None:
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    if not refused:
+        require_revision(tmp_path, "v2")
+        return
+    with pytest.raises(OptionError, match=base):
+        require_revision(tmp_path, "v2")
