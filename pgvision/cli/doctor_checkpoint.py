@@ -25,10 +25,8 @@ def check_checkpoint(
         Loading first; if that fails, nothing after it.
     """
     from pgvision.runtime import find_checkpoint, load
-    from pgvision.tasks.adapter import require_revision
 
     try:
-        require_revision(model, revision)
         card = find_checkpoint(model)
         engine = load(model, revision=revision, device=device, dtype=dtype)
     except PgvisionError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pgvision.errors import CheckpointError
+from pgvision.errors import CheckpointError, OptionError
 from pgvision.tokens import KINDS
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
@@ -70,6 +70,34 @@ def find_checkpoint(model: str | Path | None = None) -> CheckpointCard:
     return CheckpointCard(
         name, name, kind, "google", False, None, f"PaliGemma ({kind}) from the hub"
     )
+
+
+def find_revision(model: str | Path | None, revision: str | None) -> CheckpointCard:
+    """Find a checkpoint as `find_checkpoint` does, and hold the revision to it.
+
+    Args:
+        model: See `find_checkpoint`.
+        revision: Branch, tag or commit on the hub; of a LoRA adapter, that of its base.
+
+    Raises:
+        CheckpointError: See `find_checkpoint`.
+        OptionError: If a revision is given and the weights lie in a folder, where transformers
+            would ignore it without a word.
+
+    Example:
+        >>> find_revision("google/paligemma2-3b-mix-224", "main").kind
+        'mix'
+    """
+    card = find_checkpoint(model)
+    if revision is None:
+        return card
+    weights = card if card.base is None else find_checkpoint(card.base)
+    if weights.is_local:
+        raise OptionError(
+            f"revision: {weights.name!r} lies in a folder, and only hub ids have revisions; "
+            f"leave revision {revision!r} out, or name the folder that holds it"
+        )
+    return card
 
 
 def _kind_from_name(name: str) -> str:

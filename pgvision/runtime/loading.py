@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from pgvision.errors import CheckpointError, DependencyError, GatedCheckpointError, OptionError
-from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
+from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
 from pgvision.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def load(
     Raises:
         CheckpointError: If the weights cannot be had or are not PaliGemma's; the message says why.
         GatedCheckpointError: If Google's licence must be accepted first.
-        OptionError: If the device or dtype does not exist.
+        OptionError: If the device or dtype does not exist, or a folder is given a revision.
 
     Example:
         >>> load("tiny") is load("tiny")
         True
     """
-    card = find_checkpoint(model)
+    card = find_revision(model, revision)
     return _load_once(card, revision, _require_device(device), _require_dtype(dtype))
 
 

@@ -11,15 +11,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pgvision.errors import OptionError, SourceError
 from pgvision.images import Frame, FrameFailure, is_live, iter_frames
 from pgvision.results import Failure
-from pgvision.runtime import (
-    Engine,
-    GenerateOptions,
-    Generation,
-    Generator,
-    Request,
-    find_checkpoint,
-    load,
-)
+from pgvision.runtime import Engine, GenerateOptions, Generation, Generator, Request, load
 
 Result = TypeVar("Result")
 OnError = Literal["raise", "skip", "record"]
@@ -68,8 +60,6 @@ class Adapter(ABC, Generic[Result]):
     def __init__(self, choice: ModelChoice) -> None:
         if choice.batch_size is not None and choice.batch_size < 1:
             raise OptionError(f"batch_size: expected at least 1, got {choice.batch_size}")
-        if choice.generator is None:
-            require_revision(choice.model, choice.revision)
         self._batch_size = choice.batch_size
         self.generator: Generator = choice.generator or load(
             choice.model, revision=choice.revision, device=choice.device, dtype=choice.dtype
@@ -181,30 +171,6 @@ class Adapter(ABC, Generic[Result]):
             self._result(frame, [(ask, next(each)) for ask in own])
             for frame, own in zip(frames, asks, strict=True)
         ]
-
-
-def require_revision(model: str | Path | None, revision: str | None) -> None:
-    """Refuse a revision of what has none: transformers would ignore it without a word.
-
-    Args:
-        model: See `pgvision.runtime.find_checkpoint`.
-        revision: Branch, tag or commit on the hub; of a LoRA adapter, that of its base.
-
-    Raises:
-        OptionError: If the weights lie in a folder.
-
-    Example:
-        >>> require_revision("google/paligemma2-3b-mix-224", "main")
-    """
-    if revision is None:
-        return
-    card = find_checkpoint(model)
-    weights = card if card.base is None else find_checkpoint(card.base)
-    if weights.is_local:
-        raise OptionError(
-            f"revision: {weights.name!r} lies in a folder, and only hub ids have revisions; "
-            f"leave revision {revision!r} out, or name the folder that holds it"
-        )
 
 
 def _part(frame: Frame, ask: Ask) -> Any:

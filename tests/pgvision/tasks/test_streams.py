@@ -14,8 +14,8 @@ from mjpeg import interrupted, serving
 from scripted import Scripted
 
 from pgvision.errors import OptionError
+from pgvision.runtime.checkpoints import find_revision
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
-from pgvision.tasks.adapter import require_revision
 
 HELMET = "<loc0256><loc0128><loc0512><loc0384> helmet"
 
@@ -96,8 +96,8 @@ def test_a_live_picture_does_not_wait_for_a_full_batch() -> None:
 
 
 def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:
-    require_revision("google/paligemma2-3b-mix-224", "main")
-    require_revision("tiny", None)
+    assert find_revision("google/paligemma2-3b-mix-224", "main").kind == "mix"
+    assert find_revision("tiny", None).is_local
     (tmp_path / "config.json").write_text("{}")
     for folder in ("tiny", tmp_path):
         with pytest.raises(OptionError, match="revision 'v2' out"):
@@ -110,7 +110,7 @@ def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:
 def test_the_revision_of_an_adapter_is_its_bases(tmp_path: Path, base: str, refused: bool) -> None:
     (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     if not refused:
-        require_revision(tmp_path, "v2")
+        assert find_revision(tmp_path, "v2").base == base
         return
     with pytest.raises(OptionError, match=base):
-        require_revision(tmp_path, "v2")
+        find_revision(tmp_path, "v2")
