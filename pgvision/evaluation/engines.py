@@ -205,7 +205,8 @@ def _found_dicts(found: Predictions) -> list[dict[str, Any]]:
     if found.masks is not None:
         from pycocotools import mask as coco_mask
 
-        areas = np.asarray(coco_mask.area(found.masks) if found.masks else [], np.float64)
+        # One by one: given a list, pycocotools counts it in a uint8 and fails above 255 masks.
+        areas = np.array([float(coco_mask.area(mask)) for mask in found.masks], np.float64)
     records = [
         {
             "id": row, "image_id": image, "category_id": category,

@@ -13,6 +13,7 @@ from pgvision.evaluation import evaluate_detections
 from pgvision.evaluation.ground_truth import load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import load_predictions
+from pgvision.masks import mask_to_rle
 
 
 def pycocotools_run(truth, results, iou_type):
@@ -65,6 +66,39 @@ def test_own_matching_is_that_of_pycocotools(random_set, seed, iou_type):
             expected[rows] = np.where(group["dtIgnore"][place], -2, matched)
         mine = greedy_match(group_pairs(gt, found), gt.crowd, len(found), iou=iou)
         assert mine.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
+def test_more_masks_than_a_byte_counts(engine):
+    squares = []
+    for corner in range(100):
+        frame = np.zeros((30, 30), np.bool_)
+        top, left = divmod(corner, 10)
+        frame[3 * top : 3 * top + 2, 3 * left : 3 * left + 2] = True
+        squares.append(mask_to_rle(frame))
+    annotations = [
+        {
+            "id": 100 * image + number, "image_id": image, "category_id": 1, "area": 4,
+            "iscrowd": 0, "bbox": [3 * (number % 10), 3 * (number // 10), 2, 2],
+            "segmentation": square,
+        }
+        for image in range(3)
+        for number, square in enumerate(squares)
+    ]  # fmt: skip
+    truth = {
+        "images": [{"id": image, "height": 30, "width": 30} for image in range(3)],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    results = [
+        {
+            "image_id": one["image_id"], "category_id": 1, "score": 0.9,
+            "bbox": one["bbox"], "segmentation": one["segmentation"],
+        }
+        for one in annotations
+    ]  # fmt: skip
+    report = evaluate_detections(truth, results, "segm", engine)
+    assert report.stats[0] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
