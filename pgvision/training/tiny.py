@@ -1,6 +1,6 @@
 """Trains the carried checkpoint: ``python -m pgvision.training.tiny --cache DIR --out DIR``.
 
-Two cores, bf16 autocast, about 90 minutes: ``torchrun --nproc-per-node 2 -m
+Two cores, bf16 autocast, about two hours: ``torchrun --nproc-per-node 2 -m
 pgvision.training.tiny ...`` gives each core a process of its own, which waits for the other once a
 step and not once an operation; without torchrun it is one process. It can be stopped at any
 moment and goes on from its last saved state; batches are functions of (seed, step, rank), so a
