@@ -69,11 +69,7 @@ def _run(
 
     detector = make(
         split_phrases(phrase),
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
+        **options.for_model,
         conf=options.conf,
         nms=options.nms,
         max_objects=options.max_objects,
@@ -84,8 +80,6 @@ def _run(
     )
     outcomes = detector.stream(
         as_frames(options.sources),
-        recursive=options.recursive,
-        stride=options.stride,
-        on_error=options.on_error,
+        **options.for_stream,
     )
     end(run_job(with_tracks(outcomes) if options.track else outcomes, options))

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import typer
 
@@ -69,6 +69,24 @@ ClassesPerPrompt = Annotated[
         show_default="what suits the kind of checkpoint",
     ),
 ]
+
+
+class ModelKeywords(TypedDict):
+    """What every task takes that says how it is computed."""
+
+    model: str | None
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    batch_size: int | None
+
+
+class StreamKeywords(TypedDict):
+    """What every ``stream`` takes that says how sources are read."""
+
+    recursive: bool
+    stride: int
+    on_error: OnError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +165,22 @@ class RunOptions:
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False
+
+    @property
+    def for_model(self) -> ModelKeywords:
+        """The keywords of a task."""
+        return ModelKeywords(
+            model=self.model,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+        )
+
+    @property
+    def for_stream(self) -> StreamKeywords:
+        """The keywords of its ``stream``."""
+        return StreamKeywords(recursive=self.recursive, stride=self.stride, on_error=self.on_error)
 
 
 @dataclass(frozen=True, kw_only=True)

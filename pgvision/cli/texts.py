@@ -37,17 +37,11 @@ def caption(
     captioner = Captioner(
         language,
         style=style,
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
+        **options.for_model,
     )
     outcomes = captioner.stream(
         as_frames(options.sources),
-        recursive=options.recursive,
-        stride=options.stride,
-        on_error=options.on_error,
+        **options.for_stream,
     )
     end(run_job(outcomes, options))
 
@@ -85,19 +79,13 @@ def ask(
         language,
         free_text=free,
         num_alternatives=best,
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
+        **options.for_model,
     )
     outcomes = answerer.stream(
         as_frames(options.sources),
         question,
         choices=choice or None,
-        recursive=options.recursive,
-        stride=options.stride,
-        on_error=options.on_error,
+        **options.for_stream,
     )
     end(run_job(outcomes, options))
 
@@ -115,17 +103,9 @@ def read(*, options: RunOptions) -> None:
     from pgvision.cli.inputs import as_frames
     from pgvision.cli.jobs import run_job
 
-    reader = Reader(
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
-    )
+    reader = Reader(**options.for_model)
     outcomes = reader.stream(
         as_frames(options.sources),
-        recursive=options.recursive,
-        stride=options.stride,
-        on_error=options.on_error,
+        **options.for_stream,
     )
     end(run_job(outcomes, options))

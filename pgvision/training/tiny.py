@@ -56,7 +56,7 @@ _SAVE_EVERY: Final = 150.0  # seconds
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is; stored beside its state."""
+    """What a run is; a resumed one is given them again."""
 
     steps: int
     vision_steps: int = 0  # the first steps train the vision tower alone
