@@ -5,9 +5,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
 
 import typer
+
+from pgvision.images import OnError
 
 _Options = TypeVar("_Options")
 
@@ -15,7 +17,6 @@ MODEL_PANEL = "Model"
 INPUT_PANEL = "Input"
 OUTPUT_PANEL = "Output"
 
-OnError = Literal["record", "skip", "raise"]
 
 Device = Annotated[
     str | None,

@@ -206,13 +206,13 @@ def _count_names(result: DetectionResult) -> str:
         return "nothing found"
     scores = result.scores
     found: dict[str, list[str]] = {}
-    for row, name in enumerate(result.names):
-        found.setdefault(name or "unnamed", []).append(
+    for row, label in enumerate(result.labels):
+        found.setdefault(label or "unnamed", []).append(
             "" if scores is None else f"{scores[row]:.2f}"
         )
     return ", ".join(
-        f"{len(values)} {name}" + (f" ({' '.join(values)})" if scores is not None else "")
-        for name, values in found.items()
+        f"{len(values)} {label}" + (f" ({' '.join(values)})" if scores is not None else "")
+        for label, values in found.items()
     )
 
 

@@ -64,7 +64,7 @@ def count_answers(results: Iterable[Any]) -> AnswerCounts:
 
     Args:
         results: Detection or segmentation results: objects with ``rejects``, ``truncated``,
-            ``labels``, ``class_ids``, ``xyxy``, ``loc_yxyx`` and ``whole_image``.
+            ``texts``, ``class_ids``, ``xyxy``, ``loc_yxyx`` and ``whole_image``.
 
     Returns:
         The counts. A fragment that the parser set aside as a duplicate counts as a duplicate and
@@ -94,7 +94,7 @@ def count_answers(results: Iterable[Any]) -> AnswerCounts:
 def _count(result: Any) -> tuple[int, int, int, int, int, int]:
     places = result.xyxy if result.loc_yxyx is None else result.loc_yxyx
     keys = [
-        (label, *row) for label, row in zip(result.labels, np.asarray(places).tolist(), strict=True)
+        (text, *row) for text, row in zip(result.texts, np.asarray(places).tolist(), strict=True)
     ]
     set_aside = sum("duplicate" in reject.reason for reject in result.rejects)
     return (

@@ -7,15 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.images.frames import Frame, FrameFailure
+    from pgvision.images.frames import Color, Frame, FrameFailure, OnError
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import read_image
     from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
 
 __all__ = [
+    "Color",
     "Frame",
     "FrameFailure",
+    "OnError",
     "VideoInfo",
     "VideoWriter",
     "copy_audio",
@@ -29,8 +31,10 @@ __all__ = [
 _HOMES = {
     "Frame": "frames",
     "FrameFailure": "frames",
+    "Color": "frames",
     "to_bgr": "pixels",
     "read_image": "reading",
+    "OnError": "frames",
     "is_live": "sources",
     "iter_frames": "sources",
     "VideoInfo": "video",

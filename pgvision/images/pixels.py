@@ -2,7 +2,7 @@
 
 import logging
 import struct
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,8 @@ from PIL import Image, ImageOps
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, OptionError, ShapeError
+from pgvision.images.frames import Color
 from pgvision.images.opencv import cv2
-
-Color = Literal["bgr", "rgb"]
 
 # What Pillow raises on broken files, by format; UserWarning is among them where warnings are
 # errors (its TIFF reader warns about what it then fails on).

@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, TypeAlias, TypeGuard
+from typing import Any, SupportsIndex, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -25,10 +25,10 @@ from pgvision.images.capture import (
     without_password,
 )
 from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
-from pgvision.images.frames import Frame, FrameFailure
+from pgvision.images.frames import Color, Frame, FrameFailure, OnError
 from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
 from pgvision.images.opencv import cv2
-from pgvision.images.pixels import Color, to_bgr
+from pgvision.images.pixels import to_bgr
 from pgvision.images.prefetch import read_ahead
 from pgvision.images.reading import NotAnImageError, read_image
 
@@ -36,7 +36,6 @@ Source: TypeAlias = (
     NDArray[Any] | Image.Image | str | os.PathLike[str] | int | cv2.VideoCapture | Frame
 )
 Outcome: TypeAlias = Frame | FrameFailure
-OnError = Literal["raise", "skip", "record"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _VIDEO_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt"})

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.results.checks import (
     frozen_image,
     require_count,
-    require_image_hw,
     require_seconds,
     require_timings,
 )
+from pgvision.tokens.bins import require_image_hw
 from pgvision.tokens.parsing import Reject
 
 _Result = TypeVar("_Result", bound="Answer")
@@ -33,6 +33,7 @@ class Answer:
         rejects: Fragments of ``raw_text`` that could not be read, each with its reason.
         truncated: Whether the answer was cut off before the model ended it.
         timings: Seconds per phase.
+        passes: How often the model ran for this answer; None if unknown.
         source: Path, address, ``"array"`` ...; None if unknown.
         frame_index: 0-based position within the source; 0 for a still.
         time: Seconds from the start of a video; None for a still.
@@ -51,10 +52,14 @@ class Answer:
     rejects: tuple[Reject, ...] = ()
     truncated: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
+    passes: int | None = None
     source: str | None = None
     frame_index: int = 0
     time: float | None = None
     image: ByteArray | None = field(default=None, repr=False)
+
+    # Fields that files written by 0.1.0 lack; reading such a file back leaves them unknown.
+    _newer: ClassVar[frozenset[str]] = frozenset({"passes"})
 
     def __post_init__(self) -> None:
         """Check every field and replace it by its own frozen form."""
@@ -65,6 +70,8 @@ class Answer:
         self._set("rejects", tuple(self.rejects))
         self._set("truncated", bool(self.truncated))
         self._set("timings", require_timings(self.timings))
+        if self.passes is not None:
+            self._set("passes", require_count(self.passes, "passes"))
         self._set("source", None if self.source is None else str(self.source))
         self._set("frame_index", require_count(self.frame_index, "frame_index"))
         if self.time is not None:
@@ -103,6 +110,31 @@ class Answer:
         """
         return replace(self, image=bgr)
 
+    def require_picture(self, image: ByteArray | None = None) -> ByteArray:
+        """Choose the picture to work on: the one passed, else the result's own.
+
+        Args:
+            image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``, or None.
+
+        Returns:
+            ``(h, w, 3)`` uint8 BGR, read-only.
+
+        Raises:
+            OptionError: If there is neither.
+            ShapeError: If the picture has another size or dtype.
+
+        Example:
+            >>> Answer(image_hw=(4, 6)).require_picture(np.zeros((4, 6, 3), np.uint8)).shape
+            (4, 6, 3)
+        """
+        if image is not None:
+            return frozen_image(image, self.image_hw)
+        if self.image is None:
+            raise OptionError(
+                "this result carries no picture: pass image= (BGR), or use result.with_image(bgr)"
+            )
+        return self.image
+
     def to_dict(self) -> dict[str, object]:
         """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
@@ -126,6 +158,7 @@ class Answer:
             ],
             "truncated": self.truncated,
             "timings": dict(self.timings),
+            "passes": self.passes,
             "source": self.source,
             "frame_index": self.frame_index,
             "time": self.time,
@@ -165,10 +198,10 @@ class Answer:
             got = data.get("type") if isinstance(data, Mapping) else type(data).__name__
             raise DataError(f"expected a dict with type {cls.__name__!r}, got {got!r}")
         names = [each.name for each in fields(cls) if each.name != "image"]
-        if missing := [name for name in names if name not in data]:
+        if missing := [name for name in names if name not in {*data, *cls._newer}]:
             raise DataError(f"a {cls.__name__} needs {', '.join(missing)}, which the dict lacks")
         try:
-            return cls(**cls._decoded({name: data[name] for name in names}))
+            return cls(**cls._decoded({name: data[name] for name in names if name in data}))
         except (PgvisionError, TypeError, ValueError, KeyError) as error:
             raise DataError(f"cannot read a {cls.__name__} back: {error}") from error
 

@@ -15,28 +15,6 @@ _WHOLE = (int, np.integer)
 _REAL = (int, float, np.integer, np.floating)
 
 
-def require_image_hw(image_hw: object) -> tuple[int, int]:
-    """Check that ``image_hw`` is two whole numbers of at least 1: height, width.
-
-    Returns:
-        Height and width, in pixels.
-
-    Raises:
-        ShapeError: If it is not.
-
-    Example:
-        >>> require_image_hw([480, 640])
-        (480, 640)
-    """
-    if isinstance(image_hw, tuple | list) and len(image_hw) == 2:
-        height, width = image_hw
-        if isinstance(height, _WHOLE) and isinstance(width, _WHOLE) and min(height, width) > 0:
-            return int(height), int(width)
-    raise ShapeError(
-        f"image_hw must be (height, width) in whole pixels of at least 1, got {image_hw!r}"
-    )
-
-
 def require_count(value: object, name: str) -> int:
     """Check that ``value`` is a whole number of at least 0.
 
@@ -108,6 +86,24 @@ def require_score(value: object, name: str = "score") -> float:
     if isinstance(value, _REAL) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     raise OptionError(f"{name} must be a number in [0, 1], or None if unknown, got {value!r}")
+
+
+def require_presence(presence: Mapping[str, float]) -> dict[str, float]:
+    """Check a mapping of classes to scores.
+
+    Returns:
+        A new dict.
+
+    Raises:
+        OptionError: If a score is not a number in [0, 1].
+
+    Example:
+        >>> require_presence({"helmet": 0.5})
+        {'helmet': 0.5}
+    """
+    return {
+        str(name): require_score(score, f"presence[{name!r}]") for name, score in presence.items()
+    }
 
 
 def frozen_boxes(xyxy: ArrayLike, image_hw: tuple[int, int]) -> FloatArray:

@@ -14,7 +14,12 @@ from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import OptionError, ShapeError
 from pgvision.results import exits, picture
 from pgvision.results.answer import Answer
-from pgvision.results.checks import frozen_boxes, frozen_reals, frozen_wholes
+from pgvision.results.checks import (
+    frozen_boxes,
+    frozen_reals,
+    frozen_wholes,
+    require_presence,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,22 +42,28 @@ class DetectionResult(Answer):
 
     Attributes:
         xyxy: ``(n, 4)`` float32 pixels: left, top, right, bottom, inside the image.
-        labels: ``n`` names as the model wrote them; None where it wrote none.
-        class_ids: ``(n,)`` positions in ``classes``; -1 where the label is none of them.
+        labels: ``n`` names: the class asked for where the answer names it, else the model's own
+            words; None where it wrote none and more than one class was asked for.
+        class_ids: ``(n,)`` positions in ``classes``; -1 where the answer names none of them.
         classes: The names that were asked for.
+        texts: ``n`` names in the model's own words ("Helmets" where "helmet" was asked for); None
+            where it wrote none. Left out, they are ``labels`` as passed.
         scores: ``(n,)`` float32 in [0, 1], or None if unknown.
         loc_yxyx: ``(n, 4)`` location bins as the model wrote them: top, left, bottom, right; or
             None.
         edge_std: ``(n, 4)`` float32 pixels, the standard deviation of each edge: left, top, right,
             bottom; or None.
         tracker_ids: ``(n,)`` numbers of the tracks; -1 where an object has none yet; or None.
+        presence: Of each class asked for, the score in [0, 1] that there is any at all; or None.
 
     Example:
         >>> result = DetectionResult(
         ...     image_hw=(480, 640), xyxy=[[10, 20, 30, 40], [5, 6, 9, 9]], scores=[0.9, 0.4],
-        ...     labels=["helmet"] * 2, class_ids=[0, 0], classes=["helmet"], source="site.jpg")
+        ...     labels=["Helmets", "helmet"], class_ids=[0, 0], classes=["helmet"], source="a.jpg")
         >>> result
-        DetectionResult(2 objects: 2 helmet; 480x640; site.jpg#0)
+        DetectionResult(2 objects: 2 helmet; 480x640; a.jpg#0)
+        >>> result.labels, result.texts
+        (('helmet', 'helmet'), ('Helmets', 'helmet'))
         >>> len(result[result.scores > 0.5])
         1
     """
@@ -61,13 +72,16 @@ class DetectionResult(Answer):
     labels: tuple[str | None, ...]
     class_ids: IntArray
     classes: tuple[str, ...]
+    texts: tuple[str | None, ...] = ()
     scores: FloatArray | None = None
     loc_yxyx: IntArray | None = None
     edge_std: FloatArray | None = None
     tracker_ids: IntArray | None = None
+    presence: Mapping[str, float] | None = None
 
+    _newer: ClassVar[frozenset[str]] = Answer._newer | {"texts", "presence"}
     _per_object: ClassVar[tuple[str, ...]] = (
-        *("xyxy", "labels", "class_ids", "scores", "loc_yxyx", "edge_std", "tracker_ids"),
+        *("xyxy", "labels", "texts", "class_ids", "scores", "loc_yxyx", "edge_std", "tracker_ids"),
     )
 
     def __post_init__(self) -> None:
@@ -81,11 +95,15 @@ class DetectionResult(Answer):
         self._set("xyxy", frozen_boxes(self.xyxy, self.image_hw))
         n = len(self.xyxy)
         self._set("classes", _names(self.classes, "classes"))
-        self._set("labels", _names(self.labels, "labels", optional=True))
-        if len(self.labels) != n:
-            raise ShapeError(f"labels must name all {n} boxes, got {len(self.labels)}")
         ids = frozen_wholes(self.class_ids, "class_ids", (n,), low=-1, high=len(self.classes) - 1)
         self._set("class_ids", ids)
+        words = _names(self.labels, "labels", count=n)
+        texts = words if self.texts == () else _names(self.texts, "texts", count=n)
+        self._set("texts", texts)
+        asked = ((*self.classes, None)[class_id] for class_id in ids.tolist())
+        self._set("labels", tuple(map(_first_known, asked, words)))
+        if self.presence is not None:
+            self._set("presence", require_presence(self.presence))
         if self.scores is not None:
             self._set("scores", frozen_reals(self.scores, "scores", (n,), unit=True))
         if self.loc_yxyx is not None:
@@ -124,18 +142,10 @@ class DetectionResult(Answer):
     def __repr__(self) -> str:
         """Count the objects by name, and say the image's size and where it came from."""
         noun = "object" if len(self) == 1 else "objects"
-        counts = Counter(name or "unnamed" for name in self.names)
-        found = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+        counts = Counter(label or "unnamed" for label in self.labels)
+        found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
         listed = f": {found}" if found else ""
         return f"{type(self).__name__}({len(self)} {noun}{listed}; {self._origin()})"
-
-    @property
-    def names(self) -> tuple[str | None, ...]:
-        """``n`` names: the class asked for where the label is one of them, else the label."""
-        return tuple(
-            self.classes[class_id] if class_id >= 0 else label
-            for class_id, label in zip(self.class_ids.tolist(), self.labels, strict=True)
-        )
 
     @property
     def whole_image(self) -> BoolArray:
@@ -193,7 +203,7 @@ class DetectionResult(Answer):
         style = picture.Style(
             boxes=boxes, labels=labels, scores=scores, color_by=color_by, thickness=thickness
         )
-        return picture.plot_objects(self, image, style)
+        return picture.plot_objects(self.require_picture(image), self, style)
 
     def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
         """Write the plotted picture, or everything but the picture as JSON.
@@ -225,16 +235,16 @@ class DetectionResult(Answer):
         Raises:
             OptionError: If there is no picture, or ``padding`` is no whole number of at least 0.
         """
-        return exits.crops(self, image, padding)
+        return exits.crops(self.require_picture(image), self.xyxy, padding)
 
     def to_supervision(self) -> sv.Detections:
         """Convert to supervision's ``Detections``.
 
         Returns:
             Detections with ``confidence`` (None if unknown), ``class_id`` (-1 kept), ``tracker_id``
-            and, in ``data``: ``class_name`` ("" where the model wrote no name), ``label`` (as
-            written), ``prefix`` and, if known, ``edge_std`` and ``loc_yxyx``. The fields that
-            belong to the answer as a whole (``raw_text``, ``rejects``, ``truncated``, ``timings``,
+            and, in ``data``: ``class_name`` (the labels; "" for None), ``text`` (the model's own
+            words), ``prefix`` and, if known, ``edge_std`` and ``loc_yxyx``. The fields that belong
+            to the answer as a whole (``raw_text``, ``rejects``, ``truncated``, ``timings``,
             ``source``, ``time``) have no place in ``Detections``, whose merge refuses values that
             differ: read them from the result.
         """
@@ -282,7 +292,7 @@ class DetectionResult(Answer):
         """Convert to a table, one row an object; needs pandas.
 
         Returns:
-            Columns ``source``, ``frame_index``, ``time``, ``label``, ``name``, ``class_id``,
+            Columns ``source``, ``frame_index``, ``time``, ``label``, ``text``, ``class_id``,
             ``score`` (NaN if unknown), ``left``, ``top``, ``right``, ``bottom``, ``tracker_id`` and
             the four ``..._std`` of the edges (missing values if unknown).
 
@@ -298,7 +308,10 @@ class DetectionResult(Answer):
             A dict whose keys are the names of the fields, and ``type``. Each array is a list of
             ``n`` entries, so ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
         """
-        data = super().to_dict() | {"classes": list(self.classes)}
+        data = super().to_dict() | {
+            "classes": list(self.classes),
+            "presence": None if self.presence is None else dict(self.presence),
+        }
         for name in DetectionResult._per_object:
             value = getattr(self, name)
             if isinstance(value, np.ndarray):
@@ -311,13 +324,20 @@ class DetectionResult(Answer):
         return None if self.image is None else picture.png_bytes(self.plot())
 
 
-def _names(names: Sequence[str | None], what: str, *, optional: bool = False) -> tuple[Any, ...]:
+def _names(names: Sequence[str | None], what: str, *, count: int | None = None) -> tuple[Any, ...]:
+    # With a count: one for each box, and None where there is no name.
     if isinstance(names, str):
         raise OptionError(f"{what} must be a sequence of names, got the one string {names!r}")
     for name in names:
-        if not (isinstance(name, str) or (optional and name is None)):
+        if not (isinstance(name, str) or (count is not None and name is None)):
             raise OptionError(f"{what} must hold names, got {name!r}")
+    if count is not None and len(names) != count:
+        raise ShapeError(f"{what} must name all {count} boxes, got {len(names)}")
     return tuple(names)
+
+
+def _first_known(asked: str | None, words: str | None) -> str | None:
+    return words if asked is None else asked
 
 
 def _frozen_spread(edge_std: FloatArray, count: int) -> FloatArray:

@@ -8,49 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgvision.arrays import ByteArray
+from pgvision.arrays import ByteArray, FloatArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.errors import DataError, DependencyError, OptionError
-from pgvision.results.checks import frozen_image, require_count
+from pgvision.results.checks import require_count
+from pgvision.results.objects import Objects
 
 if TYPE_CHECKING:
     import pandas as pd
     import supervision as sv
 
-    from pgvision.results.answer import Answer
-    from pgvision.results.detection import DetectionResult
 
 _log = logging.getLogger(__name__)
 _EDGES = ("left", "top", "right", "bottom")
 
 
-def require_picture(result: Answer, image: ByteArray | None) -> ByteArray:
-    """Choose the picture to work on: the one passed, else the result's own.
-
-    Returns:
-        ``(h, w, 3)`` uint8 BGR, read-only.
-
-    Raises:
-        OptionError: If there is neither.
-    """
-    if image is not None:
-        return frozen_image(image, result.image_hw)
-    if result.image is None:
-        raise OptionError(
-            "this result carries no picture: pass image= (BGR), or use result.with_image(bgr)"
-        )
-    return result.image
-
-
-def to_supervision(result: DetectionResult) -> sv.Detections:
+def to_supervision(result: Objects) -> sv.Detections:
     """See `DetectionResult.to_supervision`."""
     import supervision as sv
 
-    labels = np.empty(len(result), dtype=object)
-    labels[:] = result.labels
+    texts = np.empty(len(result), dtype=object)
+    texts[:] = result.texts
     data: dict[str, Any] = {
-        "class_name": np.array([name or "" for name in result.names], dtype=str),
-        "label": labels,
+        # supervision's own word for it: its annotators and trackers look for this key.
+        "class_name": np.array([label or "" for label in result.labels], dtype=str),
+        "text": texts,
         "prefix": np.array([result.prefix] * len(result), dtype=str),
     }
     for name in ("edge_std", "loc_yxyx"):
@@ -67,7 +49,7 @@ def to_supervision(result: DetectionResult) -> sv.Detections:
 
 
 def to_coco(
-    result: DetectionResult,
+    result: Objects,
     image_id: int,
     category_ids: Mapping[str, int] | None,
     segmentations: list[dict[str, Any]] | None = None,
@@ -75,8 +57,8 @@ def to_coco(
     """See `DetectionResult.to_coco`."""
     listed = []
     boxes = xyxy_to_xywh(result.xyxy).tolist()
-    for row, name in enumerate(result.names):
-        category_id = _category_id(int(result.class_ids[row]), name, category_ids)
+    for row, label in enumerate(result.labels):
+        category_id = _category_id(int(result.class_ids[row]), label, category_ids)
         if category_id is None:
             continue
         entry: dict[str, Any] = {
@@ -93,7 +75,7 @@ def to_coco(
     return listed
 
 
-def to_yolo(result: DetectionResult, scores: bool) -> list[str]:
+def to_yolo(result: Objects, scores: bool) -> list[str]:
     """See `DetectionResult.to_yolo`."""
     if scores and result.scores is None:
         raise OptionError("scores=True, but this result's scores are unknown")
@@ -109,7 +91,7 @@ def to_yolo(result: DetectionResult, scores: bool) -> list[str]:
     return lines
 
 
-def to_pandas(result: DetectionResult) -> pd.DataFrame:
+def to_pandas(result: Objects) -> pd.DataFrame:
     """See `DetectionResult.to_pandas`."""
     try:
         import pandas as pd
@@ -122,7 +104,7 @@ def to_pandas(result: DetectionResult) -> pd.DataFrame:
         "frame_index": np.full(n, result.frame_index),
         "time": pd.Series([result.time] * n, dtype="Float64"),
         "label": pd.Series(result.labels, dtype=object),
-        "name": pd.Series(result.names, dtype=object),
+        "text": pd.Series(result.texts, dtype=object),
         "class_id": result.class_ids,
         "score": np.full(n, np.nan, np.float32) if result.scores is None else result.scores,
     }
@@ -135,13 +117,12 @@ def to_pandas(result: DetectionResult) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def crops(result: DetectionResult, image: ByteArray | None, padding: int) -> list[ByteArray]:
+def crops(picture: ByteArray, xyxy: FloatArray, padding: int) -> list[ByteArray]:
     """See `DetectionResult.crops`."""
-    picture = require_picture(result, image)
     margin = require_count(padding, "padding")
-    height, width = result.image_hw
+    height, width = picture.shape[:2]
     cut = []
-    for left, top, right, bottom in result.xyxy.tolist():
+    for left, top, right, bottom in xyxy.tolist():
         # A box of no width on the right border still gets the last column.
         x0 = min(max(int(np.floor(left)) - margin, 0), width - 1)
         y0 = min(max(int(np.floor(top)) - margin, 0), height - 1)
@@ -152,19 +133,19 @@ def crops(result: DetectionResult, image: ByteArray | None, padding: int) -> lis
 
 
 def _category_id(
-    class_id: int, name: str | None, category_ids: Mapping[str, int] | None
+    class_id: int, label: str | None, category_ids: Mapping[str, int] | None
 ) -> int | None:
     if category_ids is None:
         return class_id + 1 if class_id >= 0 else None
-    if name is not None and name in category_ids:
-        return int(category_ids[name])
+    if label is not None and label in category_ids:
+        return int(category_ids[label])
     if class_id >= 0:
         known = ", ".join(map(repr, category_ids))
-        raise DataError(f"category_ids has no id for the class {name!r}; it knows {known}")
+        raise DataError(f"category_ids has no id for the class {label!r}; it knows {known}")
     return None
 
 
-def _warn_left_out(result: DetectionResult, count: int, what: str) -> None:
+def _warn_left_out(result: Objects, count: int, what: str) -> None:
     if count:
         _log.warning(
             "%d of %d objects have a label that is none of %s: they have no %s and are left out",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,13 +13,9 @@ from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, IntArray
 from pgvision.errors import OptionError
 from pgvision.files import replaced_path, write_text
+from pgvision.results.answer import Answer
 from pgvision.results.checks import require_count
-from pgvision.results.exits import require_picture
-
-if TYPE_CHECKING:
-    from pgvision.results.answer import Answer
-    from pgvision.results.detection import DetectionResult
-    from pgvision.results.text import TextResult
+from pgvision.results.objects import Objects
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -54,13 +50,13 @@ class Style:
 
 
 def plot_objects(
-    result: DetectionResult,
-    image: ByteArray | None,
+    picture: ByteArray,
+    result: Objects,
     style: Style,
     mask_crops: list[tuple[BoolArray, tuple[int, int]]] | None = None,
 ) -> ByteArray:
     """See `DetectionResult.plot`."""
-    canvas = require_picture(result, image).copy()
+    canvas = picture.copy()
     color_ids = _color_ids(result, style.color_by)
     thickness = style.thickness or drawing.fit_thickness(result.image_hw)
     if mask_crops is not None and style.masks:
@@ -72,11 +68,6 @@ def plot_objects(
     if style.labels:
         drawing.draw_labels(canvas, result.xyxy, _captions(result, style), color_ids=color_ids)
     return canvas
-
-
-def plot_text(result: TextResult, image: ByteArray | None) -> ByteArray:
-    """See `TextResult.plot`."""
-    return drawing.with_caption(require_picture(result, image), result.text)
 
 
 def png_bytes(bgr: ByteArray) -> bytes:
@@ -127,7 +118,7 @@ def save_result(
     return path
 
 
-def _color_ids(result: DetectionResult, color_by: str) -> IntArray:
+def _color_ids(result: Objects, color_by: str) -> IntArray:
     if color_by == "class":
         return result.class_ids
     if color_by == "index":
@@ -137,10 +128,10 @@ def _color_ids(result: DetectionResult, color_by: str) -> IntArray:
     return result.tracker_ids
 
 
-def _captions(result: DetectionResult, style: Style) -> list[str]:
+def _captions(result: Objects, style: Style) -> list[str]:
     captions = []
-    for row, name in enumerate(result.names):
-        parts = [name or "unnamed"]
+    for row, label in enumerate(result.labels):
+        parts = [label or "unnamed"]
         if result.tracker_ids is not None and result.tracker_ids[row] >= 0:
             parts.append(f"#{result.tracker_ids[row]}")
         if style.scores and result.scores is not None:

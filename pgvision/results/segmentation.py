@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -60,19 +61,31 @@ class SegmentationResult(DetectionResult):
         if self.codes is not None:
             self._set("codes", frozen_wholes(self.codes, "codes", (n, 16), low=0, high=127))
 
-    @property
+    @cached_property
     def masks(self) -> BoolArray:
-        """``(n, h, w)`` bool of the image's size, made anew at each call: ``n * h * w`` bytes."""
+        """``(n, h, w)`` bool of the image's size, read-only.
+
+        Made when first asked for and kept as long as the result lives: ``n * h * w`` bytes. What
+        needs no such array (`rle`, `polygons`, `area`, `plot`) makes none.
+        """
         from pgvision.masks import paste_masks
 
-        return paste_masks(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        masks = paste_masks(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        masks.setflags(write=False)
+        return masks
 
-    @property
+    @cached_property
     def area(self) -> IntArray:
-        """``(n,)`` covered pixels."""
+        """``(n,)`` covered pixels, read-only."""
         from pgvision.masks import mask_areas
 
-        return mask_areas(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        area = mask_areas(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        area.setflags(write=False)
+        return area
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave full-frame masks out of pickles: they are made again where they are wanted."""
+        return {name: value for name, value in vars(self).items() if name != "masks"}
 
     def rle(self) -> list[dict[str, Any]]:
         """Give each mask as COCO's compressed run lengths, without full-frame arrays.
@@ -144,7 +157,7 @@ class SegmentationResult(DetectionResult):
             color_by=color_by,
             thickness=thickness,
         )
-        return picture.plot_objects(self, image, style, self._mask_crops())
+        return picture.plot_objects(self.require_picture(image), self, style, self._mask_crops())
 
     def to_supervision(self, *, compact_masks: bool = False) -> sv.Detections:
         """Convert to supervision's ``Detections``, as `DetectionResult.to_supervision` does.
@@ -159,7 +172,7 @@ class SegmentationResult(DetectionResult):
         detections = exits.to_supervision(self)
         if self.codes is not None:
             detections.data["codes"] = self.codes.copy()
-        detections.mask = self._compact() if compact_masks else self.masks
+        detections.mask = self._compact() if compact_masks else self.masks.copy()
         return detections
 
     def to_coco(

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pgvision.arrays import ByteArray
+from pgvision.drawing import with_caption
 from pgvision.errors import OptionError
+from pgvision.files import write_text
 from pgvision.results.answer import Answer
 from pgvision.results.checks import require_score
+from pgvision.results.picture import png_bytes, save_result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -73,9 +76,7 @@ class TextResult(Answer):
             ... ).shape[1]
             160
         """
-        from pgvision.results.picture import plot_text
-
-        return plot_text(self, image)
+        return with_caption(self.require_picture(image), self.text)
 
     def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
         """Write the picture with its text, the bare text (``.txt``), or everything (``.json``).
@@ -97,12 +98,8 @@ class TextResult(Answer):
             >>> path.read_text().strip()
             'EXIT'
         """
-        from pgvision.results.picture import save_result
-
         target = Path(path)
         if target.suffix.lower() == ".txt":
-            from pgvision.files import write_text
-
             write_text(target, self.text + "\n")
             return target
         return save_result(self, target, lambda: self.plot(image), endings=(".txt",))
@@ -125,8 +122,6 @@ class TextResult(Answer):
         }
 
     def _repr_png_(self) -> bytes | None:
-        from pgvision.results.picture import png_bytes
-
         return None if self.image is None else png_bytes(self.plot())
 
     @classmethod

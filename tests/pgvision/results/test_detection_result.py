@@ -32,8 +32,8 @@ def test_fields_are_what_the_surface_promises() -> None:
     result = _result()
     assert result.xyxy.shape == (3, 4)
     assert result.xyxy.dtype == result.scores.dtype == np.float32
-    assert result.labels == ("Helmet", "head", None)
-    assert result.names == ("helmet", "head", None)
+    assert result.labels == ("helmet", "head", None)
+    assert result.texts == ("Helmet", "head", None)
     assert result.class_ids.tolist() == [0, 1, -1]
     assert result.ok
     assert result.whole_image.tolist() == [False, True, False]
@@ -76,6 +76,9 @@ def test_the_picture_is_viewed_not_copied_and_stays_the_callers_to_write() -> No
         ({"labels": ["a", "b"]}, ShapeError, "all 3 boxes"),
         ({"labels": "abc"}, OptionError, "one string"),
         ({"labels": ["a", "b", 3]}, OptionError, "names"),
+        ({"texts": ["a", "b"]}, ShapeError, "texts must name all 3 boxes"),
+        ({"presence": {"helmet": 1.5}}, OptionError, r"presence\['helmet'\]"),
+        ({"passes": 1.5}, OptionError, "passes"),
         ({"classes": "ab"}, OptionError, "one string"),
         ({"class_ids": [0, 1, 2]}, ShapeError, "-1 to 1"),
         ({"class_ids": [0, 1, -2]}, ShapeError, "-1 to 1"),
@@ -100,7 +103,18 @@ def test_broken_fields_are_refused_by_name(
         _result(**changes)
 
 
+def test_a_class_that_was_asked_for_names_its_objects_whatever_the_model_wrote() -> None:
+    result = _result(labels=["x", "y", "dog"], texts=["Helmets", None, "dog"])
+    assert result.labels == ("helmet", "head", "dog")
+    assert result.texts == ("Helmets", None, "dog")
+    moved = dataclasses.replace(result, class_ids=[1, 0, -1])
+    assert moved.labels == ("head", "helmet", "dog")
+    assert moved.texts == result.texts
+
+
 def test_unknown_stays_unknown() -> None:
+    assert _result().presence is None
+    assert _result().passes is None
     result = _result(scores=None, loc_yxyx=None, edge_std=None, tracker_ids=None)
     assert result.scores is None
     assert result[1:].scores is None
@@ -124,6 +138,7 @@ def test_unknown_stays_unknown() -> None:
 def test_slicing_takes_every_field_along(index: object, rows: list[int]) -> None:
     result, part = _result(), _result()[index]  # type: ignore[index]
     assert part.labels == tuple(result.labels[row] for row in rows)
+    assert part.texts == tuple(result.texts[row] for row in rows)
     for name in ("xyxy", "scores", "class_ids", "loc_yxyx", "edge_std", "tracker_ids"):
         np.testing.assert_array_equal(getattr(part, name), getattr(result, name)[rows])
     assert (part.source, part.classes) == (result.source, result.classes)
@@ -131,8 +146,8 @@ def test_slicing_takes_every_field_along(index: object, rows: list[int]) -> None
 
 def test_filter_and_iteration() -> None:
     result = _result()
-    assert result[result.scores > 0.2].labels == ("Helmet", "head")
-    assert [one.labels for one in result] == [("Helmet",), ("head",), (None,)]
+    assert result[result.scores > 0.2].labels == ("helmet", "head")
+    assert [one.texts for one in result] == [("Helmet",), ("head",), (None,)]
     assert list(result) == [result[0], result[1], result[2]]
 
 

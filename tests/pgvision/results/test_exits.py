@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_supervision_gets_every_object_and_field() -> None:
     assert found.class_id.tolist() == [0, 1, -1]
     assert found.tracker_id.tolist() == [4, 5, 6]
     assert found["class_name"].tolist() == ["helmet", "head", "bucket"]
-    assert found["label"].tolist() == ["helmet", "Heads", "bucket"]
+    assert found["text"].tolist() == ["helmet", "Heads", "bucket"]
     assert found["edge_std"].shape == (3, 4)
     assert found["prefix"].tolist() == ["detect helmet"] * 3
     found.xyxy[0] = 0  # supervision's users do
@@ -78,6 +79,17 @@ def test_an_empty_result_goes_to_supervision() -> None:
     empty = _segmented()[[]].to_supervision()
     assert len(empty) == 0
     assert empty.mask.shape == (0, 120, 160)
+
+
+def test_masks_are_made_once_and_travel_by_their_logits() -> None:
+    result = _segmented()
+    assert result.masks is result.masks
+    assert result.area is result.area
+    with pytest.raises(ValueError, match="read-only"):
+        result.masks[0] = True
+    packed = pickle.dumps(result)
+    assert len(packed) < result.masks.nbytes + result.mask_logits.nbytes
+    np.testing.assert_array_equal(pickle.loads(packed).masks, result.masks)
 
 
 def test_supervision_masks_dense_and_compact_agree() -> None:
@@ -150,7 +162,8 @@ def test_yolo_lines_read_back_in_supervision(tmp_path: Path) -> None:
 def test_pandas_keeps_unknown_apart_from_zero() -> None:
     table = _result(time=1.5, tracker_ids=[1, 2, 3]).to_pandas()
     assert table["left"].tolist() == [10, 60.5, 100]
-    assert table["name"].tolist() == ["helmet", "head", "bucket"]
+    assert table["label"].tolist() == ["helmet", "head", "bucket"]
+    assert table["text"].tolist() == ["helmet", "Heads", "bucket"]
     assert table["time"].tolist() == [1.5] * 3
     blank = _result(scores=None).to_pandas()
     assert blank["score"].isna().all()
@@ -199,6 +212,8 @@ def results(draw: st.DrawFn) -> SegmentationResult:
         ),
         raw_text=draw(st.text()),
         rejects=draw(st.lists(st.builds(Reject, st.text(), st.text(), st.just(0), st.just(3)))),
+        presence=draw(st.none() | st.dictionaries(st.text(), _SCORE)),
+        passes=draw(st.none() | st.integers(0, 500)),
         timings={"decode": draw(st.floats(0, 1e3))},
         time=draw(st.none() | st.floats(0, 1e6)),
         source=draw(st.none() | st.text()),
@@ -218,6 +233,12 @@ def test_text_and_detections_come_back_too() -> None:
     text = TextResult(image_hw=(4, 6), text="стоп", score=0.1, alternatives=(("a", None),))
     for result in (text, _result(tracker_ids=[1, 2, 3]), _result(edge_std=[[0.1] * 4] * 3)):
         assert result_from_dict(json.loads(result.to_json())) == result
+
+
+def test_a_file_of_0_1_0_has_the_models_words_as_labels_and_can_still_be_read() -> None:
+    written = _result().to_dict() | {"labels": ["helmet", "Heads", "bucket"]}
+    old = {name: written[name] for name in written if name not in ("texts", "presence", "passes")}
+    assert result_from_dict(old) == _result()
 
 
 def test_reading_back_refuses_what_is_broken() -> None:
