@@ -2,7 +2,7 @@
 
 A model's mask is 64x64 numbers in a box; an object covers its box where they are above 0 after
 Pillow's bilinear resize, as in big_vision's evaluator. Everything here works on the box's crop. A
-full frame appears only in `paste_masks` and `rle_to_mask`, which are asked for it.
+full frame appears only in `paste_masks`, which is asked for it.
 """
 
 import math
@@ -13,11 +13,11 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike
 from PIL import Image
-from pycocotools import mask as coco_mask
 from shapely.geometry import MultiPolygon, Polygon
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.errors import DataError, ShapeError
+from pgvision.errors import ShapeError
+from pgvision.rle import crop_to_rle
 
 SIDE: Final = 64
 Crop = tuple[BoolArray, tuple[int, int]]
@@ -96,51 +96,7 @@ def masks_to_rle(
         [{'size': [3, 4], 'counts': '039'}]
     """
     crops = _crops(mask_logits, xyxy, image_hw)
-    return [_compress(_run_lengths(*crop, image_hw), image_hw) for crop in crops]
-
-
-def mask_to_rle(mask: BoolArray) -> dict[str, Any]:
-    """Return the COCO run lengths of a full-frame mask ``(h, w)`` bool.
-
-    Raises:
-        ShapeError: If the mask is not ``(h, w)`` bool.
-
-    Example:
-        >>> mask_to_rle(np.ones((2, 2), np.bool_))
-        {'size': [2, 2], 'counts': '04'}
-    """
-    if mask.ndim != 2 or mask.dtype != np.bool_:
-        raise ShapeError(f"mask: expected (h, w) bool, got {mask.shape} {mask.dtype}")
-    image_hw = (mask.shape[0], mask.shape[1])
-    return _compress(_run_lengths(mask, (0, 0), image_hw), image_hw)
-
-
-def rle_to_mask(rle: dict[str, Any]) -> BoolArray:
-    """Read COCO run lengths, compressed (text or bytes) or plain (a list), as ``(h, w)`` bool.
-
-    Raises:
-        DataError: If the size is missing or the runs do not fill it exactly (pycocotools returns
-            uninitialised memory there).
-
-    Example:
-        >>> rle_to_mask({"size": [2, 2], "counts": [1, 2, 1]}).astype(int).tolist()
-        [[0, 1], [1, 0]]
-    """
-    height, width = _rle_size(rle)
-    counts = rle.get("counts")
-    if isinstance(counts, str | bytes):
-        runs = _decompress(counts)
-    elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        runs = np.array(counts, np.int64)
-    else:
-        raise DataError(f"rle: counts must be text or a list of ints, got {type(counts).__name__}")
-    if (runs < 0).any() or int(runs.sum()) != height * width:
-        raise DataError(
-            f"rle: runs cover {int(runs.sum())} pixels, expected {height} x {width} = "
-            f"{height * width}; the size belongs to another mask, or the text is cut"
-        )
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
+    return [crop_to_rle(*crop, image_hw) for crop in crops]
 
 
 def masks_to_polygons(
@@ -274,67 +230,6 @@ def _runs(crop: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
     lines, starts = np.nonzero(steps == 1)
     ends = np.nonzero(steps == -1)[1]
     return lines, starts, ends
-
-
-def _run_lengths(crop: BoolArray, corner: tuple[int, int], image_hw: tuple[int, int]) -> IntArray:
-    height, width = image_hw
-    left, top = corner
-    rows = crop.shape[0] + 1
-    # Columns one after the other with a gap behind each; every change starts or ends a run.
-    lines = np.zeros((crop.shape[1], rows), np.bool_)
-    lines[:, :-1] = crop.T
-    flat = lines.ravel()
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    if flat.size and flat[0]:
-        changes = np.concatenate([[0], changes])
-    offset = (changes // rows + left) * height + top + changes % rows
-    begin, stop = offset[0::2], offset[1::2]
-    # A run that ends at the bottom of the frame goes on at the top of the next column.
-    apart = begin[1:] != stop[:-1]
-    begin = begin[np.concatenate([[True], apart])] if len(begin) else begin
-    stop = stop[np.concatenate([apart, [True]])] if len(stop) else stop
-    borders = np.concatenate([[0], np.stack([begin, stop], 1).ravel(), [height * width]])
-    counts: IntArray = np.diff(borders)
-    return counts[:-1] if counts[-1] == 0 and len(counts) > 1 else counts
-
-
-def _compress(counts: IntArray, image_hw: tuple[int, int]) -> dict[str, Any]:
-    plain = {"size": list(image_hw), "counts": counts.tolist()}
-    packed = coco_mask.frPyObjects(plain, *image_hw)
-    return {"size": list(image_hw), "counts": packed["counts"].decode("ascii")}
-
-
-def _rle_size(rle: dict[str, Any]) -> tuple[int, int]:
-    size = rle.get("size") if isinstance(rle, dict) else None
-    if isinstance(size, list | tuple) and len(size) == 2:
-        height, width = size
-        if type(height) is int and type(width) is int and min(size) >= 1:
-            return height, width
-    raise DataError(f"rle: size must be [height, width] in whole pixels, got {size!r}")
-
-
-def _decompress(text: str | bytes) -> IntArray:
-    """Read COCO's text: 5 bits a character, low ones first, differences from the third run on."""
-    data = text.encode("latin-1", "replace") if isinstance(text, str) else text
-    runs: list[int] = []
-    value = shift = 0
-    for byte in data:
-        bits = byte - 48
-        if not 0 <= bits < 64:
-            raise DataError(f"rle: character {chr(byte)!r} is not of COCO's run-length text")
-        if shift > 50:
-            raise DataError("rle: a run in the text is longer than any picture")
-        value |= (bits & 0x1F) << shift
-        shift += 5
-        if bits & 0x20:
-            continue
-        if bits & 0x10:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise DataError("rle: the text ends inside a number; it was cut off")
-    return np.array(runs, np.int64)
 
 
 def _outline(

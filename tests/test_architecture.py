@@ -19,6 +19,7 @@ TORCH_FREE = (
     "pgvision.errors",
     "pgvision.arrays",
     "pgvision.files",
+    "pgvision.rle",
     "pgvision.boxes",
     "pgvision.masks",
     "pgvision.images",

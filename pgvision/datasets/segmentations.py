@@ -2,12 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pgvision.arrays import BoolArray
 from pgvision.datasets.records import Polygons, Rle, Segmentation
-from pgvision.errors import DataError, PgvisionError
-from pgvision.masks import rle_to_mask
+from pgvision.errors import DataError
+from pgvision.rle import mask_to_rle, polygons_to_rle, rle_to_mask
 
 
 def segmentation_to_mask(segmentation: Segmentation, image_hw: tuple[int, int]) -> BoolArray:
@@ -31,39 +30,14 @@ def segmentation_to_mask(segmentation: Segmentation, image_hw: tuple[int, int]) 
         >>> segmentation_to_mask(((1, 0, 3, 0, 3, 2, 1, 2),), (2, 4)).astype(int).tolist()
         [[0, 1, 1, 0], [0, 1, 1, 0]]
     """
-    if not isinstance(segmentation, Rle):
-        rings = [list(ring) for ring in segmentation if len(ring) >= 6]
-        if not rings:
-            return np.zeros(image_hw, dtype=bool)
-        runs = coco_mask.merge(coco_mask.frPyObjects(rings, *image_hw))
-        return _decode(runs["counts"].decode("ascii"), image_hw)
-    if segmentation.size != image_hw:
-        raise DataError(
-            f"run lengths of size {list(segmentation.size)} on an image of {list(image_hw)} "
-            "(height, width)"
-        )
-    if isinstance(segmentation.counts, str):
-        return _decode(segmentation.counts, image_hw)
-    return _fill_runs(segmentation.counts, image_hw)
-
-
-def _decode(counts: str, image_hw: tuple[int, int]) -> BoolArray:
-    try:
-        mask: BoolArray = rle_to_mask({"size": list(image_hw), "counts": counts})
-    except PgvisionError as error:
-        raise DataError(str(error)) from error
-    return mask
-
-
-def _fill_runs(counts: tuple[int, ...], image_hw: tuple[int, int]) -> BoolArray:
-    height, width = image_hw
-    if min(counts, default=0) < 0 or sum(counts) != height * width:
-        raise DataError(
-            f"run lengths sum to {sum(counts)}, expected {height} x {width} = {height * width}"
-        )
-    values = np.arange(len(counts)) % 2 == 1
-    # COCO's runs go down the columns.
-    return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
+    if isinstance(segmentation, Rle):
+        if segmentation.size != image_hw:
+            raise DataError(
+                f"run lengths of size {list(segmentation.size)} on an image of {list(image_hw)} "
+                "(height, width)"
+            )
+        return rle_to_mask(segmentation._asdict())
+    return rle_to_mask(polygons_to_rle(segmentation, image_hw))
 
 
 def trace_mask(mask: BoolArray) -> Polygons:
@@ -183,8 +157,8 @@ def mask_to_runs(mask: BoolArray) -> Rle:
         >>> segmentation_to_mask(runs, (2, 2)).tolist()
         [[True, False], [True, False]]
     """
-    runs = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return Rle((mask.shape[0], mask.shape[1]), runs["counts"].decode("ascii"))
+    runs = mask_to_rle(mask)
+    return Rle((mask.shape[0], mask.shape[1]), runs["counts"])
 
 
 def mask_xywh(mask: BoolArray) -> tuple[float, float, float, float]:

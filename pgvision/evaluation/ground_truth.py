@@ -14,17 +14,19 @@ from pgvision.evaluation.columns import (
     box_column,
     id_column,
     number_column,
+    number_fault,
     read_json,
     require_records,
 )
 from pgvision.evaluation.problems import Problems
-from pgvision.evaluation.rle import (
+from pgvision.rle import (
     Rle,
-    packed,
-    polygon_fault,
+    pack_rle,
+    pixels_fault,
+    polygons_to_rle,
+    rle_area,
     rle_fault,
     run_totals,
-    segmentation_to_rle,
 )
 
 FIX = "mend the annotation file; `pgvision convert --check` lists everything that is wrong with it"
@@ -67,7 +69,7 @@ class GroundTruth:
         """Each annotation's mask as a compressed RLE; only when masks are scored."""
         segmentations = self.segmentation or []
         return [
-            segmentation_to_rle(segmentation, self.image_hw[int(image)] or (0, 0))
+            _as_rle(segmentation, self.image_hw[int(image)] or (0, 0))
             for segmentation, image in zip(segmentations, self.image, strict=True)
         ]
 
@@ -234,12 +236,31 @@ def _segmentations(
         if fault:
             problems.add(f"annotations[{index}].segmentation", fault)
         elif isinstance(segmentation, Mapping):
-            segmentation = packed(segmentation)
+            segmentation = pack_rle(segmentation)
             packs.append(segmentation)
             places.append(index)
         segmentations.append(segmentation)
     check_totals(packs, places, "annotations", problems)
     return segmentations
+
+
+def polygon_fault(polygons: object) -> str | None:
+    """What is wrong with a list of polygons ``[x1, y1, x2, y2, x3, y3, ...]``, or None."""
+    if not isinstance(polygons, list | tuple) or not polygons:
+        return f"is {polygons!r:.40}, expected polygons or an RLE"
+    for polygon in polygons:
+        if not isinstance(polygon, list | tuple) or len(polygon) < 6 or len(polygon) % 2:
+            return f"holds {polygon!r:.40}, expected at least 3 points x, y"
+        for number in polygon:
+            if fault := number_fault(number):
+                return f"holds a coordinate that {fault}"
+    return None
+
+
+def _as_rle(segmentation: Any, image_hw: tuple[int, int]) -> Rle:
+    if isinstance(segmentation, Mapping):
+        return pack_rle(segmentation)
+    return polygons_to_rle(segmentation, image_hw)
 
 
 def check_totals(
@@ -248,10 +269,8 @@ def check_totals(
     """Note every RLE whose runs do not fill its image exactly."""
     totals = run_totals([pack["counts"] for pack in packs])
     for pack, index, total in zip(packs, places, totals.tolist(), strict=True):
-        expected = pack["size"][0] * pack["size"][1]
-        if total != expected:
-            got = "broken runs" if total < 0 else f"runs over {total} pixels"
-            problems.add(f"{where}[{index}].segmentation", f"has {got}, expected {expected} pixels")
+        if fault := pixels_fault(total, (pack["size"][0], pack["size"][1])):
+            problems.add(f"{where}[{index}].segmentation", fault)
 
 
 def _areas(
@@ -270,10 +289,8 @@ def _areas(
     known = [index for index, row in enumerate(rows) if row.get("area") is not None]
     areas[known] = number_column([rows[index] for index in known], "area", "annotations", problems)
     if segmentation is not None:
-        from pycocotools import mask as coco_mask
-
         for index in missing:
             hw = image_hw[int(image[index])] or (0, 0)
-            areas[index] = float(coco_mask.area(segmentation_to_rle(segmentation[index], hw)))
+            areas[index] = rle_area(_as_rle(segmentation[index], hw))
     origin = "box" if segmentation is None else "mask"
     return areas, (f"{len(missing)} annotations have no area: taken from their {origin}",)

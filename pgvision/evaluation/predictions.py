@@ -21,7 +21,7 @@ from pgvision.evaluation.columns import (
 )
 from pgvision.evaluation.ground_truth import GroundTruth, check_totals
 from pgvision.evaluation.problems import Problems
-from pgvision.evaluation.rle import Rle, packed, rle_fault
+from pgvision.rle import Rle, pack_rle, rle_fault
 
 FIX = (
     "results are records {image_id, category_id, bbox [left, top, width, height] or "
@@ -131,7 +131,7 @@ def _rles(
         if fault := rle_fault(record.get("segmentation"), size):
             problems.add(f"{where}[{index}].segmentation", fault)
             continue
-        rles.append(packed(record["segmentation"]))
+        rles.append(pack_rle(record["segmentation"]))
         places.append(index)
     check_totals(rles, places, where, problems)
     return rles

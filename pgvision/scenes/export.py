@@ -12,7 +12,8 @@ import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.errors import OptionError
-from pgvision.masks import crop_mask, mask_to_rle
+from pgvision.masks import crop_mask
+from pgvision.rle import mask_to_rle
 from pgvision.scenes.dice import Dice
 from pgvision.scenes.render import render_scene, require_image_hw, require_seed
 from pgvision.scenes.scene import Scene, SceneObject

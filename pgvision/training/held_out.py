@@ -18,8 +18,9 @@ import torch
 from pgvision.evaluation import evaluate_detections
 from pgvision.files import write_text
 from pgvision.images import Frame
-from pgvision.masks import crop_mask, mask_to_rle, masks_to_rle, rle_to_mask
+from pgvision.masks import crop_mask, masks_to_rle
 from pgvision.results import DetectionResult
+from pgvision.rle import mask_to_rle, rle_to_mask
 from pgvision.runtime import Generation, Request, load
 from pgvision.scenes import CLASSES, Scene, caption_counts, render_scene
 from pgvision.tasks.adapter import Ask

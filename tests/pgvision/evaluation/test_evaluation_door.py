@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pgvision.errors import EvaluationError, OptionError
 from pgvision.evaluation import evaluate_detections
-from pgvision.evaluation.rle import run_totals
+from pgvision.rle import run_totals
 
 NAN = float("nan")
 
@@ -132,7 +132,10 @@ def test_files_that_are_cut_missing_or_no_json(small_set, tmp_path):
 @pytest.mark.parametrize(
     ("segmentation", "place"),
     [
-        ({"size": [160, 120], "counts": "0"}, r"RLE size is \[160, 120\], expected \[120, 160\]"),
+        (
+            {"size": [160, 120], "counts": "0"},
+            r"RLE size is \[160, 120\], but the image is \[120, 160\]",
+        ),
         ({"size": [120, 160], "counts": "04"}, "runs over 4 pixels, expected 19200"),
         ({"size": [120, 160], "counts": "~~"}, "broken runs"),
         ({"size": [120, 160], "counts": "é"}, "characters"),

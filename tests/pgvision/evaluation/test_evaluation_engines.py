@@ -13,7 +13,7 @@ from pgvision.evaluation import evaluate_detections
 from pgvision.evaluation.ground_truth import load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import load_predictions
-from pgvision.masks import mask_to_rle
+from pgvision.rle import mask_to_rle
 
 
 def pycocotools_run(truth, results, iou_type):
