@@ -37,6 +37,7 @@ def check_checkpoint(
     yield check_tokens(engine)
     yield check_end(engine)
     yield guarded("attention mask", lambda: check_mask(engine))
+    yield guarded("language model", lambda: check_passes(engine))
     yield guarded("mask codec", lambda: check_codec(engine))
 
 
@@ -104,6 +105,21 @@ def check_mask(engine: "Engine") -> Check:
     if report.ok:
         return Check("attention mask", "ok", found)
     return Check("attention mask", "fail", found, "pip install 'transformers>=5.23,<5.24'")
+
+
+def check_passes(engine: "Engine") -> Check:
+    """Compare our passes over the language model with transformers' own.
+
+    Returns:
+        A failure if they differ by more than rounding.
+    """
+    from pgvision.runtime import check_language
+
+    report = check_language(engine.model)
+    found = f"differs from transformers by {report.difference:.1e} (allowed: {report.allowed:.0e})"
+    if report.ok:
+        return Check("language model", "ok", found)
+    return Check("language model", "fail", found, "pip install 'transformers>=5.23,<5.24'")
 
 
 def check_codec(engine: "Engine") -> Check:

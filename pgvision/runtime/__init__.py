@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
     from pgvision.runtime.engine import Engine
-    from pgvision.runtime.leaks import LeakReport, check_leaks
+    from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load
     from pgvision.runtime.protocol import GenerateOptions, Generation, Generator, Request
 
@@ -19,8 +19,10 @@ _HOMES = {
     "GenerateOptions": "protocol",
     "Generation": "protocol",
     "Generator": "protocol",
+    "LanguageReport": "leaks",
     "LeakReport": "leaks",
     "Request": "protocol",
+    "check_language": "leaks",
     "check_leaks": "leaks",
     "find_checkpoint": "checkpoints",
     "load": "loading",
@@ -31,8 +33,10 @@ __all__ = [
     "GenerateOptions",
     "Generation",
     "Generator",
+    "LanguageReport",
     "LeakReport",
     "Request",
+    "check_language",
     "check_leaks",
     "find_checkpoint",
     "load",

@@ -1,13 +1,20 @@
-"""The leak test: does a suffix token see what follows it, does the prefix see all of itself?
+"""What we measure of a loaded model instead of trusting: its mask, and our passes against its own.
 
 Leaving out ``token_type_ids`` raises nothing in transformers and gives a wrong mask, a different
-one for each family and attention kernel; so we measure instead of trusting.
+one for each family and attention kernel. And our `LanguageModel` writes out what transformers
+computes between its modules; a release that computes it otherwise must be noticed.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from pgvision.runtime.language import LanguageModel
+
+_WORDS = (4, 6)  # of prefix and suffix in the check of the language model
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,90 @@ def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:
     leak = (logits(last) - before)[count + 4 : last].abs().max()
     sight = (logits(prefix_end) - before)[:prefix_end].abs().max()
     return LeakReport(float(leak), float(sight))
+
+
+@dataclass(frozen=True)
+class LanguageReport:
+    """How far our passes are from transformers' own.
+
+    Attributes:
+        difference: Norm of the difference of hidden states over the norm of transformers'.
+        allowed: What rounding explains: 1e-4 in float32, 0.05 in half precision.
+    """
+
+    difference: float
+    allowed: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether both compute the same."""
+        return self.difference <= self.allowed
+
+
+@torch.inference_mode()
+def check_language(model: Any) -> LanguageReport:
+    """Read two short prompts and answers as pgvision does and as transformers does.
+
+    Args:
+        model: A `PaliGemmaForConditionalGeneration`.
+
+    Returns:
+        The report. A few tokens stand for the picture, so that it takes a second at any size.
+    """
+    prefix, suffix = _WORDS
+    lengths = (8 + prefix, 8 + prefix - 2)
+    rows = [_check_ids(model, length, suffix) for length in lengths]
+    generator = torch.Generator().manual_seed(0)
+    width = model.config.text_config.hidden_size
+    features = torch.randn(2, 8, width, generator=generator).to(model.device, model.dtype)
+    expected = [
+        _whole_pass(model, row, length, one[None])
+        for row, length, one in zip(rows, lengths, features, strict=True)
+    ]
+    found = _our_passes(LanguageModel(model), rows, lengths, features)
+    gap = sum(float((a - b).norm()) for a, b in zip(found, expected, strict=True))
+    size = sum(float(each.norm()) for each in expected)
+    return LanguageReport(gap / size, 1e-4 if model.dtype == torch.float32 else 0.05)
+
+
+def _check_ids(model: Any, length: int, suffix: int) -> Tensor:
+    words = torch.arange(length - 8 + suffix) * 3 + 15
+    return torch.cat([torch.full((8,), model.config.image_token_id), words]).to(model.device)
+
+
+def _whole_pass(model: Any, ids: Tensor, length: int, features: Tensor) -> Tensor:
+    types = torch.zeros_like(ids)
+    types[length:] = 1
+    hidden: Tensor = model.model(
+        input_ids=ids[None],
+        attention_mask=torch.ones_like(ids)[None],
+        token_type_ids=types[None],
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0, length - 1 :].float()
+
+
+def _our_passes(
+    language: LanguageModel, rows: list[Tensor], lengths: tuple[int, ...], features: Tensor
+) -> list[Tensor]:
+    """Prompts with a first token of the answer, then one token, then the rest at once."""
+    cache = language.allocate(len(rows), max(map(len, rows)) + 2)
+    prompts = torch.nn.utils.rnn.pad_sequence(
+        [row[: length + 1] for row, length in zip(rows, lengths, strict=True)], batch_first=True
+    )
+    read = language.run(
+        language.embed_prompt(prompts, features), cache, starts=[0, 0], prefix=lengths
+    )
+    found = [[one[length - 1 : length + 1]] for one, length in zip(read, lengths, strict=True)]
+    done = 1
+    for count in (1, _WORDS[1] - 2):
+        starts = [length + done for length in lengths]
+        ids = torch.stack(
+            [row[start : start + count] for row, start in zip(rows, starts, strict=True)]
+        )
+        step = language.run(language.embed(ids), cache, starts=starts)
+        for kept, one in zip(found, step, strict=True):
+            kept.append(one)
+        done += count
+    return [torch.cat(parts).float() for parts in found]
