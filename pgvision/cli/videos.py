@@ -1,4 +1,4 @@
-"""Annotated videos: at the source's pace, with its sound."""
+"""Annotated videos: each frame at its own time, with the source's sound."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,8 +20,8 @@ _LIVE_FPS = 25.0
 class Videos:
     """An annotated copy of each video: ``<name>.overlay.mp4``.
 
-    Frames keep their time: with a stride of n the copy has an n-th of the frames and of the rate,
-    so that it lasts as long as the source, and its sound fits.
+    Frames keep their times, so that the copy lasts as long as the source and its sound fits,
+    whatever the stride and however the source's rate varies.
 
     Args:
         folder: Where they go.
@@ -60,7 +60,7 @@ class Videos:
         if outcome.source != self._source or outcome.frame_index == 0 or self._writer is None:
             self._end()
             self._writer = self._begin(outcome.source or "video", frame.shape[:2])
-        self._writer.write(_fitted(frame, self._writer.image_hw))
+        self._writer.write(_fitted(frame, self._writer.image_hw), outcome.time)
 
     def _begin(self, source: str, image_hw: tuple[int, int]) -> VideoWriter:
         fps = video_info(source).fps if Path(source).is_file() else _LIVE_FPS
@@ -83,7 +83,7 @@ class Videos:
                 sound = copy_audio(source, writer.path)
             except PgvisionError as error:
                 sound = f"not copied: {error}"
-        say(f"wrote {writer.path} ({writer.num_frames} frames, {writer.fps:g} fps, sound: {sound})")
+        say(f"wrote {writer.path} ({writer.num_frames} frames, sound: {sound})")
 
 
 def _fitted(frame: ByteArray, image_hw: tuple[int, int]) -> ByteArray:

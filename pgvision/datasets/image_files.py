@@ -4,12 +4,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from PIL import Image, UnidentifiedImageError
-
-from pgvision.errors import DataError, ImageError
+from pgvision.errors import DataError
+from pgvision.images import image_hw_of as image_hw_of
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_ORIENTATION_TAG = 0x0112
 _MOST_PIXELS = 1 << 30
 
 
@@ -117,21 +115,6 @@ def stated_hw(height: int, width: int, *, where: str) -> tuple[int, int]:
             f"{_MOST_PIXELS} pixels"
         )
     return (height, width)
-
-
-def image_hw_of(path: Path) -> tuple[int, int]:
-    """Read height and width from an image's header, turned as its EXIF orientation says.
-
-    Raises:
-        ImageError: If the file is missing or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read as an image: {error}") from error
-    return (width, height) if turned else (height, width)
 
 
 def file_digest(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.images.frames import Color, Frame, FrameFailure, OnError
     from pgvision.images.pixels import to_bgr
-    from pgvision.images.reading import read_image
+    from pgvision.images.reading import image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
 
@@ -21,6 +21,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "copy_audio",
+    "image_hw_of",
     "is_live",
     "iter_frames",
     "read_image",
@@ -33,6 +34,7 @@ _HOMES = {
     "FrameFailure": "frames",
     "Color": "frames",
     "to_bgr": "pixels",
+    "image_hw_of": "reading",
     "read_image": "reading",
     "OnError": "frames",
     "is_live": "sources",

@@ -1,5 +1,6 @@
 """OpenCV, or one command that mends its absence."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,24 +17,36 @@ except ImportError as error:
 
 __all__ = ["cv2", "quiet"]
 
+_lock = threading.Lock()
+_silent = 0  # how many blocks of `quiet` are open, in all threads
+_level = 0  # what the level was before the first of them
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep OpenCV's own log off stderr while something that may fail is opened.
 
     Our error says what went wrong; OpenCV's lines beside it name its C++ files. The level is a
-    setting of the whole process, so it is held for as short as possible. Lines that FFmpeg
-    writes itself (``moov atom not found``) are not under this level.
+    setting of the whole process, so it is held for as short as possible; blocks may overlap, in
+    several threads too, and the last one to end gives the level back. Lines that FFmpeg writes
+    itself (``moov atom not found``) are not under this level.
 
     Example:
         >>> with quiet():
         ...     cv2.VideoCapture("missing.mp4").isOpened()
         False
     """
+    global _silent, _level
     log = cv2.utils.logging
-    level = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    with _lock:
+        if _silent == 0:
+            _level = log.getLogLevel()
+            log.setLogLevel(log.LOG_LEVEL_SILENT)
+        _silent += 1
     try:
         yield
     finally:
-        log.setLogLevel(level)
+        with _lock:
+            _silent -= 1
+            if _silent == 0:
+                log.setLogLevel(_level)

@@ -193,12 +193,22 @@ def upright(image: Image.Image) -> Image.Image:
         >>> upright(image).size
         (2, 4)
     """
+    return image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Read the EXIF orientation, 1 to 8; 1 (nothing to turn) if there is none that can be read.
+
+    Example:
+        >>> orientation_of(Image.new("RGB", (4, 2)))
+        1
+    """
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except PIL_ERRORS as error:
         _log.warning("EXIF of %s cannot be read (%s): not turned", _origin(image), error)
-        return image
-    return image if orientation == 1 else ImageOps.exif_transpose(image)
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _origin(image: Image.Image) -> str:

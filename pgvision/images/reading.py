@@ -1,21 +1,30 @@
-"""One picture file -> BGR."""
+"""One picture, from a file or an address -> BGR; and its size, from the header alone."""
 
+import base64
 import io
 import os
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
+from pgvision.images.containers import sniff
 from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import PIL_ERRORS, to_bgr
+from pgvision.images.pixels import PIL_ERRORS, orientation_of, to_bgr
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
+_TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
+_TIMEOUT = 15.0
+_MOST_BYTES = 1 << 28
 
 
 class NotAnImageError(ImageError):
@@ -54,11 +63,77 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
     data = _read_bytes(file)
     if not data:
         raise ImageError(f"{file}: expected a picture, got an empty file (0 bytes)")
+    return _decoded(data, str(file))
+
+
+def image_hw_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Read height and width from a picture's header: those that `read_image` would give.
+
+    Args:
+        path: The file; ``~`` is the home folder.
+
+    Raises:
+        ImageError: If there is no such file, or it is no picture.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "red.png"
+        >>> Image.new("RGB", (2, 1), "red").save(path)
+        >>> image_hw_of(path)
+        (1, 2)
+    """
+    file = Path(path).expanduser()
+    try:
+        with Image.open(file) as image:
+            turned = orientation_of(image) in _TURNED
+            # Of TIFF Pillow gives the turned size at once, and turns the pixels by itself.
+            width, height = image.size
+            return (width, height) if turned and image.format != "TIFF" else (height, width)
+    except PIL_ERRORS as error:
+        raise ImageError(f"{file}: cannot be read as an image: {error}") from error
+
+
+def picture_at(address: str, name: str) -> ByteArray | None:
+    """Fetch a picture by http, to be decoded as a file is; None if no picture is sent there.
+
+    Args:
+        address: ``http://`` or ``https://``, with or without user and password.
+        name: What errors call it.
+
+    Raises:
+        SourceError: If the server refuses, or does not answer.
+        ImageError: If what it sends as a picture is none.
+    """
+    parts = urlsplit(address)
+    request = Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    request.add_header("User-Agent", "pgvision")
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    try:
+        with urlopen(request, timeout=_TIMEOUT) as answer:
+            kind = answer.headers.get_content_type()
+            # A stream of pictures says "multipart", and a file of unknown kind "octet-stream".
+            if not kind.startswith("image/") and kind != "application/octet-stream":
+                return None
+            start = answer.read(16)
+            if kind == "application/octet-stream" and sniff(start) != "image":
+                return None
+            data = start + answer.read(_MOST_BYTES)
+    except HTTPError as error:
+        error.close()  # it is the answer as well, with a socket of its own
+        raise SourceError(f"{name}: the server answers {error.code} {error.reason}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise SourceError(f"{name}: cannot be reached: {error}") from error
+    return _decoded(data, name)
+
+
+def _decoded(data: bytes, name: str) -> ByteArray:
     try:
         return _decode_jpeg(data) if data[:3] == b"\xff\xd8\xff" else _decode_with_pillow(data)
     except PgvisionError as error:
         kind = NotAnImageError if isinstance(error, NotAnImageError) else ImageError
-        raise kind(f"{file}: {error}") from error
+        raise kind(f"{name}: {error}") from error
 
 
 def _read_bytes(file: Path) -> bytes:
@@ -84,12 +159,32 @@ def _decode_jpeg(data: bytes) -> ByteArray:
     if components in (1, 3):
         try:
             with quiet():
-                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+                # OpenCV's own reading of EXIF differs from Pillow's where the block is odd.
+                flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
             picture = None
         if picture is not None:
-            return np.asarray(picture, dtype=np.uint8)
+            return _turned(np.asarray(picture, dtype=np.uint8), _jpeg_orientation(data))
     return _decode_with_pillow(data)
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return orientation_of(image)
+    except PIL_ERRORS:  # a header that OpenCV reads and Pillow does not
+        return 1
+
+
+def _turned(picture: ByteArray, orientation: int) -> ByteArray:
+    if orientation in _TURNED:
+        picture = picture.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)
 
 
 def _jpeg_layout(data: bytes) -> tuple[int, int]:

@@ -30,7 +30,7 @@ from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
 from pgvision.images.opencv import cv2
 from pgvision.images.pixels import to_bgr
 from pgvision.images.prefetch import read_ahead
-from pgvision.images.reading import NotAnImageError, read_image
+from pgvision.images.reading import NotAnImageError, picture_at, read_image
 
 Source: TypeAlias = (
     NDArray[Any] | Image.Image | str | os.PathLike[str] | int | cv2.VideoCapture | Frame
@@ -74,7 +74,8 @@ def iter_frames(
               its first bytes say; failing that, its ending; failing that, a try.
             - A glob: ``"site/**/*.jpg"``.
             - A camera: its number, ``0`` or ``"0"`` (a file of that name is ``"./0"``) or path.
-            - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on, opened as a video.
+            - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on: a video, or by http a
+              picture.
             - An open ``cv2.VideoCapture``: what is left in it. It stays open; up to ``prefetch``
               frames more than you took have been read from it.
             - A `Frame` or `FrameFailure`: passed on.
@@ -118,7 +119,7 @@ def iter_frames(
 def is_live(source: object) -> bool:
     """Whether a source gives pictures at its own pace, so that waiting for more means falling back.
 
-    A camera, an address unless its name ends like a video file, or a capture without a declared
+    A camera, an address unless its name ends like a file's, or a capture without a declared
     end; an iterable is not looked into.
 
     Args:
@@ -137,8 +138,12 @@ def is_live(source: object) -> bool:
         return source.isascii() and source.isdecimal()
     if scheme[1].lower() not in ("http", "https"):
         return scheme[1].lower() in _VIDEO_SCHEMES
-    path = re.split(r"[?#]", source[scheme.end() :])[0].partition("/")[2]
-    return Path(path).suffix.lower() not in VIDEO_ENDINGS
+    return _ending_at(source) not in VIDEO_ENDINGS | IMAGE_ENDINGS
+
+
+def _ending_at(address: str) -> str:
+    path = re.split(r"[?#]", address.partition("://")[2])[0].partition("/")[2]
+    return Path(path).suffix.lower()
 
 
 def _settle(outcomes: Iterator[Outcome], on_error: OnError) -> Iterator[Outcome]:
@@ -218,12 +223,23 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
     elif scheme[1].lower() == "file":
         yield from _from_path(url2pathname(urlsplit(text).path), options)
     elif scheme[1].lower() in _VIDEO_SCHEMES:
-        yield from address_frames(text, stride=options.stride)
+        yield from _from_address(text, options)
     else:
         raise SourceError(
             f"{without_password(text)}: {scheme[1]}:// is not read here; "
             "download it and pass the path"
         )
+
+
+def _from_address(text: str, options: _Options) -> Iterator[Outcome]:
+    name = without_password(text)
+    if text.lower().startswith("http") and _ending_at(text) not in VIDEO_ENDINGS:
+        # FFmpeg would decode a picture too, and neither turn it nor know transparency.
+        picture = picture_at(text, name)
+        if picture is not None:
+            yield Frame(picture, name)
+            return
+    yield from address_frames(text, stride=options.stride)
 
 
 def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[Outcome]:

@@ -4,7 +4,7 @@ import heapq
 import logging
 import math
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import itemgetter
@@ -12,13 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import OptionError, ShapeError, SourceError
 from pgvision.files import replaced_path
 from pgvision.images.capture import Clip, open_file
-from pgvision.images.opencv import cv2, quiet
+from pgvision.images.opencv import cv2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,12 +28,14 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
     from av.stream import Stream
+    from av.video.stream import VideoStream
 
-# The codecs that the wheels of OpenCV can write everywhere; H.264 needs an encoder of the system.
-_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-_MAX_SIDE = 8191  # MPEG-4 part 2
+_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
+_MAX_SIDE = 16384  # libx264
+# No B frames: with them a file's end is reckoned too early where times are uneven.
+_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
 
-AudioOutcome: TypeAlias = Literal["copied", "absent in source", "not copied: PyAV is not installed"]
+AudioOutcome: TypeAlias = Literal["copied", "absent in source"]
 
 _log = logging.getLogger("pgvision.images")
 
@@ -83,14 +87,14 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
 class VideoWriter:
     """Write BGR frames to a video file: aside first, and in its place when all is well.
 
-    ``.mp4``, ``.mov`` and ``.mkv`` get MPEG-4 part 2 (``mp4v``), ``.avi`` Motion JPEG. OpenCV
-    writes no sound: see `copy_audio`. Leaving the ``with`` block by an exception leaves no file
-    behind, and an older file of that name as it was. An MPEG-4 frame has even sides: of an odd
+    ``.mp4``, ``.mov`` and ``.mkv`` get H.264, which browsers play, ``.avi`` Motion JPEG. Sound is
+    another step: see `copy_audio`. Leaving the ``with`` block by an exception leaves no file
+    behind, and an older file of that name as it was. An H.264 frame has even sides: of an odd
     side the last row or column is not written, which is logged once.
 
     Args:
         path: The file; its folder is made.
-        fps: Frames per second.
+        fps: Frames per second, of frames that come without a time of their own.
         image_hw: Height and width that every frame must have.
 
     Raises:
@@ -111,9 +115,11 @@ class VideoWriter:
         self.fps = _require_fps(fps)
         self.image_hw = _require_size(image_hw, self.path)
         self.num_frames = 0
+        self._tick = _tick(self.fps, fine=self.path.suffix.lower() != ".avi")
+        self._next = 0  # the first free place in time, in ticks
         self._stack = ExitStack()
-        self._aside: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
 
     def __enter__(self) -> "VideoWriter":
         """Open the file aside."""
@@ -125,31 +131,30 @@ class VideoWriter:
                 height,
                 width,
             )
-        code = cv2.VideoWriter.fourcc(*_CODECS[self.path.suffix.lower()])
         with ExitStack() as stack:
             aside = stack.enter_context(replaced_path(self.path))
-            with quiet():
-                writer = cv2.VideoWriter(
-                    str(aside.absolute()), cv2.CAP_FFMPEG, code, self.fps, (width, height)
-                )
-            if not writer.isOpened():
-                raise OptionError(f"{self.path}: OpenCV cannot write this video ({width}x{height})")
-            stack.callback(writer.release)
+            container = _new_container(aside)
+            stack.callback(_give_up, container)
+            self._stream = self._add_stream(container)
             self._stack = stack.pop_all()
-        self._writer, self._aside, self.num_frames = writer, aside, 0
+        self._container, self.num_frames, self._next = container, 0, 0
         return self
 
-    def write(self, bgr: ByteArray) -> None:
+    def write(self, bgr: ByteArray, time: float | None = None) -> None:
         """Append one frame.
 
         Args:
             bgr: ``(h, w, 3)`` uint8, blue, green, red, of the size given at the start.
+            time: Seconds from the start of the video at which it is shown; None: one frame of
+                ``fps`` after the one before. A time that does not come after the one before is
+                moved behind it.
 
         Raises:
-            ShapeError: If it has another shape or dtype. (OpenCV would drop it and say nothing.)
+            ShapeError: If it has another shape or dtype.
             OptionError: If the writer is not open.
+            SourceError: If it cannot be written (a full disk).
         """
-        if self._writer is None:
+        if self._container is None or self._stream is None:
             raise OptionError(f"{self.path}: not open; write inside 'with VideoWriter(...)'")
         if not isinstance(bgr, np.ndarray) or bgr.dtype != np.uint8:
             got = bgr.dtype if isinstance(bgr, np.ndarray) else type(bgr).__name__
@@ -159,7 +164,8 @@ class VideoWriter:
                 f"{self.path}: expected a frame of shape {(*self.image_hw, 3)}, got {bgr.shape}; "
                 "resize it, or open one writer per size"
             )
-        self._writer.write(np.ascontiguousarray(bgr))
+        with self._full_disk_explained():
+            self._container.mux(self._stream.encode(self._frame(bgr, self._stream, time)))
         self.num_frames += 1
 
     def __exit__(
@@ -172,60 +178,78 @@ class VideoWriter:
 
         Raises:
             OptionError: If no frame was written.
-            SourceError: If the file does not hold the frames written (a full disk).
+            SourceError: If the rest cannot be written (a full disk).
         """
-        writer, aside = self._writer, self._aside
-        self._writer = self._aside = None
-        if writer is not None:
-            writer.release()
+        container, stream = self._container, self._stream
+        self._container = self._stream = None
         if error is not None:
             self._stack.__exit__(kind, error, trace)
             return
         with self._stack:  # whose own end renames the file, or removes it if this raises
-            if aside is not None:
-                self._require_written(aside)
+            if container is not None and stream is not None:
+                if self.num_frames == 0:
+                    raise OptionError(f"{self.path}: no frame was written, so there is no video")
+                with self._full_disk_explained():
+                    container.mux(stream.encode(None))
+                    container.close()
 
-    def _require_written(self, aside: Path) -> None:
-        """OpenCV reports no failed write, so look at what arrived."""
-        if self.num_frames == 0:
-            raise OptionError(f"{self.path}: no frame was written, so there is no video")
+    def _add_stream(self, container: "OutputContainer") -> "VideoStream":
+        height, width = self.image_hw
+        if self.path.suffix.lower() == ".avi":
+            stream = container.add_stream("mjpeg", rate=_rate(self.fps), options={"q": "3"})
+            stream.pix_fmt, stream.height, stream.width = "yuvj420p", height, width
+        else:
+            stream = container.add_stream("libx264", rate=_rate(self.fps), options=_H264)
+            stream.pix_fmt = "yuv420p"
+            stream.height, stream.width = height - height % 2, width - width % 2
+            # Said in the file, or players guess the matrix by the size of the picture.
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709
+            context.color_range = ColorRange.MPEG
+        stream.codec_context.time_base = self._tick
+        return stream
+
+    def _frame(self, bgr: ByteArray, stream: "VideoStream", time: float | None) -> av.VideoFrame:
+        cut = np.ascontiguousarray(bgr[: stream.height, : stream.width])
+        full = self.path.suffix.lower() == ".avi"
+        frame = av.VideoFrame.from_ndarray(cut, format="bgr24").reformat(
+            format=stream.pix_fmt,
+            dst_colorspace=Colorspace.ITU601 if full else Colorspace.ITU709,
+            dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        )
+        place = self._next if time is None else round(Fraction(time) / self._tick)
+        frame.pts, frame.time_base = max(place, self._next), self._tick
+        # Matroska counts in milliseconds: two frames closer than that would be one.
+        apart = 1 / _rate(self.fps) if time is None else Fraction(1, 1000)
+        self._next = frame.pts + math.ceil(apart / self._tick)
+        return frame
+
+    @contextmanager
+    def _full_disk_explained(self) -> "Iterator[None]":
         try:
-            found = video_info(aside).num_frames
-        except SourceError as error:
+            yield
+        except (av.FFmpegError, OSError) as error:
             raise SourceError(
-                f"{self.path}: the video could not be written (disk full?)"
+                f"{self.path}: the video could not be written (disk full?): {error}"
             ) from error
-        # Matroska only lets OpenCV estimate.
-        slack = 0 if self.path.suffix.lower() != ".mkv" else 2
-        if found is None or found < self.num_frames - slack:
-            raise SourceError(
-                f"{self.path}: {self.num_frames} frames were written and {found} arrived "
-                "(disk full?)"
-            )
 
 
 def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) -> AudioOutcome:
     """Give ``video`` the sound of ``source``, packet by packet, without coding it anew.
 
-    Needs PyAV (``pip install av``), which `trackers` brings along; without it nothing happens and
-    the answer says so. Of several sound tracks all are copied. Sound that outlasts the pictures is
-    kept.
+    Of several sound tracks all are copied. Sound that outlasts the pictures is kept.
 
     Args:
         source: The video whose sound is wanted.
         video: The file that `VideoWriter` wrote, of the same length in time; it is replaced.
 
     Returns:
-        ``"copied"``, ``"absent in source"``, or ``"not copied: PyAV is not installed"``.
+        ``"copied"`` or ``"absent in source"``.
 
     Raises:
         SourceError: If one of the files cannot be read, or the container of ``video`` cannot hold
             the sound's codec; ``video`` is then left as it was.
     """
-    try:
-        import av  # noqa: PLC0415  (optional)
-    except ImportError:
-        return "not copied: PyAV is not installed"
     sound_file, video_file = Path(source).expanduser(), Path(video).expanduser()
     for file in (sound_file, video_file):
         if not file.is_file():
@@ -234,7 +258,10 @@ def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) ->
         with av.open(str(sound_file)) as sound, av.open(str(video_file)) as pictures:
             if not sound.streams.audio:
                 return "absent in source"
-            with replaced_path(video_file) as aside, av.open(str(aside), "w") as target:
+            with (
+                replaced_path(video_file) as aside,
+                _new_container(aside) as target,
+            ):
                 _remux(pictures, sound, target)
     except (av.FFmpegError, ValueError) as error:
         raise SourceError(
@@ -275,10 +302,35 @@ def _require_fps(fps: float) -> float:
     return rate
 
 
+def _new_container(path: Path) -> "OutputContainer":
+    # The index first, so that a page can play while it loads.
+    index_first = {} if path.suffix.lower() in (".avi", ".mkv") else {"movflags": "+faststart"}
+    return av.open(str(path), "w", options=index_first)
+
+
+def _give_up(container: "OutputContainer") -> None:
+    """Close what may be closed already; a full disk has been reported by then."""
+    with suppress(av.FFmpegError, OSError):
+        container.close()
+
+
+def _rate(fps: float) -> Fraction:
+    return Fraction(fps).limit_denominator(1001)  # 30000/1001 and its kin stay exact
+
+
+def _tick(fps: float, *, fine: bool) -> Fraction:
+    """Choose the unit of time: a frame at ``fps`` is a whole number of it.
+
+    With ``fine`` it is a tenth of a millisecond or less, for frames with times of their own.
+    """
+    step = 1 / _rate(fps)
+    return step / max(1, math.ceil(step * 10_000)) if fine else step
+
+
 def _require_size(image_hw: tuple[int, int], path: Path) -> tuple[int, int]:
     ending = path.suffix.lower()
-    if ending not in _CODECS:
-        raise OptionError(f"{path}: a video must end in {', '.join(_CODECS)}, got {ending!r}")
+    if ending not in _ENDINGS:
+        raise OptionError(f"{path}: a video must end in {', '.join(_ENDINGS)}, got {ending!r}")
     height, width = (int(side) for side in image_hw)
     least, most = (1, 65535) if ending == ".avi" else (2, _MAX_SIDE)
     if min(height, width) < least or max(height, width) > most:

@@ -91,8 +91,11 @@ class Answer:
         """True: this is an answer, not a `Failure`."""
         return True
 
-    def with_image(self: _Result, bgr: ByteArray) -> _Result:
-        """Give a result its picture, so that `plot` and `save` need none.
+    def with_image(self: _Result, bgr: ByteArray | None) -> _Result:
+        """Give a result its picture, so that `plot` and `save` need none; None takes it away.
+
+        A result holds on to its picture: of a video, 2.8 MB for each frame of 720p. Where many
+        results are kept, ``[one.with_image(None) for one in detector.stream("site.mp4")]``.
 
         Args:
             bgr: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``. It is viewed, not copied.

@@ -1,5 +1,7 @@
 """Annotated videos: rate, length, sound, and tracks."""
 
+from fractions import Fraction
+
 import av
 import numpy as np
 import pytest
@@ -65,6 +67,27 @@ def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):
     info = video_info(tmp_path / "site.overlay.mp4")
     assert info.num_frames == 4
     assert info.num_frames / info.fps == pytest.approx(1.0)
+
+
+def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
+    source, times = tmp_path / "phone.mkv", [0.0, 0.033, 0.067, 0.1, 0.5, 0.9, 1.3, 2.9]
+    with av.open(str(source), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=30)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        pictures.codec_context.time_base = Fraction(1, 1000)
+        for shade, time in enumerate(times):
+            array = np.full((48, 64, 3), shade * 20, np.uint8)
+            frame = av.VideoFrame.from_ndarray(array, format="bgr24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode())
+    with Videos(tmp_path, stride=1) as output:
+        for result in results_of(source):
+            output.write(result)
+    with av.open(str(tmp_path / "phone.overlay.mp4")) as copy:
+        assert copy.streams.video[0].codec.name == "h264"
+        shown = [float(frame.pts * frame.time_base) for frame in copy.decode(video=0)]
+    assert shown == pytest.approx(times, abs=2e-3)
 
 
 def test_each_video_has_its_own_copy(tmp_path, capsys):

@@ -1,5 +1,8 @@
 """`to_bgr` against Pillow and plain arithmetic."""
 
+import threading
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, ShapeError
 from pgvision.images import to_bgr
+from pgvision.images.opencv import quiet
 
 PICTURES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7), st.just(3)))
 
@@ -141,3 +145,25 @@ def test_pil_modes_without_a_known_white_are_refused() -> None:
 def test_colour_order_is_checked() -> None:
     with pytest.raises(OptionError, match="'bgr' or 'rgb'"):
         to_bgr(np.zeros((2, 2, 3), np.uint8), color="RGB")  # type: ignore[arg-type]
+
+
+def test_overlapping_silence_gives_the_log_level_back() -> None:
+    log = cv2.utils.logging
+    before = log.getLogLevel()
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with quiet():
+            first_in.set()
+            assert second_in.wait(10)
+        first_out.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert first_in.wait(10)
+    with quiet():
+        second_in.set()
+        assert first_out.wait(10)
+        assert log.getLogLevel() == log.LOG_LEVEL_SILENT
+    thread.join()
+    assert log.getLogLevel() == before != log.LOG_LEVEL_SILENT

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pgvision.errors import ImageError, PgvisionError, SourceError
-from pgvision.images import read_image
+from pgvision.images import image_hw_of, read_image
 
 
 def scene(height: int = 48, width: int = 64) -> Image.Image:
@@ -192,3 +194,75 @@ def test_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene().save(tmp_path / "here.png")
     monkeypatch.setitem(os.environ, "HOME", str(tmp_path))
     assert read_image("~/here.png").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        ("jpg", {}),
+        ("png", {}),
+        ("webp", {}),
+        ("tiff", {}),
+        ("tiff", {"compression": "tiff_lzw"}),
+        ("tiff", {"compression": "jpeg"}),
+    ],
+)
+def test_the_header_gives_the_size_that_reading_gives(
+    tmp_path: Path, ending: str, options: dict[str, str], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"turned.{ending}"
+    scene().save(path, exif=exif, **options)
+    assert image_hw_of(path) == read_image(path).shape[:2]
+    assert image_hw_of(path) == ((64, 48) if orientation > 4 else (48, 64))
+
+
+def broken_exif(path: Path) -> Path:
+    """A PNG whose eXIf block holds what a slip of a Python script left there."""
+    buffer = io.BytesIO()
+    scene().save(buffer, "PNG")
+    data, block = buffer.getvalue(), b"b'Exif\\x00"
+    at = data.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block
+    chunk += struct.pack(">I", zlib.crc32(b"eXIf" + block))
+    path.write_bytes(data[:at] + chunk + data[at:])
+    return path
+
+
+def test_a_broken_exif_block_turns_nothing(tmp_path: Path) -> None:
+    path = broken_exif(tmp_path / "a.png")
+    assert image_hw_of(path) == (48, 64)
+    assert (read_image(path) == as_bgr(scene())).all()
+
+
+@pytest.mark.parametrize("value", [0, 9, 300])
+def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path: Path, value: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    for ending in ("jpg", "png"):
+        scene().save(tmp_path / f"a.{ending}", exif=exif)
+        assert image_hw_of(tmp_path / f"a.{ending}") == (48, 64)
+        assert read_image(tmp_path / f"a.{ending}").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_turned_by_xmp_alone_is_read_as_pillow_reads_it(
+    tmp_path: Path, orientation: int
+) -> None:
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" tiff:Orientation="{orientation}"/>'.encode()
+    path = tmp_path / "turned.jpg"
+    scene().save(path, xmp=packet, quality=95)
+    with Image.open(path) as image:
+        expected = as_bgr(ImageOps.exif_transpose(image))
+    assert image_hw_of(path) == expected.shape[:2]
+    assert abs(read_image(path) - expected).mean() < 2
+
+
+def test_the_size_of_what_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("hello")
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        image_hw_of(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="No such file"):
+        image_hw_of(tmp_path / "gone.jpg")
