@@ -124,7 +124,48 @@ def questions_of(objects: Sequence[SceneObject], dice: Dice) -> tuple[Question, 
         if text is not None:
             asked.append(Question("what does the sign say?", text.lower()))
     asked.extend(_drawn_counts(counts, dice))
+    asked.extend(_about_everyone(worn, bare, len(workers)))
     return tuple(asked)
+
+
+def head_count_questions(worn: int, bare: int) -> tuple[Question, ...]:
+    """Return what can be asked where only helmets on heads and bare heads are known.
+
+    Example:
+        >>> [one.answer for one in head_count_questions(2, 0)]
+        ['2', '0', 'no', 'yes']
+    """
+    counts = (
+        Question("how many workers wear a helmet?", str(worn)),
+        Question("how many workers wear no helmet?", str(bare)),
+    )
+    return (*counts, *_about_everyone(worn, bare, worn + bare))
+
+
+def wearers_caption(worn: int, bare: int) -> str:
+    """Return the caption where only helmets on heads and bare heads are known; "" for neither.
+
+    Example:
+        >>> wearers_caption(2, 1)
+        'two workers with helmets and one worker without helmet'
+    """
+    counts = ((worn, " with helmet"), (bare, " without helmet"))
+    parts = [
+        _counted(count, "worker", "one") + ending + ("s" if count > 1 else "")
+        for count, ending in counts
+        if count
+    ]
+    return " and ".join(parts)
+
+
+def _about_everyone(worn: int, bare: int, total: int) -> tuple[Question, ...]:
+    """Ask whether anyone is bare-headed, unless that hangs on a head that is not seen."""
+    if total == 0 or (bare == 0 and worn < total):
+        return ()
+    return (
+        Question("are there any people without helmets?", "yes" if bare else "no"),
+        Question("does everyone wear a helmet?", "no" if bare else "yes"),
+    )
 
 
 def _about_one_worker(workers: Sequence[SceneObject]) -> list[Question]:

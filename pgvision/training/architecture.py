@@ -78,29 +78,35 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(words: Iterable[str]) -> PaliGemmaProcessor:
-    """Build the processor: the small tokenizer and a squeeze to 160x160, scaled to [-1, 1]."""
+def build_processor(
+    words: Iterable[str], *, resolution: int = RESOLUTION, patch: int = PATCH
+) -> PaliGemmaProcessor:
+    """Build the processor: the small tokenizer and a squeeze to a square, scaled to [-1, 1]."""
     images = SiglipImageProcessorPil(
-        size={"height": RESOLUTION, "width": RESOLUTION},
+        size={"height": resolution, "width": resolution},
         resample=2,  # Pillow's bilinear: it averages when it shrinks, as the training data did
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    images.image_seq_length = NUM_IMAGE_TOKENS
+    images.image_seq_length = (resolution // patch) ** 2
     return PaliGemmaProcessor(image_processor=images, tokenizer=build_tokenizer(words))
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> PaliGemmaConfig:
-    """Return the shapes: 6 vision layers 256 wide, 6 language layers 192 wide."""
-    vision = SiglipVisionConfig(
-        hidden_size=VISION_WIDTH,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        image_size=RESOLUTION,
-        patch_size=PATCH,
-        vision_use_head=False,
-    )
+TINY_EYES: Final = SiglipVisionConfig(
+    hidden_size=VISION_WIDTH,
+    intermediate_size=768,
+    num_hidden_layers=6,
+    num_attention_heads=8,
+    image_size=RESOLUTION,
+    patch_size=PATCH,
+    vision_use_head=False,
+)
+
+
+def build_config(
+    tokenizer: PreTrainedTokenizerFast, vision: SiglipVisionConfig = TINY_EYES
+) -> PaliGemmaConfig:
+    """Return the shapes: the vision tower's, and 6 language layers 192 wide."""
     vocabulary = len(tokenizer)
     text = GemmaConfig(
         vocab_size=vocabulary,

@@ -1,10 +1,9 @@
-"""Batches for the tiny checkpoint, drawn from scene shards; a batch is a function of its seed."""
+"""Batches of pictures and prompts, drawn from shards; a batch is a function of its seed."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,14 +12,38 @@ from transformers import PreTrainedTokenizerBase
 
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.scenes import CLASSES
+from pgvision.scenes.wordings import trained_forms
+from pgvision.tokens import SEPARATOR, encode_boxes, object_text
+from pgvision.training.features import relit
 from pgvision.training.losses import DenseTargets
-from pgvision.training.scene_cache import Shard
+from pgvision.training.shards import Shard
 
 # How often each task is asked.
-TASKS: Final = ("detect", "segment", "answer", "caption", "ocr")
-TASK_SHARES: Final = (0.44, 0.24, 0.14, 0.10, 0.08)
+TASK_SHARES: Final = {"detect": 0.44, "segment": 0.24, "answer": 0.14, "caption": 0.10, "ocr": 0.08}
 _ABSENT: Final = 0.2
+_FOREIGN: Final = 0.15  # of the absent classes: one that its whole shard never shows
+_FIRST_FORM: Final = 0.4  # how often a question is asked in the first of its forms
+MAX_OBJECTS: Final = 14
 MAX_MASKS: Final = 5
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The classes of a run, and the words that ask for them.
+
+    Attributes:
+        classes: Every class, in the order of the heads' outputs.
+        same: A shard's name of a class -> the class it is.
+        phrases: A shard's name of a class -> the ways to ask for it; itself if not given.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+    same: Mapping[str, str] = field(default_factory=dict)
+    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def index(self, name: str) -> int:
+        """Return the number of the class that a shard calls ``name``."""
+        return self.classes.index(self.same.get(name, name))
 
 
 @dataclass(frozen=True)
@@ -28,30 +51,36 @@ class Batch:
     """One step's tensors: ``b`` pictures with ``k`` prompts each, so ``b * k`` rows of ``t``.
 
     Attributes:
-        pixels: ``(b, 3, r, r)`` float32 in [-1, 1].
+        pictures: ``(b, 3, r, r)`` float32 in [-1, 1], or ``(b, p, d)`` cached features.
         ids, attention, types: ``(b * k, t)``; types are 0 on the prefix and 1 on the suffix.
         is_target: ``(b * k, t)`` bool: the suffix and its ``<eos>``.
         asked: ``(b * k,)`` index of the class that a row asks for, -1 for other tasks.
         dense: What the vision tokens should know.
+        sources: ``(b,)`` number of the shard that each picture is from.
+        rows: ``(b,)`` its place in that shard.
     """
 
-    pixels: Tensor
+    pictures: Tensor
     ids: Tensor
     attention: Tensor
     types: Tensor
     is_target: Tensor
     asked: Tensor
     dense: DenseTargets
+    sources: IntArray
+    rows: IntArray
 
 
 @dataclass(frozen=True)
 class _View:
     boxes: FloatArray
-    classes: IntArray
+    classes: IntArray  # numbers in the run's wording
     colours: IntArray
     texts: IntArray
-    codes: IntArray | None
+    codes: IntArray
     sentences: str
+    names: Mapping[int, str]  # class -> what the shard calls it, for the annotated ones
+    absent: Mapping[int, str]  # the same, for those that the shard never shows
 
 
 @dataclass(frozen=True)
@@ -62,32 +91,34 @@ class _Row:
 
 
 class BatchMaker:
-    """Draws scenes and prompts and writes them as tokens.
+    """Draws pictures and prompts and writes them as tokens.
 
     Args:
-        shards: The scenes.
-        codes: For each shard the ``(m, 16)`` mask codes of its objects; where it is None,
-            ``detect`` is asked instead of ``segment``.
+        shards: The pictures.
         tokenizer: The small tokenizer.
         num_image_tokens: Vision tokens of one picture.
+        features: For each shard the cached features of its pictures, instead of pixels.
+        shares: How often each shard is drawn from; all alike if not given.
+        wording: The classes, and how they are asked for.
     """
 
     def __init__(
         self,
         shards: Sequence[Shard],
-        codes: Sequence[IntArray | None],
         tokenizer: PreTrainedTokenizerBase,
         num_image_tokens: int,
+        *,
+        features: Sequence["np.ndarray[Any, np.dtype[np.float16]]"] | None = None,
+        shares: Sequence[float] | None = None,
+        wording: Wording | None = None,
     ) -> None:
-        self._shards, self._codes, self._tokenizer = shards, codes, tokenizer
+        self._shards, self._tokenizer, self._features = shards, tokenizer, features
+        weights = np.ones(len(shards)) if shares is None else np.array(shares, np.float64)
+        self._shares = weights / weights.sum()
+        self._wording = wording or Wording()
         self._num_image_tokens = num_image_tokens
         self._grid = round(num_image_tokens**0.5)
         self.first_loc = _token_id(tokenizer, "<loc0000>")
-        self._first_seg = _token_id(tokenizer, "<seg000>")
-        self._words = lru_cache(maxsize=100_000)(self._tokenize)
-
-    def _tokenize(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def draw(self, seed: Sequence[int], *, num_images: int, num_prompts: int) -> Batch:
         """Return the batch of ``seed``: the same seed always gives the same batch.
@@ -95,69 +126,113 @@ class BatchMaker:
         With ``num_prompts`` 0 it has pictures and dense targets only.
         """
         rng = np.random.default_rng(list(seed))
+        sources = rng.choice(len(self._shards), size=num_images, p=self._shares)
+        places = np.array([int(rng.integers(len(self._shards[k].offsets) - 1)) for k in sources])
         pictures, views, rows = [], [], []
-        for _ in range(num_images):
-            shard_index = int(rng.integers(len(self._shards)))
-            shard = self._shards[shard_index]
-            row = int(rng.integers(len(shard.images)))
-            view = self._view(shard_index, row)
-            pictures.append(_relit(shard.images[row], rng))
+        for shard, place in zip(sources, places, strict=True):
+            view = self._view(int(shard), int(place))
+            pictures.append(self._picture(int(shard), int(place), rng))
             views.append(view)
-            rows += [self._example(view, rng) for _ in range(num_prompts)]
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-        return self._pack(pixels, rows, dense_targets(views, self._grid))
+            rows += self._examples(view, num_prompts, rng)
+        dense = dense_targets(views, self._grid, len(self._wording.classes))
+        return self._pack(torch.from_numpy(np.stack(pictures)), rows, dense, sources, places)
 
-    def _view(self, shard_index: int, row: int) -> _View:
+    def _picture(self, shard: int, place: int, rng: np.random.Generator) -> FloatArray:
+        if self._features is not None:
+            features: FloatArray = self._features[shard][place].astype(np.float32)
+            return features
+        pixels: FloatArray = relit(self._shards[shard].images[place][None], rng)[0]
+        return pixels.transpose(2, 0, 1)
+
+    def _view(self, shard_index: int, place: int) -> _View:
         shard = self._shards[shard_index]
-        mine = slice(int(shard.offsets[row]), int(shard.offsets[row + 1]))
-        codes = self._codes[shard_index]
+        mine = slice(int(shard.offsets[place]), int(shard.offsets[place + 1]))
+        number = self._wording.index
+        numbers = np.array([number(name) for name in shard.names])
         return _View(
-            shard.boxes[mine], shard.classes[mine], shard.colours[mine], shard.texts[mine],
-            None if codes is None else codes[mine], shard.sentences[row],
+            shard.boxes[mine], numbers[shard.classes[mine]], shard.colours[mine],
+            shard.texts[mine], shard.codes[mine], shard.sentences[place],
+            {number(name): name for name in shard.names},
+            {number(name): name for name in shard.absent},
         )  # fmt: skip
 
+    def _examples(self, view: _View, count: int, rng: np.random.Generator) -> list[_Row]:
+        """Draw prompts for one picture, no two alike if that can be had."""
+        rows: list[_Row] = []
+        for _ in range(3 * count):
+            row = self._example(view, rng)
+            if all(row.prefix != other.prefix for other in rows):
+                rows.append(row)
+            if len(rows) == count:
+                break
+        while len(rows) < count:
+            rows.append(self._example(view, rng))
+        return rows
+
     def _example(self, view: _View, rng: np.random.Generator) -> _Row:
-        task = str(rng.choice(TASKS, p=TASK_SHARES))
+        task = str(rng.choice(list(TASK_SHARES), p=list(TASK_SHARES.values())))
         caption, reading, questions = json.loads(view.sentences)
-        asked = -1
-        if task == "caption":
-            prefix, suffix = "caption en", list(self._words(caption))
-        elif task == "ocr":
-            prefix, suffix = "ocr", list(self._words(reading))
-        elif task == "answer":
+        if task == "caption" and caption:
+            return self._row("caption en", caption)
+        if task == "ocr" and set(CLASSES) <= set(view.names.values()):
+            return self._row("ocr", reading)
+        if task == "answer" and questions:
             question, answer = questions[int(rng.integers(len(questions)))]
-            prefix, suffix = f"answer en {question}", list(self._words(answer))
-        else:
-            task = task if view.codes is not None else "detect"
-            name = self._class_to_ask(view, rng)
-            prefix, suffix = f"{task} {name}", self._objects(view, name, task == "segment")
-            asked = CLASSES.index(name)
+            forms = trained_forms(question)
+            if rng.random() > _FIRST_FORM:
+                question = forms[int(rng.integers(len(forms)))]
+            return self._row(f"answer en {question}", answer)
+        return self._objects(view, task, rng)
+
+    def _row(self, prefix: str, suffix: str, *, asked: int = -1, is_whole: bool = True) -> _Row:
         bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
         image = [_token_id(self._tokenizer, "<image>")] * self._num_image_tokens
-        return _Row([*image, bos, *self._words(prefix), *self._words("\n")], [*suffix, eos], asked)
+        before, after = self._words(prefix + "\n"), self._words(suffix)
+        return _Row([*image, bos, *before], [*after, eos] if is_whole else after, asked)
 
-    def _class_to_ask(self, view: _View, rng: np.random.Generator) -> str:
+    def _words(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _class_to_ask(self, view: _View, rng: np.random.Generator) -> tuple[int, str]:
+        """Choose a class, and the words to ask for it with."""
         present = np.unique(view.classes)
-        absent = np.setdiff1d(np.arange(len(CLASSES)), present)
-        if len(present) == 0 or (len(absent) and rng.random() < _ABSENT):
-            return CLASSES[int(rng.choice(absent))]
-        return CLASSES[int(rng.choice(present))]
+        missing = np.setdiff1d(list(view.names), present)
+        foreign = list(view.absent)
+        if foreign and rng.random() < _ABSENT * _FOREIGN:
+            some = foreign
+        elif len(missing) and (len(present) == 0 or rng.random() < _ABSENT):
+            some = list(missing)
+        else:
+            some = list(present) if len(present) else foreign
+        number = int(rng.choice(some))
+        name = view.names.get(number) or view.absent[number]
+        phrases = self._wording.phrases.get(name, (name,))
+        return number, phrases[int(rng.integers(len(phrases)))]
 
-    def _objects(self, view: _View, name: str, with_masks: bool) -> list[int]:
-        mine = np.flatnonzero(view.classes == CLASSES.index(name))
-        if with_masks:
-            mine = mine[:MAX_MASKS]
-        bins = np.clip(np.round(view.boxes[mine] * 1024), 0, 1023).astype(int)
-        suffix: list[int] = []
-        for position, row in enumerate(bins):
-            suffix += self._words(" ; ") if position else ()
-            suffix += [self.first_loc + int(value) for value in row]
-            if with_masks and view.codes is not None:
-                suffix += [self._first_seg + int(code) for code in view.codes[mine[position]]]
-            suffix += self._words(f" {name}")
-        return suffix
+    def _objects(self, view: _View, task: str, rng: np.random.Generator) -> _Row:
+        number, phrase = self._class_to_ask(view, rng)
+        mine = np.flatnonzero(view.classes == number)
+        with_masks = task == "segment" and bool((view.codes[mine] >= 0).all())
+        kept = mine[: MAX_MASKS if with_masks else MAX_OBJECTS]
+        bins = encode_boxes(view.boxes[kept][:, [1, 0, 3, 2]], image_hw=(1, 1))
+        codes = [view.codes[one] if with_masks else () for one in kept]
+        texts = [object_text(row, phrase, some) for row, some in zip(bins, codes, strict=True)]
+        # An answer that was cut for its length must not teach the model to stop there.
+        return self._row(
+            f"{'segment' if with_masks else 'detect'} {phrase}",
+            SEPARATOR.join(texts),
+            asked=number,
+            is_whole=len(kept) == len(mine),
+        )
 
-    def _pack(self, pixels: Tensor, rows: Sequence[_Row], dense: DenseTargets) -> Batch:
+    def _pack(
+        self,
+        pictures: Tensor,
+        rows: Sequence[_Row],
+        dense: DenseTargets,
+        sources: IntArray,
+        places: IntArray,
+    ) -> Batch:
         length = max((len(row.prefix) + len(row.suffix) for row in rows), default=0)
         ids = torch.full((len(rows), length), int(self._tokenizer.pad_token_id))
         attention, types = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -169,7 +244,7 @@ class BatchMaker:
             types[index, start:] = 1
             is_target[index, start:end] = True
         asked = torch.tensor([row.asked for row in rows], dtype=torch.long)
-        return Batch(pixels, ids, attention, types, is_target, asked, dense)
+        return Batch(pictures, ids, attention, types, is_target, asked, dense, sources, places)
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
@@ -177,27 +252,22 @@ def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return int(found[0])
 
 
-def _relit(
-    image: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", rng: np.random.Generator
-) -> FloatArray:
-    gain = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-    relit = image * gain.astype(np.float32) + np.float32(rng.uniform(-12, 12))
-    scaled: FloatArray = (np.clip(relit, 0, 255) / np.float32(127.5) - 1).astype(np.float32)
-    return scaled
-
-
-def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
+def dense_targets(
+    views: Sequence[_View], grid: int, num_classes: int = len(CLASSES)
+) -> DenseTargets:
     """Spread objects over the ``grid * grid`` tokens whose centre they cover.
 
     Small objects always own the token under their middle; where objects of one class overlap,
     the smaller one wins, since the larger has other tokens left.
     """
-    shape = (len(views), grid, grid, len(CLASSES))
+    shape = (len(views), grid, grid, num_classes)
     present, edges = np.zeros(shape, np.float32), np.zeros((*shape, 4), np.float32)
     sides, weights = np.ones((*shape, 2), np.float32), np.zeros(shape, np.float32)
     colours = np.full(shape[:3], -100)
     texts = np.full(shape[:3], -100)
+    known = np.zeros((len(views), num_classes), np.bool_)
     for index, view in enumerate(views):
+        known[index, [*view.names, *view.absent]] = True
         sizes = (view.boxes[:, 2:] - view.boxes[:, :2]).prod(1)
         for row in np.argsort(-sizes):
             top, left, bottom, right = view.boxes[row]
@@ -219,11 +289,12 @@ def dense_targets(views: Sequence[_View], grid: int) -> DenseTargets:
     flat = (len(views), grid * grid)
     return DenseTargets(
         present=torch.from_numpy(present.reshape(*flat, -1)),
-        edges=torch.from_numpy(edges.reshape(*flat, len(CLASSES), 4)),
+        edges=torch.from_numpy(edges.reshape(*flat, num_classes, 4)),
         colours=torch.from_numpy(colours.reshape(flat)),
         texts=torch.from_numpy(texts.reshape(flat)),
-        sides=torch.from_numpy(sides.reshape(*flat, len(CLASSES), 2)),
+        sides=torch.from_numpy(sides.reshape(*flat, num_classes, 2)),
         weights=torch.from_numpy(weights.reshape(*flat, -1)),
+        known=torch.from_numpy(known),
     )
 
 

@@ -4,7 +4,7 @@ With the sequence loss alone a model of this size does not find objects within h
 the vision tokens that is thrown away after training teaches the tower where things are.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class DenseTargets:
         texts: ``(b, p)`` int, -100 for unknown.
         sides: ``(b, p, c, 2)`` float: height and width of that object, 1 where there is none.
         weights: ``(b, p, c)`` float: what a token's edges count; less where an object has many.
+        known: ``(b, c)`` bool: whether the picture's annotations say where class ``c`` is.
     """
 
     present: Tensor
@@ -53,6 +54,11 @@ class DenseTargets:
     texts: Tensor
     sides: Tensor
     weights: Tensor
+    known: Tensor
+
+    def to(self, device: str | torch.device) -> "DenseTargets":
+        """Return the same on another device."""
+        return DenseTargets(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
 class DenseHead(nn.Module):
@@ -76,7 +82,7 @@ class DenseHead(nn.Module):
     def forward(self, features: Tensor, targets: DenseTargets) -> Tensor:
         """Return the loss of vision tokens ``(b, p, d)`` against ``targets``."""
         present, edges, colours, texts = self.outputs(features)
-        loss = 2.0 * _focal(present, targets.present)
+        loss = 2.0 * _focal(present, targets.present, targets.known[:, None])
         here = targets.present > 0
         if here.any():
             sides = targets.sides[here]
@@ -122,7 +128,7 @@ class AskedHead(nn.Module):
         present = dense.present[picture, :, asked[rows]]
         edges = dense.edges[picture, :, asked[rows]]
         out = self.layers(hidden).float()
-        loss = 2.0 * _focal(out[..., 0], present)
+        loss = 2.0 * _focal(out[..., 0], present, torch.ones_like(present))
         here = present > 0
         if here.any():
             sides = dense.sides[picture, :, asked[rows]][here]
@@ -137,9 +143,9 @@ def _edge_loss(edges: Tensor, targets: Tensor, sides: Tensor, weights: Tensor) -
     return (error.mean(1) * weights).sum() / weights.sum()
 
 
-def _focal(logits: Tensor, targets: Tensor) -> Tensor:
+def _focal(logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     error = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     chance = torch.sigmoid(logits)
     surprise = chance + targets - 2 * chance * targets
     weight = 0.25 + 0.25 * targets
-    return (weight * surprise**2 * error).sum() / targets.sum().clamp(min=1.0)
+    return (weight * surprise**2 * error * known).sum() / targets.sum().clamp(min=1.0)

@@ -12,6 +12,7 @@ def build_optimisers(
     model: PaliGemmaForConditionalGeneration,
     heads: Sequence[nn.Module],
     *,
+    readers: Sequence[nn.Module] = (),
     vision_steps: int,
     weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
@@ -22,7 +23,9 @@ def build_optimisers(
 
     Args:
         model: The model.
-        heads: Training-only heads; they learn from the first step.
+        heads: Training-only heads on picture tokens; they learn from the first step. Their
+            groups, the tower's and the projector's are marked ``group["sees"]``.
+        readers: Training-only heads on the language model.
         vision_steps: Step at which what is not the vision tower starts to learn. Each group knows
             its own, as ``group["start"]``, for its own warm-up.
         weight_decay: For all.
@@ -30,10 +33,20 @@ def build_optimisers(
     inner: list[dict[str, Any]] = []
     outer: list[dict[str, Any]] = []
     for name, parameter in model.named_parameters():
-        start = 0 if "vision_tower" in name else vision_steps
-        group = {"params": [parameter], "start": start, "lr": 0.0}
+        if not parameter.requires_grad:
+            continue
+        sees = "vision_tower" in name or "projector" in name
+        group = {
+            "params": [parameter],
+            "start": 0 if "vision_tower" in name else vision_steps,
+            "sees": sees,
+            "lr": 0.0,
+        }
         (inner if parameter.ndim == 2 and ".layers." in name else outer).append(group)
-    outer += [{"params": list(head.parameters()), "start": 0, "lr": 0.0} for head in heads]
+    outer += [
+        {"params": list(head.parameters()), "start": 0, "sees": head in heads, "lr": 0.0}
+        for head in (*heads, *readers)
+    ]
     return [
         torch.optim.Muon(inner, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, lr=0.0, betas=(0.9, 0.98), weight_decay=weight_decay),

@@ -1,63 +1,36 @@
-"""Renders scenes once, squeezed to what the model sees, so that training never waits for drawing.
-
-A shard is one ``.npz``: pictures, boxes, classes, colours, sign texts, 64x64 masks and the
-sentences of each scene. Seeds under 10,000,000 are for training; held-out scenes start above.
-"""
+"""Renders scenes once, as shards, so that training never waits for drawing."""
 
 import argparse
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 
-from pgvision.arrays import ByteArray, FloatArray, IntArray
-from pgvision.files import replaced_path
-from pgvision.scenes import CLASSES, Scene, render_scene
+from pgvision.arrays import IntArray
+from pgvision.masks import crop_mask
+from pgvision.scenes import CLASSES, Scene, SceneObject, render_scene
 from pgvision.scenes.vocabulary import SIGN_WORDS
+from pgvision.training.shards import COLOURS, Shard, save_shard
 from vqvae import MaskCodec
 
 _LOG = logging.getLogger(__name__)
-COLOURS: Final = ("yellow", "white", "red", "blue", "orange", "green", "gray", "brown")
 SHARD_SIZE: Final = 10_000
 # Several shapes, since every picture is squeezed to a square before the model sees it.
 _SIZES: Final = ((288, 384), (288, 384), (270, 480), (320, 320), (384, 288))
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Scenes that are ready for batches; rows of objects are found through ``offsets``.
-
-    Attributes:
-        images: ``(n, r, r, 3)`` uint8 RGB at the model's resolution.
-        offsets: ``(n + 1,)``: scene ``i`` owns the objects ``offsets[i]:offsets[i + 1]``.
-        boxes: ``(m, 4)`` float32, top, left, bottom, right as shares of the picture.
-        classes: ``(m,)`` index into ``CLASSES``.
-        colours: ``(m,)`` index into ``COLOURS``, -1 for none.
-        texts: ``(m,)`` index into ``SIGN_WORDS``, -1 for none.
-        masks: ``(m, 512)`` uint8: 64x64 masks inside their boxes, packed bits.
-        sentences: ``n`` JSON texts with caption, reading and questions.
-    """
-
-    images: ByteArray
-    offsets: IntArray
-    boxes: FloatArray
-    classes: IntArray
-    colours: IntArray
-    texts: IntArray
-    masks: ByteArray
-    sentences: tuple[str, ...]
-
-
-def render_shard(index: int, *, resolution: int, size: int = SHARD_SIZE) -> Shard:
+def render_shard(
+    index: int, *, resolution: int, size: int = SHARD_SIZE, codec: MaskCodec | None = None
+) -> Shard:
     """Render the scenes with the seeds ``index * size`` to ``(index + 1) * size - 1``."""
     images = np.empty((size, resolution, resolution, 3), np.uint8)
-    counts, sentences = [0], []
-    boxes, classes, colours, texts, masks = [], [], [], [], []
+    counts, sentences, boxes, codes = [0], [], [], []
+    objects: list[SceneObject] = []
     for row in range(size):
         seed = index * size + row
         scene = render_scene(seed, image_hw=_SIZES[seed % len(_SIZES)])
@@ -67,29 +40,35 @@ def render_shard(index: int, *, resolution: int, size: int = SHARD_SIZE) -> Shar
         for item in scene.objects:
             left, top, right, bottom = item.xyxy
             boxes.append((top / height, left / width, bottom / height, right / width))
-            classes.append(CLASSES.index(item.label))
-            colours.append(COLOURS.index(item.colour) if item.colour in COLOURS else -1)
-            texts.append(SIGN_WORDS.index(item.text) if item.text in SIGN_WORDS else -1)
-            masks.append(_packed_mask(item.crop))
-        counts.append(len(boxes))
+        codes.append(_codes(scene, codec))
+        objects += scene.objects
+        counts.append(len(objects))
         sentences.append(_sentences(scene))
     return Shard(
         images=images,
         offsets=np.array(counts, np.int64),
-        boxes=np.array(boxes, np.float32),
-        classes=np.array(classes, np.int64),
-        colours=np.array(colours, np.int64),
-        texts=np.array(texts, np.int64),
-        masks=np.array(masks, np.uint8),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        classes=np.array([CLASSES.index(item.label) for item in objects], np.int64),
+        colours=np.array([_place(item.colour, COLOURS) for item in objects], np.int64),
+        texts=np.array([_place(item.text, SIGN_WORDS) for item in objects], np.int64),
+        codes=np.concatenate(codes),
         sentences=tuple(sentences),
     )
 
 
-def _packed_mask(crop: "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]") -> ByteArray:
-    grown = max(crop.shape) <= 64
-    how = cv2.INTER_LINEAR if grown else cv2.INTER_AREA
-    soft = cv2.resize(crop.astype(np.float32), (64, 64), interpolation=how)
-    return np.packbits(soft.ravel() > 0.5)
+def _place(word: str | None, words: Sequence[str]) -> int:
+    return words.index(word) if word in words else -1
+
+
+def _codes(scene: Scene, codec: MaskCodec | None) -> IntArray:
+    """Encode the masks as ``convert --task segment`` does; -1 without a codec."""
+    if codec is None or not scene.objects:
+        return np.full((len(scene.objects), 16), -1, np.int16)
+    crops = [
+        crop_mask(item.crop, (0, 0, item.crop.shape[1], item.crop.shape[0]))
+        for item in scene.objects
+    ]
+    return codec.encode(np.stack(crops)).astype(np.int16)
 
 
 def _sentences(scene: Scene) -> str:
@@ -97,41 +76,9 @@ def _sentences(scene: Scene) -> str:
     return json.dumps([scene.caption, scene.reading, questions])
 
 
-def save_shard(shard: Shard, path: Path) -> None:
-    """Write a shard aside and rename it."""
-    with replaced_path(path) as aside:
-        fields = {name: getattr(shard, name) for name in Shard.__annotations__}
-        fields["sentences"] = np.array(shard.sentences)
-        np.savez(aside, **fields)
-
-
-def load_shard(path: Path) -> Shard:
-    """Read a shard that `save_shard` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        fields = {name: stored[name] for name in Shard.__annotations__}
-    fields["sentences"] = tuple(str(text) for text in fields["sentences"])
-    return Shard(**fields)
-
-
 def shard_path(folder: Path, index: int) -> Path:
     """Return where shard ``index`` lies."""
     return folder / f"shard_{index:03d}.npz"
-
-
-def codes_path(shard: Path) -> Path:
-    """Return where the mask codes of a shard's objects lie."""
-    return shard.with_name(shard.name.replace("shard", "codes")).with_suffix(".npy")
-
-
-def save_codes(shard: Path, codec: MaskCodec, *, batch_size: int = 512) -> None:
-    """Encode the masks of a shard and write ``(m, 16)`` codes beside it."""
-    packed = load_shard(shard).masks
-    codes = [
-        codec.encode(np.unpackbits(part, axis=1).reshape(-1, 64, 64).astype(np.float32))
-        for part in np.split(packed, range(batch_size, len(packed), batch_size))
-    ]
-    with replaced_path(codes_path(shard)) as aside, aside.open("wb") as file:
-        np.save(file, np.concatenate(codes).astype(np.int16))
 
 
 def main() -> None:
@@ -142,17 +89,18 @@ def main() -> None:
     parser.add_argument("--last", type=int, required=True, help="number after the last shard")
     parser.add_argument("--step", type=int, default=1, help="2 to share the work of two processes")
     parser.add_argument("--resolution", type=int, default=160)
+    parser.add_argument("--size", type=int, default=SHARD_SIZE, help="scenes in a shard")
     parser.add_argument("--codec", help="encode the masks too, with this codec (tiny)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     cv2.setNumThreads(1)
+    codec = MaskCodec.load(options.codec) if options.codec else None
     for index in range(options.first, options.last, options.step):
         path = shard_path(options.out, index)
         started = time.monotonic()
         if not path.exists():
-            save_shard(render_shard(index, resolution=options.resolution), path)
-        if options.codec and not codes_path(path).exists():
-            save_codes(path, MaskCodec.load(options.codec))
+            resolution, size = options.resolution, options.size
+            save_shard(render_shard(index, resolution=resolution, size=size, codec=codec), path)
         _LOG.info("%s in %.0f s", path, time.monotonic() - started)
 
 

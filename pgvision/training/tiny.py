@@ -12,38 +12,33 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
-from transformers import (
-    AutoProcessor,
-    PaliGemmaForConditionalGeneration,
-    PaliGemmaProcessor,
-)
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from pgvision.arrays import IntArray
-from pgvision.files import replaced_path
 from pgvision.scenes import CLASSES
 from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.training.architecture import (
     NUM_IMAGE_TOKENS,
-    TEXT_LAYERS,
     TEXT_WIDTH,
     VISION_WIDTH,
     build_config,
     build_processor,
 )
 from pgvision.training.batches import Batch, BatchMaker
-from pgvision.training.losses import AskedHead, DenseHead, suffix_loss
+from pgvision.training.losses import AskedHead, DenseHead
 from pgvision.training.optimisers import build_optimisers, rate_share
-from pgvision.training.scene_cache import COLOURS, codes_path, load_shard, shard_path
+from pgvision.training.reading import text_losses
+from pgvision.training.runs import data_digest, load_state, save_state
+from pgvision.training.scene_cache import shard_path
+from pgvision.training.shards import COLOURS, load_shard
 from pgvision.training.starting import set_location_start
 
 _LOG = logging.getLogger(__name__)
@@ -129,38 +124,21 @@ class TinyTrainer:
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the suffix loss (0 while the tower is alone) and the dense loss of a batch."""
         with torch.autocast("cpu", torch.bfloat16):
-            seen = self._see(batch.pixels).last_hidden_state
+            seen = self._see(batch.pictures).last_hidden_state
             dense = self.head(seen, batch.dense)
             if len(batch.ids) == 0:
                 return torch.zeros(()), dense
             projected = self.model.model.multi_modal_projector(seen)
-            suffix = torch.zeros(())
-            for rows in _rows_of_like_length(batch):
-                middle, hidden = self._read(projected, batch, rows)
-                # Only the positions before a suffix token predict one; the rest of the output
-                # layer would be work for nothing.
-                is_target = batch.is_target[rows, 1 : hidden.shape[1]]
-                logits = self.model.lm_head(hidden[:, :-1][is_target])
-                targets = batch.ids[rows, 1 : hidden.shape[1]][is_target]
-                loss = suffix_loss(logits, targets, first_loc=self.maker.first_loc)
-                suffix = suffix + loss * (len(targets) / int(batch.is_target.sum()))
-                asked = self.asked(middle[:, :NUM_IMAGE_TOKENS], batch.dense, batch.asked, rows)
-                dense = dense + asked * (len(rows) / len(batch.ids))
-        return suffix, dense
+            suffix, asked = text_losses(
+                self.model, projected, batch, asked=self.asked, first_loc=self.maker.first_loc
+            )
+        return suffix, dense + asked
 
-    def _read(self, projected: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the language model's middle and last layer give, ``(r, t, d)`` each."""
-        end = int(batch.attention[rows].sum(1).max())
-        pictures = projected[rows // self.settings.num_prompts]
-        output = self.model.model(
-            input_ids=batch.ids[rows, :end],
-            attention_mask=batch.attention[rows, :end],
-            token_type_ids=batch.types[rows, :end],
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=pictures)},
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        return output.hidden_states[TEXT_LAYERS // 2], output.last_hidden_state
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every weight that learns, the heads' too."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                yield from group["params"]
 
     def train_step(self) -> tuple[float, float]:
         """Take one step and return its two losses."""
@@ -181,50 +159,30 @@ class TinyTrainer:
                     decay_steps=settings.decay * settings.steps,
                 )
         (suffix + dense).backward()  # type: ignore[no-untyped-call]
-        self._share_gradients()
+        share_gradients(self.parameters())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
         self.step += 1
         return float(suffix.detach()), float(dense.detach())
 
-    def _share_gradients(self) -> None:
-        if not dist.is_initialized():
-            return
-        gradients = [
-            parameter.grad
-            for optimiser in self.optimisers
-            for group in optimiser.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
-
-    def save(self, folder: Path) -> None:
-        """Write the state of the run."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs."""
+        return {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
             "asked": self.asked.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
         }
-        with replaced_path(folder / "state.pt") as aside:
-            torch.save(state, aside)
 
     def start_from(self, folder: Path) -> None:
         """Begin with the weights of a finished checkpoint; the heads begin anew."""
         held = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(held.state_dict())
 
-    def resume(self, folder: Path) -> None:
-        """Go on from ``folder``'s state."""
-        state = torch.load(folder / "state.pt", weights_only=True)
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
         self.asked.load_state_dict(state["asked"])
@@ -233,9 +191,17 @@ class TinyTrainer:
         self.step = state["step"]
 
 
-def _rows_of_like_length(batch: Batch, groups: int = 4) -> Iterable[Tensor]:
-    """Yield row numbers, short rows apart from long ones, so that little is padding."""
-    return batch.attention.sum(1).argsort(stable=True).chunk(groups)
+def share_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace gradients by their mean over the processes that train together, if there are any."""
+    if not dist.is_initialized():
+        return
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def export_checkpoint(trainer: TinyTrainer, folder: Path) -> None:
@@ -248,12 +214,6 @@ def export_checkpoint(trainer: TinyTrainer, folder: Path) -> None:
     trainer.processor.save_pretrained(folder)
 
 
-def load_codes(shard_paths: Sequence[Path]) -> list[IntArray | None]:
-    """Read the mask codes that lie beside shards; None for a shard that has none."""
-    paths = [codes_path(path) for path in shard_paths]
-    return [np.load(path) if path.exists() else None for path in paths]
-
-
 def train(
     settings: Settings,
     *,
@@ -261,8 +221,11 @@ def train(
     out: Path,
     until: int | None = None,
     start_from: Path | None = None,
+    free: Iterable[str] = (),
 ) -> TinyTrainer:
     """Train to ``settings.steps``, resuming what lies in ``out``.
+
+    A run that is resumed must be given the same settings, shards and number of processes.
 
     Args:
         settings: The run.
@@ -270,24 +233,31 @@ def train(
         out: Folder for the state, the curve and the finished checkpoint.
         until: Stop after this step and save; the same call without it goes on.
         start_from: A checkpoint whose weights and tokenizer a new run begins with.
+        free: Settings that may differ from those of the run that is resumed.
+
+    Raises:
+        OptionError: If what lies in ``out`` was made with something else.
     """
+    paths, world_size = sorted(cache.glob("shard_*.npz")), int(os.environ.get("WORLD_SIZE", "1"))
+    identity = {**asdict(settings), "data": data_digest(paths), "world_size": world_size}
+    state = load_state(out, identity, free=tuple(free))
     # Each process keeps its own part of the scenes; the words come from the same shard for all.
-    paths = sorted(cache.glob("shard_*.npz"))[rank() :: int(os.environ.get("WORLD_SIZE", "1"))]
-    shards = [load_shard(path) for path in paths]
+    shards = [load_shard(path) for path in paths[rank() :: world_size]]
     if start_from is None:
         processor = build_processor(words_of(load_shard(shard_path(cache, 0)).sentences))
     else:
         processor = AutoProcessor.from_pretrained(start_from)
-    maker = BatchMaker(shards, load_codes(paths), processor.tokenizer, NUM_IMAGE_TOKENS)
+    maker = BatchMaker(shards, processor.tokenizer, NUM_IMAGE_TOKENS)
     trainer = TinyTrainer(settings, processor, maker)
-    if (out / "state.pt").exists():
-        trainer.resume(out)
+    if state is not None:
+        trainer.resume(state)
     elif start_from is not None:
         trainer.start_from(start_from)
     else:
         trainer.set_starting_weights()
     size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
     _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
+    out.mkdir(parents=True, exist_ok=True)
     saved = logged = time.monotonic()
     recent: list[tuple[float, float]] = []
     while trainer.step < (until or settings.steps):
@@ -295,14 +265,14 @@ def train(
         recent.append(trainer.train_step())
         if trainer.step % 50 == 0 and rank() == 0:
             now = time.monotonic()
-            images *= len(recent) * int(os.environ.get("WORLD_SIZE", "1"))
+            images *= len(recent) * world_size
             _log_curve(out, trainer.step, recent, images / (now - logged))
             recent, logged = [], now
         if rank() == 0 and time.monotonic() - saved > _SAVE_EVERY:
-            trainer.save(out)
+            save_state(out, identity, trainer.state())
             saved = time.monotonic()
     if rank() == 0:
-        trainer.save(out)
+        save_state(out, identity, trainer.state())
         export_checkpoint(trainer, out / "checkpoint")
     return trainer
 
@@ -329,12 +299,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start-from", type=Path, help="a checkpoint to begin with")
     parser.add_argument("--learning-rate", type=float, default=Settings.learning_rate)
+    parser.add_argument(
+        "--new-schedule", action="store_true", help="go on with other --steps or --learning-rate"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
         torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         steps=options.steps,
         vision_steps=options.vision_steps,
@@ -343,7 +315,9 @@ def main() -> None:
         learning_rate=options.learning_rate,
         compiled=True,
     )
-    train(settings, cache=options.cache, out=options.out, start_from=options.start_from)
+    free = ("steps", "learning_rate") if options.new_schedule else ()
+    places = {"cache": options.cache, "out": options.out, "start_from": options.start_from}
+    train(settings, **places, free=free)
 
 
 if __name__ == "__main__":

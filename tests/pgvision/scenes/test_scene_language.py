@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgvision.scenes import CLASSES, caption_counts, render_scene
-from pgvision.scenes.language import EMPTY_CAPTION
+from pgvision.scenes.language import EMPTY_CAPTION, head_count_questions, wearers_caption
+from pgvision.scenes.wordings import all_words, first_forms, kept_back_forms, trained_forms
 
 SCENES = [render_scene(seed, image_hw=(120, 160)) for seed in range(910_000, 910_120)]
 
@@ -32,6 +33,11 @@ def _answer(question: str, objects: list) -> str:
         return str(len([w for w in workers if w.wears_helmet]))
     if question == "how many workers wear no helmet?":
         return str(len([w for w in workers if w.wears_helmet is False]))
+    if question == "are there any people without helmets?":
+        return "yes" if False in [w.wears_helmet for w in workers] else "no"
+    if question == "does everyone wear a helmet?":
+        worn = [o.worn_by for o in named["helmet"]]
+        return "yes" if all(w.track_id in worn for w in workers) else "no"
     if found := re.fullmatch(r"how many (\w+)s are there\?", question):
         return str(len(named[found[1]]))
     if found := re.fullmatch(r"is there a (\w+)\?", question):
@@ -89,3 +95,49 @@ def test_captions_are_read_back(text, counts):
 @given(st.text(max_size=80))
 def test_reading_a_caption_never_fails(text):
     assert set(caption_counts(text)) <= set(CLASSES)
+
+
+def test_whether_all_wear_helmets_is_asked_only_where_every_head_tells():
+    asked = 0
+    for scene in SCENES:
+        wears = [o.wears_helmet for o in scene.objects if o.label == "worker"]
+        told = bool(wears) and (False in wears or None not in wears)
+        questions = {item.question for item in scene.questions}
+        assert ("does everyone wear a helmet?" in questions) == told
+        assert ("are there any people without helmets?" in questions) == told
+        asked += told
+    assert 20 < asked < len(SCENES)
+
+
+@given(st.integers(0, 15), st.integers(0, 15))
+def test_heads_alone_can_be_asked_about_and_named(worn, bare):
+    named = caption_counts(wearers_caption(worn, bare))
+    assert (named.get("helmet", 0), named.get("head", 0)) == (worn, bare)
+    answers = {item.question: item.answer for item in head_count_questions(worn, bare)}
+    assert answers.get("does everyone wear a helmet?", "no") == (
+        "yes" if worn and not bare else "no"
+    )
+    assert answers["how many workers wear no helmet?"] == str(bare)
+
+
+def test_a_wording_belongs_to_one_question_and_to_one_side():
+    questions = {item.question for scene in SCENES for item in scene.questions}
+    owner = {}
+    for question in sorted(questions):
+        forms, held = trained_forms(question), kept_back_forms(question)
+        assert forms[0] == question
+        assert held, question
+        for form in (*forms, *held):
+            assert owner.setdefault(form, question) == question
+        assert not set(forms) & set(held)
+    # What is kept back is said in words that training uses.
+    told = {word for item in questions for form in trained_forms(item) for word in form.split()}
+    held = {word for item in questions for form in kept_back_forms(item) for word in form.split()}
+    assert {word.strip("?") for word in held} <= {word.strip("?") for word in told}
+    assert all_words() <= {word.strip("?") for word in told | held}
+
+
+def test_the_list_of_questions_is_what_scenes_ask():
+    asked = {item.question for scene in SCENES for item in scene.questions}
+    assert asked == set(first_forms())
+    assert len(first_forms()) == len(set(first_forms()))

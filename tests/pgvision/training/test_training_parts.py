@@ -10,22 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from pgvision.datasets import (
+    Annotation,
+    Category,
+    Dataset,
+    ExampleOptions,
+    ImageRecord,
+    Rle,
+    iter_examples,
+)
+from pgvision.rle import mask_to_rle
 from pgvision.scenes import CLASSES, render_scene
 from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_tokenizer
 from pgvision.training.batches import BatchMaker, dense_targets
 from pgvision.training.losses import DenseHead, DenseTargets, suffix_loss
-from pgvision.training.scene_cache import (
-    COLOURS,
-    Shard,
-    load_shard,
-    render_shard,
-    save_codes,
-    save_shard,
-)
+from pgvision.training.scene_cache import render_shard
+from pgvision.training.shards import COLOURS, Shard, load_shard, save_shard
 from pgvision.training.starting import set_location_start
-from pgvision.training.tiny import load_codes, words_of
+from pgvision.training.tiny import words_of
 from vqvae import MaskCodec
 
 SIZE = 12
@@ -33,14 +37,13 @@ SIZE = 12
 
 @pytest.fixture(scope="module")
 def shard() -> Shard:
-    return render_shard(1, resolution=160, size=SIZE)
+    return render_shard(1, resolution=160, size=SIZE, codec=MaskCodec.load("tiny"))
 
 
 @pytest.fixture(scope="module")
 def maker(shard: Shard) -> BatchMaker:
-    codes = np.arange(len(shard.classes) * 16).reshape(-1, 16) % 128
     tokenizer = build_tokenizer(words_of(shard.sentences))
-    return BatchMaker([shard], [codes], tokenizer, NUM_IMAGE_TOKENS)
+    return BatchMaker([shard], tokenizer, NUM_IMAGE_TOKENS)
 
 
 @given(st.text(max_size=60))
@@ -86,23 +89,38 @@ def test_a_shard_holds_what_the_scenes_say(shard: Shard, tmp_path: Path) -> None
         assert json.loads(shard.sentences[row])[0] == scene.caption
 
 
-def test_codes_lie_beside_their_shard(shard: Shard, tmp_path: Path) -> None:
+def test_masks_are_coded_as_convert_codes_them(shard: Shard, tmp_path: Path) -> None:
+    # The other recipe, all the way: a scene's file, read as a data set, written as examples.
+    sizes = ((288, 384), (288, 384), (270, 480), (320, 320), (384, 288))
     codec = MaskCodec.load("tiny")
-    path = tmp_path / "shard_003.npz"
-    save_shard(shard, path)
-    assert load_codes([path]) == [None]
-    save_codes(path, codec, batch_size=7)
-    (codes,) = load_codes([path])
-    assert codes is not None
-    assert codes.shape == (len(shard.classes), 16)
-    bits = (shard.masks[:, :, None] >> np.arange(7, -1, -1)) & 1
-    np.testing.assert_array_equal(codes, codec.encode(bits.reshape(-1, 64, 64)))
+    for row in range(SIZE):
+        seed = SIZE + row
+        scene = render_scene(seed, image_hw=sizes[seed % 5])
+        objects = tuple(
+            Annotation(
+                id=number + 1,
+                category_id=CLASSES.index(item.label) + 1,
+                xywh=(*map(float, item.xyxy[:2]), *map(float, item.xyxy[2:] - item.xyxy[:2])),
+                segmentation=Rle(scene.image_hw, mask_to_rle(item.mask)["counts"]),
+            )
+            for number, item in enumerate(scene.objects)
+        )
+        record = ImageRecord(1, "a.png", tmp_path / "a.png", scene.image_hw, objects)
+        data = Dataset((record,), tuple(Category(k + 1, name) for k, name in enumerate(CLASSES)))
+        options = ExampleOptions(task="segment")
+        told = {
+            tuple(found.codes)
+            for example in iter_examples(data, options=options, codec=codec)
+            for found in parse_suffix(example.suffix, image_hw=scene.image_hw).objects
+        }
+        mine = slice(shard.offsets[row], shard.offsets[row + 1])
+        assert {tuple(codes) for codes in shard.codes[mine]} == told
 
 
 def test_a_batch_reads_as_prefix_and_suffix(maker: BatchMaker, shard: Shard) -> None:
     batch = maker.draw((1, 2), num_images=4, num_prompts=6)
-    assert batch.pixels.shape == (4, 3, 160, 160)
-    assert float(batch.pixels.abs().max()) <= 1.0
+    assert batch.pictures.shape == (4, 3, 160, 160)
+    assert float(batch.pictures.abs().max()) <= 1.0
     tokenizer = maker._tokenizer
     seen = set()
     for ids, attention, types, target in zip(
@@ -131,8 +149,8 @@ def test_a_batch_is_a_function_of_its_seed(maker: BatchMaker) -> None:
         maker.draw(seed, num_images=2, num_prompts=2) for seed in [(3, 4)] * 2 + [(3, 5)]
     )
     assert torch.equal(one.ids, same.ids)
-    assert torch.equal(one.pixels, same.pixels)
-    assert not torch.equal(one.pixels, other.pixels)
+    assert torch.equal(one.pictures, same.pictures)
+    assert not torch.equal(one.pictures, other.pictures)
 
 
 def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) -> None:
@@ -182,7 +200,8 @@ def test_the_dense_head_prefers_the_truth() -> None:
     colours[0, 1] = 2
     sides, weights = torch.ones(1, 4, 2, 2), present.clone()
     sides[0, 1, 0] = torch.tensor([0.2, 0.4])
-    targets = DenseTargets(present, edges, colours, unknown, sides, weights)
+    known = torch.ones(1, 2, dtype=torch.bool)
+    targets = DenseTargets(present, edges, colours, unknown, sides, weights, known)
     features = torch.randn(1, 4, 8)
     before = head(features, targets)
     optimiser = torch.optim.Adam(head.parameters(), 0.05)

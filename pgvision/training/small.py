@@ -1,0 +1,364 @@
+"""Trains the carried checkpoint with real eyes: ``python -m pgvision.training.small``.
+
+Its tower begins as ten blocks of DINOv2, of which eight stay frozen: their features are read from
+files (`pgvision.training.features`). First the upper two learn under linear heads, and to say what
+they see in the words of the carried tiny decoder: its own picture tokens on rendered scenes are
+the teacher. Then the decoder, which began as tiny's, learns to read them.
+"""
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+from pgvision.arrays import FloatArray
+from pgvision.scenes import CLASSES
+from pgvision.scenes.vocabulary import SIGN_WORDS
+from pgvision.training.architecture import (
+    TEXT_WIDTH,
+    build_config,
+    build_processor,
+)
+from pgvision.training.batches import Batch, BatchMaker, Wording
+from pgvision.training.eyes import eyes_config, eyes_weights
+from pgvision.training.features import features_path
+from pgvision.training.grids import regrid_matrix
+from pgvision.training.losses import AskedHead, DenseHead
+from pgvision.training.optimisers import build_optimisers
+from pgvision.training.reading import read_text, text_losses
+from pgvision.training.runs import data_digest, load_state, save_state
+from pgvision.training.shards import COLOURS, load_shard
+from pgvision.training.starting import start_text_from
+from pgvision.training.teacher import teacher_path
+from pgvision.training.words import known_words
+
+_LOG = logging.getLogger(__name__)
+RESOLUTION: Final = 224
+PATCH: Final = 14
+GRID: Final = RESOLUTION // PATCH
+BLOCKS: Final = 10
+FROZEN: Final = 8
+WORDING: Final = Wording(
+    classes=(*CLASSES, "red blood cell", "white blood cell", "platelet"),
+    same={"person": "worker"},
+    phrases={"worker": ("worker", "person")},
+)
+# How often each set of pictures is drawn from, in each phase; divided among its views.
+SHARES: Final = {
+    "shard": (0.30, 0.36),
+    "hardhat": (0.54, 0.50),
+    "person": (0.06, 0.05),
+    "mini": (0.05, 0.04),
+    "blood": (0.05, 0.05),
+}
+_SAVE_EVERY: Final = 120.0  # seconds
+_LENGTHS: Final = (288, 320, 352, 384)  # rows are padded to these, so that few shapes are compiled
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is; a resumed one is given them again."""
+
+    steps: int
+    vision_steps: int  # the first steps train the upper blocks alone
+    seed: int = 1
+    vision_images: int = 32  # pictures a step while the upper blocks are alone
+    num_images: int = 12  # and afterwards
+    num_prompts: int = 3
+    learning_rate: float = 1.5e-3
+    text_rate: float = 1.5e-3
+    later: float = 0.2  # what is left of the upper blocks' rate in the second phase
+    warmup: int = 60
+    decay: float = 0.5  # the last share of each phase, over which its rate falls
+    weight_decay: float = 0.05
+    compiled: bool = True
+
+
+class SmallTrainer:
+    """Model, training-only heads, and optimisers of one run."""
+
+    def __init__(
+        self, settings: Settings, processor: PaliGemmaProcessor, device: str = "cpu"
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.processor, self.device = settings, processor, device
+        vision = eyes_config(blocks=BLOCKS, resolution=RESOLUTION)
+        self.model = PaliGemmaForConditionalGeneration(
+            build_config(processor.tokenizer, vision)
+        ).to(device)
+        # Plain matrix products: on CPU their backward pass is faster than the fused kernel's.
+        self.model.set_attn_implementation("eager")
+        self.tower = getattr(
+            self.model.model.vision_tower, "vision_model", self.model.model.vision_tower
+        )
+        counts = {"num_colours": len(COLOURS), "num_texts": len(SIGN_WORDS)}
+        classes = len(WORDING.classes)
+        self.head = DenseHead(384, num_classes=classes, **counts).to(device)
+        self.read_head = DenseHead(TEXT_WIDTH, num_classes=classes, **counts).to(device)
+        self.asked = AskedHead(TEXT_WIDTH).to(device)
+        self._freeze()
+        self.optimisers = build_optimisers(
+            self.model,
+            (self.head, self.read_head),
+            readers=(self.asked,),
+            vision_steps=settings.vision_steps,
+            weight_decay=settings.weight_decay,
+        )
+        self._regrid = torch.from_numpy(regrid_matrix(10, GRID)).to(device)
+        compiled = torch.compile if settings.compiled else (lambda function: function)
+        self._see, self._read = compiled(self.see), compiled(read_text)
+        self.first_loc = int(processor.tokenizer.convert_tokens_to_ids("<loc0000>"))
+        self.step = 0
+
+    def _freeze(self) -> None:
+        for part in (self.tower.embeddings, *self.tower.encoder.layers[:FROZEN]):
+            part.requires_grad_(False)
+
+    def start(self, eyes: Path, tiny: Path) -> None:
+        """Begin with DINOv2's blocks and the tiny checkpoint's language model."""
+        state = eyes_weights(eyes, blocks=BLOCKS, resolution=RESOLUTION)
+        self.tower.load_state_dict(state)
+        start_text_from(self.model, self.processor.tokenizer, tiny)
+
+    def see(self, features: Tensor) -> Tensor:
+        """Return what the upper blocks make of cached features, ``(b, p, 384)``."""
+        hidden = features
+        for layer in self.tower.encoder.layers[FROZEN:]:
+            hidden = layer(hidden, attention_mask=None)
+        seen: Tensor = self.tower.post_layernorm(hidden)
+        return seen
+
+    @property
+    def vision_only(self) -> bool:
+        """Whether the next step trains the upper blocks alone."""
+        return self.step < self.settings.vision_steps
+
+    def losses(self, batch: Batch, taught: Tensor | None = None) -> dict[str, Tensor]:
+        """Return the losses of a batch, by name.
+
+        Args:
+            batch: Pictures as features.
+            taught: ``(b, 100, d)`` picture tokens of the tiny checkpoint, NaN where it has none.
+        """
+        dense = batch.dense.to(self.device)
+        with torch.autocast(self.device, torch.bfloat16):
+            seen = self._see(batch.pictures.to(self.device))
+            projected = self.model.model.multi_modal_projector(seen)
+            losses = {"dense": self.head(seen, dense), "read": self.read_head(projected, dense)}
+            if taught is not None:
+                losses |= self._lesson(projected, taught.to(self.device))
+            if len(batch.ids):
+                losses["suffix"], losses["asked"] = text_losses(
+                    self.model, projected, batch, asked=self.asked, first_loc=self.first_loc,
+                    read=self._read, groups=2, lengths=_LENGTHS,
+                )  # fmt: skip
+        return losses
+
+    def _lesson(self, projected: Tensor, taught: Tensor) -> dict[str, Tensor]:
+        """Return how far the picture tokens are from the teacher's, as a share of its spread."""
+        some = ~taught[:, 0, 0].isnan()
+        if not some.any():
+            return {}
+        goal = self._regrid @ taught[some]
+        error = (projected[some].float() - goal).square().mean() / goal.var()
+        return {"lesson": error}
+
+    def rates(self) -> tuple[float, float]:
+        """Return the rates of what sees and of what reads, at this step."""
+        s = self.settings
+        if self.vision_only:
+            fall = (s.vision_steps - self.step) / (s.decay * s.vision_steps)
+            return s.learning_rate * min((self.step + 1) / s.warmup, max(fall, s.later), 1.0), 0.0
+        done, all_ = self.step - s.vision_steps, s.steps - s.vision_steps
+        fall = min(1.0, (all_ - done) / (s.decay * all_))
+        return s.learning_rate * s.later * fall, s.text_rate * min((done + 1) / s.warmup, fall)
+
+    def train_step(self, batch: Batch, taught: Tensor | None) -> dict[str, float]:
+        """Take one step and return its losses."""
+        losses = self.losses(batch, taught)
+        sees, reads = self.rates()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = sees if group["sees"] else reads
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimiser in self.optimisers:
+            optimiser.step()
+        self.step += 1
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs."""
+        parts = {"model": self.model, "head": self.head, "read_head": self.read_head}
+        parts["asked"] = self.asked
+        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
+        return {**state, "step": self.step}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        for name in ("model", "head", "read_head", "asked"):
+            getattr(self, name).load_state_dict(state[name])
+        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(stored)
+        self.step = state["step"]
+
+
+class Data:
+    """The shards of a folder with their features and, for rendered scenes, the teacher's tokens."""
+
+    def __init__(self, folder: Path, processor: PaliGemmaProcessor) -> None:
+        paths = [path for path in sorted(folder.glob("*.npz")) if features_path(path).exists()]
+        shards = [load_shard(path, with_images=False) for path in paths]
+        self.digest = data_digest(paths)
+        features = [np.load(features_path(path), mmap_mode="r") for path in paths]
+        self.makers = tuple(
+            BatchMaker(
+                shards,
+                processor.tokenizer,
+                GRID**2,
+                features=features,
+                shares=_shares(paths, phase),
+                wording=WORDING,
+            )
+            for phase in (0, 1)
+        )
+        self._taught: list[FloatArray | None] = [
+            np.load(teacher_path(path), mmap_mode="r") if teacher_path(path).exists() else None
+            for path in paths
+        ]
+
+    def draw(self, settings: Settings, step: int) -> tuple[Batch, Tensor | None]:
+        """Return the batch of a step, and the teacher's tokens while the tower is alone."""
+        alone = step < settings.vision_steps
+        batch = self.makers[0 if alone else 1].draw(
+            (settings.seed, step),
+            num_images=settings.vision_images if alone else settings.num_images,
+            num_prompts=0 if alone else settings.num_prompts,
+        )
+        return batch, self._lessons(batch) if alone else None
+
+    def _lessons(self, batch: Batch) -> Tensor:
+        tokens = torch.full((len(batch.sources), 100, TEXT_WIDTH), torch.nan)
+        for place, (source, row) in enumerate(zip(batch.sources, batch.rows, strict=True)):
+            taught = self._taught[source]
+            if taught is not None:
+                tokens[place] = torch.from_numpy(taught[row].astype(np.float32))
+        return tokens
+
+
+def _shares(paths: Sequence[Path], phase: int) -> list[float]:
+    groups = [next(name for name in SHARES if path.name.startswith(name)) for path in paths]
+    return [SHARES[group][phase] / groups.count(group) for group in groups]
+
+
+def train(
+    settings: Settings,
+    *,
+    cache: Path,
+    out: Path,
+    eyes: Path,
+    tiny: Path,
+    device: str = "cpu",
+    until: int | None = None,
+    free: Iterable[str] = (),
+) -> SmallTrainer:
+    """Train to ``settings.steps``, resuming what lies in ``out``.
+
+    Args:
+        settings: The run.
+        cache: Folder of shards with their features and lessons.
+        out: Folder for the state and the curve.
+        eyes: DINOv2's weights.
+        tiny: The checkpoint that the language model begins with.
+        device: Where to train.
+        until: Stop after this step and save; the same call without it goes on.
+        free: Settings that may differ from those of the run that is resumed.
+
+    Raises:
+        OptionError: If what lies in ``out`` was made with something else.
+    """
+    words = known_words(tiny)
+    processor = build_processor(words, resolution=RESOLUTION, patch=PATCH)
+    out.mkdir(parents=True, exist_ok=True)
+    data = Data(cache, processor)
+    trainer = SmallTrainer(settings, processor, device)
+    identity = {**asdict(settings), "data": data.digest}
+    state = load_state(out, identity, free=tuple(free))
+    if state is None:
+        trainer.start(eyes, tiny)
+    else:
+        trainer.load(state)
+    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    _LOG.info("%.2f M parameters, data %s, step %d", size, data.digest, trainer.step)
+    saved = logged = time.monotonic()
+    recent: list[dict[str, float]] = []
+    while trainer.step < (until or settings.steps):
+        recent.append(trainer.train_step(*data.draw(settings, trainer.step)))
+        now = time.monotonic()
+        if trainer.step % 20 == 0 or trainer.step == settings.vision_steps:
+            _log(out, trainer.step, recent, (now - logged) / len(recent))
+            recent, logged = [], now
+        if now - saved > _SAVE_EVERY or trainer.step == settings.vision_steps:
+            save_state(out, identity, trainer.state())
+            saved = now
+    save_state(out, identity, trainer.state())
+    return trainer
+
+
+def _log(out: Path, step: int, recent: Sequence[dict[str, float]], seconds: float) -> None:
+    names = sorted({name for one in recent for name in one})
+    means = {
+        name: round(float(np.mean([one[name] for one in recent if name in one])), 4)
+        for name in names
+    }
+    line = json.dumps({"step": step, **means, "seconds": round(seconds, 3)})
+    _LOG.info("%s", line)
+    with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def export(trainer: SmallTrainer, folder: Path) -> None:
+    """Write the weights in half precision with the processor, as transformers does."""
+    trainer.model.to(torch.float16).save_pretrained(folder)
+    trainer.processor.save_pretrained(folder)
+
+
+def main() -> None:
+    """Train the small checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="shards and their features")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--eyes", type=Path, required=True, help="DINOv2's weights")
+    parser.add_argument("--tiny", type=Path, required=True, help="the carried tiny checkpoint")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--new-schedule", action="store_true", help="steps and rates may change")
+    for name, kind in Settings.__annotations__.items():
+        if kind in (int, float):
+            flag = "--" + name.replace("_", "-")
+            parser.add_argument(flag, type=kind, default=getattr(Settings, name, None))
+    options = vars(parser.parse_args())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    numbers = {
+        name: options[name] for name, kind in Settings.__annotations__.items() if kind is not bool
+    }
+    free = (
+        ("steps", "learning_rate", "text_rate", "later", "decay") if options["new_schedule"] else ()
+    )
+    places = {name: options[name] for name in ("cache", "out", "eyes", "tiny", "device")}
+    trainer = train(replace(Settings(1, 0), **numbers), **places, free=free)
+    export(trainer, options["out"] / "checkpoint")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""A run goes on only with what it was made with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgvision.errors import OptionError
+from pgvision.training.runs import data_digest, load_state, save_state
+from pgvision.training.scene_cache import render_shard, shard_path
+from pgvision.training.shards import load_shard, save_shard
+from pgvision.training.tiny import Settings, train
+
+SETTINGS = Settings(steps=1, num_images=1)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    save_shard(render_shard(0, resolution=160, size=2), shard_path(tmp_path / "cache", 0))
+    return tmp_path / "cache"
+
+
+def test_a_state_is_bound_by_name(tmp_path: Path) -> None:
+    assert load_state(tmp_path, {"steps": 3}) is None
+    save_state(tmp_path, {"steps": 3, "data": "a"}, {"step": 2})
+    held = load_state(tmp_path, {"steps": 3, "data": "a"})
+    assert held is not None
+    assert held["step"] == 2
+    with pytest.raises(OptionError, match=r"steps was 3 and is 4.*give it the same"):
+        load_state(tmp_path, {"steps": 4, "data": "a"})
+    with pytest.raises(OptionError, match="world_size was None and is 2"):
+        load_state(tmp_path, {"steps": 3, "data": "a", "world_size": 2})
+    assert load_state(tmp_path, {"steps": 4, "data": "a"}, free=("steps",)) is not None
+
+
+@pytest.mark.parametrize("part", ["images", "boxes", "codes", "sentences", "classes"])
+def test_other_data_has_another_digest(cache: Path, part: str) -> None:
+    path = shard_path(cache, 0)
+    before, shard = data_digest([path]), load_shard(path)
+    save_shard(shard, path)
+    assert data_digest([path]) == before
+    if part == "sentences":
+        save_shard(replace(shard, sentences=("[]", *shard.sentences[1:])), path)
+    else:
+        changed = np.array(getattr(shard, part))
+        changed.flat[-1] += 1
+        save_shard(replace(shard, **{part: changed}), path)
+    assert data_digest([path]) != before
+
+
+def test_a_run_refuses_other_settings_other_data_and_other_company(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    train(SETTINGS, cache=cache, out=out)
+    for changed in (replace(SETTINGS, seed=7), replace(SETTINGS, num_prompts=1)):
+        with pytest.raises(OptionError, match=r"(seed|num_prompts) was"):
+            train(changed, cache=cache, out=out)
+    assert train(replace(SETTINGS, steps=2), cache=cache, out=out, free=("steps",)).step == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="world_size was 1 and is 2"):
+        train(replace(SETTINGS, steps=2), cache=cache, out=out)
+    monkeypatch.delenv("WORLD_SIZE")
+    save_shard(render_shard(1, resolution=160, size=2), shard_path(cache, 0))
+    with pytest.raises(OptionError, match="data was"):
+        train(replace(SETTINGS, steps=2), cache=cache, out=out)

@@ -1,0 +1,283 @@
+"""What training teaches is what the scenes and transformers say: every figure by a second way."""
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pgvision.scenes import CLASSES, render_scene
+from pgvision.scenes.wordings import kept_back_forms, trained_forms
+from pgvision.tokens import parse_suffix
+from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_processor
+from pgvision.training.batches import Batch, BatchMaker, Wording
+from pgvision.training.losses import AskedHead, DenseHead
+from pgvision.training.reading import text_losses
+from pgvision.training.scene_cache import render_shard
+from pgvision.training.shards import Shard
+from pgvision.training.tiny import Settings, TinyTrainer, share_gradients, words_of
+from vqvae import MaskCodec
+
+SIZE = 10
+_HW = ((288, 384), (288, 384), (270, 480), (320, 320), (384, 288))
+
+
+@pytest.fixture(scope="module")
+def shard() -> Shard:
+    return render_shard(3, resolution=160, size=SIZE, codec=MaskCodec.load("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trainer(shard: Shard) -> TinyTrainer:
+    processor = build_processor(words_of(shard.sentences))
+    maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
+    return TinyTrainer(Settings(steps=10, vision_steps=2, num_images=3), processor, maker)
+
+
+@pytest.fixture(scope="module")
+def batch(trainer: TinyTrainer) -> Batch:
+    return trainer.maker.draw((5,), num_images=5, num_prompts=4)
+
+
+def _texts(trainer: TinyTrainer, batch: Batch, row: int) -> tuple[str, str]:
+    tokenizer = trainer.processor.tokenizer
+    asks = (batch.types[row] == 0) & (batch.attention[row] == 1)
+    prefix = tokenizer.decode(batch.ids[row][asks][NUM_IMAGE_TOKENS + 1 :])
+    return prefix.removesuffix("\n"), tokenizer.decode(batch.ids[row][batch.is_target[row]][:-1])
+
+
+def test_answers_are_true_of_the_picture_that_they_are_about(
+    trainer: TinyTrainer, batch: Batch
+) -> None:
+    checked = 0
+    for row in range(len(batch.ids)):
+        seed = 3 * SIZE + int(batch.rows[row // 4])
+        scene = render_scene(seed, image_hw=_HW[seed % 5])
+        prefix, suffix = _texts(trainer, batch, row)
+        task, _, rest = prefix.partition(" ")
+        if task in ("detect", "segment"):
+            truth = [item for item in scene.objects if item.label == rest]
+            truth = truth[:5] if task == "segment" else truth
+            found = parse_suffix(suffix, image_hw=scene.image_hw).objects
+            assert len(found) == len(truth)
+            for one, item in zip(found, truth, strict=True):
+                np.testing.assert_allclose(one.xyxy, item.xyxy, atol=max(scene.image_hw) / 1024)
+                checked += 1
+        elif task == "answer":
+            question = rest.removeprefix("en ")
+            first = [one for one in scene.questions if question in trained_forms(one.question)]
+            assert suffix in {one.answer for one in first}
+        else:
+            assert suffix == (scene.caption if task == "caption" else scene.reading)
+    assert checked > 10
+
+
+def test_the_suffix_loss_and_its_gradients_are_those_of_transformers(
+    trainer: TinyTrainer, batch: Batch
+) -> None:
+    # Words only: for coordinates the loss differs from transformers' by design.
+    rows = [row for row in range(len(batch.ids)) if batch.asked[row] < 0]
+    wordless = Batch(**{**vars(batch), "is_target": batch.is_target.clone()})
+    wordless.is_target[[row for row in range(len(batch.ids)) if row not in rows]] = False
+    model = trainer.model
+    seen = model.model.vision_tower(batch.pictures).last_hidden_state
+    projected = model.model.multi_modal_projector(seen)
+    first_loc = trainer.maker.first_loc
+    ours, _ = text_losses(
+        model, projected, wordless, asked=trainer.asked, first_loc=first_loc, groups=1
+    )
+    parameters = [p for name, p in model.named_parameters() if "tower.head" not in name]
+    gradients = torch.autograd.grad(ours, parameters)
+    theirs = model(
+        input_ids=batch.ids[rows],
+        attention_mask=batch.attention[rows],
+        token_type_ids=batch.types[rows],
+        pixel_values=batch.pictures[[row // 4 for row in rows]],
+        labels=batch.ids[rows].masked_fill(~batch.is_target[rows], -100),
+    ).loss
+    assert len(rows) > 4
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    for mine, other in zip(gradients, torch.autograd.grad(theirs, parameters), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-6)
+
+
+def test_every_coordinate_counts_as_much_as_a_word(trainer: TinyTrainer, batch: Batch) -> None:
+    model, first = trainer.model, trainer.maker.first_loc
+    with torch.no_grad():
+        seen = model.model.vision_tower(batch.pictures).last_hidden_state
+        projected = model.model.multi_modal_projector(seen)
+        ours, _ = text_losses(model, projected, batch, asked=trainer.asked, first_loc=first)
+        logits = model(
+            input_ids=batch.ids,
+            attention_mask=batch.attention,
+            token_type_ids=batch.types,
+            pixel_values=batch.pictures[torch.arange(20) // 4],
+        ).logits
+    costs = []
+    for row, column in batch.is_target.nonzero().tolist():
+        chances = logits[row, column - 1].log_softmax(-1).double().numpy()
+        goal = int(batch.ids[row, column])
+        if first <= goal < first + 1024:
+            spread = np.exp(-0.5 * ((np.arange(1024) - (goal - first)) / 4.0) ** 2)
+            costs.append(-(chances[first : first + 1024] * spread / spread.sum()).sum())
+        else:
+            costs.append(-chances[goal])
+    assert ours.item() == pytest.approx(np.mean(costs), rel=1e-4)
+
+
+def _focal(logits: np.ndarray, goal: np.ndarray) -> float:
+    """Lin et al. 2017, exponent 2, with a quarter for nothing and a half for something."""
+    chance = 1 / (1 + np.exp(-logits))
+    right = np.where(goal > 0, chance, 1 - chance)
+    weight = np.where(goal > 0, 0.5, 0.25)
+    return float((-weight * (1 - right) ** 2 * np.log(right)).sum() / max(1, goal.sum()))
+
+
+def _edge_cost(out: np.ndarray, goal: np.ndarray, sides: np.ndarray, weights: np.ndarray) -> float:
+    """Return the mean error of four edges as a share of the side, under the tokens' weights."""
+    height_width = np.maximum(np.concatenate([sides, sides], -1), 0.02)
+    error = (np.abs(out - goal) / height_width).mean(-1)
+    return float((error * weights).sum() / weights.sum())
+
+
+def test_the_dense_loss_by_hand(batch: Batch) -> None:
+    torch.manual_seed(0)
+    head = DenseHead(16, num_classes=len(CLASSES), num_colours=8, num_texts=24)
+    features = torch.randn(5, NUM_IMAGE_TOKENS, 16)
+    present, edges, colours, texts = (part.detach() for part in head.outputs(features))
+    dense = batch.dense
+    here = dense.present.numpy() > 0
+    edge_cost = _edge_cost(
+        edges.numpy()[here], dense.edges.numpy()[here], dense.sides.numpy()[here],
+        dense.weights.numpy()[here],
+    )  # fmt: skip
+    expected = 2 * _focal(present.double().numpy(), dense.present.numpy()) + 2 * edge_cost
+    for logits, labels, weight in ((colours, dense.colours, 1.0), (texts, dense.texts, 0.25)):
+        mine = labels >= 0
+        if mine.any():
+            chances = logits[mine].log_softmax(-1)
+            expected -= weight * float(chances[torch.arange(len(chances)), labels[mine]].mean())
+    assert head(features, dense).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_a_picture_does_not_tell_costs_nothing(shard: Shard, trainer: TinyTrainer) -> None:
+    hats = Shard(**{**vars(shard), "names": ("helmet", "head"), "absent": ("truck",)})
+    keep = shard.classes < 2
+    offsets = np.concatenate([[0], np.cumsum(keep)])[shard.offsets]
+    rows = {name: getattr(shard, name)[keep] for name in ("boxes", "classes", "colours", "texts")}
+    hats = Shard(**{**vars(hats), **rows, "codes": shard.codes[keep], "offsets": offsets})
+    maker = BatchMaker([hats], trainer.processor.tokenizer, NUM_IMAGE_TOKENS, wording=Wording())
+    dense = maker.draw((1,), num_images=4, num_prompts=0).dense
+    assert dense.known.sum(0).tolist() == [4, 4, 0, 0, 0, 0, 0, 4, 0]
+    head = DenseHead(4, num_classes=len(CLASSES), num_colours=8, num_texts=24)
+    features = torch.randn(4, NUM_IMAGE_TOKENS, 4)
+    head(features, dense).backward()
+    told = head.layers.bias.grad[: len(CLASSES)] != 0
+    assert told.tolist() == [True, True, *[False] * 5, True, False]
+
+
+def test_the_asked_head_looks_at_its_own_picture(batch: Batch) -> None:
+    torch.manual_seed(0)
+    head = AskedHead(8)
+    hidden = torch.randn(len(batch.ids), NUM_IMAGE_TOKENS, 8)
+    rows = torch.tensor([17, 0, 9, 6, 12, 3, 14])
+    got = head(hidden[rows], batch.dense, batch.asked, rows)
+    mine = [int(row) for row in rows if batch.asked[row] >= 0]
+    assert len({row // 4 for row in mine}) >= 2
+    out = head.layers(hidden[mine]).detach().double().numpy()
+    parts = [
+        [getattr(batch.dense, name)[row // 4, :, batch.asked[row]].numpy() for row in mine]
+        for name in ("present", "edges", "sides", "weights")
+    ]
+    present, edges, sides, weights = (np.stack(part) for part in parts)
+    here = present > 0
+    cost = _edge_cost(out[..., 1:][here], edges[here], sides[here], weights[here])
+    assert got.item() == pytest.approx(2 * _focal(out[..., 0], present) + 2 * cost, rel=1e-4)
+
+
+def test_the_tower_learns_alone_and_then_everything_does(shard: Shard) -> None:
+    processor = build_processor(words_of(shard.sentences))
+    maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
+    settings = Settings(steps=6, vision_steps=2, vision_images=2, num_images=2, warmup=4)
+    trainer = TinyTrainer(settings, processor, maker)
+    moved = []
+    for step in range(3):
+        before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+        suffix, _ = trainer.train_step()
+        assert (suffix > 0) == (step >= 2)
+        moved.append(
+            {n.split(".")[1] for n, p in trainer.model.named_parameters() if (p != before[n]).any()}
+        )
+    tower = {"vision_tower"}
+    assert moved == [tower, tower, tower | {"multi_modal_projector", "language_model"}]
+    rates = {
+        (step, group["start"]): group["lr"]
+        for optimiser in trainer.optimisers
+        for group in optimiser.param_groups
+        for step in [2]
+    }
+    # Step 2 is the tower's third and the decoder's first of a warm-up of 4.
+    assert rates[2, 0] == pytest.approx(settings.learning_rate * 3 / 4)
+    assert rates[2, 2] == pytest.approx(settings.learning_rate * 1 / 4)
+
+
+def _one_of_two(number: int, meeting: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=number, world_size=2
+    )
+    layer = nn.Linear(3, 2)
+    layer.weight.grad = torch.full((2, 3), float(number + 1))
+    layer.bias.grad = torch.arange(2.0) * (10 * number + 1)
+    share_gradients(layer.parameters())
+    grads = [layer.weight.grad.tolist(), layer.bias.grad.tolist()]
+    Path(out, f"{number}.json").write_text(json.dumps(grads))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_learn_from_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    words = (str(tmp_path / "meeting"), str(tmp_path))
+    both = [context.Process(target=_one_of_two, args=(k, *words)) for k in (0, 1)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(60)
+    assert [one.exitcode for one in both] == [0, 0]
+    for number in (0, 1):
+        weight, bias = json.loads((tmp_path / f"{number}.json").read_text())
+        assert weight == [[1.5] * 3] * 2  # the mean of 1 and 2
+        assert bias == [0.0, 6.0]  # of 1 and 11
+
+
+def test_kept_back_questions_are_never_trained_on(trainer: TinyTrainer, shard: Shard) -> None:
+    held, seen = set(), set()
+    for line in shard.sentences:
+        for question, _ in json.loads(line)[2]:
+            held |= set(kept_back_forms(question))
+    for seed in range(40):
+        one = trainer.maker.draw((seed,), num_images=2, num_prompts=4)
+        prefixes = [_texts(trainer, one, row)[0] for row in range(8)]
+        seen |= {text.removeprefix("answer en ") for text in prefixes if text.startswith("answer")}
+    firsts = {question for line in shard.sentences for question, _ in json.loads(line)[2]}
+    assert len(seen - firsts) > 5
+    assert not seen & held
+
+
+def test_the_loss_is_spread_over_groups_of_rows(trainer: TinyTrainer, batch: Batch) -> None:
+    first, losses = trainer.maker.first_loc, []
+    with torch.no_grad():
+        projected = functional.normalize(torch.randn(5, NUM_IMAGE_TOKENS, 192), dim=-1)
+        for groups, lengths in ((1, ()), (4, ()), (2, (160, 400))):
+            losses.append(
+                text_losses(
+                    trainer.model, projected, batch, asked=trainer.asked, first_loc=first,
+                    groups=groups, lengths=lengths,
+                )[0]
+            )  # fmt: skip
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+    assert float(losses[0]) == pytest.approx(float(losses[2]), rel=1e-5)
