@@ -23,6 +23,7 @@ TORCH_FREE = (
     "pgvision.boxes",
     "pgvision.masks",
     "pgvision.images",
+    "pgvision.coco",
     "pgvision.tokens",
     "pgvision.drawing",
     "pgvision.results",

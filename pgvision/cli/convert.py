@@ -123,7 +123,7 @@ def convert(
     pgvision convert instances.json masks.jsonl --task segment --codec tiny
     """
     _require_goal(out, check)
-    dataset = _read(source, options)
+    dataset = _read(source, options, check)
     examples = _example_options(options)
     failed = False
     if check:
@@ -138,7 +138,7 @@ def _require_goal(out: Path | None, check: bool) -> None:
         raise OptionError("expected OUT, a new folder or file, or --check")
 
 
-def _read(source: Path, options: ConvertOptions) -> "dict[str, Dataset]":
+def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Dataset]":
     from pgvision.datasets import read_splits, split_by_hash
 
     codec = _codec(options) if options.task == "segment" else None
@@ -148,6 +148,7 @@ def _read(source: Path, options: ConvertOptions) -> "dict[str, Dataset]":
         images=options.images,
         codec=codec,
         convention=options.convention,
+        on_error="record" if check else "raise",
     )
     if options.split is not None:
         if options.split not in parts:

@@ -1,44 +1,59 @@
-"""COCO files, read and written without renumbering, re-rasterising or dropping anything.
+"""COCO files as data sets: nothing renumbered, re-rasterised or dropped.
 
-Supervision's reader rasterises polygons differently and its writer renumbers ids and turns masks
-with holes into crowds, which is why both directions are here.
+What is sound is decided in `pgvision.coco`. Supervision's reader rasterises polygons differently
+and its writer renumbers ids and turns masks with holes into crowds, which is why both directions
+are here.
 """
 
-import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
-from pgvision.datasets.fields import Fields, is_number, kind_of, load_json
-from pgvision.datasets.image_files import find_image_folder, image_hw_of, image_path, stated_hw
+from pgvision.coco import (
+    FIX,
+    CocoContent,
+    Entry,
+    annotation_entry,
+    image_entry,
+    read_content,
+    write_coco,
+)
+from pgvision.coco.stream import without_collector
+from pgvision.datasets.image_files import find_image_folder, image_hw_of, image_path
 from pgvision.datasets.records import (
     Annotation,
     Category,
     Dataset,
+    Finding,
     ImageRecord,
-    Polygons,
     Rle,
     Segmentation,
-    require_distinct,
 )
-from pgvision.datasets.segmentations import polygons_xywh, segmentation_to_mask
 from pgvision.errors import DataError, PgvisionError
 
+OnError = Literal["raise", "record"]
 _IMAGE_FIELDS = ("id", "file_name", "width", "height")
-_ITEM_FIELDS = ("id", "image_id", "category_id", "bbox", "segmentation", "iscrowd", "area")
+_CHUNK = 1 << 16
 
 
-def read_coco(path: str | Path, *, images: str | Path | None = None) -> Dataset:
+def read_coco(
+    path: str | Path, *, images: str | Path | None = None, on_error: OnError = "raise"
+) -> Dataset:
     """Read a COCO instances file. Images are not opened unless their size is missing.
 
     Args:
         path: The JSON file.
         images: The image folder; looked for near the file if not given.
+        on_error: ``"raise"`` refuses a file with a broken entry; ``"record"`` leaves the entry out
+            and has a finding for each, for a linter that looks at the rest too.
 
     Returns:
-        The data set, with the file's own ids.
+        The data set, with the file's own ids. What was mended is in ``findings``.
 
     Raises:
-        DataError: If the file is cut, holds NaN, lacks images, annotations or categories, repeats
-            an id, or names an image outside the folder. The message names file and entry.
+        DataError: If the file is cut, lacks images, annotations or categories, or holds entries
+            that are not sound by the rules of `pgvision.coco.content`; or if it names an image
+            outside the folder. The message names file and entries.
 
     Source:
         https://cocodataset.org/#format-data
@@ -55,11 +70,13 @@ def read_coco(path: str | Path, *, images: str | Path | None = None) -> Dataset:
         (0.0, 0.0, 10.0, 20.0)
     """
     file = Path(path)
-    return coco_to_dataset(load_json(file), source=file, images=images)
+    with without_collector():
+        content = read_content(file, where=str(file), for_records=True)
+        return _dataset(content, file, None if images is None else Path(images), on_error)
 
 
 def coco_to_dataset(
-    value: object, *, source: str | Path, images: str | Path | None = None
+    value: Mapping[str, object], *, source: str | Path, images: str | Path | None = None
 ) -> Dataset:
     """Turn a parsed COCO object into a data set; see `read_coco`.
 
@@ -71,153 +88,105 @@ def coco_to_dataset(
     Raises:
         DataError: As `read_coco`.
     """
-    file = Path(source)
-    top = Fields(value, str(file))
-    for key in ("images", "annotations", "categories"):
-        if key not in top:
-            raise DataError(
-                f"{file}: lacks {key!r}; a COCO file has images, annotations, categories"
-            )
-    records = _read_images(top, file, None if images is None else Path(images))
-    info = top.rest("images", "annotations", "categories")
-    try:
-        return Dataset(images=records, categories=_read_categories(top, file), info=info)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
+    content = read_content(value, where=str(source), for_records=True)
+    return _dataset(content, Path(source), None if images is None else Path(images), "raise")
 
 
-def _read_images(top: Fields, file: Path, images: Path | None) -> tuple[ImageRecord, ...]:
-    entries = [
-        Fields(entry, f"{file}: images[{index}]") for index, entry in enumerate(top.items("images"))
+def _dataset(content: CocoContent, file: Path, images: Path | None, on_error: OnError) -> Dataset:
+    placed = _place_images(content, file, images)
+    if on_error == "raise" or not placed:
+        content.problems.refuse(FIX, DataError)
+    objects = _objects(content)
+    findings = [Finding("mended", "warning", note) for note in content.notes]
+    findings += [
+        Finding("broken-entry", "error", f"{place}: {what}") for place, what in content.problems
     ]
-    names = [entry.text("file_name") for entry in entries]
-    folder = find_image_folder(file, names, images)
-    numbers = [entry.integer("id") for entry in entries]
     try:
-        require_distinct("image", numbers)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
-    sizes = [
-        _image_hw(entry, image_path(name, folder, where=entry.where))
-        for entry, name in zip(entries, names, strict=True)
-    ]
-    objects = _read_objects(top, file, dict(zip(numbers, sizes, strict=True)))
-    return tuple(
-        ImageRecord(
-            id=number,
-            file_name=name,
-            path=image_path(name, folder, where=entry.where),
-            image_hw=size,
-            objects=tuple(objects.get(number, ())),
-            extra=entry.rest(*_IMAGE_FIELDS),
+        return Dataset(
+            images=tuple(
+                ImageRecord(
+                    id=number,
+                    file_name=content.images[number].fields["file_name"],
+                    path=path,
+                    image_hw=image_hw,
+                    objects=tuple(objects.get(number, ())),
+                    extra=_rest(content.images[number], *_IMAGE_FIELDS),
+                )
+                for number, (path, image_hw) in placed.items()
+            ),
+            categories=tuple(
+                Category(number, entry.fields["name"], _rest(entry, "id", "name"))
+                for number, entry in content.categories.items()
+                if entry.sound
+            ),
+            info=content.info,
+            findings=tuple(findings),
         )
-        for entry, number, name, size in zip(entries, numbers, names, sizes, strict=True)
-    )
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
-def _image_hw(entry: Fields, path: Path) -> tuple[int, int]:
-    if "width" not in entry and "height" not in entry:
+def _rest(entry: Entry, *known: str) -> dict[str, Any]:
+    return {key: value for key, value in entry.fields.items() if key not in known}
+
+
+def _place_images(
+    content: CocoContent, file: Path, images: Path | None
+) -> dict[int, tuple[Path, tuple[int, int]]]:
+    """Find path and size of each sound image; what prevents it goes to the problems."""
+    sound = {number: entry for number, entry in content.images.items() if entry.sound}
+    names = [entry.fields.get("file_name") for entry in sound.values()]
+    folder = find_image_folder(file, [name for name in names if isinstance(name, str)], images)
+    placed = {}
+    for (number, entry), name in zip(sound.items(), names, strict=True):
+        place = f"images[{entry.index}]"
+        if not isinstance(name, str) or not name:
+            content.problems.add(f"{place}.file_name", f"is {name!r:.40}, expected text")
+            continue
         try:
-            return image_hw_of(path)
+            path = image_path(name, folder, where=place)
+            placed[number] = (path, entry.image_hw or image_hw_of(path))
+        except DataError as error:
+            content.problems.add(place, str(error).removeprefix(f"{place}: "))
         except PgvisionError as error:
-            raise DataError(
-                f"{entry.where}: lacks 'width' and 'height', and the image does not tell: {error}"
-            ) from error
-    return stated_hw(entry.integer("height"), entry.integer("width"), where=entry.where)
+            content.problems.add(
+                place, f"lacks 'width' and 'height', and the image does not tell: {error}"
+            )
+    return placed
 
 
-def _read_categories(top: Fields, file: Path) -> tuple[Category, ...]:
-    entries = [
-        Fields(entry, f"{file}: categories[{index}]")
-        for index, entry in enumerate(top.items("categories"))
-    ]
-    return tuple(
-        Category(entry.integer("id"), entry.text("name"), entry.rest("id", "name"))
-        for entry in entries
-    )
-
-
-def _read_objects(
-    top: Fields, file: Path, sizes: dict[int, tuple[int, int]]
-) -> dict[int, list[Annotation]]:
+def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
+    """Make the annotations of each image."""
     objects: dict[int, list[Annotation]] = {}
-    for index, value in enumerate(top.items("annotations")):
-        entry = Fields(value, f"{file}: annotations[{index}]")
-        image_id = entry.integer("image_id")
-        if image_id not in sizes:
-            raise DataError(f"{entry.where}: image_id {image_id} is not among the images")
-        objects.setdefault(image_id, []).append(_read_object(entry, sizes[image_id]))
+    for start in range(0, len(content), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        rows = zip(
+            content.ids[part].tolist(),
+            content.image_ids[part].tolist(),
+            content.category_ids[part].tolist(),
+            map(tuple, content.xywh[part].tolist()),
+            content.outlines[part],
+            content.crowd[part].tolist(),
+            content.area[part].tolist(),
+            content.extra[part],
+            strict=True,
+        )
+        for number, image_id, category_id, xywh, outline, crowd, area, extra in rows:
+            if isinstance(outline, Mapping):
+                outline = _run_lengths(outline)
+            known = None if area != area else area
+            objects.setdefault(image_id, []).append(
+                Annotation(number, category_id, xywh, outline, crowd, known, extra)
+            )
     return objects
 
 
-def _read_object(entry: Fields, image_hw: tuple[int, int]) -> Annotation:
-    crowd = entry.values.get("iscrowd", 0)
-    if crowd not in (0, 1, None):
-        raise entry.fail("iscrowd", "0 or 1")
-    segmentation = _read_segmentation(entry, image_hw)
-    return Annotation(
-        id=entry.integer("id"),
-        category_id=entry.integer("category_id"),
-        xywh=_read_box(entry, segmentation),
-        segmentation=segmentation,
-        iscrowd=bool(crowd),
-        area=entry.number("area") if "area" in entry else None,
-        extra=entry.rest(*_ITEM_FIELDS),
-    )
-
-
-def _read_box(
-    entry: Fields, segmentation: Segmentation | None
-) -> tuple[float, float, float, float]:
-    if "bbox" not in entry and segmentation and not isinstance(segmentation, Rle):
-        return polygons_xywh(segmentation)
-    box = entry.numbers("bbox")
-    if len(box) != 4:
-        raise entry.fail("bbox", "4 numbers (x, y, width, height)")
-    return (box[0], box[1], box[2], box[3])
-
-
-def _read_segmentation(entry: Fields, image_hw: tuple[int, int]) -> Segmentation | None:
-    value = entry.values.get("segmentation")
-    if value is None or value == []:
-        return None
-    if isinstance(value, dict):
-        return _read_rle(Fields(value, f"{entry.where}: segmentation"), image_hw)
-    if not isinstance(value, list):
-        raise DataError(
-            f"{entry.where}: segmentation is {kind_of(value)}, expected polygons or run lengths"
-        )
-    return _read_polygons(value, entry)
-
-
-def _read_polygons(value: list[object], entry: Fields) -> Polygons:
-    rings = []
-    for ring in value:
-        if not isinstance(ring, list) or len(ring) % 2 or not all(map(is_number, ring)):
-            raise DataError(
-                f"{entry.where}: segmentation: expected rings of x, y pairs of finite numbers, "
-                f"got {ring!r:.80}"
-            )
-        rings.append(tuple(float(number) for number in ring))
-    return tuple(rings)
-
-
-def _read_rle(entry: Fields, image_hw: tuple[int, int]) -> Rle:
-    size = entry.numbers("size")
-    if tuple(size) != image_hw:
-        raise DataError(
-            f"{entry.where}: size {list(size)}, but the image is {list(image_hw)} (height, width)"
-        )
-    counts = entry.values.get("counts")
-    if isinstance(counts, str):
-        return Rle(image_hw, counts)
-    runs = entry.numbers("counts")
-    if any(run < 0 or run != int(run) for run in runs) or sum(runs) != image_hw[0] * image_hw[1]:
-        raise DataError(
-            f"{entry.where}: counts must be whole run lengths that sum to "
-            f"{image_hw[0]} x {image_hw[1]}, they sum to {sum(runs):g}"
-        )
-    return Rle(image_hw, tuple(int(run) for run in runs))
+def _run_lengths(rle: Mapping[str, Any]) -> Rle:
+    (height, width), counts = rle["size"], rle["counts"]
+    if isinstance(counts, bytes):
+        counts = counts.decode("ascii")
+    size = (int(height), int(width))
+    return Rle(size, counts if isinstance(counts, str) else tuple(int(run) for run in counts))
 
 
 def dataset_to_coco(dataset: Dataset) -> dict[str, object]:
@@ -244,61 +213,60 @@ def dataset_to_coco(dataset: Dataset) -> dict[str, object]:
     """
     return {
         **dataset.info,
-        "images": [
-            {
-                "id": image.id,
-                "file_name": image.file_name,
-                "width": image.image_hw[1],
-                "height": image.image_hw[0],
-                **image.extra,
-            }
-            for image in dataset.images
-        ],
-        "annotations": [_item(item, image) for image in dataset.images for item in image.objects],
-        "categories": [
-            {"id": category.id, "name": category.name, **category.extra}
-            for category in dataset.categories
-        ],
+        "images": [_image(image, image.file_name) for image in dataset.images],
+        "annotations": list(_items(dataset)),
+        "categories": [_category(category) for category in dataset.categories],
     }
 
 
-def _item(item: Annotation, image: ImageRecord) -> dict[str, object]:
-    entry: dict[str, object] = {
-        "id": item.id,
-        "image_id": image.id,
-        "category_id": item.category_id,
-        "bbox": list(item.xywh),
-        "area": area_of(item, image.image_hw),
-        "iscrowd": int(item.iscrowd),
-    }
-    if isinstance(item.segmentation, Rle):
-        counts = item.segmentation.counts
-        entry["segmentation"] = {
-            "size": list(item.segmentation.size),
-            "counts": counts if isinstance(counts, str) else list(counts),
-        }
-    elif item.segmentation is not None:
-        entry["segmentation"] = [list(ring) for ring in item.segmentation]
-    return entry | dict(item.extra)
+def write_coco_file(path: Path, dataset: Dataset, names: Mapping[int, str] | None = None) -> None:
+    """Write a data set as a COCO file, piece by piece.
 
-
-def area_of(item: Annotation, image_hw: tuple[int, int]) -> float:
-    """Return an annotation's area in square pixels: stated, or of its mask, or of its box.
+    Args:
+        path: The file.
+        dataset: The data set.
+        names: Other file names, by image id.
 
     Raises:
-        DataError: If the mask is broken.
-
-    Example:
-        >>> area_of(Annotation(id=1, category_id=1, xywh=(0.0, 0.0, 4.0, 2.5)), (10, 10))
-        10.0
+        DataError: As `dataset_to_coco`, or if a number is not finite.
     """
-    if item.area is not None:
-        return item.area
-    if item.segmentation is not None:
-        return float(segmentation_to_mask(item.segmentation, image_hw).sum())
-    return max(item.xywh[2], 0.0) * max(item.xywh[3], 0.0)
+    names = names or {}
+    write_coco(
+        path,
+        images=(_image(image, names.get(image.id, image.file_name)) for image in dataset.images),
+        annotations=_items(dataset),
+        categories=(_category(category) for category in dataset.categories),
+        info=dataset.info,
+    )
 
 
-def coco_text(dataset: Dataset) -> str:
-    """Return the text of a COCO file: numbers with every digit they need to come back the same."""
-    return json.dumps(dataset_to_coco(dataset), ensure_ascii=False, allow_nan=False)
+def _image(image: ImageRecord, name: str) -> dict[str, Any]:
+    return image_entry(image.id, name, image.image_hw) | dict(image.extra)
+
+
+def _category(category: Category) -> dict[str, Any]:
+    return {"id": category.id, "name": category.name, **category.extra}
+
+
+def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    for image in dataset.images:
+        for item in image.objects:
+            entry = annotation_entry(
+                item.id,
+                image.id,
+                item.category_id,
+                item.xywh,
+                area=item.area,
+                iscrowd=item.iscrowd,
+                segmentation=_as_json(item.segmentation),
+                image_hw=image.image_hw,
+            )
+            yield entry | dict(item.extra) if item.extra else entry
+
+
+def _as_json(segmentation: Segmentation | None) -> Any:
+    if isinstance(segmentation, Rle):
+        counts = segmentation.counts
+        plain = counts if isinstance(counts, str) else list(counts)
+        return {"size": list(segmentation.size), "counts": plain}
+    return None if segmentation is None else [list(ring) for ring in segmentation]

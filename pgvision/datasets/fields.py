@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+from pgvision.coco.values import kind_of
 from pgvision.errors import DataError
 
 
@@ -158,18 +159,3 @@ def is_number(value: object) -> bool:
         return False
     # An integer of 400 digits is JSON, but no coordinate.
     return abs(value) < 1e15 and math.isfinite(value)
-
-
-def kind_of(value: object) -> str:
-    """Name a JSON value's type in JSON's words.
-
-    Example:
-        >>> kind_of([1]), kind_of(None), kind_of("a")
-        ('a list', 'null', 'text')
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true/false"
-    names = {list: "a list", dict: "an object", str: "text", int: "a number", float: "a number"}
-    return names.get(type(value), type(value).__name__)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pgvision.datasets.coco import read_coco
+from pgvision.datasets.coco import OnError, read_coco
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.jsonl import read_jsonl
 from pgvision.datasets.labelme import read_labelme
@@ -68,6 +68,7 @@ def read_splits(
     images: str | Path | None = None,
     codec: MaskCodec | None = None,
     convention: Convention = "1024",
+    on_error: OnError = "raise",
 ) -> dict[str, Dataset]:
     """Read a data set as its splits; a file is one split, called as the file.
 
@@ -78,6 +79,7 @@ def read_splits(
         images: As `read_dataset`.
         codec: As `read_dataset`.
         convention: As `read_dataset`.
+        on_error: For COCO: ``"record"`` leaves broken entries out and has a finding for each.
 
     Raises:
         SourceError: As `read_dataset`.
@@ -98,7 +100,7 @@ def read_splits(
         return {given.stem: read_labelme(given, images=images)}
     files = _files_of(given, ".json" if chosen == "coco" else ".jsonl")
     if chosen == "coco":
-        return {file.stem: read_coco(file, images=images) for file in files}
+        return {file.stem: read_coco(file, images=images, on_error=on_error) for file in files}
     return {
         file.stem: read_jsonl(file, images=images, codec=codec, convention=convention)
         for file in files

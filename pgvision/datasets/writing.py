@@ -11,7 +11,7 @@ from typing import Literal
 
 import yaml
 
-from pgvision.datasets.coco import coco_text
+from pgvision.datasets.coco import write_coco_file
 from pgvision.datasets.examples import ExampleOptions, MaskCodec, iter_examples
 from pgvision.datasets.image_files import image_path
 from pgvision.datasets.jsonl import examples_text
@@ -92,7 +92,7 @@ def write_dataset(
     if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
         if len(parts) > 1:
             raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
-        write_text(target, _text(next(iter(parts.values())), format, chosen, codec))
+        _write_file(target, next(iter(parts.values())), format, chosen, codec)
         return _report(target, parts, 0, [])
     findings: list[Finding] = []
     with _new_folder(target) as folder:
@@ -102,7 +102,7 @@ def write_dataset(
         else:
             stem, ending = _FILE_OF[format]
             for split, part in parts.items():
-                write_text(folder / f"{split or stem}{ending}", _text(part, format, chosen, codec))
+                _write_file(folder / f"{split or stem}{ending}", part, format, chosen, codec)
         copied = sum(
             _place_images(part, folder / places[split], split, images, findings)
             for split, part in parts.items()
@@ -110,17 +110,19 @@ def write_dataset(
     return _report(target, parts, copied, findings)
 
 
-def _text(
+def _write_file(
+    path: Path,
     dataset: Dataset,
-    format: WriteFormat,
+    format: WriteFormat,  # noqa: A002
     options: ExampleOptions,
-    codec: MaskCodec | None,  # noqa: A002
-) -> str:
+    codec: MaskCodec | None,
+) -> None:
     if format == "coco":
-        return coco_text(dataset)
+        write_coco_file(path, dataset)
+        return
     names = {image.path: image.file_name for image in dataset.images}
     examples = iter_examples(dataset, options=options, codec=codec)
-    return examples_text((names[e.image], e.prefix, e.suffix) for e in examples)
+    write_text(path, examples_text((names[e.image], e.prefix, e.suffix) for e in examples))
 
 
 def _report(

@@ -5,10 +5,8 @@ slow walk over single records begin, and it is the one that speaks.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from numbers import Integral, Real
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgvision.coco.problems import Problems
+from pgvision.coco.values import MISSING, box_fault, number_fault, whole_fault, whole_number
 from pgvision.errors import EvaluationError
-from pgvision.evaluation.problems import Problems
 
 Record = Mapping[str, Any]
-_MISSING = object()
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -80,11 +78,11 @@ def _values(records: Sequence[Record], key: str) -> list[Any]:
     try:
         return list(map(itemgetter(key), records))  # three times as fast as asking each record
     except KeyError:
-        return [record.get(key, _MISSING) for record in records]
+        return [record.get(key, MISSING) for record in records]
 
 
 def id_column(records: Sequence[Record], key: str, where: str, problems: Problems) -> NDArray[Any]:
-    """Integer column ``key``; strings, booleans and fractions are problems.
+    """Integer column ``key``; strings, booleans and fractions are problems, 1.0 counts as 1.
 
     Returns:
         ``(n,)`` int64; the entries that are problems are -1.
@@ -97,15 +95,11 @@ def id_column(records: Sequence[Record], key: str, where: str, problems: Problem
             pass  # the walk below says which one
     column = np.full(len(values), -1, np.int64)
     for index, value in enumerate(values):
-        place = f"{where}[{index}].{key}"
-        if value is _MISSING:
-            problems.add(place, "is missing, expected an integer")
-        elif isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-            problems.add(place, f"is {value!r:.40}, expected an integer")
-        elif not -(2**53) < int(value) < 2**53:
-            problems.add(place, f"is {value}, expected an integer below 2**53")
+        number = whole_number(value)
+        if number is None:
+            problems.add(f"{where}[{index}].{key}", whole_fault(value))
         else:
-            column[index] = int(value)
+            column[index] = number
     return column
 
 
@@ -147,36 +141,9 @@ def box_column(records: Sequence[Record], where: str, problems: Problems) -> NDA
                 return boxes
     boxes = np.zeros((len(values), 4))
     for index, value in enumerate(values):
-        fault = _box_fault(value)
+        fault = box_fault(value)
         if fault:
             problems.add(f"{where}[{index}].bbox", fault)
         else:
             boxes[index] = [float(number) for number in value]
     return boxes
-
-
-def number_fault(value: object) -> str | None:
-    """What is wrong with ``value`` as a finite number, or None."""
-    if value is _MISSING or value is None:
-        return "is missing, expected a finite number"
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        return f"is {value!r:.40}, expected a finite number"
-    if not math.isfinite(float(value)):
-        return f"is {float(value)}, expected a finite number"
-    return None
-
-
-def _box_fault(value: object) -> str | None:
-    if value is _MISSING:
-        return "is missing, expected [left, top, width, height]"
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1 or len(value) != 4:
-        return f"is {value!r:.60}, expected 4 numbers [left, top, width, height]"
-    for number in value:
-        if fault := number_fault(number):
-            return f"is {list(value)!r:.80}: a coordinate {fault}"
-    if value[2] < 0 or value[3] < 0:
-        return (
-            f"is {list(value)!r:.80}: negative width or height; COCO boxes are "
-            "[left, top, width, height], not corners"
-        )
-    return None

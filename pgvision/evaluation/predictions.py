@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgvision.coco.problems import Problems
 from pgvision.errors import EvaluationError
 from pgvision.evaluation.answers import AnswerCounts, count_answers
 from pgvision.evaluation.columns import (
@@ -19,9 +20,8 @@ from pgvision.evaluation.columns import (
     read_json,
     require_records,
 )
-from pgvision.evaluation.ground_truth import GroundTruth, check_totals
-from pgvision.evaluation.problems import Problems
-from pgvision.rle import Rle, pack_rle, rle_fault
+from pgvision.evaluation.ground_truth import GroundTruth
+from pgvision.rle import Rle, pack_rle, pixels_fault, rle_fault, run_totals
 
 FIX = (
     "results are records {image_id, category_id, bbox [left, top, width, height] or "
@@ -133,7 +133,10 @@ def _rles(
             continue
         rles.append(pack_rle(record["segmentation"]))
         places.append(index)
-    check_totals(rles, places, where, problems)
+    totals = run_totals([rle["counts"] for rle in rles]).tolist()
+    for rle, index, total in zip(rles, places, totals, strict=True):
+        if fault := pixels_fault(total, (rle["size"][0], rle["size"][1])):
+            problems.add(f"{where}[{index}].segmentation", fault)
     return rles
 
 

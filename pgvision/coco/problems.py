@@ -1,6 +1,8 @@
 """Collect every problem of a file before refusing it, so that one run shows them all."""
 
-from pgvision.errors import EvaluationError
+from collections.abc import Iterator
+
+from pgvision.errors import DataError, EvaluationError
 
 SHOWN = 5
 
@@ -31,18 +33,26 @@ class Problems:
     def __len__(self) -> int:
         return len(self._found)
 
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Go through the places in the input with what is wrong there."""
+        return iter(self._found)
+
     def add(self, where: str, what: str) -> None:
         """Note one problem: ``where`` in the input, and ``what`` was expected and came."""
         self._found.append((where, what))
 
-    def refuse(self, fix: str) -> None:
+    def refuse(
+        self, fix: str, error: type[DataError] | type[EvaluationError] = EvaluationError
+    ) -> None:
         """Raise if anything was noted.
 
         Args:
             fix: What the user can do about it.
+            error: What is raised.
 
         Raises:
             EvaluationError: With the first problems, how many there are, and the fix.
+            DataError: The same, where ``error`` says so.
         """
         if not self._found:
             return
@@ -52,4 +62,4 @@ class Problems:
         if count > SHOWN:
             lines.append(f"  ... and {count - SHOWN} more")
         lines.append(f"Fix: {fix}.")
-        raise EvaluationError("\n".join(lines))
+        raise error("\n".join(lines))

@@ -1,0 +1,178 @@
+"""COCO files read piece by piece: half a gigabyte of JSON need not become a tree in memory."""
+
+import gc
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from json.decoder import WHITESPACE  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+
+from pgvision.coco.values import kind_of
+from pgvision.errors import DataError
+
+_BLOCK = 1 << 20
+
+
+class Member(NamedTuple):
+    """A piece of a JSON object.
+
+    Attributes:
+        key: The top-level key.
+        index: Place in its list; None for a value that is no list, and where a list begins.
+        value: The entry; an empty list where a list begins.
+    """
+
+    key: str
+    index: int | None
+    value: Any
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Hold Python's cycle collector: among millions of new objects it looks at all, time and again.
+
+    Nothing that is built meanwhile may need it.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def mapping_members(value: Mapping[Any, Any]) -> Iterator[Member]:
+    """Yield the members of an object that is in memory already."""
+    for key, part in value.items():
+        is_list = isinstance(part, list | tuple)
+        yield Member(str(key), None, [] if is_list else part)
+        if is_list:
+            for index, entry in enumerate(part):
+                yield Member(str(key), index, entry)
+
+
+def file_members(path: Path) -> Iterator[Member]:
+    """Yield the members of the object that a JSON file holds, each as soon as it is read.
+
+    NaN and Infinity come as floats: who looks at the fields can say where they stand.
+
+    Raises:
+        DataError: If the file is missing, is not UTF-8 (with or without a byte-order mark), is cut
+            or holds something else than an object.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from _Text(file).members()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, and it holds other bytes") from error
+    except (_NotJson, ValueError, RecursionError):
+        _explain(path)
+
+
+class _NotJson(Exception):
+    """The text is not what JSON allows here."""
+
+
+class _Text:
+    """A window on the text of a file, moved on as values are read."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._scan = json.JSONDecoder(parse_constant=_constant).scan_once
+        self._seen = ""
+        self._at = 0
+
+    def members(self) -> Iterator[Member]:
+        self._expect("{")
+        if self._next() == "}":
+            self._at += 1
+        else:
+            while True:
+                yield from self._member()
+                if self._expect(",}") == "}":
+                    break
+        if self._next():
+            raise _NotJson
+
+    def _member(self) -> Iterator[Member]:
+        self._next()
+        key = self._value()
+        if not isinstance(key, str):
+            raise _NotJson
+        self._expect(":")
+        if self._next() != "[":
+            yield Member(key, None, self._value())
+            return
+        yield Member(key, None, [])
+        self._at += 1
+        index = 0
+        if self._next() == "]":
+            self._at += 1
+            return
+        while True:
+            self._next()
+            yield Member(key, index, self._value())
+            index += 1
+            if self._expect(",]") == "]":
+                return
+
+    def _next(self) -> str:
+        """Skip white space; return the character that follows, "" at the end."""
+        while True:
+            self._at = WHITESPACE.match(self._seen, self._at).end()
+            if self._at < len(self._seen):
+                return self._seen[self._at]
+            if not self._more():
+                return ""
+
+    def _expect(self, signs: str) -> str:
+        sign = self._next()
+        if not sign or sign not in signs:
+            raise _NotJson
+        self._at += 1
+        return sign
+
+    def _value(self) -> Any:
+        size = _BLOCK
+        while True:
+            try:
+                value, end = self._scan(self._seen, self._at)
+            except (StopIteration, ValueError):
+                # Cut by the window, or wrong: ever larger pieces, so that long values stay cheap.
+                if not self._more(size):
+                    raise _NotJson from None
+                size *= 2
+                continue
+            # A number at the very end may go on.
+            if end < len(self._seen) or not self._more():
+                self._at = end
+                return value
+
+    def _more(self, size: int = _BLOCK) -> bool:
+        block = self._file.read(size)
+        self._seen = self._seen[self._at :] + block
+        self._at = 0
+        return bool(block)
+
+
+def _constant(name: str) -> float:
+    return {"NaN": math.nan, "Infinity": math.inf}.get(name, -math.inf)
+
+
+def _explain(path: Path) -> NoReturn:
+    """Read the whole again for a message with line and column."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}: not complete JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}; was the file cut?"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: JSON that cannot be read: {error}") from error
+    raise DataError(f"{path}: expected a JSON object, got {kind_of(value)}")
