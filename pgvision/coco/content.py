@@ -18,7 +18,7 @@ The reader of data sets, ``pgvision convert --check`` and the evaluation all sta
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,8 @@ from pgvision.rle import pack_rle, pixels_fault, polygons_to_rle, rle_area, run_
 FIX: Final = "mend the file; `pgvision convert FILE --check` lists everything that is wrong with it"
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """An image or a category.
 
     Attributes:

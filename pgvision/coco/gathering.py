@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from pgvision.coco.content import Entry
@@ -136,7 +137,7 @@ class Gatherer:
             place = f"{kind}[{entry.index}].id"
             self.problems.add(place, f"is {number}, as {kind}[{home[number].index}]; {ONCE}")
             return
-        home[number] = entry._replace(sound=len(self.problems) == before)
+        home[number] = replace(entry, sound=len(self.problems) == before)
 
     def _annotation(self, index: int, entry: Mapping[str, Any]) -> None:
         before, row = len(self.problems), len(self.index)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json.decoder import WHITESPACE  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import IO, Any, NoReturn, TypeAlias
 
 from pgvision.coco.values import kind_of
 from pgvision.errors import DataError
@@ -15,18 +15,11 @@ from pgvision.errors import DataError
 _BLOCK = 1 << 20
 
 
-class Member(NamedTuple):
-    """A piece of a JSON object.
+Member: TypeAlias = tuple[str, int | None, Any]
+"""A piece of a JSON object: its top-level key, its place in the key's list, and the entry.
 
-    Attributes:
-        key: The top-level key.
-        index: Place in its list; None for a value that is no list, and where a list begins.
-        value: The entry; an empty list where a list begins.
-    """
-
-    key: str
-    index: int | None
-    value: Any
+The place is None for a value that is no list, and where a list begins, with an empty one.
+"""
 
 
 @contextmanager
@@ -48,10 +41,10 @@ def mapping_members(value: Mapping[Any, Any]) -> Iterator[Member]:
     """Yield the members of an object that is in memory already."""
     for key, part in value.items():
         is_list = isinstance(part, list | tuple)
-        yield Member(str(key), None, [] if is_list else part)
+        yield (str(key), None, [] if is_list else part)
         if is_list:
             for index, entry in enumerate(part):
-                yield Member(str(key), index, entry)
+                yield (str(key), index, entry)
 
 
 def file_members(path: Path) -> Iterator[Member]:
@@ -83,7 +76,8 @@ class _Text:
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
-        self._scan = json.JSONDecoder(parse_constant=_constant).scan_once
+        decoder: Any = json.JSONDecoder(parse_constant=_constant)
+        self._scan = decoder.scan_once
         self._seen = ""
         self._at = 0
 
@@ -106,9 +100,9 @@ class _Text:
             raise _NotJson
         self._expect(":")
         if self._next() != "[":
-            yield Member(key, None, self._value())
+            yield (key, None, self._value())
             return
-        yield Member(key, None, [])
+        yield (key, None, [])
         self._at += 1
         index = 0
         if self._next() == "]":
@@ -116,7 +110,7 @@ class _Text:
             return
         while True:
             self._next()
-            yield Member(key, index, self._value())
+            yield (key, index, self._value())
             index += 1
             if self._expect(",]") == "]":
                 return

@@ -4,9 +4,9 @@ Run: python tests/benchmarks/bench_datasets.py make FILE [IMAGES]
      python tests/benchmarks/bench_datasets.py measure FILE [STEP ...]
 
 ``make`` writes a COCO file of IMAGES pictures (118,000 as train2017) with 7.3 objects each, 80
-classes, polygons of about 25 points, one crowd in a hundred. ``measure`` runs each step in a process
-of its own and prints seconds of processor time and of the clock, and the peak of memory. Steps:
-plain (json.load), pycocotools, read, convert (read and write as COCO), truth, truth-masks,
+classes, polygons of about 25 points, one crowd in a hundred. ``measure`` runs each step in a
+process of its own and prints seconds of processor time and of the clock, and the peak of memory.
+Steps: plain (json.load), pycocotools, read, convert (read and write as COCO), truth, truth-masks,
 evaluate (boxes, one result an object, without details).
 """
 
