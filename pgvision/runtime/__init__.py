@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
     from pgvision.runtime.engine import Engine
+    from pgvision.runtime.hub import hub_if_it_answers
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
-    from pgvision.runtime.loading import load
+    from pgvision.runtime.loading import load, unload
     from pgvision.runtime.protocol import GenerateOptions, Generation, Generator, Request
+    from pgvision.runtime.threads import threads_for
 
 _HOMES = {
     "CheckpointCard": "checkpoints",
@@ -25,7 +27,10 @@ _HOMES = {
     "check_language": "leaks",
     "check_leaks": "leaks",
     "find_checkpoint": "checkpoints",
+    "hub_if_it_answers": "hub",
     "load": "loading",
+    "threads_for": "threads",
+    "unload": "loading",
 }
 __all__ = [
     "CheckpointCard",
@@ -39,7 +44,10 @@ __all__ = [
     "check_language",
     "check_leaks",
     "find_checkpoint",
+    "hub_if_it_answers",
     "load",
+    "threads_for",
+    "unload",
 ]
 
 

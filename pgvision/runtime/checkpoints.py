@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,21 +13,27 @@ from pgvision.tokens import KINDS
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 CARD_NAME: Final = "pgvision.json"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
-_KIND_IN_NAME: Final = re.compile(r"-(pt|mix|ft)-")
+_KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
+_CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of huggingface_hub
 
 
 @dataclass(frozen=True)
 class CheckpointCard:
-    """What a checkpoint is and where it lies.
+    """What a checkpoint is and where it lies; all but the first fields from its ``pgvision.json``.
 
     Attributes:
         name: As the user wrote it.
         location: A folder, or a hub id.
-        kind: "pt", "mix", "ft" or "tiny": which prompts it knows.
+        kind: One of `pgvision.tokens.KINDS`: which prompts it knows.
         codec: Name of the mask codec whose codes it writes: "google" or "tiny".
         is_local: Whether ``location`` is a folder.
         base: For a LoRA adapter the checkpoint that it changes, else None.
         about: One line for the log.
+        classes: Names that it was taught to find; None: any, or unknown.
+        questions: Questions that it was taught to answer; None: any, or unknown.
+        max_new_tokens: Longest answer that it was taught to write; None: as PaliGemma's of the
+            same kind and resolution.
+        notes: What its makers want users to know.
     """
 
     name: str
@@ -37,47 +43,60 @@ class CheckpointCard:
     is_local: bool
     base: str | None
     about: str
+    classes: tuple[str, ...] | None = None
+    questions: tuple[str, ...] | None = None
+    max_new_tokens: int | None = None
+    notes: str | None = None
 
 
-def find_checkpoint(model: str | Path | None = None) -> CheckpointCard:
+def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None) -> CheckpointCard:
     """Find out what ``model`` names, without loading weights or asking the network.
 
     Args:
         model: ``"tiny"``, a folder, a hub id such as ``"google/paligemma2-3b-mix-224"``, or None
             for the ``PGVISION_MODEL`` of the environment and failing that ``"tiny"``.
+        kind: Which prompts it knows, where neither its ``pgvision.json`` nor its name says so:
+            one of `pgvision.tokens.KINDS`.
 
     Raises:
         CheckpointError: If it is neither a folder with a checkpoint nor the form of a hub id.
+        OptionError: If there is no such kind.
 
     Example:
         >>> find_checkpoint("google/paligemma-3b-mix-224").kind
         'mix'
     """
+    if kind is not None and kind not in KINDS:
+        raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or "tiny"
     folder = TINY_FOLDER if name == "tiny" else Path(name).expanduser()
     if folder.is_dir():
-        return _local_card(name, folder)
-    if folder.exists():
+        card = _local_card(name, folder)
+    elif folder.exists():
         raise CheckpointError(
             f"model: {name!r} is a file; expected a folder with config.json and weights"
         )
-    if not _HUB_ID.fullmatch(name):
+    elif _HUB_ID.fullmatch(name):
+        named = kind_from_name(name)
+        about = f"PaliGemma ({named}) from the hub"
+        card = CheckpointCard(name, name, named, "google", False, None, about)
+    else:
         raise CheckpointError(
             f"model: {name!r} is neither a folder nor a hub id such as "
             f'"google/paligemma2-3b-mix-224"; check the path, or use model="tiny"'
         )
-    kind = _kind_from_name(name)
-    return CheckpointCard(
-        name, name, kind, "google", False, None, f"PaliGemma ({kind}) from the hub"
-    )
+    return card if kind is None else replace(card, kind=kind)
 
 
-def find_revision(model: str | Path | None, revision: str | None) -> CheckpointCard:
+def find_revision(
+    model: str | Path | None, revision: str | None, *, kind: str | None = None
+) -> CheckpointCard:
     """Find a checkpoint as `find_checkpoint` does, and hold the revision to it.
 
     Args:
         model: See `find_checkpoint`.
-        revision: Branch, tag or commit on the hub; of a LoRA adapter, that of its base.
+        revision: Branch, tag or commit on the hub; of a LoRA adapter in a folder, its base's.
+        kind: See `find_checkpoint`.
 
     Raises:
         CheckpointError: See `find_checkpoint`.
@@ -88,7 +107,7 @@ def find_revision(model: str | Path | None, revision: str | None) -> CheckpointC
         >>> find_revision("google/paligemma2-3b-mix-224", "main").kind
         'mix'
     """
-    card = find_checkpoint(model)
+    card = find_checkpoint(model, kind=kind)
     if revision is None:
         return card
     weights = card if card.base is None else find_checkpoint(card.base)
@@ -100,37 +119,87 @@ def find_revision(model: str | Path | None, revision: str | None) -> CheckpointC
     return card
 
 
-def _kind_from_name(name: str) -> str:
-    found = _KIND_IN_NAME.search(name)
+def kind_from_name(name: str) -> str:
+    """Tell from a hub id or a folder's path which prompts a checkpoint knows.
+
+    Names say it as Google's do; folders of huggingface_hub's cache are read as their repository.
+    What says nothing counts as fine-tuned, "ft".
+
+    Example:
+        >>> kind_from_name("/cache/models--google--paligemma2-3b-mix-448/snapshots/0a1b")
+        'mix'
+    """
+    path = Path(name)
+    cached = [found for found in map(_CACHE_FOLDER.fullmatch, path.parts) if found]
+    word = (cached[-1]["name"] if cached else path.name).lower()
+    if "refcoco-seg" in word and "refcoco-seg" in KINDS:
+        return "refcoco-seg"
+    found = _KIND_IN_NAME.search(word)
     return found.group(1) if found else "ft"
 
 
 def _local_card(name: str, folder: Path) -> CheckpointCard:
-    base = _adapter_base(folder)
+    base, _ = adapter_base(folder)
     if base is None and not (folder / "config.json").is_file():
         raise CheckpointError(
             f"model: {name!r} has no config.json; expected a folder that "
             f"save_pretrained wrote (weights, config and processor)"
         )
-    card = _read_json(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else {}
-    kind = str(card.get("kind", _kind_from_name(base or folder.name)))
+    kind = kind_from_name(base or str(folder.resolve()))
+    about = f"PaliGemma ({kind}) from {folder}"
+    card = CheckpointCard(name, str(folder.resolve()), kind, "google", True, base, about)
+    path = folder / CARD_NAME
+    return read_card(path, card) if path.is_file() else card
+
+
+def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
+    """Return ``card`` with what a ``pgvision.json`` says.
+
+    Raises:
+        CheckpointError: If the file is no JSON object, or a field is not what it should be.
+    """
+    content = _read_json(path)
+    kind = str(content.get("kind", card.kind))
     if kind not in KINDS:
-        raise CheckpointError(
-            f"{folder / CARD_NAME}: kind is {kind!r}, expected one of {', '.join(KINDS)}"
-        )
-    codec = str(card.get("codec", "google"))
-    about = str(card.get("about", f"PaliGemma ({kind}) from {folder}"))
-    return CheckpointCard(name, str(folder), kind, codec, True, base, about)
+        raise CheckpointError(f"{path}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
+    limit, notes = content.get("max_new_tokens"), content.get("notes")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise CheckpointError(f"{path}: max_new_tokens is {limit!r}, expected a number above 0")
+    return replace(
+        card,
+        kind=kind,
+        codec=str(content.get("codec", card.codec)),
+        about=str(content.get("about", card.about)),
+        classes=_read_words(path, content, "classes"),
+        questions=_read_words(path, content, "questions"),
+        max_new_tokens=limit,
+        notes=None if notes is None else str(notes),
+    )
 
 
-def _adapter_base(folder: Path) -> str | None:
+def _read_words(path: Path, content: dict[str, object], key: str) -> tuple[str, ...] | None:
+    words = content.get(key)
+    if words is None:
+        return None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(f"{path}: {key} is {words!r}, expected a list of texts, or no {key}")
+    return tuple(words)
+
+
+def adapter_base(folder: Path) -> tuple[str | None, str | None]:
+    """Return the checkpoint that a LoRA adapter changes and its revision; None: no adapter here.
+
+    Raises:
+        CheckpointError: If the adapter's settings cannot be read or name no base.
+    """
     path = folder / "adapter_config.json"
     if not path.is_file():
-        return None
-    base = _read_json(path).get("base_model_name_or_path")
+        return None, None
+    content = _read_json(path)
+    base, revision = content.get("base_model_name_or_path"), content.get("revision")
     if not isinstance(base, str) or not base:
         raise CheckpointError(f"{path}: names no base_model_name_or_path; save the adapter again")
-    return base
+    return base, revision if isinstance(revision, str) else None
 
 
 def _read_json(path: Path) -> dict[str, object]:

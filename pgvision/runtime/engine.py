@@ -21,6 +21,7 @@ from pgvision.errors import CheckpointError
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.protocol import GenerateOptions, Generation, Request
 from pgvision.runtime.recording import Recorder
+from pgvision.runtime.threads import threads_for
 from pgvision.runtime.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Engine:
         model: The model, on its device, in eval mode.
         processor: Its processor.
         card: What the checkpoint is.
+        threads: See `threads_for`.
 
     Raises:
         CheckpointError: If the tokenizer splits ``<loc>`` or ``<seg>`` tokens.
@@ -46,11 +48,14 @@ class Engine:
         model: "PaliGemmaForConditionalGeneration",
         processor: Any,
         card: CheckpointCard,
+        *,
+        threads: int | None = None,
     ) -> None:
         self.model, self.processor, self.card = model, processor, card
         self.vocabulary = read_vocabulary(processor.tokenizer, card.name)
         self.resolution = int(model.config.vision_config.image_size)
         self.num_image_tokens = int(processor.image_seq_length)
+        self.threads = threads_for(model, threads)
         self._features: OrderedDict[bytes, Tensor] = OrderedDict()
         expected = (self.resolution // int(model.config.vision_config.patch_size)) ** 2
         if expected != self.num_image_tokens:
@@ -62,8 +67,8 @@ class Engine:
     @property
     def max_new_tokens(self) -> int:
         """Longest answer by default: the text budget that PaliGemma was trained with."""
-        if self.card.kind == "tiny":
-            return 192
+        if self.card.max_new_tokens is not None:
+            return self.card.max_new_tokens
         budget = 512 if self.resolution > 224 else (256 if self.card.kind == "mix" else 128)
         return budget - 16  # the prefix needs room as well
 
@@ -85,7 +90,7 @@ class Engine:
             return []
         options = options or GenerateOptions()
         started = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), self.threads:
             features = self._encode(requests)
             encoded = time.perf_counter()
             inputs = self._inputs([request.prefix for request in requests])

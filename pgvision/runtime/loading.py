@@ -1,20 +1,41 @@
-"""Loads a checkpoint once per process and turns every failure into advice."""
+"""Loads a checkpoint once per process, whoever asks and however it is spelt."""
 
+import gc
 import logging
+import re
+import threading
 import time
-from functools import cache
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import torch
 from safetensors import SafetensorError
 
-from pgvision.errors import CheckpointError, DependencyError, GatedCheckpointError, OptionError
-from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
+from pgvision.errors import OptionError
+from pgvision.runtime.checkpoints import (
+    CARD_NAME,
+    CheckpointCard,
+    adapter_base,
+    find_checkpoint,
+    find_revision,
+    read_card,
+)
 from pgvision.runtime.engine import Engine
+from pgvision.runtime.failures import explain
+from pgvision.runtime.hub import fetch_file, hub_if_it_answers
+from pgvision.runtime.weights import (
+    merge_adapter,
+    read_config,
+    read_model,
+    read_processor,
+    require_quantization,
+)
+from pgvision.tokens import segment_prefix
 
 if TYPE_CHECKING:
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+    from transformers import PaliGemmaConfig
 
 _LOG = logging.getLogger(__name__)
 _DTYPES: Final = {
@@ -22,6 +43,54 @@ _DTYPES: Final = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Users keep pictures and answers beside a checkpoint; those do not make it another one.
+_OWN_FILES: Final = re.compile(
+    r".*\.safetensors(\.index\.json)?|.*config\.json|tokenizer.*|pgvision\.json"
+)
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options of a load, checked; dtype None: the natural one."""
+
+    device: str
+    dtype: str | None
+    quantize: str | None
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What lies where, once the hub was asked."""
+
+    card: CheckpointCard
+    base: str
+    revision: str | None
+    config: "PaliGemmaConfig"
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What makes two loads the same weights."""
+
+    location: str
+    revision: str | None
+    device: str
+    dtype: str
+    quantize: str | None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    stamp: tuple[tuple[str, int, int], ...]
+    engine: Engine
+
+
+# transformers builds models under process-wide defaults: two loads at a time leave weights without
+# values, in this load and in every later one. So one lock around all of it.
+_LOCK: Final = threading.RLock()
+_ENGINES: Final[dict[tuple[_Weights, str, int | None], _Loaded]] = {}
+_ON_HUB: Final[dict[tuple[str, str | None], _Source]] = {}  # asked once
 
 
 def load(
@@ -30,163 +99,211 @@ def load(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    kind: str | None = None,
+    quantize: str | None = None,
+    threads: int | None = None,
 ) -> Engine:
     """Load a checkpoint, or return the engine that this process already has for it.
+
+    A folder whose files have changed since is loaded anew. Any number of threads may call this.
 
     Args:
         model: See `find_checkpoint`.
         revision: Branch, tag or commit on the hub.
-        device: "cpu", "cuda", "cuda:1", "mps"; None takes the best that is there.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread a large checkpoint over several
+            GPUs; None takes the best that is there.
         dtype: "float32", "bfloat16" or "float16"; None: float32 for small models on the CPU,
             bfloat16 for large ones.
+        kind: Which prompts it knows, where its name does not say; see `find_checkpoint`.
+        quantize: "int8" or "int4" rounds the language model's weights to save memory, not time:
+            on a processor "int8" takes about twice as long a token and moves hidden states by 1%,
+            "int4" by 14%, so measure your boxes. Needs ``pgvision[quant]``.
+        threads: What the processor computes with; None: one thread for small models, PyTorch's
+            number for others (see `threads_for`).
 
     Returns:
-        The engine, shared by all who name the same checkpoint, device and dtype.
+        The engine, shared by all who name the same checkpoint and options; weights are shared even
+        where ``kind`` or ``threads`` differ.
 
     Raises:
         CheckpointError: If the weights cannot be had or are not PaliGemma's; the message says why.
         GatedCheckpointError: If Google's licence must be accepted first.
-        OptionError: If the device or dtype does not exist, or a folder is given a revision.
+        DependencyError: If a package is missing that an adapter or an option needs.
+        OptionError: If an option is not one of those named, or a folder is given a revision.
 
     Example:
-        >>> load("tiny") is load("tiny")
+        >>> load("tiny") is load("tiny", dtype="float32", device="cpu")
         True
     """
-    card = find_revision(model, revision)
-    return _load_once(card, revision, _require_device(device), _require_dtype(dtype))
+    card = find_revision(model, revision, kind=kind)
+    place, number = _require_device(device), _require_dtype(dtype, quantize)
+    require_quantization(quantize, card)
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads: expected at least 1, got {threads}; leave it out")
+    with _LOCK:
+        return _load(card, revision, kind, _How(place, number, quantize, threads))
 
 
-@cache
-def _load_once(
-    card: CheckpointCard, revision: str | None, device: str, dtype: str | None
-) -> Engine:
-    started = time.perf_counter()
+def unload(model: str | Path | None = None) -> int:
+    """Forget engines, so that their memory is free once nobody else holds them.
+
+    Args:
+        model: Which checkpoint's, as it was named to `load`; None: all.
+
+    Returns:
+        How many were forgotten.
+
+    Example:
+        >>> _ = load("tiny")
+        >>> unload("tiny") > 0
+        True
+    """
+    with _LOCK:
+        location = None if model is None else find_checkpoint(model).location
+        gone = [
+            key
+            for key, loaded in _ENGINES.items()
+            if location is None or location in {key[0].location, loaded.engine.card.name}
+        ]
+        for key in gone:
+            del _ENGINES[key]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return len(gone)
+
+
+def _load(card: CheckpointCard, revision: str | None, kind: str | None, how: _How) -> Engine:
+    on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
     try:
-        model, processor = _read(card, revision, device, dtype)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        raise _explain(error, card) from error
-    engine = Engine(model, processor, card)
+        with hub_if_it_answers() if on_hub else nullcontext():
+            source = _ON_HUB.get((card.location, revision)) or _resolve(card, revision)
+            if on_hub:
+                _ON_HUB[card.location, revision] = source
+            if kind is not None:
+                source = replace(source, card=replace(source.card, kind=kind))
+            return _engine(source, how)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        MemoryError,
+        SafetensorError,
+    ) as error:
+        raise explain(error, card) from error
+
+
+def _engine(source: _Source, how: _How) -> Engine:
+    card = source.card
+    dtype = how.dtype or _natural_dtype(source.config, how.device)
+    weights = _Weights(card.location, source.revision, how.device, dtype, how.quantize)
+    stamp = _stamp(card.location) + _stamp(source.base)
+    for key in [key for key, old in _ENGINES.items() if key[0] == weights and old.stamp != stamp]:
+        del _ENGINES[key]  # the files have changed since
+    found = _ENGINES.get((weights, card.kind, how.threads))
+    if found is not None:
+        return found.engine
+    same = next((old.engine for key, old in _ENGINES.items() if key[0] == weights), None)
+    if same is not None:
+        engine = Engine(same.model, same.processor, card, threads=how.threads)
+    else:
+        engine = _read(source, weights, how.threads)
+    _ENGINES[weights, card.kind, how.threads] = _Loaded(stamp, engine)
+    return engine
+
+
+def _read(source: _Source, weights: _Weights, threads: int | None) -> Engine:
+    started = time.perf_counter()
+    card = source.card
+    model = read_model(
+        source.base,
+        source.revision,
+        source.config,
+        dtype=_DTYPES[weights.dtype],
+        device=weights.device,
+        quantize=weights.quantize,
+    )
+    if card.base is not None:
+        model = merge_adapter(model, card)
+    processor = read_processor(source.base, source.revision)
+    engine = Engine(model, processor, card, threads=threads)
     _LOG.info(
-        "loaded %s in %.1f s (%s, %s): %s",
+        "loaded %s in %.1f s (%s, %s%s; prompts of kind %s, as %r): %s",
         card.name,
         time.perf_counter() - started,
-        device,
-        str(model.dtype).removeprefix("torch."),
+        weights.device,
+        weights.dtype,
+        f", weights rounded to {weights.quantize}" if weights.quantize else "",
+        card.kind,
+        segment_prefix("cat", kind=card.kind),
         card.about,
     )
     return engine
 
 
-def _read(
-    card: CheckpointCard, revision: str | None, device: str, dtype: str | None
-) -> tuple["PaliGemmaForConditionalGeneration", Any]:
-    from transformers import AutoConfig, AutoProcessor, PaliGemmaForConditionalGeneration
-    from transformers.utils import logging as transformers_logging
-
-    # Its progress bar would stand between a program's own lines; ours says when it is done.
-    transformers_logging.disable_progress_bar()
-    source = card.base or card.location
-    source = find_checkpoint(source).location
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    if config.model_type != "paligemma":
-        raise CheckpointError(
-            f"{card.name}: is a {config.model_type!r} model, expected PaliGemma 1 or 2 "
-            f'(model_type "paligemma"); name such a checkpoint, or use model="tiny"'
-        )
-    wanted = _DTYPES[dtype] if dtype else _natural_dtype(config, device)
-    # Gemma 2 caps its attention logits, which PyTorch's fused attention cannot do.
-    attention = "eager" if config.text_config.model_type == "gemma2" else "sdpa"
-    model = PaliGemmaForConditionalGeneration.from_pretrained(
-        source, revision=revision, dtype=wanted, attn_implementation=attention
-    )
+def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
+    """Find out what only the files say: a card on the hub, an adapter, the configuration."""
+    if not card.is_local:
+        own = fetch_file(card.location, CARD_NAME, revision)
+        card = read_card(own, card) if own else card
+        # Adapters have no config.json. Where it cannot be had for other reasons, the error comes
+        # when the base is read, and says so.
+        if fetch_file(card.location, "config.json", revision) is None:
+            settings = fetch_file(card.location, "adapter_config.json", revision)
+            if settings is not None:
+                fetch_file(card.location, "adapter_model.safetensors", revision)
+                card = replace(find_checkpoint(settings.parent), name=card.name)
+                revision = None
+    base = card.location
     if card.base is not None:
-        model = _with_adapter(model, card)
-    processor = AutoProcessor.from_pretrained(source, revision=revision)
-    return model.to(device).eval(), processor
+        base = find_checkpoint(card.base).location
+        revision = revision or adapter_base(Path(card.location))[1]
+    return _Source(card, base, revision, read_config(base, revision, card.name))
 
 
-def _with_adapter(
-    model: "PaliGemmaForConditionalGeneration", card: CheckpointCard
-) -> "PaliGemmaForConditionalGeneration":
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise DependencyError(
-            f"{card.name} is a LoRA adapter, which needs peft: pip install 'pgvision[train]'"
-        ) from error
-    # Merged weights run at the base's speed and give the same answers.
-    merged = PeftModel.from_pretrained(model, card.location).merge_and_unload()
-    return cast("PaliGemmaForConditionalGeneration", merged)
+def _stamp(location: str) -> tuple[tuple[str, int, int], ...]:
+    folder = Path(location)
+    if not folder.is_dir():
+        return ()
+    files = sorted(path for path in folder.iterdir() if _OWN_FILES.fullmatch(path.name))
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
-def _natural_dtype(config: "PaliGemmaConfig", device: str) -> torch.dtype:
+def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:
     large = int(config.text_config.hidden_size) >= 1024
-    return torch.bfloat16 if large or device.startswith("cuda") else torch.float32
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return "bfloat16" if large or on_gpu else "float32"
 
 
-def _require_dtype(dtype: str | None) -> str | None:
+def _require_dtype(dtype: str | None, quantize: str | None) -> str | None:
     if dtype is not None and dtype not in _DTYPES:
         raise OptionError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
-    return dtype
+    if quantize == "int4" and dtype not in {None, "bfloat16"}:
+        raise OptionError(f"dtype: int4 weights compute in bfloat16, got {dtype!r}; leave it out")
+    return "bfloat16" if quantize == "int4" else dtype
 
 
 def _require_device(device: str | None) -> str:
     if device is None:
         if torch.cuda.is_available():
-            return "cuda"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
+            device = "cuda"
+        else:
+            return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == "auto":
+        return device
     try:
-        kind = torch.device(device).type
+        parsed = torch.device(device)
     except RuntimeError as error:
-        raise OptionError(f"device: expected cpu, cuda or mps, got {device!r}") from error
+        raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
     there = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there.get(kind, False):
+    if not there.get(parsed.type, False):
         raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
-    return device
-
-
-def _explain(error: Exception, card: CheckpointCard) -> CheckpointError | DependencyError:
-    """Turn what transformers or the hub raised into our error with the way out."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, CheckpointError | DependencyError):
-        return error
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    page = f"https://huggingface.co/{card.location}"
-    out = 'or run offline with model="tiny"'
-    if any(isinstance(one, GatedRepoError) for one in chain):
-        return GatedCheckpointError(
-            f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {out}"
-        )
-    if any(isinstance(one, RevisionNotFoundError) for one in chain):
-        return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
-    if any(isinstance(one, RepositoryNotFoundError) for one in chain):
-        return CheckpointError(
-            f"{card.name}: not on the hub, or private: check the name at {page}, "
-            f"run `hf auth login` if it is yours, {out}"
-        )
-    if not card.is_local and any(
-        isinstance(one, LocalEntryNotFoundError | ConnectionError) or "onnect" in str(one)
-        for one in chain
-    ):
-        return CheckpointError(
-            f"{card.name}: the hub cannot be reached and the files are not in the cache: "
-            f"connect, or download {page} to a folder and give its path, {out}"
-        )
-    return CheckpointError(
-        f"{card.name}: cannot be loaded from {card.location} ({type(error).__name__}: {error}); "
-        f"a file may be missing or half downloaded: fetch it again, {out}"
-    )
+    if parsed.type == "cuda":  # one name for one card
+        return f"cuda:{torch.cuda.current_device() if parsed.index is None else parsed.index}"
+    return parsed.type

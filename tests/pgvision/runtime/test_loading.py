@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,25 @@ import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError
 from peft import LoraConfig, get_peft_model
-from transformers import PaliGemmaForConditionalGeneration, SiglipVisionConfig
+from transformers import (
+    AutoProcessor,
+    PaliGemmaForConditionalGeneration,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+)
 
-from pgvision.errors import CheckpointError, GatedCheckpointError, OptionError
+from pgvision.errors import (
+    CheckpointError,
+    DependencyError,
+    GatedCheckpointError,
+    OptionError,
+)
 from pgvision.runtime import Engine, GenerateOptions, Request, find_checkpoint, load
-from pgvision.runtime.loading import _explain
+from pgvision.runtime.failures import explain
+from pgvision.runtime.language import LanguageModel
+from pgvision.tokens import KINDS
+
+REFCOCO = "refcoco-seg" if "refcoco-seg" in KINDS else "ft"
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +73,119 @@ def test_environment_names_the_default(folder: Path, monkeypatch: pytest.MonkeyP
     [
         ("google/paligemma-3b-pt-224", "pt"),
         ("google/paligemma2-10b-mix-448", "mix"),
-        ("google/paligemma-3b-ft-refcoco-seg-448", "ft"),
+        ("google/paligemma-3b-ft-refcoco-seg-448", REFCOCO),
         ("someone/my-helmets", "ft"),
+        ("me/paligemma2-helmets-seg", "ft"),
+        ("me/paligemma-mix", "mix"),
+        ("me/mixture-of-optics", "ft"),
     ],
 )
 def test_hub_ids_tell_their_kind(hub_id: str, kind: str) -> None:
     card = find_checkpoint(hub_id)
     assert (card.kind, card.codec, card.is_local) == (kind, "google", False)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("models--google--paligemma2-3b-mix-448/snapshots/0a1b", "mix"),
+        ("models--me--helmets/snapshots/pt-1", "ft"),
+        ("mix/paligemma", "ft"),
+        ("paligemma-3b-pt-224/", "pt"),
+        ("google-paligemma-3b-ft-refcoco-seg-448", REFCOCO),
+    ],
+)
+def test_folders_tell_their_kind(folder: Path, path: str, kind: str) -> None:
+    made = folder.parent / path
+    made.mkdir(parents=True)
+    shutil.copy(folder / "config.json", made)
+    assert find_checkpoint(made).kind == kind
+    assert find_checkpoint(made, kind="pt").kind == "pt"
+    with pytest.raises(OptionError, match=r"kind.*mix.*large"):
+        find_checkpoint(made, kind="large")
+
+
+def test_a_card_says_what_was_taught(folder: Path) -> None:
+    plain = find_checkpoint(folder)
+    assert (plain.classes, plain.questions, plain.max_new_tokens, plain.notes) == (None,) * 4
+    card = {"classes": ["helmet"], "questions": ["how many?"], "max_new_tokens": 9, "notes": "n"}
+    (folder / "pgvision.json").write_text(json.dumps(card))
+    found = find_checkpoint(folder)
+    assert (found.classes, found.questions) == (("helmet",), ("how many?",))
+    assert (found.max_new_tokens, found.notes) == (9, "n")
+    for wrong in ({"classes": "helmet"}, {"questions": [1]}, {"max_new_tokens": True}):
+        (folder / "pgvision.json").write_text(json.dumps(wrong))
+        with pytest.raises(CheckpointError, match=next(iter(wrong))):
+            find_checkpoint(folder)
+
+
+def test_memory_that_does_not_suffice_is_called_that() -> None:
+    card = find_checkpoint("google/paligemma2-28b-mix-224")
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    for error in (caught.value, torch.OutOfMemoryError("CUDA out of memory."), MemoryError()):
+        told = explain(error, card)
+        assert isinstance(told, CheckpointError)
+        assert "does not fit into memory" in str(told)
+        assert "int8" in str(told)
+        assert "fetch it again" not in str(told)
+
+
+def test_only_the_capped_language_model_runs_eager(engine: Engine) -> None:
+    is_capped = engine.model.config.text_config.model_type == "gemma2"
+    parts = engine.model.model
+    assert parts.vision_tower.config._attn_implementation == "sdpa"
+    assert (parts.language_model.config._attn_implementation == "eager") == is_capped
+
+
+def test_pictures_go_through_pillow_whatever_is_installed(engine: Engine) -> None:
+    # torchvision's twin is called SiglipImageProcessor and resizes to other pixels.
+    assert type(engine.processor.image_processor) is SiglipImageProcessorPil
+
+
+@pytest.mark.parametrize("text", ["<bos>detect helmet ; head\n", "ü 漢 \t x", "<loc0007><image>"])
+def test_the_tokenizer_is_the_checkpoints_own(engine: Engine, text: str) -> None:
+    own = AutoProcessor.from_pretrained(engine.card.location).tokenizer
+    ours = engine.processor.tokenizer
+    ids = own(text, add_special_tokens=False)["input_ids"]
+    assert ours(text, add_special_tokens=False)["input_ids"] == ids
+    assert ours.decode(ids) == own.decode(ids)
+    assert ours.convert_ids_to_tokens(ids) == own.convert_ids_to_tokens(ids)
+    assert len(ours) == len(own)
+
+
+def test_quantising_is_asked_for_with_its_package_and_options(engine: Engine) -> None:
+    with pytest.raises(OptionError, match=r"quantize.*int8, int4.*nf4"):
+        load("tiny", quantize="nf4")
+    with pytest.raises(OptionError, match="bfloat16"):
+        load("tiny", quantize="int4", dtype="float32")
+    with pytest.raises(OptionError, match="threads"):
+        load("tiny", threads=0)
+    if find_spec("torchao") is None:
+        with pytest.raises(DependencyError, match=r"pgvision\[quant\]"):
+            load(engine.card.location, quantize="int8")
+
+
+@pytest.mark.parametrize(("quantize", "allowed"), [("int8", 0.03), ("int4", 0.3)])
+def test_rounded_weights_stay_close(
+    quantize: str, allowed: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("torchao", reason="an extra of its own: transformers imports it always")
+    with caplog.at_level(logging.INFO, "pgvision"):
+        rounded = load("tiny", quantize=quantize, device="cpu")
+    assert f"rounded to {quantize}" in caplog.text
+    exact = load("tiny", dtype=str(rounded.model.dtype).removeprefix("torch."), device="cpu")
+    embedded = torch.randn(1, 120, 192, generator=torch.Generator().manual_seed(0))
+    read = []
+    for one in (rounded, exact):
+        language = LanguageModel(one.model)
+        cache = language.allocate(1, 120)
+        given = embedded.to(one.model.dtype)
+        read.append(language.run(given, cache, starts=[0], prefix=[120]).float())
+    gap = float((read[0] - read[1]).norm() / read[1].norm())
+    assert 0.0 < gap < allowed
+    layer = rounded.model.model.vision_tower.encoder.layers[0]
+    assert type(layer.mlp.fc1.weight) is torch.nn.Parameter, "the vision tower stays as it was"
 
 
 def test_no_network_says_what_to_do() -> None:
@@ -77,7 +198,7 @@ def test_a_gated_model_names_the_page_and_the_login() -> None:
     refusal = OSError("You are trying to access a gated repo.")
     # The hub's refusal cannot be had offline; transformers raises OSError from it, as here.
     refusal.__cause__ = GatedRepoError.__new__(GatedRepoError)
-    told = _explain(refusal, card)
+    told = explain(refusal, card)
     assert isinstance(told, GatedCheckpointError)
     assert "https://huggingface.co/google/paligemma2-3b-mix-224" in str(told)
     assert "hf auth login" in str(told)

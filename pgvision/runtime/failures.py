@@ -1,0 +1,78 @@
+"""Turns what transformers, torch or the hub raised into our errors, with the way out."""
+
+import torch
+
+from pgvision.errors import CheckpointError, DependencyError, GatedCheckpointError, OptionError
+from pgvision.runtime.checkpoints import CheckpointCard
+
+_OUT = 'or run offline with model="tiny"'
+
+
+def explain(error: BaseException, card: CheckpointCard) -> Exception:
+    """Return the error to raise for a checkpoint that did not load.
+
+    Args:
+        error: What came; one of ours is returned as it is.
+        card: The checkpoint.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, CheckpointError | DependencyError | OptionError):
+        return error
+    chain = _chain(error)
+    page = f"https://huggingface.co/{card.location}"
+    if any(_is_memory(one) for one in chain):
+        return CheckpointError(
+            f"{card.name}: does not fit into memory ({_first_line(error)}): try "
+            f'dtype="bfloat16", quantize="int8" or "int4", a smaller checkpoint, or '
+            f'device="auto" to spread it over several GPUs; loading again will not help'
+        )
+    if any(isinstance(one, GatedRepoError) for one in chain):
+        return GatedCheckpointError(
+            f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OUT}"
+        )
+    if any(isinstance(one, RevisionNotFoundError) for one in chain):
+        return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
+    if any(isinstance(one, RepositoryNotFoundError) for one in chain):
+        return CheckpointError(
+            f"{card.name}: not on the hub, or private: check the name at {page}, "
+            f"run `hf auth login` if it is yours, {_OUT}"
+        )
+    if not card.is_local and any(
+        isinstance(one, LocalEntryNotFoundError | ConnectionError) or "onnect" in str(one)
+        for one in chain
+    ):
+        return CheckpointError(
+            f"{card.name}: the hub cannot be reached and the files are not in the cache: "
+            f"connect, or download {page} to a folder and give its path, {_OUT}"
+        )
+    return CheckpointError(
+        f"{card.name}: cannot be loaded from {card.location} ({type(error).__name__}: {error}); "
+        f"a file may be missing or half downloaded: fetch it again, {_OUT}"
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _is_memory(error: BaseException) -> bool:
+    # The processor's allocator has no error of its own, only these words.
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,114 @@
+"""The hub: its cache is read as what it holds, and what cannot be reached is told at once."""
+
+import json
+import logging
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from peft import LoraConfig, get_peft_model
+from transformers import PaliGemmaForConditionalGeneration
+
+from pgvision.errors import CheckpointError
+from pgvision.runtime import Engine, load
+from pgvision.runtime.hub import hub_if_it_answers
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put(cache: Path, repository: str, source: str | Path, revision: str = "main") -> Path:
+    """Put a folder into the hub's cache, as a download would leave it."""
+    home = cache / f"models--{repository.replace('/', '--')}"
+    commit = f"{len(revision):040x}"
+    shutil.copytree(source, home / "snapshots" / commit)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / revision).write_text(commit)
+    return home / "snapshots" / commit
+
+
+@pytest.fixture
+def closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that refuses: a port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("closed_port", "cache")
+def test_an_unreachable_hub_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    started = time.perf_counter()
+    with (
+        caplog.at_level(logging.DEBUG),
+        pytest.raises(CheckpointError, match=r"cannot be reached.*tiny"),
+    ):
+        load("google/paligemma2-3b-mix-224")
+    assert time.perf_counter() - started < 2.0
+    assert not [r for r in caplog.records if "etry" in r.getMessage()]
+    assert not constants.HF_HUB_OFFLINE, "others may still ask"
+
+
+@pytest.mark.usefixtures("closed_port")
+def test_the_cache_serves_while_the_hub_does_not(engine: Engine, cache: Path) -> None:
+    folder = put(cache, "google/paligemma-3b-mix-224", engine.card.location)
+    found = load("google/paligemma-3b-mix-224")
+    assert found.card.kind == "mix"
+    assert torch.equal(found.model.lm_head.weight, engine.model.lm_head.weight)
+    by_path = load(folder)  # as `snapshot_download` returns it
+    assert by_path.card.kind == "mix"
+
+
+def test_a_hub_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        with hub_if_it_answers():
+            assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_card_on_the_hub_counts(engine: Engine, cache: Path) -> None:
+    folder = put(cache, "me/helmets", engine.card.location)
+    card = {"kind": "pt", "codec": "tiny", "classes": ["helmet"], "max_new_tokens": 7}
+    (folder / "pgvision.json").write_text(json.dumps(card))
+    found = load("me/helmets")
+    assert (found.card.kind, found.card.codec) == ("pt", "tiny")
+    assert found.card.classes == ("helmet",)
+    assert found.max_new_tokens == 7
+
+
+# peft asks transformers for an attribute that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_an_adapter_on_the_hub_loads_with_its_revision(
+    engine: Engine, cache: Path, tmp_path: Path
+) -> None:
+    put(cache, "google/paligemma-3b-mix-224", engine.card.location, "bfloat16")
+    base = PaliGemmaForConditionalGeneration.from_pretrained(engine.card.location)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    content = json.loads(path.read_text())
+    content |= {"base_model_name_or_path": "google/paligemma-3b-mix-224", "revision": "bfloat16"}
+    path.write_text(json.dumps(content))
+    put(cache, "me/adapter", tmp_path / "adapter", "v2")
+
+    found = load("me/adapter", revision="v2", dtype="float32")
+    assert found.card.base == "google/paligemma-3b-mix-224"
+    assert found.card.kind == "mix"
+    merged = adapted.merge_and_unload().model.language_model.layers[0].self_attn.q_proj.weight
+    ours = found.model.model.language_model.layers[0].self_attn.q_proj.weight
+    torch.testing.assert_close(ours, merged)
+    with pytest.raises(CheckpointError):
+        load("me/adapter", revision="v3")
