@@ -1,22 +1,20 @@
 """Predict and score boxes or masks, resumably: what `pgvision eval` does for objects."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pgvision.cli.console import Meter, say
+from pgvision.cli.eval_answers import Answers
 from pgvision.datasets import Dataset, ImageRecord, dataset_to_coco
-from pgvision.errors import DataError, OptionError
+from pgvision.errors import DataError
 from pgvision.evaluation import DetectionReport, count_answers, evaluate_detections, match_scores
 from pgvision.evaluation.calibration import fit_calibration
 from pgvision.files import write_text
-from pgvision.results import DetectionResult, Failure, result_from_dict
+from pgvision.results import DetectionResult, Failure
 from pgvision.tasks import Detector, Segmenter
-
-_ANSWERS = "answers.jsonl"
-_RUN = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,77 +32,9 @@ class Scoring:
     scoreless: Literal["refuse", "interval"]
 
 
-class Answers:
-    """Answers on disk, one line an image, so that a stopped run goes on where it was.
-
-    Args:
-        folder: The run's folder.
-        run: What makes the answers what they are: data, model, task, thresholds.
-
-    Raises:
-        OptionError: If the folder holds answers of another run.
-    """
-
-    def __init__(self, folder: Path, run: Mapping[str, object]) -> None:
-        """Look at what is there."""
-        self.path = folder / _ANSWERS
-        self._found: dict[int, DetectionResult | None] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        seal = folder / _RUN
-        if seal.exists():
-            # An option that an older version did not know yet was not used then.
-            sealed = dict.fromkeys(run) | json.loads(seal.read_text(encoding="utf-8"))
-            if sealed != dict(run):
-                raise OptionError(f"--out {folder}: holds another run ({_RUN}); name another one")
-        if self.path.exists() and not seal.exists():
-            raise OptionError(f"--out {folder}: {_ANSWERS} without {_RUN}; name another folder")
-        write_text(seal, json.dumps(dict(run), indent=1))
-        if self.path.exists():
-            self._read()
-
-    def __contains__(self, image_id: int) -> bool:
-        """Whether an image was answered before."""
-        return image_id in self._found
-
-    def __len__(self) -> int:
-        """Count the images answered, failures included."""
-        return len(self._found)
-
-    def add(self, image_id: int, result: DetectionResult | None) -> None:
-        """Keep an answer, or None for an image that could not be read."""
-        line = {"image_id": image_id, "result": None if result is None else result.to_dict()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._found[image_id] = result
-
-    def results(self) -> Iterator[tuple[int, DetectionResult]]:
-        """Give image ids with their results.
-
-        Yields:
-            Pairs, in the order in which they were answered.
-        """
-        for image_id, result in self._found.items():
-            if result is not None:
-                yield image_id, result
-
-    def _read(self) -> None:
-        """Read lines back; one that a stop cut in the middle is asked again."""
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                data = json.loads(line)
-            except ValueError:
-                break
-            found = data["result"]
-            result = None if found is None else result_from_dict(found)
-            if not isinstance(result, DetectionResult | None):
-                raise DataError(f"{self.path}: expected boxes, got a {type(result).__name__}")
-            self._found[int(data["image_id"])] = result
-            kept.append(line)
-        write_text(self.path, "".join(line + "\n" for line in kept))
-
-
-def predict(dataset: Dataset, detector: Detector | Segmenter, answers: Answers) -> int:
+def predict(
+    dataset: Dataset, detector: Detector | Segmenter, answers: Answers
+) -> dict[int, DetectionResult]:
     """Ask for every image that has no answer yet.
 
     Args:
@@ -113,21 +43,31 @@ def predict(dataset: Dataset, detector: Detector | Segmenter, answers: Answers) 
         answers: Where answers go.
 
     Returns:
-        The number of images that could not be read.
+        All answers by image id; images that could not be read are missing.
+
+    Raises:
+        DataError: If not one image could be read.
     """
-    left = [image for image in dataset.images if image.id not in answers]
-    if len(answers):
-        say(f"going on after {len(answers)} of {len(dataset.images)} images")
-    num_failed = 0
+    left = [image for image in dataset.images if not answers.holds(image)]
+    if len(left) < len(dataset.images):
+        done = len(dataset.images) - len(left)
+        say(f"going on after {done} of {len(dataset.images)} images")
     # One stream for all, so that reading runs ahead of the model.
     outcomes = detector.stream([image.path for image in left], on_error="record")
     with Meter("pictures", len(left)) as meter:
         for image, outcome in zip(left, outcomes, strict=True):
             result = _checked(image, outcome)
-            num_failed += result is None
-            answers.add(image.id, result)
+            if result is not None:
+                answers.add(image, result)
             meter.advance()
-    return num_failed
+    found = dict(answers.results(dataset.images))
+    if dataset.images and not found:
+        count = len(dataset.images)
+        raise DataError(
+            f"{count} of {count} pictures unread, so there is nothing to score: see above; "
+            "--images names the folder where they lie"
+        )
+    return found
 
 
 def _checked(image: ImageRecord, outcome: DetectionResult | Failure) -> DetectionResult | None:
@@ -144,19 +84,21 @@ def _checked(image: ImageRecord, outcome: DetectionResult | Failure) -> Detectio
     return outcome
 
 
-def score(dataset: Dataset, answers: Answers, folder: Path, scoring: Scoring) -> DetectionReport:
+def score(
+    dataset: Dataset, found: Mapping[int, DetectionResult], folder: Path, scoring: Scoring
+) -> DetectionReport:
     """Write ``results.json`` (COCO), ``report.json`` and ``report.png``.
 
     Args:
         dataset: The truth.
-        answers: The answers.
+        found: The answers by image id.
         folder: Where the files go.
         scoring: How.
 
     Returns:
         The report.
     """
-    records = coco_records(dataset, answers, scoring.iou_type)
+    records = coco_records(dataset, found, scoring.iou_type)
     write_text(folder / "results.json", json.dumps(records, allow_nan=False))
     report = evaluate_detections(
         dataset_to_coco(dataset),
@@ -164,15 +106,18 @@ def score(dataset: Dataset, answers: Answers, folder: Path, scoring: Scoring) ->
         scoring.iou_type,
         scoring.engine,
         scoreless=scoring.scoreless,
-        answers=count_answers(result for _, result in answers.results()),
+        answers=count_answers(found.values()),
     )
+    if unread := len(dataset.images) - len(found):
+        note = f"{unread} of {len(dataset.images)} pictures unread: their objects count as missed"
+        report = replace(report, notes=(*report.notes, note))
     report.save(folder / "report.json")
     report.save(folder / "report.png")
     return report
 
 
 def coco_records(
-    dataset: Dataset, answers: Answers, iou_type: Literal["bbox", "segm"]
+    dataset: Dataset, found: Mapping[int, DetectionResult], iou_type: Literal["bbox", "segm"]
 ) -> list[dict[str, object]]:
     """Give all objects as COCO results, with the ids of the data set.
 
@@ -181,7 +126,7 @@ def coco_records(
     """
     ids = {category.name: category.id for category in dataset.categories}
     records = []
-    for image_id, result in answers.results():
+    for image_id, result in found.items():
         for record in result.to_coco(image_id=image_id, category_ids=ids):
             if iou_type == "bbox":
                 record.pop("segmentation", None)
@@ -191,7 +136,7 @@ def coco_records(
 
 def calibrate(
     dataset: Dataset,
-    answers: Answers,
+    found: Mapping[int, DetectionResult],
     scoring: Scoring,
     method: Literal["temperature", "isotonic"],
     path: Path,
@@ -200,7 +145,7 @@ def calibrate(
 
     Args:
         dataset: The truth.
-        answers: The answers.
+        found: The answers by image id.
         scoring: How they are scored.
         method: The shape of the map.
         path: Where it goes.
@@ -208,11 +153,11 @@ def calibrate(
     Returns:
         Whether there is one: where nothing was found, that is said, and no file is written.
     """
-    records = coco_records(dataset, answers, scoring.iou_type)
+    records = coco_records(dataset, found, scoring.iou_type)
     scores, correct = match_scores(dataset_to_coco(dataset), records, scoring.iou_type)
     if not len(scores):
         say(
-            f"--calibrate: nothing was found in {len(answers)} images, so there is nothing to "
+            f"--calibrate: nothing was found in {len(found)} images, so there is nothing to "
             f"calibrate and no {path.name}; the other files are written",
             style="red",
         )

@@ -1,6 +1,7 @@
 """`pgvision eval`: predict and score in one go."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -139,37 +140,37 @@ def _dataset(options: EvalOptions) -> "Dataset":
 
 def _evaluate_objects(options: EvalOptions) -> bool:
     from pgvision.cli.console import say
-    from pgvision.cli.eval_objects import Answers, Scoring, calibrate, predict, score
+    from pgvision.cli.eval_answers import Answers
+    from pgvision.cli.eval_objects import Scoring, calibrate, predict, score
     from pgvision.cli.eval_worst import save_worst
 
     dataset = _dataset(options)
     detector = _detector(options, dataset)
-    answers = Answers(options.out, _run_of(options))
-    failed = predict(dataset, detector, answers)
+    found = predict(dataset, detector, Answers(options.out, _run_of(options, dataset.classes)))
     scoring = Scoring(
         iou_type="bbox" if options.task == "detect" else "segm",
         engine=options.engine,
         scoreless=options.scoreless,
     )
-    report = score(dataset, answers, options.out, scoring)
+    report = score(dataset, found, options.out, scoring)
     threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
     save_worst(
         dataset,
-        dict(answers.results()),
+        found,
         options.out / "worst",
         count=options.worst,
         threshold=threshold,
     )
     path = options.out / "calibration.json"
     fitted = options.calibrate is None or calibrate(
-        dataset, answers, scoring, options.calibrate, path
+        dataset, found, scoring, options.calibrate, path
     )
     if options.as_json:
         typer.echo(json.dumps(report.to_dict(), allow_nan=False))
     else:
         _print(report)
     say(f"wrote {options.out}/")
-    return fitted and not failed
+    return fitted and len(found) == len(dataset.images)
 
 
 def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter":
@@ -229,14 +230,20 @@ def _refuse_object_options(options: EvalOptions) -> None:
             )
 
 
-def _run_of(options: EvalOptions) -> dict[str, object]:
-    """What must be the same for a stopped run to go on."""
+def _run_of(options: EvalOptions, classes: Sequence[str]) -> dict[str, object]:
+    """What must be the same for a stopped run to go on; each answer knows its picture itself."""
+    from pgvision import __version__
+    from pgvision.cli.eval_answers import weights_digest
+    from pgvision.runtime import find_checkpoint
+
     return {
         "data": str(options.data.resolve()),
         "split": options.split,
         "task": options.task,
-        "model": options.model,
-        "revision": options.revision,
+        "classes": list(classes),
+        "weights": weights_digest(find_checkpoint(options.model), options.revision),
+        "pgvision": __version__,
+        "device": options.device,
         "dtype": options.dtype,
         "classes_per_prompt": options.classes_per_prompt,
         "conf": options.conf,

@@ -1,17 +1,19 @@
 """`pgvision eval`: predicts, scores, goes on after a stop, shows the worst."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from pgvision.cli.eval_objects import Answers
+from pgvision.cli.eval_answers import Answers, weights_digest
 from pgvision.cli.eval_texts import evaluate_texts, text_cases
 from pgvision.cli.eval_worst import count_mistakes, save_worst
 from pgvision.datasets import Example, read_dataset
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.results import DetectionResult
+from pgvision.runtime.checkpoints import TINY_FOLDER, find_checkpoint
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_a_folder_with_another_run_is_refused(run, sites, tmp_path):
     assert run(*words).code == 0
     other = run(*words, "--conf", 0.5)
     assert other.code == 2
-    assert "another run" in other.err
+    assert "another run (other conf)" in other.err
 
 
 def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, tmp_path):
@@ -95,6 +97,12 @@ def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, t
     assert ran.code == 1
     assert first.name in ran.err
     assert ran.lines[0]["answers"]["num_answers"] == 2
+    assert any("1 of 3 pictures unread" in note for note in ran.lines[0]["notes"])
+    # Asked again, and still a failure, until there is a picture.
+    again = run("eval", "--data", sites / "instances.json", "--out", out, "--json")
+    assert (again.code, "going on after 2 of 3" in again.err) == (1, True)
+    cv2.imwrite(str(first), np.zeros((240, 320, 3), np.uint8))
+    assert run("eval", "--data", sites / "instances.json", "--out", out).code == 0
 
 
 @pytest.mark.parametrize("task", ["ask", "caption"])
@@ -108,18 +116,93 @@ def test_eval_of_texts(run, sites, tmp_path, task):
     assert json.loads((out / "report.json").read_text())["figures"] == figures
 
 
-def test_answers_come_back_as_they_were(tmp_path):
-    run = {"data": "a", "model": None}
+def test_answers_come_back_as_they_were(tmp_path, sites):
+    first, second, third = read_dataset(sites / "instances.json").images
+    run = {"data": "a", "weights": "123"}
     kept = Answers(tmp_path, run)
     result = boxes([[1, 2, 3, 4]], scores=[0.5])
-    kept.add(7, result)
-    kept.add(8, None)
+    kept.add(first, result)
+    kept.add(second, result)
     again = Answers(tmp_path, run)
-    assert 7 in again
-    assert 8 in again
-    assert dict(again.results()) == {7: result}
-    with pytest.raises(OptionError, match="another run"):
-        Answers(tmp_path, run | {"model": "b"})
+    assert [again.holds(image) for image in (first, second, third)] == [True, True, False]
+    assert dict(again.results([first, third])) == {first.id: result}
+    with pytest.raises(OptionError, match=r"another run \(other weights\)"):
+        Answers(tmp_path, run | {"weights": "456"})
+
+
+def test_an_answer_is_for_the_picture_that_was_there(tmp_path, sites):
+    first, second, _ = read_dataset(sites / "instances.json").images
+    kept = Answers(tmp_path, {})
+    for image in (first, second):
+        kept.add(image, boxes([[1, 2, 3, 4]], scores=[0.5]))
+    cv2.imwrite(str(first.path), np.zeros((240, 320, 3), np.uint8))
+    again = Answers(tmp_path, {})
+    assert not again.holds(first)
+    assert [image_id for image_id, _ in again.results([first, second])] == [second.id]
+
+
+@pytest.fixture
+def own_tiny(tmp_path):
+    """A copy of the carried checkpoint, to be changed."""
+    folder = tmp_path / "mine"
+    shutil.copytree(TINY_FOLDER, folder)
+    return folder
+
+
+def test_retrained_weights_are_another_run_whatever_names_them(
+    run, sites, tmp_path, own_tiny, monkeypatch
+):
+    words = ("eval", "--data", sites / "instances.json", "--limit", 1, "--worst", 0)
+    words += ("--out", tmp_path / "report")
+    monkeypatch.setenv("PGVISION_MODEL", str(own_tiny))
+    assert run(*words).code == 0
+    same = run(*words, "--model", own_tiny)  # said otherwise, and the same
+    assert (same.code, "going on after 1 of 1" in same.err) == (0, True)
+    monkeypatch.setenv("PGVISION_MODEL", "tiny")
+    assert run(*words).code == 0  # the same bytes in another place
+    (own_tiny / "generation_config.json").write_text('{"eos_token_id": 1, "max_new_tokens": 1}')
+    other = run(*words, "--model", own_tiny)
+    assert (other.code, "other weights" in other.err) == (2, True)
+
+
+def test_every_part_of_a_large_file_counts(tmp_path):
+    """A file beyond what is read whole: noise anywhere that training reaches is seen."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(600 << 20)  # sparse: it takes no room
+    card = find_checkpoint(folder)
+    before = weights_digest(card, None)
+    assert weights_digest(card, None) == before
+    noise = np.random.default_rng(0).bytes(4 << 20)
+    for start in (0, 300 << 20, 596 << 20):
+        with (folder / "model.safetensors").open("r+b") as file:
+            file.seek(start)
+            file.write(noise)
+        after = weights_digest(card, None)
+        assert after != before
+        before = after
+
+
+def test_fewer_images_than_were_answered(run, sites, tmp_path):
+    words = ("eval", "--data", sites / "instances.json", "--worst", 0, "--json")
+    words += ("--out", tmp_path / "report")
+    assert run(*words).code == 0
+    ran = run(*words, "--limit", 2)
+    assert ran.code == 0
+    assert "going on after 2 of 2 images" in ran.err
+    assert (ran.lines[0]["num_images"], ran.lines[0]["answers"]["num_answers"]) == (2, 2)
+
+
+def test_where_no_picture_can_be_read_there_is_no_figure(run, sites, tmp_path):
+    for file in (sites / "images").iterdir():
+        file.write_bytes(b"")
+    ran = run("eval", "--data", sites / "instances.json", "--out", tmp_path / "report", "--json")
+    assert ran.code == 1
+    assert "3 of 3 pictures unread" in ran.err
+    assert ran.out == ""
+    assert not (tmp_path / "report" / "report.json").exists()
 
 
 def test_mistakes_are_misses_and_false_alarms():
