@@ -145,6 +145,7 @@ def _evaluate_objects(options: EvalOptions) -> bool:
     from pgvision.cli.eval_worst import save_worst
 
     dataset = _dataset(options)
+    _name_strangers(options, dataset)
     detector = _detector(options, dataset)
     found = predict(dataset, detector, Answers(options.out, _run_of(options, dataset.classes)))
     scoring = Scoring(
@@ -187,6 +188,21 @@ def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter
         classes_per_prompt=options.classes_per_prompt,
         conf=options.conf,
     )
+
+
+def _name_strangers(options: EvalOptions, dataset: "Dataset") -> None:
+    """Say which classes the checkpoint does not know: a figure of 0 would not tell why."""
+    from pgvision.cli.console import say
+    from pgvision.runtime import find_checkpoint
+
+    card = find_checkpoint(options.model)
+    strangers = [name for name in dataset.classes if name not in (card.classes or (name,))]
+    if strangers and card.classes is not None:
+        say(
+            f"{card.name} does not know {', '.join(map(repr, strangers))} and will find none; it "
+            f"knows {', '.join(card.classes)}, spelt like that",
+            style="yellow",
+        )
 
 
 def _evaluate_texts(options: EvalOptions) -> bool:

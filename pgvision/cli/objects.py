@@ -68,7 +68,7 @@ def _run(
     from pgvision.cli.tracking import with_tracks
 
     detector = make(
-        split_phrases(phrase),
+        _asked(phrase, options.model),
         **options.for_model,
         conf=options.conf,
         nms=options.nms,
@@ -83,3 +83,17 @@ def _run(
         **options.for_stream,
     )
     end(run_job(with_tracks(outcomes) if options.track else outcomes, options))
+
+
+def _asked(phrase: str, model: str | None) -> tuple[str, ...]:
+    """Split into classes and hold them to what the checkpoint knows, before it is loaded."""
+    from pgvision.cli.console import say
+    from pgvision.runtime import find_checkpoint
+    from pgvision.runtime.knowledge import known_classes
+    from pgvision.tokens import require_classes
+
+    classes = require_classes(split_phrases(phrase))
+    names, notes = known_classes(classes, find_checkpoint(model))
+    for note in notes:
+        say(note, style="yellow")
+    return names

@@ -195,15 +195,18 @@ def describe(result: Result) -> str:
     if isinstance(result, TextResult):
         score = "" if result.score is None else f"  ({result.score:.2f})"
         return f"{result.text}{score}"
-    notes = [f"{len(result.rejects)} fragments unread"] if result.rejects else []
+    asked = result[result.class_ids >= 0]
+    notes = [_count_names(asked) if len(asked) else "nothing found"]
+    if others := _count_names(result[result.class_ids < 0]):
+        notes.append(f"not asked for: {others}")
+    if result.rejects:
+        notes.append(f"{len(result.rejects)} fragments unread")
     if result.truncated:
         notes.append("answer cut off")
-    return "; ".join([_count_names(result), *notes])
+    return "; ".join(notes)
 
 
 def _count_names(result: DetectionResult) -> str:
-    if not len(result):
-        return "nothing found"
     scores = result.scores
     found: dict[str, list[str]] = {}
     for row, label in enumerate(result.labels):

@@ -69,12 +69,14 @@ def ask(
 
     pgvision ask "how many workers wear a helmet?" site.jpg
     pgvision ask "what color is the helmet?" photos/*.jpg --json
-    pgvision ask "what is the man on?" site.jpg --choice ladder --choice truck
+    pgvision ask "is it on?" a.jpg --choice on --choice off --model google/paligemma-3b-ft-ai2d-448
     """
     from pgvision import Answerer
     from pgvision.cli.inputs import as_frames
     from pgvision.cli.jobs import run_job
 
+    if not (free or choice):
+        question = _held_to_wordings(question, options.model)
     answerer = Answerer(
         language,
         free_text=free,
@@ -88,6 +90,17 @@ def ask(
         **options.for_stream,
     )
     end(run_job(outcomes, options))
+
+
+def _held_to_wordings(question: str, model: str | None) -> str:
+    from pgvision.cli.console import say
+    from pgvision.runtime import find_checkpoint
+    from pgvision.runtime.knowledge import known_question
+
+    asked, warning = known_question(question, find_checkpoint(model))
+    if warning is not None:
+        say(warning, style="yellow")
+    return asked
 
 
 @takes(RunOptions)

@@ -135,6 +135,26 @@ def test_ask_gives_the_best_answers_on_request(run, picture):
     assert len(line["alternatives"]) == 3
 
 
+def test_a_class_that_the_checkpoint_does_not_know_is_not_silence(run, picture):
+    unknown = run("detect", "helmt", picture)
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "did you mean helmet?" in unknown.err
+    plain = run("detect", "helmet; head", picture, "--json")
+    mended = run("detect", "Helmets, head", picture, "--json")
+    assert mended.lines[0]["xyxy"] == plain.lines[0]["xyxy"]
+    assert "'Helmets, head' is asked for as 'helmet', 'head'" in mended.err
+
+
+def test_a_question_outside_the_trained_wordings_is_warned_about(run, picture):
+    strange = run("ask", "does everyone wear a helmet?", picture)
+    assert strange.code == 0
+    assert "do not trust its answer" in strange.err
+    assert "how many workers wear a helmet?" in strange.err
+    known = run("ask", "How many workers wear a helmet", picture)
+    assert "trust" not in known.err
+    assert known.out == run("ask", "how many workers wear a helmet?", picture).out
+
+
 def test_the_installed_command_keeps_stdout_for_results(picture):
     """A process of its own: nothing but JSON on stdout, logs and progress on stderr."""
     done = subprocess.run(
