@@ -141,7 +141,7 @@ def test_a_run_of_an_older_version_goes_on(run, sites, tmp_path):
     words = ("eval", "--data", sites / "instances.json", "--out", out, "--worst", 0)
     assert run(*words, "--limit", 1).code == 0
     seal = json.loads((out / "run.json").read_text())
-    for name in ("revision", "classes_per_prompt"):
+    for name in ("split", "classes_per_prompt"):
         assert seal.pop(name) is None
     (out / "run.json").write_text(json.dumps(seal))
     ran = run(*words)
