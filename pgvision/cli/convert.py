@@ -12,7 +12,9 @@ from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, takes
 from pgvision.errors import OptionError
 
 if TYPE_CHECKING:
-    from pgvision.datasets import Dataset, ExampleOptions, MaskCodec
+    from collections.abc import Sequence
+
+    from pgvision.datasets import Dataset, ExampleOptions, Finding, MaskCodec
 
 TEXT_PANEL = "How objects become text"
 
@@ -115,6 +117,8 @@ def convert(
 ) -> None:
     """Convert a data set (COCO, YOLO, VOC, LabelMe, JSONL), or check it.
 
+    What a format cannot hold is said; the exit code is 1 where images or objects were left out.
+
     [bold]Examples[/bold]
 
     pgvision convert hardhat/ --check
@@ -123,14 +127,14 @@ def convert(
     pgvision convert instances.json masks.jsonl --task segment --codec tiny
     """
     _require_goal(out, check)
-    dataset = _read(source, options, check)
+    parts = _read(source, options, check)
     examples = _example_options(options)
-    failed = False
-    if check:
-        failed = not _check(dataset, examples, options.resolution, as_json)
+    done = not check or _check(parts, examples, options.resolution, as_json)
     if out is not None:
-        _write(dataset, out, examples, options, as_json)
-    end(FAILED if failed else DONE)
+        # What --check lists is not said twice.
+        said = [] if check else [one for part in parts.values() for one in part.findings]
+        done = _write(parts, out, examples, options, as_json, said) and done
+    end(DONE if done else FAILED)
 
 
 def _require_goal(out: Path | None, check: bool) -> None:
@@ -141,12 +145,11 @@ def _require_goal(out: Path | None, check: bool) -> None:
 def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Dataset]":
     from pgvision.datasets import read_splits, split_by_hash
 
-    codec = _codec(options) if options.task == "segment" else None
     parts = read_splits(
         source,
         format=options.source_format,
         images=options.images,
-        codec=codec,
+        codec=_reading_codec(source, options),
         convention=options.convention,
         on_error="record" if check else "raise",
     )
@@ -161,6 +164,16 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
             f"--val: {source} is split already ({', '.join(parts)}); name one: --split"
         )
     return split_by_hash(next(iter(parts.values())), val=options.val)
+
+
+def _reading_codec(source: Path, options: ConvertOptions) -> "MaskCodec | None":
+    """Load the codec only where codes have to become masks; all others bring their masks."""
+    from pgvision.datasets import detect_format
+
+    if options.task != "segment" or not source.exists():
+        return None
+    is_text = (options.source_format or detect_format(source)) == "jsonl"
+    return _codec(options) if is_text else None
 
 
 def _codec(options: ConvertOptions) -> "MaskCodec":
@@ -206,9 +219,11 @@ def _write(
     examples: "ExampleOptions",
     options: ConvertOptions,
     as_json: bool,
-) -> None:
+    said: "list[Finding]",
+) -> bool:
+    """Write and say what came of it; False where something that was there is not in it."""
     from pgvision.cli.console import say
-    from pgvision.datasets import round_trip, write_dataset
+    from pgvision.datasets import write_dataset
 
     target = options.target_format or _format_of(out)
     codec = _codec(options) if options.task == "segment" and target == "jsonl" else None
@@ -217,14 +232,62 @@ def _write(
         whole, out, format=target, options=examples, codec=codec, images=options.image_files
     )
     say(f"wrote {report.path}: {report.num_images} images, {report.num_objects} objects")
-    for finding in report.findings[:20]:
-        say(f"{finding.level}: {finding.where}: {finding.message}", style="yellow")
+    findings = [*said, *report.findings]
+    for line in finding_lines(findings):
+        say(line, style="yellow")
     if target == "jsonl":
         for split, part in parts.items():
-            figures = round_trip(part, options=examples, codec=codec).to_dict()
-            if as_json:
-                typer.echo(json.dumps({"split": split, "round_trip": figures}))
-            say(f"{split}: read back: " + ", ".join(f"{k} {v}" for k, v in figures.items()))
+            _say_round_trip(split, part, examples, codec, as_json)
+    return not any(finding.is_loss for finding in findings)
+
+
+def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> list[str]:
+    """Put findings into lines for people: what is about the whole set, then a line a kind.
+
+    Args:
+        findings: What a reader and a writer found.
+        num_examples: Findings shown of each kind.
+
+    Returns:
+        The lines, losses first.
+    """
+    kinds: dict[tuple[bool, str, str], list[Finding]] = {}
+    lines = []
+    for one in sorted(findings, key=lambda finding: not finding.is_loss):
+        part = f"{one.split}: " if one.split else ""
+        if one.where or one.rule == "broken-entry":
+            kinds.setdefault((one.is_loss, part, one.rule), []).append(one)
+        else:
+            lines.append((one.is_loss, f"{part}{one.rule}: {one.message}"))
+    for (is_loss, part, rule), members in kinds.items():
+        shown = "; ".join(f"{m.where}: {m.message}" for m in members[:num_examples])
+        more = "; ..." if len(members) > num_examples else ""
+        lines.append((is_loss, f"{part}{rule}: {len(members)} ({shown}{more})"))
+    return [text for _, text in sorted(lines, key=lambda line: not line[0])]
+
+
+def _say_round_trip(
+    split: str,
+    part: "Dataset",
+    examples: "ExampleOptions",
+    codec: "MaskCodec | None",
+    as_json: bool,
+) -> None:
+    from pgvision.cli.console import say
+    from pgvision.datasets import round_trip
+
+    figures = round_trip(part, options=examples, codec=codec).to_dict()
+    if as_json:
+        typer.echo(json.dumps({"split": split, "round_trip": figures}))
+    known = {key: value for key, value in figures.items() if value is not None}
+    if codec is None:
+        del known["num_masks"]
+    shown = ", ".join(
+        f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in known.items()
+    )  # fmt: skip
+    say(f"{split}: read back: {shown}")
 
 
 def _format_of(out: Path) -> WriteFormat:

@@ -1,7 +1,7 @@
 """A COCO file, read and checked: entry by entry first, then one against the others."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def read_content(
     where: str,
     outlines: bool = True,
     for_records: bool = False,
+    required: Collection[str] = KEYS,
 ) -> CocoContent:
     """Read and check a COCO file or its content.
 
@@ -34,9 +35,10 @@ def read_content(
         outlines: Whether outlines are kept; they are checked in any case.
         for_records: Whether the other fields of annotations are kept, and rings are tuples of
             floats; else rings are lists, as evaluators want them.
+        required: The keys that must be there.
 
     Raises:
-        DataError: If it is no JSON object with lists of images, annotations and categories.
+        DataError: If it is no JSON object with lists under the required keys.
             Everything else is in `CocoContent.problems`.
 
     Example:
@@ -57,11 +59,11 @@ def read_content(
     with without_collector():
         for member in members:
             gatherer.take(member)
-        return _settled(gatherer)
+        return _settled(gatherer, required)
 
 
-def _settled(found: Gatherer) -> CocoContent:
-    for key in KEYS:
+def _settled(found: Gatherer, required: Collection[str]) -> CocoContent:
+    for key in required:
         if key not in found.seen:
             raise DataError(
                 f"{found.problems.source}: lacks {key!r}; a COCO file has images, annotations, "

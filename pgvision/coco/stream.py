@@ -67,6 +67,30 @@ def file_members(path: Path) -> Iterator[Member]:
         _explain(path)
 
 
+def holds_objects(path: Path) -> bool:
+    """Whether a JSON file is a COCO file of objects; no more of it is read than tells.
+
+    Its annotations tell, by the first: those of captions have no boxes. A file that is cut before
+    them counts if its keys are COCO's, so that its reader can say what is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.json"
+        >>> _ = file.write_text('{"images": [], "annotations": [{"caption": "two helmets"}]}')
+        >>> holds_objects(file)
+        False
+    """
+    seen = set()
+    try:
+        for key, index, entry in file_members(path):
+            if key == "annotations" and index == 0:
+                return isinstance(entry, dict) and "caption" not in entry
+            seen.add(key)
+    except DataError:
+        return bool(seen & {"images", "annotations", "categories"})
+    return "annotations" in seen
+
+
 class _NotJson(Exception):
     """The text is not what JSON allows here."""
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,41 @@ def write_coco(
         "annotations": [], "categories": []}'
     """
     lists = {"images": images, "annotations": annotations, "categories": categories}
+    _write(path, _pieces(dict(info or {}), lists))
+
+
+def write_results(path: str | Path, records: Iterable[Fields]) -> None:
+    """Write a COCO results file, the plain list that evaluators read, as `write_coco` does.
+
+    Raises:
+        DataError: If a number is NaN or infinite.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "found.json"
+        >>> write_results(file, [{"image_id": 1, "score": 0.5}])
+        >>> file.read_text()
+        '[{"image_id": 1, "score": 0.5}]'
+    """
+    _write(path, chain("[", _joined(records), "]"))
+
+
+def _write(path: str | Path, pieces: Iterable[str]) -> None:
     with replaced_path(path) as aside, aside.open("w", encoding="utf-8") as file:
         try:
             with without_collector():
-                file.writelines(_pieces(dict(info or {}), lists))
+                file.writelines(pieces)
+        except DataError:
+            raise
         except ValueError as error:
             raise DataError(f"{path}: holds a number that is not finite: {error}") from error
+
+
+def _joined(entries: Iterable[Fields]) -> Iterator[str]:
+    source, number = iter(entries), 0
+    while batch := ", ".join(map(_ENCODE, islice(source, _BATCH))):
+        yield ", " * bool(number) + batch
+        number += 1
 
 
 def _pieces(info: dict[str, Any], lists: Mapping[str, Iterable[Fields]]) -> Iterator[str]:
@@ -61,10 +90,7 @@ def _pieces(info: dict[str, Any], lists: Mapping[str, Iterable[Fields]]) -> Iter
         yield f"{_ENCODE(key)}: {_ENCODE(value)}, "
     for place, (key, entries) in enumerate(lists.items()):
         yield f'{", " * bool(place)}"{key}": ['
-        source, number = iter(entries), 0
-        while batch := ", ".join(map(_ENCODE, islice(source, _BATCH))):
-            yield ", " * bool(number) + batch
-            number += 1
+        yield from _joined(entries)
         yield "]"
     yield "}"
 

@@ -134,12 +134,20 @@ def iter_examples(
         raise OptionError("task='segment' needs codec=..., which turns masks into codes")
     for image in dataset.images:
         for target in targets_of(image, dataset, chosen):
-            codes = None if codec is None else codes_of(target, image, chosen, codec)
-            yield Example(
-                image.path,
-                prefix_of(target, chosen),
-                suffix_of(target, image, dataset, chosen, codes),
-            )
+            yield example_of(target, image, dataset, chosen, codec)
+
+
+def example_of(
+    target: Target,
+    image: ImageRecord,
+    dataset: Dataset,
+    options: ExampleOptions,
+    codec: MaskCodec | None,
+) -> Example:
+    """Return one target as text; see `iter_examples`."""
+    codes = None if codec is None else codes_of(target, image, options, codec)
+    suffix = suffix_of(target, image, dataset, options, codes)
+    return Example(image.path, prefix_of(target, options), suffix)
 
 
 def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) -> list[Target]:

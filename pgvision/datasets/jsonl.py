@@ -1,9 +1,10 @@
 """JSONL files of ``{"image", "prefix", "suffix"}``: read as examples, or parsed back to objects."""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from pgvision.datasets.records import (
 from pgvision.errors import DataError, ImageError
 from pgvision.masks import masks_to_rle
 from pgvision.tokens import ParsedObject, parse_suffix
+
+_Object: TypeAlias = tuple[int, tuple[int, ...], int]
+"""Category, bins, and which of those that one line names there."""
 
 
 class _Line(NamedTuple):
@@ -52,17 +56,15 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
     return tuple(Example(line.path, line.prefix, line.suffix) for line in _lines(path, images))
 
 
-def examples_text(examples: Iterable[tuple[str, str, str]]) -> str:
-    """Return the text of a JSONL file from (image name, prefix, suffix).
+def example_line(name: str, prefix: str, suffix: str) -> str:
+    """Return a line of a JSONL file.
 
     Example:
-        >>> print(examples_text([("a.jpg", "detect cat", "")]), end="")
+        >>> print(example_line("a.jpg", "detect cat", ""), end="")
         {"image": "a.jpg", "prefix": "detect cat", "suffix": ""}
     """
-    return "".join(
-        json.dumps({"image": name, "prefix": prefix, "suffix": suffix}, ensure_ascii=False) + "\n"
-        for name, prefix, suffix in examples
-    )
+    fields = {"image": name, "prefix": prefix, "suffix": suffix}
+    return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _lines(path: str | Path, images: str | Path | None) -> list[_Line]:
@@ -96,7 +98,8 @@ def read_jsonl(
 ) -> Dataset:
     """Parse the ``detect`` and ``segment`` lines of a JSONL file back to objects.
 
-    Lines about one image are put together. Images are opened for their size only.
+    Lines about one image are put together; an object that several of them name, at the same place,
+    is one object. Images are opened for their size only.
 
     Args:
         path: The JSONL file.
@@ -145,7 +148,7 @@ class _Reader:
         self.codec = codec
         self.convention = convention
         self.numbers: dict[str, int] = {}
-        self.records: dict[str, tuple[Path, tuple[int, int], list[Annotation]]] = {}
+        self.records: dict[str, tuple[Path, tuple[int, int], dict[_Object, Annotation]]] = {}
         self.findings: list[Finding] = []
         self.used = 0
 
@@ -161,7 +164,7 @@ class _Reader:
                 size = image_hw_of(line.path)
             except ImageError as error:
                 raise DataError(f"{line.where}: bins need the image's size: {error}") from error
-            self.records[line.name] = (line.path, size, [])
+            self.records[line.name] = (line.path, size, {})
         _, image_hw, objects = self.records[line.name]
         for name in classes:
             self.numbers.setdefault(name, len(self.numbers) + 1)
@@ -170,13 +173,24 @@ class _Reader:
         )
         for reject in parsed.rejects:
             self.note("reject", "error", line, f"{reject.text!r:.60}: {reject.reason}")
+        # One object may be named by several lines (`detect x`, `segment x`, `detect x ; y`); what
+        # one line says twice is there twice.
+        said: Counter[tuple[int, tuple[int, ...]]] = Counter()
         for found in parsed.objects:
-            self.used += 1
-            objects.append(self._annotation(found, line, classes, image_hw))
+            category, runs = self._class_and_mask(found, line, classes, image_hw)
+            key = (category, tuple(found.loc_yxyx))
+            said[key] += 1
+            known = objects.get((*key, said[key]))
+            if known is None:
+                self.used += 1
+                xywh = _xywh(found, image_hw, self.convention)
+                objects[(*key, said[key])] = Annotation(self.used, category, xywh, runs)
+            elif known.segmentation is None and runs is not None:
+                objects[(*key, said[key])] = replace(known, segmentation=runs)
 
-    def _annotation(
+    def _class_and_mask(
         self, found: ParsedObject, line: _Line, classes: tuple[str, ...], image_hw: tuple[int, int]
-    ) -> Annotation:
+    ) -> tuple[int, Rle | None]:
         if found.class_id >= 0:
             name = classes[found.class_id]
         elif found.label is None and len(classes) == 1:
@@ -189,16 +203,22 @@ class _Reader:
         runs = None
         if found.codes is not None and self.codec is not None:
             runs = decode_masks([found], image_hw, self.codec)[0]
-        x1, y1, x2, y2 = bins_to_pixels(found.loc_yxyx, image_hw, self.convention)
-        return Annotation(self.used, category, (x1, y1, x2 - x1, y2 - y1), runs)
+        return category, runs
 
     def dataset(self) -> Dataset:
         images = tuple(
-            ImageRecord(index, name, path, image_hw, tuple(objects))
+            ImageRecord(index, name, path, image_hw, tuple(objects.values()))
             for index, (name, (path, image_hw, objects)) in enumerate(self.records.items(), 1)
         )
         categories = tuple(Category(number, name) for name, number in self.numbers.items())
         return Dataset(images=images, categories=categories, findings=tuple(self.findings))
+
+
+def _xywh(
+    found: ParsedObject, image_hw: tuple[int, int], convention: Convention
+) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = bins_to_pixels(found.loc_yxyx, image_hw, convention)
+    return (x1, y1, x2 - x1, y2 - y1)
 
 
 def bins_to_pixels(

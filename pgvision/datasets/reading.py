@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pgvision.coco import holds_objects
 from pgvision.datasets.coco import OnError, read_coco
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.jsonl import read_jsonl
@@ -134,7 +135,8 @@ def detect_format(path: str | Path) -> Format:
         return _file_format(given)
     if any((given / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml")):
         return "yolo"
-    if any(given.glob("*.jsonl")):
+    # Examples beside a COCO file are made from it, and hold less.
+    if any(given.glob("*.jsonl")) and not any(map(holds_objects, sorted(given.glob("*.json")))):
         return "jsonl"
     if any(given.glob("*.xml")) or any((given / "Annotations").glob("*.xml")):
         return "voc"

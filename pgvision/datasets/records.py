@@ -104,7 +104,9 @@ class Finding:
     """One thing that is wrong, or worth knowing, in a data set.
 
     Attributes:
-        rule: Short name of the rule, such as ``"missing-file"``.
+        rule: Short name of the rule, such as ``"missing-file"``. What a reader leaves out is
+            ``"left-out"``, what a writer does ``"lost"`` (whole images and objects) or
+            ``"not-kept"`` (fields), and what was put right ``"mended"``.
         level: ``"error"`` spoils training or scoring; ``"warning"`` should be known.
         message: What was found, in words.
         where: The image or category it is about, "" for the whole set.
@@ -116,6 +118,16 @@ class Finding:
     message: str
     where: str = ""
     split: str = ""
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether images or objects are gone, or wrong: what a conversion must not hide.
+
+        Example:
+            >>> Finding("left-out", "warning", "a line encloses nothing").is_loss
+            True
+        """
+        return self.level == "error" or self.rule in ("left-out", "lost")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Outlines of annotations: polygons and run lengths to full masks, and masks to outlines."""
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry import Polygon
 
 from pgvision.arrays import BoolArray
 from pgvision.datasets.records import Polygons, Rle, Segmentation
@@ -126,15 +128,34 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
 
 
 def _rings_apart(segmentation: Segmentation, image_hw: tuple[int, int]) -> Polygons:
-    """Return rings that even-odd filling draws right: polygons as they are unless they overlap."""
+    """Return rings inside the image that even-odd filling draws right.
+
+    Polygons stay as they are unless they overlap; what leaves the image is cut at its border.
+    """
     if not isinstance(segmentation, Rle):
         rings = tuple(ring for ring in segmentation if len(ring) >= 6)
+        rings = tuple(part for ring in rings for part in _parts_inside(ring, image_hw))
         if len(rings) < 2:
             return rings
         layers = [segmentation_to_mask((ring,), image_hw) for ring in rings]
         if not (np.sum(layers, axis=0) > 1).any():
             return rings
     return trace_mask(segmentation_to_mask(segmentation, image_hw))
+
+
+def _parts_inside(ring: tuple[float, ...], image_hw: tuple[int, int]) -> Polygons:
+    height, width = image_hw
+    if min(ring) >= 0 and max(ring[0::2]) <= width and max(ring[1::2]) <= height:
+        return (ring,)
+    shape = Polygon(list(zip(ring[0::2], ring[1::2], strict=True)))
+    if not shape.is_valid:  # it crosses itself: the pixels say what is inside
+        return trace_mask(segmentation_to_mask((ring,), image_hw))
+    parts = shapely.get_parts(shape.intersection(shapely.box(0, 0, width, height)))
+    return tuple(
+        tuple(np.asarray(part.exterior.coords)[:-1].ravel().tolist())
+        for part in parts
+        if isinstance(part, Polygon)
+    )
 
 
 def polygons_xywh(polygons: Polygons) -> tuple[float, float, float, float]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,17 @@ from typing import Literal
 
 import yaml
 
+from pgvision.coco import relative_name
 from pgvision.datasets.coco import write_coco_file
-from pgvision.datasets.examples import ExampleOptions, MaskCodec, iter_examples
+from pgvision.datasets.examples import ExampleOptions, MaskCodec, example_of, targets_of
 from pgvision.datasets.image_files import image_path
-from pgvision.datasets.jsonl import examples_text
+from pgvision.datasets.jsonl import example_line
+from pgvision.datasets.losses import Losses, lost_in_examples, lost_in_yolo
 from pgvision.datasets.records import Dataset, Finding, ImageRecord
 from pgvision.datasets.yolo import IDS_FILE
-from pgvision.datasets.yolo_labels import label_text, lost_in_yolo
+from pgvision.datasets.yolo_labels import label_text
 from pgvision.errors import DataError, OptionError
-from pgvision.files import write_text
+from pgvision.files import replaced_path, write_text
 
 WriteFormat = Literal["coco", "yolo", "jsonl"]
 _FILE_OF = {"coco": ("annotations", ".json"), "jsonl": ("examples", ".jsonl")}
@@ -31,10 +33,11 @@ class WriteReport:
 
     Attributes:
         path: The file or folder.
-        num_images: Images described.
-        num_objects: Objects described, crowds included.
+        num_images: Images that are in what was written.
+        num_objects: Objects that are.
         num_copied: Image files placed in the folder.
-        findings: What the format could not hold, and images that were not there to be copied.
+        findings: What the format could not hold, counted by kind, and images that were not there
+            to be copied. `Finding.is_loss` tells images and objects from fields.
     """
 
     path: Path
@@ -62,7 +65,7 @@ def write_dataset(
     Args:
         dataset: The data set, or one for each split.
         out: A folder that is not there or empty; or a file ``*.json`` or ``*.jsonl`` for the
-            annotations alone, which is replaced.
+            annotations alone, which is replaced. It names the images relative to its own folder.
         format: ``"coco"``, ``"yolo"`` or ``"jsonl"``.
         options: For JSONL, how objects become text; for YOLO, ``task="segment"`` writes polygons.
         codec: For JSONL with ``task="segment"``.
@@ -92,48 +95,76 @@ def write_dataset(
     if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
         if len(parts) > 1:
             raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
-        _write_file(target, next(iter(parts.values())), format, chosen, codec)
-        return _report(target, parts, 0, [])
-    findings: list[Finding] = []
+        (part,) = parts.values()
+        names = {image.id: relative_name(image.path, target) for image in part.images}
+        return _report(target, [_write_file(target, part, names, format, chosen, codec)], 0, [])
+    missing: list[Finding] = []
     with _new_folder(target) as folder:
         places = _places(parts, format)
         if format == "yolo":
-            findings += _write_yolo(parts, folder, places, chosen)
+            losses = _write_yolo(parts, folder, places, chosen)
         else:
             stem, ending = _FILE_OF[format]
-            for split, part in parts.items():
-                _write_file(folder / f"{split or stem}{ending}", part, format, chosen, codec)
+            losses = [
+                _write_file(
+                    folder / f"{split or stem}{ending}",
+                    part,
+                    _names_in(part, target, images),
+                    format,
+                    chosen,
+                    codec,
+                    split,
+                )
+                for split, part in parts.items()
+            ]
         copied = sum(
-            _place_images(part, folder / places[split], split, images, findings)
+            _place_images(part, folder / places[split], split, images, missing)
             for split, part in parts.items()
         )
-    return _report(target, parts, copied, findings)
+    return _report(target, losses, copied, missing)
+
+
+def _names_in(part: Dataset, target: Path, how: str) -> dict[int, str]:
+    """Name the images of a folder: as they are copied into it, or from there to where they lie."""
+    if how == "none":
+        return {image.id: relative_name(image.path, target / "a") for image in part.images}
+    return {image.id: _relative_name(image) for image in part.images}
 
 
 def _write_file(
     path: Path,
     dataset: Dataset,
+    names: Mapping[int, str],
     format: WriteFormat,  # noqa: A002
     options: ExampleOptions,
     codec: MaskCodec | None,
-) -> None:
+    split: str = "",
+) -> Losses:
     if format == "coco":
-        write_coco_file(path, dataset)
-        return
-    names = {image.path: image.file_name for image in dataset.images}
-    examples = iter_examples(dataset, options=options, codec=codec)
-    write_text(path, examples_text((names[e.image], e.prefix, e.suffix) for e in examples))
+        write_coco_file(path, dataset, names)
+        losses = Losses(split)
+        losses.num_images, losses.num_objects = len(dataset.images), dataset.num_objects
+        return losses
+    if options.task == "segment" and codec is None:
+        raise OptionError("task='segment' needs codec=..., which turns masks into codes")
+    targets = {image.id: targets_of(image, dataset, options) for image in dataset.images}
+    with replaced_path(path) as aside, aside.open("w", encoding="utf-8") as file:
+        for image in dataset.images:
+            for target in targets[image.id]:
+                example = example_of(target, image, dataset, options, codec)
+                file.write(example_line(names[image.id], example.prefix, example.suffix))
+    return lost_in_examples(targets, dataset, options, split)
 
 
 def _report(
-    target: Path, parts: Mapping[str, Dataset], copied: int, findings: list[Finding]
+    target: Path, losses: Sequence[Losses], copied: int, missing: list[Finding]
 ) -> WriteReport:
     return WriteReport(
         path=target,
-        num_images=sum(len(part.images) for part in parts.values()),
-        num_objects=sum(part.num_objects for part in parts.values()),
+        num_images=sum(part.num_images for part in losses),
+        num_objects=sum(part.num_objects for part in losses),
         num_copied=copied,
-        findings=tuple(findings),
+        findings=(*missing, *(finding for part in losses for finding in part.findings())),
     )
 
 
@@ -193,7 +224,7 @@ def _place_images(
 
 def _write_yolo(
     parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], options: ExampleOptions
-) -> list[Finding]:
+) -> list[Losses]:
     first = next(iter(parts.values()))
     if any(part.categories != first.categories for part in parts.values()):
         raise DataError("YOLO splits share one list of names, but these have other categories")
@@ -204,10 +235,8 @@ def _write_yolo(
     config.setdefault("val", config.get("valid", only))
     config["names"] = dict(enumerate(first.classes))
     numbers: dict[str, int] = {}
-    findings: list[Finding] = []
     for split, part in parts.items():
         labels = folder / places[split].replace("images", "labels", 1)
-        findings += lost_in_yolo(part, options.task, split)
         for image in part.images:
             name = _relative_name(image)
             file = labels / Path(name).with_suffix(".txt")
@@ -220,4 +249,4 @@ def _write_yolo(
     categories = {category.name: category.id for category in first.categories}
     ids = {"categories": categories, "images": numbers}
     write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False))
-    return findings
+    return [lost_in_yolo(part, options, split) for split, part in parts.items()]

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray
+from pgvision.coco import annotation_entry, image_entry, write_coco
 from pgvision.errors import OptionError
 from pgvision.masks import crop_mask
 from pgvision.rle import mask_to_rle
@@ -119,21 +120,19 @@ def _write_all(
             scene = render_scene(seed, image_hw=image_hw)
             name = f"images/{seed:08d}.jpg"
             _write_image(folder / name, scene)
-            images.append(
-                {"id": done, "file_name": name, "height": image_hw[0], "width": image_hw[1]}
-            )
+            images.append(image_entry(done, name, image_hw))
             annotations += scene_annotations(scene, image_id=done, first_id=len(annotations) + 1)
             for example in scene_examples(scene, image=name, codec=codec):
                 lines.write(json.dumps(example, ensure_ascii=False) + "\n")
             if progress is not None:
                 progress(done)
-    document = {
-        "info": {"description": "pgvision rendered scenes", "first_seed": seeds.start},
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
-    }
-    (folder / "instances.json").write_text(json.dumps(document), encoding="utf-8")
+    write_coco(
+        folder / "instances.json",
+        images=images,
+        annotations=annotations,
+        categories=[{"id": number, "name": name} for number, name in enumerate(CLASSES, 1)],
+        info={"info": {"description": "pgvision rendered scenes", "first_seed": seeds.start}},
+    )
 
 
 def _write_image(path: Path, scene: Scene) -> None:
@@ -154,14 +153,15 @@ def scene_annotations(scene: Scene, *, image_id: int, first_id: int = 1) -> list
         compressed RLE; ``area`` in visible pixels; ``attributes`` with what else is known.
     """
     return [
-        {
-            "id": first_id + place,
-            "image_id": image_id,
-            "category_id": CLASSES.index(item.label) + 1,
-            "bbox": _xywh(item),
-            "area": item.area,
-            "iscrowd": 0,
-            "segmentation": mask_to_rle(item.mask),
+        annotation_entry(
+            first_id + place,
+            image_id,
+            CLASSES.index(item.label) + 1,
+            _xywh(item),
+            area=item.area,
+            segmentation=mask_to_rle(item.mask),
+        )
+        | {
             "attributes": {
                 "track_id": item.track_id,
                 "visible_fraction": round(item.visible_fraction, 4),

@@ -109,6 +109,36 @@ def test_coco_file_stands_on_its_own(tmp_path, capsys):
     assert [a["area"] for a in coco.anns.values()] == [200, 400, 200]
 
 
+def test_coco_file_names_pictures_relative_to_itself(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.jpg", "in/film.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with CocoFile(Path("out/found.json")) as output:
+        output.write(detection("in/a.jpg"))
+        output.write(detection("in/film.mp4", time=0.5, frame_index=12))
+        output.write(detection("camera:0"))
+    images = json.loads((tmp_path / "out" / "found.json").read_text())["images"]
+    assert [one["file_name"] for one in images] == ["../in/a.jpg", "../in/film.mp4#12", "camera:0"]
+
+
+def test_coco_ids_go_by_the_folders_too(tmp_path, capsys):
+    names = {11: "a/1.jpg", 12: "b/1.jpg", 13: "deep\\c\\2.jpg", 14: "3.jpg"}
+    images = [{"id": number, "file_name": name} for number, name in names.items()]
+    truth = {"images": images, "categories": [{"id": 5, "name": "helmet"}]}
+    # as Windows editors write it
+    (tmp_path / "truth.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(truth).encode())
+    with CocoFile(tmp_path / "found.json", ids=tmp_path / "truth.json") as output:
+        for source in ("p/b/1.jpg", "p/a/1.jpg", "/root/deep/c/2.jpg", "x/3.jpg"):
+            output.write(detection(source)[:1])
+        with pytest.raises(DataError, match=r"may be any of 'a/1\.jpg', 'b/1\.jpg'"):
+            output.write(detection("p/c/1.jpg"))
+        with pytest.raises(DataError, match=r"y/3\.jpg and x/3\.jpg would both be '3\.jpg'"):
+            output.write(detection("y/3.jpg"))
+    records = json.loads((tmp_path / "found.json").read_text())
+    assert [record["image_id"] for record in records] == [12, 11, 13, 14]
+
+
 def test_coco_file_has_masks_with_their_own_area(tmp_path, capsys):
     logits = np.full((1, 64, 64), -1.0, np.float32)
     logits[:, :, :32] = 1.0

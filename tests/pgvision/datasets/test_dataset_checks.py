@@ -16,6 +16,7 @@ from pgvision.datasets import (
     Rle,
     check_dataset,
     estimate_tokens,
+    iter_examples,
     read_dataset,
     token_budget,
 )
@@ -173,6 +174,20 @@ def test_examples_over_the_budget_and_the_forecast(tmp_path):
         == 256
     )
     assert check_dataset(data, resolution=224, budget=1000).ok
+
+
+def test_the_forecast_is_the_median_and_the_least_length_of_95_in_100(tmp_path):
+    # One class and 1 to 40 boxes an image: lengths grow by a box each, and 38 of 40 is 95%.
+    images = tuple(
+        shot(tmp_path, n, *(box(100 * n + k, k, 4, 20, 20) for k in range(n))) for n in range(1, 41)
+    )
+    row = check_dataset(Dataset(images, HELMET), count_tokens=len).forecast[0]
+    lengths = sorted(
+        len(e.prefix) + len(e.suffix) + 3 for e in iter_examples(Dataset(images, HELMET))
+    )
+    assert sum(length <= row.p95 for length in lengths) == 38
+    assert sum(length < row.p95 for length in lengths) == 37
+    assert (row.median, row.longest) == (lengths[20], lengths[-1])
 
 
 def test_the_counter_of_a_tokenizer_is_used(tmp_path):

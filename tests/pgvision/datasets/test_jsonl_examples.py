@@ -1,6 +1,7 @@
 """Examples: text a model is trained on, and what comes back from it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from pgvision.datasets import (
     write_dataset,
 )
 from pgvision.errors import DataError, OptionError, PromptError
+from pgvision.scenes.export import export_scenes
 
 
 class GridCodec:
@@ -276,7 +278,72 @@ def test_what_cannot_be_parsed_is_found_not_dropped(tmp_path):
     )
     data = read_dataset(file)
     assert {finding.rule for finding in data.findings} == {"reject", "label", "left-out"}
-    assert [data.names[o.category_id] for o in data.images[0].objects] == ["cat", "bird", "cat"]
+    assert [data.names[o.category_id] for o in data.images[0].objects] == ["cat", "bird"]
+
+
+def test_an_object_that_several_lines_name_is_one_object(tmp_path):
+    box, other = "<loc0000><loc0000><loc0512><loc0512>", "<loc0100><loc0000><loc0512><loc0512>"
+    codes = "<seg127>" * 16
+    file = jsonl(
+        tmp_path,
+        entry("detect cat", f"{box} cat ; {other} cat ; {box} cat"),
+        entry("segment cat", f"{box}{codes} cat ; {box}{codes} cat"),
+        entry("detect cat ; dog", f"{box} cat ; {box} dog"),
+    )
+    data = read_dataset(file, codec=GridCodec())
+    found = [(data.names[o.category_id], o.xywh, o.segmentation) for o in data.images[0].objects]
+    assert [(name, xywh) for name, xywh, _ in found] == [
+        ("cat", (0, 0, 32, 32)),
+        ("cat", (0, 6.25, 32, 25.75)),
+        ("cat", (0, 0, 32, 32)),
+        ("dog", (0, 0, 32, 32)),
+    ]
+    assert [mask is not None for _, _, mask in found] == [True, False, True, False]
+    assert [item.id for item in data.images[0].objects] == [1, 2, 3, 4]
+
+
+def test_the_exported_world_is_read_as_its_coco_file_says(tmp_path):
+    folder = export_scenes(
+        tmp_path / "site", count=2, seed=5, image_hw=(160, 200), codec=GridCodec()
+    )
+    truth = json.loads((folder / "instances.json").read_text())
+    for source in (folder, folder / "examples.jsonl"):
+        data = read_dataset(source)
+        assert data.num_objects == len(truth["annotations"])
+    assert read_dataset(folder).classes == tuple(c["name"] for c in truth["categories"])
+
+
+def test_a_line_may_hold_unicode_line_ends(tmp_path):
+    file = jsonl(tmp_path)
+    lines = [entry("caption en", "one\u2028two\x85three"), entry()]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    file.write_text(text, encoding="utf-8")
+    assert [e.suffix for e in read_examples(file)] == [line["suffix"] for line in lines]
+
+
+def test_what_examples_do_not_hold_is_counted(tmp_path):
+    crowd = item(4, 5, (0, 0, 300, 200), iscrowd=True, area=7.0)
+    tiny = item(5, 5, (9, 9, 0.2, 9))
+    away = item(6, 5, (2000, 9, 9, 9), extra={"score": 0.5})
+    second = replace(crowd, id=7)
+    images = (shot(1, LOW, crowd, tiny), shot(2, second), shot(3, away), shot(4))
+    data = Dataset(images, CATEGORIES)
+    report = write_dataset(data, tmp_path / "a.jsonl", format="jsonl")
+    assert (report.num_images, report.num_objects) == (2, 1)
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert len({line["image"] for line in lines}) == report.num_images
+    lost = {f.message for f in report.findings if f.is_loss}
+    assert lost == {
+        "2 crowd regions were left out: examples have no word for them "
+        "(1.png annotation 4, 2.png annotation 7)",
+        "1 objects were left out: their boxes have no extent in bins (1.png annotation 5)",
+        "1 objects were left out: their boxes lie outside the image (3.png annotation 6)",
+        "2 images were left out: all their objects were left out, and 'nothing there' would be "
+        "wrong (2.png, 3.png)",
+    }
+    kept = " | ".join(f.message for f in report.findings if not f.is_loss)
+    for words in ("2 areas", "5 masks", "1 annotations lost fields of their own (score)", "4 ids"):
+        assert words in kept
 
 
 @pytest.mark.parametrize(

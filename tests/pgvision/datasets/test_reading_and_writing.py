@@ -155,3 +155,18 @@ def test_supervision_reads_the_same_boxes_from_what_is_written(tmp_path):
     )
     _, _, found = theirs[0]
     assert found.xyxy.tolist() == [[4, 5, 24, 15]]
+
+
+@pytest.mark.parametrize(("name", "key"), [("b.json", "file_name"), ("b.jsonl", "image")])
+def test_a_file_names_images_relative_to_itself(tmp_path, name, key):
+    data = dataset(tmp_path / "src" / "pictures", "sub/a.png")
+    format_ = "coco" if name == "b.json" else "jsonl"
+    for place, expected in (
+        (tmp_path / "src", "pictures/sub/a.png"),
+        (tmp_path, "src/pictures/sub/a.png"),
+        (tmp_path / "src" / "pictures", "sub/a.png"),
+    ):
+        write_dataset(data, place / name, format=format_)
+        held = json.loads((place / name).read_text())
+        assert (held["images"][0] if format_ == "coco" else held)[key] == expected
+        assert read_dataset(place / name).images[0].path.is_file()

@@ -1,6 +1,7 @@
 """YOLO: exact from COCO and back, and lines that are no box and no polygon refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,10 +67,16 @@ def comparable(dataset):
     )
 
 
-cents = st.integers(0, 64000).map(lambda number: number / 100)
+def spans(side):
+    """Start and length in cents of a pixel, inside both images."""
+    ends = st.tuples(st.integers(0, side * 100), st.integers(0, side * 100)).map(sorted)
+    return ends.map(lambda pair: (pair[0] / 100, (pair[1] - pair[0]) / 100))
 
 
-@given(st.lists(st.tuples(cents, cents, cents, cents), max_size=5))
+boxes_inside = st.tuples(spans(333), spans(427)).map(lambda s: (s[0][0], s[1][0], s[0][1], s[1][1]))
+
+
+@given(st.lists(boxes_inside, max_size=5))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_coco_to_yolo_to_coco_is_exact(tmp_path_factory, boxes):
     place = tmp_path_factory.mktemp("exact")
@@ -78,7 +85,7 @@ def test_coco_to_yolo_to_coco_is_exact(tmp_path_factory, boxes):
     assert comparable(read_dataset(place / "yolo")) == comparable(before)
 
 
-@given(st.tuples(*[st.floats(0, 5000, allow_nan=False)] * 4))
+@given(st.tuples(st.floats(0, 160), st.floats(0, 210), st.floats(0, 160), st.floats(0, 210)))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_boxes_of_any_number_of_digits_come_back_within_a_billionth_of_a_pixel(
     tmp_path_factory, box
@@ -260,3 +267,53 @@ def test_names_may_be_numbered_by_text(tmp_path):
     (folder / "data.yaml").write_text("names: {null: head, a: helmet}")
     with pytest.raises(DataError, match="numbered from 0"):
         read_yolo(folder)
+
+
+def test_what_leaves_the_image_is_cut_at_its_border_or_left_out(tmp_path):
+    path = image_at(tmp_path / "images" / "a.png", (64, 48))
+    triangle = ((-16.0, 0.0, 48.0, 0.0, 16.0, 64.0),)
+    objects = (
+        Annotation(1, 30, (-2, -2, 68, 52)),
+        Annotation(2, 30, (-10, 10, 8, 8)),
+        Annotation(3, 30, (64, 10, 8, 8)),
+        Annotation(4, 30, (-16, 0, 64, 64), triangle),
+    )
+    data = Dataset((ImageRecord(1, "a.png", path, (48, 64), objects),), (Category(30, "x"),))
+    for task in ("detect", "segment"):
+        options = ExampleOptions(task=task)
+        report = write_dataset(data, tmp_path / task, format="yolo", options=options)
+        assert report.num_objects == 2
+        lost = [finding.message for finding in report.findings if finding.is_loss]
+        assert lost == [
+            "2 objects were left out: their boxes lie outside the image "
+            "(a.png annotation 2, a.png annotation 3)"
+        ]
+        assert any("2 objects reach beyond the border" in f.message for f in report.findings)
+        text = (tmp_path / task / "labels" / "a.txt").read_text()
+        assert all(0 <= float(word) <= 1 for line in text.splitlines() for word in line.split()[1:])
+    back = read_dataset(tmp_path / "detect").images[0].objects
+    assert [item.xywh for item in back] == [(0, 0, 64, 48), (0, 0, 48, 48)]
+    mask = read_dataset(tmp_path / "segment").images[0].objects[1].segmentation
+    expected = segmentation_to_mask(triangle, (48, 64))
+    assert (segmentation_to_mask(mask, (48, 64)) ^ expected).sum() <= 0.02 * expected.sum()
+
+
+def test_what_label_files_have_no_room_for_is_said(tmp_path):
+    path = image_at(tmp_path / "images" / "a.png", (64, 48))
+    odd = Annotation(9, 30, (0, 0, 8, 8), area=50.0, extra={"occluded": True, "text": "A"})
+    image = ImageRecord(1, "a.png", path, (48, 64), (odd,), extra={"license": 4})
+    category = Category(30, "x", {"supercategory": "y"})
+    data = Dataset((image,), (category,), info={"licenses": []})
+    report = write_dataset(data, tmp_path / "yolo", format="yolo")
+    assert not any(finding.is_loss for finding in report.findings)
+    assert {finding.message for finding in report.findings} == {
+        "1 images lost fields of their own (license)",
+        "1 areas were left out: they are not those of the boxes (a.png annotation 9)",
+        "1 annotations lost fields of their own (occluded, text)",
+        "1 ids of annotations were left out (9)",
+        "1 categories lost fields of their own (supercategory)",
+        "1 data sets lost fields of their own (licenses)",
+    }
+    plain = replace(data, images=(replace(image, objects=(), extra={}),), info={})
+    plain = replace(plain, categories=(Category(30, "x"),))
+    assert write_dataset(plain, tmp_path / "plain", format="yolo").findings == ()
