@@ -1,10 +1,13 @@
 """Our passes against transformers' own PaliGemma, token by token, in both families."""
 
+import copy
 import dataclasses
 from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -218,6 +221,36 @@ def test_a_missing_soft_cap_is_seen(
     monkeypatch.setattr(language, "_layers", uncapped)
     _, found = read_prompts(language, rows, features)
     assert float((found[0, :112] - expected[0][:112]).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("wrapping", ["lora", "hooks"])
+# peft asks transformers for an attribute that transformers has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_layers_that_are_wrapped_keep_their_meaning(
+    engine: Engine, rows: list[Tensor], features: Tensor, wrapping: str
+) -> None:
+    """An adapter that is not merged; layers that accelerate has put on several devices."""
+    model = copy.deepcopy(engine.model)
+    torch.manual_seed(4)
+    targets = ["q_proj", "v_proj", "down_proj"]
+    if wrapping == "lora":
+        settings = LoraConfig(r=4, target_modules=targets, init_lora_weights=False)
+        model = get_peft_model(model, settings).eval().get_base_model()
+    else:
+        for name, module in model.model.language_model.named_modules():
+            if name.endswith(tuple(targets)):
+                # What the hook does to its input stands for moving it to the layer's device.
+                add_hook_to_module(module, _Halving())
+    right = whole_pass(model, rows[0], LENGTHS[0], features[0])
+    plain = whole_pass(engine.model, rows[0], LENGTHS[0], features[0])
+    assert not torch.allclose(right, plain, atol=1e-2)
+    _, found = read_prompts(LanguageModel(model), rows, features)
+    torch.testing.assert_close(found[0, : LENGTHS[0]], right[: LENGTHS[0]], atol=1e-4, rtol=1e-4)
+
+
+class _Halving(ModelHook):
+    def pre_forward(self, module: torch.nn.Module, *args: Tensor, **kwargs: Any) -> Any:
+        return tuple(each / 2 for each in args), kwargs
 
 
 # --- the output layer ---------------------------------------------------------------------------
