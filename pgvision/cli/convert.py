@@ -86,7 +86,7 @@ class ConvertOptions:
         typer.Option(help="Bins of a side.", rich_help_panel=TEXT_PANEL),
     ] = "1024"
     kind: Annotated[
-        Literal["pt", "mix", "ft", "tiny"],
+        Literal["pt", "mix", "ft", "refcoco-seg", "tiny"],
         typer.Option(help="Kind of checkpoint.", rich_help_panel=TEXT_PANEL),
     ] = "pt"
     resolution: Annotated[

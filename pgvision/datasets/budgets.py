@@ -17,7 +17,7 @@ def token_budget(kind: str, resolution: int) -> int:
     """Return how many text tokens (prefix and suffix) a checkpoint was trained with.
 
     Args:
-        kind: ``"pt"``, ``"mix"``, ``"ft"`` or ``"tiny"``.
+        kind: One of `pgvision.tokens.KINDS`.
         resolution: 224, 448 or 896.
 
     Raises:

@@ -14,9 +14,16 @@ from pgvision.datasets.records import Annotation, Dataset, ImageRecord
 from pgvision.datasets.segmentations import segmentation_to_mask
 from pgvision.errors import DataError, OptionError
 from pgvision.masks import crop_mask
-from pgvision.tokens import detect_prefix, encode_boxes, loc_text, seg_text, segment_prefix
+from pgvision.tokens import (
+    KINDS,
+    Kind,
+    detect_prefix,
+    encode_boxes,
+    loc_text,
+    seg_text,
+    segment_prefix,
+)
 
-Kind = Literal["pt", "mix", "ft", "tiny"]
 Convention = Literal["1024", "1023"]
 
 
@@ -84,7 +91,7 @@ class ExampleOptions:
             "prompts": ("joined", "per_class"),
             "empty": ("keep", "drop", "negatives"),
             "convention": ("1024", "1023"),
-            "kind": ("pt", "mix", "ft", "tiny"),
+            "kind": KINDS,
             "crowds": ("drop", "keep"),
         }
         for name, values in allowed.items():

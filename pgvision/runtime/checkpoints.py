@@ -132,7 +132,7 @@ def kind_from_name(name: str) -> str:
     path = Path(name)
     cached = [found for found in map(_CACHE_FOLDER.fullmatch, path.parts) if found]
     word = (cached[-1]["name"] if cached else path.name).lower()
-    if "refcoco-seg" in word and "refcoco-seg" in KINDS:
+    if "refcoco-seg" in word:
         return "refcoco-seg"
     found = _KIND_IN_NAME.search(word)
     return found.group(1) if found else "ft"

@@ -42,7 +42,7 @@ class ModelChoice:
         model, revision, device, dtype: See `pgvision.runtime.load`.
         batch_size: Prompts that go through the model together; None: 8, or 1 for what is live.
         generator: Another engine to ask instead, with the prompts of ``kind``.
-        kind: "pt", "mix", "ft" or "tiny": which prompts the model knows; None: the checkpoint's.
+        kind: One of `pgvision.tokens.KINDS`: which prompts the model knows; None: the checkpoint's.
     """
 
     model: str | Path | None = None

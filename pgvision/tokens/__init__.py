@@ -18,6 +18,7 @@ from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_su
 from pgvision.tokens.prefixes import (
     KINDS,
     SEPARATOR,
+    Kind,
     answer_prefix,
     caption_prefix,
     classes_per_prompt,
@@ -41,6 +42,7 @@ __all__ = [
     "SEPARATOR",
     "Cursor",
     "Grammar",
+    "Kind",
     "ParsedObject",
     "ParsedSuffix",
     "Reject",

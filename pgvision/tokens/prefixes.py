@@ -1,39 +1,42 @@
 """Prompts: what each kind of checkpoint was taught to be asked.
 
 A prefix never holds ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
-(pretrained), ``"mix"``, ``"ft"`` (fine-tuned on one task) and ``"tiny"`` (the checkpoint that
-pgvision carries). Where public documents disagree about a prompt, it is let through.
+(pretrained), ``"mix"``, ``"ft"`` (fine-tuned, with the task words of ``"pt"``), ``"refcoco-seg"``
+(fine-tuned on bare phrases) and ``"tiny"`` (the checkpoint that pgvision carries). Where public
+documents disagree about a prompt, it is let through.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal, get_args
 
 from pgvision.errors import PromptError
 from pgvision.tokens.bins import loc_text
 from pgvision.tokens.languages import LANGUAGES
 
-KINDS: Final = ("pt", "mix", "ft", "tiny")
+Kind = Literal["pt", "mix", "ft", "refcoco-seg", "tiny"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 SEPARATOR: Final = " ; "
 
+_TASK_WORDS: Final = ("pt", "mix", "ft", "tiny")
 # Certain: `cap`, `question` and region captions belong to pt; free text to mix (an ft checkpoint
-# may have been trained on bare text, as refcoco-seg was). Google's own pages disagree with each
-# other about `describe` and `ocr` on mix, so mix keeps them.
+# may have been trained on bare text); refcoco-seg learnt bare phrases and nothing else. Google's
+# own pages disagree with each other about `describe` and `ocr` on mix, so mix keeps them.
 _PROMPT_KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "detect": KINDS,
+    "detect": _TASK_WORDS,
     "segment": KINDS,
-    "caption": KINDS,
+    "caption": _TASK_WORDS,
     "describe": ("pt", "mix", "ft"),
     "cap": ("pt",),
-    "ocr": KINDS,
-    "answer": KINDS,
+    "ocr": _TASK_WORDS,
+    "answer": _TASK_WORDS,
     "multiple choice": ("pt", "mix", "ft"),
     "question": ("pt",),
     "region caption": ("pt",),
     "free text": ("mix", "ft"),
 }
-_CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "tiny": 1}
+_CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "refcoco-seg": 1, "tiny": 1}
 _CAPTION_STYLES: Final = ("caption", "describe", "cap")
 _LANGUAGES_OF: Final = {"pt": LANGUAGES, "mix": LANGUAGES, "ft": LANGUAGES, "tiny": ("en",)}
 _RESERVED: Final = re.compile(r"<(?:loc|seg)|<(?:image|bos|eos|pad)>", re.IGNORECASE)
@@ -137,27 +140,27 @@ def detect_prefix(classes: str | Iterable[str], *, kind: str) -> str:
 def segment_prefix(classes: str | Iterable[str], *, kind: str) -> str:
     """Ask for boxes and masks of ``classes``.
 
-    An ``ft`` checkpoint for segmentation (``ft-refcoco-seg``) takes the bare phrase.
+    Google's ``ft-refcoco-seg`` checkpoints take the bare phrase, and write no label.
 
     Raises:
         PromptError: If a class cannot stand in a prompt, ``kind`` is unknown, or more than one
-            phrase is put to an ``ft`` checkpoint.
+            phrase is put to a ``refcoco-seg`` checkpoint.
 
     Source:
         google-research/big_vision, configs/proj/paligemma/transfers/refcoco_seg.py.
 
     Example:
-        >>> segment_prefix("helmet", kind="pt"), segment_prefix("the left man", kind="ft")
-        ('segment helmet', 'the left man')
+        >>> segment_prefix("helmet", kind="pt"), segment_prefix("the man", kind="refcoco-seg")
+        ('segment helmet', 'the man')
     """
     _require_prompt("segment", kind)
     names = require_classes(classes)
-    if kind != "ft":
+    if kind != "refcoco-seg":
         return f"segment {SEPARATOR.join(names)}"
     if len(names) > 1:
         raise PromptError(
-            f"classes: a fine-tuned segmentation checkpoint takes one phrase a prompt, got "
-            f"{len(names)}. Ask once for each."
+            f"classes: a refcoco-seg checkpoint takes one phrase a prompt, got {len(names)}. "
+            f"Ask once for each."
         )
     return names[0]
 

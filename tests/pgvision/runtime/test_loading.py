@@ -27,9 +27,6 @@ from pgvision.errors import (
 from pgvision.runtime import Engine, GenerateOptions, Request, find_checkpoint, load
 from pgvision.runtime.failures import explain
 from pgvision.runtime.language import LanguageModel
-from pgvision.tokens import KINDS
-
-REFCOCO = "refcoco-seg" if "refcoco-seg" in KINDS else "ft"
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +70,7 @@ def test_environment_names_the_default(folder: Path, monkeypatch: pytest.MonkeyP
     [
         ("google/paligemma-3b-pt-224", "pt"),
         ("google/paligemma2-10b-mix-448", "mix"),
-        ("google/paligemma-3b-ft-refcoco-seg-448", REFCOCO),
+        ("google/paligemma-3b-ft-refcoco-seg-448", "refcoco-seg"),
         ("someone/my-helmets", "ft"),
         ("me/paligemma2-helmets-seg", "ft"),
         ("me/paligemma-mix", "mix"),
@@ -92,7 +89,7 @@ def test_hub_ids_tell_their_kind(hub_id: str, kind: str) -> None:
         ("models--me--helmets/snapshots/pt-1", "ft"),
         ("mix/paligemma", "ft"),
         ("paligemma-3b-pt-224/", "pt"),
-        ("google-paligemma-3b-ft-refcoco-seg-448", REFCOCO),
+        ("google-paligemma-3b-ft-refcoco-seg-448", "refcoco-seg"),
     ],
 )
 def test_folders_tell_their_kind(folder: Path, path: str, kind: str) -> None:

@@ -44,8 +44,9 @@ def test_classes_are_shared_out_by_kind_unless_said(
 def test_segmentation_prompts() -> None:
     engine = Scripted(lambda request: "")
     Segmenter(["helmet"], generator=engine, kind="pt")(IMAGE)
-    Segmenter(["the left man"], generator=engine, kind="ft")(IMAGE)
-    assert engine.batches == [["segment helmet"], ["the left man"]]
+    Segmenter(["the left man"], generator=engine, kind="refcoco-seg")(IMAGE)
+    Segmenter(["cat"], generator=engine, kind="ft")(IMAGE)
+    assert engine.batches == [["segment helmet"], ["the left man"], ["segment cat"]]
 
 
 @pytest.mark.parametrize("kind", ["pt", "mix", "ft"])

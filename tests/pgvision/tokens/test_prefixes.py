@@ -18,6 +18,7 @@ from pgvision.tokens import (
     segment_prefix,
 )
 
+TASK_WORDS = ("pt", "mix", "ft", "tiny")
 BAD_PHRASES = [
     "",
     "   ",
@@ -65,7 +66,7 @@ def test_classes() -> None:
             require_classes(classes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TASK_WORDS)
 def test_detect_is_the_same_for_all_kinds(kind: str) -> None:
     assert detect_prefix(["helmet", "hard hat"], kind=kind) == "detect helmet ; hard hat"
 
@@ -77,9 +78,13 @@ def test_three_hundred_classes() -> None:
 
 def test_segment() -> None:
     assert segment_prefix(["a", "b"], kind="mix") == "segment a ; b"
-    assert segment_prefix("the man on the left", kind="ft") == "the man on the left"
+    assert segment_prefix("cat", kind="ft") == "segment cat"
+    # big_vision, configs/proj/paligemma/transfers/refcoco_seg.py: the phrase is the prefix.
+    assert segment_prefix("the left man", kind="refcoco-seg") == "the left man"
     with pytest.raises(PromptError, match="one phrase a prompt"):
-        segment_prefix(["a", "b"], kind="ft")
+        segment_prefix(["a", "b"], kind="refcoco-seg")
+    with pytest.raises(PromptError, match=r"not taught 'detect'.*knows segment\.$"):
+        detect_prefix("cat", kind="refcoco-seg")
 
 
 def test_captions_by_kind_and_language() -> None:
@@ -136,14 +141,16 @@ def test_prompts_that_only_pt_knows() -> None:
 
 
 def test_the_others() -> None:
-    assert {ocr_prefix(kind) for kind in KINDS} == {"ocr"}
+    assert {ocr_prefix(kind) for kind in TASK_WORDS} == {"ocr"}
     assert free_prefix("what is this ; there?") == "what is this ; there?"
     with pytest.raises(PromptError, match="not taught 'free text'"):
         free_prefix("what is this?", kind="tiny")
-    assert [classes_per_prompt(kind) for kind in KINDS] == [1, 10, 1, 1]
+    assert [classes_per_prompt(kind) for kind in KINDS] == [1, 10, 1, 1, 1]
 
 
 def test_an_unknown_kind_is_refused() -> None:
     for ask in (prompts_of, classes_per_prompt, ocr_prefix):
-        with pytest.raises(PromptError, match="kind: expected one of pt, mix, ft, tiny"):
+        with pytest.raises(
+            PromptError, match="kind: expected one of pt, mix, ft, refcoco-seg, tiny"
+        ):
             ask("pretrained")
