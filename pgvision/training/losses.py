@@ -26,12 +26,16 @@ def suffix_loss(logits: Tensor, targets: Tensor, *, first_loc: int, sigma: float
     logits = logits.float()
     loss = F.cross_entropy(logits, targets, reduction="none")
     is_loc = (targets >= first_loc) & (targets < first_loc + 1024)
-    bins = torch.arange(1024, device=logits.device)
-    distance = bins[None] - (targets[is_loc] - first_loc)[:, None]
-    spread = torch.exp(-0.5 * (distance / sigma) ** 2)
-    spread = spread / spread.sum(1, keepdim=True)
+    spread = soft_bins(targets[is_loc] - first_loc, sigma=sigma)
     log_probs = logits[is_loc].log_softmax(-1)[:, first_loc : first_loc + 1024]
     return loss.masked_scatter(is_loc, -(spread * log_probs).sum(1)).mean()
+
+
+def soft_bins(bins: Tensor, *, sigma: float = 4.0) -> Tensor:
+    """Return ``(..., 1024)`` chances: a bell over the bins around each of ``bins`` ``(...)``."""
+    distance = torch.arange(1024, device=bins.device) - bins[..., None]
+    spread = torch.exp(-0.5 * (distance / sigma) ** 2)
+    return spread / spread.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,13 @@ from pgvision.training.architecture import (
     build_processor,
 )
 from pgvision.training.batches import Batch, BatchMaker, Wording
+from pgvision.training.cards import write_card
 from pgvision.training.eyes import eyes_config, eyes_weights
 from pgvision.training.features import features_path
 from pgvision.training.grids import regrid_matrix
 from pgvision.training.losses import AskedHead, DenseHead
 from pgvision.training.optimisers import build_optimisers
+from pgvision.training.pointing import PlaceHead, ToldHead
 from pgvision.training.reading import read_text, text_losses
 from pgvision.training.runs import data_digest, load_state, save_state
 from pgvision.training.shards import COLOURS, load_shard
@@ -60,6 +62,9 @@ SHARES: Final = {
     "mini": (0.05, 0.04),
     "blood": (0.05, 0.05),
 }
+_ABOUT: Final = "real eyes (DINOv2), trained on work sites: rendered ones and photographs"
+_WEIGHTS: Final = {"told": 0.25, "looks": 0.5}  # of losses that do not count whole
+_PARTS: Final = ("model", "head", "read_head", "asked", "told", "place", "placed")
 _SAVE_EVERY: Final = 120.0  # seconds
 _LENGTHS: Final = (288, 320, 352, 384)  # rows are padded to these, so that few shapes are compiled
 
@@ -76,7 +81,7 @@ class Settings:
     num_prompts: int = 3
     learning_rate: float = 1.5e-3
     text_rate: float = 1.5e-3
-    later: float = 0.2  # what is left of the upper blocks' rate in the second phase
+    later: float = 0.5  # what is left of the upper blocks' rate in the second phase
     warmup: int = 60
     decay: float = 0.5  # the last share of each phase, over which its rate falls
     weight_decay: float = 0.05
@@ -105,11 +110,14 @@ class SmallTrainer:
         self.head = DenseHead(384, num_classes=classes, **counts).to(device)
         self.read_head = DenseHead(TEXT_WIDTH, num_classes=classes, **counts).to(device)
         self.asked = AskedHead(TEXT_WIDTH).to(device)
+        self.told = ToldHead(TEXT_WIDTH).to(device)
+        self.place = PlaceHead(TEXT_WIDTH, grid=GRID).to(device)
+        self.placed = PlaceHead(TEXT_WIDTH, grid=GRID).to(device)
         self._freeze()
         self.optimisers = build_optimisers(
             self.model,
-            (self.head, self.read_head),
-            readers=(self.asked,),
+            (self.head, self.read_head, self.place),
+            readers=(self.asked, self.told, self.placed),
             vision_steps=settings.vision_steps,
             weight_decay=settings.weight_decay,
         )
@@ -154,13 +162,22 @@ class SmallTrainer:
             seen = self._see(batch.pictures.to(self.device))
             projected = self.model.model.multi_modal_projector(seen)
             losses = {"dense": self.head(seen, dense), "read": self.read_head(projected, dense)}
+            losses["place"] = self.place(projected)
             if taught is not None:
                 losses |= self._lesson(projected, taught.to(self.device))
             if len(batch.ids):
-                losses["suffix"], losses["asked"] = text_losses(
-                    self.model, projected, batch, asked=self.asked, first_loc=self.first_loc,
-                    read=self._read, groups=2, lengths=_LENGTHS,
-                )  # fmt: skip
+                losses |= text_losses(
+                    self.model,
+                    projected,
+                    batch,
+                    asked=self.asked,
+                    told=self.told,
+                    place=self.placed,
+                    first_loc=self.first_loc,
+                    read=self._read,
+                    groups=2,
+                    lengths=_LENGTHS,
+                )
         return losses
 
     def _lesson(self, projected: Tensor, taught: Tensor) -> dict[str, Tensor]:
@@ -184,13 +201,16 @@ class SmallTrainer:
 
     def train_step(self, batch: Batch, taught: Tensor | None) -> dict[str, float]:
         """Take one step and return its losses."""
+        # What is drawn while a step is taken is a function of the step, too.
+        torch.manual_seed(1_000_003 * self.settings.seed + self.step)
         losses = self.losses(batch, taught)
         sees, reads = self.rates()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = sees if group["sees"] else reads
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        total = torch.stack([_WEIGHTS.get(name, 1.0) * one for name, one in losses.items()]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
@@ -199,15 +219,13 @@ class SmallTrainer:
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs."""
-        parts = {"model": self.model, "head": self.head, "read_head": self.read_head}
-        parts["asked"] = self.asked
-        state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
+        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _PARTS}
         state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
         return {**state, "step": self.step}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        for name in ("model", "head", "read_head", "asked"):
+        for name in _PARTS:
             getattr(self, name).load_state_dict(state[name])
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
@@ -332,6 +350,8 @@ def export(trainer: SmallTrainer, folder: Path) -> None:
     """Write the weights in half precision with the processor, as transformers does."""
     trainer.model.to(torch.float16).save_pretrained(folder)
     trainer.processor.save_pretrained(folder)
+    names = {phrase for name in WORDING.classes for phrase in WORDING.phrases.get(name, (name,))}
+    write_card(folder, about=_ABOUT, classes=sorted(names))
 
 
 def main() -> None:

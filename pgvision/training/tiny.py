@@ -33,6 +33,7 @@ from pgvision.training.architecture import (
     build_processor,
 )
 from pgvision.training.batches import Batch, BatchMaker
+from pgvision.training.cards import write_card
 from pgvision.training.losses import AskedHead, DenseHead
 from pgvision.training.optimisers import build_optimisers, rate_share
 from pgvision.training.reading import text_losses
@@ -129,10 +130,10 @@ class TinyTrainer:
             if len(batch.ids) == 0:
                 return torch.zeros(()), dense
             projected = self.model.model.multi_modal_projector(seen)
-            suffix, asked = text_losses(
+            told = text_losses(
                 self.model, projected, batch, asked=self.asked, first_loc=self.maker.first_loc
             )
-        return suffix, dense + asked
+        return told["suffix"], dense + told["asked"]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield every weight that learns, the heads' too."""
@@ -212,6 +213,8 @@ def export_checkpoint(trainer: TinyTrainer, folder: Path) -> None:
     """
     trainer.model.to(torch.float16).save_pretrained(folder)
     trainer.processor.save_pretrained(folder)
+    about = "trained on rendered construction sites: has never seen a photograph"
+    write_card(folder, about=about, classes=CLASSES)
 
 
 def train(

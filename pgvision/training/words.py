@@ -13,7 +13,7 @@ MORE_WORDS: Final = (
     *("person", "people", "persons", "hat", "hard", "hats", "red", "white", "blood", "cell"),
     *("cells", "platelet", "platelets", "man", "men", "woman", "women", "car", "cars"),
     *("safety", "wears", "wearing", "without", "with", "everyone", "everybody", "anyone"),
-    *("anybody", "nobody", "somebody", "someone", "not", "all", "any", "every", "count"),
+    *("anybody", "nobody", "somebody", "someone", "not", "all", "any", "every", "count", "read"),
 )
 
 

@@ -1,5 +1,6 @@
 """The recipe of the checkpoint with real eyes, in small: a random tower stands for DINOv2."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, Sigli
 
 from pgvision.datasets import Annotation, Category, Dataset, ImageRecord
 from pgvision.errors import CheckpointError, OptionError
-from pgvision.runtime.checkpoints import TINY_FOLDER
+from pgvision.runtime.checkpoints import TINY_FOLDER, find_checkpoint
 from pgvision.training.architecture import build_processor
 from pgvision.training.eyes import eyes_config, load_eyes
 from pgvision.training.features import features_path, relit, save_features
@@ -160,6 +161,10 @@ def test_a_run_learns_stops_goes_on_and_loads_with_transformers(
     size = sum(parameter.numel() for parameter in model.parameters())
     assert model.dtype == torch.float16
     assert size <= 24e6
+    card = json.loads((tmp_path / "checkpoint/pgvision.json").read_text(encoding="utf-8"))
+    assert {"helmet", "person", "worker", "platelet"} <= set(card["classes"])
+    assert "is anyone not wearing a helmet?" in card["questions"]
+    assert find_checkpoint(tmp_path / "checkpoint").kind == "tiny"
     assert (tmp_path / "checkpoint/model.safetensors").stat().st_size <= 50e6
 
 

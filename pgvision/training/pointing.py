@@ -1,0 +1,116 @@
+"""Losses that teach the language model to read places: where to look, and what to find there."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pgvision.training.losses import soft_bins
+
+_BINS = 1024
+_SAMPLES = 2  # tokens of an object that are asked for its coordinates
+
+
+@dataclass(frozen=True)
+class Written:
+    """The boxes that answers write, and the picture tokens that show them.
+
+    Attributes:
+        rows: ``(n,)`` row of each object.
+        columns: ``(n, 4)`` positions, counted from the first after the picture, that predict its
+            four coordinates.
+        bins: ``(n, 4)`` top, left, bottom, right.
+        cells: ``(n, p)`` bool: the picture tokens whose middle it covers, or holds its own middle.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    bins: Tensor
+    cells: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor, is_target: Tensor, *, first_loc: int, num_tokens: int) -> "Written":
+        """Find them in rows ``(b, t)``; an answer writes whole boxes of four coordinates."""
+        is_loc = is_target & (ids >= first_loc) & (ids < first_loc + _BINS)
+        places = is_loc.nonzero().reshape(-1, 4, 2)
+        rows, columns = places[:, 0, 0], places[..., 1]
+        bins = ids[rows[:, None], columns] - first_loc
+        return cls(rows, columns - 1 - num_tokens, bins, _cells(bins, round(num_tokens**0.5)))
+
+    def missed(self, looks: Tensor) -> Tensor:
+        """Return the mean of -log of the attention that falls on the object being written.
+
+        Args:
+            looks: ``(b, t, c)`` attention logits, of which the first ``p`` columns are the picture.
+        """
+        if len(self.rows) == 0:
+            return looks[:0].sum()  # not a product: hidden columns would make it NaN
+        shares = looks[self.rows[:, None], self.columns].log_softmax(-1)[..., : self.cells.shape[1]]
+        hit = shares.masked_fill(~self.cells[:, None], -torch.inf).logsumexp(-1)
+        return -hit.mean()
+
+
+def _cells(bins: Tensor, grid: int) -> Tensor:
+    edges = bins.float() / _BINS
+    middle = (torch.arange(grid, device=bins.device) + 0.5) / grid
+    inside = []
+    for low, high in ((edges[:, 0], edges[:, 2]), (edges[:, 1], edges[:, 3])):
+        covered = (middle >= low[:, None]) & (middle <= high[:, None])
+        own = (((low + high) / 2 * grid).long().clamp(max=grid - 1))[:, None]
+        own_cell = torch.arange(grid, device=bins.device) == own
+        inside.append(torch.where(covered.any(1, keepdim=True), covered, own_cell))
+    return (inside[0][:, :, None] & inside[1][:, None, :]).flatten(1)
+
+
+class ToldHead(nn.Module):
+    """Reads an object's coordinates off its picture tokens, in the words of the answer.
+
+    They are compared with the rows of the ``<loc>`` tokens themselves, so that what an answer has
+    to say lies ready where it looks; training only.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width))
+
+    def forward(self, hidden: Tensor, written: Written, table: Tensor) -> Tensor:
+        """Return the loss of ``(b, t, d)`` against the boxes, ``table`` ``(1024, d)``."""
+        if len(written.rows) == 0:
+            return hidden[:0].sum()
+        picked = torch.multinomial(written.cells.float(), _SAMPLES, replacement=True)
+        found = self.layers(hidden[written.rows[:, None], picked]).unflatten(-1, (4, -1))
+        chances = (found.float() @ table.float().mT).log_softmax(-1)
+        loss: Tensor = -(soft_bins(written.bins)[:, None] * chances).sum(-1).mean()
+        return loss
+
+
+class PlaceHead(nn.Module):
+    """Reads off every picture token where it lies; training only.
+
+    An answer adds what a token knows of its object ("so far to the left edge") to where the token
+    is. A tower with real eyes forgets the latter by its last block: without this head the place
+    could be read off its tokens to 0.12 of the picture's side only, and the language model, looking
+    at the right object, still could not say where it was.
+    """
+
+    def __init__(self, width: int, *, grid: int) -> None:
+        super().__init__()
+        self.layers = nn.Linear(width, 14)
+        self.register_buffer("goal", _place_code(grid), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the loss of ``(b, p, d)`` tokens: 0 where all know their place, 1 for none."""
+        goal = torch.as_tensor(self.goal)
+        error: Tensor = (self.layers(tokens).float() - goal).square().mean()
+        return error
+
+
+def _place_code(grid: int) -> Tensor:
+    """Return ``(grid * grid, 14)``: each token's height and width, plain and as waves."""
+    line = (torch.arange(grid) + 0.5) / grid
+    waves = 2 * torch.pi * line[:, None] * torch.tensor([1.0, 2.0, 4.0])
+    code = torch.cat(
+        [(line[:, None] - 0.5) * 12**0.5, 2**0.5 * waves.cos(), 2**0.5 * waves.sin()], 1
+    )
+    down, across = code[:, None].expand(-1, grid, -1), code[None].expand(grid, -1, -1)
+    return torch.cat([down, across], -1).flatten(0, 1)
