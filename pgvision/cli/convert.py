@@ -151,6 +151,7 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
         images=options.images,
         codec=_reading_codec(source, options),
         convention=options.convention,
+        split=options.split,
         on_error="record" if check else "raise",
     )
     if options.split is not None:

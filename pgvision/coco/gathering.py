@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import inf, nan
 from typing import Any, Final
 
 from pgvision.coco.content import Entry
@@ -84,7 +85,8 @@ class Gatherer:
     def _take(
         self, take: Callable[[int, Mapping[str, Any]], None], key: str, index: int, value: object
     ) -> None:
-        if isinstance(value, Mapping):
+        # A dict is a Mapping, but asking that of a class costs more than the rest of this line.
+        if isinstance(value, dict) or isinstance(value, Mapping):  # noqa: SIM101
             take(index, value)
         else:
             self.problems.add(f"{key}[{index}]", f"is {kind_of(value)}, expected an object")
@@ -154,9 +156,11 @@ class Gatherer:
         area = self._area(entry.get("area"), index)
         outline = self._outline(entry.get("segmentation"), index)
         box = self._box(entry.get("bbox"), outline, index, row)
-        extra = {key: entry[key] for key in entry if key not in ITEM_KEYS} or _NOTHING
-        if extra and (at := unwritable(extra)) is not None:
-            self.problems.add(f"annotations[{index}]{at}", _NOT_FINITE)
+        extra = _NOTHING
+        if not entry.keys() <= ITEM_KEYS:
+            extra = {key: entry[key] for key in entry if key not in ITEM_KEYS}
+            if (at := unwritable(extra)) is not None:
+                self.problems.add(f"annotations[{index}]{at}", _NOT_FINITE)
         if len(self.problems) != before or image_id is None or category_id is None:
             return
         self.index.append(index)
@@ -166,32 +170,34 @@ class Gatherer:
         self.boxes.extend(box)
         self.areas.append(area)
         self.crowds.append(crowd == 1)
-        if isinstance(outline, Mapping):
+        if not isinstance(outline, (list, tuple, type(None))):
             self.rles.append((row, outline))
         self.outlines.append(outline if self._keep_outlines or area != area else None)
         if self._for_records:
             self.extra.append(extra)
 
     def _area(self, value: object, index: int) -> float:
+        if type(value) is float and 0 <= value < inf:
+            return value
         if value is None:
-            return float("nan")
+            return nan
         if fault := number_fault(value):
             self.problems.add(f"annotations[{index}].area", fault)
             return 0.0
         area = float(value)  # type: ignore[arg-type]
         if area < 0:
             self.note("areas below 0 are taken for unknown", f"annotations[{index}]")
-            return float("nan")
+            return nan
         return area
 
     def _outline(self, value: object, index: int) -> Any:
         """Return rings or run lengths, None where there are none; note what is wrong."""
         if value is None or value == []:
             return None
-        if isinstance(value, Mapping):
-            return value
         place = f"annotations[{index}].segmentation"
         if not isinstance(value, list | tuple):
+            if isinstance(value, Mapping):
+                return value
             self.problems.add(place, f"is {value!r:.40}, expected polygons or an RLE")
             return None
         rings = []

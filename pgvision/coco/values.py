@@ -56,7 +56,8 @@ def number_fault(value: object) -> str | None:
 def is_plain(values: Sequence[object]) -> bool:
     """Whether all are finite ints and floats: the quick look before `number_fault` says why not."""
     try:
-        return set(map(type, values)) <= _PLAIN and all(map(math.isfinite, values))  # type: ignore[arg-type]
+        # A sum is finite only if all are, and adding up is what Python does fastest.
+        return set(map(type, values)) <= _PLAIN and math.isfinite(sum(values))  # type: ignore[arg-type]
     except OverflowError:
         return False
 

@@ -79,8 +79,8 @@ def _write(path: str | Path, pieces: Iterable[str]) -> None:
 
 def _joined(entries: Iterable[Fields]) -> Iterator[str]:
     source, number = iter(entries), 0
-    while batch := ", ".join(map(_ENCODE, islice(source, _BATCH))):
-        yield ", " * bool(number) + batch
+    while batch := list(islice(source, _BATCH)):
+        yield ", " * bool(number) + _ENCODE(batch)[1:-1]
         number += 1
 
 

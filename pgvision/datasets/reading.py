@@ -52,7 +52,9 @@ def read_dataset(
         Traceback (most recent call last):
         pgvision.errors.SourceError: ...none.json: no such file or folder
     """
-    parts = read_splits(path, format=format, images=images, codec=codec, convention=convention)
+    parts = read_splits(
+        path, format=format, images=images, codec=codec, convention=convention, split=split
+    )
     if split is not None:
         if split not in parts:
             raise OptionError(f"split={split!r}: {path} has {', '.join(parts)}")
@@ -69,6 +71,7 @@ def read_splits(
     images: str | Path | None = None,
     codec: MaskCodec | None = None,
     convention: Convention = "1024",
+    split: str | None = None,
     on_error: OnError = "raise",
 ) -> dict[str, Dataset]:
     """Read a data set as its splits; a file is one split, called as the file.
@@ -80,6 +83,7 @@ def read_splits(
         images: As `read_dataset`.
         codec: As `read_dataset`.
         convention: As `read_dataset`.
+        split: The one that is wanted: where each has a file of its own, the others are not read.
         on_error: For COCO: ``"record"`` leaves broken entries out and has a finding for each.
 
     Raises:
@@ -100,6 +104,7 @@ def read_splits(
     if chosen == "labelme":
         return {given.stem: read_labelme(given, images=images)}
     files = _files_of(given, ".json" if chosen == "coco" else ".jsonl")
+    files = [file for file in files if file.stem == split] or files
     if chosen == "coco":
         return {file.stem: read_coco(file, images=images, on_error=on_error) for file in files}
     return {
@@ -113,7 +118,9 @@ def _files_of(given: Path, ending: str) -> list[Path]:
         return [given]
     for folder in (given, given / "annotations"):
         if files := sorted(folder.glob(f"*{ending}")):
-            return files
+            # Captions lie beside the instances of the same pictures.
+            objects = [file for file in files if ending == ".json" and holds_objects(file)]
+            return objects or files
     raise DataError(f"{given}: expected *{ending} files, found none")
 
 

@@ -170,3 +170,29 @@ def test_a_file_names_images_relative_to_itself(tmp_path, name, key):
         held = json.loads((place / name).read_text())
         assert (held["images"][0] if format_ == "coco" else held)[key] == expected
         assert read_dataset(place / name).images[0].path.is_file()
+
+
+def test_cocos_own_layout_is_read_past_captions_and_what_is_not_asked_for(tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    images = [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}]
+    objects = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}]
+    held = {
+        "instances_val2017": {
+            "info": {},
+            "images": images,
+            "annotations": objects,
+            "categories": [{"id": 3, "name": "cat"}],
+        },
+        "captions_val2017": {
+            "images": images,
+            "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}],
+        },
+    }
+    for name, content in held.items():
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"{name}.json").write_text(json.dumps(content))
+    assert list(read_splits(tmp_path)) == ["instances_val2017"]
+    (tmp_path / "annotations" / "instances_train2017.json").write_text('{"images": [')
+    assert read_dataset(tmp_path, split="instances_val2017").num_objects == 1
+    with pytest.raises(DataError, match="instances_train2017"):
+        read_splits(tmp_path)
