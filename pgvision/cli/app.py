@@ -69,8 +69,8 @@ def top(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    An error of ours becomes one line on stderr, without a traceback: 2 if what was typed cannot
-    be, 1 if it could not be done.
+    An error of ours, or of the system's files, becomes one line on stderr, without a traceback: 2
+    if what was typed cannot be, 1 if it could not be done.
 
     Args:
         arguments: What follows ``pgvision``; None takes it from the process.
@@ -83,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PgvisionError as error:
         say(f"pgvision: {error}", style="bold red")
         sys.exit(USAGE if isinstance(error, OptionError | PromptError) else FAILED)
+    except OSError as error:  # a full disk, a folder without rights: nothing that code could mend
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"pgvision: {where}{error.strerror or error}", style="bold red")
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def demo(
     from pgvision import Answerer, Detector
     from pgvision.cli.console import say
     from pgvision.cli.exit_codes import end
-    from pgvision.cli.jobs import run_job
+    from pgvision.cli.jobs import choose_outputs, run_job
     from pgvision.cli.options import BoxOptions
 
     start = time.monotonic()
@@ -31,8 +31,10 @@ def demo(
     pictures, video = _render(out)
     say(f"drew {len(pictures)} pictures and a video of {NUM_FRAMES} frames")
     sources = [*pictures, str(video)]
-    options = BoxOptions(sources=sources, out=out, coco=out / "coco.json", save_overlay=True)
-    failed = run_job(Detector("helmet", conf=0.25).stream(sources), options)
+    options = BoxOptions(sources=sources, out=out, coco=out / "coco.json", overwrite=True)
+    failed = run_job(
+        Detector("helmet", conf=0.25).stream(sources), options, choose_outputs(options)
+    )
     question = "how many workers wear a helmet?"
     answer = Answerer()(pictures[0], question).text
     say(f"{pictures[0]}: {question} {answer}")

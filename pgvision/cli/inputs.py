@@ -58,6 +58,34 @@ def count_pictures(sources: Sequence[str], *, recursive: bool, stride: int) -> i
     return total
 
 
+def nothing_there(sources: Sequence[str], *, recursive: bool) -> bool:
+    """Whether not one source leads to a file, so that no model need be loaded.
+
+    Args:
+        sources: As typed on the command line.
+        recursive: Whether folders are read with their subfolders.
+
+    Example:
+        >>> nothing_there(["missing.jpg", "no/such/*.png"], recursive=False)
+        True
+        >>> nothing_there(["missing.jpg", "0"], recursive=False)
+        False
+    """
+    return not any(_leads_somewhere(source, recursive) for source in sources)
+
+
+def _leads_somewhere(source: str, recursive: bool) -> bool:
+    if source.isdecimal() or "://" in source:
+        return True
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return bool(list_folder(path, recursive=recursive))
+        return path.exists() or (is_glob(source) and bool(list_glob(source)))
+    except (PgvisionError, OSError, ValueError):
+        return False
+
+
 def _count(source: str, recursive: bool, stride: int) -> int | None:
     if source.isdecimal() or "://" in source:
         return None

@@ -1,6 +1,7 @@
 """`pgvision detect` and `pgvision segment`: objects with boxes, and with masks."""
 
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -8,6 +9,7 @@ from pgvision.cli.exit_codes import end
 from pgvision.cli.options import BoxOptions, split_phrases, takes
 
 if TYPE_CHECKING:
+    from pgvision.cli.outputs import Outcome
     from pgvision.tasks import Detector, Segmenter
 
 Phrase = Annotated[
@@ -40,9 +42,7 @@ def detect(*, phrase: Phrase, soft: Soft = False, options: BoxOptions) -> None:
     pgvision detect "a red car" street.jpg --model google/paligemma2-3b-mix-448
     pgvision detect helmet 0 --json | jq .scores
     """
-    from pgvision import Detector
-
-    _run(Detector, phrase, soft, options)
+    _run("detect", phrase, soft, options)
 
 
 @takes(BoxOptions)
@@ -55,20 +55,34 @@ def segment(*, phrase: Phrase, soft: Soft = False, options: BoxOptions) -> None:
     pgvision segment "cone; barrel" photos/ --coco masks.json
     pgvision segment helmet site.mp4 --save-overlay --track
     """
-    from pgvision import Segmenter
-
-    _run(Segmenter, phrase, soft, options)
+    _run("segment", phrase, soft, options)
 
 
 def _run(
-    make: "type[Detector | Segmenter]", phrase: str, soft: bool, options: BoxOptions
+    task: Literal["detect", "segment"], phrase: str, soft: bool, options: BoxOptions
 ) -> NoReturn:
-    from pgvision.cli.inputs import as_frames
-    from pgvision.cli.jobs import run_job
-    from pgvision.cli.tracking import with_tracks
+    from pgvision.cli.jobs import run_task
+    from pgvision.cli.tracking import require_trackers, with_tracks
 
-    detector = make(
-        _asked(phrase, options.model),
+    if options.track:
+        require_trackers()
+    classes = _asked(phrase, options.model)
+
+    def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
+        found = _made(task, classes, soft, options).stream(sources, **options.for_stream)
+        return with_tracks(found) if options.track else found
+
+    end(run_task(stream, options))
+
+
+def _made(
+    task: Literal["detect", "segment"], classes: Sequence[str], soft: bool, options: BoxOptions
+) -> "Detector | Segmenter":
+    from pgvision import Detector, Segmenter
+
+    make = Detector if task == "detect" else Segmenter
+    return make(
+        classes,
         **options.for_model,
         conf=options.conf,
         nms=options.nms,
@@ -78,11 +92,6 @@ def _run(
         calibrate=options.calibrate,
         soft=soft,
     )
-    outcomes = detector.stream(
-        as_frames(options.sources),
-        **options.for_stream,
-    )
-    end(run_job(with_tracks(outcomes) if options.track else outcomes, options))
 
 
 def _asked(phrase: str, model: str | None) -> tuple[str, ...]:

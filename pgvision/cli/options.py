@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import typer
 
@@ -16,6 +16,8 @@ _Options = TypeVar("_Options")
 MODEL_PANEL = "Model"
 INPUT_PANEL = "Input"
 OUTPUT_PANEL = "Output"
+
+ColorBy = Literal["class", "track", "index"]
 
 
 Device = Annotated[
@@ -104,9 +106,10 @@ class RunOptions:
         recursive: Whether folders are read with their subfolders.
         stride: Of a video, use each ``stride``-th frame.
         on_error: What happens to a picture that cannot be read.
-        out: Folder for annotated pictures and ``results.jsonl``.
+        out: Folder for annotated pictures and videos and ``results.jsonl``.
         json_lines: Print one JSON object per picture on stdout.
-        save_overlay: Write annotated copies, of videos too.
+        save_overlay: As ``out``, into the folder ``found``.
+        overwrite: Replace an earlier run in ``out`` instead of counting up.
     """
 
     sources: Annotated[
@@ -145,7 +148,8 @@ class RunOptions:
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder for annotated pictures and results.jsonl.",
+            help="Folder for annotated pictures and videos and results.jsonl; "
+            "DIR2, DIR3, ... where an earlier run wrote into it.",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None
@@ -161,8 +165,15 @@ class RunOptions:
         bool,
         typer.Option(
             "--save-overlay",
-            help="Write annotated copies, of videos too (at their frame rate, with their sound), "
-            "to --out or the working folder.",
+            help="The same as --out found. Videos keep their pace and their sound.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Write into --out even where an earlier run did, in place of its files.",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False
@@ -196,6 +207,7 @@ class BoxOptions(RunOptions):
         tile: Side in pixels of squares to look at besides the whole.
         calibrate: File with a map of scores.
         track: Number the objects of a video by track.
+        color_by: What shares a colour in overlays; None: a track if there are some, else a class.
         coco: File to write all objects to, in COCO's form.
         coco_ids: COCO file to take image and category ids from.
     """
@@ -233,6 +245,14 @@ class BoxOptions(RunOptions):
         bool,
         typer.Option("--track", help="Number objects by track (pip install 'pgvision\\[track]')."),
     ] = False
+    color_by: Annotated[
+        ColorBy | None,
+        typer.Option(
+            help="What shares a colour in overlays; 'index' tells overlapping objects apart.",
+            show_default="track with --track, else class",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
     coco: Annotated[
         Path | None,
         typer.Option(

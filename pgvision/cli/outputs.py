@@ -2,18 +2,23 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, TypeAlias
 
+import cv2
+
+from pgvision.arrays import ByteArray
 from pgvision.cli.console import say
-from pgvision.errors import OptionError
+from pgvision.cli.options import ColorBy
 from pgvision.files import replaced_path
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 Result: TypeAlias = DetectionResult | SegmentationResult | TextResult
 Outcome: TypeAlias = Result | Failure
+Draw: TypeAlias = Callable[[Result], ByteArray]
 
 
 class Output(Protocol):
@@ -113,11 +118,13 @@ class Pictures:
 
     Args:
         folder: Where they go.
+        draw: Makes the annotated copy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, draw: Draw) -> None:
         """Keep the folder."""
         self.folder = folder
+        self._draw = draw
         self.num_written = 0
         self._names = OverlayNames(folder)
 
@@ -140,7 +147,9 @@ class Pictures:
         """Draw and save one picture; video frames are not this one's business."""
         if isinstance(outcome, Failure) or outcome.time is not None:
             return
-        outcome.save(self._names.path_for(outcome.source or "picture", ".jpg"))
+        path = self._names.path_for(outcome.source or "picture", ".jpg")
+        with replaced_path(path) as aside:
+            cv2.imwrite(str(aside), self._draw(outcome))
         self.num_written += 1
 
 
@@ -176,6 +185,24 @@ class OverlayNames:
         return self._folder / f"{name}.overlay{ending}"
 
 
+def draw_result(result: Result, *, color_by: ColorBy | None = None) -> ByteArray:
+    """Draw a result on its own picture.
+
+    Args:
+        result: With its picture.
+        color_by: What shares a colour; None: a track where there are tracks, else a class.
+
+    Returns:
+        ``(h, w, 3)`` uint8 BGR; taller for a text, which stands below.
+    """
+    if isinstance(result, TextResult):
+        return result.plot()
+    tracked = result.tracker_ids is not None
+    if color_by == "track" and not tracked:
+        color_by = "class"  # a still among videos
+    return result.plot(color_by=color_by or ("track" if tracked else "class"))
+
+
 def describe_origin(result: Result) -> str:
     """Name the picture: its source, and the frame number of a video.
 
@@ -193,8 +220,8 @@ def describe(result: Result) -> str:
         Names with scores, or the text.
     """
     if isinstance(result, TextResult):
-        score = "" if result.score is None else f"  ({result.score:.2f})"
-        return f"{result.text}{score}"
+        answers = result.alternatives or ((result.text, result.score),)
+        return "; ".join(_with_score(text or "(nothing)", score) for text, score in answers)
     asked = result[result.class_ids >= 0]
     notes = [_count_names(asked) if len(asked) else "nothing found"]
     if others := _count_names(result[result.class_ids < 0]):
@@ -204,6 +231,10 @@ def describe(result: Result) -> str:
     if result.truncated:
         notes.append("answer cut off")
     return "; ".join(notes)
+
+
+def _with_score(text: str, score: float | None) -> str:
+    return text if score is None else f"{text}  ({score:.2f})"
 
 
 def _count_names(result: DetectionResult) -> str:
@@ -217,17 +248,3 @@ def _count_names(result: DetectionResult) -> str:
         f"{len(values)} {label}" + (f" ({' '.join(values)})" if scores is not None else "")
         for label, values in found.items()
     )
-
-
-def require_folder(path: Path) -> Path:
-    """Refuse an output folder that is a file, before anything is computed.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        OptionError: If something else than a folder has that name.
-    """
-    if path.exists() and not path.is_dir():
-        raise OptionError(f"--out {path}: expected a folder, and this is a file")
-    return path

@@ -1,11 +1,15 @@
 """`pgvision caption`, `ask` and `read`: what a picture shows, answers, and what is written."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pgvision.cli.exit_codes import end
 from pgvision.cli.options import RunOptions, takes
+
+if TYPE_CHECKING:
+    from pgvision.cli.outputs import Outcome
 
 Language = Annotated[
     str, typer.Option("--language", "-l", help="Language of the answer: en, de, fr, ...")
@@ -30,20 +34,15 @@ def caption(
     pgvision caption photos/ --recursive --json > captions.jsonl
     pgvision caption site.jpg --language de --model google/paligemma2-3b-mix-448
     """
-    from pgvision import Captioner
-    from pgvision.cli.inputs import as_frames
-    from pgvision.cli.jobs import run_job
+    from pgvision.cli.jobs import run_task
 
-    captioner = Captioner(
-        language,
-        style=style,
-        **options.for_model,
-    )
-    outcomes = captioner.stream(
-        as_frames(options.sources),
-        **options.for_stream,
-    )
-    end(run_job(outcomes, options))
+    def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
+        from pgvision import Captioner
+
+        captioner = Captioner(language, style=style, **options.for_model)
+        return captioner.stream(sources, **options.for_stream)
+
+    end(run_task(stream, options))
 
 
 @takes(RunOptions)
@@ -71,25 +70,19 @@ def ask(
     pgvision ask "what color is the helmet?" photos/*.jpg --json
     pgvision ask "is it on?" a.jpg --choice on --choice off --model google/paligemma-3b-ft-ai2d-448
     """
-    from pgvision import Answerer
-    from pgvision.cli.inputs import as_frames
-    from pgvision.cli.jobs import run_job
+    from pgvision.cli.jobs import run_task
 
     if not (free or choice):
         question = _held_to_wordings(question, options.model)
-    answerer = Answerer(
-        language,
-        free_text=free,
-        num_alternatives=best,
-        **options.for_model,
-    )
-    outcomes = answerer.stream(
-        as_frames(options.sources),
-        question,
-        choices=choice or None,
-        **options.for_stream,
-    )
-    end(run_job(outcomes, options))
+
+    def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
+        from pgvision import Answerer
+
+        answerer = Answerer(language, free_text=free, num_alternatives=best, **options.for_model)
+        choices = choice or None
+        return answerer.stream(sources, question, choices=choices, **options.for_stream)
+
+    end(run_task(stream, options))
 
 
 def _held_to_wordings(question: str, model: str | None) -> str:
@@ -112,13 +105,11 @@ def read(*, options: RunOptions) -> None:
     pgvision read sign.jpg
     pgvision read scans/ --recursive --out texts
     """
-    from pgvision import Reader
-    from pgvision.cli.inputs import as_frames
-    from pgvision.cli.jobs import run_job
+    from pgvision.cli.jobs import run_task
 
-    reader = Reader(**options.for_model)
-    outcomes = reader.stream(
-        as_frames(options.sources),
-        **options.for_stream,
-    )
-    end(run_job(outcomes, options))
+    def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
+        from pgvision import Reader
+
+        return Reader(**options.for_model).stream(sources, **options.for_stream)
+
+    end(run_task(stream, options))

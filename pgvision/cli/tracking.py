@@ -1,6 +1,7 @@
 """Track numbers for the objects of a video, through the optional package `trackers`."""
 
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -23,10 +24,9 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     Raises:
         DependencyError: If `trackers` is not installed.
     """
-    try:
-        from trackers import ByteTrackTracker
-    except ImportError as error:
-        raise DependencyError("--track needs trackers: pip install 'pgvision[track]'") from error
+    require_trackers()
+    from trackers import ByteTrackTracker
+
     source: str | None = None
     tracker = None
     for outcome in outcomes:
@@ -42,6 +42,16 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             # what is an object, so every box that comes here may start a track.
             tracker = ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
         yield _numbered(outcome, tracker)
+
+
+def require_trackers() -> None:
+    """Look for the package `trackers`.
+
+    Raises:
+        DependencyError: If it is not installed.
+    """
+    if find_spec("trackers") is None:
+        raise DependencyError("--track needs trackers: pip install 'pgvision[track]'")
 
 
 def _numbered(result: DetectionResult, tracker: object) -> DetectionResult:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pgvision.arrays import ByteArray
 from pgvision.cli.console import say
-from pgvision.cli.outputs import Outcome, OverlayNames
+from pgvision.cli.outputs import Draw, Outcome, OverlayNames
 from pgvision.errors import PgvisionError
 from pgvision.images import VideoWriter, copy_audio, video_info
 from pgvision.results import Failure
@@ -25,11 +25,13 @@ class Videos:
 
     Args:
         folder: Where they go.
+        draw: Makes the annotated copy of a frame.
         stride: Of the source, each ``stride``-th frame comes here.
     """
 
-    def __init__(self, folder: Path, *, stride: int) -> None:
+    def __init__(self, folder: Path, draw: Draw, *, stride: int) -> None:
         """Keep the choices."""
+        self._draw = draw
         self._stride = stride
         self._names = OverlayNames(folder)
         self._stack = ExitStack()
@@ -56,7 +58,7 @@ class Videos:
         """Draw one frame; pictures and failures are not this one's business."""
         if isinstance(outcome, Failure) or outcome.time is None:
             return
-        frame = outcome.plot()
+        frame = self._draw(outcome)
         if outcome.source != self._source or outcome.frame_index == 0 or self._writer is None:
             self._end()
             self._writer = self._begin(outcome.source or "video", frame.shape[:2])

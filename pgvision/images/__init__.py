@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.images.frames import Color, Frame, FrameFailure, OnError
+    from pgvision.images.choices import Color, OnError
+    from pgvision.images.frames import Frame, FrameFailure
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
@@ -32,11 +33,11 @@ __all__ = [
 _HOMES = {
     "Frame": "frames",
     "FrameFailure": "frames",
-    "Color": "frames",
+    "Color": "choices",
     "to_bgr": "pixels",
     "image_hw_of": "reading",
     "read_image": "reading",
-    "OnError": "frames",
+    "OnError": "choices",
     "is_live": "sources",
     "iter_frames": "sources",
     "VideoInfo": "video",

@@ -1,4 +1,4 @@
-"""One picture with its origin, or the reason why there is none; and two words for options."""
+"""One picture with its origin, or the reason why there is none."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,9 +7,6 @@ import numpy as np
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import PgvisionError, ShapeError
-
-Color = Literal["bgr", "rgb"]  # the order of an array's channels
-OnError = Literal["raise", "skip", "record"]  # what to do about a picture that cannot be read
 
 
 @dataclass(frozen=True, eq=False)

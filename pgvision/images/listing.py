@@ -33,7 +33,8 @@ def list_folder(folder: Path, *, recursive: bool) -> list[Path]:
     """List the pictures and videos of a folder, by their endings, in natural order.
 
     Args:
-        folder: The folder. Hidden files are left out; links to folders are not followed.
+        folder: The folder. Hidden files and overlays (``site.overlay.jpg``, which pgvision wrote)
+            are left out; links to folders are not followed.
         recursive: Take its subfolders too.
 
     Returns:
@@ -47,7 +48,7 @@ def list_folder(folder: Path, *, recursive: bool) -> list[Path]:
     except OSError as error:
         raise SourceError(f"{folder}: the folder cannot be read: {error}") from error
     if not files:
-        hint = "" if recursive else "; for its subfolders pass recursive=True"
+        hint = "" if recursive else "; subfolders are read with recursive=True (--recursive)"
         raise SourceError(f"{folder}: no picture or video in this folder{hint}")
     return sorted(files, key=natural_key)
 
@@ -65,7 +66,11 @@ def _walk(folder: Path, *, recursive: bool) -> Iterator[Path]:
 
 
 def _is_media(path: Path) -> bool:
-    return path.suffix.lower() in _MEDIA and not path.name.startswith(".")
+    return path.suffix.lower() in _MEDIA and not _is_own(path) and not path.name.startswith(".")
+
+
+def _is_own(path: Path) -> bool:
+    return path.stem.endswith(".overlay")
 
 
 def is_glob(text: str) -> bool:
@@ -94,8 +99,10 @@ def list_glob(pattern: str) -> list[Path]:
         found = [path for path in base.glob("/".join(parts[fixed:])) if path.is_file()]
     except (OSError, ValueError) as error:
         raise SourceError(f"{pattern}: the pattern cannot be followed: {error}") from error
+    named = ".overlay" in parts[-1]
     found = [path for path in found if not path.name.startswith(".")]
-    media = [path for path in found if _is_media(path)]
+    found = [path for path in found if named or not _is_own(path)]
+    media = [] if named else [path for path in found if _is_media(path)]
     if not found:
         raise SourceError(f"{pattern}: no file matches (looked from {Path.cwd()})")
     return sorted(media or found, key=natural_key)

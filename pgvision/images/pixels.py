@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, OptionError, ShapeError
-from pgvision.images.frames import Color
+from pgvision.images.choices import Color
 from pgvision.images.opencv import cv2
 
 # What Pillow raises on broken files, by format; UserWarning is among them where warnings are

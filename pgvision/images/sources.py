@@ -24,8 +24,9 @@ from pgvision.images.capture import (
     file_frames,
     without_password,
 )
+from pgvision.images.choices import Color, OnError
 from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
-from pgvision.images.frames import Color, Frame, FrameFailure, OnError
+from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
 from pgvision.images.opencv import cv2
 from pgvision.images.pixels import to_bgr

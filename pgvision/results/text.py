@@ -1,5 +1,6 @@
 """What a captioner, answerer or reader returns."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from pgvision.files import write_text
 from pgvision.results.answer import Answer
 from pgvision.results.checks import require_score
 from pgvision.results.picture import png_bytes, save_result
+
+_QUESTION = re.compile(r"answer \S+ +(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -57,8 +60,19 @@ class TextResult(Answer):
         score = "" if self.score is None else f", score {self.score:.2f}"
         return f"TextResult({self.text!r}{score}; {self._origin()})"
 
+    @property
+    def question(self) -> str | None:
+        """The question that was asked, in words; None for a caption or a reading.
+
+        Example:
+            >>> TextResult(image_hw=(4, 6), prefix="answer en how many?", text="2").question
+            'how many?'
+        """
+        asked = _QUESTION.fullmatch(self.prefix.strip())
+        return None if asked is None else asked[1]
+
     def plot(self, image: ByteArray | None = None) -> ByteArray:
-        """Draw the text into a bar below the picture.
+        """Draw the text into a bar below the picture, under the question if one was asked.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
@@ -76,7 +90,8 @@ class TextResult(Answer):
             ... ).shape[1]
             160
         """
-        return with_caption(self.require_picture(image), self.text)
+        lines = (self.question, self.text or "(nothing)")
+        return with_caption(self.require_picture(image), "\n".join(filter(None, lines)))
 
     def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
         """Write the picture with its text, the bare text (``.txt``), or everything (``.json``).

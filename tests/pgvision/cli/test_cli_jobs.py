@@ -10,7 +10,7 @@ import pytest
 
 from pgvision.cli.console import Meter
 from pgvision.cli.inputs import as_frames, count_pictures
-from pgvision.cli.jobs import run_job
+from pgvision.cli.jobs import choose_outputs, run_job
 from pgvision.cli.options import RunOptions, split_phrases
 from pgvision.errors import ImageError, OptionError
 from pgvision.results import Failure, TextResult
@@ -21,9 +21,13 @@ def text(number):
     return result.with_image(np.zeros((64, 96, 3), np.uint8))
 
 
+def job(outcomes, options):
+    return run_job(outcomes, options, choose_outputs(options))
+
+
 def test_all_done(tmp_path, capsys):
     options = RunOptions(sources=["a.jpg"], out=None)
-    assert run_job([text(1), text(2)], options) == 0
+    assert job([text(1), text(2)], options) == 0
     printed = capsys.readouterr()
     assert printed.out == "1.jpg: text 1\n2.jpg: text 2\n"
     assert "2 done, 0 failed" in printed.err
@@ -31,7 +35,7 @@ def test_all_done(tmp_path, capsys):
 
 def test_some_failed(capsys):
     failure = Failure(source="b.jpg", index=0, error=ImageError("0 bytes"))
-    assert run_job([text(1), failure], RunOptions(sources=["a.jpg"])) == 1
+    assert job([text(1), failure], RunOptions(sources=["a.jpg"])) == 1
     printed = capsys.readouterr()
     assert "b.jpg: 0 bytes" in printed.err
     assert "1 done, 1 failed" in printed.err
@@ -39,7 +43,7 @@ def test_some_failed(capsys):
 
 def test_many_failures_are_named_in_part(capsys):
     failures = [Failure(source=f"{n}.jpg", index=0, error=ImageError("empty")) for n in range(100)]
-    assert run_job(failures, RunOptions(sources=["a.jpg"])) == 1
+    assert job(failures, RunOptions(sources=["a.jpg"])) == 1
     assert capsys.readouterr().err.count("failed: ") == 20
 
 
@@ -48,17 +52,19 @@ def test_a_stop_by_the_user_keeps_what_was_done(tmp_path, capsys):
         yield text(1)
         raise KeyboardInterrupt
 
-    assert run_job(stopped(), RunOptions(sources=["a.jpg"], out=tmp_path / "out")) == 130
+    assert job(stopped(), RunOptions(sources=["a.jpg"], out=tmp_path / "out")) == 130
     assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") == 1
 
 
 def test_an_error_leaves_no_files(tmp_path, capsys):
     def broken():
-        yield TextResult(image_hw=(4, 6), text="a", source="a.jpg", time=0.0)
+        frame = np.zeros((64, 96, 3), np.uint8)
+        result = TextResult(image_hw=(64, 96), text="a", source="a.mp4", time=0.0)
+        yield result.with_image(frame)
         raise ImageError("b.jpg: 0 bytes")
 
     with pytest.raises(ImageError):
-        run_job(broken(), RunOptions(sources=["a.jpg"], out=tmp_path / "out"))
+        job(broken(), RunOptions(sources=["a.jpg"], out=tmp_path / "out"))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -66,7 +72,7 @@ def test_out_must_be_a_folder(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(OptionError, match="expected a folder"):
-        run_job([], RunOptions(sources=["a.jpg"], out=file))
+        job([], RunOptions(sources=["a.jpg"], out=file))
 
 
 def test_counting_ahead(tmp_path, film, picture):
@@ -118,11 +124,12 @@ def test_a_meter_says_now_and_then_how_far_it_is(capsys, monkeypatch):
 def test_json_lines_stay_on_stdout_while_a_bar_is_shown():
     """On a terminal rich takes stdout along with the bar, unless it is told not to."""
     code = (
-        "from pgvision.cli.jobs import run_job\n"
+        "from pgvision.cli.jobs import choose_outputs, run_job\n"
         "from pgvision.cli.options import RunOptions\n"
         "from pgvision.results import TextResult\n"
         "texts = [TextResult(image_hw=(4, 6), text='EXIT', source='a.jpg')] * 3\n"
-        "run_job(texts, RunOptions(sources=['a.jpg'], json_lines=True))\n"
+        "options = RunOptions(sources=['a.jpg'], json_lines=True)\n"
+        "run_job(texts, options, choose_outputs(options))\n"
     )
     leader, follower = pty.openpty()
     done = subprocess.run(

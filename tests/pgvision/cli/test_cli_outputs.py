@@ -9,7 +9,14 @@ import pytest
 from pycocotools.coco import COCO
 
 from pgvision.cli.coco_file import CocoFile
-from pgvision.cli.outputs import JsonLinesFile, Lines, OverlayNames, Pictures, describe
+from pgvision.cli.outputs import (
+    JsonLinesFile,
+    Lines,
+    OverlayNames,
+    Pictures,
+    describe,
+    draw_result,
+)
 from pgvision.errors import DataError, ImageError
 from pgvision.results import (
     DetectionResult,
@@ -76,7 +83,7 @@ def test_jsonl_file_of_a_broken_run_is_not_left(tmp_path):
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     image = np.full((40, 60, 3), 200, np.uint8)
-    with Pictures(tmp_path) as output:
+    with Pictures(tmp_path, draw_result) as output:
         for source in ("one/a.jpg", "two/a.jpg"):
             output.write(detection(source).with_image(image))
         output.write(detection("film.mp4", time=0.5).with_image(image))
@@ -196,3 +203,24 @@ def test_coco_ids_refuse_what_is_no_coco_file(tmp_path, text):
 
 def test_a_text_without_known_score_is_shown_bare():
     assert describe(TextResult(image_hw=(4, 6), text="EXIT")) == "EXIT"
+
+
+def test_all_answers_that_were_asked_for_are_shown_and_an_empty_one_is_said():
+    best = TextResult(image_hw=(4, 6), text="4", score=0.5, alternatives=[("4", 0.5), ("3", 0.25)])
+    assert describe(best) == "4  (0.50); 3  (0.25)"
+    assert describe(TextResult(image_hw=(4, 6), text="", score=1.0)) == "(nothing)  (1.00)"
+
+
+def test_what_nobody_asked_for_is_no_find():
+    strange = detection(labels=["truck", "helmet"], class_ids=[-1, 0])
+    assert describe(strange) == "1 helmet (0.50); not asked for: 1 truck (0.75)"
+    assert describe(strange[:1]) == "nothing found; not asked for: 1 truck (0.75)"
+
+
+def test_tracks_are_told_apart_where_there_are_some():
+    blank = np.zeros((40, 60, 3), np.uint8)
+    both = detection(labels=["helmet"] * 2, class_ids=[0, 0]).with_image(blank)
+    tracked = both.with_trackers([4, 5])
+    assert (draw_result(tracked) == tracked.plot(color_by="track")).all()
+    assert (draw_result(tracked, color_by="class") == tracked.plot(color_by="class")).all()
+    assert (draw_result(both, color_by="track") == both.plot(color_by="class")).all()

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from pgvision.cli.outputs import draw_result
 from pgvision.cli.tracking import with_tracks
 from pgvision.cli.videos import Videos
 from pgvision.errors import ImageError
@@ -48,7 +49,7 @@ def results_of(path, *, stride=1):
 
 def test_a_copy_has_the_rate_the_frames_and_the_sound_of_its_source(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
-    with Videos(tmp_path / "out", stride=1) as output:
+    with Videos(tmp_path / "out", draw_result, stride=1) as output:
         for result in results_of(source):
             output.write(result)
     copy = tmp_path / "out" / "site.overlay.mp4"
@@ -61,7 +62,7 @@ def test_a_copy_has_the_rate_the_frames_and_the_sound_of_its_source(tmp_path, ca
 
 def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
-    with Videos(tmp_path, stride=3) as output:
+    with Videos(tmp_path, draw_result, stride=3) as output:
         for result in results_of(source, stride=3):
             output.write(result)
     info = video_info(tmp_path / "site.overlay.mp4")
@@ -81,7 +82,7 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode())
-    with Videos(tmp_path, stride=1) as output:
+    with Videos(tmp_path, draw_result, stride=1) as output:
         for result in results_of(source):
             output.write(result)
     with av.open(str(tmp_path / "phone.overlay.mp4")) as copy:
@@ -92,7 +93,7 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
 
 def test_each_video_has_its_own_copy(tmp_path, capsys):
     sources = [film_with_sound(tmp_path / name) for name in ("a.mp4", "b.mp4")]
-    with Videos(tmp_path / "out", stride=1) as output:
+    with Videos(tmp_path / "out", draw_result, stride=1) as output:
         for source in sources:
             for result in results_of(source):
                 output.write(result)
@@ -103,7 +104,10 @@ def test_each_video_has_its_own_copy(tmp_path, capsys):
 
 def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
-    with pytest.raises(ZeroDivisionError), Videos(tmp_path / "out", stride=1) as output:
+    with (
+        pytest.raises(ZeroDivisionError),
+        Videos(tmp_path / "out", draw_result, stride=1) as output,
+    ):
         output.write(next(iter(results_of(source))))
         raise ZeroDivisionError
     assert not list((tmp_path / "out").iterdir())
@@ -111,7 +115,7 @@ def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
 
 def test_texts_of_different_length_fit_one_video(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4", num_frames=3)
-    with Videos(tmp_path, stride=1) as output:
+    with Videos(tmp_path, draw_result, stride=1) as output:
         for frame in iter_frames(str(source)):
             text = "a helmet " * (1 + 4 * frame.index)
             result = TextResult(

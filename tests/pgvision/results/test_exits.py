@@ -339,6 +339,14 @@ def test_save_refuses_other_endings_and_leaves_nothing(tmp_path: Path) -> None:
     assert cv2.imread(str(text.save(tmp_path / "a.png", image=_PICTURE))).shape[0] > 120
 
 
+def test_an_answer_is_drawn_with_its_question() -> None:
+    alone = TextResult(image_hw=(120, 160), text="4", prefix="caption en").plot(_PICTURE)
+    asked = TextResult(image_hw=(120, 160), text="4", prefix="answer en how many?").plot(_PICTURE)
+    assert asked.shape[0] > alone.shape[0]  # one line more
+    blank = TextResult(image_hw=(120, 160), text="", prefix="ocr").plot(_PICTURE)
+    assert (blank[120:] != blank[120, 0]).any()  # nothing read is said, not left blank
+
+
 def test_notebooks_show_png_only_where_there_is_a_picture() -> None:
     for result in (_result(), _segmented(), TextResult(image_hw=(120, 160), text="a")):
         assert result._repr_png_() is None
