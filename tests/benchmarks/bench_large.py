@@ -10,9 +10,11 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from transformers import (
+    DynamicCache,
     Gemma2Config,
     GemmaConfig,
     PaliGemmaConfig,
@@ -23,7 +25,9 @@ from transformers import (
 )
 
 from pgvision import Captioner, Detector
-from pgvision.runtime import CheckpointCard, Engine, GenerateOptions, Request, check_leaks
+from pgvision.runtime import CheckpointCard, Engine, check_language, check_leaks
+from pgvision.runtime.head import OutputHead
+from pgvision.runtime.language import LanguageModel
 from pgvision.scenes import CLASSES, render_scene
 from pgvision.training.architecture import build_tokenizer
 
@@ -98,8 +102,9 @@ def build_model(
         projection_dim=text.hidden_size,
         **IDS,
     )
+    config._attn_implementation = "sdpa"
     # Gemma 2 caps its attention logits, which fused attention cannot do.
-    config._attn_implementation = "eager" if family == 2 else "sdpa"
+    config.text_config._attn_implementation = "eager" if family == 2 else "sdpa"
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -138,47 +143,65 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(engine: Engine, num_tokens: int) -> None:
-    """Time vision, prefill and each further token on one picture."""
-    image = render_scene(60_000_000).image
-    vision, one, many = [], [], []
-    for shade in range(3):
-        shown = image.copy()
-        shown[0, 0] = shade  # another picture, so that it is encoded anew
-        request = Request(shown, "detect helmet")
-        (first,) = engine.generate([request], GenerateOptions(1))
-        (rest,) = engine.generate([request], GenerateOptions(num_tokens + 1))
-        vision.append(first.timings["vision"])
-        # A limit of one token runs the prefill and one step.
-        one.append((first.timings["language"], len(first.token_ids)))
-        many.append((rest.timings["language"], len(rest.token_ids)))
-    steps = [
-        (long - short) / max(1, count - number)
-        for (short, number), (long, count) in zip(one, many, strict=True)
-    ]
-    step = sorted(steps)[1]
-    prefill = sorted(seconds for seconds, _ in one)[1] - step
-    say(f"  vision   {sorted(vision)[1]:8.2f} s a picture (with resizing)")
-    say(f"  prefill  {prefill:8.2f} s ({engine.num_image_tokens} image tokens)")
-    say(f"  token    {step:8.3f} s each ({many[1][1]} tokens)")
+def middle(run: Callable[[], object], times: int = 3) -> float:
+    """Seconds that a call takes, the middle of a few."""
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[times // 2]
 
 
-def through_the_door(engine: Engine, num_tokens: int) -> None:
+@torch.inference_mode()
+def measure(engine: Engine) -> None:
+    """Time each part of an answer about one picture, and transformers' step beside ours."""
+    model, words = engine.model, engine.vocabulary
+    language, head = LanguageModel(model), OutputHead(model)
+    pixels = torch.rand(1, 3, RESOLUTION, RESOLUTION).to(model.dtype) * 2 - 1
+    features = model.get_image_features(pixels).pooler_output
+    prompt = torch.tensor([engine.input_ids("detect helmet")])
+    length = prompt.shape[1]
+    cache = language.allocate(1, length + 8)
+    embedded = language.embed_prompt(prompt, features)
+
+    def step(count: int) -> torch.Tensor:
+        ids = torch.full((1, count), words.first_loc)
+        return language.run(language.embed(ids), cache, starts=[length])
+
+    vision = middle(lambda: model.get_image_features(pixels))
+    prefill = middle(lambda: language.run(embedded, cache, starts=[0], prefix=[length]))
+    hidden = step(1)[:, 0]
+    say(f"  vision          {vision:8.3f} s a picture")
+    say(f"  prefill         {prefill:8.3f} s ({length} tokens)")
+    for count in (1, 4, 8):
+        say(f"  pass of {count}       {middle(lambda n=count: step(n)):8.3f} s")
+    bins = slice(words.first_loc, words.first_loc + 1024)
+    say(f"  head, all rows  {middle(lambda: head.logits(hidden)):8.3f} s (float32 sums)")
+    say(f"  head, <loc>     {middle(lambda: head.logits(hidden, bins)):8.3f} s")
+    say(f"  lm_head         {middle(lambda: model.lm_head(hidden)):8.3f} s (transformers')")
+    theirs = DynamicCache(config=model.config.get_text_config())
+    model.model.language_model(inputs_embeds=embedded, past_key_values=theirs, use_cache=True)
+    ids, place = torch.tensor([[words.first_loc]]), torch.tensor([[length + 1]])
+    seconds = middle(
+        lambda: model.model(
+            input_ids=ids, position_ids=place, past_key_values=theirs, use_cache=True
+        )
+    )
+    say(f"  pass of 1       {seconds:8.3f} s (transformers')")
+    say(f"  language model: {check_language(model)}")
+
+
+def through_the_door(engine: Engine) -> None:
     """Ask the public adapters, as users do."""
     start = time.perf_counter()
     image = render_scene(60_000_001).image
-
-    class Short:
-        """The engine with short answers: random weights never end."""
-
-        def generate(self, requests, options=None):  # noqa: ANN001, ANN202
-            return engine.generate(requests, GenerateOptions(num_tokens))
-
-    boxes = Detector("helmet", generator=Short(), kind="pt")(image)
-    text = Captioner(generator=Short(), kind="pt")(image)
+    boxes = Detector("helmet", generator=engine, kind="pt")(image)
+    text = Captioner(generator=engine, kind="pt")(image)
     say(
-        f"  Detector + Captioner, {num_tokens} tokens each: {time.perf_counter() - start:.1f} s; "
-        f"{len(boxes)} objects, {len(boxes.rejects)} rejects, truncated {text.truncated}"
+        f"  Detector + Captioner, {engine.max_new_tokens} tokens each at most: "
+        f"{time.perf_counter() - start:.1f} s; {len(boxes)} objects, {len(boxes.rejects)} "
+        f"rejects, truncated {text.truncated}"
     )
 
 
@@ -200,12 +223,15 @@ def main() -> None:
     image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
     model = build_model(options.family, image_token, options.layers)
     name = f"paligemma{options.family}-3b-224"
-    card = CheckpointCard(name, name, "pt", "google", True, None, "random weights, true shapes")
+    about = "random weights, true shapes"
+    card = CheckpointCard(
+        name, name, "pt", "google", True, None, about, max_new_tokens=options.tokens
+    )
     engine = Engine(model, processor, card)
     size = sum(parameter.numel() for parameter in model.parameters())
     say(f"{name}: {size / 1e9:.3f} G parameters, built in {time.perf_counter() - start:.1f} s")
-    measure(engine, options.tokens)
-    through_the_door(engine, options.tokens)
+    measure(engine)
+    through_the_door(engine)
     if not options.skip_leaks:
         # bfloat16 rounds, so the leak is exact zero or it is a leak.
         say(f"  attention mask: {check_leaks(model)}")
