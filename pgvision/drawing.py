@@ -1,8 +1,8 @@
 """Overlays on BGR pictures: boxes, labels, masks, contours, a caption below.
 
-It takes arrays and knows nothing of results. Boxes and labels go through supervision's annotators;
-masks are drawn crop by crop, which is 15 times faster than full-frame overlays. Colours are chosen
-by ``color_ids``: equal numbers share a colour, and -1 (no class, no track yet) is grey.
+It takes arrays and knows nothing of results. Masks are drawn crop by crop, which is 15 times faster
+than full-frame overlays. Colours are chosen by ``color_ids``: equal numbers share a colour, and -1
+(no class, no track yet) is grey.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +18,19 @@ from numpy.typing import NDArray
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import ShapeError
 
-if TYPE_CHECKING:
-    import supervision as sv
-
 Crop = tuple[BoolArray, tuple[int, int]]
+Color = tuple[int, int, int]  # blue, green, red
 
 # Bright, apart from each other in hue and in lightness; grey, the last, is for id -1.
-_COLORS = (
-    *("#ffb000", "#00b4d8", "#fb5607", "#70e000", "#b5179e", "#f9f871", "#3a86ff", "#ff6f91"),
-    *("#2a9d8f", "#e63946", "#9d4edd", "#c8b6ff", "#a47148", "#90e0ef", "#d4e157", "#9e9e9e"),
+_HEX = (
+    *("ffb000", "00b4d8", "fb5607", "70e000", "b5179e", "f9f871", "3a86ff", "ff6f91"),
+    *("2a9d8f", "e63946", "9d4edd", "c8b6ff", "a47148", "90e0ef", "d4e157", "9e9e9e"),
 )
+_COLORS: tuple[Color, ...] = tuple(
+    (int(code[4:], 16), int(code[2:4], 16), int(code[:2], 16)) for code in _HEX
+)
+# How much a place around a box (see `_around`) is disliked for itself.
+_RANKS = np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.3, 0.35, 0.35, 0.5, 0.55])
 # Pillow's own font has Latin letters alone. These have more, where the system carries them.
 _FONTS = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
@@ -78,20 +81,25 @@ def draw_boxes(
         >>> canvas[10, 10].any(), canvas[20, 20].any()
         (np.True_, np.False_)
     """
-    import supervision as sv
+    import cv2
 
-    lookup = _lookup(color_ids, len(xyxy))
-    annotator = sv.BoxAnnotator(color=_palette(), thickness=thickness)
-    annotator.annotate(bgr, _detections(bgr, xyxy), custom_color_lookup=lookup)
+    # The last column is w - 1: a line along the right border would fall outside the picture.
+    last = np.array([bgr.shape[1] - 1, bgr.shape[0] - 1] * 2)
+    corners = np.minimum(xyxy, last).astype(int).reshape(-1, 4).tolist()
+    for color, (left, top, right, bottom) in zip(
+        _colors_of(color_ids, len(xyxy)), corners, strict=True
+    ):
+        cv2.rectangle(bgr, (left, top), (right, bottom), color, thickness)
     return bgr
 
 
 def draw_labels(
     bgr: ByteArray, xyxy: FloatArray, texts: Sequence[str], *, color_ids: IntArray
 ) -> ByteArray:
-    """Write a text above each box, moved so that it stays in the picture and off other texts.
+    """Write a text at each box: outside of it where there is room, and always touching it.
 
-    Texts beyond ASCII are set with a font of the system, or Pillow's own (Latin letters alone).
+    Of the places around a box the one is taken that hides least of the boxes and of other texts.
+    Texts beyond Latin letters are set with a font of the system, where it carries one.
 
     Args:
         bgr: ``(h, w, 3)`` uint8, writeable; it is drawn on.
@@ -111,31 +119,17 @@ def draw_labels(
         >>> draw_labels(canvas, box, ["cone"], color_ids=np.array([0])).any()
         np.True_
     """
-    import supervision as sv
-
-    lookup = _lookup(color_ids, len(xyxy))
+    colors = _colors_of(color_ids, len(xyxy))
     if len(texts) != len(xyxy):
         raise ShapeError(f"texts must name all {len(xyxy)} boxes, got {len(texts)}")
-    if not texts:
-        return bgr
-    detections = _detections(bgr, xyxy)
-    height = _text_height(bgr.shape)
-    shared: dict[str, Any] = {
-        "color": _palette(),
-        "text_color": _ink(),
-        "text_padding": max(2, round(height / 4)),
-        "smart_position": True,
-    }
-    lines = [" ".join(text.split()) for text in texts]
-    annotator: sv.LabelAnnotator | sv.RichLabelAnnotator
-    if all(line.isascii() for line in lines):
-        # 22 pixels are the height of a capital in OpenCV's font at scale 1.
-        weight = max(1, round(height / 11))
-        annotator = sv.LabelAnnotator(text_scale=height / 22, text_thickness=weight, **shared)
-    else:
-        size = round(height * 1.3)
-        annotator = sv.RichLabelAnnotator(font_path=_font_path(), font_size=size, **shared)
-    annotator.annotate(bgr, detections, labels=lines, custom_color_lookup=lookup)
+    tags = [_tag(text, bgr.shape) for text in texts]
+    sizes = np.array([tag.shape[::-1] for tag in tags], dtype=float).reshape(-1, 2)
+    corners = _places(np.asarray(xyxy, dtype=float).reshape(-1, 4), sizes, bgr.shape[:2])
+    for tag, color, (left, top) in zip(tags, colors, corners.tolist(), strict=True):
+        # A tag larger than the picture loses its end, not its beginning.
+        region = bgr[top : top + tag.shape[0], left : left + tag.shape[1]]
+        ink = tag[: region.shape[0], : region.shape[1], None]
+        region[:] = np.rint(np.array(color) * (1 - ink) + np.array(_ink_on(color)) * ink)
     return bgr
 
 
@@ -162,10 +156,10 @@ def draw_masks(
         >>> int(draw_masks(canvas, [crop], color_ids=np.array([0])).any(axis=2).sum())
         20
     """
-    lookup = _lookup(color_ids, len(crops))
+    colors = _colors_of(color_ids, len(crops))
     for row in sorted(range(len(crops)), key=lambda row: -int(crops[row][0].sum())):
         mask, region = crops[row][0], _region(bgr, crops[row])
-        tint = np.array(_palette().by_idx(int(lookup[row])).as_bgr(), dtype=np.float32)
+        tint = np.array(colors[row], dtype=np.float32)
         mixed = region[mask] * np.float32(1 - opacity) + tint * np.float32(opacity)
         region[mask] = np.rint(mixed).astype(np.uint8)
     return bgr
@@ -174,13 +168,15 @@ def draw_masks(
 def draw_contours(
     bgr: ByteArray, crops: Sequence[Crop], *, color_ids: IntArray, thickness: int
 ) -> ByteArray:
-    """Draw the outlines of masks, those of holes included.
+    """Draw the outlines of masks, those of holes included, so that they show on their own colour.
+
+    An amber outline on a yellow helmet has a black rim, or, one pixel wide, is a darker amber.
 
     Args:
         bgr: ``(h, w, 3)`` uint8, writeable; it is drawn on.
         crops: ``n`` pairs: a bool mask, and the column and row of its left top corner.
         color_ids: ``(n,)`` whole numbers, see the module.
-        thickness: Line width in pixels.
+        thickness: Line width in pixels; from 2 on with a rim of a pixel or more on either side.
 
     Returns:
         ``bgr``.
@@ -196,12 +192,21 @@ def draw_contours(
     """
     import cv2
 
-    lookup = _lookup(color_ids, len(crops))
-    for row, (mask, origin) in enumerate(crops):
-        _region(bgr, crops[row])
-        found = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0]
-        color = _palette().by_idx(int(lookup[row])).as_bgr()
-        cv2.drawContours(bgr, found, -1, color, thickness, cv2.LINE_8, offset=origin)
+    colors = _colors_of(color_ids, len(crops))
+    outlines = []
+    for crop in crops:
+        _region(bgr, crop)
+        mask = crop[0].astype(np.uint8)
+        outlines.append(cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0])
+    if thickness == 1:
+        dark: list[Color] = [(blue // 2, green // 2, red // 2) for blue, green, red in colors]
+        passes = [(dark, 1)]
+    else:  # all rims first: none may cross the line of a neighbour
+        rims: list[Color] = [(0, 0, 0)] * len(crops)
+        passes = [(rims, thickness + 2 * max(1, thickness // 4)), (colors, thickness)]
+    for inks, width in passes:
+        for found, (_, origin), ink in zip(outlines, crops, inks, strict=True):
+            cv2.drawContours(bgr, found, -1, ink, width, cv2.LINE_8, offset=origin)
     return bgr
 
 
@@ -224,7 +229,7 @@ def with_caption(bgr: ByteArray, text: str) -> ByteArray:
     width = bgr.shape[1]
     size = max(10, round(_text_height(bgr.shape) * 1.6))
     margin = size // 2
-    font = _font(size)
+    font = _font(size, latin=text.isascii())
     lines = _wrapped(text, font, max(1, width - 2 * margin))
     step = round(size * 1.35)
     bar = Image.new("RGB", (width, step * len(lines) + 2 * margin), (28, 28, 28))
@@ -234,41 +239,79 @@ def with_caption(bgr: ByteArray, text: str) -> ByteArray:
     return np.concatenate([bgr, np.asarray(bar)[..., ::-1]], axis=0)
 
 
-def _detections(bgr: ByteArray, xyxy: FloatArray) -> sv.Detections:
-    import supervision as sv
-
-    # The last column is w - 1: a line along the right border would fall outside the picture.
-    height, width = bgr.shape[:2]
-    inside = np.minimum(xyxy, np.array([width - 1, height - 1] * 2)).reshape(-1, 4)
-    return sv.Detections(xyxy=inside)
-
-
-def _lookup(color_ids: IntArray, count: int) -> NDArray[np.int_]:
+def _colors_of(color_ids: IntArray, count: int) -> list[Color]:
     ids = np.asarray(color_ids)
     if ids.shape != (count,):
         raise ShapeError(f"color_ids must have shape ({count},), got {ids.shape}")
     grey = len(_COLORS) - 1
-    return np.where(ids < 0, grey, ids % grey).astype(np.int_)
+    return [_COLORS[grey if number < 0 else number % grey] for number in ids.tolist()]
 
 
-@lru_cache
-def _palette() -> sv.ColorPalette:
-    import supervision as sv
-
-    return sv.ColorPalette.from_hex(list(_COLORS))
-
-
-@lru_cache
-def _ink() -> sv.ColorPalette:
+def _ink_on(color: Color) -> Color:
     # Black on light colours, white on dark ones, by the usual weights of perceived lightness.
-    import supervision as sv
+    blue, green, red = color
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
-    light = [0.299 * c.r + 0.587 * c.g + 0.114 * c.b > 140 for c in _palette().colors]
-    return sv.ColorPalette.from_hex(["#000000" if each else "#ffffff" for each in light])
+
+def _tag(text: str, shape: tuple[int, ...]) -> FloatArray:
+    """Set a text: how much ink is at each pixel, from 0 to 1, with its margin."""
+    from PIL import Image, ImageDraw
+
+    line = " ".join(text.split())
+    size = max(8, round(_text_height(shape) * 1.3))
+    font = _font(size, latin=line.isascii())
+    ascent, descent = font.getmetrics()
+    margin = max(1, size // 6)
+    width = max(1, round(font.getlength(line))) + 2 * margin
+    tag = Image.new("L", (width, ascent + descent + 2 * (margin // 2)))
+    ImageDraw.Draw(tag).text((margin, margin // 2), line, font=font, fill=255)
+    return np.asarray(tag, dtype=np.float32) / 255
+
+
+def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[Any]:
+    """Choose the left top corner of each tag; small boxes, which have least room, come first."""
+    room = np.maximum(np.array(image_hw[::-1]) - sizes, 0)
+    gap = fit_thickness(image_hw) // 2
+    areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1.0)
+    taken = np.zeros((0, 4))
+    corners = np.zeros((len(boxes), 2), dtype=int)
+    for row in np.argsort(areas, kind="stable"):
+        around = np.clip(np.rint(_around(boxes[row], sizes[row], gap)), 0, room[row])
+        tags = np.concatenate([around, around + sizes[row]], axis=1)
+        hidden = np.minimum(_shared(tags, boxes) / areas, 1.0).sum(axis=1)
+        crossed = _shared(tags, taken).sum(axis=1) / sizes[row].prod()
+        best = int(np.argmin(4.0 * crossed + 2.0 * hidden + _RANKS))
+        corners[row] = around[best]
+        taken = np.concatenate([taken, tags[best : best + 1]])
+    return corners
+
+
+def _around(box: NDArray[Any], size: NDArray[Any], gap: int) -> NDArray[Any]:
+    """List the left top corners of a tag around a box, the best liked first."""
+    left, top, right, bottom = box
+    width, height = size
+    above, below = top - gap - height, bottom + gap + 1
+    before, after = left - gap - width, right + gap + 1
+    return np.array(
+        [
+            *((left - gap, above), (right + gap - width, above)),
+            *((left - gap, below), (right + gap - width, below)),
+            *((after, top), (before, top), (after, bottom - height), (before, bottom - height)),
+            *((left, top), (left, bottom - height)),
+        ]
+    )
+
+
+def _shared(some: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
+    """Areas that rectangles have in common, ``(len(some), len(others))``."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    shared: NDArray[Any] = np.maximum(high - low, 0).prod(axis=2)
+    return shared
 
 
 def _text_height(shape: tuple[int, ...]) -> float:
-    return float(np.clip(min(shape[:2]) / 48, 8, 60))
+    return float(np.clip(min(shape[:2]) / 48, 6, 60))
 
 
 def _font_path() -> str | None:
@@ -276,10 +319,10 @@ def _font_path() -> str | None:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> Any:  # noqa: ANN401  # Pillow has no common base for its fonts
+def _font(size: int, *, latin: bool) -> Any:  # noqa: ANN401  # Pillow has no common base for its fonts
     from PIL import ImageFont
 
-    path = _font_path()
+    path = None if latin else _font_path()
     return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
 
 

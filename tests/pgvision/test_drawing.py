@@ -85,6 +85,47 @@ def test_contours_follow_outer_rim_and_hole() -> None:
     assert not changed[:39].any()
 
 
+@pytest.mark.parametrize("thickness", [1, 2, 4])
+def test_an_outline_shows_on_its_own_colour(thickness: int) -> None:
+    """Amber on an amber helmet: some pixels of the outline stand off clearly."""
+    amber = np.array([0x00, 0xB0, 0xFF], np.uint8)
+    canvas = np.broadcast_to(amber, (120, 160, 3)).copy()
+    crop = (np.ones((40, 40), bool), (60, 40))
+    drawn = drawing.draw_contours(canvas, [crop], color_ids=np.array([0]), thickness=thickness)
+    contrast = np.abs(drawn[40 - thickness : 40 + thickness + 1, 80].astype(int) - amber).sum(
+        axis=1
+    )
+    assert contrast.max() > 150
+
+
+@pytest.mark.parametrize("hw", [(96, 128), (480, 640), (2160, 3840)])
+def test_labels_touch_their_boxes_and_hide_neither_small_objects_nor_each_other(hw) -> None:
+    height, width = hw
+    unit = np.array([width, height, width, height])
+    worker, helmet = np.array([0.3, 0.3, 0.5, 0.9]), np.array([0.36, 0.3, 0.44, 0.38])
+    other = np.array([0.6, 0.5, 0.64, 0.56])
+    boxes = np.stack([worker, helmet, other]) * unit
+    texts, ids = ["worker 0.90", "helmet 0.80", "head 0.70"], np.array([5, 1, 2])
+
+    def changed(rows: list[int]) -> np.ndarray:
+        canvas = np.full((height, width, 3), 40, np.uint8)
+        chosen = [texts[row] for row in rows]
+        drawing.draw_labels(canvas, boxes[rows], chosen, color_ids=ids[rows])
+        return (canvas != 40).any(axis=2)
+
+    together = changed([0, 1, 2])
+    for left, top, right, bottom in boxes[1:].astype(int):
+        assert not together[top + 1 : bottom, left + 1 : right].any()
+    reach = drawing.fit_thickness(hw) + 2
+    areas = 0
+    for row, (left, top, right, bottom) in enumerate(boxes):
+        rows, columns = np.nonzero(changed([row]))
+        areas += len(rows)
+        assert left - reach <= columns.max() and columns.min() <= right + reach
+        assert top - reach <= rows.max() and rows.min() <= bottom + reach
+    assert together.sum() > 0.99 * areas  # none hides another
+
+
 @pytest.mark.parametrize("text", ["helmet 0.87", "каска 0.87", "l'échelle", "安全帽", "", "a\nb"])
 def test_labels_stay_in_the_picture_and_leave_the_rest(text: str) -> None:
     box = np.array([[40, 60, 90, 100]], dtype=np.float32)
