@@ -2,8 +2,8 @@
 
 The reader of data sets, ``pgvision convert --check`` and the evaluation all start here.
 
-- Ids are whole numbers below 2**53, each used once. ``1.0`` is taken for 1. If no annotation has an
-  id they are numbered.
+- Ids are whole numbers, each used once: below 2**53, those of annotations below 2**63. ``1.0`` is
+  taken for 1. If no annotation has an id they are numbered.
 - An image's height and width are whole and positive. Missing, null and 0 mean unknown.
 - A box is four finite numbers with width and height from 0. A missing one is that of the outline.
 - An outline is rings of x, y pairs or run lengths that fill the image. Rings of fewer than three

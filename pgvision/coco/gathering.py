@@ -11,6 +11,7 @@ from pgvision.coco.problems import Problems
 from pgvision.coco.stream import Member
 from pgvision.coco.values import (
     MISSING,
+    MOST,
     box_fault,
     is_plain,
     kind_of,
@@ -30,6 +31,7 @@ ITEM_KEYS: Final = frozenset(
 ONCE: Final = "ids must be unique"
 _FLOATS: Final = "whole numbers are written like 1.0"
 _NOT_FINITE: Final = "holds NaN or Infinity, which is not JSON; expected finite numbers"
+_MOST_ID: Final = 2**63
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -96,11 +98,13 @@ class Gatherer:
         count, first = self.notes.get(what, (0, place))
         self.notes[what] = (count + 1, first)
 
-    def _whole(self, entry: Mapping[str, Any], key: str, kind: str, index: int) -> int | None:
+    def _whole(
+        self, entry: Mapping[str, Any], key: str, kind: str, index: int, most: int = MOST
+    ) -> int | None:
         value = entry.get(key, MISSING)
-        number = whole_number(value)
+        number = whole_number(value, most)
         if number is None:
-            self.problems.add(f"{kind}[{index}].{key}", whole_fault(value))
+            self.problems.add(f"{kind}[{index}].{key}", whole_fault(value, most))
         elif type(value) is float:
             self.note(_FLOATS, f"{kind}[{index}].{key}")
         return number
@@ -149,7 +153,7 @@ class Gatherer:
         if entry.get("id") is None:
             self.without_id.append(index)
         else:
-            number = self._whole(entry, "id", "annotations", index) or 0
+            number = self._whole(entry, "id", "annotations", index, _MOST_ID) or 0
         crowd = entry.get("iscrowd")
         if crowd not in (0, 1, None):
             self.problems.add(f"annotations[{index}].iscrowd", f"is {crowd!r:.20}, expected 0 or 1")

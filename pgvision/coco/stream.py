@@ -184,13 +184,42 @@ def _constant(name: str) -> float:
 
 def _explain(path: Path) -> NoReturn:
     """Read the whole again for a message with line and column."""
+    value = parse_json(read_text(path), str(path))
+    raise DataError(f"{path}: expected a JSON object, got {kind_of(value)}")
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file (with or without a byte-order mark).
+
+    Raises:
+        DataError: If it cannot be read or is not UTF-8.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8 text, byte {error.start} is not") from error
+
+
+def parse_json(text: str, where: str) -> object:
+    """Parse JSON ``text``; ``where`` names it in errors.
+
+    Raises:
+        DataError: If it is cut or wrong, nested beyond reason, or holds NaN or Infinity.
+    """
+    constants: list[str] = []
+    try:
+        value: object = json.loads(text, parse_constant=constants.append)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{path}: not complete JSON: {error.msg} at line {error.lineno}, column "
+            f"{where}: not complete JSON: {error.msg} at line {error.lineno}, column "
             f"{error.colno}; was the file cut?"
         ) from error
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{path}: JSON that cannot be read: {error}") from error
-    raise DataError(f"{path}: expected a JSON object, got {kind_of(value)}")
+        raise DataError(f"{where}: JSON that cannot be read: {error}") from error
+    if constants:
+        raise DataError(
+            f"{where}: holds {constants[0]}, which is not JSON; expected finite numbers"
+        )
+    return value

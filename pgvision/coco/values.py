@@ -8,13 +8,14 @@ import numpy as np
 MISSING = object()
 """Stands for a key that is not there; null counts as missing too."""
 _PLAIN = {int, float}
-_MOST = 2**53
+MOST = 2**53
+"""Evaluators hold the ids of images and categories as floats, which are exact up to here."""
 _MOST_INT = 10**300
 _MOST_PIXELS = 1 << 30
 
 
-def whole_number(value: object) -> int | None:
-    """Return ``value`` as an int if it is whole and below 2**53, else None.
+def whole_number(value: object, most: int = MOST) -> int | None:
+    """Return ``value`` as an int if it is whole and below ``most``, else None.
 
     ``1.0`` counts, as tools that go through data frames write it; ``true`` and ``"1"`` do not.
 
@@ -23,21 +24,21 @@ def whole_number(value: object) -> int | None:
         [7, 1, None, None, None, None]
     """
     if type(value) is int:  # nearly always, and isinstance of a union is slow
-        return value if -_MOST < value < _MOST else None
+        return value if -most < value < most else None
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return None
     if isinstance(value, float | np.floating) and not float(value).is_integer():
         return None
     number = int(value)
-    return number if -_MOST < number < _MOST else None
+    return number if -most < number < most else None
 
 
-def whole_fault(value: object) -> str:
+def whole_fault(value: object, most: int = MOST) -> str:
     """Say why `whole_number` gives None for ``value``."""
     if value is MISSING or value is None:
         return "is missing, expected an integer"
-    if isinstance(value, int | float) and not -_MOST < value < _MOST:
-        return f"is {value!s:.40}, expected an integer below 2**53"
+    if isinstance(value, int | float) and not -most < value < most:
+        return f"is {value!s:.40}, expected an integer below 2**{most.bit_length() - 1}"
     return f"is {value!r:.40}, expected an integer (a whole number)"
 
 

@@ -1,9 +1,10 @@
 """Strict reading of JSON: a wrong field is named with its file, and NaN is no number."""
 
-import json
 import math
 from pathlib import Path
 
+from pgvision.coco.stream import parse_json as parse_json
+from pgvision.coco.stream import read_text as read_text
 from pgvision.coco.values import kind_of
 from pgvision.errors import DataError
 
@@ -22,43 +23,6 @@ def load_json(path: Path) -> object:
         {'area': 3}
     """
     return parse_json(read_text(path), str(path))
-
-
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file (with or without a byte-order mark).
-
-    Raises:
-        DataError: If it cannot be read or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8 text, byte {error.start} is not") from error
-
-
-def parse_json(text: str, where: str) -> object:
-    """Parse JSON ``text``; ``where`` names it in errors.
-
-    Raises:
-        DataError: If it is cut or wrong, nested beyond reason, or holds NaN or Infinity.
-    """
-    constants: list[str] = []
-    try:
-        value: object = json.loads(text, parse_constant=constants.append)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: not complete JSON: {error.msg} at line {error.lineno}, column "
-            f"{error.colno}; was the file cut?"
-        ) from error
-    except (RecursionError, ValueError) as error:
-        raise DataError(f"{where}: JSON that cannot be read: {error}") from error
-    if constants:
-        raise DataError(
-            f"{where}: holds {constants[0]}, which is not JSON; expected finite numbers"
-        )
-    return value
 
 
 class Fields:

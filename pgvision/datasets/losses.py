@@ -188,4 +188,5 @@ def _set_losses(losses: Losses, dataset: Dataset) -> None:
             losses.add("ids of annotations were left out", str(number), whole=False)
     for category in dataset.categories:
         _field_losses(losses, "categories", category.extra)
-    _field_losses(losses, "data sets", dataset.info)
+    for name in dataset.info:
+        losses.add("top-level fields were left out", name, whole=False)

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pgvision.coco import read_content
+from pgvision.coco import read_content, write_coco
 from pgvision.datasets import check_dataset, dataset_to_coco, read_coco, read_splits
 from pgvision.errors import DataError, EvaluationError
 from pgvision.evaluation import evaluate_detections
@@ -61,6 +63,7 @@ MENDED = {
     "whole float as category": item("category_id", 1.0),
     "whole float as height": changed("images", 0, "height", value=48.0),
     "size of 0": changed("images", 0, "height", value=0),
+    "a long id": item("id", 2**62),
     "no size": changed("images", 0, "width", value=None),
     "crowd null": item("iscrowd", None),
     "crowd missing": item("iscrowd", ...),
@@ -83,8 +86,12 @@ MENDED = {
 }
 BROKEN = {
     "annotations[1].id": [item("id", 2)],
-    "annotations[0].id": [item("id", "1"), item("id", 1.5), item("id", 2**60)],
-    "annotations[0].image_id": [item("image_id", 9), item("image_id", None), item("image_id", "1")],
+    "annotations[0].id": [item("id", "1"), item("id", 1.5), item("id", 2**63)],
+    "annotations[0].image_id": [
+        item("image_id", 9),
+        item("image_id", None),
+        item("image_id", 2**53),
+    ],
     "annotations[0].category_id": [item("category_id", 9), item("category_id", True)],
     "annotations[0].iscrowd": [item("iscrowd", 2), item("iscrowd", "0")],
     "annotations[0].area": [item("area", math.nan), item("area", "600")],
@@ -145,8 +152,7 @@ def test_what_is_mended_is_read_passed_and_scored_as_the_sound_file(folder, data
     dataset = read_coco(file)
     assert dataset.classes == ("helmet", "head")
     for before, after in zip(sound.images[0].objects, dataset.images[0].objects, strict=True):
-        assert (before.id, before.category_id, before.xywh) == (
-            after.id, after.category_id, after.xywh)  # fmt: skip
+        assert (before.category_id, before.xywh) == (after.category_id, after.xywh)
         assert not after.iscrowd
     assert dataset.images[0].image_hw == (48, 64)
     assert not [one for one in check_dataset(dataset).errors if one.rule == "broken-entry"]
@@ -240,3 +246,30 @@ def test_text_that_is_no_object_is_explained(folder, text, message):
     (folder / "x.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_coco(folder / "x.json")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_not_written(folder, bad):
+    for entry in ({"id": 1, "bbox": [bad]}, {"id": 1, "note": None, "deep": {"a": [bad]}}):
+        with pytest.raises(DataError, match="not finite"):
+            write_coco(folder / "out.json", images=[], annotations=[entry], categories=[])
+    assert not (folder / "out.json").exists()
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab\"\\"), inner),
+        max_leaves=12,
+    )
+)  # fmt: skip
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_field_is_written_as_it_is(tmp_path, value):
+    entries = [{"id": number, "x": value} for number in range(3)]
+    file = tmp_path / "out.json"
+    write_coco(file, images=[], annotations=iter(entries), categories=[], info={"y": value})
+    held = json.loads(file.read_text(encoding="utf-8"))
+    expected = {"y": value, "images": [], "annotations": entries, "categories": []}
+    assert held == expected
+    assert json.dumps(held) == json.dumps(expected)

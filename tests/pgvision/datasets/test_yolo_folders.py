@@ -312,7 +312,7 @@ def test_what_label_files_have_no_room_for_is_said(tmp_path):
         "1 annotations lost fields of their own (occluded, text)",
         "1 ids of annotations were left out (9)",
         "1 categories lost fields of their own (supercategory)",
-        "1 data sets lost fields of their own (licenses)",
+        "1 top-level fields were left out (licenses)",
     }
     plain = replace(data, images=(replace(image, objects=(), extra={}),), info={})
     plain = replace(plain, categories=(Category(30, "x"),))
