@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pgvision.errors import CodecError
 from pgvision.files import replaced_path
+from pgvision.hub import hub_if_it_answers
 from vqvae.model import MaskVqVae
 from vqvae.quantizer import NUM_CODES
 
@@ -180,7 +181,8 @@ def find_google() -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(_GOOGLE_SPACE, GOOGLE_FILE, repo_type="space"))
+        with hub_if_it_answers():
+            return Path(hf_hub_download(_GOOGLE_SPACE, GOOGLE_FILE, repo_type="space"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CodecError(
             f"Google's mask codec could not be downloaded from the hub space {_GOOGLE_SPACE} "

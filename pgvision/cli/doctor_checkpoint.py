@@ -128,13 +128,11 @@ def check_codec(engine: "Engine") -> Check:
     Returns:
         A note if it is not there: only masks need it.
     """
-    from pgvision.runtime import hub_if_it_answers
     from vqvae import MaskCodec
 
     name = engine.card.codec
     try:
-        with hub_if_it_answers():
-            MaskCodec.load(name)
+        MaskCodec.load(name)
     except PgvisionError as error:
         return Check("mask codec", "note", f"{name}: {error}", "only `pgvision segment` needs it")
     return Check("mask codec", "ok", name)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
     from pgvision.runtime.engine import Engine
-    from pgvision.runtime.hub import hub_if_it_answers
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load, unload
     from pgvision.runtime.protocol import GenerateOptions, Generation, Generator, Request
@@ -27,7 +26,6 @@ _HOMES = {
     "check_language": "leaks",
     "check_leaks": "leaks",
     "find_checkpoint": "checkpoints",
-    "hub_if_it_answers": "hub",
     "load": "loading",
     "threads_for": "threads",
     "unload": "loading",
@@ -44,7 +42,6 @@ __all__ = [
     "check_language",
     "check_leaks",
     "find_checkpoint",
-    "hub_if_it_answers",
     "load",
     "threads_for",
     "unload",

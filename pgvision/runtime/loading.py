@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from pgvision.errors import OptionError
+from pgvision.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.checkpoints import (
     CARD_NAME,
     CheckpointCard,
@@ -24,7 +25,6 @@ from pgvision.runtime.checkpoints import (
 )
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.failures import explain
-from pgvision.runtime.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.weights import (
     merge_adapter,
     read_config,

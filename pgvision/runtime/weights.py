@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
+from pgvision.hub import fetch_file
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.runtime.hub import fetch_file
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration

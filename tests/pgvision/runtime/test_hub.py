@@ -4,7 +4,9 @@ import json
 import logging
 import shutil
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import PaliGemmaForConditionalGeneration
 
-from pgvision.errors import CheckpointError
+from pgvision.errors import CheckpointError, CodecError, GatedCheckpointError
+from pgvision.hub import hub_if_it_answers
 from pgvision.runtime import Engine, load
-from pgvision.runtime.hub import hub_if_it_answers
+from vqvae import MaskCodec
 
 
 @pytest.fixture
@@ -60,6 +63,15 @@ def test_an_unreachable_hub_is_told_at_once(caplog: pytest.LogCaptureFixture) ->
     assert not constants.HF_HUB_OFFLINE, "others may still ask"
 
 
+@pytest.mark.usefixtures("closed_port", "cache")
+def test_a_codec_that_cannot_be_fetched_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGVISION_CODEC_GOOGLE", raising=False)
+    started = time.perf_counter()
+    with pytest.raises(CodecError, match="could not be downloaded"):
+        MaskCodec.load("google")
+    assert time.perf_counter() - started < 2.0
+
+
 @pytest.mark.usefixtures("closed_port")
 def test_the_cache_serves_while_the_hub_does_not(engine: Engine, cache: Path) -> None:
     folder = put(cache, "google/paligemma-3b-mix-224", engine.card.location)
@@ -76,6 +88,53 @@ def test_a_hub_that_answers_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         with hub_if_it_answers():
             assert not constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error", "words"),
+    [
+        (
+            403,
+            "GatedRepo",
+            GatedCheckpointError,
+            r"licence at https://huggingface.co/google/paligemma2-3b-mix-224, run `hf auth login`",
+        ),
+        (401, "RepoNotFound", CheckpointError, "not on the hub, or private"),
+        (404, "RevisionNotFound", CheckpointError, "no such revision"),
+    ],
+)
+@pytest.mark.usefixtures("cache")
+def test_what_the_hub_refuses_is_told(
+    status: int,
+    code: str,
+    error: type[CheckpointError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that answers as the hub does: huggingface_hub itself reads its refusal."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *args: object) -> None:
+            """Nothing: the test says what it saw."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(error, match=words):
+            load("google/paligemma2-3b-mix-224", revision="v1")
+        server.shutdown()
 
 
 def test_a_card_on_the_hub_counts(engine: Engine, cache: Path) -> None:
