@@ -37,6 +37,11 @@ class Written:
         bins = ids[rows[:, None], columns] - first_loc
         return cls(rows, columns - 1 - num_tokens, bins, _cells(bins, round(num_tokens**0.5)))
 
+    def goal_and_sides(self) -> tuple[Tensor, Tensor]:
+        """Return the four edges as shares ``(n, 4)``, and for each the side that it ends."""
+        goal = self.bins.float() / _BINS
+        return goal, (goal[:, 2:] - goal[:, :2]).clamp(min=0.02).repeat(1, 2)
+
     def missed(self, looks: Tensor) -> Tensor:
         """Return the mean of -log of the attention that falls on the object being written.
 
@@ -63,25 +68,47 @@ def _cells(bins: Tensor, grid: int) -> Tensor:
 
 
 class ToldHead(nn.Module):
-    """Reads an object's coordinates off its picture tokens, in the words of the answer.
+    """Reads an object's coordinates off its picture tokens; training only.
 
-    They are compared with the rows of the ``<loc>`` tokens themselves, so that what an answer has
-    to say lies ready where it looks; training only.
+    Twice: as four shares of the side, and in the words of the answer, which are compared with the
+    rows of the ``<loc>`` tokens themselves. So what an answer has to say lies ready where it looks.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width))
+        self.norm = nn.LayerNorm(width)
+        self.words, self.edges = nn.Linear(width, 4 * width), nn.Linear(width, 4)
+        self.carried = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 1))
 
-    def forward(self, hidden: Tensor, written: Written, table: Tensor) -> Tensor:
-        """Return the loss of ``(b, t, d)`` against the boxes, ``table`` ``(1024, d)``."""
+    def arrived(self, hidden: Tensor, written: Written, num_tokens: int) -> Tensor:
+        """Return the loss of the positions that write coordinates, ``(b, t, d)``.
+
+        What they looked up should be there as a number: its error is a share of the object's side.
+        """
         if len(written.rows) == 0:
             return hidden[:0].sum()
+        states = hidden[written.rows[:, None], written.columns + num_tokens]
+        goal, sides = written.goal_and_sides()
+        error: Tensor = (self.carried(states)[..., 0].float() - goal).abs() / sides
+        return error.mean()
+
+    def forward(self, hidden: Tensor, written: Written, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the losses of ``(b, t, d)``: of the words, and of the edges.
+
+        The latter is a share of the object's side, since that is what IoU sees. ``table`` is
+        ``(1024, d)``.
+        """
+        if len(written.rows) == 0:
+            return hidden[:0].sum(), hidden[:0].sum()
         picked = torch.multinomial(written.cells.float(), _SAMPLES, replacement=True)
-        found = self.layers(hidden[written.rows[:, None], picked]).unflatten(-1, (4, -1))
-        chances = (found.float() @ table.float().mT).log_softmax(-1)
-        loss: Tensor = -(soft_bins(written.bins)[:, None] * chances).sum(-1).mean()
-        return loss
+        normed = self.norm(hidden[written.rows[:, None], picked])
+        chances = (
+            self.words(normed).unflatten(-1, (4, -1)).float() @ table.float().mT
+        ).log_softmax(-1)
+        words: Tensor = -(soft_bins(written.bins)[:, None] * chances).sum(-1).mean()
+        goal, sides = written.goal_and_sides()
+        error = (self.edges(normed).float() - goal[:, None]).abs() / sides[:, None]
+        return words, error.mean()
 
 
 class PlaceHead(nn.Module):

@@ -121,8 +121,8 @@ def text_losses(
     """Return the losses of the language model on a batch, by name.
 
     ``suffix`` is that of the answers, ``asked`` that of `AskedHead` on the middle layer; with a
-    `ToldHead` also ``told``, and ``looks``, which is small where the positions that write an
-    object's coordinates look at that object.
+    `ToldHead` also its own, ``told``, ``edges`` and ``arrived``, and ``looks``, which is small
+    where the positions that write an object's coordinates look at that object.
 
     Args:
         model: Its language model and output layer are used.
@@ -166,7 +166,9 @@ def text_losses(
         if told is not None:
             written = Written.of(ids, is_target, first_loc=first_loc, num_tokens=num_tokens)
             table = text.embed_tokens.weight[first_loc : first_loc + 1024]
-            parts["told"] = told(between, written, table) * of_rows
+            words, edges = told(between, written, table)
+            parts["told"], parts["edges"] = words * of_rows, edges * of_rows
+            parts["arrived"] = told.arrived(after, written, num_tokens) * of_rows
             looks = [
                 written.missed(look_logits(text, number, state, mask, num_tokens))
                 for number, state in ((middle, between), (middle + 1, after))

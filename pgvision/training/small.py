@@ -56,14 +56,14 @@ WORDING: Final = Wording(
 )
 # How often each set of pictures is drawn from, in each phase; divided among its views.
 SHARES: Final = {
-    "shard": (0.30, 0.36),
-    "hardhat": (0.54, 0.50),
-    "person": (0.06, 0.05),
-    "mini": (0.05, 0.04),
-    "blood": (0.05, 0.05),
+    "shard": (0.30, 0.37),
+    "hardhat": (0.54, 0.55),
+    "person": (0.06, 0.045),
+    "mini": (0.05, 0.02),
+    "blood": (0.05, 0.015),
 }
 _ABOUT: Final = "real eyes (DINOv2), trained on work sites: rendered ones and photographs"
-_WEIGHTS: Final = {"told": 0.25, "looks": 0.5}  # of losses that do not count whole
+_WEIGHTS: Final = {"told": 0.25, "looks": 1.0}  # of losses that do not count whole
 _PARTS: Final = ("model", "head", "read_head", "asked", "told", "place", "placed")
 _SAVE_EVERY: Final = 120.0  # seconds
 _LENGTHS: Final = (288, 320, 352, 384)  # rows are padded to these, so that few shapes are compiled
@@ -81,7 +81,7 @@ class Settings:
     num_prompts: int = 3
     learning_rate: float = 1.5e-3
     text_rate: float = 1.5e-3
-    later: float = 0.5  # what is left of the upper blocks' rate in the second phase
+    later: float = 0.15  # what is left of the upper blocks' rate in the second phase
     warmup: int = 60
     decay: float = 0.5  # the last share of each phase, over which its rate falls
     weight_decay: float = 0.05

@@ -108,13 +108,24 @@ def test_what_is_told_is_compared_with_the_words_of_the_answer() -> None:
     cells = torch.tensor([[False, True, False, False]])
     written = Written(torch.tensor([1]), torch.zeros(1, 4, dtype=torch.long), bins, cells)
     hidden = torch.randn(2, 6, 8)
-    found = head.layers(hidden[1, 1]).reshape(4, 8)
+    found = head.words(head.norm(hidden[1, 1])).reshape(4, 8)
     costs = []
     for row, goal in zip(found, bins[0].tolist(), strict=True):
         chances = (table @ row).log_softmax(-1).detach().double().numpy()
         spread = np.exp(-0.5 * ((np.arange(1024) - goal) / 4) ** 2)
         costs.append(-(chances * spread / spread.sum()).sum())
-    assert head(hidden, written, table).item() == pytest.approx(np.mean(costs), rel=1e-4)
+    words, edges = head(hidden, written, table)
+    assert words.item() == pytest.approx(np.mean(costs), rel=1e-4)
+    guess = head.edges(head.norm(hidden[1, 1])).detach().numpy()
+    # 300 bins high and 300 wide.
+    expected = np.abs(guess - bins[0].numpy() / 1024) / (300 / 1024)
+    assert edges.item() == pytest.approx(expected.mean(), rel=1e-4)
+    # At the positions 4 + (0, 1, 2, 3) of row 1, which write them.
+    written = Written(torch.tensor([1]), torch.arange(4)[None], bins, cells)
+    states = torch.randn(2, 9, 8)
+    said = head.carried(states[1, 4:8])[:, 0].detach().numpy()
+    expected = np.abs(said - bins[0].numpy() / 1024) / (300 / 1024)
+    assert head.arrived(states, written, 4).item() == pytest.approx(expected.mean(), rel=1e-4)
 
 
 def test_rows_without_boxes_cost_nothing(trainer: TinyTrainer, batch: Batch) -> None:

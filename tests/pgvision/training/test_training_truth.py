@@ -296,3 +296,22 @@ def test_the_loss_is_spread_over_groups_of_rows(trainer: TinyTrainer, batch: Bat
         assert float(losses[0]["suffix"]) == pytest.approx(float(other["suffix"]), rel=1e-5)
         # Groups have different tokens, so that here the mean is another, but not by much.
         assert float(losses[0]["asked"]) == pytest.approx(float(other["asked"]), rel=0.4)
+
+
+def test_an_answer_that_was_cut_does_not_end(trainer: TinyTrainer, shard: Shard) -> None:
+    lefts = np.arange(16, dtype=np.float32)[:, None] / 20
+    many = Shard(
+        images=shard.images[:1], offsets=np.array([0, 16]),
+        boxes=np.concatenate([lefts * 0 + 0.4, lefts, lefts * 0 + 0.6, lefts + 0.04], 1),
+        classes=np.zeros(16, np.int64), colours=np.full(16, -1), texts=np.full(16, -1),
+        codes=np.zeros((16, 16), np.int16), sentences=('["", "", []]',), names=("helmet",),
+    )  # fmt: skip
+    maker = BatchMaker([many], trainer.processor.tokenizer, NUM_IMAGE_TOKENS)
+    batch = maker.draw((1,), num_images=1, num_prompts=2)
+    for row in range(2):
+        whole = trainer.processor.tokenizer.decode(batch.ids[row][batch.is_target[row]])
+        prefix = _texts(trainer, batch, row)[0]
+        found = parse_suffix(whole, image_hw=(1000, 1000)).objects
+        assert len(found) == (5 if prefix.startswith("segment") else 14)
+        assert not whole.endswith("<eos>")
+        assert np.all(np.diff([one.xyxy[0] for one in found]) > 0)  # from left to right
