@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -16,11 +16,11 @@ from pgvision.errors import DataError, OptionError
 from pgvision.masks import crop_mask
 from pgvision.tokens import (
     KINDS,
+    SEPARATOR,
     Kind,
     detect_prefix,
     encode_boxes,
-    loc_text,
-    seg_text,
+    object_text,
     segment_prefix,
 )
 
@@ -277,8 +277,6 @@ def suffix_of(
     if not target.objects:
         return ""
     bins = bins_of(target.objects, image, options)
-    parts = []
-    for index, item in enumerate(target.objects):
-        masks = "" if codes is None else seg_text(codes[index])
-        parts.append(f"{loc_text(bins[index])}{masks} {dataset.names[item.category_id]}")
-    return " ; ".join(parts)
+    masks: Iterable[Iterable[int]] = [()] * len(bins) if codes is None else codes
+    names = (dataset.names[item.category_id] for item in target.objects)
+    return SEPARATOR.join(map(object_text, bins, names, masks))

@@ -21,7 +21,7 @@ from pgvision.datasets.records import (
 )
 from pgvision.errors import DataError, ImageError
 from pgvision.masks import masks_to_rle
-from pgvision.tokens import ParsedObject, parse_suffix
+from pgvision.tokens import SEPARATOR, ParsedObject, parse_suffix
 
 _Object: TypeAlias = tuple[int, tuple[int, ...], int]
 """Category, bins, and which of those that one line names there."""
@@ -138,7 +138,7 @@ def prefix_classes(prefix: str) -> tuple[str, ...]:
     word, _, rest = prefix.strip().removeprefix("<image>").strip().partition(" ")
     if word not in ("detect", "segment"):
         return ()
-    return tuple(name.strip() for name in rest.split(" ; ") if name.strip())
+    return tuple(name.strip() for name in rest.split(SEPARATOR) if name.strip())
 
 
 class _Reader:

@@ -18,7 +18,7 @@ from pgvision.datasets.jsonl import bins_to_pixels, decode_masks
 from pgvision.datasets.records import Annotation, Dataset, ImageRecord
 from pgvision.datasets.segmentations import segmentation_to_mask
 from pgvision.errors import OptionError
-from pgvision.tokens import ParsedObject, parse_suffix
+from pgvision.tokens import SEPARATOR, ParsedObject, parse_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,8 @@ def _parsed_pairs(
     """Pair objects with what is parsed; the order of a suffix is the order of its objects."""
     codes = None if codec is None else codes_of(target, image, options, codec)
     text = suffix_of(target, image, dataset, options, codes)
-    starts = [0, *(index + 3 for index in range(len(text)) if text.startswith(" ; ", index))]
+    ends = (index for index in range(len(text)) if text.startswith(SEPARATOR, index))
+    starts = [0, *(index + len(SEPARATOR) for index in ends)]
     parsed = parse_suffix(
         text,
         image_hw=image.image_hw,
