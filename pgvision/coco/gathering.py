@@ -13,6 +13,7 @@ from pgvision.coco.values import (
     MISSING,
     MOST,
     box_fault,
+    is_float_ring,
     is_plain,
     kind_of,
     number_fault,
@@ -206,6 +207,9 @@ class Gatherer:
             return None
         rings = []
         for ring in value:
+            if is_float_ring(ring):
+                rings.append(tuple(ring) if self._for_records else ring)
+                continue
             if fault := ring_fault(ring):
                 self.problems.add(place, fault)
                 return None
