@@ -132,7 +132,7 @@ class KnownIds:
         self._names: dict[str, list[tuple[tuple[str, ...], int]]] = {}
         for number, entry in content.images.items():
             name = entry.fields.get("file_name")
-            if not isinstance(name, str) or not name:
+            if not isinstance(name, str) or not _parts(name):
                 problems.add(f"images[{entry.index}].file_name", f"is {name!r:.40}, expected text")
                 continue
             parts = _parts(name)

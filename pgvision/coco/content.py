@@ -5,7 +5,8 @@ The reader of data sets, ``pgvision convert --check`` and the evaluation all sta
 - Ids are whole numbers, each used once: below 2**53, those of annotations below 2**63. ``1.0`` is
   taken for 1. If no annotation has an id they are numbered.
 - An image's height and width are whole and positive. Missing, null and 0 mean unknown.
-- A box is four finite numbers with width and height from 0. A missing one is that of the outline.
+- A box is four finite numbers with width and height from 0. A missing or
+  empty one is that of the outline.
 - An outline is rings of x, y pairs or run lengths that fill the image. Rings of fewer than three
   points enclose nothing and are left out; null, ``[]`` and ``[[]]`` mean that there is none.
 - ``iscrowd`` is 0 or 1; missing and null mean 0. ``area`` is a finite number; missing, null and

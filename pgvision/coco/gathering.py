@@ -52,7 +52,6 @@ class Gatherer:
         self.outlines: list[Any] = []
         self.extra: list[Mapping[str, Any]] = []
         self.rles: list[tuple[int, Mapping[str, Any]]] = []
-        self.without_box: list[int] = []
         self.without_id: list[int] = []
         self.num_entries = 0
         self._keep_outlines, self._for_records = outlines, for_records
@@ -147,7 +146,7 @@ class Gatherer:
         home[number] = replace(entry, sound=len(self.problems) == before)
 
     def _annotation(self, index: int, entry: Mapping[str, Any]) -> None:
-        before, row = len(self.problems), len(self.index)
+        before = len(self.problems)
         image_id = self._whole(entry, "image_id", "annotations", index)
         category_id = self._whole(entry, "category_id", "annotations", index)
         number = 0
@@ -160,7 +159,7 @@ class Gatherer:
             self.problems.add(f"annotations[{index}].iscrowd", f"is {crowd!r:.20}, expected 0 or 1")
         area = self._area(entry.get("area"), index)
         outline = self._outline(entry.get("segmentation"), index)
-        box = self._box(entry.get("bbox"), outline, index, row)
+        box = self._box(entry.get("bbox"), outline, index)
         extra = _NOTHING
         if not entry.keys() <= ITEM_KEYS:
             extra = {key: entry[key] for key in entry if key not in ITEM_KEYS}
@@ -176,7 +175,7 @@ class Gatherer:
         self.areas.append(area)
         self.crowds.append(crowd == 1)
         if not isinstance(outline, (list, tuple, type(None))):
-            self.rles.append((row, outline))
+            self.rles.append((len(self.index) - 1, outline))
         self.outlines.append(outline if self._keep_outlines or area != area else None)
         if self._for_records:
             self.extra.append(extra)
@@ -220,15 +219,15 @@ class Gatherer:
         # Evaluators look for lists; records are frozen.
         return (tuple(rings) if self._for_records else rings) if rings else None
 
-    def _box(self, value: Any, outline: Any, index: int, row: int) -> tuple[float, ...]:
+    def _box(self, value: Any, outline: Any, index: int) -> tuple[float, ...]:
+        """Return the box; that of run lengths, which are looked at later, is NaN until then."""
         if type(value) is list and len(value) == 4 and is_plain(value):
             if value[2] >= 0 and value[3] >= 0:
                 return tuple(value)
-        elif value is None and outline is not None:
+        elif outline is not None and (value is None or isinstance(value, list) and not value):
             self.note("boxes are missing: they are those of the outlines", f"annotations[{index}]")
             if isinstance(outline, Mapping):
-                self.without_box.append(row)
-                return (0.0, 0.0, 0.0, 0.0)
+                return (nan, nan, nan, nan)
             xs = [x for ring in outline for x in ring[0::2]]
             ys = [y for ring in outline for y in ring[1::2]]
             return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))

@@ -162,10 +162,9 @@ def _require_run_lengths(
             if fault := pixels_fault(total, (pack["size"][0], pack["size"][1])):
                 found.problems.add(f"annotations[{found.index[row]}].segmentation", fault)
                 bad[row] = True
-    held = dict(found.rles) if found.without_box else {}
-    for row in found.without_box:
-        if not bad[row]:
-            boxes[row] = rle_xywh(held[row])
+    held = dict(found.rles)
+    for row in np.flatnonzero(np.isnan(boxes[:, 0]) & ~bad).tolist():
+        boxes[row] = rle_xywh(held[row])
 
 
 def _own_size(rle: Mapping[str, Any]) -> tuple[int, int]:

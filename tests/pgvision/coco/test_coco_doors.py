@@ -72,6 +72,7 @@ MENDED = {
     "area -1": item("area", -1),
     "box missing, polygon": without_box([RING]),
     "box null, polygon": item("bbox", None),
+    "box empty, polygon": item("bbox", []),
     "box missing, run lengths": without_box(RLE),
     "short ring beside a whole one": item("segmentation", [[1, 2, 3, 4], RING]),
     "an empty ring": item("segmentation", [[]]),
@@ -187,6 +188,7 @@ def test_the_linter_lists_every_broken_entry_and_looks_at_the_rest(folder):
     data["annotations"] += [
         {"id": 3, "image_id": 9, "category_id": 1, "bbox": [1, 2, 3, 4]},
         {"id": 4, "image_id": 1, "category_id": 9, "bbox": [1, 2, 3]},
+        {"id": 6, "image_id": "1", "category_id": 1, "segmentation": RLE},
         {"id": 5, "image_id": 1, "category_id": 1, "bbox": [60, 6, 20, 30]},
     ]
     data["images"].append({"id": 2, "width": 5, "height": 5})
@@ -195,6 +197,7 @@ def test_the_linter_lists_every_broken_entry_and_looks_at_the_rest(folder):
         ("box-outside", "annotation 5 (helmet)"),
         ("broken-entry", "annotations[2].image_id"),
         ("broken-entry", "annotations[3].bbox"),
+        ("broken-entry", "annotations[4].image_id"),
         ("broken-entry", "images[1].file_name"),
     ]
 
