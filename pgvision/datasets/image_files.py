@@ -1,6 +1,7 @@
 """Where a data set's images lie, what their headers say, and their fingerprints."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,8 +20,13 @@ def image_path(name: str, folder: Path, *, where: str) -> Path:
         folder: The image folder.
         where: What to call the source of the name in errors.
 
+    Returns:
+        Where the image should lie. Separators of Windows are understood, and a name that begins
+        with the last folders of ``folder`` itself. A name may climb (``../images/a.jpg``) to an
+        image that is there, below the parent of ``folder`` or the working folder.
+
     Raises:
-        DataError: If the name is empty, climbs with ``..`` or is absolute and not inside
+        DataError: If the name is empty, climbs to anything else, or is absolute and not inside
             ``folder``. Links inside the folder are followed: they are the owner's choice.
 
     Example:
@@ -28,13 +34,11 @@ def image_path(name: str, folder: Path, *, where: str) -> Path:
         'data/train/a.jpg'
         >>> image_path("../secret.jpg", Path("data"), where="a.json")
         Traceback (most recent call last):
-        pgvision.errors.DataError: a.json: image name '../secret.jpg' leaves the image folder data
+        pgvision.errors.DataError: a.json: image name '../secret.jpg' leaves the image folder data;
+        name the folder it is in (images=...)
     """
     if not name.strip() or "\0" in name or name in (".", "/"):
         raise DataError(f"{where}: image name {name!r} is not a file name")
-    # Backslashes are looked at too: the same file may be read on another system.
-    if ".." in PurePosixPath(name).parts or ".." in PureWindowsPath(name).parts:
-        raise DataError(f"{where}: image name {name!r} leaves the image folder {folder}")
     if PureWindowsPath(name).drive or PurePosixPath(name).is_absolute():
         path = Path(name)
         if not path.is_absolute() or not path.is_relative_to(folder.absolute()):
@@ -43,7 +47,35 @@ def image_path(name: str, folder: Path, *, where: str) -> Path:
                 f"{folder}; name the folder it is in (images=...) or use relative names"
             )
         return path
-    return folder / name
+    plain = posix_name(name, folder)
+    down = [part for part in plain.split("/") if part not in ("..", ".", "")]
+    for count in range(1, len(down)):
+        if tuple(down[:count]) == folder.parts[-count:]:
+            path = folder.joinpath(*down[count:])
+            if path.is_file() and not (folder / plain).is_file():
+                return path
+    if ".." not in plain.split("/"):
+        return folder / plain
+    path = Path(os.path.normpath(folder.absolute() / plain))
+    roots = (folder.absolute().parent, Path.cwd())
+    if not path.is_file() or not any(path.is_relative_to(root) for root in roots):
+        raise DataError(
+            f"{where}: image name {name!r} leaves the image folder {folder}; name the folder it "
+            "is in (images=...)"
+        )
+    return path
+
+
+def posix_name(name: str, folder: Path) -> str:
+    r"""Return a name with forward slashes, as files written on Windows mean it.
+
+    Example:
+        >>> posix_name(r"images\a.jpg", Path("data"))
+        'images/a.jpg'
+    """
+    if "\\" not in name or (folder / name).is_file():
+        return name
+    return PureWindowsPath(name).as_posix()
 
 
 def find_image_folder(source: Path, names: Iterable[str], images: Path | None) -> Path:
@@ -76,7 +108,7 @@ def find_image_folder(source: Path, names: Iterable[str], images: Path | None) -
     candidates += [base.parent / "images" / stem for stem in stems]
     tried = [name for name in names if name][:20]
     for folder in candidates:
-        if any((folder / name).is_file() for name in tried):
+        if any((folder / posix_name(name, folder)).is_file() for name in tried):
             return folder
     return base
 

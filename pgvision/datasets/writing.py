@@ -14,7 +14,7 @@ import yaml
 from pgvision.coco import relative_name
 from pgvision.datasets.coco import write_coco_file
 from pgvision.datasets.examples import ExampleOptions, MaskCodec, example_of, targets_of
-from pgvision.datasets.image_files import image_path
+from pgvision.datasets.image_files import image_path, posix_name
 from pgvision.datasets.jsonl import example_line
 from pgvision.datasets.losses import Losses, lost_in_examples, lost_in_yolo
 from pgvision.datasets.records import Dataset, Finding, ImageRecord
@@ -194,9 +194,11 @@ def _new_folder(target: Path) -> Iterator[Path]:
 
 
 def _relative_name(image: ImageRecord) -> str:
-    """Return the name inside the new image folder; an absolute name keeps its last part."""
-    name = Path(image.file_name)
-    return name.name if name.is_absolute() else name.as_posix()
+    """Return the name inside the new image folder: no climbing, and of an absolute one the end."""
+    name = posix_name(image.file_name, image.path.parent)
+    if Path(name).is_absolute():
+        return Path(name).name
+    return "/".join(part for part in name.split("/") if part not in ("..", "."))
 
 
 def _place_images(

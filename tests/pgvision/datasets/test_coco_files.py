@@ -180,6 +180,45 @@ def test_image_names_that_leave_the_folder_are_refused(tmp_path, name):
         read_coco(tmp_path / "a.json")
 
 
+def test_names_climb_to_pictures_that_are_there_and_near(tmp_path, monkeypatch):
+    home = tmp_path / "home" / "project"
+    for name in ("data/images/sub/b.jpg", "runs/one/x.json", "../far.jpg"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
+    file = home / "runs" / "one" / "x.json"
+
+    def path_of(name, **where):
+        data = broken(lambda d: d["images"][0].update(file_name=name))
+        file.write_text(json.dumps(data))
+        return read_coco(file, **where).images[0].path
+
+    name, picture = "../../data/images/sub/b.jpg", home / "data" / "images" / "sub" / "b.jpg"
+    for spelt in (name, name.replace("/", "\\")):
+        monkeypatch.chdir(tmp_path)
+        assert path_of(spelt) == picture
+        assert path_of(spelt, images=home / "data" / "images") == picture
+        monkeypatch.chdir("/")
+        assert path_of(spelt, images=home / "data" / "images") == picture
+    monkeypatch.chdir(home)
+    for away in ("../../../far.jpg", "../../data/images/sub/none.jpg"):
+        with pytest.raises(DataError, match=r"leaves the image folder .*images="):
+            path_of(away)
+
+
+def test_separators_of_windows_are_understood(tmp_path):
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    (tmp_path / "images" / "deep" / "b.jpg").touch()
+    (tmp_path / "odd\\name.jpg").touch()
+    data = broken(lambda d: d["images"][0].update(file_name="images\\deep\\b.jpg"))
+    data["images"][1]["file_name"] = "odd\\name.jpg"
+    for where in (None, tmp_path / "images"):
+        (tmp_path / "x.json").write_text(json.dumps(data))
+        first, second = read_coco(tmp_path / "x.json", images=where).images
+        assert first.path == tmp_path / "images" / "deep" / "b.jpg"
+        assert first.file_name == "images\\deep\\b.jpg"
+    assert read_coco(tmp_path / "x.json").images[1].path == tmp_path / "odd\\name.jpg"
+
+
 def test_an_absolute_name_inside_the_image_folder_is_taken(tmp_path):
     inside = tmp_path / "b.jpg"
     data = broken(lambda d: d["images"][0].update(file_name=str(inside)))

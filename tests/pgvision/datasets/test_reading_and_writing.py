@@ -165,11 +165,20 @@ def test_a_file_names_images_relative_to_itself(tmp_path, name, key):
         (tmp_path / "src", "pictures/sub/a.png"),
         (tmp_path, "src/pictures/sub/a.png"),
         (tmp_path / "src" / "pictures", "sub/a.png"),
+        (tmp_path / "out", "../src/pictures/sub/a.png"),
     ):
         write_dataset(data, place / name, format=format_)
         held = json.loads((place / name).read_text())
         assert (held["images"][0] if format_ == "coco" else held)[key] == expected
-        assert read_dataset(place / name).images[0].path.is_file()
+        back = read_dataset(place / name)
+        assert back.images[0].path.samefile(data.images[0].path)
+        # Into a folder, such a name does not climb out of it.
+        copied = read_dataset(_copied(back, tmp_path / f"copy of {place.name}")).images[0].path
+        assert copied.read_bytes() == data.images[0].path.read_bytes()
+
+
+def _copied(data, out):
+    return write_dataset(data, out, format="coco").path
 
 
 def test_cocos_own_layout_is_read_past_captions_and_what_is_not_asked_for(tmp_path):
