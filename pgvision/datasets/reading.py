@@ -1,12 +1,12 @@
 """Open a data set of any of the five formats."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pgvision.coco import holds_objects
+from pgvision.coco.stream import file_members
 from pgvision.datasets.coco import OnError, read_coco
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.jsonl import read_jsonl
@@ -104,23 +104,30 @@ def read_splits(
     if chosen == "labelme":
         return {given.stem: read_labelme(given, images=images)}
     files = _files_of(given, ".json" if chosen == "coco" else ".jsonl")
-    files = [file for file in files if file.stem == split] or files
+    files = {split: files[split]} if split in files else files
     if chosen == "coco":
-        return {file.stem: read_coco(file, images=images, on_error=on_error) for file in files}
+        return {
+            name: read_coco(file, images=images, on_error=on_error) for name, file in files.items()
+        }
     return {
-        file.stem: read_jsonl(file, images=images, codec=codec, convention=convention)
-        for file in files
+        name: read_jsonl(file, images=images, codec=codec, convention=convention)
+        for name, file in files.items()
     }
 
 
-def _files_of(given: Path, ending: str) -> list[Path]:
+def _files_of(given: Path, ending: str) -> dict[str, Path]:
+    """Find the files of a folder by the names of their splits: their own, or their folders'."""
     if given.is_file():
-        return [given]
-    for folder in (given, given / "annotations"):
-        if files := sorted(folder.glob(f"*{ending}")):
-            # Captions lie beside the instances of the same pictures.
-            objects = [file for file in files if ending == ".json" and holds_objects(file)]
-            return objects or files
+        return {given.stem: given}
+    for pattern in ("*", "annotations/*", "*/*"):
+        files = sorted(given.glob(f"{pattern}{ending}"))
+        # Captions lie beside the instances of the same pictures, settings beside examples.
+        files = [file for file in files if ending != ".json" or holds_objects(file)] or files
+        folders = [file.parent.name for file in files]
+        if files and pattern == "*/*" and len(set(folders)) == len(files):  # one file a split
+            return dict(zip(folders, files, strict=True))
+        if files:
+            return {file.stem: file for file in files}
     raise DataError(f"{given}: expected *{ending} files, found none")
 
 
@@ -152,6 +159,8 @@ def detect_format(path: str | Path) -> Format:
     for folder in (given, given / "annotations"):
         for file in sorted(folder.glob("*.json")):
             return _json_format(file)
+    if any(map(holds_objects, sorted(given.glob("*/*.json")))):
+        return "coco"
     raise DataError(_unknown(given))
 
 
@@ -170,13 +179,17 @@ def _file_format(given: Path) -> Format:
 
 
 def _json_format(file: Path) -> Format:
-    """Look at the beginning only: a COCO file may be hundreds of megabytes."""
+    """Look at the first keys only: a COCO file may be hundreds of megabytes."""
     try:
-        with file.open(encoding="utf-8", errors="replace") as stream:
-            start = stream.read(1 << 16)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
-    return "labelme" if json.dumps("shapes") in start else "coco"
+        for key, _, _ in file_members(file):
+            if key in ("shapes", "imagePath", "imageData"):
+                return "labelme"
+            if key in ("images", "annotations", "categories"):
+                return "coco"
+    except DataError:
+        if not file.is_file():
+            raise
+    return "coco"
 
 
 def _unknown(given: Path) -> str:

@@ -87,6 +87,8 @@ def test_formats_by_their_files(tmp_path):
     (tmp_path / "a.json" / "data.yaml").touch()
     assert detect_format(tmp_path / "a.json") == "yolo"
     (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"expected \*\.json files, found none"):
+        read_splits(tmp_path / "empty", format="coco")
     for unknown in (tmp_path / "empty", tmp_path / "x.csv"):
         with pytest.raises(DataError, match="format cannot be told"):
             detect_format(unknown)
@@ -205,3 +207,30 @@ def test_cocos_own_layout_is_read_past_captions_and_what_is_not_asked_for(tmp_pa
     assert read_dataset(tmp_path, split="instances_val2017").num_objects == 1
     with pytest.raises(DataError, match="instances_train2017"):
         read_splits(tmp_path)
+
+
+def test_a_root_whose_sub_folders_are_the_splits(tmp_path):
+    for number, split in enumerate(("train", "valid")):
+        data = dataset(tmp_path / "site" / split, f"{split}.png", number)
+        write_dataset(data, tmp_path / "site" / split / "_annotations.coco.json", format="coco")
+    assert detect_format(tmp_path / "site") == "coco"
+    parts = read_splits(tmp_path / "site")
+    assert {name: part.images[0].path.name for name, part in parts.items()} == {
+        "train": "train.png",
+        "valid": "valid.png",
+    }
+    assert read_dataset(tmp_path / "site", split="valid").num_objects == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"categories": [{"id": 1, "name": "shapes"}], "images": [], "annotations": []}, "coco"),
+        ({"info": {"shapes": []}, "images": [], "annotations": []}, "coco"),
+        ({"version": "5", "flags": {"images": True}, "shapes": []}, "labelme"),
+        ({"imageData": "images", "annotations": 3}, "labelme"),
+    ],
+)
+def test_json_files_are_told_by_their_own_keys(tmp_path, content, expected):
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    assert detect_format(tmp_path / "x.json") == expected
