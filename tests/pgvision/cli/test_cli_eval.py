@@ -9,7 +9,7 @@ import pytest
 
 from pgvision.cli.eval_answers import Answers, weights_digest
 from pgvision.cli.eval_texts import evaluate_texts, text_cases
-from pgvision.cli.eval_worst import count_mistakes, save_worst
+from pgvision.cli.eval_worst import mistakes_of, save_worst
 from pgvision.datasets import Example, read_dataset
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.results import DetectionResult
@@ -207,13 +207,13 @@ def test_where_no_picture_can_be_read_there_is_no_figure(run, sites, tmp_path):
 
 def test_mistakes_are_misses_and_false_alarms():
     truth = boxes([[0, 0, 10, 10], [50, 50, 60, 60]])
-    assert count_mistakes(truth, truth) == 0
-    assert count_mistakes(truth, truth[:0]) == 2
-    assert count_mistakes(truth[:0], truth) == 2
+    assert mistakes_of(truth, truth).count == 0
+    assert mistakes_of(truth, truth[:0]).count == 2
+    assert mistakes_of(truth[:0], truth).count == 2
     # One of two boxes on one object is too many; a box of another class is two mistakes.
-    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 10], [0, 0, 10, 9]])) == 1
-    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 10]], class_ids=[1])) == 2
-    assert count_mistakes(truth[:1], boxes([[0, 0, 10, 4]])) == 2
+    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 10], [0, 0, 10, 9]])).count == 1
+    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 10]], class_ids=[1])).count == 2
+    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 4]])).count == 2
 
 
 def test_the_worst_image_comes_first(sites, tmp_path):
@@ -229,7 +229,25 @@ def test_the_worst_image_comes_first(sites, tmp_path):
     most = max(dataset.images, key=lambda image: len(image.objects))
     assert len(paths) == 2
     assert paths[0].name == f"01-{len(most.objects)}-{most.path.stem}.jpg"
-    assert cv2.imread(str(paths[0])).shape == (240, 320 * 2 + 8, 3)
+    height, width, _ = cv2.imread(str(paths[0])).shape
+    assert width == 320 * 2 + 8
+    assert height > 240  # a caption says what is wrong, and from which score on
+    # Red is what was missed; there is nothing else to mark.
+    left = cv2.imread(str(paths[0]))[:240, :320].astype(int)
+    before = cv2.imread(str(most.path)).astype(int)
+    drawn = left[(np.abs(left - before) > 60).any(axis=2)].mean(axis=0)
+    assert drawn[2] > 2 * drawn[1]
+    # The next run's worst take the place of these.
+    assert save_worst(dataset, {}, tmp_path / "worst", count=2, threshold=0.0) == []
+    assert list((tmp_path / "worst").iterdir()) == []
+
+
+def test_mistakes_are_told_apart():
+    truth = boxes([[0, 0, 10, 10], [50, 50, 60, 60]])
+    found = boxes([[0, 0, 10, 9], [0, 0, 10, 10], [80, 80, 90, 90]])
+    mistakes = mistakes_of(truth, found)
+    assert mistakes.missed.tolist() == [False, True]
+    assert mistakes.wrong.tolist() == [True, False, True]
 
 
 def test_lines_with_one_question_are_one_case(tmp_path):
