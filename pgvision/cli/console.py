@@ -25,7 +25,7 @@ def stderr() -> Console:
     Returns:
         A rich console that colours only for a terminal.
     """
-    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    return Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
 
 
 def say(line: str, *, style: str | None = None) -> None:

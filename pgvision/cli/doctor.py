@@ -4,18 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from pgvision.cli.checks import Check, Status
+from pgvision.cli.doctor_checkpoint import check_checkpoint
 from pgvision.cli.exit_codes import DONE, FAILED, end
 from pgvision.cli.options import Device, Dtype, Model, Revision
-from pgvision.errors import PgvisionError
-
-Status = Literal["ok", "note", "fail"]
 
 _STYLES: dict[Status, str] = {"ok": "green", "note": "yellow", "fail": "bold red"}
 _TESTED_TRANSFORMERS = (5, 23)
@@ -25,23 +24,6 @@ _OPENCV_FLAVOURS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at.
-
-    Attributes:
-        name: What was looked at.
-        status: ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fail"``.
-        found: What is there.
-        fix: What to do about it; empty if nothing.
-    """
-
-    name: str
-    status: Status
-    found: str
-    fix: str = ""
 
 
 def doctor(
@@ -75,8 +57,6 @@ def _all_checks(
     for look in (check_python, check_transformers, check_torch, check_opencv, check_hub):
         yield look()
     yield from check_extras()
-    from pgvision.cli.doctor_checkpoint import check_checkpoint
-
     yield from check_checkpoint(model, revision, device, dtype)
 
 
@@ -84,7 +64,7 @@ def _show(check: Check, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(check), ensure_ascii=False))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     console.print(f"{check.status:>4}", style=_STYLES[check.status], end="  ")
     console.print(f"{check.name}: {check.found}", markup=False)
     if check.fix:
@@ -198,15 +178,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def guarded(name: str, look: Callable[[], Check]) -> Check:
-    """Turn an error of ours into a failed check.
-
-    Returns:
-        What ``look`` returns, or the failure with the error's message, which says the fix.
-    """
-    try:
-        return look()
-    except PgvisionError as error:
-        return Check(name, "fail", str(error))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pgvision.cli.doctor import Check, guarded
+from pgvision.cli.checks import Check, guarded
 from pgvision.errors import PgvisionError
 
 if TYPE_CHECKING:

@@ -269,4 +269,4 @@ def _run_of(options: EvalOptions, classes: Sequence[str]) -> dict[str, object]:
 def _print(report: object) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(report)
+    Console(highlight=False, emoji=False).print(report)

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from pgvision.cli.doctor import check_hub, check_opencv, check_transformers, guarded
+from pgvision.cli.checks import guarded
+from pgvision.cli.doctor import check_hub, check_opencv, check_transformers
 from pgvision.errors import ImageError
 
 
