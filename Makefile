@@ -1,4 +1,4 @@
-# make setup demo fmt check test bench. Everything runs in .venv, built from constraints.txt.
+# make setup demo fmt check test slow bench. Everything runs in .venv, built from constraints.txt.
 
 PYTHON ?= python3
 # More words for pip, such as an index with CPU builds of torch (README, "Set-up").
@@ -11,11 +11,12 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 
-.PHONY: setup demo fmt check test bench clean
+.PHONY: setup demo fmt check test slow bench clean
 
 setup: $(STAMP)
 
-# The stamp is written last: a set-up that stopped half-way starts again.
+# The stamp is written last: a set-up that stopped half-way starts again. "compat" puts a path where
+# type checkers look for one; by default they do not find an editable package.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'pgvision needs Python 3.11 or newer; this is' "`$(PYTHON) --version 2>&1`."; \
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo '  sudo apt-get install -y python3-venv'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-	  --constraint constraints.txt --editable '.[dev]'
+	  --config-settings editable_mode=compat --constraint constraints.txt --editable '.[dev]'
 	@$(BIN)/python -c 'import cv2' || { \
 	  echo; echo 'OpenCV is installed, but this system lacks libraries that it needs. Mend it with'; \
 	  echo '  sudo apt-get install -y $(SYSTEM_LIBRARIES)'; echo 'and run make setup again.'; exit 1; }
@@ -47,6 +48,10 @@ check: setup
 # One thread a worker: two workers with two threads each would fight for two cores.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# Runs that are killed and go on, and users' types: a few minutes.
+slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
 
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do \
