@@ -1,5 +1,6 @@
 """`pgvision`: the commands, and how errors end them."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,6 +18,8 @@ from pgvision.cli.evaluate import evaluate
 from pgvision.cli.exit_codes import FAILED, USAGE
 from pgvision.cli.scenes import scenes
 from pgvision.errors import OptionError, PgvisionError, PromptError
+
+_CLASS = re.compile(r"\bclasses\[(\d+)\]")
 
 app = typer.Typer(
     name="pgvision",
@@ -81,12 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments))
     except PgvisionError as error:
-        say(f"pgvision: {error}", style="bold red")
+        say(f"pgvision: {_in_words_of_the_shell(error)}", style="bold red")
         sys.exit(USAGE if isinstance(error, OptionError | PromptError) else FAILED)
     except OSError as error:  # a full disk, a folder without rights: nothing that code could mend
         where = f"{error.filename}: " if error.filename else ""
         say(f"pgvision: {where}{error.strerror or error}", style="bold red")
         sys.exit(FAILED)
+
+
+def _in_words_of_the_shell(error: PgvisionError) -> str:
+    # The library speaks of its arguments; here they are words between semicolons.
+    return _CLASS.sub(lambda found: f"PHRASE, class {int(found[1]) + 1}", str(error))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def ask(
     """
     from pgvision.cli.jobs import run_task
 
-    if not (free or choice):
-        question = _held_to_wordings(question, options.model)
+    if not free:
+        question = _held_to_wordings(question, language, choice or None, options.model)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         from pgvision import Answerer
@@ -85,12 +85,20 @@ def ask(
     end(run_task(stream, options))
 
 
-def _held_to_wordings(question: str, model: str | None) -> str:
+def _held_to_wordings(
+    question: str, language: str, choices: list[str] | None, model: str | None
+) -> str:
+    """Hold a question to what the checkpoint can be asked, before it is loaded."""
     from pgvision.cli.console import say
     from pgvision.runtime import find_checkpoint
     from pgvision.runtime.knowledge import known_question
+    from pgvision.tokens import answer_prefix
 
-    asked, warning = known_question(question, find_checkpoint(model))
+    card = find_checkpoint(model)
+    answer_prefix(question, language=language, choices=choices, kind=card.kind)
+    if choices is not None:
+        return question
+    asked, warning = known_question(question, card)
     if warning is not None:
         say(warning, style="yellow")
     return asked

@@ -145,6 +145,23 @@ def test_a_class_that_the_checkpoint_does_not_know_is_not_silence(run, picture):
     assert "'Helmets, head' is asked for as 'helmet', 'head'" in mended.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["detect", "helmet;"], "PHRASE, class 2: expected text"),
+        (["ask", ""], "question: expected text"),
+        (["ask", "on?", "--choice", "on", "--choice", "off"], "was not taught 'multiple choice'"),
+        (["ask", "is there a truck?", "--language", "xx"], "language: expected one of en"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_at_once(run, picture, words, said):
+    ran = run(words[0], words[1], picture, *words[2:])
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert "loaded" not in ran.err
+    assert "trained on the question" not in ran.err
+
+
 def test_a_question_outside_the_trained_wordings_is_warned_about(run, picture):
     strange = run("ask", "does everyone wear a helmet?", picture)
     assert strange.code == 0

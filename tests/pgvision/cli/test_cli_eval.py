@@ -195,6 +195,15 @@ def test_fewer_images_than_were_answered(run, sites, tmp_path):
     assert (ran.lines[0]["num_images"], ran.lines[0]["answers"]["num_answers"]) == (2, 2)
 
 
+def test_a_class_that_the_checkpoint_does_not_know_is_said_beside_its_figure(run, sites, tmp_path):
+    data = sites / "instances.json"
+    data.write_text(data.read_text().replace('"name": "helmet"', '"name": "hard hat"'))
+    words = ("--out", tmp_path / "report", "--limit", 1, "--worst", 0)
+    ran = run("eval", "--data", data, *words)
+    assert ran.code == 0
+    assert "tiny does not know 'hard hat' and will find none; it knows helmet" in ran.err
+
+
 def test_where_no_picture_can_be_read_there_is_no_figure(run, sites, tmp_path):
     for file in (sites / "images").iterdir():
         file.write_bytes(b"")
