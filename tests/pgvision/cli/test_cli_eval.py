@@ -197,7 +197,9 @@ def test_fewer_images_than_were_answered(run, sites, tmp_path):
 
 def test_a_class_that_the_checkpoint_does_not_know_is_said_beside_its_figure(run, sites, tmp_path):
     data = sites / "instances.json"
-    data.write_text(data.read_text().replace('"name": "helmet"', '"name": "hard hat"'))
+    document = json.loads(data.read_text())
+    document["categories"][0]["name"] = "hard hat"
+    data.write_text(json.dumps(document))
     words = ("--out", tmp_path / "report", "--limit", 1, "--worst", 0)
     ran = run("eval", "--data", data, *words)
     assert ran.code == 0
