@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -163,11 +164,8 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     Objects without extent in bins are left out, because no parser takes them back. An image that
     has nothing but such objects or crowds gives no prompt: "nothing there" would be a lie.
     """
-    shown = [
-        item
-        for item in image.objects
-        if (options.crowds == "keep" or not item.iscrowd) and _has_extent(item, image, options)
-    ]
+    kept = [item for item in image.objects if options.crowds == "keep" or not item.iscrowd]
+    shown = _with_extent(kept, image, options)
     if not shown and (image.objects or options.empty == "drop"):
         return []
     chance = random.Random(_stable(f"{options.seed}\0{image.file_name}"))  # noqa: S311
@@ -193,12 +191,20 @@ def _stable(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _has_extent(item: Annotation, image: ImageRecord, options: ExampleOptions) -> bool:
-    left, top, right, bottom = clipped_xyxy(item, image.image_hw)
-    if right <= left or bottom <= top:
-        return False
-    bins = bins_of([item], image, options)[0]
-    return bool(bins[0] < bins[2] and bins[1] < bins[3])
+def _with_extent(
+    items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions
+) -> list[Annotation]:
+    """Keep the objects whose boxes have an extent inside the image, and in bins."""
+    inside = []
+    for item in items:
+        left, top, right, bottom = clipped_xyxy(item, image.image_hw)
+        if right > left and bottom > top:
+            inside.append(item)
+    if not inside:
+        return []
+    bins = bins_of(inside, image, options)
+    wide = (bins[:, 0] < bins[:, 2]) & (bins[:, 1] < bins[:, 3])
+    return [item for item, is_wide in zip(inside, wide.tolist(), strict=True) if is_wide]
 
 
 def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions) -> IntArray:
@@ -261,8 +267,13 @@ def codes_of(
 
 def prefix_of(target: Target, options: ExampleOptions) -> str:
     """Return the prompt of a target."""
-    ask = detect_prefix if options.task == "detect" else segment_prefix
-    prefix: str = ask(list(target.classes), kind=options.kind)
+    return _prefix(target.classes, options.task, options.kind)
+
+
+@lru_cache(maxsize=4096)  # most images are asked for the same classes
+def _prefix(classes: tuple[str, ...], task: str, kind: Kind) -> str:
+    ask = detect_prefix if task == "detect" else segment_prefix
+    prefix: str = ask(list(classes), kind=kind)
     return prefix
 
 

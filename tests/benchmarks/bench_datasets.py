@@ -6,8 +6,8 @@ Run: python tests/benchmarks/bench_datasets.py make FILE [IMAGES]
 ``make`` writes a COCO file of IMAGES pictures (118,000 as train2017) with 7.3 objects each, 80
 classes, polygons of about 25 points, one crowd in a hundred. ``measure`` runs each step in a
 process of its own and prints seconds of processor time and of the clock, and the peak of memory.
-Steps: plain (json.load), pycocotools, read, convert (read and write as COCO), truth, truth-masks,
-evaluate (boxes, one result an object, without details).
+Steps: plain (json.load), pycocotools, read, convert (read and write as COCO), examples (read and
+write as JSONL), truth, truth-masks, evaluate (boxes, one result an object, without details).
 """
 
 import json
@@ -19,20 +19,23 @@ from pathlib import Path
 import numpy as np
 
 OBJECTS_A_PICTURE = 7.288  # 860,001 annotations on 118,287 pictures
-STEPS = ("plain", "pycocotools", "read", "convert", "truth", "truth-masks", "evaluate")
+STEPS = (
+    "plain", "pycocotools", "read", "convert", "examples", "truth", "truth-masks", "evaluate",
+    "evaluate-hotcoco",
+)  # fmt: skip
 CHILD = """
 import contextlib, io, json, resource, sys, tempfile, time
 step, file = sys.argv[1:]
 out = tempfile.mkdtemp() + "/out.json"
 if step == "pycocotools":
     from pycocotools.coco import COCO
-elif step in ("read", "convert"):
+elif step in ("read", "convert", "examples"):
     from pgvision.datasets import read_dataset, write_dataset
 elif step != "plain":
-    import faster_coco_eval
+    import faster_coco_eval, hotcoco
     from pgvision.evaluation import evaluate_detections
     from pgvision.evaluation.ground_truth import load_ground_truth
-if step == "evaluate":
+if step.startswith("evaluate"):
     found = json.load(open(file.replace(".json", ".found.json")))
 clock, busy = time.perf_counter(), time.process_time()
 if step == "plain":
@@ -40,12 +43,15 @@ if step == "plain":
 elif step == "pycocotools":
     with contextlib.redirect_stdout(io.StringIO()):
         kept = COCO(file)
-elif step in ("read", "convert"):
+elif step in ("read", "convert", "examples"):
     kept = read_dataset(file)
     if step == "convert":
         write_dataset(kept, out, format="coco")
-elif step == "evaluate":
-    kept = evaluate_detections(file, found, details=False)
+    elif step == "examples":
+        write_dataset(kept, out + "l", format="jsonl")
+elif step.startswith("evaluate"):
+    engine = step.partition("-")[2] or "faster"
+    kept = evaluate_detections(file, found, engine=engine, details=False)
 else:
     kept = load_ground_truth(file, masks=step == "truth-masks")
 busy, clock = time.process_time() - busy, time.perf_counter() - clock
@@ -111,10 +117,10 @@ def measure(file: Path, steps: list[str]) -> None:
         command = [sys.executable, "-c", CHILD, step, str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{step:12s} failed: {done.stderr.strip()[-200:]}", flush=True)
+            print(f"{step:16s} failed: {done.stderr.strip()[-200:]}", flush=True)
             continue
         busy, clock, peak = json.loads(done.stdout)
-        print(f"{step:12s} {busy:7.1f} s busy  {clock:7.1f} s  {peak:6.2f} GB peak", flush=True)
+        print(f"{step:16s} {busy:7.1f} s busy  {clock:7.1f} s  {peak:6.2f} GB peak", flush=True)
 
 
 if __name__ == "__main__":
