@@ -130,9 +130,13 @@ def evaluate(*, options: EvalOptions) -> None:
 def _dataset(options: EvalOptions) -> "Dataset":
     from dataclasses import replace
 
+    from pgvision.cli.console import say
+    from pgvision.cli.convert import finding_lines
     from pgvision.datasets import read_dataset
 
     dataset = read_dataset(options.data, images=options.images, split=options.split)
+    for line in finding_lines(dataset.findings):
+        say(line, style="yellow")
     if options.limit is None:
         return dataset
     return replace(dataset, images=dataset.images[: options.limit])

@@ -56,6 +56,17 @@ def test_what_a_reader_leaves_out_is_said_and_the_code_is_1(run, tmp_path):
     assert len(ran.err.splitlines()) == 2
 
 
+def test_eval_says_what_is_not_in_the_truth(run, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    asked = [("detect helmet", "<loc0000><loc0000><loc0512><loc0512> helmet"), ("ocr", "EXIT")]
+    lines = [{"image": "a.png", "prefix": prefix, "suffix": suffix} for prefix, suffix in asked]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    ran = run("eval", "--data", tmp_path / "a.jsonl", "--out", out, "--worst", 0, "--json")
+    assert ran.code == 0
+    assert "left-out: 1 (a.png: " in ran.err
+
+
 def test_mends_are_said_and_no_failure(run, tmp_path):
     ran = run("convert", put(tmp_path, [box(iscrowd=0.0, category_id=1.0)]), tmp_path / "o.json")
     assert ran.code == 0

@@ -251,8 +251,10 @@ def test_text_that_is_no_object_is_explained(folder, text, message):
         read_coco(folder / "x.json")
 
 
+@pytest.mark.parametrize("batch", [1, 1000], ids=["long", "short"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_are_not_written(folder, bad):
+def test_numbers_that_are_not_finite_are_not_written(folder, bad, batch, monkeypatch):
+    monkeypatch.setattr("pgvision.coco.writing._BATCH", batch)
     for entry in ({"id": 1, "bbox": [bad]}, {"id": 1, "note": None, "deep": {"a": [bad]}}):
         with pytest.raises(DataError, match="not finite"):
             write_coco(folder / "out.json", images=[], annotations=[entry], categories=[])
@@ -268,7 +270,9 @@ def test_numbers_that_are_not_finite_are_not_written(folder, bad):
     )
 )  # fmt: skip
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_field_is_written_as_it_is(tmp_path, value):
+@pytest.mark.parametrize("batch", [1, 2, 1000])
+def test_any_field_is_written_as_it_is(tmp_path, monkeypatch, batch, value):
+    monkeypatch.setattr("pgvision.coco.writing._BATCH", batch)
     entries = [{"id": number, "x": value} for number in range(3)]
     file = tmp_path / "out.json"
     write_coco(file, images=[], annotations=iter(entries), categories=[], info={"y": value})
