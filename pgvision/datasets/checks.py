@@ -18,7 +18,7 @@ from pgvision.datasets.examples import (
 )
 from pgvision.datasets.image_files import file_digest, image_hw_of
 from pgvision.datasets.records import Annotation, Dataset, Finding, ImageRecord
-from pgvision.datasets.segmentations import segmentation_to_mask
+from pgvision.datasets.segmentations import num_pixels
 from pgvision.errors import DataError, ImageError, OptionError, PromptError
 from pgvision.tokens import require_phrase
 
@@ -146,11 +146,11 @@ def _check_mask(
             yield "mask-missing", "error", "has a box and no mask, but task='segment'"
         return
     try:
-        mask = segmentation_to_mask(item.segmentation, image.image_hw)
+        count = num_pixels(item.segmentation, image.image_hw)
     except DataError as error:
         yield "mask-broken", "error", str(error)
         return
-    if not mask.any():
+    if not count:
         yield "mask-empty", "error", "its mask covers no pixel"
 
 
