@@ -87,6 +87,8 @@ def check_dataset(
 
 
 def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
+    if not dataset.categories:
+        yield Finding("no-categories", "error", "no class is named: nothing can be asked or scored")
     if not dataset.num_objects:
         yield Finding("no-annotations", "warning", "the data set has images and no annotation")
     names: dict[str, int] = {}
