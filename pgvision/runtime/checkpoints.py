@@ -11,6 +11,7 @@ from pgvision.errors import CheckpointError, OptionError
 from pgvision.tokens import KINDS
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
+_CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
 CARD_NAME: Final = "pgvision.json"
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
@@ -53,8 +54,9 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     """Find out what ``model`` names, without loading weights or asking the network.
 
     Args:
-        model: ``"tiny"``, a folder, a hub id such as ``"google/paligemma2-3b-mix-224"``, or None
-            for the ``PGVISION_MODEL`` of the environment and failing that ``"tiny"``.
+        model: ``"tiny"``, ``"small"``, a folder, a hub id such as
+            ``"google/paligemma2-3b-mix-224"``, or None for the ``PGVISION_MODEL`` of the
+            environment and failing that ``"tiny"``.
         kind: Which prompts it knows, where neither its ``pgvision.json`` nor its name says so:
             one of `pgvision.tokens.KINDS`.
 
@@ -69,7 +71,7 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     if kind is not None and kind not in KINDS:
         raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or "tiny"
-    folder = TINY_FOLDER if name == "tiny" else Path(name).expanduser()
+    folder = _CARRIED.get(name) or Path(name).expanduser()
     if folder.is_dir():
         card = _local_card(name, folder)
     elif folder.exists():
