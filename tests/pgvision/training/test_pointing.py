@@ -104,7 +104,7 @@ def test_looking_at_the_object_costs_nothing_and_elsewhere_much() -> None:
 def test_what_is_told_is_compared_with_the_words_of_the_answer() -> None:
     torch.manual_seed(0)
     head, table = ToldHead(8), torch.randn(1024, 8)
-    bins = torch.tensor([[100, 600, 400, 900]])
+    bins = torch.tensor([[100, 600, 400, 800]])
     cells = torch.tensor([[False, True, False, False]])
     written = Written(torch.tensor([1]), torch.zeros(1, 4, dtype=torch.long), bins, cells)
     hidden = torch.randn(2, 6, 8)
@@ -117,14 +117,14 @@ def test_what_is_told_is_compared_with_the_words_of_the_answer() -> None:
     words, edges = head(hidden, written, table)
     assert words.item() == pytest.approx(np.mean(costs), rel=1e-4)
     guess = head.edges(head.norm(hidden[1, 1])).detach().numpy()
-    # 300 bins high and 300 wide.
-    expected = np.abs(guess - bins[0].numpy() / 1024) / (300 / 1024)
+    sides = np.array([300, 200, 300, 200]) / 1024  # top and bottom end the height
+    expected = np.abs(guess - bins[0].numpy() / 1024) / sides
     assert edges.item() == pytest.approx(expected.mean(), rel=1e-4)
     # At the positions 4 + (0, 1, 2, 3) of row 1, which write them.
     written = Written(torch.tensor([1]), torch.arange(4)[None], bins, cells)
     states = torch.randn(2, 9, 8)
     said = head.carried(states[1, 4:8])[:, 0].detach().numpy()
-    expected = np.abs(said - bins[0].numpy() / 1024) / (300 / 1024)
+    expected = np.abs(said - bins[0].numpy() / 1024) / sides
     assert head.arrived(states, written, 4).item() == pytest.approx(expected.mean(), rel=1e-4)
 
 
