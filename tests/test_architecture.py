@@ -114,12 +114,23 @@ def test_no_rooms_without_a_meaning():
     assert names.isdisjoint({"utils", "util", "common", "core", "helpers", "misc", "base"})
 
 
-def test_no_kwargs_in_public_signatures():
+def is_named(annotation: ast.expr | None) -> bool:
+    """Whether keywords are listed by a TypedDict: ``**options: Unpack[...]``."""
+    return (
+        isinstance(annotation, ast.Subscript)
+        and isinstance(annotation.value, ast.Name)
+        and annotation.value.id == "Unpack"
+    )
+
+
+def test_no_unnamed_keywords_in_signatures():
     found = []
     for file in source_files():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-            if public and node.args.kwarg is not None:
+            public = isinstance(node, ast.FunctionDef) and (
+                not node.name.startswith("_") or node.name == "__init__"
+            )
+            if public and node.args.kwarg is not None and not is_named(node.args.kwarg.annotation):
                 found.append(f"{file.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not found
 

@@ -9,6 +9,7 @@ import typer
 
 from pgvision import __version__
 from pgvision.cli import objects, texts
+from pgvision.cli.bench import bench
 from pgvision.cli.codec import codec_app
 from pgvision.cli.console import log_to_stderr, say
 from pgvision.cli.convert import convert
@@ -38,6 +39,7 @@ app.command()(convert)
 app.command()(scenes)
 app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")
 app.command()(doctor)
+app.command()(bench)
 app.command(hidden=True)(demo)
 
 

@@ -7,41 +7,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
+    from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
     from pgvision.runtime.engine import Engine
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load, unload
-    from pgvision.runtime.protocol import GenerateOptions, Generation, Generator, Request
+    from pgvision.runtime.protocol import DRAFTS, Drafts, Generation, Generator, Picture, Request
     from pgvision.runtime.threads import threads_for
 
 _HOMES = {
     "CheckpointCard": "checkpoints",
+    "DRAFTS": "protocol",
+    "Drafts": "protocol",
     "Engine": "engine",
-    "GenerateOptions": "protocol",
     "Generation": "protocol",
     "Generator": "protocol",
     "LanguageReport": "leaks",
     "LeakReport": "leaks",
+    "Picture": "protocol",
     "Request": "protocol",
     "check_language": "leaks",
     "check_leaks": "leaks",
     "find_checkpoint": "checkpoints",
+    "find_revision": "checkpoints",
     "load": "loading",
     "threads_for": "threads",
     "unload": "loading",
 }
 __all__ = [
+    "DRAFTS",
     "CheckpointCard",
+    "Drafts",
     "Engine",
-    "GenerateOptions",
     "Generation",
     "Generator",
     "LanguageReport",
     "LeakReport",
+    "Picture",
     "Request",
     "check_language",
     "check_leaks",
     "find_checkpoint",
+    "find_revision",
     "load",
     "threads_for",
     "unload",

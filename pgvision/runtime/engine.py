@@ -1,33 +1,33 @@
-"""The engine: pictures and prefixes in, greedy answers with their probabilities out.
+"""The engine: requests in, answers with their probabilities out.
 
-It does not sample, constrain or draft. One picture is encoded once, however much is asked about
-it; the language model's prefill cannot be shared, since image positions attend to the prefix.
+It owns batching: rows that end leave, the next ones enter. One picture is encoded once, however
+much is asked about it; the language model's prefill cannot be shared, since image positions attend
+to the prefix. Any number of threads may use one engine: what a call needs is its own, and what is
+shared is locked.
 """
 
-import hashlib
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-import torch
-from torch import Tensor
-from transformers import DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-from pgvision.arrays import ByteArray
 from pgvision.errors import CheckpointError
+from pgvision.runtime.beams import find_beams
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.runtime.protocol import GenerateOptions, Generation, Request
-from pgvision.runtime.recording import Recorder
+from pgvision.runtime.eyes import Eyes
+from pgvision.runtime.protocol import Generation, Request
+from pgvision.runtime.recording import Scribe
+from pgvision.runtime.rows import Row
+from pgvision.runtime.session import Machine, Session
 from pgvision.runtime.threads import threads_for
+from pgvision.runtime.token_grammar import TokenGrammar
 from pgvision.runtime.vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
 
-_CACHED_PICTURES: Final = 16
+BATCH_SIZE: Final = 8
 
 
 class Engine:
@@ -40,7 +40,8 @@ class Engine:
         threads: See `threads_for`.
 
     Raises:
-        CheckpointError: If the tokenizer splits ``<loc>`` or ``<seg>`` tokens.
+        CheckpointError: If the tokenizer splits ``<loc>`` or ``<seg>`` tokens, or the processor
+            belongs to another resolution.
     """
 
     def __init__(
@@ -55,14 +56,16 @@ class Engine:
         self.vocabulary = read_vocabulary(processor.tokenizer, card.name)
         self.resolution = int(model.config.vision_config.image_size)
         self.num_image_tokens = int(processor.image_seq_length)
-        self.threads = threads_for(model, threads)
-        self._features: OrderedDict[bytes, Tensor] = OrderedDict()
         expected = (self.resolution // int(model.config.vision_config.patch_size)) ** 2
         if expected != self.num_image_tokens:
             raise CheckpointError(
                 f"{card.name}: the processor writes {self.num_image_tokens} image tokens, the "
                 f"vision tower {expected}; use the processor of this checkpoint"
             )
+        self.eyes = Eyes(model, processor.image_processor)
+        self.scribe = Scribe(self.vocabulary, processor.tokenizer)
+        self.machine = Machine(model, self.vocabulary, threads_for(model, threads))
+        self._tail = lru_cache(1024)(self._tail_ids)
 
     @property
     def max_new_tokens(self) -> int:
@@ -73,134 +76,134 @@ class Engine:
         return budget - 16  # the prefix needs room as well
 
     def generate(
-        self, requests: Sequence[Request], options: GenerateOptions | None = None
-    ) -> list[Generation]:
-        """Answer each request, in order, as one batch.
+        self, requests: Iterable[Request], *, batch_size: int | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer requests as they come and yield each answer when it ends, with its number.
 
-        Tokens equal transformers' own greedy ``generate``, alone and in mixed batches.
+        Without a grammar, tokens equal those of transformers' greedy ``generate`` with an output
+        layer in float32, alone and in mixed batches.
 
         Args:
-            requests: Pictures with prefixes; the same picture may come many times.
-            options: Length and number of answers.
+            requests: Drawn lazily, as rows have room. If they raise, what came before is answered
+                first, and then the exception comes.
+            batch_size: Rows that go through the model together; None: 8.
 
-        Returns:
-            One generation for each request.
+        Yields:
+            ``(number of the request, its answer)``, in the order in which they end.
         """
-        if not requests:
-            return []
-        options = options or GenerateOptions()
-        started = time.perf_counter()
-        with torch.inference_mode(), self.threads:
-            features = self._encode(requests)
-            encoded = time.perf_counter()
-            inputs = self._inputs([request.prefix for request in requests])
-            recorder = Recorder(len(requests), self.vocabulary, self.processor.tokenizer)
-            self._decode(inputs, features, options.max_new_tokens or self.max_new_tokens, recorder)
-            timings = {
-                "vision": (encoded - started) / len(requests),
-                "language": (time.perf_counter() - encoded) / len(requests),
-            }
-            best: list[tuple[tuple[str, float], ...]] = [()] * len(requests)
-            if options.num_alternatives > 1:
-                best = self._beams(inputs, features, options)
-        return recorder.generations(timings, best)
+        session = Session(self.machine, batch_size or BATCH_SIZE)
+        source = _Source(requests)
+        while True:
+            rows: list[Row] = []
+            for index, request in source.take(session.room):
+                if request.num_alternatives > 1:
+                    yield index, self._best(request)
+                else:
+                    rows.append(self._row(index, request))
+            if rows:
+                self._enter(session, rows)
+            elif session.rows:
+                with self.machine.threads:
+                    session.step()
+            elif source.is_empty:
+                break
+            for row in session.leave():
+                yield row.index, self.scribe.generation(row)
+        if source.error is not None:
+            raise source.error
+
+    def replayed(self, request: Request, answers: Iterable[list[int]]) -> list[Generation]:
+        """Give the probabilities of given answers to one request, in one pass.
+
+        Args:
+            request: The request.
+            answers: Token ids of each answer.
+        """
+        rows = [
+            self._row(
+                index,
+                replace(request, draft=ids, max_new_tokens=len(ids), num_alternatives=1),
+                replay=True,
+            )
+            for index, ids in enumerate(answers)
+        ]
+        session = Session(self.machine, len(rows))
+        self._enter(session, rows)
+        done = session.leave()
+        while session.rows:
+            session.step()
+            done += session.leave()
+        return [self.scribe.generation(row) for row in sorted(done, key=lambda row: row.index)]
+
+    def _best(self, request: Request) -> Generation:
+        with self.machine.threads:
+            answers = find_beams(
+                self.model,
+                self.input_ids(request.prefix),
+                self.eyes.see([request.picture]),
+                count=request.num_alternatives,
+                limit=request.max_new_tokens or self.max_new_tokens,
+                pad=self.vocabulary.pad,
+            )
+        pairs = [
+            (float(one.logprobs.sum()), one)
+            for one in self.replayed(request, answers)
+            if one.logprobs is not None
+        ]
+        pairs.sort(key=lambda pair: -pair[0])
+        found = tuple((one.text, logprob) for logprob, one in pairs)
+        return replace(pairs[0][1], alternatives=found)
 
     def input_ids(self, prefix: str) -> list[int]:
         """Return the prompt's token ids: image tokens, ``<bos>``, prefix, newline."""
+        return [self.vocabulary.image] * self.num_image_tokens + list(self._tail(prefix))
+
+    def _tail_ids(self, prefix: str) -> tuple[int, ...]:
         tokenizer = self.processor.tokenizer
         text = f"{tokenizer.bos_token}{prefix}\n"
-        tail = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [self.vocabulary.image] * self.num_image_tokens + list(tail)
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _inputs(self, prefixes: Sequence[str]) -> dict[str, Tensor]:
-        rows = [self.input_ids(prefix) for prefix in prefixes]
-        length = max(len(row) for row in rows)
-        ids = torch.full((len(rows), length), self.vocabulary.pad)
-        attention = torch.zeros_like(ids)
-        for index, row in enumerate(rows):
-            ids[index, length - len(row) :] = torch.tensor(row)
-            attention[index, length - len(row) :] = 1
-        # Zeros mark the prefix, which attends in both directions; without them transformers
-        # silently builds another mask (a trap that differs between PaliGemma 1 and 2).
-        named = {"input_ids": ids, "attention_mask": attention, "token_type_ids": ids * 0}
-        return {name: tensor.to(self.model.device) for name, tensor in named.items()}
-
-    def _encode(self, requests: Sequence[Request]) -> Tensor:
-        keys = [_fingerprint(request.image) for request in requests]
-        missing = {
-            key: request.image
-            for key, request in zip(keys, requests, strict=True)
-            if key not in self._features
-        }
-        if missing:
-            # The processor reads RGB; our pictures are BGR.
-            pictures = [np.ascontiguousarray(image[..., ::-1]) for image in missing.values()]
-            # Said, not guessed: a picture 1 or 3 pixels high would be taken for channels first.
-            pixels = self.processor.image_processor(
-                images=pictures, return_tensors="pt", input_data_format="channels_last"
-            )
-            values = pixels["pixel_values"].to(self.model.device, self.model.dtype)
-            fresh = self.model.get_image_features(values).pooler_output
-            self._features.update(zip(missing, fresh, strict=True))
-        features = torch.stack([self._features[key] for key in keys])
-        for key in keys:
-            self._features.move_to_end(key)
-        while len(self._features) > _CACHED_PICTURES:
-            self._features.popitem(last=False)
-        return features
-
-    def _decode(
-        self, inputs: dict[str, Tensor], features: Tensor, limit: int, recorder: Recorder
-    ) -> None:
-        attention = inputs["attention_mask"]
-        # Counted from 1 over what is not padding, as PaliGemma was trained.
-        positions = attention.cumsum(1).clamp(min=1)
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        output = self.model(
-            **inputs,
-            position_ids=positions,
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+    def _row(self, index: int, request: Request, *, replay: bool = False) -> Row:
+        grammar = request.form and TokenGrammar.compile(
+            self.processor.tokenizer, self.vocabulary, request.form
         )
-        position = positions[:, -1:]
-        for _ in range(limit):
-            tokens = recorder.record(output.logits[:, -1])
-            if recorder.is_done:
+        return Row(
+            index,
+            request,
+            self.input_ids(request.prefix),
+            limit=request.max_new_tokens or self.max_new_tokens,
+            vocabulary=self.vocabulary,
+            grammar=grammar or None,
+            replay=replay,
+        )
+
+    def _enter(self, session: Session, rows: list[Row]) -> None:
+        with self.machine.threads:
+            started = time.perf_counter()
+            features = self.eyes.see([row.request.picture for row in rows])
+            self.machine.synchronise()
+            share = (time.perf_counter() - started) / len(rows)
+            for row in rows:
+                row.timings["vision"] = share
+            session.enter(rows, features)
+
+
+class _Source:
+    """Requests as they are drawn; an exception among them is kept for its turn."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._numbered = enumerate(requests)
+        self.is_empty = False
+        self.error: Exception | None = None
+
+    def take(self, count: int) -> Iterator[tuple[int, Request]]:
+        """Yield at most ``count`` further requests."""
+        for _ in range(count):
+            if self.is_empty:
                 return
-            position = position + 1
-            attention = torch.cat([attention, torch.ones_like(tokens)[:, None]], 1)
-            output = self.model(
-                input_ids=tokens[:, None],
-                attention_mask=attention,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            )
-
-    def _beams(
-        self, inputs: dict[str, Tensor], features: Tensor, options: GenerateOptions
-    ) -> list[tuple[tuple[str, float], ...]]:
-        count = options.num_alternatives
-        found: Any = self.model.generate(
-            **inputs,
-            mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-            num_beams=count,
-            num_return_sequences=count,
-            do_sample=False,
-            max_new_tokens=options.max_new_tokens or self.max_new_tokens,
-            length_penalty=0.0,  # plain log-probability of the whole answer
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-        written = found.sequences[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-        pairs = list(zip(texts, found.sequences_scores.tolist(), strict=True))
-        return [tuple(pairs[i : i + count]) for i in range(0, len(pairs), count)]
-
-
-def _fingerprint(image: ByteArray) -> bytes:
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16)
-    digest.update(repr(image.shape).encode())
-    return digest.digest()
+            try:
+                yield next(self._numbered)
+            except StopIteration:
+                self.is_empty = True
+            except Exception as error:  # noqa: BLE001  (kept, not swallowed: `generate` raises it)
+                self.is_empty, self.error = True, error

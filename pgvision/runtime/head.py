@@ -41,6 +41,7 @@ class OutputHead:
         if is_plain(self._module) and self._module.bias is None:
             self._weight = self._module.weight.detach()
         self._kept: dict[tuple[int, int], Tensor] = {}
+        self.size = int(model.config.text_config.vocab_size)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, rows: Rows = None) -> Tensor:

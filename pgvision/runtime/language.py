@@ -45,6 +45,21 @@ class KeyValueCache:
         """How many tokens of an answer it holds at most, image and prefix included."""
         return self.keys[0].shape[2]
 
+    def part(self, start: int, stop: int) -> "KeyValueCache":
+        """Return the rows ``[start, stop)`` as a cache; it is the same memory."""
+        return KeyValueCache(
+            tuple(table[start:stop] for table in self.keys),
+            tuple(table[start:stop] for table in self.values),
+        )
+
+    @torch.inference_mode()
+    def take_over(self, smaller: "KeyValueCache") -> None:
+        """Copy what a cache of as many rows and fewer slots holds."""
+        for mine, theirs in zip(
+            (*self.keys, *self.values), (*smaller.keys, *smaller.values), strict=True
+        ):
+            mine[:, :, : theirs.shape[2]] = theirs
+
     @torch.inference_mode()
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row's first ``length`` slots onto another row, where an answer has ended."""

@@ -1,82 +1,178 @@
-"""What tasks ask of any engine: one method, plain arrays in, text with probabilities out."""
+"""What tasks ask of any engine: requests in, generations out as they end. Needs numpy alone."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Final, Literal, Protocol, get_args
 
-from pgvision.arrays import ByteArray, FloatArray, IntArray
+import numpy as np
+
+from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import OptionError
+from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.token_grammar import ObjectSpan
+from pgvision.tokens import AnswerForm
+
+Drafts = Literal["off", "exact", "steady"]
+DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
 
 
-@dataclass(frozen=True)
-class Request:
-    """One picture and what is said to the model about it.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What an engine looks at: a picture, or a part of one, with its fingerprint.
+
+    Make one for each picture and use it in all requests about it: the fingerprint, by which engines
+    know a picture that they have encoded already, is then computed once.
 
     Attributes:
-        image: ``(h, w, 3)`` uint8 BGR.
-        prefix: The prompt, without ``<image>`` and without the closing newline.
+        bgr: ``(h, w, 3)`` uint8 BGR.
+
+    Example:
+        >>> one = Picture(np.zeros((4, 6, 3), np.uint8))
+        >>> one.fingerprint == Picture(np.zeros((6, 4, 3), np.uint8)).fingerprint
+        False
     """
 
-    image: ByteArray
-    prefix: str
+    bgr: ByteArray
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """16 bytes that differ as soon as a pixel or the shape differs."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.bgr).data)  # processors have it built in
+        digest.update(repr(self.bgr.shape).encode())
+        return digest.digest()[:16]
 
 
-@dataclass(frozen=True)
-class GenerateOptions:
-    """How answers are written.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """Everything that one answer needs.
 
     Attributes:
-        max_new_tokens: Where an answer is cut off; None: what the checkpoint was trained to write.
-        num_alternatives: How many best answers to return for each request, from a beam as wide.
+        picture: The picture.
+        prefix: The prompt, without ``<image>`` and without the closing newline.
+        form: The grammar of the answer (see `pgvision.tokens.AnswerForm`); None: any text.
+        constrained: Whether the answer is held to ``form`` while it is written; if not, ``form``
+            only says how its tokens are read.
+        draft: Token ids of a guess at the answer, such as the previous frame's; wrong guesses cost
+            time and never change an "exact" answer.
+        drafts: "exact": token for token the answer without drafts. "steady": a drafted location
+            bin is kept if it is at least half as probable as the best one and within 8 bins of it
+            (0.8% of the picture's side), so that boxes do not tremble. "off": ``draft`` is ignored.
+        max_new_tokens: Where the answer is cut off; None: what the checkpoint was trained to write.
+        num_alternatives: How many best answers to return, from a beam as wide.
+        temperature: 0: the most probable token each time; above, tokens are drawn.
+        top_p: Draw among the most probable tokens that together have this mass.
+        seed: Of the draw.
 
     Raises:
-        OptionError: If a number is below 1.
+        OptionError: If a number is outside its range.
     """
 
+    picture: Picture
+    prefix: str
+    form: AnswerForm | None = None
+    constrained: bool = True
+    draft: Sequence[int] | IntArray = ()
+    drafts: Drafts = "exact"
     max_new_tokens: int | None = None
     num_alternatives: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
+        """Check the numbers."""
         for name in ("max_new_tokens", "num_alternatives"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name}: expected at least 1, got {value}; leave it out")
+        if self.drafts not in DRAFTS:
+            raise OptionError(f"drafts: expected one of {', '.join(DRAFTS)}, got {self.drafts!r}")
+        if self.temperature < 0.0 or not 0.0 < self.top_p <= 1.0:
+            raise OptionError(
+                f"temperature, top_p: expected at least 0 and a share in (0, 1], got "
+                f"{self.temperature}, {self.top_p}; leave them out for the most probable answer"
+            )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Generation:
     """One answer, token by token.
+
+    What an engine cannot know is None: without ``logprobs`` or ``loc_probs`` tasks give objects no
+    score (None, never a made-up one), and a threshold on scores is refused.
 
     Attributes:
         text: The suffix as text, without ``<eos>``.
         token_ids: ``(t,)`` ids as written, ``<eos>`` included if it came.
         pieces: ``t`` texts; joined they are ``text`` (the piece of ``<eos>`` is "").
-        logprobs: ``(t,)`` natural log-probability of each written token.
-        eos_logprobs: ``(t,)`` log-probability that the answer ended at this token instead.
+        finished: Whether the answer ended by itself; False means that it was cut off.
+        normalised: Over which set the probabilities sum to one: "allowed" (what the grammar lets
+            come at that place) or "vocabulary" (every token).
+        logprobs: ``(t,)`` natural log-probability of each written token; 0 where it was forced.
+        eos_logprobs: ``(t,)`` log-probability that the answer ended at this token instead; -inf
+            where it could not end.
         loc_probs: ``(l, 1024)`` over location bins, one row for each ``<loc>`` written.
         seg_probs: ``(s, 128)`` over mask codes, one row for each ``<seg>`` written.
-        finished: Whether ``<eos>`` came; False means that the answer was cut off.
-        timings: Seconds for each phase, shared out over the batch.
-        alternatives: Other answers, best first, as ``(text, log-probability)``; "best of k" only.
+        forced: ``(t,)`` whether the grammar left no choice.
+        spans: The tokens of each object; None where the answer was not read token by token.
+        outside: ``(n,)`` probability mass outside the grammar where an object could begin: first at
+            the start of the answer, then after each object; NaN where it was not computed. Much of
+            it at the start says that the prompt does not suit the checkpoint.
+        passes: How often the model ran for this answer, the prompt's pass included.
+        timings: Seconds for each phase, shared out over the rows that ran together.
+        alternatives: Best answers with their log-probabilities, the best (``text``) first; empty
+            unless asked for.
     """
 
     text: str
     token_ids: IntArray
     pieces: tuple[str, ...]
-    logprobs: FloatArray
-    eos_logprobs: FloatArray
-    loc_probs: FloatArray
-    seg_probs: FloatArray
     finished: bool
+    normalised: Literal["allowed", "vocabulary"] = "vocabulary"
+    logprobs: FloatArray | None = None
+    eos_logprobs: FloatArray | None = None
+    loc_probs: FloatArray | None = None
+    seg_probs: FloatArray | None = None
+    forced: BoolArray | None = None
+    spans: tuple[ObjectSpan, ...] | None = None
+    outside: FloatArray | None = None
+    passes: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
     alternatives: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def presence(self) -> float | None:
+        """Probability that there is anything at all to name, or None if unknown.
+
+        The mass on location tokens at the answer's start: what is left of it after the end of the
+        answer and after all that the grammar does not know.
+        """
+        if self.eos_logprobs is None or len(self.eos_logprobs) == 0 or self.normalised != "allowed":
+            return None
+        inside = 1.0 if self.outside is None or np.isnan(self.outside[0]) else 1 - self.outside[0]
+        return float(np.clip(inside * (1.0 - np.exp(self.eos_logprobs[0])), 0.0, 1.0))
 
 
 class Generator(Protocol):
     """Anything that answers requests: our engine, a scripted one in tests, a served one."""
 
+    @property
+    def card(self) -> CheckpointCard:
+        """What answers: which prompts it knows, whose mask codes it writes."""
+        ...
+
     def generate(
-        self, requests: Sequence[Request], options: GenerateOptions | None = None
-    ) -> list[Generation]:
-        """Answer each request, in order."""
+        self, requests: Iterable[Request], *, batch_size: int | None = None
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer requests as they come and yield each answer when it ends, with its number.
+
+        The generator draws requests as it has room for them and may answer them out of order. If
+        ``requests`` raises, what it gave before is answered first.
+
+        Args:
+            requests: Drawn lazily; may be endless.
+            batch_size: Answers written together; None: the generator's own choice.
+        """
         ...

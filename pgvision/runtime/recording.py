@@ -1,94 +1,52 @@
-"""Keeps what a batch writes: tokens, their probabilities, and where each answer ended."""
+"""From a finished row to a generation: ids become text, lists become arrays."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pgvision.arrays import FloatArray
 from pgvision.runtime.protocol import Generation
+from pgvision.runtime.rows import Row
 from pgvision.runtime.vocabulary import Vocabulary
 from pgvision.tokens import NUM_BINS, NUM_CODES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
 _BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-class Recorder:
-    """Greedy choice and bookkeeping for one batch."""
+class Scribe:
+    """Writes down what rows came to.
 
-    def __init__(
-        self, num_rows: int, vocabulary: Vocabulary, tokenizer: "PreTrainedTokenizerBase"
-    ) -> None:
+    Args:
+        vocabulary: Ids of the special tokens.
+        tokenizer: The checkpoint's tokenizer.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._vocabulary, self._tokenizer = vocabulary, tokenizer
-        self._finished = np.zeros(num_rows, np.bool_)
-        self._ids: list[list[int]] = [[] for _ in range(num_rows)]
-        self._logprobs: list[list[float]] = [[] for _ in range(num_rows)]
-        self._eos: list[list[float]] = [[] for _ in range(num_rows)]
-        self._locs: list[list[FloatArray]] = [[] for _ in range(num_rows)]
-        self._segs: list[list[FloatArray]] = [[] for _ in range(num_rows)]
 
-    @property
-    def is_done(self) -> bool:
-        """Whether every answer has ended."""
-        return bool(self._finished.all())
-
-    def record(self, logits: Tensor) -> Tensor:
-        """Choose the next token of each row from ``(b, v)`` logits and keep its probabilities.
-
-        Returns:
-            ``(b,)`` ids on the logits' device; ``<pad>`` for rows that have ended.
-        """
-        table = self._vocabulary
-        chosen = logits.argmax(-1)
-        logprobs = logits.float().log_softmax(-1)
-        own = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        ends = logprobs[:, table.eos].tolist()
-        ids = chosen.tolist()
-        for row in np.flatnonzero(~self._finished):
-            token = ids[row]
-            self._ids[row].append(token)
-            self._logprobs[row].append(own[row])
-            self._eos[row].append(ends[row])
-            self._finished[row] = token == table.eos
-            for first, count, kept in (
-                (table.first_loc, NUM_BINS, self._locs),
-                (table.first_seg, NUM_CODES, self._segs),
-            ):
-                if first <= token < first + count:
-                    kept[row].append(logprobs[row, first : first + count].exp().cpu().numpy())
-        ended = torch.from_numpy(self._finished).to(chosen.device)
-        return chosen.masked_fill(ended, table.pad)
-
-    def generations(
-        self,
-        timings: Mapping[str, float],
-        alternatives: Sequence[tuple[tuple[str, float], ...]],
-    ) -> list[Generation]:
-        """Return what was recorded, one generation for each row."""
-        return [self._generation(row, timings, alternatives[row]) for row in range(len(self._ids))]
-
-    def _generation(
-        self, row: int, timings: Mapping[str, float], alternatives: tuple[tuple[str, float], ...]
-    ) -> Generation:
-        pieces = self._pieces(self._ids[row])
+    def generation(self, row: Row) -> Generation:
+        """Return a row's answer with everything that was recorded."""
+        written = row.written
+        pieces = self._pieces(written.ids)
         return Generation(
             text="".join(pieces),
-            token_ids=np.array(self._ids[row], np.int64),
+            token_ids=np.array(written.ids, np.int64),
             pieces=pieces,
-            logprobs=np.array(self._logprobs[row], np.float32),
-            eos_logprobs=np.array(self._eos[row], np.float32),
-            loc_probs=np.array(self._locs[row], np.float32).reshape(-1, NUM_BINS),
-            seg_probs=np.array(self._segs[row], np.float32).reshape(-1, NUM_CODES),
-            finished=bool(self._finished[row]),
-            timings=dict(timings),
-            alternatives=alternatives,
+            finished=row.finished,
+            normalised="vocabulary" if row.cursor is None else "allowed",
+            logprobs=np.array(written.logprobs, np.float32),
+            eos_logprobs=np.array(written.eos, np.float32),
+            loc_probs=np.array(written.locs, np.float32).reshape(-1, NUM_BINS),
+            seg_probs=np.array(written.segs, np.float32).reshape(-1, NUM_CODES),
+            forced=np.array(written.forced, np.bool_),
+            spans=row.spans,
+            outside=None if row.cursor is None else np.array(written.outside, np.float32),
+            passes=row.passes,
+            timings=dict(row.timings),
         )
 
     def _pieces(self, ids: Sequence[int]) -> tuple[str, ...]:

@@ -30,6 +30,20 @@ class Vocabulary:
     pad: int
     image: int
 
+    def is_loc(self, token: int) -> bool:
+        """Whether a token is a location bin."""
+        return self.first_loc <= token < self.first_loc + NUM_BINS
+
+    def is_seg(self, token: int) -> bool:
+        """Whether a token is a mask code."""
+        return self.first_seg <= token < self.first_seg + NUM_CODES
+
+    def run_of(self, token: int) -> slice:
+        """Return the whole run of locations or codes that a token lies in."""
+        if self.is_loc(token):
+            return slice(self.first_loc, self.first_loc + NUM_BINS)
+        return slice(self.first_seg, self.first_seg + NUM_CODES)
+
 
 def read_vocabulary(tokenizer: "PreTrainedTokenizerBase", name: str) -> Vocabulary:
     """Look up the token table and prove that each ``<loc>`` and ``<seg>`` is one token.

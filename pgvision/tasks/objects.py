@@ -1,260 +1,180 @@
-"""From answers to scored objects in pixels: parsing, scores, windows, suppression, thresholds."""
+"""What Detector and Segmenter share: names to prompts, answers to the objects that are kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, Final, Literal
 
 import numpy as np
 
-from pgvision.arrays import FloatArray, IntArray
-from pgvision.boxes import clip_boxes, nms
+from pgvision.boxes import nms
 from pgvision.errors import OptionError
-from pgvision.runtime import Generation
-from pgvision.tasks.adapter import Ask
-from pgvision.tokens import NUM_BINS, NUM_CODES, ParsedObject, Reject, parse_suffix
-from pgvision.tokens.scoring import ScoreRule, edge_spread, object_score
+from pgvision.images import Frame
+from pgvision.tasks.asking import Answered, Ask
+from pgvision.tasks.options import ObjectSettings
+from pgvision.tasks.reading import BETWEEN_ANSWERS, Found, column, presence_of, read_objects
+from pgvision.tasks.tiles import join_fragments, tiles
+from pgvision.tokens import AnswerForm, Reject, classes_per_prompt, require_classes
 
-_MERGE_IOU = 0.6
-SEPARATOR = "\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectOptions:
-    """What is kept of the objects that a model names.
-
-    Attributes:
-        conf: Least score; None keeps all.
-        nms: Objects of one class that overlap more than this are one; None: only where several
-            prompts or tiles of one image are merged.
-        max_objects: At most so many, the best first; None keeps all.
-        score: How token probabilities become a score: see `pgvision.tokens.scoring`.
-        soft: Probability-weighted edges and masks instead of the most probable tokens.
-        convention: "1024" or "1023": how location bins map to pixels.
-    """
-
-    conf: float | None = None
-    nms: float | None = None
-    max_objects: int | None = None
-    score: ScoreRule
-    soft: bool = False
-    convention: str = "1024"
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            OptionError: If a threshold is outside [0, 1] or ``max_objects`` below 1.
-        """
-        for name in ("conf", "nms"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name}: expected a number in [0, 1], got {value}")
-        if self.max_objects is not None and self.max_objects < 1:
-            raise OptionError(f"max_objects: expected at least 1, got {self.max_objects}")
+_MERGE_IOU: Final = 0.6
 
 
 @dataclass(frozen=True)
-class Found:
-    """One object with everything that its tokens say.
+class ObjectTask:
+    """The questions about named objects, and the reading of their answers.
 
     Attributes:
-        parsed: The object as the parser read it, its box in pixels of the frame.
-        score: In [0, 1].
-        edges: ``(4,)`` probability-weighted box in pixels: left, top, right, bottom.
-        edge_std: ``(4,)`` standard deviation of each edge in pixels, same order.
-        seg_probs: ``(16, 128)``, or None without a mask.
+        classes: The names asked for.
+        settings: What is kept.
+        prompts: For each group of names its ask, for the whole frame.
     """
 
-    parsed: ParsedObject
-    score: float | None
-    edges: FloatArray | None
-    edge_std: FloatArray | None
-    seg_probs: FloatArray | None
+    classes: tuple[str, ...]
+    settings: ObjectSettings
+    prompts: tuple[Ask, ...]
 
+    def plan(self, frame: Frame) -> list[Ask]:
+        """Ask every prompt about the whole frame, and about its tiles where it is large."""
+        side = self.settings.tile
+        if side is None or max(frame.image_hw) <= side:
+            return list(self.prompts)
+        windows = [None, *tiles(frame.image_hw, side)]
+        return [replace(ask, window=window) for window in windows for ask in self.prompts]
 
-Answers: TypeAlias = Sequence[tuple[Ask, Generation]]
+    def found(
+        self, frame: Frame, answers: Sequence[Answered], *, masks: bool = False
+    ) -> tuple[list[Found], list[Reject]]:
+        """Read, threshold, merge and limit; objects keep the order of the answers.
 
+        Args:
+            frame: The frame.
+            answers: All of its answers.
+            masks: Keep objects with a mask alone; the others become rejects.
 
-def read_objects(
-    answers: Answers, *, image_hw: tuple[int, int], classes: tuple[str, ...], options: ObjectOptions
-) -> tuple[list[Found], list[Reject]]:
-    """Read the objects of all answers about one frame, and what could not be read.
-
-    Rejects are placed in the answers' texts joined by a newline.
-    """
-    found: list[Found] = []
-    rejects: list[Reject] = []
-    offset = 0
-    for ask, answer in answers:
-        left, top, right, bottom = ask.window or (0, 0, image_hw[1], image_hw[0])
-        parsed = parse_suffix(
-            answer.text,
-            image_hw=(bottom - top, right - left),
-            classes=ask.classes,
-            convention=options.convention,
+        Raises:
+            OptionError: If ``conf`` is set and the generator gives no probabilities.
+        """
+        found, rejects = read_objects(
+            answers, image_hw=frame.image_hw, classes=self.classes, settings=self.settings
         )
-        trace = _Trace(answer)
-        for item in parsed.objects:
-            placed = _place(item, ask, classes, (left, top))
-            found.append(_measure(placed, trace, (left, top, right, bottom), options))
-        rejects += [
-            replace(one, start=one.start + offset, end=one.end + offset) for one in parsed.rejects
-        ]
-        offset += len(answer.text) + len(SEPARATOR)
-    return found, rejects
+        if masks:
+            raw = BETWEEN_ANSWERS.join(answer.text for _, answer in answers)
+            rejects += [_maskless(item, raw) for item in found if item.parsed.codes is None]
+            found = [item for item in found if item.parsed.codes is not None]
+        return self._kept(found, frame.image_hw, merged=len(answers) > 1), rejects
+
+    def _kept(self, found: list[Found], image_hw: tuple[int, int], *, merged: bool) -> list[Found]:
+        settings = self.settings
+        if settings.conf is not None:
+            found = [item for item in found if _known_score(item) >= settings.conf]
+        if any(item.window is not None for item in found):
+            found = join_fragments(found, image_hw)
+        limit = settings.nms if settings.nms is not None else (_MERGE_IOU if merged else None)
+        if limit is not None and found:
+            boxes = np.array([item.xyxy for item in found], np.float32)
+            scores = np.array([item.score or 0.0 for item in found], np.float32)
+            labels = [item.label for item in found]
+            ids = np.array([labels.index(label) for label in labels])
+            chosen = nms(boxes, scores, iou_threshold=limit, class_ids=ids)
+            found = [found[index] for index in sorted(chosen.tolist())]
+        if settings.max_objects is not None and len(found) > settings.max_objects:
+            ranked = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
+            found = [found[index] for index in sorted(ranked[: settings.max_objects])]
+        return found
+
+    def fields(
+        self,
+        frame: Frame,
+        answers: Sequence[Answered],
+        found: Sequence[Found],
+        rejects: Sequence[Reject],
+    ) -> dict[str, Any]:
+        """Return the fields of a `DetectionResult`."""
+        known = [item.score for item in found if item.score is not None]
+        # Bins are a tile's own, so they mean nothing for the whole frame.
+        tiled = any(ask.window is not None for ask, _ in answers)
+        bins = np.array([item.parsed.loc_yxyx for item in found], np.int64).reshape(-1, 4)
+        return {
+            **provenance(frame, answers),
+            "rejects": tuple(rejects),
+            "xyxy": np.array([item.xyxy for item in found], np.float32).reshape(-1, 4),
+            "scores": np.array(known, np.float32) if len(known) == len(found) else None,
+            "labels": tuple(item.label for item in found),
+            "texts": tuple(item.parsed.label for item in found),
+            "class_ids": np.array([item.parsed.class_id for item in found], np.int64),
+            "classes": self.classes,
+            "loc_yxyx": None if tiled else bins,
+            "edge_std": column(found, lambda item: item.edge_std),
+            "presence": presence_of(answers),
+        }
 
 
-def keep_best(found: Sequence[Found], options: ObjectOptions, *, merged: bool) -> list[Found]:
-    """Apply threshold, suppression and limit; the order of the answers is kept."""
-    kept = [
-        item
-        for item in found
-        if options.conf is None or (item.score is not None and item.score >= options.conf)
-    ]
-    limit = options.nms if options.nms is not None else (_MERGE_IOU if merged else None)
-    if limit is not None and kept:
-        boxes = np.array([item.parsed.xyxy for item in kept], np.float32)
-        scores = np.array([item.score or 0.0 for item in kept], np.float32)
-        ids = np.array([item.parsed.class_id for item in kept])
-        chosen = nms(boxes, scores, iou_threshold=limit, class_ids=ids)
-        kept = [kept[index] for index in sorted(chosen.tolist())]
-    if options.max_objects is not None and len(kept) > options.max_objects:
-        ranked = sorted(range(len(kept)), key=lambda index: -(kept[index].score or 0.0))
-        kept = [kept[index] for index in sorted(ranked[: options.max_objects])]
-    return kept
-
-
-def column(
-    found: Sequence[Found], value: Callable[[Found], FloatArray | None]
-) -> FloatArray | None:
-    """Stack one measure of all objects; None as soon as one object lacks it."""
-    rows = [value(item) for item in found]
-    known = [row for row in rows if row is not None]
-    if len(known) != len(rows):
-        return None
-    return np.array(known, np.float32).reshape(-1, 4)
-
-
-class _Trace:
-    """Finds the tokens of an object by their place in the text."""
-
-    def __init__(self, answer: Generation) -> None:
-        lengths = [len(piece) for piece in answer.pieces]
-        self.ends: IntArray = np.cumsum(lengths, dtype=np.int64)
-        self.starts = self.ends - lengths
-        self.is_loc = np.array([piece.startswith("<loc") for piece in answer.pieces], np.bool_)
-        self.is_seg = np.array([piece.startswith("<seg") for piece in answer.pieces], np.bool_)
-        self.answer = answer
-        self._last = 0  # first token after the objects that have been read
-
-    def tokens(self, item: ParsedObject) -> IntArray:
-        inside = (self.starts >= item.start) & (self.ends <= item.end) & (self.ends > self.starts)
-        return np.flatnonzero(inside)
-
-    def presence(self, first: int) -> float:
-        """Probability that the answer went on from the last object to this one."""
-        ends = self.answer.eos_logprobs[self._last : first + 1]
-        return float(np.prod(1.0 - np.exp(np.minimum(ends, 0.0))))
-
-    def pass_over(self, tokens: IntArray) -> None:
-        self._last = int(tokens[-1]) + 1
-
-    def probabilities(self, tokens: IntArray, *, of_locs: bool) -> FloatArray:
-        kind = self.is_loc if of_locs else self.is_seg
-        table = self.answer.loc_probs if of_locs else self.answer.seg_probs
-        rows = kind.cumsum() - 1
-        chosen: FloatArray = table[rows[tokens[kind[tokens]]]]
-        return chosen
-
-
-def _place(
-    item: ParsedObject, ask: Ask, classes: tuple[str, ...], corner: tuple[int, int]
-) -> ParsedObject:
-    left, top = corner
-    x1, y1, x2, y2 = item.xyxy
-    number = classes.index(ask.classes[item.class_id]) if item.class_id >= 0 else -1
-    return replace(item, class_id=number, xyxy=(x1 + left, y1 + top, x2 + left, y2 + top))
-
-
-def _measure(
-    item: ParsedObject,
-    trace: _Trace,
-    window: tuple[int, int, int, int],
-    options: ObjectOptions,
-) -> Found:
-    tokens = trace.tokens(item)
-    locs = trace.probabilities(tokens, of_locs=True)
-    if len(locs) != 4 or locs.shape[1] != NUM_BINS:
-        # An engine without probabilities, or a text whose tokens do not fall on the object's
-        # borders: unknown stays unknown.
-        return Found(item, None, None, None, None)
-    segs = trace.probabilities(tokens, of_locs=False) if item.codes else None
-    is_word = ~(trace.is_loc | trace.is_seg)
-    logprobs = trace.answer.logprobs
-    score = object_score(
-        presence=trace.presence(int(tokens[0])),
-        loc_probs=locs,
-        loc_yxyx=item.loc_yxyx,
-        label_logprobs=logprobs[tokens[is_word[tokens]]],
-        seg_logprobs=logprobs[tokens[trace.is_seg[tokens]]] if item.codes else None,
-        rule=options.score,
-    )
-    trace.pass_over(tokens)
-    edges, spread = _in_pixels(*edge_spread(locs), window, options.convention)
-    if options.soft and edges[0] < edges[2] and edges[1] < edges[3]:
-        left, top, right, bottom = (float(edge) for edge in edges)
-        item = replace(item, xyxy=(left, top, right, bottom))
-    whole = segs if segs is not None and segs.shape == (16, NUM_CODES) else None
-    return Found(item, score, edges, spread, whole)
-
-
-def _in_pixels(
-    mean: FloatArray, spread: FloatArray, window: tuple[int, int, int, int], convention: str
-) -> tuple[FloatArray, FloatArray]:
-    left, top, right, bottom = window
-    order = [1, 0, 3, 2]  # tokens say y first
-    sides = np.array([right - left, bottom - top, right - left, bottom - top], np.float64)
-    scale = sides / float(convention)
-    edges = mean[order] * scale + np.array([left, top, left, top])
-    inside = clip_boxes(edges[None].astype(np.float32), image_hw=(bottom, right))[0]
-    return inside, (spread[order] * scale).astype(np.float32)
-
-
-def chunks(classes: tuple[str, ...], size: int) -> Iterator[tuple[str, ...]]:
-    """Split the classes into groups of at most ``size``."""
-    for start in range(0, len(classes), size):
-        yield classes[start : start + size]
-
-
-def tiles(image_hw: tuple[int, int], side: int, overlap: float) -> list[tuple[int, int, int, int]]:
-    """Cover an image with overlapping squares; the last ones are moved in from the border.
-
-    Not supervision's ``InferenceSlicer`` (0.31): it calls back with the crops of one picture, so
-    that tiles could not share a batch with the whole picture and with other prompts and frames; and
-    what it merges are ``Detections``, which refuses unknown scores (``with_nms`` raises) and drops
-    whatever differs from tile to tile, here the texts, the rejects and whether one was cut off.
+def object_task(
+    classes: str | Iterable[str],
+    settings: ObjectSettings,
+    kind: str,
+    *,
+    task: Literal["detect", "segment"],
+    prefix: Callable[[Sequence[str]], str],
+) -> ObjectTask:
+    """Make the prompts once, so that frames only repeat them.
 
     Args:
-        image_hw: Height and width in pixels.
-        side: Side of a tile in pixels.
-        overlap: Share of a tile that it has in common with its neighbour, in [0, 1).
+        classes: A name or several.
+        settings: What is kept.
+        kind: Which prompts the model knows.
+        task: Boxes alone or masks too.
+        prefix: Writes the prompt of some names.
 
-    Returns:
-        Left, top, right, bottom of each tile, row by row.
-
-    Example:
-        >>> tiles((100, 250), 100, 0.2)
-        [(0, 0, 100, 100), (80, 0, 180, 100), (150, 0, 250, 100)]
+    Raises:
+        PromptError: If a name cannot be asked for.
     """
-    height, width = image_hw
-    step = max(1, round(side * (1 - overlap)))
+    names = require_classes(classes)
+    size = settings.classes_per_prompt or classes_per_prompt(kind)
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
+    prompts = tuple(
+        Ask(
+            prefix(group),
+            group,
+            form=AnswerForm(
+                task=task,
+                labels=group if settings.labels == "asked" else None,
+                label="none" if kind == "refcoco-seg" else "required",
+                past_end=settings.extra_objects,
+            ),
+            constrained=settings.constrained,
+        )
+        for group in groups
+    )
+    return ObjectTask(names, settings, prompts)
 
-    def starts(length: int) -> list[int]:
-        last = max(0, length - side)
-        return sorted({min(start, last) for start in range(0, last + step, step)})
 
-    return [
-        (left, top, min(left + side, width), min(top + side, height))
-        for top in starts(height)
-        for left in starts(width)
-    ]
+def provenance(frame: Frame, answers: Sequence[Answered]) -> dict[str, Any]:
+    """Return the fields that every result has, from a frame and its answers."""
+    timings: dict[str, float] = {}
+    for _, answer in answers:
+        for phase, seconds in answer.timings.items():
+            timings[phase] = timings.get(phase, 0.0) + seconds
+    return {
+        "image_hw": frame.image_hw,
+        "prefix": BETWEEN_ANSWERS.join(ask.prefix for ask, _ in answers),
+        "raw_text": BETWEEN_ANSWERS.join(answer.text for _, answer in answers),
+        "truncated": any(not answer.finished for _, answer in answers),
+        "timings": timings,
+        "source": frame.source,
+        "frame_index": frame.index,
+        "time": frame.time,
+        "image": frame.bgr,
+    }
+
+
+def _maskless(item: Found, raw: str) -> Reject:
+    start, end = item.parsed.start, item.parsed.end
+    return Reject(raw[start:end], "no mask", start, end)
+
+
+def _known_score(item: Found) -> float:
+    if item.score is None:
+        raise OptionError(
+            "conf: this generator gives no probabilities, so no object has a score; leave conf out"
+        )
+    return item.score

@@ -11,6 +11,7 @@ from pgvision.tokens.bins import (
     require_image_hw,
     seg_text,
 )
+from pgvision.tokens.forms import AnswerForm
 from pgvision.tokens.grammar import Cursor, Grammar, Symbol, check_suffix
 from pgvision.tokens.labels import drop_duplicates, match_label
 from pgvision.tokens.languages import LANGUAGES
@@ -40,6 +41,7 @@ __all__ = [
     "NUM_BINS",
     "NUM_CODES",
     "SEPARATOR",
+    "AnswerForm",
     "Cursor",
     "Grammar",
     "Kind",

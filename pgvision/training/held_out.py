@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 
 from pgvision.evaluation import evaluate_detections
 from pgvision.files import write_text
@@ -21,9 +22,9 @@ from pgvision.images import Frame
 from pgvision.masks import crop_mask, masks_to_rle
 from pgvision.results import DetectionResult
 from pgvision.rle import mask_to_rle, rle_to_mask
-from pgvision.runtime import Generation, Request, load
+from pgvision.runtime import Picture, Request, load
 from pgvision.scenes import CLASSES, Scene, caption_counts, render_scene
-from pgvision.tasks.adapter import Ask
+from pgvision.tasks.asking import Answered
 from pgvision.tasks.detector import Detector
 from pgvision.tasks.segmenter import Segmenter
 from pgvision.tokens.bins import decode_boxes, encode_boxes
@@ -35,7 +36,7 @@ FIRST_SEED: Final = 20_000_000
 _CHUNK: Final = 12  # scenes at a time; the engine holds 16 encoded pictures
 IouType = Literal["bbox", "segm"]
 Coco = dict[str, list[dict[str, Any]]]
-Asked = Sequence[tuple[Ask, Generation]]
+ObjectPredictor = Detector | Segmenter
 
 
 def scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[list[Scene]]:
@@ -70,25 +71,30 @@ def ground_truth(count: int, *, masks: bool) -> Coco:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def ask_all(detector: Detector, count: int) -> list[tuple[Frame, Asked]]:
+def ask_all(detector: ObjectPredictor, count: int) -> list[tuple[Frame, list[Answered]]]:
     """Ask for every class in every scene, absent ones too; keep the answers, with scores open."""
-    kept: list[tuple[Frame, Asked]] = []
+    kept: list[tuple[Frame, list[Answered]]] = []
     for group in scenes(count):
         frames = [
             Frame(scene.image, source=f"scene:{scene.seed}", index=position)
             for position, scene in enumerate(group)
         ]
-        asks = [detector._asks(frame) for frame in frames]
+        planned = [detector.plan(frame) for frame in frames]
         requests = [
-            Request(frame.bgr, ask.prefix)
-            for frame, some in zip(frames, asks, strict=True)
-            for ask in some
+            Request(picture=picture, prefix=ask.prefix, form=ask.form, constrained=ask.constrained)
+            for picture, asks in zip(map(_picture, frames), planned, strict=True)
+            for ask in asks
         ]
-        answers = iter(detector.generator.generate(requests))
-        for frame, some in zip(frames, asks, strict=True):
+        answers = dict(detector.generator.generate(requests))
+        each = iter(answers[number] for number in range(len(requests)))
+        for frame, asks in zip(frames, planned, strict=True):
             blank = Frame(np.zeros_like(frame.bgr), source=frame.source)
-            kept.append((blank, [(ask, next(answers)) for ask in some]))
+            kept.append((blank, [(ask, next(each)) for ask in asks]))
     return kept
+
+
+def _picture(frame: Frame) -> Picture:
+    return Picture(frame.bgr)
 
 
 def _average_precision(
@@ -100,9 +106,11 @@ def _average_precision(
 
 def _figures(gt: Coco, rows: list[dict[str, Any]], iou_type: IouType) -> dict[str, float]:
     report = evaluate_detections(gt, rows, iou_type=iou_type)
-    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "", "", "ar")
     return {
-        name: round(float(value), 4) for name, value in zip(names, report.stats or (), strict=False)
+        name: round(float(value), 4)
+        for name, value in zip(names, report.stats or (), strict=False)
+        if name
     }
 
 
@@ -111,23 +119,96 @@ def _constant(result: DetectionResult) -> DetectionResult:
 
 
 def detection_figures(model: str, count: int) -> dict[str, Any]:
-    """Return AP for every score rule, with constant scores, and with soft edges."""
+    """Return AP for every score rule, with constant scores, soft edges, and other decoding."""
     gt = ground_truth(count, masks=False)
     answered = ask_all(Detector(CLASSES, model=model), count)
     figures: dict[str, Any] = {}
     for rule in SCORE_RULES:
         reader = Detector(CLASSES, model=model, score=rule)
-        found = [reader._result(frame, asked) for frame, asked in answered]
+        found = [reader.read(frame, asked) for frame, asked in answered]
         figures[rule] = _average_precision(gt, found, "bbox")
         if rule == SCORE_RULES[0]:
             figures["constant"] = _average_precision(gt, [_constant(f) for f in found], "bbox")
     reader = Detector(CLASSES, model=model, soft=True)
-    soft = [reader._result(frame, asked) for frame, asked in answered]
+    soft = [reader.read(frame, asked) for frame, asked in answered]
     figures["soft edges, default rule"] = _average_precision(gt, soft, "bbox")
     figures["objects"] = len(gt["annotations"])
     figures["found"] = sum(len(one) for one in soft)
     figures["answers cut off"] = sum(one.truncated for one in soft)
+    figures["passes an object"] = round(
+        sum(answer.passes for _, asked in answered for _, answer in asked)
+        / max(1, figures["found"]),
+        2,
+    )
+    figures["presence"] = presence_figures(count, answered)
     return figures
+
+
+def decoding_figures(model: str, count: int) -> dict[str, Any]:
+    """Return AP without the grammar, and with objects beyond the model's own stop."""
+    gt = ground_truth(count, masks=False)
+    others = {
+        "unconstrained": Detector(CLASSES, model=model, constrained=False),
+        "2 objects past the end": Detector(CLASSES, model=model, extra_objects=2),
+    }
+    figures: dict[str, Any] = {}
+    for name, detector in others.items():
+        found = [detector.read(frame, asked) for frame, asked in ask_all(detector, count)]
+        figures[name] = _average_precision(gt, found, "bbox")
+    return figures
+
+
+def presence_figures(
+    count: int, answered: Sequence[tuple[Frame, list[Answered]]]
+) -> dict[str, Any]:
+    """Say how well two scores tell whether a class is in the picture at all."""
+    there = iter(
+        {item.label for item in scene.objects} for group in scenes(count) for scene in group
+    )
+    truth: list[bool] = []
+    scores: dict[str, list[float]] = {"mass on locations": [], "1 - P(end first)": []}
+    for (_, asked), labels in zip(answered, there, strict=True):
+        for ask, answer in asked:
+            if answer.presence is None or answer.eos_logprobs is None:
+                continue
+            truth.append(ask.classes[0] in labels)
+            scores["mass on locations"].append(answer.presence)
+            scores["1 - P(end first)"].append(1.0 - float(np.exp(answer.eos_logprobs[0])))
+    figures: dict[str, Any] = {"asked": len(truth), "there": sum(truth)}
+    for name, values in scores.items():
+        figures[name] = separation(np.array(values), np.array(truth))
+    return figures
+
+
+def separation(
+    scores: "np.ndarray[Any, np.dtype[np.float64]]", truth: "np.ndarray[Any, np.dtype[np.bool_]]"
+) -> dict[str, float]:
+    """Return the area under the ROC curve, and the best Matthews correlation with its threshold.
+
+    Args:
+        scores: ``(n,)``, larger for what should be true.
+        truth: ``(n,)``.
+
+    Example:
+        >>> separation(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        {'auroc': 0.75, 'mcc': 0.5774, 'at': 0.8}
+    """
+    positive, negative = int(truth.sum()), int((~truth).sum())
+    if not positive or not negative:
+        return {}
+    area = float(mannwhitneyu(scores[truth], scores[~truth]).statistic) / (positive * negative)
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order]).astype(float)
+    false = np.cumsum(~truth[order]).astype(float)
+    product = (hits + false) * positive * negative * (positive + negative - hits - false)
+    mcc = (hits * (negative - false) - false * (positive - hits)) / np.sqrt(np.maximum(product, 1))
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores fall together
+    best = int(np.argmax(np.where(last, mcc, -1.0)))
+    return {
+        "auroc": round(area, 4),
+        "mcc": round(float(mcc[best]), 4),
+        "at": round(float(scores[order][best]), 4),
+    }
 
 
 def segmentation_figures(model: str, count: int) -> dict[str, Any]:
@@ -138,7 +219,7 @@ def segmentation_figures(model: str, count: int) -> dict[str, Any]:
     figures = {"ceiling of the codec": codec_ceiling(gt, segmenter.codec)}
     for name, soft in (("arg-max", False), ("soft", True)):
         reader = Segmenter(CLASSES, model=model, soft=soft)
-        found = [reader._result(frame, asked) for frame, asked in answered]
+        found = [reader.read(frame, asked) for frame, asked in answered]
         figures[name] = _average_precision(gt, found, "segm")
         if not soft:
             figures["boxes of segment prompts"] = _average_precision(gt, found, "bbox")
@@ -167,8 +248,13 @@ def text_figures(model: str, count: int) -> dict[str, Any]:
     readings: list[bool] = []
     named = total = claimed = 0
     for group in scenes(count):
-        requests = [Request(scene.image, prefix) for scene in group for prefix in _prefixes(scene)]
-        said = iter(one.text.strip() for one in engine.generate(requests))
+        requests = [
+            Request(picture=picture, prefix=prefix)
+            for picture, scene in ((Picture(scene.image), scene) for scene in group)
+            for prefix in _prefixes(scene)
+        ]
+        written = dict(engine.generate(requests))
+        said = iter(written[number].text.strip() for number in range(len(requests)))
         for scene in group:
             caption, reading = next(said), next(said)
             answers += [next(said) == one.answer for one in scene.questions]
@@ -204,6 +290,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     measures = {
         "detect": detection_figures,
+        "decoding": decoding_figures,
         "segment": segmentation_figures,
         "text": text_figures,
     }

@@ -139,11 +139,11 @@ def two_calls(
     engine: Engine, detector: Detector, captioner: Captioner, image: np.ndarray, *, forget: bool
 ) -> float:
     """Detect and caption; ``forget`` makes the second call encode the picture again."""
-    engine._features.clear()
+    engine.eyes.forget()
     start = time.perf_counter()
     detector(image)
     if forget:
-        engine._features.clear()
+        engine.eyes.forget()
     captioner(image)
     return time.perf_counter() - start
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pgvision.datasets import read_dataset
-from pgvision.runtime import Engine
 from pgvision.runtime.checkpoints import TINY_FOLDER
+from pgvision.runtime.session import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
 from mjpeg import pictures, serving
@@ -25,22 +25,23 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def batches(monkeypatch):
-    """Sizes of the batches that the real engine was given."""
+    """Of each group of prompts that entered the real model: its size, and that of the batch."""
     sizes = []
-    generate = Engine.generate
+    enter = Session.enter
 
-    def counted(self, requests, options=None):
-        sizes.append(len(requests))
-        return generate(self, requests, options)
+    def counted(self, rows, features):
+        enter(self, rows, features)
+        sizes.append((len(rows), len(self.rows)))
 
-    monkeypatch.setattr(Engine, "generate", counted)
+    monkeypatch.setattr(Session, "enter", counted)
     return sizes
 
 
 @pytest.mark.parametrize("words", TASKS, ids=lambda words: words[0])
 def test_batch_size_is_how_many_prompts_go_together(run, film, batches, words):
     assert run(*words, film, "--json", "--batch-size", 4).code == 0
-    assert batches == [4, 2]
+    assert sum(entered for entered, _ in batches) == 6
+    assert max(together for _, together in batches) == 4
 
 
 def test_batch_size_changes_no_answer(run, film):
@@ -124,8 +125,8 @@ def test_eval_asks_as_it_was_told(run, sites, tmp_path, batches):
     words = ("eval", "--data", source, "--out", tmp_path / "report", "--limit", 1, "--worst", 0)
     assert run(*words, "--classes-per-prompt", 2, "--batch-size", 3).code == 0
     prompts = -(-len(read_dataset(source).classes) // 2)
-    assert sum(batches) == prompts
-    assert max(batches) == 3
+    assert sum(entered for entered, _ in batches) == prompts
+    assert max(together for _, together in batches) == 3
     # Other batches give the same answers, other prompts do not.
     assert run(*words, "--classes-per-prompt", 2, "--batch-size", 1).code == 0
     other = run(*words, "--classes-per-prompt", 1)

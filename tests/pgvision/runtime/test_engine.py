@@ -1,14 +1,23 @@
 """The engine against transformers' own processor and ``generate``."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from transformers import LogitsProcessor, LogitsProcessorList
 
-from pgvision.runtime import Engine, GenerateOptions, Request, check_leaks
+from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks
+from pgvision.runtime.token_grammar import TokenGrammar
+from pgvision.tokens import AnswerForm
 
 PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?", "ocr"]
 LIMIT = 24
+DETECT = AnswerForm(task="detect", labels=("helmet", "head"))
+SEGMENT = AnswerForm(task="segment", labels=("helmet",))
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -17,16 +26,66 @@ def pictures(count: int) -> list[np.ndarray]:
     return [np.kron(one, np.ones((20, 30, 1), np.uint8)) for one in small]
 
 
-def reference(engine: Engine, image: np.ndarray, prefix: str, **options: object) -> list[int]:
-    """Tokens that transformers writes for one picture and prompt."""
-    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-    inputs = engine.processor(images=[picture], text=[f"<image>{prefix}"], return_tensors="pt")
+def ask(image: np.ndarray, prefix: str, **options: object) -> Request:
+    return Request(picture=Picture(image), prefix=prefix, **{"max_new_tokens": LIMIT, **options})
+
+
+def answers(engine: Engine, *requests: Request, batch_size: int | None = None) -> list[Generation]:
+    found = dict(engine.generate(iter(requests), batch_size=batch_size))
+    return [found[number] for number in range(len(requests))]
+
+
+class Held(LogitsProcessor):
+    """Lets ``generate`` choose only what the grammar allows, token by token."""
+
+    def __init__(self, engine: Engine, form: AnswerForm, prompt_length: int) -> None:
+        tokenizer, table = engine.processor.tokenizer, engine.vocabulary
+        self.cursor = TokenGrammar.compile(tokenizer, table, form).start()
+        self.seen = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for token in input_ids[0, self.seen :].tolist():
+            self.cursor.advance(token)
+        self.seen = input_ids.shape[1]
+        allowed = self.cursor.allowed()
+        kept = torch.full_like(scores, -torch.inf)
+        forced = self.cursor.forced_run()
+        ids = list(forced[:1]) or [*range(*allowed.span), *allowed.ids]
+        ids = [one for one in ids if one not in allowed.banned]
+        kept[:, ids] = scores[:, ids]
+        return kept
+
+
+@pytest.fixture(autouse=True)
+def no_final_cap(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers caps PaliGemma 2's last logits; big_vision does not, and neither do we."""
+    monkeypatch.setattr(
+        engine.model.config.text_config, "final_logit_softcapping", None, raising=False
+    )
+
+
+def reference(
+    engine: Engine, request: Request, form: AnswerForm | None = None
+) -> tuple[list[int], torch.Tensor]:
+    """Tokens that transformers writes for one picture and prompt, and its chances for each."""
+    picture = Image.fromarray(np.ascontiguousarray(request.picture.bgr[..., ::-1]))
+    text = [f"<image>{request.prefix}"]
+    inputs = engine.processor(images=[picture], text=text, return_tensors="pt")
     inputs.pop("labels", None)
+    length = inputs["input_ids"].shape[1]
+    held = LogitsProcessorList([Held(engine, form, length)] if form else [])
     with torch.inference_mode():
         out = engine.model.generate(
-            **inputs, max_new_tokens=LIMIT, do_sample=False, return_dict_in_generate=True, **options
+            **inputs,
+            max_new_tokens=request.max_new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            logits_processor=held,
         )
-    return out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    tokens = out.sequences[0, length:].tolist()
+    chances = torch.stack(out.scores, 1)[0].float().log_softmax(-1)
+    return tokens, chances
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -39,46 +98,175 @@ def test_prompt_ids_are_the_processors(engine: Engine, prefix: str) -> None:
 
 def test_tokens_equal_generate_alone(engine: Engine) -> None:
     for image, prefix in zip(pictures(4), PREFIXES, strict=True):
-        (answer,) = engine.generate([Request(image, prefix)], GenerateOptions(LIMIT))
-        assert answer.token_ids.tolist() == reference(engine, image, prefix)
+        request = ask(image, prefix)
+        (answer,) = answers(engine, request)
+        assert answer.token_ids.tolist() == reference(engine, request)[0]
 
 
-def test_tokens_equal_generate_in_a_mixed_batch(engine: Engine) -> None:
-    images = pictures(3)
-    requests = [Request(image, prefix) for image in images for prefix in PREFIXES]
-    answers = engine.generate(requests, GenerateOptions(LIMIT))
-    expected = [reference(engine, request.image, request.prefix) for request in requests]
-    assert [answer.token_ids.tolist() for answer in answers] == expected
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_tokens_equal_generate_in_mixed_batches(engine: Engine, batch_size: int) -> None:
+    """Texts and objects of different lengths; rows leave and others take their places."""
+    requests = [
+        ask(image, prefix, form=form, max_new_tokens=limit)
+        for image, limit in zip(pictures(3), (5, LIMIT, 17), strict=True)
+        for prefix, form in zip(PREFIXES, (DETECT, None, None, SEGMENT), strict=True)
+    ]
+    expected = [reference(engine, request, request.form)[0] for request in requests]
+    found = answers(engine, *requests, batch_size=batch_size)
+    assert [answer.token_ids.tolist() for answer in found] == expected
     assert len({tuple(tokens) for tokens in expected}) > 3, "the models must not say one thing"
 
 
-def test_logprobs_equal_generates_scores(engine: Engine) -> None:
-    (image,), prefix = pictures(1), PREFIXES[2]
-    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-    inputs = engine.processor(images=[picture], text=[f"<image>{prefix}"], return_tensors="pt")
-    inputs.pop("labels", None)
-    with torch.inference_mode():
-        out = engine.model.generate(
-            **inputs,
-            max_new_tokens=LIMIT,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
+@pytest.mark.parametrize("form", [None, DETECT, SEGMENT])
+def test_chances_equal_generates(engine: Engine, form: AnswerForm | None) -> None:
+    request = ask(pictures(1)[0], PREFIXES[0], form=form)
+    tokens, chances = reference(engine, request, form)
+    (answer,) = answers(engine, request)
+    own = chances[torch.arange(len(tokens)), tokens].numpy()
+    np.testing.assert_allclose(answer.logprobs, own, atol=1e-4)
+    ends = chances[:, engine.vocabulary.eos].numpy()
+    np.testing.assert_allclose(np.exp(answer.eos_logprobs), np.exp(ends), atol=1e-4)
+    first = engine.vocabulary.first_loc
+    is_loc = [first <= token < first + 1024 for token in tokens]
+    bins = chances[is_loc, first : first + 1024].exp().numpy()
+    np.testing.assert_allclose(answer.loc_probs, bins, atol=1e-4)
+    assert answer.normalised == ("vocabulary" if form is None else "allowed")
+
+
+def test_the_mass_outside_the_grammar_is_what_generate_gives_away(engine: Engine) -> None:
+    request = ask(pictures(1)[0], PREFIXES[0], form=DETECT)
+    (answer,) = answers(engine, request)
+    free = reference(engine, request)[1][0].exp()
+    first = engine.vocabulary.first_loc
+    inside = free[first : first + 1023].sum() + free[engine.vocabulary.eos]
+    assert answer.outside[0] == pytest.approx(1.0 - float(inside), abs=1e-4)
+    seen = float(free[first : first + 1023].sum())
+    assert answer.presence == pytest.approx(seen, abs=1e-4)
+
+
+def drafts() -> st.SearchStrategy[list[int]]:
+    """Rubbish, cut answers, longer ones: made of ids of the small tables."""
+    return st.lists(st.integers(0, 1200), max_size=40)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_draft_changes_an_answer(engine: Engine, data: st.DataObject) -> None:
+    form = data.draw(st.sampled_from([None, DETECT, SEGMENT]))
+    image = pictures(3)[data.draw(st.integers(0, 2))]
+    (plain,) = answers(engine, ask(image, PREFIXES[0], form=form))
+    other = answers(engine, ask(pictures(3)[0], PREFIXES[0], form=form))[0].token_ids.tolist()
+    size = len(engine.processor.tokenizer)
+    draft = data.draw(
+        st.one_of(
+            st.lists(st.integers(0, size - 1), max_size=40),
+            st.integers(0, LIMIT).map(lambda n: plain.token_ids.tolist()[:n]),
+            st.integers(0, LIMIT).map(lambda n: other[n:]),
+            st.just([*plain.token_ids.tolist(), *other]),
         )
-    logprobs = torch.stack(out.logits, 1)[0].float().log_softmax(-1)
-    new = out.sequences[0, inputs["input_ids"].shape[1] :]
-    (answer,) = engine.generate([Request(image, prefix)], GenerateOptions(LIMIT))
-    np.testing.assert_allclose(
-        answer.logprobs, logprobs[torch.arange(len(new)), new].numpy(), atol=2e-4
     )
-    np.testing.assert_allclose(
-        answer.eos_logprobs, logprobs[:, engine.vocabulary.eos].numpy(), atol=2e-4
+    (drafted,) = answers(engine, ask(image, PREFIXES[0], form=form, draft=draft))
+    assert drafted.token_ids.tolist() == plain.token_ids.tolist()
+    np.testing.assert_allclose(drafted.logprobs, plain.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [None, DETECT, SEGMENT])
+def test_a_right_draft_costs_one_pass(engine: Engine, form: AnswerForm | None) -> None:
+    image = pictures(1)[0]
+    (plain,) = answers(engine, ask(image, PREFIXES[0], form=form))
+    assert plain.passes > 3
+    (drafted,) = answers(engine, ask(image, PREFIXES[0], form=form, draft=plain.token_ids))
+    assert drafted.passes == 1
+    (off,) = answers(
+        engine, ask(image, PREFIXES[0], form=form, draft=plain.token_ids, drafts="off")
     )
+    assert off.passes == plain.passes
+
+
+def test_an_object_costs_four_passes(engine: Engine) -> None:
+    form = AnswerForm(task="detect", labels=("helmet",), max_objects=3, bans=("<eos>",))
+    (answer,) = answers(engine, ask(pictures(1)[0], "detect helmet", form=form, max_new_tokens=99))
+    assert answer.finished
+    assert len(answer.spans) == 3
+    assert answer.passes <= 1 + 4 * 3
+
+
+def test_steady_drafts_keep_bins_that_are_nearly_as_good(engine: Engine) -> None:
+    image, first = pictures(1)[0], engine.vocabulary.first_loc
+    (plain,) = answers(engine, ask(image, PREFIXES[0], form=DETECT))
+    start = plain.spans[0].start
+    probs = plain.loc_probs[0]
+    best = int(probs.argmax())
+    near = [b for b in range(max(0, best - 8), best + 9) if b != best and b < 1023]
+    close = max(near, key=lambda b: probs[b])
+    far = int(np.argsort(-probs)[1]) if abs(int(np.argsort(-probs)[1]) - best) > 8 else None
+    for bin_, kept in ((close, probs[close] >= 0.5 * probs[best]), (far, False)):
+        if bin_ is None:
+            continue
+        draft = [first + bin_, *plain.token_ids.tolist()[start + 1 :]]
+        (steady,) = answers(
+            engine, ask(image, PREFIXES[0], form=DETECT, draft=draft, drafts="steady")
+        )
+        assert (steady.token_ids[start] == first + bin_) == kept
+        (exact,) = answers(engine, ask(image, PREFIXES[0], form=DETECT, draft=draft))
+        assert exact.token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_objects_beyond_the_models_own_stop(engine: Engine) -> None:
+    image = pictures(2)[1]
+    own = AnswerForm(task="detect", labels=("helmet",), max_objects=1)
+    more = AnswerForm(task="detect", labels=("helmet",), past_end=2, max_objects=4)
+    (one,) = answers(engine, ask(image, "detect helmet", form=own, max_new_tokens=60))
+    (several,) = answers(engine, ask(image, "detect helmet", form=more, max_new_tokens=60))
+    assert len(several.spans) >= max(2, len(one.spans))
+    assert several.token_ids.tolist()[: len(one.token_ids) - 1] == one.token_ids.tolist()[:-1]
+
+
+def test_requests_are_drawn_as_there_is_room(engine: Engine) -> None:
+    drawn = []
+
+    def endless() -> Iterator[Request]:
+        for number in range(1000):
+            drawn.append(number)
+            yield ask(pictures(1)[0], "ocr", max_new_tokens=1 + number % 5)
+
+    stream = engine.generate(endless(), batch_size=4)
+    got = [next(stream)[0] for _ in range(9)]
+    assert sorted(got) == got or len(set(got)) == 9
+    assert len(drawn) <= 9 + 4
+    stream.close()
+
+
+def test_what_came_before_an_error_is_answered(engine: Engine) -> None:
+    def breaking() -> Iterator[Request]:
+        for _ in range(3):
+            yield ask(pictures(1)[0], "ocr", max_new_tokens=2)
+        raise KeyError("mine")
+
+    got = []
+    with pytest.raises(KeyError, match="mine"):
+        for number, _ in engine.generate(breaking(), batch_size=2):
+            got.append(number)
+    assert sorted(got) == [0, 1, 2]
+
+
+def test_drawn_answers_follow_seed_and_temperature(engine: Engine) -> None:
+    image = pictures(1)[0]
+
+    def said(**options: object) -> list[int]:
+        return answers(engine, ask(image, "caption en", **options))[0].token_ids.tolist()
+
+    greedy = said()
+    assert said(temperature=1e-3) == greedy
+    hot = [said(temperature=3.0, seed=seed) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1] != hot[2]
+    assert said(temperature=3.0, top_p=1e-6, seed=1) == greedy
 
 
 def test_pieces_join_to_the_text_that_the_tokenizer_decodes(engine: Engine) -> None:
-    answers = engine.generate([Request(i, p) for i in pictures(2) for p in PREFIXES])
-    for answer in answers:
+    for answer in answers(engine, *(ask(i, p) for i in pictures(2) for p in PREFIXES)):
         words = [t for t in answer.token_ids.tolist() if t != engine.vocabulary.eos]
         assert "".join(answer.pieces) == answer.text
         assert answer.text == engine.processor.tokenizer.decode(words)
@@ -91,33 +279,46 @@ def test_one_picture_is_encoded_once(engine: Engine) -> None:
         lambda module, args, out: calls.append(args[0].shape[0])
     )
     image = pictures(9)[8]
-    engine.generate([Request(image, prefix) for prefix in PREFIXES], GenerateOptions(2))
-    engine.generate([Request(image.copy(), "caption en")], GenerateOptions(2))
+    answers(engine, *(ask(image, prefix, max_new_tokens=2) for prefix in PREFIXES))
+    answers(engine, ask(image.copy(), "caption en", max_new_tokens=2))
     handle.remove()
     assert calls == [1]
 
 
 def test_a_changed_picture_is_encoded_anew(engine: Engine) -> None:
     image = pictures(1)[0].copy()
-    (before,) = engine.generate([Request(image, "caption en")], GenerateOptions(6))
+    (before,) = answers(engine, ask(image, "caption en", max_new_tokens=6))
     image[:] = 255 - image  # the same buffer, as a camera reuses it
-    (after,) = engine.generate([Request(image, "caption en")], GenerateOptions(6))
+    (after,) = answers(engine, ask(image, "caption en", max_new_tokens=6))
     assert not np.array_equal(before.logprobs, after.logprobs)
 
 
-def test_an_answer_that_is_cut_off_says_so(engine: Engine) -> None:
-    (answer,) = engine.generate([Request(pictures(1)[0], "ocr")], GenerateOptions(1))
+def test_an_answer_that_is_cut_off_costs_no_further_pass(engine: Engine) -> None:
+    (answer,) = answers(engine, ask(pictures(1)[0], "ocr", max_new_tokens=1))
     assert answer.finished == (answer.token_ids[-1] == engine.vocabulary.eos)
     assert len(answer.token_ids) == 1
+    assert answer.passes == 1
 
 
 def test_best_answers_equal_generates_beams(engine: Engine) -> None:
-    (image,), prefix = pictures(1), PREFIXES[2]
-    options = GenerateOptions(4, num_alternatives=3)
-    (answer,) = engine.generate([Request(image, prefix)], options)
-    assert len(answer.alternatives) == 3
+    request = ask(pictures(1)[0], PREFIXES[2], max_new_tokens=4, num_alternatives=3)
+    (answer,) = answers(engine, request)
+    picture = Image.fromarray(np.ascontiguousarray(request.picture.bgr[..., ::-1]))
+    text = [f"<image>{request.prefix}"]
+    inputs = engine.processor(images=[picture], text=text, return_tensors="pt")
+    inputs.pop("labels", None)
+    found = engine.model.generate(
+        **inputs, num_beams=3, num_return_sequences=3, do_sample=False, max_new_tokens=4,
+        length_penalty=0.0, return_dict_in_generate=True, output_scores=True,
+    )  # fmt: skip
+    written = found.sequences[:, inputs["input_ids"].shape[1] :]
+    texts = engine.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
+    assert sorted(one for one, _ in answer.alternatives) == sorted(texts)
     chances = [logprob for _, logprob in answer.alternatives]
-    assert chances == sorted(chances, reverse=True)
+    np.testing.assert_allclose(
+        chances, sorted(found.sequences_scores.tolist(), reverse=True), atol=1e-3
+    )
+    assert answer.alternatives[0][0] == answer.text
 
 
 def test_no_suffix_token_sees_what_follows_it(engine: Engine) -> None:

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
-from pgvision.runtime import Engine, GenerateOptions, Request, find_checkpoint, load
+from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
 from pgvision.runtime.failures import explain
 from pgvision.runtime.language import LanguageModel
 
@@ -268,8 +268,9 @@ def test_a_lora_adapter_loads_on_its_base(folder: Path, tmp_path: Path) -> None:
 
     engine = load(adapter, dtype="float32")
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
-    (answer,) = engine.generate([Request(image, "ocr")], GenerateOptions(4))
-    (plain,) = load(folder, dtype="float32").generate([Request(image, "ocr")], GenerateOptions(4))
+    request = Request(picture=Picture(image), prefix="ocr", max_new_tokens=4)
+    ((_, answer),) = engine.generate([request])
+    ((_, plain),) = load(folder, dtype="float32").generate([request])
     assert not np.allclose(answer.logprobs, plain.logprobs), "the adapter must change something"
 
     pixels = engine.processor.image_processor(

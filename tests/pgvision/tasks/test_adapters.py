@@ -34,7 +34,7 @@ def test_boxes_scores_and_names() -> None:
     # Before the second object it might have ended at each of the separator's tokens, too.
     assert result.scores[1] < result.scores[0]
     assert result.whole_image.tolist() == [False, True]
-    assert result.timings["language"] == 0.5
+    assert result.timings["answer"] == 0.5
 
 
 def test_edges_have_a_standard_deviation_in_pixels() -> None:
@@ -99,10 +99,10 @@ def test_tiles_are_shifted_back_and_merged() -> None:
     image[300:340, 320:360] = 255
 
     def answer(request: Request) -> str:
-        rows, columns = np.nonzero(request.image[..., 0])
+        rows, columns = np.nonzero(request.picture.bgr[..., 0])
         if len(rows) == 0:
             return ""
-        height, width = request.image.shape[:2]
+        height, width = request.picture.bgr.shape[:2]
         edges = (
             rows.min() / height,
             columns.min() / width,

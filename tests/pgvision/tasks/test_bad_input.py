@@ -37,7 +37,7 @@ class Seeing(Scripted):
         self.seen: list[np.ndarray] = []
 
     def _look(self, request: Request) -> str:
-        self.seen.append(request.image)
+        self.seen.append(request.picture.bgr)
         return HELMET
 
 

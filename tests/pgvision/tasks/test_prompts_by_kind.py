@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted import Scripted, generation
 
 from pgvision.errors import OptionError, PromptError
-from pgvision.runtime import GenerateOptions, Generation, Request
+from pgvision.runtime import Generation
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
 IMAGE = np.zeros((480, 640, 3), np.uint8)
@@ -130,18 +131,21 @@ def test_an_unknown_kind_is_refused() -> None:
             make()
 
 
-class Undecided:
+def undecided() -> Scripted:
     """Gives as many answers as it is asked for, each half as likely as the one before."""
+    engine: Scripted
 
-    def generate(self, requests: list[Request], options: GenerateOptions) -> list[Generation]:
-        best = tuple((f" {n}", math.log(0.5**n)) for n in range(1, options.num_alternatives + 1))
-        plain = generation("1")
-        fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
-        return [Generation(**{**fields, "alternatives": best}) for _ in requests]
+    def write(text: str, *, done: bool) -> Generation:
+        count = engine.requests[-1].num_alternatives
+        best = tuple((f" {n}", math.log(0.5**n)) for n in range(1, count + 1))
+        return replace(generation(text, done=done), alternatives=best)
+
+    engine = Scripted(lambda request: "1", write=write)
+    return engine
 
 
 def test_the_k_best_answers_come_with_their_chances() -> None:
-    answer = Answerer(generator=Undecided(), num_alternatives=3)(IMAGE, "how many?")
+    answer = Answerer(generator=undecided(), num_alternatives=3)(IMAGE, "how many?")
     assert [text for text, _ in answer.alternatives] == ["1", "2", "3"]
     assert [chance for _, chance in answer.alternatives] == pytest.approx([0.5, 0.25, 0.125])
     with pytest.raises(OptionError, match="num_alternatives"):

@@ -1,0 +1,328 @@
+"""The grammar of answers, bound to a tokenizer: which token ids may come next.
+
+`pgvision.tokens.Grammar` says in which order symbols come; here each symbol gets its ids: bins that
+leave the box an area, codes, and a trie of the labels with what follows them, tokenised in context
+(" helmet ; <loc" is two pieces with one tokenizer and four with another). No torch.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from pgvision.arrays import IntArray
+from pgvision.errors import OptionError
+from pgvision.runtime.label_trie import (
+    NEXT_OBJECT,
+    Allowed,
+    LabelTrie,
+    build_trie,
+    no_text,
+)
+from pgvision.runtime.vocabulary import Vocabulary
+from pgvision.tokens import CODES_PER_MASK, NUM_BINS, NUM_CODES, AnswerForm, Grammar, Symbol
+from pgvision.tokens.grammar import LOCS_PER_BOX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class ObjectSpan(NamedTuple):
+    """The tokens of one object: ``[start, box_stop)`` locations, codes, label, half-open."""
+
+    start: int
+    box_stop: int
+    mask_stop: int
+    label_stop: int
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGrammar:
+    """The grammar of one form for one tokenizer. Compile once, walk with a cursor for each row.
+
+    Attributes:
+        form: What was compiled.
+        vocabulary: The special ids.
+        symbols: The order of symbols.
+        trie: What may follow a box or mask.
+        shut: The ids that are no text, where any label may come.
+    """
+
+    form: AnswerForm
+    vocabulary: Vocabulary
+    symbols: Grammar
+    trie: LabelTrie
+    shut: IntArray | None
+
+    @staticmethod
+    def compile(
+        tokenizer: "PreTrainedTokenizerBase", vocabulary: Vocabulary, form: AnswerForm
+    ) -> "TokenGrammar":
+        """Build (or find again) the grammar of a form.
+
+        Args:
+            tokenizer: The checkpoint's tokenizer.
+            vocabulary: Its special ids.
+            form: The form of the answer.
+
+        Raises:
+            CheckpointError: If the tokenizer does not keep labels and location tokens apart.
+            OptionError: If ``form.bans`` names a token that is not there.
+        """
+        known = _COMPILED.setdefault(tokenizer, {})
+        if form not in known:
+            known[form] = _compiled(tokenizer, vocabulary, form)
+        return known[form]
+
+    def start(self) -> "TokenCursor":
+        """Return a cursor before the first token."""
+        return TokenCursor(self)
+
+    def walk(self, ids: Sequence[int]) -> tuple[ObjectSpan, ...]:
+        """Find whole objects in ids that were written without the grammar."""
+        table = self.vocabulary
+        found, at = [], 0
+        while at + LOCS_PER_BOX <= len(ids):
+            box = at + LOCS_PER_BOX
+            if not all(table.is_loc(one) for one in ids[at:box]):
+                at += 1
+                continue
+            codes = ids[box : box + CODES_PER_MASK]
+            is_mask = len(codes) == CODES_PER_MASK and all(table.is_seg(one) for one in codes)
+            mask = stop = box + CODES_PER_MASK * is_mask
+            while stop < len(ids) and not self._ends_label(ids[stop]):
+                stop += 1
+            found.append(ObjectSpan(at, box, mask, stop))
+            at = stop
+        return tuple(found)
+
+    def _ends_label(self, token: int) -> bool:
+        table = self.vocabulary
+        special = token in (table.eos, table.pad, table.bos, table.image, self.trie.separator[0])
+        return special or table.is_loc(token) or table.is_seg(token)
+
+
+def _compiled(
+    tokenizer: "PreTrainedTokenizerBase", vocabulary: Vocabulary, form: AnswerForm
+) -> TokenGrammar:
+    has_labels = form.label != "none"
+    return TokenGrammar(
+        form,
+        vocabulary,
+        Grammar.compile(form.task, labels="required" if has_labels else "none"),
+        build_trie(tokenizer, vocabulary, form),
+        no_text(tokenizer, vocabulary) if has_labels and form.labels is None else None,
+    )
+
+
+_COMPILED: "WeakKeyDictionary[Any, dict[AnswerForm, TokenGrammar]]" = WeakKeyDictionary()
+
+
+class TokenCursor:
+    """A place in one answer. ``fork`` copies it, for guesses that run ahead.
+
+    Args:
+        grammar: What it walks.
+    """
+
+    __slots__ = (
+        "_bins", "_boxes", "_cursor", "_current", "_label", "_node", "_path", "_separated",
+        "_spans", "_text", "_written", "grammar", "is_done",
+    )  # fmt: skip
+
+    def __init__(self, grammar: TokenGrammar) -> None:
+        self.grammar = grammar
+        self.is_done = False
+        self._cursor = grammar.symbols.start
+        self._node: int | None = None  # in the trie, once the box or mask is complete
+        self._separated = 0  # pieces of the separator that open text has written
+        self._text = False  # open text has begun
+        self._bins: tuple[int, ...] = ()
+        self._boxes: Counter[tuple[int, ...]] = Counter()
+        self._spans: list[ObjectSpan] = []
+        self._current: ObjectSpan | None = None
+        self._path: tuple[int, ...] = ()
+        self._label: tuple[int, ...] = ()
+        self._written = 0
+
+    def fork(self) -> "TokenCursor":
+        """Return a copy that goes its own way."""
+        twin = object.__new__(TokenCursor)
+        for name in TokenCursor.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin._spans, twin._boxes = self._spans.copy(), self._boxes.copy()
+        return twin
+
+    @property
+    def spans(self) -> list[ObjectSpan]:
+        """The objects so far; one whose box is not complete is none."""
+        return [*self._spans, self._current] if self._current else list(self._spans)
+
+    @property
+    def starts_object(self) -> bool:
+        """Whether a location that comes now is the first of an object."""
+        return not self._bins and self._node is None and not self._in_text
+
+    @property
+    def _in_text(self) -> bool:
+        return self.grammar.shut is not None and self._node is not None
+
+    def allowed(self) -> Allowed:
+        """Return what may come next."""
+        grammar = self.grammar
+        if self.is_done:
+            return Allowed()
+        if self._node is not None:
+            return self._after_geometry(self._node)
+        moves = self._cursor.allowed()
+        if Symbol.SEG in moves:
+            first = grammar.vocabulary.first_seg
+            return Allowed(span=(first, first + NUM_CODES))
+        return self._coordinate(may_end=Symbol.END in moves)
+
+    def _coordinate(self, *, may_end: bool) -> Allowed:
+        grammar, at = self.grammar, len(self._bins)
+        first, eos = grammar.vocabulary.first_loc, grammar.vocabulary.eos
+        ids = (eos,) if may_end and eos not in grammar.trie.bans else ()
+        if at < 2:  # top and left leave room for bottom and right
+            return Allowed(span=(first, first + NUM_BINS - 1), ids=ids)
+        low = first + self._bins[at - 2] + 1
+        banned: tuple[int, ...] = ()
+        if at == 3:
+            limit = len(grammar.form.labels or ()) or 1
+            again = [b[3] for b, n in self._boxes.items() if b[:3] == self._bins and n >= limit]
+            if len(again) < first + NUM_BINS - low:
+                banned = tuple(first + one for one in again)
+        return Allowed(span=(low, first + NUM_BINS), banned=banned)
+
+    def _after_geometry(self, node: int) -> Allowed:
+        grammar = self.grammar
+        limit = grammar.form.max_objects
+        is_last = limit is not None and len(self._spans) + 1 >= limit
+        if grammar.shut is None:
+            place = grammar.trie.nodes[node]
+            return place.last if is_last else place.allowed
+        separator, eos = grammar.trie.separator, grammar.vocabulary.eos
+        if self._separated:
+            return Allowed(ids=(separator[self._separated],))
+        ids: tuple[int, ...] = ()
+        if self._text:
+            ids = () if is_last else (separator[0],)
+            ids = (*ids, eos) if is_last or eos not in grammar.trie.bans else ids
+        shut = np.setdiff1d(grammar.shut, ids)
+        return Allowed(ids=ids, shut=shut)
+
+    def forced_run(self) -> tuple[int, ...]:
+        """Return the ids that must come now, as long as there is one choice; never ``<eos>``."""
+        run: list[int] = []
+        cursor = self
+        while True:
+            token = cursor._only_choice()
+            if token is None:
+                return tuple(run)
+            cursor = cursor.fork() if not run else cursor
+            cursor.advance(token)
+            run.append(token)
+
+    def _only_choice(self) -> int | None:
+        allowed = self.allowed()
+        size = allowed.span[1] - allowed.span[0]
+        if allowed.is_open or size - len(allowed.banned) + len(allowed.ids) != 1:
+            return None
+        if allowed.ids:
+            return None if allowed.ids[0] == self.grammar.vocabulary.eos else allowed.ids[0]
+        return next(one for one in range(*allowed.span) if one not in allowed.banned)
+
+    def likely_run(self) -> tuple[int, ...]:
+        """Return a guess that is worth its place in a pass: the last label again, a separator."""
+        if self._node is None or self._separated:
+            return ()
+        allowed = self.allowed()
+        written = len(self._path)
+        if written < len(self._label) and self._label[:written] == self._path:
+            token = self._label[written]
+            return (token,) if allowed.holds(token) else ()
+        first = self.grammar.trie.separator[0]
+        return (first,) if first in allowed.ids else ()
+
+    def advance(self, token: int) -> None:
+        """Go past ``token``.
+
+        Raises:
+            OptionError: If it may not come here.
+        """
+        grammar = self.grammar
+        if token == grammar.vocabulary.eos and not self.is_done:
+            self._require(token)
+            self._close_object()
+            self.is_done = True
+        elif self._node is None:
+            self._advance_geometry(token)
+        else:
+            self._advance_label(token)
+        self._written += 1
+
+    def _require(self, token: int) -> None:
+        if not self.allowed().holds(token):
+            raise OptionError(f"token: {token} may not come here")
+
+    def _advance_geometry(self, token: int) -> None:
+        table = self.grammar.vocabulary
+        self._require(token)
+        symbol = Symbol.LOC if table.is_loc(token) else Symbol.SEG
+        self._cursor = self._cursor.advance(symbol)
+        at = self._written + 1
+        if symbol is Symbol.LOC:
+            self._bins = (*self._bins, token - table.first_loc)
+            if len(self._bins) == LOCS_PER_BOX:
+                self._current = ObjectSpan(at - LOCS_PER_BOX, at, at, at)
+        elif self._current is not None:
+            start, box, _, _ = self._current
+            self._current = ObjectSpan(start, box, at, at)
+        moves = self._cursor.allowed()
+        if Symbol.TEXT in moves or Symbol.SEPARATOR in moves or Symbol.END in moves:
+            self._node, self._path, self._text = 0, (), False
+
+    def _advance_label(self, token: int) -> None:
+        self._require(token)
+        grammar = self.grammar
+        separator = grammar.trie.separator
+        if grammar.shut is not None:
+            if token == separator[self._separated] and (self._separated or self._text):
+                self._separated += 1
+                if self._separated == len(separator):
+                    self._next_object()
+                return
+            self._text = True
+            self._extend_label(token)
+            return
+        node = grammar.trie.nodes[self._node or 0].children[token]
+        if node == NEXT_OBJECT:
+            self._next_object()
+            return
+        self._node = node
+        if node not in grammar.trie.behind:
+            self._extend_label(token)
+
+    def _extend_label(self, token: int) -> None:
+        self._path = (*self._path, token)
+        if self._current is not None:
+            start, box, mask, _ = self._current
+            self._current = ObjectSpan(start, box, mask, self._written + 1)
+
+    def _next_object(self) -> None:
+        self._close_object()
+        if Symbol.TEXT in self._cursor.allowed():
+            self._cursor = self._cursor.advance(Symbol.TEXT)
+        self._cursor = self._cursor.advance(Symbol.SEPARATOR)
+        self._node, self._separated = None, 0
+
+    def _close_object(self) -> None:
+        if self._current is not None:
+            self._spans.append(self._current)
+            self._boxes[self._bins] += 1
+            self._label = self._path
+        self._current, self._bins, self._path = None, (), ()

@@ -1,0 +1,141 @@
+"""Square parts of large images, and what becomes of objects that their borders cut."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from pgvision.arrays import FloatArray
+from pgvision.tasks.asking import Window
+from pgvision.tasks.reading import Found
+
+OVERLAP: Final = 0.2
+_COVERED: Final = 0.5
+"""Share of a fragment that must lie in another box for it to be a part of it."""
+_ALIGNED: Final = 0.6
+"""How well two fragments must agree along the border that cut them."""
+
+
+def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> list[Window]:
+    """Cover an image with overlapping squares; the last ones are moved in from the border.
+
+    Not supervision's ``InferenceSlicer`` (0.31): it calls back with the crops of one picture, so
+    that tiles could not share a batch with the whole picture and with other prompts and frames; and
+    what it merges are ``Detections``, which refuses unknown scores (``with_nms`` raises) and drops
+    whatever differs from tile to tile, here the texts, the rejects and whether one was cut off.
+
+    Args:
+        image_hw: Height and width in pixels.
+        side: Side of a tile in pixels.
+        overlap: Share of a tile that it has in common with its neighbour, in [0, 1).
+
+    Returns:
+        Left, top, right, bottom of each tile, row by row.
+
+    Example:
+        >>> tiles((100, 250), 100)
+        [(0, 0, 100, 100), (80, 0, 180, 100), (150, 0, 250, 100)]
+    """
+    height, width = image_hw
+    step = max(1, round(side * (1 - overlap)))
+
+    def starts(length: int) -> list[int]:
+        last = max(0, length - side)
+        return sorted({min(start, last) for start in range(0, last + step, step)})
+
+    return [
+        (left, top, min(left + side, width), min(top + side, height))
+        for top in starts(height)
+        for left in starts(width)
+    ]
+
+
+def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Found]:
+    """Make one object of the pieces that tile borders cut it into.
+
+    A box that ends at a border which its tile has and the image has not is a fragment. It goes
+    where a box of its label covers half of it; two fragments that meet across such a border, and
+    agree along it, become one box with the better score. Fragments with masks are not joined: the
+    largest stays.
+
+    Args:
+        found: Objects of the whole image and of its tiles, in pixels of the image.
+        image_hw: Height and width of the image.
+
+    Returns:
+        What is left, in the order of ``found``.
+    """
+    left: list[Found | None] = list(found)
+    changed = True
+    while changed:
+        changed = False
+        for at, one in enumerate(left):
+            if one is None or not any(cut_sides(one, image_hw)):
+                continue
+            for other_at, other in enumerate(left):
+                if other is None or other_at == at or other.label != one.label:
+                    continue
+                whole = _merged(one, other, image_hw)
+                if whole is not None:
+                    left[other_at], left[at] = whole, None
+                    changed = True
+                    break
+    return [one for one in left if one is not None]
+
+
+def cut_sides(one: Found, image_hw: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
+    """Say which sides of a box (left, top, right, bottom) lie on a border of its tile alone."""
+    if one.window is None:
+        return False, False, False, False
+    height, width = image_hw
+    sides: list[bool] = []
+    for edge, border, end in zip(one.xyxy, one.window, (0, 0, width, height), strict=True):
+        side = (one.window[2] - one.window[0], one.window[3] - one.window[1])[len(sides) % 2]
+        # Bins end at 1023 of 1024: half a percent of the tile's side is "at the border".
+        sides.append(border != end and abs(edge - border) <= max(1.5, 0.005 * side))
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None:
+    """Return what becomes of a fragment and another object, or None if they are two."""
+    if one.window == other.window:
+        return None
+    a, b = np.array(one.xyxy), np.array(other.xyxy)
+    shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    if (shared <= 0).any():
+        return None
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
+    covered = float(np.prod(shared)) / max(areas[0], 1e-9)
+    if covered >= _COVERED and (areas[1] >= areas[0] or not any(cut_sides(other, image_hw))):
+        return other
+    if one.parsed.codes is not None or other.parsed.codes is not None:
+        return None
+    return _joined(one, other, image_hw, shared)
+
+
+def _joined(
+    one: Found, other: Found, image_hw: tuple[int, int], shared: FloatArray
+) -> Found | None:
+    """Join two fragments that continue each other across a border."""
+    mine, theirs = cut_sides(one, image_hw), cut_sides(other, image_hw)
+    a, b = np.array(one.xyxy), np.array(other.xyxy)
+    for axis in (0, 1):
+        across = 1 - axis
+        meets = (mine[axis + 2] and theirs[axis]) or (mine[axis] and theirs[axis + 2])
+        union = max(a[across + 2], b[across + 2]) - min(a[across], b[across])
+        if meets and shared[across] / union >= _ALIGNED:
+            left, top = (float(v) for v in np.minimum(a[:2], b[:2]))
+            right, bottom = (float(v) for v in np.maximum(a[2:], b[2:]))
+            best = max((one, other), key=lambda item: item.score or 0.0)
+            parsed = replace(best.parsed, xyxy=(left, top, right, bottom))
+            window = _around(one.window, other.window)
+            return replace(best, parsed=parsed, window=window, edges=None, edge_std=None)
+    return None
+
+
+def _around(one: Window | None, other: Window | None) -> Window | None:
+    if one is None or other is None:
+        return None
+    lower, upper = zip(*((min(p), max(p)) for p in zip(one, other, strict=True)), strict=True)
+    return lower[0], lower[1], upper[2], upper[3]
