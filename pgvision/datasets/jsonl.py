@@ -21,7 +21,7 @@ from pgvision.datasets.records import (
 )
 from pgvision.errors import DataError, ImageError
 from pgvision.masks import masks_to_rle
-from pgvision.tokens import SEPARATOR, ParsedObject, parse_suffix
+from pgvision.tokens import SEPARATOR, ParsedObject, check_suffix, parse_suffix
 
 _Object: TypeAlias = tuple[int, tuple[int, ...], int]
 """Category, bins, and which of those that one line names there."""
@@ -173,6 +173,9 @@ class _Reader:
         )
         for reject in parsed.rejects:
             self.note("reject", "error", line, f"{reject.text!r:.60}: {reject.reason}")
+        # What a reader forgives a model should not learn to write.
+        for problem in () if parsed.rejects else check_suffix(line.suffix, "any"):
+            self.note("form", "warning", line, problem)
         # One object may be named by several lines (`detect x`, `segment x`, `detect x ; y`); what
         # one line says twice is there twice.
         said: Counter[tuple[int, tuple[int, ...]]] = Counter()

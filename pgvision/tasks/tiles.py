@@ -105,13 +105,15 @@ def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None
     shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     if (shared <= 0).any():
         return None
+    has_masks = one.parsed.codes is not None or other.parsed.codes is not None
+    joined = None if has_masks else _joined(one, other, image_hw, shared)
+    if joined is not None:
+        return joined
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
     covered = float(np.prod(shared)) / max(areas[0], 1e-9)
     if covered >= _COVERED and (areas[1] >= areas[0] or not any(cut_sides(other, image_hw))):
         return other
-    if one.parsed.codes is not None or other.parsed.codes is not None:
-        return None
-    return _joined(one, other, image_hw, shared)
+    return None
 
 
 def _joined(

@@ -13,7 +13,7 @@ from pgvision.tokens.bins import (
 )
 from pgvision.tokens.forms import AnswerForm
 from pgvision.tokens.grammar import Cursor, Grammar, Symbol, check_suffix
-from pgvision.tokens.labels import drop_duplicates, match_label
+from pgvision.tokens.labels import match_label
 from pgvision.tokens.languages import LANGUAGES
 from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_suffix
 from pgvision.tokens.prefixes import (
@@ -55,7 +55,6 @@ __all__ = [
     "classes_per_prompt",
     "decode_boxes",
     "detect_prefix",
-    "drop_duplicates",
     "encode_boxes",
     "free_prefix",
     "loc_text",

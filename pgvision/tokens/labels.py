@@ -2,12 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from pgvision.tokens.parsing import ParsedObject
+from typing import Final
 
 UNMATCHED: Final = -1
 
@@ -69,21 +66,6 @@ def match_loosely(label: str, classes: tuple[str, ...]) -> int:
         if len(name) == len(words) and all(map(_same_word, words, name)):
             return at
     return UNMATCHED
-
-
-def drop_duplicates(objects: "Iterable[ParsedObject]") -> "list[ParsedObject]":
-    """Keep the first of objects that have the same bins and the same label.
-
-    Example:
-        >>> from pgvision.tokens.parsing import parse_suffix
-        >>> one = "<loc0000><loc0000><loc0512><loc0512> cat"
-        >>> len(drop_duplicates(parse_suffix(f"{one} ; {one}", image_hw=(9, 9)).objects))
-        1
-    """
-    first: dict[tuple[tuple[int, ...], str | None], ParsedObject] = {}
-    for one in objects:
-        first.setdefault((one.loc_yxyx, one.label), one)
-    return list(first.values())
 
 
 def _words(text: str) -> list[str]:

@@ -119,7 +119,7 @@ def parse_suffix(
     or is a gap (space, ``;`` between objects, ``<eos>``, ``<pad>``, ``<bos>``). Objects may lack
     the label or the separator, tokens may be apart, labels may hold any character but a
     semicolon or a line break. Boxes in a row without words between them are as many objects, all
-    but the last without a label. Repeated objects are kept (`drop_duplicates`).
+    but the last without a label. Repeated objects are kept.
 
     Args:
         text: The suffix, with or without ``<eos>``.
@@ -218,7 +218,7 @@ def _read_run(
     for group in _GROUP.finditer(text, start, stop):
         if group.start() == group.end():
             continue
-        for tokens in _chunks(text, group.start(), group.end()):
+        for tokens in _chunks(text, *group.span(), at_end=at_end and group.end() >= stop):
             is_last = tokens[-1].end() == stop
             reason = _judge(tokens, at_end=at_end and is_last)
             first = tokens[0].start()
@@ -230,15 +230,19 @@ def _read_run(
                 yield _found(tokens, label if is_last else None, first, last)
 
 
-def _chunks(text: str, start: int, end: int) -> Iterator[list["re.Match[str]"]]:
-    """Cut locs and the segs after them into boxes, if the locs are a multiple of four."""
+def _chunks(text: str, start: int, end: int, *, at_end: bool) -> Iterator[list["re.Match[str]"]]:
+    """Cut locs and the segs after them into boxes.
+
+    They must be a multiple of four, or end where the answer was cut off: then the last box alone is
+    not whole. Elsewhere nobody knows which of them is too many.
+    """
     tokens = list(_TOKEN.finditer(text, start, end))
     num_locs = sum(token[1] == "loc" for token in tokens)
     first = 0
-    if num_locs and num_locs % LOCS_PER_BOX == 0:
+    if num_locs % LOCS_PER_BOX == 0 or (at_end and num_locs == len(tokens)):
         for first in range(0, num_locs - LOCS_PER_BOX, LOCS_PER_BOX):
             yield tokens[first : first + LOCS_PER_BOX]
-        first = num_locs - LOCS_PER_BOX
+        first = max(0, (num_locs - 1) // LOCS_PER_BOX * LOCS_PER_BOX)
     yield tokens[first:]
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgvision.tokens import drop_duplicates, match_label, parse_suffix
+from pgvision.tokens import match_label
 
 MATCHING = [
     ("helmets", "helmet"),
@@ -73,12 +73,3 @@ def test_the_same_text_always_matches_itself(classes: list[str], data: st.DataOb
 @given(label=st.text(), classes=st.lists(st.text()))
 def test_any_text_gives_an_index_or_minus_one(label: str, classes: list[str]) -> None:
     assert -1 <= match_label(label, classes) < len(classes)
-
-
-def test_duplicates_are_dropped_only_when_box_and_label_are_equal() -> None:
-    box, other = "<loc0001><loc0002><loc0300><loc0400>", "<loc0001><loc0002><loc0300><loc0401>"
-    text = f"{box} cat ; {other} cat ; {box} dog ; {box} cat ; {box}"
-    parsed = parse_suffix(text, image_hw=(480, 640))
-    assert len(parsed.objects) == 5
-    kept = drop_duplicates(parsed.objects)
-    assert kept == [parsed.objects[at] for at in (0, 1, 2, 4)]

@@ -135,3 +135,16 @@ def test_time_grows_with_the_length_only(unit: str) -> None:
     start = time.perf_counter()
     parse_suffix(text, image_hw=HW)
     assert time.perf_counter() - start < 10
+
+
+def test_boxes_without_labels_survive_a_cut_one() -> None:
+    bare = BOX * 20
+    for cut, text in ((1, "<loc0001>"), (3, "<loc0001><loc0002><loc0003>"), (1, "<loc00")):
+        parsed = parse_suffix(bare + text, image_hw=HW)
+        assert len(parsed.objects) == 20, cut
+        assert [(one.text, one.reason) for one in parsed.rejects] == [(text, "truncated")]
+        assert parsed.truncated
+    # In the middle nobody knows which location is too many.
+    middle = parse_suffix(f"{BOX}<loc0001> cat ; {BOX} dog", image_hw=HW)
+    assert [one.label for one in middle.objects] == ["dog"]
+    assert len(middle.rejects) == 1

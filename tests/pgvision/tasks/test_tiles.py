@@ -1,0 +1,87 @@
+"""Tiles: one object is one box, wherever the borders fall."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))
+from scripted import Scripted
+
+from pgvision.runtime import Request
+from pgvision.tasks import Detector
+from pgvision.tasks.tiles import tiles
+
+
+def sees(request: Request) -> str:
+    """Name every gray level as one object, as far as the picture shows it."""
+    image = request.picture.bgr[..., 0]
+    height, width = image.shape
+    if request.prefix == "detect whole" and (height, width) != (200, 200):
+        return ""
+    found = []
+    for level in np.unique(image[image > 0]):
+        rows, columns = np.nonzero(image == level)
+        edges = (rows.min() / height, columns.min() / width)
+        edges += ((rows.max() + 1) / height, (columns.max() + 1) / width)
+        bins = [min(1023, round(edge * 1024)) for edge in edges]
+        if bins[2] > bins[0] and bins[3] > bins[1]:
+            found.append("".join(f"<loc{bin_:04d}>" for bin_ in bins) + " helmet")
+    return " ; ".join(found)
+
+
+def sees_only_tiles(request: Request) -> str:
+    """Miss small objects in the large picture, which is what tiles are for."""
+    return sees(request) if max(request.picture.bgr.shape) <= 200 else ""
+
+
+@pytest.mark.parametrize("look", [sees, sees_only_tiles])
+@settings(max_examples=60, deadline=None)
+@given(
+    left=st.integers(0, 390),
+    top=st.integers(0, 390),
+    side=st.integers(8, 180),
+    other=st.integers(8, 180),
+)
+def test_one_object_is_one_box(look: object, left: int, top: int, side: int, other: int) -> None:
+    image = np.zeros((400, 400, 3), np.uint8)
+    right, bottom = min(400, left + side), min(400, top + other)
+    image[top:bottom, left:right] = 255
+    result = Detector("helmet", generator=Scripted(look), tile=200)(image)
+    assert len(result) == 1, result.xyxy
+    # A bin of a tile is a fifth of a pixel; borders are told apart to a pixel and a half.
+    np.testing.assert_allclose(result.xyxy[0], [left, top, right, bottom], atol=2.0)
+
+
+def test_neighbours_across_a_border_stay_two() -> None:
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[20:60, 20:155] = 100  # ends inside the overlap of two tiles
+    image[20:60, 165:300] = 200
+    result = Detector("helmet", generator=Scripted(sees_only_tiles), tile=200)(image)
+    found = sorted(result.xyxy.round().astype(int).tolist())
+    assert found == [[20, 20, 155, 60], [165, 20, 300, 60]]
+
+
+def test_objects_of_other_labels_are_no_fragments() -> None:
+    image = np.zeros((400, 400, 3), np.uint8)
+    image[100:140, 100:300] = 255
+
+    def two(request: Request) -> str:
+        name = request.prefix.removeprefix("detect ")
+        return sees(request).replace("helmet", name)
+
+    detector = Detector(["helmet", "head"], generator=Scripted(two), tile=200, kind="pt")
+    assert sorted(detector(image).labels) == ["head", "helmet"]
+
+
+def test_tiles_cover_the_image() -> None:
+    for image_hw in ((100, 250), (333, 901), (200, 200), (90, 1000)):
+        seen = np.zeros(image_hw, np.bool_)
+        for left, top, right, bottom in tiles(image_hw, 100):
+            assert right - left <= 100
+            assert bottom - top <= 100
+            seen[top:bottom, left:right] = True
+        assert seen.all()
