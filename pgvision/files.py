@@ -1,6 +1,7 @@
 """Write aside, then rename: a reader never meets a half-written file."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes ``path``'s place.
 
     Args:
-        path: The file to be written. Its folder is made if it is missing.
+        path: The file to be written. Its folder is made if it is missing; a file that is there
+            keeps its mode, and a link stays a link.
 
     Yields:
         A path in the same folder and with the same ending, so that writers which look at the
@@ -29,22 +31,29 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
         >>> target.read_text()
         'done'
     """
-    target = Path(path)
+    named = Path(path)
+    target = Path(os.path.realpath(named))  # a link stays one, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
+        dir=target.parent, prefix=f".{named.stem}.", suffix=named.suffix
     )
     os.close(descriptor)
     aside = Path(name)
     try:
         yield aside
-        # mkstemp makes files private; a result should have what a plain open() would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o666 & ~umask)
+        aside.chmod(_mode_for(target))
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _mode_for(target: Path) -> int:
+    """What a plain open() would leave: the mode that is there, or that of a new file."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def write_text(path: str | Path, text: str) -> None:

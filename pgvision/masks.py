@@ -20,6 +20,7 @@ from pgvision.errors import ShapeError
 from pgvision.rle import crop_to_rle
 
 SIDE: Final = 64
+_LARGEST_CROP: Final = 2**28  # pixels, 1 GiB as float32
 Crop = tuple[BoolArray, tuple[int, int]]
 
 
@@ -140,13 +141,14 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     Args:
         mask: ``(h, w)`` bool.
         xyxy: ``(4,)`` pixels: left, top, right, bottom; rounded to the nearest, as big_vision's
-            encoder does (its evaluator, and `paste_mask`, cut instead).
+            encoder does (its evaluator, and `paste_mask`, cut instead). What lies outside the
+            frame counts as not covered.
 
     Returns:
         ``(64, 64)`` float32 in [0, 1], bilinear and antialiased.
 
     Raises:
-        ShapeError: If the mask is not ``(h, w)`` or the box covers no pixel of it.
+        ShapeError: If the mask is not ``(h, w)`` or the box covers no pixel of it, or 2**28.
 
     Source:
         google-research/big_vision, pp/proj/paligemma/segmentation.py (antialiased resize).
@@ -160,10 +162,15 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     left, top, right, bottom = (round(float(e)) for e in _require_boxes(np.asarray(xyxy)[None])[0])
     # A box thinner than a pixel still shows the pixel that it lies in.
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    part = mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if (right - left) * (bottom - top) > _LARGEST_CROP:
+        raise ShapeError(f"xyxy: {[left, top, right, bottom]} is too large; cut it to the frame")
+    x0, y0 = max(left, 0), max(top, 0)
+    part = mask[y0 : max(bottom, 0), x0 : max(right, 0)]
     if part.size == 0:
         raise ShapeError(f"xyxy: {[left, top, right, bottom]} covers no pixel of {mask.shape}")
-    picture = Image.fromarray(part.astype(np.float32))
+    whole = np.zeros((bottom - top, right - left), np.float32)  # outside the frame is no mask
+    whole[y0 - top : y0 - top + part.shape[0], x0 - left : x0 - left + part.shape[1]] = part
+    picture = Image.fromarray(whole)
     small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
 

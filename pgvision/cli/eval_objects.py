@@ -128,8 +128,8 @@ def coco_records(
     records = []
     for image_id, result in found.items():
         for record in result.to_coco(image_id=image_id, category_ids=ids):
-            if iou_type == "bbox":
-                record.pop("segmentation", None)
+            # pycocotools takes an object's size from its box where a record has one, mask or not.
+            record.pop("bbox" if iou_type == "segm" else "segmentation", None)
             records.append(record)
     return records
 

@@ -132,7 +132,8 @@ def _mask_iou(
     truth_masks, found_masks = truth.rles(), found.masks or []
     iou = np.zeros(len(pair_found))
     starts = np.flatnonzero(np.diff(found_group[pair_found], prepend=-1))
-    for begin, end in zip(starts, np.append(starts[1:], len(pair_found)), strict=True):
+    ends = np.append(starts, len(pair_found))[1:]  # none where nothing can pair up
+    for begin, end in zip(starts, ends, strict=True):
         rows = pair_found[begin:end]
         wide = int(np.argmax(rows != rows[0])) or len(rows)
         columns = pair_truth[begin : begin + wide]

@@ -41,7 +41,7 @@ def evaluate_referring(
             prediction. Read one by one, so a generator keeps memory small.
 
     Returns:
-        The figures. Two empty masks agree (IoU 1).
+        The figures. Two empty masks agree (IoU 1); a missing prediction never does.
 
     Raises:
         EvaluationError: If there are no pairs, or masks of a pair differ in shape or dtype.
@@ -54,7 +54,7 @@ def evaluate_referring(
         >>> evaluate_referring([(mask, mask), (mask, None)]).miou
         0.5
     """
-    shared, joined, missing = [], [], 0
+    shared, joined, absent = [], [], []
     for index, (truth, found) in enumerate(pairs):
         guess = np.zeros_like(truth) if found is None else found
         if truth.dtype != bool or guess.dtype != bool or truth.shape != guess.shape:
@@ -63,18 +63,19 @@ def evaluate_referring(
                 f"{truth.dtype} and {guess.shape} {guess.dtype}. "
                 "Fix: paste the mask into the frame."
             )
-        missing += found is None
+        absent.append(found is None)
         shared.append(int((truth & guess).sum()))
         joined.append(int((truth | guess).sum()))
     if not shared:
         raise EvaluationError("pairs: expected at least one pair. Fix: check the split's name.")
     inter, union = np.array(shared), np.array(joined)
-    iou = np.where(union > 0, inter / np.maximum(union, 1), 1.0)
+    agree = (union == 0) & ~np.array(absent)  # a missing prediction agrees with nothing
+    iou = np.where(agree, 1.0, inter / np.maximum(union, 1))
     return ReferringReport(
         miou=float(iou.mean()),
-        ciou=float(inter.sum() / union.sum()) if union.sum() else 1.0,
+        ciou=float(inter.sum() / union.sum()) if union.sum() else float(not any(absent)),
         precision={threshold: float((iou >= threshold).mean()) for threshold in THRESHOLDS},
-        num_missing=missing,
+        num_missing=sum(absent),
         num_pairs=len(iou),
     )
 
@@ -156,7 +157,8 @@ def big_vision_referring(answers: Iterable[ReferringAnswer]) -> BigVisionReferri
             continue
         guess = _resized(answer.mask_logits, x2 - x1, y2 - y1) > 0
         shared = int((answer.mask[y1:y2, x1:x2] & guess).sum())
-        ious.append(shared / (int(answer.mask.sum()) + int(guess.sum()) - shared))
+        # No true pixel and none found: big_vision divides by 0 there; nothing is shared, so 0.
+        ious.append(shared / max(int(answer.mask.sum()) + int(guess.sum()) - shared, 1))
     if not ious:
         raise EvaluationError("answers: expected at least one. Fix: check the split's name.")
     return BigVisionReferring(

@@ -158,6 +158,20 @@ def test_crop_and_paste_are_inverse_on_a_block() -> None:
     np.testing.assert_array_equal(frame[20:60, :60], mask[20:60, :60])
 
 
+def test_what_lies_outside_the_frame_is_not_stretched() -> None:
+    crop = crop_mask(np.ones((32, 32), np.bool_), [-32, -32, 32, 32])  # 64 x 64: no resize
+    expected = np.zeros((64, 64))
+    expected[32:, 32:] = 1.0  # a quarter
+    np.testing.assert_array_equal(crop, expected)
+    for box in ([-10, 4, 30, 90], [20, -7, 90, 31]):  # beyond the right and the lower side
+        frame = np.zeros((200, 200), np.bool_)
+        frame[100:132, 100:132] = True
+        shifted = crop_mask(frame, [edge + 100 for edge in box])
+        np.testing.assert_array_equal(crop_mask(np.ones((32, 32), np.bool_), box), shifted)
+    with pytest.raises(ShapeError, match="cut it to the frame"):
+        crop_mask(np.ones((32, 32), np.bool_), [0, 0, 1e6, 1e6])
+
+
 @given(st.integers(0, 100), st.integers(20, 300), st.integers(20, 300))
 @settings(max_examples=40, deadline=None)
 def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width: int) -> None:

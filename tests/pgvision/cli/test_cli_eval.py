@@ -6,13 +6,16 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from pgvision.cli.eval_answers import Answers, weights_digest
+from pgvision.cli.eval_objects import Scoring, score
 from pgvision.cli.eval_texts import evaluate_texts, text_cases
 from pgvision.cli.eval_worst import mistakes_of, save_worst
 from pgvision.datasets import Example, read_dataset
 from pgvision.errors import DataError, ImageError, OptionError
-from pgvision.results import DetectionResult
+from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime.checkpoints import TINY_FOLDER, find_checkpoint
 
 
@@ -47,6 +50,37 @@ def test_eval_writes_its_files(run, sites, tmp_path):
     assert json.loads((out / "calibration.json").read_text())["method"] == "temperature"
     records = json.loads((out / "results.json").read_text())
     assert {record["image_id"] for record in records} <= {1, 2}
+
+
+def test_masks_score_in_stock_pycocotools_as_here(tmp_path):
+    place = {"image_id": 1, "category_id": 1, "iscrowd": 0}
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 100, "width": 100}],
+        "categories": [{"id": 1, "name": "helmet"}],
+        "annotations": [
+            {**place, "id": 1, "bbox": [0, 0, 40, 40], "area": 800,
+             "segmentation": [[0, 0, 40, 0, 40, 20, 0, 20]]},
+        ],
+    }  # fmt: skip
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100, 3), np.uint8))
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    upper = np.where(np.arange(64) < 32, 1.0, -1.0)[:, None].repeat(64, axis=1)
+    # Boxes of 1600 pixels (medium), masks of 800 (small): one that is there, one that is not.
+    found = SegmentationResult(
+        image_hw=(100, 100), xyxy=[[0, 0, 40, 40], [50, 50, 90, 90]], labels=["helmet"] * 2,
+        class_ids=[0, 0], classes=["helmet"], scores=[0.5, 0.9],
+        mask_logits=np.stack([upper, upper]),
+    )  # fmt: skip
+    dataset = read_dataset(tmp_path / "truth.json")
+    scoring = Scoring(iou_type="segm", engine="faster", scoreless="refuse")
+    report = score(dataset, {1: found}, tmp_path, scoring)
+    gt = COCO(str(tmp_path / "truth.json"))
+    stock = COCOeval(gt, gt.loadRes(str(tmp_path / "results.json")), "segm")
+    stock.evaluate()
+    stock.accumulate()
+    stock.summarize()
+    assert report.stats == pytest.approx(stock.stats)
+    assert report.stats[3] == pytest.approx(0.5)  # small: the false one comes first
 
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])

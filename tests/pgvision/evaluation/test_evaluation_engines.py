@@ -9,7 +9,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pgvision.evaluation import evaluate_detections
+from pgvision.evaluation import evaluate_detections, match_scores
 from pgvision.evaluation.ground_truth import load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import load_predictions
@@ -151,3 +151,18 @@ def test_missing_area_and_iscrowd_are_filled_in(small_set):
         report = evaluate_detections(bare, results, iou_type)
         assert report.stats == evaluate_detections(truth, results, iou_type).stats
         assert "3 annotations have no area" in report.notes[0]
+
+
+@pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
+def test_masks_of_which_none_can_match_are_zeros(small_set, engine):
+    truth, results = small_set
+    other_class = [{**results[0], "category_id": 2}]
+    for found in ([], other_class):
+        report = evaluate_detections(truth, found, "segm", engine)
+        assert report.stats == (0, 0, 0, 0, -1, -1, 0, 0, 0, 0, -1, -1)
+        assert report.confusion.trace() == 0
+        scores, correct = match_scores(truth, found, "segm")
+        assert (len(scores), correct.any()) == (len(found), False)
+    bare = [{key: value for key, value in other_class[0].items() if key != "score"}]
+    report = evaluate_detections(truth, bare, "segm", engine, scoreless="interval")
+    assert report.ap_interval.ap == (0, 0)

@@ -32,6 +32,9 @@ def test_referring_by_hand():
 def test_referring_edges():
     empty = block(0, 0, 0, 0)
     assert evaluate_referring([(empty, empty)]).miou == 1
+    missing = evaluate_referring([(empty, None)])
+    assert (missing.miou, missing.ciou, missing.num_missing) == (0, 0, 1)
+    assert set(missing.precision.values()) == {0.0}
     with pytest.raises(EvaluationError, match="at least one pair"):
         evaluate_referring([])
     with pytest.raises(EvaluationError, match=r"pairs\[0\]"):
@@ -54,6 +57,12 @@ def test_big_vision_cuts_pixels_and_divides_by_1023():
     assert report.miou == 49 * 49 / 2500
     assert report.boxacc == {0.5: 1.0, 0.75: 1.0}
     assert (report.invalid, report.total) == (0, 1)
+
+
+def test_big_vision_nothing_true_and_nothing_found_is_zero():
+    # big_vision itself divides by zero here
+    nothing = answer((0, 0, 511, 511), -INSIDE, mask=np.zeros((100, 100), bool))
+    assert big_vision_referring([nothing]).miou == 0.0
 
 
 def test_big_vision_half_a_mask_and_box_thresholds():

@@ -26,7 +26,10 @@ from pgvision.evaluation.vqa import normalize_vqa
         ("couldnt've", "couldn't've"),
         ("ow's'at", "'ow's'at"),
         ("somebody'd", "somebodyd"),
-        ("wouldve", "wouldve"),  # not in the official table
+        ("wouldve", "would've"),
+        ("oughtnt", "oughtn't"),
+        ("youd've", "you'd've"),
+        ("you'dve", "you'd've"),
         ("1,000", "1000"),
         ("10.5", "10.5"),
         ("u.s.", "us"),
