@@ -231,11 +231,9 @@ def _read_run(
 
 
 def _chunks(text: str, start: int, end: int, *, at_end: bool) -> Iterator[list["re.Match[str]"]]:
-    """Cut locs and the segs after them into boxes.
-
-    They must be a multiple of four, or end where the answer was cut off: then the last box alone is
-    not whole. Elsewhere nobody knows which of them is too many.
-    """
+    """Cut locs and the segs after them into boxes."""
+    # A multiple of four, or cut off at the end of the answer: then the last box alone is not whole.
+    # Elsewhere nobody knows which location is too many.
     tokens = list(_TOKEN.finditer(text, start, end))
     num_locs = sum(token[1] == "loc" for token in tokens)
     first = 0
