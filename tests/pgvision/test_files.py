@@ -1,6 +1,5 @@
 """Files are written aside and then renamed, and keep what a plain open() would keep."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def test_a_link_stays_a_link(tmp_path: Path, there: bool) -> None:
     real, link = tmp_path / "disk" / "blob", tmp_path / "report.json"
     if there:
         real.write_text("old")
-    os.symlink(Path("disk") / "blob", link)
+    Path(link).symlink_to(Path("disk") / "blob")
     with replaced_path(link) as aside:
         assert aside.suffix == ".json"  # writers look at the ending
         aside.write_text("new")
