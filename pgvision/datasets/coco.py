@@ -19,7 +19,8 @@ from pgvision.coco import (
     write_coco,
 )
 from pgvision.coco.stream import without_collector
-from pgvision.datasets.image_files import find_image_folder, image_hw_of, image_path
+from pgvision.datasets.image_files import image_hw_of
+from pgvision.datasets.picture_names import PictureNames, picture_folders
 from pgvision.datasets.records import (
     Annotation,
     Category,
@@ -136,7 +137,9 @@ def _place_images(
     """Find path and size of each sound image; what prevents it goes to the problems."""
     sound = {number: entry for number, entry in content.images.items() if entry.sound}
     names = [entry.fields.get("file_name") for entry in sound.values()]
-    folder = find_image_folder(file, [name for name in names if isinstance(name, str)], images)
+    known = [name for name in names if isinstance(name, str)]
+    folders = picture_folders(file.parent, file.stem, images, source=file)
+    pictures = PictureNames(file.parent, folders, known)
     placed = {}
     for (number, entry), name in zip(sound.items(), names, strict=True):
         place = f"images[{entry.index}]"
@@ -144,7 +147,7 @@ def _place_images(
             content.problems.add(f"{place}.file_name", f"is {name!r:.40}, expected text")
             continue
         try:
-            path = image_path(name, folder, where=place)
+            path = pictures.find(name, where=place).path
             placed[number] = (path, entry.image_hw or image_hw_of(path))
         except DataError as error:
             content.problems.add(place, str(error).removeprefix(f"{place}: "))

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pgvision.errors import DataError
@@ -78,41 +77,6 @@ def posix_name(name: str, folder: Path) -> str:
     return PureWindowsPath(name).as_posix()
 
 
-def find_image_folder(source: Path, names: Iterable[str], images: Path | None) -> Path:
-    """Find the folder that the image names of an annotation file are relative to.
-
-    Looks where data sets usually have it: beside the file, in ``images/``, in a folder called as
-    the file (``train.json`` and ``train/``), and COCO's ``annotations/instances_val2017.json``
-    with ``val2017/`` next to ``annotations/``.
-
-    Args:
-        source: The annotation file.
-        names: Some image names of it.
-        images: The folder, if the caller knows it.
-
-    Returns:
-        The first candidate that holds one of the names; the file's own folder if none does.
-
-    Raises:
-        DataError: If ``images`` is given and is not a folder.
-    """
-    if images is not None:
-        if not images.is_dir():
-            raise DataError(f"{images}: expected the folder of images of {source}, found none")
-        return images
-    base = source.parent
-    stems = [source.stem, source.stem.split("_")[-1]]
-    candidates = [base, base / "images", *(base / stem for stem in stems)]
-    candidates += [base / "images" / stem for stem in stems]
-    candidates += [base.parent / "images", *(base.parent / stem for stem in stems)]
-    candidates += [base.parent / "images" / stem for stem in stems]
-    tried = [name for name in names if name][:20]
-    for folder in candidates:
-        if any((folder / posix_name(name, folder)).is_file() for name in tried):
-            return folder
-    return base
-
-
 def list_images(folder: Path) -> list[Path]:
     """Return the image files below ``folder`` in a fixed order, hidden ones left out.
 
@@ -131,22 +95,25 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
-def stated_hw(height: int, width: int, *, where: str) -> tuple[int, int]:
-    """Return the size that a file states, if an image can have it.
+def stated_hw(height: int, width: int, *, where: str) -> tuple[int, int] | None:
+    """Return the size that a file states, if an image can have it; None where a side is 0.
+
+    Tools that do not know the size write 0: it is missing, not wrong.
 
     Raises:
-        DataError: If it has no pixel, or more than 2 to the 30 (a mask of it would not fit).
+        DataError: If a side is negative, or there are more than 2 to the 30 pixels (a mask of it
+            would not fit).
 
     Example:
-        >>> stated_hw(480, 640, where="a.json")
-        (480, 640)
+        >>> stated_hw(480, 640, where="a.json"), stated_hw(0, 640, where="b.json")
+        ((480, 640), None)
     """
-    if height < 1 or width < 1 or height * width > _MOST_PIXELS:
+    if height < 0 or width < 0 or height * width > _MOST_PIXELS:
         raise DataError(
             f"{where}: size {width} x {height}, expected at least 1 x 1 and at most "
             f"{_MOST_PIXELS} pixels"
         )
-    return (height, width)
+    return (height, width) if height and width else None
 
 
 def file_digest(path: Path) -> str:

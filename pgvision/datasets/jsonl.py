@@ -10,7 +10,8 @@ import numpy as np
 
 from pgvision.datasets.examples import Convention, Example, MaskCodec
 from pgvision.datasets.fields import Fields, parse_json, read_text
-from pgvision.datasets.image_files import find_image_folder, image_hw_of, image_path
+from pgvision.datasets.image_files import image_hw_of
+from pgvision.datasets.picture_names import PictureNames, picture_folders
 from pgvision.datasets.records import (
     Annotation,
     Category,
@@ -78,14 +79,16 @@ def _lines(path: str | Path, images: str | Path | None) -> list[_Line]:
     if not entries:
         raise DataError(f"{file}: holds no example; expected one JSON object a line")
     names = [entry.text("image") for entry in entries]
-    folder = find_image_folder(file, names, None if images is None else Path(images))
+    chosen = None if images is None else Path(images)
+    folders = picture_folders(file.parent, file.stem, chosen, source=file)
+    pictures = PictureNames(file.parent, folders, names)
     lines = []
     for entry, name in zip(entries, names, strict=True):
         suffix = entry.values.get("suffix")
         if not isinstance(suffix, str):
             raise entry.fail("suffix", 'text ("" for nothing)')
-        place = image_path(name, folder, where=entry.where)
-        lines.append(_Line(name, place, entry.text("prefix"), suffix, entry.where))
+        found = pictures.find(name, where=entry.where)
+        lines.append(_Line(name, found.path, entry.text("prefix"), suffix, entry.where))
     return lines
 
 

@@ -4,7 +4,6 @@ import base64
 import binascii
 import io
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,8 @@ from PIL import Image
 
 from pgvision.arrays import BoolArray
 from pgvision.datasets.fields import Fields, is_number, load_json
-from pgvision.datasets.image_files import image_hw_of, image_path, stated_hw
+from pgvision.datasets.image_files import image_hw_of, stated_hw
+from pgvision.datasets.picture_names import Picture, PictureNames, picture_folders
 from pgvision.datasets.records import (
     Annotation,
     Category,
@@ -31,6 +31,9 @@ from pgvision.errors import DataError, ImageError
 
 _CIRCLE_CORNERS = 64
 _POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
+_POINTS |= {"oriented_rectangle": 3, "rotation": 3, "quadrilateral": 3}  # X-AnyLabeling's too
+_READ = ("label", "points", "shape_type", "group_id", "mask")
+_COCO = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def read_labelme(path: str | Path, *, images: str | Path | None = None) -> Dataset:
@@ -41,10 +44,11 @@ def read_labelme(path: str | Path, *, images: str | Path | None = None) -> Datas
 
     Args:
         path: Folder with LabelMe's JSON files, or one of them.
-        images: Image folder; the JSON file's own folder if not given.
+        images: Image folder; looked for from the JSON files if not given.
 
     Returns:
-        The data set; classes in alphabetical order from id 1.
+        The data set; classes in alphabetical order from id 1; flags, description and the like in
+        ``extra``.
 
     Raises:
         DataError: If a file is cut or holds NaN, a shape lacks its label or points, or an image
@@ -54,7 +58,7 @@ def read_labelme(path: str | Path, *, images: str | Path | None = None) -> Datas
         https://github.com/wkentaro/labelme, labelme/label_file.py and shape.py
     """
     given = Path(path)
-    files = [given] if given.is_file() else sorted(given.glob("*.json"))
+    files = [given] if given.is_file() else sorted(given.rglob("*.json"))
     entries = [Fields(load_json(file), str(file)) for file in files]
     kept = [(file, e) for file, e in zip(files, entries, strict=True) if "shapes" in e]
     if not kept:
@@ -70,9 +74,14 @@ def read_labelme(path: str | Path, *, images: str | Path | None = None) -> Datas
     numbers = {name: index for index, name in enumerate(names, start=1)}
     records: list[ImageRecord] = []
     used = 0
+    chosen = None if images is None else Path(images)
+    places: dict[Path, PictureNames] = {}
     for (file, entry), part in zip(kept, shapes, strict=True):
-        folder = file.parent if images is None else Path(images)
-        records.append(_read_image(file, entry, part, folder, len(records) + 1, numbers, used))
+        if file.parent not in places:
+            folders = picture_folders(file.parent, "", chosen, source=given)
+            places[file.parent] = PictureNames(file.parent, folders)
+        picture = places[file.parent].find(entry.text("imagePath"), where=str(file))
+        records.append(_read_image(entry, part, picture, len(records) + 1, numbers, used))
         used += len(records[-1].objects)
     categories = tuple(Category(number, name) for name, number in numbers.items())
     return Dataset(tuple(records), categories, findings=_left_out(shapes))
@@ -101,15 +110,14 @@ def _left_out(shapes: list[list[Fields]]) -> tuple[Finding, ...]:
 
 
 def _read_image(
-    file: Path,
     entry: Fields,
     shapes: list[Fields],
-    folder: Path,
+    picture: Picture,
     number: int,
     classes: dict[str, int],
     used: int,
 ) -> ImageRecord:
-    name, path = _place(entry, file, folder)
+    name, path = picture
     groups: dict[object, list[Fields]] = {}
     for index, shape in enumerate(shape for shape in shapes if _encloses(shape)):
         group = shape.values.get("group_id")
@@ -120,8 +128,12 @@ def _read_image(
     for index, parts in enumerate(groups.values(), start=used + 1):
         xywh, segmentation = _outline(parts, image_hw)
         category = classes[parts[0].text("label")]
-        objects.append(Annotation(index, category, xywh, segmentation))
-    return ImageRecord(number, name, path, image_hw, tuple(objects))
+        extra = _extra(parts)
+        objects.append(Annotation(index, category, xywh, segmentation, extra=extra))
+    flags = entry.values.get("flags")
+    return ImageRecord(
+        number, name, path, image_hw, tuple(objects), {"flags": flags} if flags else {}
+    )
 
 
 def _outline(
@@ -131,7 +143,8 @@ def _outline(
     kinds = {_kind(part) for part in parts}
     rings = tuple(_ring(part) for part in parts if _kind(part) != "mask")
     if "mask" not in kinds:
-        return polygons_xywh(rings), (None if kinds == {"rectangle"} else rings)
+        boxes = kinds == {"rectangle"} and all(map(_is_upright, rings))
+        return polygons_xywh(rings), (None if boxes else rings)
     mask = np.zeros(image_hw, dtype=bool)
     for part in parts:
         if _kind(part) == "mask":
@@ -143,21 +156,11 @@ def _outline(
     return mask_xywh(mask), mask_to_runs(mask)
 
 
-def _place(entry: Fields, file: Path, folder: Path) -> tuple[str, Path]:
-    """Find the image: LabelMe names it from the JSON file, often with ``../images/``."""
-    name = entry.text("imagePath").replace("\\", "/")
-    if ".." in Path(name).parts:
-        whole = Path(os.path.normpath(file.parent.absolute() / name))
-        if whole.is_relative_to(folder.absolute()):
-            name = whole.relative_to(folder.absolute()).as_posix()
-    return name, image_path(name, folder, where=str(file))
-
-
 def _image_hw(entry: Fields, path: Path) -> tuple[int, int]:
     if "imageHeight" in entry and "imageWidth" in entry:
-        return stated_hw(
-            entry.integer("imageHeight"), entry.integer("imageWidth"), where=entry.where
-        )
+        height, width = entry.integer("imageHeight"), entry.integer("imageWidth")
+        if (stated := stated_hw(height, width, where=entry.where)) is not None:
+            return stated
     try:
         return image_hw_of(path)
     except ImageError as error:
@@ -166,10 +169,21 @@ def _image_hw(entry: Fields, path: Path) -> tuple[int, int]:
         ) from error
 
 
+def _extra(parts: list[Fields]) -> dict[str, object]:
+    """Return what else the shapes say: flags, description and what other tools add."""
+    found: dict[str, object] = {}
+    for part in reversed(parts):
+        said = part.rest(*_READ, *_COCO)
+        found |= {
+            key: value for key, value in said.items() if value not in (None, "", {}, [], False)
+        }
+    return found
+
+
 def _ring(shape: Fields) -> tuple[float, ...]:
     kind = _kind(shape)
     points = _points(shape, kind)
-    if kind == "polygon":
+    if kind not in ("rectangle", "circle") or (kind == "rectangle" and len(points) > 2):
         return tuple(value for point in points for value in point)
     (x1, y1), (x2, y2) = points[0], points[1]
     if kind == "circle":
@@ -180,6 +194,11 @@ def _ring(shape: Fields) -> tuple[float, ...]:
         return tuple(value for point in rim for value in point)
     left, right, top, bottom = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
     return (left, top, right, top, right, bottom, left, bottom)
+
+
+def _is_upright(ring: tuple[float, ...]) -> bool:
+    """Whether all corners of a ring are corners of its box: newer tools may turn rectangles."""
+    return len(set(ring[0::2])) == 2 and len(set(ring[1::2])) == 2
 
 
 def _points(shape: Fields, kind: str) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -11,9 +12,10 @@ from pgvision.datasets.coco import OnError, read_coco
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.jsonl import read_jsonl
 from pgvision.datasets.labelme import read_labelme
-from pgvision.datasets.records import Dataset
+from pgvision.datasets.records import Category, Dataset
 from pgvision.datasets.voc import read_voc
 from pgvision.datasets.yolo import read_yolo
+from pgvision.datasets.yolo_config import CONFIG_NAMES
 from pgvision.errors import DataError, OptionError, SourceError
 
 Format = Literal["coco", "yolo", "voc", "labelme", "jsonl"]
@@ -100,9 +102,13 @@ def read_splits(
     if chosen == "yolo":
         return read_yolo(given, images=images)
     if chosen == "voc":
-        return {given.stem: read_voc(given, images=images)}
+        return _share_ids(
+            {key: read_voc(part, images=images) for key, part in _part_folders(given, ".xml")}
+        )
     if chosen == "labelme":
-        return {given.stem: read_labelme(given, images=images)}
+        return _share_ids(
+            {key: read_labelme(part, images=images) for key, part in _part_folders(given, ".json")}
+        )
     files = _files_of(given, ".json" if chosen == "coco" else ".jsonl")
     files = {split: files[split]} if split in files else files
     if chosen == "coco":
@@ -113,6 +119,43 @@ def read_splits(
         name: read_jsonl(file, images=images, codec=codec, convention=convention)
         for name, file in files.items()
     }
+
+
+def _part_folders(given: Path, ending: str) -> list[tuple[str, Path]]:
+    """Return the folders of one file an image, by split: ``train/`` and the like are splits."""
+    places = (given, *(given / name for name in ("Annotations", "annotations", "labels")))
+    for place in places if given.is_dir() else ():
+        if next(place.glob(f"*{ending}"), None):
+            return [(given.stem, given)]
+    parts = [
+        (part.name, part)
+        for place in (given / "labels", given)
+        if place.is_dir()
+        for part in sorted(place.iterdir())
+        if part.is_dir() and next(part.glob(f"*{ending}"), None)
+    ]
+    return parts or [(given.stem, given)]
+
+
+def _share_ids(parts: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Give parts whose files have no ids one list of classes, and ids that do not collide."""
+    if len(parts) == 1:
+        return parts
+    names = sorted({name for part in parts.values() for name in part.classes})
+    numbers = {name: number for number, name in enumerate(names, start=1)}
+    categories = tuple(Category(number, name) for name, number in numbers.items())
+    shared: dict[str, Dataset] = {}
+    images, objects = count(1), count(1)
+    for key, part in parts.items():
+        records = []
+        for image in part.images:
+            items = tuple(
+                replace(item, id=next(objects), category_id=numbers[part.names[item.category_id]])
+                for item in image.objects
+            )
+            records.append(replace(image, id=next(images), objects=items))
+        shared[key] = replace(part, images=tuple(records), categories=categories)
+    return shared
 
 
 def _files_of(given: Path, ending: str) -> dict[str, Path]:
@@ -147,21 +190,42 @@ def detect_format(path: str | Path) -> Format:
     given = Path(path)
     if not given.is_dir():
         return _file_format(given)
-    if any((given / name).is_file() for name in ("data.yaml", "data.yml", "dataset.yaml")):
+    if any((given / name).is_file() for name in CONFIG_NAMES):
         return "yolo"
     # Examples beside a COCO file are made from it, and hold less.
     if any(given.glob("*.jsonl")) and not any(map(holds_objects, sorted(given.glob("*.json")))):
         return "jsonl"
-    if any(given.glob("*.xml")) or any((given / "Annotations").glob("*.xml")):
+    xml = ("*.xml", "Annotations/**/*.xml", "annotations/**/*.xml")
+    if any(next(given.glob(pattern), None) for pattern in xml):
         return "voc"
-    if (given / "labels").is_dir():
+    if any((given / name).is_file() for name in ("classes.txt", "obj.names")):
         return "yolo"
+    if (given / "labels").is_dir():
+        return _labels_format(given / "labels")
     for folder in (given, given / "annotations"):
         for file in sorted(folder.glob("*.json")):
             return _json_format(file)
     if any(map(holds_objects, sorted(given.glob("*/*.json")))):
         return "coco"
+    parts = [part for part in sorted(given.iterdir()) if part.is_dir()]
+    if any((part / "labels").is_dir() for part in parts):
+        return "yolo"
+    if any(next(part.glob("*.xml"), None) for part in parts):
+        return "voc"
+    for file in sorted(given.glob("*/*.json")):
+        if _json_format(file) == "labelme":
+            return "labelme"
     raise DataError(_unknown(given))
+
+
+def _labels_format(labels: Path) -> Format:
+    """Tell by what lies in ``labels/``: all tools call it so."""
+    if next(labels.rglob("*.txt"), None) is None:
+        if next(labels.rglob("*.xml"), None):
+            return "voc"
+        if file := next(labels.rglob("*.json"), None):
+            return _json_format(file)
+    return "yolo"
 
 
 def _file_format(given: Path) -> Format:
@@ -170,6 +234,7 @@ def _file_format(given: Path) -> Format:
         ".xml": "voc",
         ".yaml": "yolo",
         ".yml": "yolo",
+        ".data": "yolo",
     }
     if given.suffix.lower() == ".json":
         return _json_format(given)

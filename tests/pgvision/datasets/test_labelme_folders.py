@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pgvision.datasets import read_dataset, read_labelme, segmentation_to_mask
+from pgvision.datasets import read_dataset, read_labelme, read_splits, segmentation_to_mask
 from pgvision.errors import DataError
 
 TRIANGLE = [[10.5, 20], [30, 20], [30, 44.25]]
@@ -95,15 +95,67 @@ def test_points_and_lines_are_left_out_and_said(tmp_path):
     assert [(f.rule, f.level) for f in data.findings] == [("left-out", "warning")]
 
 
-def test_images_in_a_folder_beside_are_taken_if_that_folder_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["..\\images\\a.jpg", "../images/a.jpg", "a.jpg", "a.JPG", "a"])
+def test_images_in_a_folder_beside_are_found(tmp_path, name):
     (tmp_path / "labels").mkdir()
     (tmp_path / "images").mkdir()
-    write(tmp_path / "labels", shape("man", TRIANGLE), imagePath="..\\images\\a.jpg")
-    with pytest.raises(DataError, match="leaves the image folder"):
-        read_labelme(tmp_path / "labels")
-    data = read_labelme(tmp_path / "labels", images=tmp_path / "images")
-    assert data.images[0].path == tmp_path / "images" / "a.jpg"
-    assert data.images[0].file_name == "a.jpg"
+    (tmp_path / "images" / "a.jpg").touch()
+    write(tmp_path / "labels", shape("man", TRIANGLE), imagePath=name)
+    for path, where in ((tmp_path, None), (tmp_path / "labels", tmp_path / "images")):
+        data = read_dataset(path, images=where)
+        assert data.images[0].path == tmp_path / "images" / "a.jpg"
+        assert data.images[0].file_name.endswith("a.jpg")
+
+
+def test_a_name_that_may_mean_two_pictures_is_refused(tmp_path):
+    for ending in ("jpg", "png"):
+        (tmp_path / f"a.{ending}").touch()
+    write(tmp_path, shape("man", TRIANGLE), imagePath="a")
+    with pytest.raises(DataError, match=r"may mean .*a\.jpg or .*a\.png"):
+        read_labelme(tmp_path)
+
+
+def test_a_name_out_of_the_data_set_is_refused(tmp_path):
+    write(tmp_path, shape("man", TRIANGLE), imagePath="../../secret.jpg")
+    with pytest.raises(DataError, match=r"leaves the image folder .*images="):
+        read_labelme(tmp_path)
+
+
+def test_rectangles_of_four_corners_and_turned_ones(tmp_path):
+    corners = [[5, 6], [20, 6], [20, 30], [5, 30]]
+    diamond = [[10, 6], [20, 16], [10, 26], [0, 16]]
+    kinds = ("rectangle", "oriented_rectangle", "rotation", "quadrilateral")
+    write(tmp_path, shape("hat", corners, "rectangle"), *(shape("hat", diamond, k) for k in kinds))
+    upright, *turned = objects(tmp_path)
+    assert (upright.xywh, upright.segmentation) == ((5, 6, 15, 24), None)
+    assert [item.xywh for item in turned] == [(0, 6, 20, 20)] * 4
+    assert {item.segmentation for item in turned} == {((10, 6, 20, 16, 10, 26, 0, 16),)}
+
+
+def test_flags_and_description_are_kept(tmp_path):
+    item = shape("man", TRIANGLE, flags={"far": True}, description="by the crane", id=7)
+    write(tmp_path, item, flags={"night": True})
+    image = read_labelme(tmp_path).images[0]
+    assert image.extra == {"flags": {"night": True}}
+    assert image.objects[0].extra == {"flags": {"far": True}, "description": "by the crane"}
+
+
+def test_a_size_of_0_is_read_from_the_image(tmp_path):
+    write(tmp_path, shape("man", TRIANGLE), imageHeight=0, imageWidth=0)
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    assert read_labelme(tmp_path).images[0].image_hw == (48, 64)
+
+
+def test_folders_of_parts_share_their_classes(tmp_path):
+    for part, label in (("train", "man"), ("valid", "hat")):
+        (tmp_path / part).mkdir()
+        write(tmp_path / part, shape(label, TRIANGLE))
+    parts = read_splits(tmp_path)
+    assert {key: part.classes for key, part in parts.items()} == {
+        "train": ("hat", "man"),
+        "valid": ("hat", "man"),
+    }
+    assert read_dataset(tmp_path).num_objects == 2
 
 
 @pytest.mark.parametrize(

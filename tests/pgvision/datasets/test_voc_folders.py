@@ -76,6 +76,48 @@ def test_a_size_that_is_not_stated_is_read_from_the_image(tmp_path):
     assert read_voc(folder).images[0].image_hw == (30, 40)
 
 
+@pytest.mark.parametrize("stated", ["a", "a.JPG", "a%20b", "cafe\u0301.jpg"])
+def test_sizes_of_0_and_names_without_ending(tmp_path, stated):
+    on_disk = {"a%20b": "a b.jpg", "cafe\u0301.jpg": "caf\u00e9.jpg"}.get(stated, "a.jpg")
+    size = "<width>0</width><height>0</height>"
+    folder = folder_with(tmp_path, a=xml(box("dog", 1, 1, 9, 9), size=size, filename=stated))
+    Image.new("RGB", (40, 30)).save(folder / "JPEGImages" / on_disk)
+    image = read_voc(folder).images[0]
+    assert (image.path.name, image.image_hw) == (on_disk, (30, 40))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1", "gbk", "shift_jis", "big5"]
+)
+def test_encodings(tmp_path, encoding):
+    name = "caf\u00e9" if encoding == "latin-1" else "\u4eba"
+    head = f"<?xml version='1.0' encoding='{encoding.removesuffix('-sig')}'?>"
+    folder = folder_with(tmp_path)
+    (folder / "Annotations" / "a.xml").write_bytes(
+        (head + xml(box(name, 1, 1, 9, 9))).encode(encoding)
+    )
+    assert read_voc(folder).classes == (name,)
+
+
+def test_attributes_parts_and_rotated_boxes(tmp_path):
+    more = (
+        "<attributes><attribute><name>color</name><value>red</value></attribute></attributes>"
+        "<part><name>head</name><bndbox><xmin>3</xmin></bndbox></part>"
+    )
+    turned = (
+        "<object><name>dog</name><robndbox><cx>50</cx><cy>40</cy><w>20</w><h>10</h>"
+        "<angle>1.5707963267948966</angle></robndbox></object>"
+    )
+    folder = folder_with(tmp_path, a=xml(box("dog", 1, 1, 9, 9, more=more), turned))
+    first, second = read_voc(folder).images[0].objects
+    assert first.extra == {
+        "attributes": {"color": "red"},
+        "parts": [{"name": "head", "xmin": "3"}],
+    }
+    assert second.xywh == pytest.approx((45, 30, 10, 20))
+    assert len(second.segmentation[0]) == 8
+
+
 @pytest.mark.parametrize(
     "entity",
     [
@@ -105,7 +147,7 @@ def test_a_file_with_an_entity_is_refused_and_nothing_is_read(tmp_path, entity):
         (xml(box("dog", 1, 1, "", 9)), "xmax"),
         (xml(box("dog", 1, 1, "1e300", 9)), "overflow"),
         (xml(size="<width>9999999</width><height>9999999</height>"), "at most"),
-        (xml(filename="../a.jpg"), "leaves the image folder"),
+        (xml(filename="../../a.jpg"), "leaves the image folder"),
         (xml(filename="/etc/a.jpg"), "absolute"),
         (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>a</x1></polygon>")), "expected numbers"),
         (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>1</x1></polygon>")), "x, y pairs"),

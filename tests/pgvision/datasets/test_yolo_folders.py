@@ -167,15 +167,132 @@ def test_images_without_labels_have_no_objects_and_labels_without_images_are_fou
     assert [(f.rule, f.where) for f in data.findings] == [("missing-file", "lost.txt")]
 
 
+def labelled(folder, *pictures, line="0 0.5 0.5 0.5 0.5"):
+    for name in pictures:
+        image_at(folder / name, (100, 100))
+        label = folder / name.replace("images", "labels").replace(".png", ".txt")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text(line)
+
+
+def configured(folder, text):
+    (folder / "data.yaml").write_text(text)
+    return {key: [i.path.name for i in part.images] for key, part in read_yolo(folder).items()}
+
+
 def test_roboflows_folders_are_found_though_its_yaml_steps_out(tmp_path):
-    image_at(tmp_path / "train" / "images" / "a.png", (100, 100))
-    (tmp_path / "train" / "labels").mkdir()
-    (tmp_path / "train" / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
-    config = {"train": "../train/images", "val": "../valid/images", "names": {0: "helmet"}}
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
-    parts = read_yolo(tmp_path / "data.yaml")
-    assert list(parts) == ["train"]
-    assert parts["train"].images[0].objects[0].xywh == (25.0, 25.0, 50.0, 50.0)
+    labelled(tmp_path, "train/images/a.png", "valid/images/b.png")
+    text = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [helmet]\n"
+    assert configured(tmp_path, text) == {"train": ["a.png"], "val": ["b.png"]}
+    train = read_yolo(tmp_path)["train"]
+    assert train.images[0].objects[0].xywh == (25.0, 25.0, 50.0, 50.0)
+    assert [(f.rule, f.level, f.where) for f in train.findings] == [
+        ("missing-folder", "error", "test")
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["../vlaid/images", "images/vla", "[images/a, images/x]", "v.txt"]
+)
+def test_a_split_that_is_not_there_is_refused(tmp_path, value):
+    labelled(tmp_path, "images/a/a.png")
+    with pytest.raises(DataError, match=r"data\.yaml: val: .* is not there"):
+        configured(tmp_path, f"train: images/a\nval: {value}\nnames: [helmet]\n")
+
+
+@pytest.mark.parametrize(
+    ("train", "found"),
+    [
+        ("[images/a, images/b]", ["a.png", "b.png"]),
+        ("images", ["a.png", "b.png"]),
+        (".", ["a.png", "b.png"]),
+        ("./images/b/", ["b.png"]),
+        (r"images\b", ["b.png"]),
+        ("football-12/images/b", ["b.png"]),
+        ("../images/b", ["b.png"]),
+        ("list.txt", ["b.png", "a.png"]),
+        ("[list.txt, images/a]", ["b.png", "a.png"]),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "path: .\n", "path: football-12\n", "path: null\n"])
+def test_every_form_of_entry_finds_its_pictures_and_their_labels(tmp_path, train, found, path):
+    folder = tmp_path / "football-12"
+    labelled(folder, "images/a/a.png", "images/b/b.png")
+    (folder / "list.txt").write_text("./images/b/b.png\nimages/a/a.png\n")
+    assert configured(folder, f"{path}train: {train}\nnames: [helmet]\n") == {"train": found}
+    assert [len(i.objects) for i in read_yolo(folder)["train"].images] == [1] * len(found)
+
+
+def test_path_may_name_another_folder_and_a_split_its_parent(tmp_path):
+    labelled(tmp_path, "site/train/images/a.png", "site/val/images/b.png")
+    (tmp_path / "configs").mkdir()
+    text = f"path: {tmp_path / 'site'}\ntrain: train\nval: val\ntest:\nnames: [helmet]\nnc: 1\n"
+    assert configured(tmp_path / "configs", text) == {"train": ["a.png"], "val": ["b.png"]}
+    parts = read_yolo(tmp_path / "configs").values()
+    assert [image.objects[0].xywh for part in parts for image in part.images] == [
+        (25.0, 25.0, 50.0, 50.0)
+    ] * 2
+
+
+def test_an_entry_that_may_mean_two_places_is_refused(tmp_path):
+    labelled(tmp_path, "train/images/a.png", "site/train/images/b.png")
+    with pytest.raises(DataError, match=r"may mean .*site/train/images or .*/train/images"):
+        configured(tmp_path / "site", "train: ../train/images\nnames: [helmet]\n")
+
+
+def test_the_same_pictures_twice_and_misspelt_keys_are_said(tmp_path):
+    labelled(tmp_path, "images/a.png")
+    text = "train: images\nval: images\ntset: imagse\nlicense: CC/BY\nnames: [helmet]\n"
+    assert configured(tmp_path, text) == {"train": ["a.png"]}
+    findings = read_yolo(tmp_path)["train"].findings
+    assert [(f.rule, f.where) for f in findings] == [
+        ("missing-folder", "tset"),
+        ("same-split", "val"),
+    ]
+
+
+def test_names_stay_text(tmp_path):
+    folder = folder_with(tmp_path, "0 0.5 0.5 0.1 0.1")
+    text = "names: [no, on, 007, 12:30, null, 1e3, ~, 2024-01-01, 0x1F]\n"
+    (folder / "data.yaml").write_text(text)
+    expected = ("no", "on", "007", "12:30", "null", "1e3", "~", "2024-01-01", "0x1F")
+    assert read_yolo(folder)["train"].classes == expected
+
+
+def test_names_of_another_number_than_nc_are_refused(tmp_path):
+    folder = folder_with(tmp_path, "")
+    (folder / "data.yaml").write_text("nc: 3\nnames: [a, b]\n")
+    with pytest.raises(DataError, match="nc is 3, but there are 2 names"):
+        read_yolo(folder)
+
+
+def test_key_points_are_kept_and_the_box_is_the_box(tmp_path):
+    # data.md finding 4, counted by hand on 60 x 40.
+    labelled(tmp_path, "images/a.png", line="0 .5 .5 .2 .2 .1 .1 .2 .2 .3 .3 0 0")
+    image_at(tmp_path / "images" / "a.png", (60, 40))
+    configured(tmp_path, "train: images\nkpt_shape: [4, 2]\nnames: [hand]\n")
+    item = read_yolo(tmp_path)["train"].images[0].objects[0]
+    assert (item.xywh, item.segmentation) == ((24, 16, 12, 8), None)
+    assert item.extra["keypoints"] == [6, 4, 2, 12, 8, 2, 18, 12, 2, 0, 0, 0]
+    assert item.extra["num_keypoints"] == 3
+    with pytest.raises(DataError, match="13 numbers; expected 17"):
+        configured(tmp_path, "train: images\nkpt_shape: [4, 3]\nnames: [hand]\n")
+    with pytest.raises(DataError, match="'kpt_shape'"):
+        configured(tmp_path, "train: images\nkpt_shape: 17\nnames: [hand]\n")
+
+
+def test_darknets_files_and_labels_beside_their_pictures(tmp_path):
+    picture = image_at(tmp_path / "obj_train_data" / "a.png", (100, 100))
+    picture.with_suffix(".txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "obj.names").write_text("helmet\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\n")
+    (tmp_path / "obj.data").write_text(
+        "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
+    data = read_dataset(tmp_path)
+    assert (data.num_objects, data.classes) == (1, ("helmet",))
+    (tmp_path / "obj_train_data" / "classes.txt").write_text("helmet\n")
+    assert read_dataset(tmp_path / "obj_train_data").num_objects == 1
 
 
 @pytest.mark.parametrize("value", ["../../elsewhere", "/etc"])
@@ -192,6 +309,7 @@ def test_folders_outside_the_data_set_are_refused(tmp_path, value):
         ("names: [a", "not YAML"),
         ("- a", "expected a JSON object, got a list"),
         ("names: {0: a, 2: b}", "numbered from 0"),
+        ("names: {0: [a]}", "a list of texts"),
         ("nc: 2", "class names are missing"),
     ],
 )

@@ -1,0 +1,256 @@
+"""What ``data.yaml`` and Darknet's ``obj.data`` say: names, splits, key points.
+
+Every form of an entry that Ultralytics reads is read; what names nothing that is there is refused.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import yaml
+
+from pgvision.datasets.fields import Fields, read_text
+from pgvision.datasets.image_files import IMAGE_ENDINGS, list_images
+from pgvision.datasets.records import Finding
+from pgvision.errors import DataError
+
+CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
+_NOT_SPLITS = {"path", "names", "nc", "download", "roboflow", "kpt_shape", "flip_idx", "yaml_file"}
+_NEEDED = {"train", "val", "valid", "validation"}
+_SPLITS = _NEEDED | {"test", "minival"}
+_ABSENT = ("", "null", "Null", "NULL", "~", "None")
+
+
+@dataclass
+class Split:
+    """The pictures of one split.
+
+    Attributes:
+        folders: Folders that entries name, for labels that have no picture.
+        pictures: The picture files, in order.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+
+
+class YoloConfig:
+    """One ``data.yaml`` or ``obj.data``, read; scalars stay as they are written.
+
+    Args:
+        file: The file.
+
+    Raises:
+        DataError: If it is no YAML, or no mapping.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.root = file.parent.absolute()
+        text = read_text(file)
+        if file.suffix == ".data":
+            pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+            self.fields = Fields({key.strip(): value.strip() for key, _, value in pairs}, str(file))
+        else:
+            try:
+                # Text alone: YAML 1.1 makes False of "no", 7 of "007" and 750 of "12:30".
+                value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (makes no objects)
+            except yaml.YAMLError as error:
+                raise DataError(f"{file}: not YAML that can be read: {error}") from error
+            self.fields = Fields(value, str(file))
+        self._bases = list(dict.fromkeys(self._find_bases()))
+
+    def _find_bases(self) -> Iterator[Path]:
+        """Yield where entries may start: at ``path`` as Ultralytics has it, or at the file."""
+        stated = self.fields.values.get("path")
+        if isinstance(stated, str) and stated not in _ABSENT:
+            for start in (self.root, self.root.parent):
+                place = Path(os.path.normpath(start / stated.replace("\\", "/")))
+                if place.is_dir():
+                    yield place
+        yield self.root
+
+    def names(self) -> list[str] | None:
+        """Return the class names, None if there are none here.
+
+        Raises:
+            DataError: If they are not numbered from 0 without gaps, or ``nc`` is another number.
+        """
+        value = self.fields.values.get("names")
+        if value is None or value in _ABSENT:
+            return None
+        if self.file.suffix == ".data" and isinstance(value, str):
+            found = self._places(value, "names")
+            if not found:
+                raise self.fields.fail("names", "a file that is there")
+            names = lines_of(found[0])
+        elif isinstance(value, dict):
+            names = self._numbered(value)
+        else:
+            names = [str(name) for name in self.fields.items("names")]
+        given = value.values() if isinstance(value, dict) else value
+        if isinstance(given, Iterable) and any(not isinstance(name, str) for name in given):
+            raise self.fields.fail("names", "a list of texts")
+        stated = self.fields.values.get("nc", self.fields.values.get("classes"))
+        if isinstance(stated, str) and stated.isdecimal() and int(stated) != len(names):
+            raise DataError(
+                f"{self.file}: nc is {stated}, but there are {len(names)} names; correct one"
+            )
+        return names
+
+    def _numbered(self, value: dict[str, object]) -> list[str]:
+        numbers = {int(key): str(name) for key, name in value.items() if key.isdecimal()}
+        if len(numbers) != len(value) or set(numbers) != set(range(len(value))):
+            raise self.fields.fail("names", "names numbered from 0 without gaps")
+        return [numbers[index] for index in range(len(value))]
+
+    def num_keypoints(self) -> tuple[int, int] | None:
+        """Return ``kpt_shape``: key points of an object, and numbers of each.
+
+        Raises:
+            DataError: If it is no such pair.
+        """
+        value = self.fields.values.get("kpt_shape")
+        if value is None or value in _ABSENT:
+            return None
+        if isinstance(value, list) and len(value) == 2 and all(str(n).isdecimal() for n in value):
+            points, each = int(value[0]), int(value[1])
+            if points > 0 and each in (2, 3):
+                return points, each
+        raise self.fields.fail("kpt_shape", "[number of points, 2 or 3]")
+
+    def splits(self) -> tuple[dict[str, Split], list[Finding]]:
+        """Return the splits in the order of the file, and what is wrong with optional ones.
+
+        Raises:
+            DataError: If train or val names what is not there, is outside the data set, could mean
+                two places, or holds no pictures.
+        """
+        found: dict[str, Split] = {}
+        findings: list[Finding] = []
+        for key, value in self.fields.values.items():
+            if key in _NOT_SPLITS or not self._is_split(key, value):
+                continue
+            try:
+                split = self._split(key, value)
+            except DataError as error:
+                if key in _NEEDED:
+                    raise
+                findings.append(Finding("missing-folder", "error", str(error), key))
+                continue
+            found[key] = split
+        return found, findings
+
+    def _is_split(self, key: str, value: object) -> bool:
+        if value in _ABSENT or value == []:
+            return False
+        if key in _SPLITS or get_close_matches(key, _SPLITS, cutoff=0.75):
+            return True  # a misspelt key that names nothing is found as such
+        # An unknown key is a split if it names places: "author: me" and "license: CC/BY" do not.
+        entries = value if isinstance(value, list) else [value]
+        return all(isinstance(entry, str) and self._is_place(entry, key) for entry in entries)
+
+    def _is_place(self, entry: str, key: str) -> bool:
+        if entry.startswith(("./", "../")) or entry.endswith("/images"):
+            return True
+        try:
+            return bool(self._places(entry, key))
+        except DataError:
+            return False
+
+    def _split(self, key: str, value: object) -> Split:
+        entries = value if isinstance(value, list) else [value]
+        split = Split()
+        for entry in entries:
+            if not isinstance(entry, str):
+                raise self.fields.fail(key, "a folder, a .txt list of pictures, or a list of these")
+            places = self._places(entry, key)
+            if not places:
+                raise DataError(
+                    f"{self.file}: {key}: {entry!r} is not there (looked in "
+                    f"{', '.join(map(str, self._bases))}); correct the entry or take it out"
+                )
+            if places[0].is_dir():
+                split.folders.append(places[0])
+                split.pictures += list_images(places[0])
+            elif places[0].suffix.lower() in IMAGE_ENDINGS:
+                split.pictures.append(places[0])
+            else:
+                split.pictures += self._listed(places[0])
+        split.pictures = list(dict.fromkeys(split.pictures))
+        if not split.pictures:
+            raise DataError(f"{self.file}: {key}: expected images in {value!r}, found none")
+        return split
+
+    def _listed(self, file: Path) -> list[Path]:
+        """Return the pictures of a list: ``./`` starts at the list, other names at the data set."""
+        pictures = []
+        for line in lines_of(file):
+            where = f"{file.name}: {line}"
+            if line.replace("\\", "/").startswith("./"):
+                place = Path(os.path.normpath(file.parent / line.replace("\\", "/")))
+                places = [place] if place.is_file() else self._places(line, where)
+            else:
+                places = self._places(line, where) or [
+                    place for place in [file.parent / line] if place.is_file()
+                ]
+            if not places:
+                raise DataError(
+                    f"{file}: picture {line!r} is not there; correct or remove the line"
+                )
+            pictures.append(places[0])
+        return pictures
+
+    def _places(self, value: str, key: str) -> list[Path]:
+        """Return what an entry means, kept inside the data set; nothing if it is not there."""
+        entry = value.strip().replace("\\", "/")
+        outside = True
+        for base in self._bases:
+            hits: list[Path] = []
+            for form in _forms(entry, base):
+                place = Path(os.path.normpath(base / form))
+                step = form == entry and entry.startswith("../") and "../" not in entry[3:]
+                inside = [base, self.root, *([base.parent] if step else [])]
+                if any(place.is_relative_to(folder) for folder in inside):
+                    outside = False
+                    if place.exists() and place not in hits:
+                        hits.append(place)
+            if len(hits) > 1:
+                raise DataError(
+                    f"{self.file}: {key}: {value!r} may mean {hits[0]} or {hits[1]}; write the "
+                    "entry without '..'"
+                )
+            if hits:
+                return hits
+        if outside:
+            raise DataError(
+                f"{self.file}: {key}: {value!r} lies outside the data set's folder {self.root}; "
+                "move it in, name that folder (path: ...), or name the image folder (images=...)"
+            )
+        return []
+
+
+def _forms(entry: str, base: Path) -> list[str]:
+    """Return readings of an entry, all of which count.
+
+    Roboflow writes ``../train/images`` beside train/, or the data set's own name before it; Darknet
+    starts at the folder above, which it calls ``data``.
+    """
+    parts = PurePosixPath(entry).parts
+    if parts and not PurePosixPath(entry).is_absolute() and not PureWindowsPath(entry).drive:
+        if parts[0] == "..":
+            return [str(PurePosixPath(*parts[1:])), entry]
+        if parts[0] in ("data", base.name) and len(parts) > 1 and not (base / entry).exists():
+            return [entry, str(PurePosixPath(*parts[1:]))]
+    return [entry]
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file that hold something.
+
+    Raises:
+        DataError: As `read_text`.
+    """
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
