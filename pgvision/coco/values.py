@@ -12,7 +12,7 @@ _FLOATS = {float}
 MOST = 2**53
 """Evaluators hold the ids of images and categories as floats, which are exact up to here."""
 _MOST_INT = 10**300
-_MOST_PIXELS = 1 << 30
+MOST_PIXELS = 1 << 30
 
 
 def whole_number(value: object, most: int = MOST) -> int | None:
@@ -110,10 +110,10 @@ def stated_size(height: object, width: object) -> tuple[int, int] | None:
         ((480, 640), None, None)
     """
     rows, columns = (0 if side is None else whole_number(side) for side in (height, width))
-    if rows is None or columns is None or min(rows, columns) < 0 or rows * columns > _MOST_PIXELS:
+    if rows is None or columns is None or min(rows, columns) < 0 or rows * columns > MOST_PIXELS:
         raise ValueError(
             f"height and width are {height!r:.20} and {width!r:.20}, expected positive integers "
-            f"of at most {_MOST_PIXELS} pixels together"
+            f"of at most {MOST_PIXELS} pixels together"
         )
     return (rows, columns) if rows and columns else None
 

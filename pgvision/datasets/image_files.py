@@ -4,11 +4,11 @@ import hashlib
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from pgvision.coco.values import MOST_PIXELS, stated_size
 from pgvision.errors import DataError
 from pgvision.images import image_hw_of as image_hw_of
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_MOST_PIXELS = 1 << 30
 
 
 def image_path(name: str, folder: Path, *, where: str) -> Path:
@@ -108,12 +108,13 @@ def stated_hw(height: int, width: int, *, where: str) -> tuple[int, int] | None:
         >>> stated_hw(480, 640, where="a.json"), stated_hw(0, 640, where="b.json")
         ((480, 640), None)
     """
-    if height < 0 or width < 0 or height * width > _MOST_PIXELS:
+    try:
+        return stated_size(height, width)
+    except ValueError as error:
         raise DataError(
             f"{where}: size {width} x {height}, expected at least 1 x 1 and at most "
-            f"{_MOST_PIXELS} pixels"
-        )
-    return (height, width) if height and width else None
+            f"{MOST_PIXELS} pixels"
+        ) from error
 
 
 def file_digest(path: Path) -> str:

@@ -16,14 +16,16 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
+from pgvision.coco import image_entry
 from pgvision.evaluation import evaluate_detections
 from pgvision.files import write_text
 from pgvision.images import Frame
 from pgvision.masks import crop_mask, masks_to_rle
 from pgvision.results import DetectionResult
-from pgvision.rle import mask_to_rle, rle_to_mask
+from pgvision.rle import rle_to_mask
 from pgvision.runtime import Picture, Request, load
 from pgvision.scenes import CLASSES, Scene, caption_counts, render_scene
+from pgvision.scenes.export import scene_annotations
 from pgvision.tasks.asking import Answered
 from pgvision.tasks.detector import Detector
 from pgvision.tasks.segmenter import Segmenter
@@ -51,22 +53,12 @@ def ground_truth(count: int, *, masks: bool) -> Coco:
     annotations: list[dict[str, Any]] = []
     for group in scenes(count):
         for scene in group:
-            height, width = scene.image_hw
-            image_id = len(images)
-            images.append({"id": image_id, "width": width, "height": height})
-            for item in scene.objects:
-                left, top, right, bottom = (float(edge) for edge in item.xyxy)
-                annotation: dict[str, Any] = {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": CLASSES.index(item.label) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": item.area,
-                    "iscrowd": 0,
-                }
-                if masks:
-                    annotation["segmentation"] = mask_to_rle(item.mask)
-                annotations.append(annotation)
+            image_id, first_id = len(images), len(annotations) + 1
+            images.append(image_entry(image_id, f"{scene.seed}.png", scene.image_hw))
+            annotations += scene_annotations(scene, image_id=image_id, first_id=first_id)
+    if not masks:  # which the engine would read in vain
+        for annotation in annotations:
+            del annotation["segmentation"]
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(CLASSES)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

@@ -6,20 +6,24 @@ import platform
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pgvision import Detector
 from pgvision.boxes import box_iou
+from pgvision.coco import image_entry
 from pgvision.evaluation import evaluate_detections
 from pgvision.images import Frame
 from pgvision.results import DetectionResult
 from pgvision.runtime import Picture, Request, load
-from pgvision.scenes import Scene, render_scene, render_video
+from pgvision.scenes import CLASSES, Scene, render_scene, render_video
+from pgvision.scenes.export import scene_annotations
 
 FIRST_SEED = 60_000_000
 LABEL = "helmet"
+CATEGORY = CLASSES.index(LABEL) + 1
 MODES = ("off", "exact", "steady")
 
 
@@ -28,7 +32,7 @@ def still(seed: int, count: int, noise: float) -> Iterator[Scene]:
     scene, rng = render_scene(seed), np.random.default_rng(seed)
     for _ in range(count):
         noisy = scene.image + rng.normal(0.0, noise, scene.image.shape)
-        yield Scene(**{**vars(scene), "image": noisy.clip(0, 255).astype(np.uint8)})
+        yield replace(scene, image=noisy.clip(0, 255).astype(np.uint8))
 
 
 def moving(seed: int, count: int, noise: float) -> Iterator[Scene]:
@@ -37,7 +41,9 @@ def moving(seed: int, count: int, noise: float) -> Iterator[Scene]:
     return render_video(seed, num_frames=count, fps=12.0, camera="moving")
 
 
-def follow(detector: Detector, scenes: list[Scene]) -> tuple[list[DetectionResult], int]:
+def follow(
+    detector: Detector, scenes: list[Scene], drafts: str
+) -> tuple[list[DetectionResult], int]:
     """Ask frame by frame, the last answer as the draft, as `stream` does; count the passes."""
     results, passes, draft = [], 0, ()
     for number, scene in enumerate(scenes):
@@ -48,7 +54,7 @@ def follow(detector: Detector, scenes: list[Scene]) -> tuple[list[DetectionResul
             prefix=ask.prefix,
             form=ask.form,
             draft=draft,
-            drafts=detector._runner.drafts,
+            drafts=drafts,
         )
         ((_, answer),) = detector.generator.generate([request])
         draft, passes = answer.token_ids, passes + answer.passes
@@ -81,28 +87,17 @@ def average_precision(films: list[tuple[list[Scene], list[DetectionResult]]]) ->
     images, annotations, rows = [], [], []
     for scenes, results in films:
         for scene, result in zip(scenes, results, strict=True):
-            image_id = len(images)
-            images.append({"id": image_id, "height": scene.image_hw[0], "width": scene.image_hw[1]})
-            for one in scene.objects:
-                if one.label != LABEL:
-                    continue
-                left, top, right, bottom = (float(edge) for edge in one.xyxy)
-                size = (right - left, bottom - top)
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": image_id,
-                        "category_id": 1,
-                        "bbox": [left, top, *size],
-                        "area": size[0] * size[1],
-                        "iscrowd": 0,
-                    }
-                )
-            rows += result.to_coco(image_id=image_id, category_ids={LABEL: 1})
+            image_id, first_id = len(images), len(annotations) + 1
+            images.append(image_entry(image_id, f"{image_id}.png", scene.image_hw))
+            named = replace(
+                scene, objects=tuple(one for one in scene.objects if one.label == LABEL)
+            )
+            annotations += scene_annotations(named, image_id=image_id, first_id=first_id)
+            rows += result.to_coco(image_id=image_id, category_ids={LABEL: CATEGORY})
     truth = {
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": 1, "name": LABEL}],
+        "categories": [{"id": CATEGORY, "name": LABEL}],
     }
     stats = evaluate_detections(truth, rows).stats or (0.0, 0.0)
     return float(stats[0]), float(stats[1])
@@ -128,9 +123,9 @@ def main() -> None:
         ]
         base = 0.0
         for mode in MODES:
-            detector = Detector(LABEL, model=options.model, drafts=mode)
+            detector = Detector(LABEL, model=options.model)
             start = time.perf_counter()
-            found = [follow(detector, scenes) for scenes in films]
+            found = [follow(detector, scenes, mode) for scenes in films]
             spent = time.perf_counter() - start
             frames = options.films * options.frames
             passes = sum(count for _, count in found) / frames
