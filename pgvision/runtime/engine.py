@@ -127,13 +127,9 @@ class Engine:
             )
             for index, ids in enumerate(answers)
         ]
-        session = Session(self.machine, len(rows))
-        self._enter(session, rows)
-        done = session.leave()
-        while session.rows:
-            session.step()
-            done += session.leave()
-        return [self.scribe.generation(row) for row in sorted(done, key=lambda row: row.index)]
+        # The whole answer is the guess of the prompt's pass, so that this one pass is all.
+        self._enter(Session(self.machine, len(rows)), rows)
+        return [self.scribe.generation(row) for row in rows]
 
     def _best(self, request: Request) -> Generation:
         with self.machine.threads:

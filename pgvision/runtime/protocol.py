@@ -87,6 +87,8 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name}: expected at least 1, got {value}; leave it out")
+        if self.num_alternatives > 1 and self.form is not None:
+            raise OptionError("num_alternatives: k best answers are texts; leave form out")
         if self.drafts not in DRAFTS:
             raise OptionError(f"drafts: expected one of {', '.join(DRAFTS)}, got {self.drafts!r}")
         if self.temperature < 0.0 or not 0.0 < self.top_p <= 1.0:

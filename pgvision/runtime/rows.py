@@ -42,6 +42,10 @@ class Look:
         """Whether every row of the output layer is needed."""
         return self.allowed is None or self.allowed.is_open
 
+    def may_end(self, eos: int) -> bool:
+        """Whether the grammar lets the answer end here."""
+        return self.allowed is not None and eos in self.allowed.ids
+
 
 @dataclass(frozen=True, slots=True)
 class Chances:
@@ -199,7 +203,7 @@ class Row:
         for look, one in zip(self.looks, chances, strict=True):
             start = len(self.written.ids)
             guessed = self.guess[look.after] if look.after < len(self.guess) else None
-            self._commit(self._choice(one, look, guessed), one, look)
+            self._commit(self._choice(one, guessed), one, look)
             self._commit_forced()
             fresh = self.written.ids[start:]
             same = _common(fresh, self.guess[matched : matched + len(fresh)])
@@ -208,7 +212,7 @@ class Row:
                 break
         self.cached = before + matched
 
-    def _choice(self, chances: Chances, look: Look, guessed: int | None) -> int:
+    def _choice(self, chances: Chances, guessed: int | None) -> int:
         if self._replay:
             return self._vocabulary.eos if guessed is None else guessed
         if self._rng is not None:
@@ -248,7 +252,7 @@ class Row:
             if is_one(token) and chances.run is not None:
                 run = table.run_of(token)
                 kept.append(chances.run[run.start - chances.base : run.stop - chances.base])
-        if look.allowed is not None and table.eos in look.allowed.ids:
+        if look.may_end(table.eos):
             out.outside.append(chances.outside)
         self._close(token)
 

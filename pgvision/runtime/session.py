@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
 
 _SLOTS_AT_ONCE: Final = 64
+_WHOLE_ROWS_AT_ONCE: Final = 16  # of the output layer: 16 MB of float32 for Gemma's vocabulary
 _SMALL_VOCABULARY: Final = 32_768
 """Up to here every row of the output layer is computed wherever an object could begin."""
 
@@ -63,7 +64,6 @@ class Session:
         self.machine, self.num_rows = machine, num_rows
         self.rows: list[Row] = []
         self._cache: KeyValueCache | None = None
-        self._slots = 0
 
     @property
     def room(self) -> int:
@@ -85,7 +85,8 @@ class Session:
         ids = _padded([[*row.prompt, *feed] for row, feed in zip(rows, feeds, strict=True)])
         embedded = language.embed_prompt(ids.to(features.device), features)
         lengths = [len(row.prompt) for row in rows]
-        cache = self._cache_for(rows).part(first, first + len(rows))
+        longest = max(len(row.prompt) + row.limit + LOOKAHEAD for row in rows)
+        cache = self._cache_of(max(longest, ids.shape[1])).part(first, first + len(rows))
         hidden = language.run(embedded, cache, starts=[0] * len(rows), prefix=lengths)
         self._settle(rows, hidden, [length - 1 for length in lengths])
         self.rows += rows
@@ -98,8 +99,10 @@ class Session:
         language, rows = self.machine.language, self.rows
         feeds = [row.plan() for row in rows]
         starts = [len(row.prompt) + row.cached for row in rows]
-        embedded = language.embed(_padded(feeds).to(self.machine.device))
-        cache = self._cache_for(()).part(0, len(rows))
+        ids = _padded(feeds)
+        # Padding fills slots too: a row near its end beside one with a long guess needs more.
+        cache = self._cache_of(max(starts) + ids.shape[1]).part(0, len(rows))
+        embedded = language.embed(ids.to(self.machine.device))
         hidden = language.run(embedded, cache, starts=starts)
         bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]
         self._settle(rows, hidden, bases)
@@ -116,15 +119,14 @@ class Session:
             last = self.rows.pop()
             if at < len(self.rows):
                 self.rows[at] = last
-                self._cache_for(()).move(len(self.rows), at, len(last.prompt) + last.cached)
+                self._cache_of(0).move(len(self.rows), at, len(last.prompt) + last.cached)
         return done
 
-    def _cache_for(self, rows: Sequence[Row]) -> KeyValueCache:
-        """Return the cache, enlarged first if new rows need more room."""
-        needed = max((len(row.prompt) + row.limit + LOOKAHEAD for row in rows), default=0)
-        if self._cache is None or needed > self._slots:
-            self._slots = -(-needed // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
-            larger = self.machine.language.allocate(self.num_rows, self._slots)
+    def _cache_of(self, slots: int) -> KeyValueCache:
+        """Return the cache, enlarged first if rows need more slots."""
+        if self._cache is None or slots > self._cache.slots:
+            rounded = -(-slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
+            larger = self.machine.language.allocate(self.num_rows, rounded)
             if self._cache is not None and self.rows:
                 larger.take_over(self._cache)
             self._cache = larger
@@ -185,21 +187,41 @@ class _Reader:
             first: Whether it is the first token of an answer.
         """
         found: dict[int, Chances] = {}
+        totals: dict[int, float] = {}
         groups: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
-        for i, look in enumerate(looks):
-            allowed = look.allowed
-            if allowed is None or allowed.shut is not None:
-                found[i] = self._open(i, allowed, guessed[i], all_of_them=sampled[i])
+        for i, logits in self._whole_rows(looks, first):
+            if looks[i].is_open:
+                found[i] = self._open(logits, looks[i], guessed[i], all_of_them=sampled[i])
             else:
-                base = self._table.run_of(allowed.span[0]).start if allowed.span[1] else -1
-                groups[base, allowed.ids].append(i)
+                totals[i] = float(logits.logsumexp(-1))
+        for i, look in enumerate(looks):
+            if look.allowed is not None and not look.is_open:
+                first_id, stop = look.allowed.span
+                base = self._table.run_of(first_id).start if stop else -1
+                groups[base, look.allowed.ids].append(i)
         for (base, ids), members in groups.items():
-            logits, size = self._logits(members, base, ids)
-            for i, row in zip(members, logits, strict=True):
-                allowed = looks[i].allowed
-                if allowed is not None:
-                    found[i] = self._held(i, allowed, row, base, size, is_first=first[i])
+            rows, size = self._logits(members, base, ids)
+            for i, row in zip(members, rows, strict=True):
+                found[i] = self._held(looks[i], row, base, size, totals.get(i))
         return [found[i] for i in range(len(looks))]
+
+    def _whole_rows(
+        self, looks: Sequence[Look], first: Sequence[bool]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield the looks that need every row of the output layer, with their logits.
+
+        These are the open ones, and those where an object could begin: together, since weights in
+        half precision are converted once a call.
+        """
+        is_small = self._head.size <= _SMALL_VOCABULARY
+        wanted = [
+            i
+            for i, look in enumerate(looks)
+            if look.is_open or (look.may_end(self._table.eos) and (first[i] or is_small))
+        ]
+        for start in range(0, len(wanted), _WHOLE_ROWS_AT_ONCE):
+            part = wanted[start : start + _WHOLE_ROWS_AT_ONCE]
+            yield from zip(part, self._head.logits(self._hidden[part]), strict=True)
 
     def _logits(
         self, members: Sequence[int], base: int, ids: tuple[int, ...]
@@ -214,9 +236,13 @@ class _Reader:
         return np.concatenate(parts, 1), parts[-1].shape[1] if base >= 0 else 0
 
     def _held(
-        self, i: int, allowed: Allowed, logits: FloatArray, base: int, size: int, *, is_first: bool
+        self, look: Look, logits: FloatArray, base: int, size: int, everything: float | None
     ) -> Chances:
-        """Normalise over what the grammar allows."""
+        """Normalise over what the grammar allows.
+
+        ``everything`` is the log of the whole vocabulary's mass; None: not computed.
+        """
+        allowed = look.allowed or Allowed()
         count = len(logits) - size
         if size:
             start, stop = (count + edge - base for edge in allowed.span)
@@ -227,19 +253,17 @@ class _Reader:
         total = weights.sum()
         weights /= total
         outside = float("nan")
-        if self._table.eos in allowed.ids and (is_first or self._head.size <= _SMALL_VOCABULARY):
-            everything = float(self._head.logits(self._hidden[i : i + 1]).logsumexp(-1))
+        if everything is not None:
             outside = float(np.clip(1.0 - np.exp(top + np.log(total) - everything), 0.0, 1.0))
         singles = dict(zip(allowed.ids, weights[:count].tolist(), strict=True))
         return Chances(singles, base, weights[count:] if size else None, outside)
 
     def _open(
-        self, i: int, allowed: Allowed | None, guessed: int | None, *, all_of_them: bool
+        self, logits: Tensor, look: Look, guessed: int | None, *, all_of_them: bool
     ) -> Chances:
         """Normalise over the whole vocabulary; keep the best token, the end and the guess."""
-        logits = self._head.logits(self._hidden[i : i + 1])[0]
-        if allowed is not None and allowed.shut is not None:
-            logits[torch.from_numpy(allowed.shut).to(logits.device)] = -torch.inf
+        if look.allowed is not None and look.allowed.shut is not None:
+            logits[torch.from_numpy(look.allowed.shut).to(logits.device)] = -torch.inf
         logprobs = logits.log_softmax(-1)
         if all_of_them:
             return Chances({}, 0, logprobs.exp().cpu().numpy())

@@ -118,10 +118,8 @@ class _Trace:
         """Return the tokens of an object, or None if they were not told apart."""
         return self._spans.get(item.start)
 
-    def presence(self, span: ObjectSpan) -> float:
+    def presence(self, span: ObjectSpan, ends: FloatArray) -> float:
         """Probability that the answer went on from the last object to this one."""
-        ends = self.answer.eos_logprobs
-        assert ends is not None  # noqa: S101
         passed = ends[self._last : span.start + 1]
         self._last = span.label_stop
         return float(np.prod(1.0 - np.exp(np.minimum(passed, 0.0))))
@@ -162,12 +160,12 @@ def _place(
 
 def _measure(item: ParsedObject, trace: _Trace, window: Window, settings: ObjectSettings) -> Found:
     """Score an object and its edges; what the engine did not say stays unknown."""
-    span, logprobs = trace.span(item), trace.answer.logprobs
+    span, logprobs, ends = trace.span(item), trace.answer.logprobs, trace.answer.eos_logprobs
     locs = None if span is None else trace.loc_rows(span)
-    if span is None or locs is None or logprobs is None or trace.answer.eos_logprobs is None:
+    if span is None or locs is None or logprobs is None or ends is None:
         return Found(item, item.label)
     score = object_score(
-        presence=trace.presence(span),
+        presence=trace.presence(span, ends),
         loc_probs=locs,
         loc_yxyx=item.loc_yxyx,
         label_logprobs=logprobs[span.mask_stop : span.label_stop],

@@ -110,20 +110,25 @@ class _Stream(Generic[Result]):
         requests = self._requests(source)
         answers = self._runner.generator.generate(requests, batch_size=self._batch_size)
         with closing(source), closing(requests):  # type: ignore[type-var]
-            for number, generation in answers:
-                waiting, place = self._owners.pop(number)
-                waiting.answers[place] = generation
+            try:
+                for number, generation in answers:
+                    waiting, place = self._owners.pop(number)
+                    waiting.answers[place] = generation
+                    yield from self._ready()
+            except Exception:
+                # Pictures that could not be read have no answer to come with.
                 yield from self._ready()
+                raise
             yield from self._ready()
 
     def _requests(self, source: Iterator[Frame | FrameFailure]) -> Iterator[Request]:
         number = 0
         for frame in source:
-            waiting: _Pending[Result] = _Pending(frame)
-            self._pending.append(waiting)
             if isinstance(frame, FrameFailure):
+                self._pending.append(_Pending(frame))
                 continue
-            waiting.asks = self._task.plan(frame)
+            waiting: _Pending[Result] = _Pending(frame, self._task.plan(frame))
+            self._pending.append(waiting)
             drafts = self._drafts(frame)
             pictures: dict[Window | None, Picture] = {}
             for place, ask in enumerate(waiting.asks):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from pgvision.errors import OptionError
 from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks
 from pgvision.runtime.token_grammar import TokenGrammar
 from pgvision.tokens import AnswerForm
@@ -250,6 +251,34 @@ def test_what_came_before_an_error_is_answered(engine: Engine) -> None:
         for number, _ in engine.generate(breaking(), batch_size=2):
             got.append(number)
     assert sorted(got) == [0, 1, 2]
+
+
+def test_a_row_near_its_end_beside_one_with_a_long_guess(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding fills slots too; a cache that is laid out to the token must grow, not overflow."""
+    monkeypatch.setattr("pgvision.runtime.session.LOOKAHEAD", 0)
+    monkeypatch.setattr("pgvision.runtime.session._SLOTS_AT_ONCE", 1)
+    slow, short, image = pictures(3)
+    guessed = ask(image, PREFIXES[0], form=DETECT)
+    (plain,) = answers(engine, guessed)
+    # The guess is wrong at first and right behind that: it is fed in the pass after the prompt's,
+    # when the first row, a token a pass, is near its end.
+    late = [engine.vocabulary.first_loc + 500, *plain.token_ids.tolist()[1:]]
+    found = answers(
+        engine,
+        ask(slow, "ocr"),
+        ask(short, "ocr", max_new_tokens=LIMIT - 3),
+        ask(image, PREFIXES[0], form=DETECT, draft=late),
+        batch_size=2,
+    )
+    assert found[0].passes == LIMIT, "the first row must be the slow one"
+    assert found[2].token_ids.tolist() == plain.token_ids.tolist()
+
+
+def test_the_k_best_are_texts() -> None:
+    with pytest.raises(OptionError, match="leave form out"):
+        ask(pictures(1)[0], PREFIXES[0], form=DETECT, num_alternatives=2)
 
 
 def test_drawn_answers_follow_seed_and_temperature(engine: Engine) -> None:

@@ -74,6 +74,20 @@ def test_the_callers_error_is_raised_whatever_is_done_about_bad_pictures(on_erro
     assert not [t for t in threading.enumerate() if t.name.startswith("pgvision-reader")]
 
 
+def test_a_bad_picture_before_the_callers_error_is_told_first(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not a picture")
+
+    def frames() -> Iterator[object]:
+        yield bad
+        raise MineError("the disk went away")
+
+    stream = Detector("helmet", generator=engine()).stream(frames(), on_error="record")
+    assert "bad.jpg" in str(next(stream).error)
+    with pytest.raises(MineError):
+        next(stream)
+
+
 def test_an_error_of_the_model_is_not_taken_for_one_of_the_source() -> None:
     def fail(request: object) -> str:
         raise MineError("out of memory")
