@@ -13,7 +13,9 @@ from scripted import Scripted
 
 from pgvision.runtime import Request
 from pgvision.tasks import Detector
-from pgvision.tasks.tiles import tiles
+from pgvision.tasks.reading import Found
+from pgvision.tasks.tiles import join_fragments, tiles
+from pgvision.tokens import ParsedObject
 
 
 def sees(request: Request) -> str:
@@ -85,3 +87,17 @@ def test_tiles_cover_the_image() -> None:
             assert bottom - top <= 100
             seen[top:bottom, left:right] = True
         assert seen.all()
+
+
+def masked(xyxy: tuple[float, ...], window: tuple[int, ...] | None) -> Found:
+    parsed = ParsedObject((0, 0, 9, 9), xyxy, "helmet", 0, (0,) * 16, 0, 1)
+    return Found(parsed, "helmet", score=0.5, window=window)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_fragments_with_masks_the_largest_stays(turned: bool) -> None:
+    """Masks are not joined: what lies in a larger piece goes, whichever came first."""
+    large = masked((20.0, 20.0, 200.0, 60.0), (0, 0, 200, 200))  # cut on the right
+    small = masked((160.0, 20.0, 210.0, 60.0), (160, 0, 360, 200))  # cut on the left
+    found = [small, large] if turned else [large, small]
+    assert join_fragments(found, (400, 400)) == [large]

@@ -1,0 +1,64 @@
+"""A row under hand-made chances: which token is written, without a model."""
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from pgvision.runtime import Picture, Request, find_checkpoint
+from pgvision.runtime.rows import Chances, Row
+from pgvision.runtime.token_grammar import TokenGrammar
+from pgvision.runtime.vocabulary import read_vocabulary
+from pgvision.tokens import AnswerForm
+
+TOKENIZER = AutoTokenizer.from_pretrained(find_checkpoint("tiny").location)
+TABLE = read_vocabulary(TOKENIZER, "tiny")
+BEST = 500
+
+
+def first_bin(drafted: int, chance: float, *, drafts: str) -> int:
+    """What a row writes first if bin 500 has 0.2, the drafted one ``chance``, the end 0.1."""
+    form = AnswerForm("detect", ("helmet",))
+    request = Request(
+        picture=Picture(np.zeros((2, 2, 3), np.uint8)),
+        prefix="detect helmet",
+        form=form,
+        draft=[TABLE.first_loc + drafted],
+        drafts=drafts,
+    )
+    grammar = TokenGrammar.compile(TOKENIZER, TABLE, form)
+    row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
+    assert row.plan() == [TABLE.first_loc + drafted]
+    run = np.zeros(1024, np.float32)
+    run[BEST], run[drafted] = 0.2, chance
+    chances = Chances({TABLE.eos: 0.1}, TABLE.first_loc, run)
+    row.settle([chances] * len(row.looks))
+    return row.written.ids[0] - TABLE.first_loc
+
+
+@pytest.mark.parametrize(
+    ("drafted", "chance", "written"),
+    [
+        (BEST + 8, 0.1, BEST + 8),  # half as probable, 8 bins off: just kept
+        (BEST - 8, 0.11, BEST - 8),
+        (BEST + 8, 0.09, BEST),  # less than half
+        (BEST + 9, 0.19, BEST),  # too far
+    ],
+)
+def test_steady_keeps_what_is_near_and_nearly_as_good(
+    drafted: int, chance: float, written: int
+) -> None:
+    assert first_bin(drafted, chance, drafts="steady") == written
+    assert first_bin(drafted, chance, drafts="exact") == BEST
+
+
+def test_the_end_is_put_off_as_often_as_asked() -> None:
+    chances = Chances({TABLE.eos: 0.7}, TABLE.first_loc, np.full(1024, 0.3 / 1024, np.float32))
+    for past_end, written in ((0, TABLE.eos), (1, TABLE.first_loc)):
+        form = AnswerForm("detect", ("helmet",), past_end=past_end)
+        request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=form)
+        grammar = TokenGrammar.compile(TOKENIZER, TABLE, form)
+        row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
+        row.plan()
+        row.settle([chances])
+        assert row.written.ids == [written]
+        assert row.written.eos[0] == pytest.approx(np.log(0.7))
