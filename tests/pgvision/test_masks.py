@@ -69,6 +69,20 @@ def test_a_box_far_larger_than_the_frame_shows_its_part() -> None:
     assert frame[:, 11:].all()
 
 
+@pytest.mark.parametrize("box", [[-300, -170, 500, 250], [10, 11, 700, 300], [-900, -90, 15, 12]])
+def test_the_part_of_a_box_mostly_outside_is_that_of_the_whole(box: list[int]) -> None:
+    logits = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    left, top, right, bottom = box
+    whole = weights(bottom - top) @ logits.astype(np.float64) @ weights(right - left).T
+    expected = np.zeros((30, 40))
+    y0, x0, y1, x1 = max(top, 0), max(left, 0), min(bottom, 30), min(right, 40)
+    expected[y0:y1, x0:x1] = whole[y0 - top : y1 - top, x0 - left : x1 - left]
+    (frame,) = paste_masks(logits[None], [box], image_hw=(30, 40))
+    sure = np.abs(expected) > 1e-4
+    assert sure[y0:y1, x0:x1].mean() > 0.99
+    np.testing.assert_array_equal(frame[sure], expected[sure] > 0)
+
+
 @given(st.lists(boxes, min_size=1, max_size=4), st.integers(0, 50))
 @settings(max_examples=200, deadline=None)
 def test_rle_is_byte_identical_to_pycocotools(rows: list[list[float]], seed: int) -> None:
@@ -156,6 +170,12 @@ def test_crop_and_paste_are_inverse_on_a_block() -> None:
     half = crop_mask(mask, [0, 20, 60, 60])  # the right half is inside
     (frame,) = paste_masks((half * 2 - 1)[None], [[0, 20, 60, 60]], image_hw=(100, 120))
     np.testing.assert_array_equal(frame[20:60, :60], mask[20:60, :60])
+
+
+def test_the_codecs_crop_rounds_to_the_nearest_pixel() -> None:
+    mask = np.random.default_rng(0).random((80, 90)) < 0.5
+    box = [7.4, 3.6, 70.6, 68.4]  # from 7, 4 to 71, 68: 64 x 64 pixels, so nothing is resized
+    np.testing.assert_array_equal(crop_mask(mask, box), mask[4:68, 7:71])
 
 
 def test_what_lies_outside_the_frame_is_not_stretched() -> None:

@@ -6,10 +6,11 @@ import io
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pgvision.evaluation import evaluate_detections, match_scores
+from pgvision.evaluation import STAT_NAMES, evaluate_detections, match_scores
 from pgvision.evaluation.ground_truth import load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import load_predictions
@@ -49,10 +50,36 @@ def test_engines_agree_with_pycocotools(random_set, seed, iou_type):
         assert report.engine == engine
 
 
+def tied_set():
+    """A prediction halfway between two annotations, and one that only the second could still take.
+
+    IoU 18 / 22 with both; which one the first takes decides what the second finds.
+    """
+    boxes = [[10, 10, 20, 10], [14, 10, 20, 10], [12, 10, 20, 10], [16, 10, 20, 10]]
+    records = [
+        {
+            "image_id": 1, "category_id": 1, "bbox": box,
+            "segmentation": coco_mask.frPyObjects(np.array([box], float), 120, 160)[0],
+        }
+        for box in boxes
+    ]  # fmt: skip
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {**record, "id": row, "area": 200, "iscrowd": 0}
+            for row, record in enumerate(records[:2])
+        ],
+    }
+    return truth, [
+        {**record, "score": score} for record, score in zip(records[2:], (0.9, 0.8), strict=True)
+    ]
+
+
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", [0, 1, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("seed", [0, 1, 4, 5, 6, 7, 8, "tied"])
 def test_own_matching_is_that_of_pycocotools(random_set, seed, iou_type):
-    truth, results = random_set(seed, masks=iou_type == "segm")
+    truth, results = tied_set() if seed == "tied" else random_set(seed, masks=iou_type == "segm")
     run = pycocotools_run(truth, results, iou_type)
     gt = load_ground_truth(truth, masks=iou_type == "segm")
     found = load_predictions(results, gt, masks=iou_type == "segm")
@@ -66,6 +93,31 @@ def test_own_matching_is_that_of_pycocotools(random_set, seed, iou_type):
             expected[rows] = np.where(group["dtIgnore"][place], -2, matched)
         mine = greedy_match(group_pairs(gt, found), gt.crowd, len(found), iou=iou)
         assert mine.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_a_missing_area_is_that_of_the_mask(engine, iou_type):
+    # 40 x 40, and a triangle half as large: COCO counts areas up to 32 x 32 as small
+    corners = [10.0, 10, 50, 10, 10, 50]
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40],
+             "segmentation": [corners]}
+        ],
+    }  # fmt: skip
+    (rle,) = coco_mask.frPyObjects([corners], 120, 160)
+    found = {
+        "image_id": 1, "category_id": 1, "bbox": [10, 10, 40, 40], "score": 0.9,
+        "segmentation": rle,
+    }  # fmt: skip
+    stats = dict(
+        zip(STAT_NAMES, evaluate_detections(truth, [found], iou_type, engine).stats, strict=True)
+    )
+    assert stats["AP_small"] == pytest.approx(1)
+    assert stats["AP_medium"] == stats["AP_large"] == -1
 
 
 @pytest.mark.parametrize("engine", ["faster", "hotcoco", "pycocotools"])

@@ -64,6 +64,20 @@ def test_best_f1_is_that_of_trying_every_threshold(seed):
     assert best.recall == correct[kept].sum() / num_truth
 
 
+def test_of_equally_good_thresholds_the_highest_counts():
+    # one right of one kept, two right of four kept, two to find: F1 is 2 / 3 for both
+    best = best_f1(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, False, True]), 2)
+    assert (best.threshold, best.f1) == (0.9, pytest.approx(2 / 3))
+
+
+def test_confusions_have_the_truth_in_rows(small_set):
+    truth, results = small_set
+    bare = [{key: value for key, value in r.items() if key != "score"} for r in results[:3]]
+    # a helmet found and one missed; the head taken for a helmet; a helmet where nothing is
+    report = evaluate_detections(truth, bare, scoreless="interval")
+    assert report.confusion.tolist() == [[1, 0, 1], [1, 0, 0], [1, 0, 0]]
+
+
 def test_reliability_edges_and_scores_that_are_no_probabilities():
     diagram = reliability(np.array([0.0, 1.0, 0.1]), np.array([False, True, True]))
     assert diagram.counts == (1, 1, *[0] * 7, 1)

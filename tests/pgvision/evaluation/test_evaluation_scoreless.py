@@ -98,6 +98,41 @@ def test_random_orders_of_large_sets_stay_inside(random_set, seed):
                 assert low - 1e-12 <= figures.ap <= high + 1e-12
 
 
+def chain():
+    """Seven predictions, each halfway between two of six annotations; a seventh is alone.
+
+    Halves of a pixel decide which one a prediction likes better: 1 and 4 the left one, 2 and 5 the
+    right one.
+    """
+    likes = (0.5, -0.5, 0.5, 0.5, -0.5, 0.5, -0.5)
+    found = [[10 + 16 * place + like, 10, 30, 20] for place, like in enumerate(likes)]
+    boxes = [[18 + 16 * place, 10, 30, 20] for place in range(6)] + [[10, 80, 30, 20]]
+    one = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {**one, "id": row, "bbox": box, "area": 600} for row, box in enumerate(boxes, 1)
+        ],
+    }
+    return truth, [{**one, "bbox": box} for box in found]
+
+
+def test_a_long_chain_of_rivals_stays_inside():
+    truth, found = chain()
+    interval = evaluate_detections(truth, found, scoreless="interval").ap_interval
+
+    def reached(*order):
+        ranked = [{**found[row], "score": 1 / (1 + place)} for place, row in enumerate(order)]
+        return evaluate_detections(truth, ranked, engine="pycocotools", details=False).stats[1]
+
+    # from left to right six of seven annotations are found; 1, 2, 4 and 5 first leave only four
+    most, fewest = reached(0, 1, 2, 3, 4, 5, 6), reached(1, 2, 4, 5, 0, 3, 6)
+    assert (most, fewest) == (pytest.approx(86 / 101), pytest.approx(58 / 101))
+    assert 0 < interval.ap50[0] <= fewest
+    assert interval.ap50[1] == pytest.approx(most)
+
+
 def test_constant_scores_are_noted_and_get_the_interval_on_request(small_set):
     truth, results = small_set
     constant = [{**record, "score": 1.0} for record in results]

@@ -78,6 +78,7 @@ def test_simple_metrics():
     assert relaxed_match("0.001", ["0"]) == 0
     assert relaxed_match("0", ["0"]) == 1
     assert relaxed_match("-96", ["-100"]) == 1
+    assert relaxed_match("105", ["100"]) == relaxed_match("95", ["100"]) == 1  # 5 per cent counts
     assert relaxed_match("nan", ["nan"]) == 1
     assert relaxed_match("inf", ["100"]) == 0
     assert relaxed_match("blue", ["blue"]) == 1
@@ -148,6 +149,12 @@ def test_bleu_brevity_and_no_match():
     # of two equally close references the shorter counts: no penalty
     both = [list("abcd"), list("abcdef")]
     assert corpus_bleu([list("abcde")], [both]) == pytest.approx(1.0)
+    # what is said twice counts once where the reference has it once: 4, 3, 2 and 1 n-grams
+    twice = 4 / 8 * 3 / 7 * 2 / 6 * 1 / 5
+    assert corpus_bleu([list("abcdabcd")], [[list("abcd")]]) == pytest.approx(twice**0.25)
+    # the closest reference counts, not the shortest: 8 words beside 10, not beside 4
+    far = [list("abcd"), list("abcdefghij")]
+    assert corpus_bleu([list("abcdefgh")], [far]) == pytest.approx(math.exp(1 - 10 / 8))
 
 
 def slow_cider_d(candidates, references):

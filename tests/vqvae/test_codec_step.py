@@ -1,0 +1,131 @@
+"""One step of the codec's training, past the steps without a codebook, against plain torch."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vqvae import training
+from vqvae.training import TrainingSettings, _Run
+
+SETTINGS = TrainingSettings(steps=400, batch_size=8, bfloat16=False, seed=3)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> _Run:
+    """A run whose codebook has just been started, at step 151."""
+    masks = np.random.default_rng(0).random((12, 8, 8)) < 0.5
+    run = _Run((np.kron(masks, np.ones((8, 8))) * 255).astype(np.uint8), None, tmp_path, SETTINGS)
+    run.step = 150
+    run._one_step()
+    run.step = 151
+    return run
+
+
+def taken_step(run: _Run, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Do one step; return the batch of masks that it saw."""
+    seen: list[Tensor] = []
+    augment = training.augment
+    monkeypatch.setattr(training, "augment", lambda *a: seen.append(augment(*a)) or seen[0])
+    run._one_step()
+    return seen[0]
+
+
+def plain_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of ``sigmoid(4 logits)`` plus half of ``1 - soft IoU``, written out."""
+    probs = 1 / (1 + torch.exp(-4 * logits))
+    pixels = -(masks * probs.log() + (1 - masks) * (1 - probs).log()).mean()
+    total = 0.0
+    for mask, prob in zip(masks, probs, strict=True):
+        total = total + 1 - torch.minimum(mask, prob).sum() / torch.maximum(mask, prob).sum()
+    return pixels + 0.5 * total / len(masks)
+
+
+def plain_gradients(model: torch.nn.Module, masks: Tensor) -> list[Tensor]:
+    """Gradients by hand: the decoder's reach the encoder as if there were no codebook.
+
+    The loss is taken at the chosen rows, and its gradient there, plus that of a quarter of the mean
+    squared distance to them, is sent back through the encoder; then all is cut to norm 1.
+    """
+    table = model.state_dict()["_vq_vae._embedding"]
+    vectors = model.vectors(masks)
+    codes = torch.cdist(vectors.detach().double().flatten(0, 1), table.double()).argmin(1)
+    rows = table[codes].view_as(vectors).requires_grad_()
+    decoder = list(model.decoder.parameters())
+    at_rows, *decoded = torch.autograd.grad(plain_loss(model.decode(rows), masks), [rows, *decoder])
+    pulled = 0.25 * 2 * (vectors - rows).detach() / vectors.numel()
+    encoded = torch.autograd.grad(vectors, list(model.encoder.parameters()), at_rows + pulled)
+    gradients = [*encoded, *decoded]
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+    return [gradient * min(1.0, 1.0 / norm) for gradient in gradients]
+
+
+def test_gradients_are_those_of_plain_torch(run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = copy.deepcopy(run.model)
+    masks = taken_step(run, monkeypatch)
+    expected = plain_gradients(before, masks)
+    learning = [*run.model.encoder.parameters(), *run.model.decoder.parameters()]
+    for held, was, wanted in zip(
+        learning,
+        [*before.encoder.parameters(), *before.decoder.parameters()],
+        expected,
+        strict=True,
+    ):
+        torch.testing.assert_close(held.grad, wanted, rtol=1e-3, atol=1e-6)
+        assert not torch.equal(held, was)
+
+
+def test_the_codebook_follows_by_running_averages(
+    run: _Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = copy.deepcopy(run.model)
+    masks = taken_step(run, monkeypatch)
+    held = {name: value.double().numpy() for name, value in before._vq_vae.state_dict().items()}
+    vectors = before.vectors(masks).detach().reshape(-1, 512)
+    codes = before.quantizer.nearest(vectors).numpy()  # rows are near each other at first: no ties
+    vectors = vectors.double().numpy()
+    assert len(np.unique(codes)) > 3
+    for code in range(128):
+        mine = vectors[codes == code]
+        count = 0.99 * held["_ema_cluster_size"][code] + 0.01 * len(mine)
+        total = 0.99 * held["_ema_w"][code] + 0.01 * mine.sum(0)
+        for name, wanted in (("cluster_size", count), ("w", total)):
+            found = getattr(run.model.quantizer, f"_ema_{name}")[code].numpy()
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+        found = run.model.quantizer._embedding[code].numpy()
+        np.testing.assert_allclose(found, total / count, rtol=1e-4, atol=1e-5)
+
+
+def test_the_codebook_is_started_at_step_150(run: _Run) -> None:
+    rows = torch.full_like(run.model.quantizer._embedding, 1e3)  # nothing would ever choose these
+    run.model.quantizer._embedding.copy_(rows)
+    run.step = 150
+    run._one_step()
+    assert float(run.model.quantizer._embedding.abs().max()) < 100
+
+
+@pytest.mark.parametrize(("step", "is_revived"), [(174, False), (175, True), (325, False)])
+def test_dead_codes_come_back_every_25_steps_until_the_last_fifth(
+    run: _Run, step: int, is_revived: bool
+) -> None:
+    quantizer = run.model.quantizer
+    for held in (quantizer._embedding, quantizer._ema_w):
+        held[[3, 77]] = 1e3
+    quantizer._ema_cluster_size[[3, 77]] = 1e-3
+    run.step = step
+    run._one_step()
+    assert (quantizer._embedding[[3, 77]].abs().max() < 100) == is_revived
+
+
+@pytest.mark.parametrize(
+    ("step", "share"), [(0, 1 / 50), (24, 0.5), (100, (2 + 2**0.5) / 4), (200, 0.5), (300, 0.1464)]
+)
+def test_the_rate_warms_up_and_falls_as_a_cosine(run: _Run, step: int, share: float) -> None:
+    run.step = step
+    run._one_step()
+    rate = run.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(1.5e-3 * share, rel=0.01)
