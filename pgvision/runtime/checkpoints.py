@@ -19,6 +19,26 @@ _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of 
 
 
 @dataclass(frozen=True)
+class ClosedSet:
+    """How a checkpoint is asked for every class it knows at once, in answers of one length.
+
+    It was trained on answers that go on, after the last object, with boxes that show nothing
+    (PaliGemma 2, arXiv 2412.03555, appendix C). The likelihood of the class is the score.
+
+    Attributes:
+        prefix: The prompt, such as ``"detect all classes"``.
+        classes: The names that answers write.
+        num_objects: How many boxes an answer has.
+        noise: The class of boxes that show nothing; it is weighed, and never written.
+    """
+
+    prefix: str
+    classes: tuple[str, ...]
+    num_objects: int
+    noise: str
+
+
+@dataclass(frozen=True)
 class CheckpointCard:
     """What a checkpoint is and where it lies; all but the first fields from its ``pgvision.json``.
 
@@ -35,6 +55,7 @@ class CheckpointCard:
         max_new_tokens: Longest answer that it was taught to write; None: as PaliGemma's of the
             same kind and resolution.
         notes: What its makers want users to know.
+        closed_set: How it is asked for all of its classes at once; None: it was not trained so.
     """
 
     name: str
@@ -48,6 +69,7 @@ class CheckpointCard:
     questions: tuple[str, ...] | None = None
     max_new_tokens: int | None = None
     notes: str | None = None
+    closed_set: ClosedSet | None = None
 
 
 def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None) -> CheckpointCard:
@@ -176,7 +198,26 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         questions=_read_words(path, content, "questions"),
         max_new_tokens=limit,
         notes=None if notes is None else str(notes),
+        closed_set=_read_closed_set(path, content.get("closed_set")),
     )
+
+
+def _read_closed_set(path: Path, content: object) -> ClosedSet | None:
+    if content is None:
+        return None
+    fields = ClosedSet.__dataclass_fields__
+    if not isinstance(content, dict) or set(content) != set(fields):
+        raise CheckpointError(
+            f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, or no closed_set"
+        )
+    classes = _read_words(path, content, "classes")
+    number = content["num_objects"]
+    if not classes or type(number) is not int or number < 1:
+        raise CheckpointError(
+            f"{path}: closed_set needs at least one class and a num_objects above 0, got "
+            f"{content['classes']!r} and {number!r}"
+        )
+    return ClosedSet(str(content["prefix"]), classes, number, str(content["noise"]))
 
 
 def _read_words(path: Path, content: dict[str, object], key: str) -> tuple[str, ...] | None:

@@ -34,12 +34,14 @@ class Allowed:
         ids: Further ids: pieces of labels, the separator's first piece, ``<eos>``.
         banned: Ids inside ``span`` that may not come.
         shut: Where any text may come: the ids that are no text; else None.
+        weighed: Ids that share the probability and may not come.
     """
 
     span: tuple[int, int] = (0, 0)
     ids: tuple[int, ...] = ()
     banned: tuple[int, ...] = ()
     shut: IntArray | None = None
+    weighed: tuple[int, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +61,7 @@ class Node:
 
     children: dict[int, int] = field(default_factory=dict)  # id -> node, or NEXT_OBJECT
     can_end: bool = False
+    weighed: tuple[int, ...] = ()
     allowed: Allowed = field(default_factory=Allowed)
     last: Allowed = field(default_factory=Allowed)  # the same when no further object may come
 
@@ -106,6 +109,8 @@ def build_trie(
         stop = len(middle) - len(separator)
         behind |= _grow(nodes, middle, stop if middle[stop:] == separator else len(middle))
         _grow(nodes, last, None)
+    if form.decoy is not None:
+        _weigh(nodes, _between(tokenizer, vocabulary, f" {form.decoy}"))
     for node in nodes:
         _finish(node, vocabulary.eos, separator[0], bans)
     return LabelTrie(tuple(nodes), frozenset(behind), separator, bans)
@@ -167,8 +172,19 @@ def _grow(nodes: list[Node], path: Sequence[int], separator_at: int | None) -> s
     return behind
 
 
+def _weigh(nodes: list[Node], path: Sequence[int]) -> None:
+    """Set the token at which a path leaves all labels against them."""
+    at = 0
+    for token in path:
+        if token not in nodes[at].children:
+            nodes[at].weighed = (token,)
+            return
+        at = nodes[at].children[token]
+
+
 def _finish(node: Node, eos: int, separator: int, bans: frozenset[int]) -> None:
     ids = tuple(token for token in node.children if token not in bans)
     end = (eos,) if node.can_end else ()
-    node.last = Allowed(ids=(*(one for one in ids if one != separator), *end))
-    node.allowed = Allowed(ids=(*ids, *(() if eos in bans else end)))
+    last = (*(one for one in ids if one != separator), *end)
+    node.last = Allowed(ids=last, weighed=node.weighed)
+    node.allowed = Allowed(ids=(*ids, *(() if eos in bans else end)), weighed=node.weighed)

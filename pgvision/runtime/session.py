@@ -198,7 +198,7 @@ class _Reader:
             if look.allowed is not None and not look.is_open:
                 first_id, stop = look.allowed.span
                 base = self._table.run_of(first_id).start if stop else -1
-                groups[base, look.allowed.ids].append(i)
+                groups[base, look.allowed.ids + look.allowed.weighed].append(i)
         for (base, ids), members in groups.items():
             rows, size = self._logits(members, base, ids)
             for i, row in zip(members, rows, strict=True):
@@ -255,7 +255,8 @@ class _Reader:
         outside = float("nan")
         if everything is not None:
             outside = float(np.clip(1.0 - np.exp(top + np.log(total) - everything), 0.0, 1.0))
-        singles = dict(zip(allowed.ids, weights[:count].tolist(), strict=True))
+        # What is weighed and may not come stands behind what may.
+        singles = dict(zip(allowed.ids, weights[:count].tolist(), strict=False))
         return Chances(singles, base, weights[count:] if size else None, outside)
 
     def _open(

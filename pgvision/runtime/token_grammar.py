@@ -230,7 +230,7 @@ class TokenCursor:
     def _only_choice(self) -> int | None:
         allowed = self.allowed()
         size = allowed.span[1] - allowed.span[0]
-        if allowed.is_open or size - len(allowed.banned) + len(allowed.ids) != 1:
+        if allowed.is_open or allowed.weighed or size - len(allowed.banned) + len(allowed.ids) != 1:
             return None
         if allowed.ids:
             return None if allowed.ids[0] == self.grammar.vocabulary.eos else allowed.ids[0]

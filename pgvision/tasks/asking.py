@@ -23,6 +23,7 @@ class Ask:
         form: The grammar of its answer; None: any text.
         constrained: Whether the answer is held to ``form``, or only read by it.
         num_alternatives: How many best answers are wanted.
+        max_new_tokens: Where it is cut off; None: what the checkpoint was trained to write.
     """
 
     prefix: str
@@ -31,6 +32,7 @@ class Ask:
     form: AnswerForm | None = None
     constrained: bool = True
     num_alternatives: int = 1
+    max_new_tokens: int | None = None
 
 
 Answered: TypeAlias = tuple[Ask, Generation]

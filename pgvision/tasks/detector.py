@@ -40,7 +40,14 @@ class Detector(Predictor[DetectionResult]):
         settings = object_settings(options)
         super().__init__(options)
         prefix = partial(detect_prefix, kind=self.kind)
-        self._task = object_task(classes, settings, self.kind, task="detect", prefix=prefix)
+        self._task = object_task(
+            classes,
+            settings,
+            self.kind,
+            task="detect",
+            prefix=prefix,
+            closed_set=self.generator.card.closed_set,
+        )
         self.classes = self._task.classes
 
     def plan(self, frame: Frame) -> list[Ask]:

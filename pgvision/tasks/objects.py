@@ -9,6 +9,7 @@ import numpy as np
 from pgvision.boxes import nms
 from pgvision.errors import OptionError
 from pgvision.images import Frame
+from pgvision.runtime.checkpoints import ClosedSet
 from pgvision.tasks.asking import Answered, Ask
 from pgvision.tasks.options import ObjectSettings
 from pgvision.tasks.reading import BETWEEN_ANSWERS, Found, column, presence_of, read_objects
@@ -16,6 +17,7 @@ from pgvision.tasks.tiles import join_fragments, tiles
 from pgvision.tokens import AnswerForm, Reject, classes_per_prompt, require_classes
 
 _MERGE_IOU: Final = 0.6
+_TOKENS_PER_OBJECT: Final = 12  # of a closed set's answer, at most: a box, a label, a separator
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class ObjectTask:
             raw = BETWEEN_ANSWERS.join(answer.text for _, answer in answers)
             rejects += [_maskless(item, raw) for item in found if item.parsed.codes is None]
             found = [item for item in found if item.parsed.codes is not None]
-        return self._kept(found, frame.image_hw, merged=len(answers) > 1), rejects
+        merged = len(answers) > 1 or any(ask.form and ask.form.decoy for ask, _ in answers)
+        return self._kept(found, frame.image_hw, merged=merged), rejects
 
     def _kept(self, found: list[Found], image_hw: tuple[int, int], *, merged: bool) -> list[Found]:
         settings = self.settings
@@ -115,6 +118,7 @@ def object_task(
     *,
     task: Literal["detect", "segment"],
     prefix: Callable[[Sequence[str]], str],
+    closed_set: ClosedSet | None = None,
 ) -> ObjectTask:
     """Make the prompts once, so that frames only repeat them.
 
@@ -124,11 +128,15 @@ def object_task(
         kind: Which prompts the model knows.
         task: Boxes alone or masks too.
         prefix: Writes the prompt of some names.
+        closed_set: How the checkpoint is asked for all of its classes at once, if it can be.
 
     Raises:
         PromptError: If a name cannot be asked for.
+        OptionError: If the closed set is asked for and cannot be had.
     """
     names = require_classes(classes)
+    if _suits(closed_set, names, settings) and closed_set is not None:
+        return ObjectTask(names, settings, (_closed_ask(closed_set),))
     size = settings.classes_per_prompt or classes_per_prompt(kind)
     groups = [names[start : start + size] for start in range(0, len(names), size)]
     prompts = tuple(
@@ -165,6 +173,42 @@ def provenance(frame: Frame, answers: Sequence[Answered]) -> dict[str, Any]:
         "time": frame.time,
         "image": frame.bgr,
     }
+
+
+def _suits(closed_set: ClosedSet | None, names: Sequence[str], settings: ObjectSettings) -> bool:
+    """Decide whether all classes are asked for at once.
+
+    Raises:
+        OptionError: If the settings say that they must be and they cannot.
+    """
+    known = () if closed_set is None else closed_set.classes
+    strangers = [name for name in names if name not in known]
+    is_held = settings.constrained and settings.labels == "asked"
+    if settings.closed_set and (strangers or not is_held):
+        reason = (
+            "its answers are held to its classes; leave constrained and labels as they are"
+            if not strangers
+            else f"this checkpoint's has no {', '.join(map(repr, strangers))}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+        raise OptionError(f"closed_set: {reason}")
+    return settings.closed_set is not False and is_held and not strangers
+
+
+def _closed_ask(closed_set: ClosedSet) -> Ask:
+    form = AnswerForm(
+        task="detect",
+        labels=closed_set.classes,
+        max_objects=closed_set.num_objects,
+        bans=("<eos>",),
+        decoy=closed_set.noise,
+    )
+    return Ask(
+        closed_set.prefix,
+        closed_set.classes,
+        form=form,
+        max_new_tokens=_TOKENS_PER_OBJECT * closed_set.num_objects,
+    )
 
 
 def _maskless(item: Found, raw: str) -> Reject:

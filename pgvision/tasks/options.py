@@ -77,6 +77,10 @@ class ObjectOptions(ModelOptions, total=False):
             leaves the model alone and reads what comes.
         extra_objects: So many further objects than the model wants to name, each with the low score
             that it deserves; for recall.
+        closed_set: Ask for all classes at once, as a checkpoint was trained to be asked whose card
+            has a `pgvision.runtime.checkpoints.ClosedSet`: every answer has the same number of
+            boxes, and the likelihood of the class is the score. None: where the card has one that
+            holds all names asked for. `Detector` only.
     """
 
     conf: float | None
@@ -91,6 +95,7 @@ class ObjectOptions(ModelOptions, total=False):
     labels: Labels
     constrained: bool
     extra_objects: int
+    closed_set: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,7 @@ class ObjectSettings:
     labels: Labels
     constrained: bool
     extra_objects: int
+    closed_set: bool | None
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -150,6 +156,7 @@ def object_settings(options: ObjectOptions) -> ObjectSettings:
         labels=options.get("labels", "asked"),
         constrained=options.get("constrained", True),
         extra_objects=options.get("extra_objects", 0),
+        closed_set=options.get("closed_set"),
     )
 
 

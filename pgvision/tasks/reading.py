@@ -72,6 +72,8 @@ def read_objects(
         )
         trace = _Trace(answer)
         for item in parsed.objects:
+            if item.class_id >= 0 and ask.classes[item.class_id] not in classes:
+                continue  # a closed set names all of its classes, asked for or not
             measured = _measure(item, trace, window, settings)
             found.append(_place(measured, ask, classes, (left, top), offset))
         rejects += [
@@ -82,13 +84,33 @@ def read_objects(
 
 
 def presence_of(answers: Sequence[Answered]) -> dict[str, float] | None:
-    """Return for each class that had a prompt of its own the chance that there is any at all."""
+    """Return the chance that there is any at all, for each class that can be told apart.
+
+    These are the classes with a prompt of their own, and those of a closed set: its answers never
+    end early, so there it is the likelihood of the class for the box that shows it best.
+    """
     found: dict[str, float] = {}
     for ask, answer in answers:
-        chance = answer.presence
-        if chance is not None and len(ask.classes) == 1:
-            found[ask.classes[0]] = max(chance, found.get(ask.classes[0], 0.0))
+        if ask.form is not None and ask.form.decoy is not None:
+            chances = _best_likelihoods(answer, ask.classes)
+        elif answer.presence is not None and len(ask.classes) == 1:
+            chances = {ask.classes[0]: answer.presence}
+        else:
+            continue
+        found |= {name: max(chance, found.get(name, 0.0)) for name, chance in chances.items()}
     return found or None
+
+
+def _best_likelihoods(answer: Generation, classes: Sequence[str]) -> dict[str, float]:
+    if answer.logprobs is None or answer.spans is None:
+        return {}
+    best = dict.fromkeys(classes, 0.0)
+    for span in answer.spans:
+        label = slice(span.mask_stop, span.label_stop)
+        name = "".join(answer.pieces[label]).strip()
+        if name in best:
+            best[name] = max(best[name], float(np.exp(answer.logprobs[label].sum())))
+    return best
 
 
 def column(
@@ -164,11 +186,14 @@ def _measure(item: ParsedObject, trace: _Trace, window: Window, settings: Object
     locs = None if span is None else trace.loc_rows(span)
     if span is None or locs is None or logprobs is None or ends is None:
         return Found(item, item.label)
+    label = logprobs[span.mask_stop : span.label_stop]
+    if trace.answer.forced is not None:  # what had to come says nothing
+        label = label[~trace.answer.forced[span.mask_stop : span.label_stop]]
     score = object_score(
         presence=trace.presence(span, ends),
         loc_probs=locs,
         loc_yxyx=item.loc_yxyx,
-        label_logprobs=logprobs[span.mask_stop : span.label_stop],
+        label_logprobs=label,
         seg_logprobs=logprobs[span.box_stop : span.mask_stop] if item.codes else None,
         rule=settings.score,
     )

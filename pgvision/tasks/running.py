@@ -147,6 +147,7 @@ class _Stream(Generic[Result]):
             draft=() if last is None else last.token_ids,
             drafts=self._runner.drafts,
             num_alternatives=ask.num_alternatives,
+            max_new_tokens=ask.max_new_tokens,
         )
 
     def _drafts(self, frame: Frame) -> dict[int, Generation]:

@@ -112,8 +112,21 @@ def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
     covered = float(np.prod(shared)) / max(areas[0], 1e-9)
     if covered >= _COVERED and (areas[1] >= areas[0] or not any(cut_sides(other, image_hw))):
-        return other
+        return other if has_masks else _reaching(other, one, image_hw)
     return None
+
+
+def _reaching(one: Found, fragment: Found, image_hw: tuple[int, int]) -> Found:
+    """Return a box that takes in a fragment: where a border cuts it, the fragment may go on."""
+    cut = np.array(cut_sides(one, image_hw))
+    a, b = np.array(one.xyxy), np.array(fragment.xyxy)
+    outer = np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
+    if not (cut & (outer != a)).any():
+        return one
+    left, top, right, bottom = np.where(cut, outer, a).tolist()
+    parsed = replace(one.parsed, xyxy=(left, top, right, bottom))
+    window = _around(one.window, fragment.window)
+    return replace(one, parsed=parsed, window=window, edges=None, edge_std=None)
 
 
 def _joined(

@@ -16,7 +16,9 @@ class AnswerForm:
         label: "required", or "none" for checkpoints that write no label (refcoco-seg).
         max_objects: After so many the answer ends; None: when the model ends it.
         past_end: So many objects more than the model wants to name.
-        bans: Texts of tokens that may never be written, such as "<noise>" or "<eos>".
+        bans: Texts of tokens that may never be written, such as "<eos>".
+        decoy: A name that is weighed against the labels and never written: what a checkpoint
+            calls boxes that show nothing.
 
     Raises:
         OptionError: If a number is below what makes sense, or there is nothing to write.
@@ -32,6 +34,7 @@ class AnswerForm:
     max_objects: int | None = None
     past_end: int = 0
     bans: tuple[str, ...] = ()
+    decoy: str | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -41,3 +44,5 @@ class AnswerForm:
             raise OptionError(f"past_end: expected 0 or more, got {self.past_end}")
         if self.labels == ():
             raise OptionError("labels: expected names, or None for any text; got none")
+        if self.decoy is not None and (self.labels is None or self.decoy in self.labels):
+            raise OptionError(f"decoy: {self.decoy!r} is weighed against labels; name some others")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from pgvision.scenes.wordings import trained_forms
 from pgvision.tokens import SEPARATOR, encode_boxes, object_text
 from pgvision.training.features import relit
 from pgvision.training.losses import DenseTargets
+from pgvision.training.noise import NOISE, noise_boxes
 from pgvision.training.shards import Shard
 
 # How often each task is asked.
@@ -25,6 +26,9 @@ _FOREIGN: Final = 0.15  # of the absent classes: one that its whole shard never 
 _FIRST_FORM: Final = 0.4  # how often a question is asked in the first of its forms
 MAX_OBJECTS: Final = 14
 MAX_MASKS: Final = 5
+CLOSED_PREFIX: Final = "detect all classes"
+CLOSED_OBJECTS: Final = 18
+_CLOSED: Final = 0.4  # how often a picture is asked for the whole closed set, where it can be
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Wording:
         classes: Every class, in the order of the heads' outputs.
         same: A shard's name of a class -> the class it is.
         phrases: A shard's name of a class -> the ways to ask for it; itself if not given.
+        closed: Names that are also asked for all at once, in answers filled with noise boxes.
     """
 
     classes: tuple[str, ...] = CLASSES
     same: Mapping[str, str] = field(default_factory=dict)
     phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    closed: tuple[str, ...] = ()
 
     def index(self, name: str) -> int:
         """Return the number of the class that a shard calls ``name``."""
@@ -88,6 +94,7 @@ class _Row:
     prefix: list[int]
     suffix: list[int]
     asked: int
+    noise: range = range(0)  # of the suffix: here the class alone is taught
 
 
 class BatchMaker:
@@ -119,6 +126,7 @@ class BatchMaker:
         self._num_image_tokens = num_image_tokens
         self._grid = round(num_image_tokens**0.5)
         self.first_loc = _token_id(tokenizer, "<loc0000>")
+        self._noise = _token_id(tokenizer, NOISE)
 
     def draw(self, seed: Sequence[int], *, num_images: int, num_prompts: int) -> Batch:
         """Return the batch of ``seed``: the same seed always gives the same batch.
@@ -172,6 +180,9 @@ class BatchMaker:
     def _example(self, view: _View, rng: np.random.Generator) -> _Row:
         task = str(rng.choice(list(TASK_SHARES), p=list(TASK_SHARES.values())))
         caption, reading, questions = json.loads(view.sentences)
+        closed = self._wording.closed
+        if closed and set(closed) <= set(view.names.values()) and rng.random() < _CLOSED:
+            return self._closed_set(view, rng)
         if task == "caption" and caption:
             return self._row("caption en", caption)
         if task == "ocr" and set(CLASSES) <= set(view.names.values()):
@@ -225,6 +236,19 @@ class BatchMaker:
             is_whole=len(kept) == len(mine),
         )
 
+    def _closed_set(self, view: _View, rng: np.random.Generator) -> _Row:
+        """Name every object of the closed set, in any order, and then boxes that show nothing."""
+        names = {self._wording.index(name): name for name in self._wording.closed}
+        mine = rng.permutation(np.flatnonzero(np.isin(view.classes, list(names))))[:CLOSED_OBJECTS]
+        noise = noise_boxes(view.boxes[mine], CLOSED_OBJECTS - len(mine), rng)
+        labels = [names[int(number)] for number in view.classes[mine]] + [NOISE] * len(noise)
+        boxes = np.concatenate([view.boxes[mine], noise])
+        bins = encode_boxes(boxes[:, [1, 0, 3, 2]], image_hw=(1, 1))
+        texts = [object_text(row, label) for row, label in zip(bins, labels, strict=True)]
+        row = self._row(CLOSED_PREFIX, SEPARATOR.join(texts))
+        first = len(self._words(SEPARATOR.join(texts[: len(mine)])))
+        return replace(row, noise=range(first, len(row.suffix)))
+
     def _pack(
         self,
         pictures: Tensor,
@@ -243,6 +267,8 @@ class BatchMaker:
             attention[index, :end] = 1
             types[index, start:] = 1
             is_target[index, start:end] = True
+            for place in row.noise:
+                is_target[index, start + place] = row.suffix[place] == self._noise
         asked = torch.tensor([row.asked for row in rows], dtype=torch.long)
         return Batch(pictures, ids, attention, types, is_target, asked, dense, sources, places)
 

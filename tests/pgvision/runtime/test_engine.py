@@ -19,6 +19,9 @@ PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?"
 LIMIT = 24
 DETECT = AnswerForm(task="detect", labels=("helmet", "head"))
 SEGMENT = AnswerForm(task="segment", labels=("helmet",))
+CLOSED = AnswerForm(
+    task="detect", labels=("helmet", "head"), max_objects=3, bans=("<eos>",), decoy="truck"
+)
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -132,6 +135,46 @@ def test_chances_equal_generates(engine: Engine, form: AnswerForm | None) -> Non
     bins = chances[is_loc, first : first + 1024].exp().numpy()
     np.testing.assert_allclose(answer.loc_probs, bins, atol=1e-4)
     assert answer.normalised == ("vocabulary" if form is None else "allowed")
+
+
+def test_a_decoy_is_weighed_and_never_written(engine: Engine) -> None:
+    """A closed set: the likelihood of a class is what ``generate`` gives it, decoy and all."""
+    request = ask(pictures(1)[0], PREFIXES[0], form=CLOSED, max_new_tokens=64)
+    (answer,) = answers(engine, request)
+    spans = answer.spans
+    assert len(spans) == 3 and answer.finished and "truck" not in answer.text
+    said = answer.token_ids.tolist()
+    logits: list[torch.Tensor] = []
+
+    class Told(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            logits.append(scores[0].float().clone())
+            scores[:] = -torch.inf
+            scores[:, said[len(logits) - 1]] = 0.0
+            return scores
+
+    picture = Image.fromarray(np.ascontiguousarray(request.picture.bgr[..., ::-1]))
+    inputs = engine.processor(
+        images=[picture], text=[f"<image>{request.prefix}"], return_tensors="pt"
+    )
+    inputs.pop("labels", None)
+    with torch.inference_mode():
+        engine.model.generate(
+            **inputs, max_new_tokens=64, do_sample=False, logits_processor=[Told()]
+        )
+    paths = [
+        engine.processor.tokenizer(f"<loc0000> {one} ; ", add_special_tokens=False)["input_ids"][1:]
+        for one in ("helmet", "head", "truck")
+    ]
+    for span in spans:
+        chance, alike = 1.0, paths
+        for at in range(span.mask_stop, span.label_stop):
+            ids = list(dict.fromkeys(path[at - span.mask_stop] for path in alike))
+            chance *= float(logits[at][ids].softmax(0)[ids.index(said[at])])
+            alike = [path for path in alike if path[at - span.mask_stop] == said[at]]
+        label = answer.logprobs[span.mask_stop : span.label_stop]
+        assert np.exp(label.sum()) == pytest.approx(chance, abs=1e-5)
+        assert chance < 0.9
 
 
 def test_the_mass_outside_the_grammar_is_what_generate_gives_away(engine: Engine) -> None:

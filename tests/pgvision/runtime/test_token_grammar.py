@@ -189,6 +189,28 @@ def test_banned_tokens_never_come() -> None:
         bound("tiny", AnswerForm("detect", ("helmet",), bans=("<noise>",)))
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_decoy_leaves_a_single_label_a_choice(name: str) -> None:
+    """It shares the mass at the token where it leaves every label, and may not come itself."""
+    form = AnswerForm(task="detect", labels=("safety",), max_objects=1, decoy="safe")
+    tokenizer, table, grammar = bound(name, form)
+    cursor = grammar.start()
+    for bin_ in (1, 2, 3, 4):
+        cursor.advance(table.first_loc + bin_)
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    yes = tokenizer(box + " safety", add_special_tokens=False)["input_ids"][4:]
+    no = tokenizer(box + " safe ; ", add_special_tokens=False)["input_ids"][4:]
+    same = next(at for at, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
+    for token in yes[:same]:
+        cursor.advance(token)
+    allowed = cursor.allowed()
+    assert allowed.ids == (yes[same],) and allowed.weighed == (no[same],)
+    assert cursor.forced_run() == () and not allowed.holds(no[same])
+    cursor.advance(yes[same])
+    with pytest.raises(OptionError, match="some others"):
+        AnswerForm(task="detect", decoy="safe")
+
+
 def test_a_fork_goes_its_own_way() -> None:
     _, table, grammar = bound("tiny", AnswerForm("detect", ("helmet",)))
     cursor = grammar.start()

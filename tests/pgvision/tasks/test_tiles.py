@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,6 +42,7 @@ def sees_only_tiles(request: Request) -> str:
 
 @pytest.mark.parametrize("look", [sees, sees_only_tiles])
 @settings(max_examples=60, deadline=None)
+@example(left=40, top=202, side=162, other=160)  # its lower edge is in a fragment alone
 @given(
     left=st.integers(0, 390),
     top=st.integers(0, 390),
