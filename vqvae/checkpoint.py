@@ -5,19 +5,20 @@ Two formats hold the same 49 tensors under the same names: Google's ``.npz`` and
 """
 
 import hashlib
+import io
 import math
 import os
-import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from tokenize import TokenError
 
 import numpy as np
 import torch
+from numpy.lib import format as npy_format
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,10 +51,17 @@ _ZIP_ERRORS = (
 )
 # A header is 128 bytes in practice; this is what is read of a member before it is believed.
 _MAX_HEADER = 4096
-_LENGTH_WIDTHS = {b"\x93NUMPY\x01": 2, b"\x93NUMPY\x02": 4, b"\x93NUMPY\x03": 4}
-_ENTRY = r"'(descr|fortran_order|shape)': *('[^']*'|True|False|\([\d, ]*\)) *"
-_HEADER = re.compile(rf"\{{ *{_ENTRY}, *{_ENTRY}, *{_ENTRY},? *\}}\s*")
-_SHAPE = re.compile(r"\((\d{1,9}(, *\d{1,9})*,?)? *\)")
+# Version 3 differs from 2 in the alphabet of field names alone, and there are none.
+_HEADER_READERS = {
+    (1, 0): npy_format.read_array_header_1_0,
+    (2, 0): npy_format.read_array_header_2_0,
+    (3, 0): npy_format.read_array_header_2_0,
+}
+# numpy evaluates a header as a Python literal: a broken one raises anything that Python's own
+# reader does, and a warning where it had to guess.
+_HEADER_ERRORS = (
+    ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError, KeyError, Warning
+)  # fmt: skip
 # Running averages that only training needs; a released file may leave them out.
 _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
@@ -260,10 +268,9 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             members = _npz_members(archive, path)
             # Every header is held to the table, and every size to its header, before the first
             # tensor is read.
-            headers = {name: _npy_header(archive, held, path) for name, held in members.items()}
-            return {
-                name: _npy_tensor(archive, held, headers[name]) for name, held in members.items()
-            }
+            for held in members.values():
+                _require_header(archive, held, path)
+            return {name: _npy_tensor(archive, held) for name, held in members.items()}
     except CodecError:  # a ValueError, too, but one that says more
         raise
     except _ZIP_ERRORS as error:
@@ -290,54 +297,31 @@ def _npz_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipI
     return members
 
 
-@dataclass(frozen=True, kw_only=True)
-class _NpyHeader:
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-    num_bytes: int
-
-
-def _npy_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> _NpyHeader:
-    """Read a member's header and hold dtype, shape and the member's size to the table."""
+def _require_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
+    """Hold a member's dtype, shape and size to the table, and read no more than its header."""
     name = entry.filename.removesuffix(".npy")
     with archive.open(entry) as file:
-        header = _parse_npy(file.read(_MAX_HEADER), f"{path}: tensor {name}")
-    _require_shape(name, header.shape, path)
-    expected = header.num_bytes + 4 * math.prod(header.shape)
+        start = io.BytesIO(file.read(_MAX_HEADER))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read = _HEADER_READERS[npy_format.read_magic(start)]
+            shape, _, dtype = read(start, max_header_size=_MAX_HEADER)
+    except _HEADER_ERRORS as error:
+        raise CodecError(f"{path}: tensor {name} has a broken header: {error!s:.80}") from error
+    if dtype != np.dtype("<f4"):
+        raise CodecError(f"{path}: tensor {name} is {dtype.str!r}, expected '<f4' (float32)")
+    _require_shape(name, shape, path)
+    expected = start.tell() + 4 * math.prod(shape)
     if entry.file_size != expected:
         raise CodecError(
             f"{path}: broken: tensor {name} holds {entry.file_size:,} bytes, and its header "
             f"promises {expected:,}"
         )
-    return header
 
 
-# By pattern: numpy's reader evaluates a header as Python; a broken one then raises anything from
-# tokenize.TokenError to RecursionError, or makes it read the 4 GB that its length claims.
-def _parse_npy(start: bytes, name: str) -> _NpyHeader:
-    """Parse the header of the npy format, versions 1 to 3, from the ``start`` of a file."""
-    width = _LENGTH_WIDTHS.get(start[:7])
-    if width is None:
-        raise CodecError(f"{name} has a broken header: not the start of an .npy file")
-    end = 8 + width + int.from_bytes(start[8 : 8 + width], "little")
-    text = start[8 + width : end].decode("latin-1")
-    found = _HEADER.fullmatch(text) if end <= len(start) else None
-    fields = dict(zip(found.groups()[::2], found.groups()[1::2], strict=True)) if found else {}
-    shape, fortran = fields.get("shape", ""), fields.get("fortran_order")
-    if not _SHAPE.fullmatch(shape) or fortran not in ("True", "False") or "descr" not in fields:
-        raise CodecError(f"{name} has a broken header: {text[:80]!r}")
-    if fields["descr"] != "'<f4'":
-        raise CodecError(f"{name} is {fields['descr'][:40]}, expected '<f4' (float32)")
-    return _NpyHeader(
-        shape=tuple(int(side) for side in re.findall(r"\d+", shape)),
-        order="F" if fortran == "True" else "C",
-        num_bytes=end,
-    )
-
-
-def _npy_tensor(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, header: _NpyHeader) -> Tensor:
+def _npy_tensor(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
     with archive.open(entry) as file:
         # With a size: without one, a member that is longer than its entry says unpacks to 2 GB.
-        content = file.read(entry.file_size)
-    flat = np.frombuffer(content, "<f4", offset=header.num_bytes)
-    return torch.from_numpy(np.array(flat.reshape(header.shape, order=header.order), order="C"))
+        content = io.BytesIO(file.read(entry.file_size))
+    return torch.from_numpy(np.array(npy_format.read_array(content, allow_pickle=False), order="C"))

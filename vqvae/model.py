@@ -1,6 +1,5 @@
 """The network around the codebook: 64x64 masks to a 4x4 grid of vectors, and back."""
 
-import torch
 from torch import Tensor, nn
 
 from vqvae.quantizer import CODE_WIDTH, Quantizer
@@ -39,6 +38,7 @@ class MaskVqVae(nn.Module):
         ``evaluators/proj/paligemma/transfers/segmentation.py`` (decoder).
 
     Example:
+        >>> import torch
         >>> model = MaskVqVae().eval()
         >>> codes = model.encode(torch.zeros(1, 64, 64))
         >>> tuple(codes.shape), tuple(model.decode(model.quantizer.lookup(codes)).shape)
@@ -81,17 +81,6 @@ class MaskVqVae(nn.Module):
         """Map codebook vectors ``(b, 16, 512)`` to logits ``(b, 64, 64)``; the mask is ``> 0``."""
         grid = vectors.transpose(1, 2).reshape(len(vectors), CODE_WIDTH, GRID_SIDE, GRID_SIDE)
         return self.decoder(grid)[:, 0]  # type: ignore[no-any-return]
-
-    def forward(self, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logits ``(b, 64, 64)``, the codes ``(b, 16)`` and the commitment loss."""
-        quantized, codes, commitment = self._quantize(self.vectors(masks))
-        return self.decode(quantized), codes, commitment
-
-    def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # The codebook stays in float32 when the convolutions run in bfloat16: nearest rows and
-        # running averages need the digits.
-        with torch.autocast("cpu", enabled=False):
-            return self.quantizer(vectors.float())  # type: ignore[no-any-return]
 
 
 def _stages(

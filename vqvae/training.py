@@ -36,8 +36,6 @@ _WARMUP_STEPS = 50
 _FREE_STEPS = 150
 _REVIVE_EVERY = 25
 _SHARPNESS = 4.0
-# What a state that was written before these options existed was run with.
-_OLDER_STATE = {"decoder_only": False, "start": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +141,12 @@ def train_codec(
     Raises:
         CodecError: If the masks are of another shape or dtype, or none; if the weights are not one
             for each mask, or negative, or all zero; if ``start_from`` is no codec.
-        OptionError: If the state in ``out`` belongs to a run with other settings or another start,
-            or ``decoder_only`` comes without ``start_from``, or the other way round.
+        OptionError: If the state in ``out`` belongs to a run with other settings, masks, weights or
+            another start, or is there and ``resume`` is not asked for; if ``decoder_only`` comes
+            without ``start_from``, or the other way round.
     """
     run = _Run(masks, weights, Path(out), settings or TrainingSettings(), start_from)
-    if resume:
-        run.restore()
+    run.restore(resume=resume)
     run.go()
     return run.finish()
 
@@ -184,9 +182,9 @@ def _first_model(settings: TrainingSettings, start_from: str | Path | None) -> M
     return model
 
 
-def _digest(model: MaskVqVae) -> str:
+def _digest(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
-    for held in model.state_dict().values():
+    for held in tensors:
         digest.update(held.numpy().tobytes())
     return digest.hexdigest()[:12]
 
@@ -209,7 +207,7 @@ class _Run:
         self.masks = torch.from_numpy(masks)
         self.weights = torch.ones(len(masks)) if weights is None else torch.tensor(weights)
         self.model = _first_model(settings, start_from)
-        self.start = None if start_from is None else _digest(self.model)
+        self.start = None if start_from is None else _digest(*self.model.state_dict().values())
         learning = [held for held in self.model.parameters() if held.requires_grad]
         self.optimizer = torch.optim.AdamW(
             learning, lr=settings.learning_rate, weight_decay=1e-4, fused=True
@@ -218,18 +216,30 @@ class _Run:
     def _identity(self) -> dict[str, float | str | None]:
         """What a resumed run must repeat; the number of threads is the machine's business."""
         named = {name: value for name, value in asdict(self.settings).items() if name != "threads"}
-        return named | {"start": self.start}
+        return named | {
+            "start": self.start,
+            "masks": _digest(self.masks),
+            "weights": _digest(self.weights),
+        }
 
-    def restore(self) -> None:
+    def restore(self, *, resume: bool) -> None:
         """Go on from the state in the run's folder, if there is one."""
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
-        if _OLDER_STATE | state["settings"] != self._identity():
+        if not resume:
             raise OptionError(
-                f"{path}: the run there was started with {state['settings']}, not "
-                f"{self._identity()}; repeat its options or choose another --out"
+                f"{path}: a run is there already; go on with it (resume=True, --resume) or choose "
+                "another --out"
+            )
+        state = torch.load(path, weights_only=True)
+        was, now = state.get("identity", {}), self._identity()
+        differ = [name for name in now if was.get(name) != now[name]]
+        if differ:
+            listed = "; ".join(f"{name} was {was.get(name)}, is {now[name]}" for name in differ)
+            raise OptionError(
+                f"{path}: the run there is another one: {listed}. Repeat its options and masks, or "
+                "choose another --out"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -306,7 +316,7 @@ class _Run:
 
     def _save(self) -> None:
         state = {
-            "settings": self._identity(),
+            "identity": self._identity(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,

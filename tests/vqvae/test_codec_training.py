@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,20 +113,26 @@ def test_another_start_does_not_resume(tmp_path: Path) -> None:
         )
 
 
-def test_a_state_from_before_decoder_only_resumes(tmp_path: Path) -> None:
-    run = _Run(masks(), None, tmp_path, FEW)
-    run._save()
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    del state["settings"]["decoder_only"], state["settings"]["start"]
-    torch.save(state | {"step": 3}, tmp_path / "state.pt")
-    run.restore()
-    assert run.step == 3
-
-
-def test_another_recipe_does_not_resume(tmp_path: Path) -> None:
-    train_codec(masks(), tmp_path, settings=FEW)
-    with pytest.raises(OptionError, match="another --out"):
-        train_codec(masks(), tmp_path, settings=TrainingSettings(steps=9), resume=True)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("steps", {"settings": replace(FEW, steps=9)}),
+        ("seed", {"settings": replace(FEW, seed=6)}),
+        ("masks", {"masks": masks()[::-1].copy()}),
+        ("masks", {"masks": masks()[:-1], "weights": np.ones(95)}),
+        ("weights", {"weights": np.arange(96.0)}),
+    ],
+)
+def test_another_run_does_not_resume_and_says_what_differs(
+    tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    given = {"masks": masks(), "settings": FEW}
+    train_codec(out=tmp_path, **given)
+    with pytest.raises(OptionError, match=rf"another one: {name} was .*, is .*another --out"):
+        train_codec(out=tmp_path, resume=True, **given | changes)
+    with pytest.raises(OptionError, match="a run is there already.*--resume"):
+        train_codec(out=tmp_path, **given)
+    train_codec(out=tmp_path, resume=True, **given)  # finished: nothing is left to do
 
 
 def test_the_number_of_threads_may_change(tmp_path: Path) -> None:
