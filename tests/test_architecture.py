@@ -11,7 +11,11 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import grimp
+import numpy as np
 import pytest
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pgvision", "vqvae")
@@ -107,6 +111,21 @@ def test_functions_are_short():
     long = {where: size for where, size in sizes.items() if size > 35}
     assert len(long) <= 0.1 * len(sizes), long
     assert not {where: size for where, size in long.items() if size > 60}
+
+
+def test_no_circles_inside_rooms():
+    # The layers contract looks at rooms; this looks at modules, type-checking imports included.
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None, exclude_type_checking_imports=False)
+    names = sorted(graph.modules)
+    place = {name: index for index, name in enumerate(names)}
+    arrows = np.zeros((len(names), len(names)), np.bool_)
+    for name in names:
+        for other in graph.find_modules_directly_imported_by(name):
+            arrows[place[name], place[other]] = True
+    assert arrows.sum() > len(names)
+    num, circle = connected_components(csr_array(arrows), connection="strong")
+    rings = [[name for name in names if circle[place[name]] == ring] for ring in range(num)]
+    assert not [ring for ring in rings if len(ring) > 1]
 
 
 def test_no_rooms_without_a_meaning():

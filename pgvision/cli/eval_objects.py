@@ -25,11 +25,17 @@ class Scoring:
         iou_type: Boxes or masks.
         engine: The evaluator.
         scoreless: What to do with predictions without scores.
+        model: What predicts, for the report.
+        data: What is scored on, for the report.
+        conf: Score below which objects were dropped, for the report.
     """
 
     iou_type: Literal["bbox", "segm"]
     engine: Literal["faster", "hotcoco", "pycocotools"]
     scoreless: Literal["refuse", "interval"]
+    model: str | None = None
+    data: str | None = None
+    conf: float | None = None
 
 
 def predict(
@@ -108,6 +114,7 @@ def score(
         scoreless=scoring.scoreless,
         answers=count_answers(found.values()),
     )
+    report = replace(report, model=scoring.model, data=scoring.data, conf=scoring.conf)
     if unread := len(dataset.images) - len(found):
         note = f"{unread} of {len(dataset.images)} pictures unread: their objects count as missed"
         report = replace(report, notes=(*report.notes, note))

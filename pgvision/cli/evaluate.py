@@ -147,6 +147,7 @@ def _evaluate_objects(options: EvalOptions) -> bool:
     from pgvision.cli.eval_answers import Answers
     from pgvision.cli.eval_objects import Scoring, calibrate, predict, score
     from pgvision.cli.eval_worst import save_worst
+    from pgvision.runtime import find_checkpoint
 
     dataset = _dataset(options)
     _name_strangers(options, dataset)
@@ -156,6 +157,9 @@ def _evaluate_objects(options: EvalOptions) -> bool:
         iou_type="bbox" if options.task == "detect" else "segm",
         engine=options.engine,
         scoreless=options.scoreless,
+        model=find_checkpoint(options.model).name,
+        data=" ".join(filter(None, (str(options.data), options.split))),
+        conf=options.conf,
     )
     report = score(dataset, found, options.out, scoring)
     threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0

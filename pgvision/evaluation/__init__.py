@@ -7,6 +7,7 @@ from pgvision.evaluation.answers import AnswerCounts, count_answers
 from pgvision.evaluation.calibration import Calibration, fit_calibration
 from pgvision.evaluation.captions import CaptionReport, evaluate_captions
 from pgvision.evaluation.detection import evaluate_detections, match_scores
+from pgvision.evaluation.engines import STAT_NAMES
 from pgvision.evaluation.referring import (
     BigVisionReferring,
     ReferringAnswer,
@@ -14,7 +15,7 @@ from pgvision.evaluation.referring import (
     big_vision_referring,
     evaluate_referring,
 )
-from pgvision.evaluation.report import STAT_NAMES, DetectionReport
+from pgvision.evaluation.report import DetectionReport
 from pgvision.evaluation.text import TextReport, evaluate_answers
 from pgvision.evaluation.vqa import vqa_accuracy
 

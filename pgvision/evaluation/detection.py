@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,7 +23,7 @@ from pgvision.evaluation.ground_truth import GroundTruth, load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import Predictions, load_predictions
 from pgvision.evaluation.report import ClassFigures, DetectionReport
-from pgvision.evaluation.scoreless import ap_interval, score_free
+from pgvision.evaluation.scoreless import ap_interval, mean_f1, score_free
 
 Scoreless = Literal["refuse", "interval"]
 
@@ -50,7 +51,7 @@ def evaluate_detections(
             ``"interval"`` for bounds on AP over all orders. Constant scores get the interval too
             when it is asked for.
         details: Whether to compute what stands beside the COCO figures and the per-class AP:
-            figures without order, best thresholds, reliability and confusions.
+            figures without order, best thresholds, mean F1, reliability and confusions.
         answers: Counts of the answers behind ``results``, where those are plain records.
 
     Returns:
@@ -96,9 +97,12 @@ def evaluate_detections(
         curves=None if figures is None else figures.precision[[0, 5], :, :, 0, 2].T.swapaxes(1, 2),
         score_free=(),
         best_f1=None,
+        mean_f1=None,
+        threshold=None,
         reliability=None,
         confusion=None,
         answers=answers or found.answers,
+        data=str(gt) if isinstance(gt, str | Path) else None,
         num_images=len(truth.image_ids),
         num_annotations=len(truth),
         num_crowds=int(truth.crowd.sum()),
@@ -180,10 +184,10 @@ def _with_details(
 ) -> DetectionReport:
     everything = group_pairs(truth, found, most=None)
     report = replace(
-        report, score_free=tuple(score_free(truth, found, everything, iou) for iou in (0.5, 0.75))
+        report, score_free=tuple(score_free(truth, everything, iou) for iou in (0.5, 0.75))
     )
     if found.scores is None:
-        return replace(report, confusion=confusion_matrix(truth, found, threshold=None))
+        return _at_threshold(report, truth, found, None)
     match = greedy_match(group_pairs(truth, found), truth.crowd, len(found), iou=0.5)
     counted, correct = match >= -1, match >= 0
     best = best_f1(found.scores[counted], correct[counted], int((~truth.crowd).sum()))
@@ -195,14 +199,23 @@ def _with_details(
         for entry in report.per_class
         for chosen in [counted & (found.category == entry.category_id)]
     )
-    return replace(
+    report = replace(
         report,
         best_f1=best,
         per_class=per_class,
         reliability=reliability(found.scores[counted], correct[counted]),
-        confusion=confusion_matrix(
-            truth, found, threshold=None if best is None else best.threshold
-        ),
+    )
+    return _at_threshold(report, truth, found, None if best is None else best.threshold)
+
+
+def _at_threshold(
+    report: DetectionReport, truth: GroundTruth, found: Predictions, threshold: float | None
+) -> DetectionReport:
+    return replace(
+        report,
+        threshold=threshold,
+        mean_f1=mean_f1(truth, found, threshold=threshold),
+        confusion=confusion_matrix(truth, found, threshold=threshold),
     )
 
 

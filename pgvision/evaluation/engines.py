@@ -19,7 +19,11 @@ from pgvision.evaluation.predictions import Predictions
 Engine = Literal["faster", "hotcoco", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 
-# The 12 figures in pycocotools' order: (is recall, IoU index or all, area index, max-dets index).
+STAT_NAMES = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+# Where each of them is: (is recall, IoU index or all, area index, max-dets index).
 _FIGURES = (
     (False, None, 0, 2), (False, 0, 0, 2), (False, 5, 0, 2),
     (False, None, 1, 2), (False, None, 2, 2), (False, None, 3, 2),
@@ -42,7 +46,7 @@ class Accumulated:
     recall: NDArray[np.float64]
 
     def stats(self) -> tuple[float, ...]:
-        """The 12 COCO figures in pycocotools' order."""
+        """The 12 COCO figures in pycocotools' order, that of ``STAT_NAMES``."""
         figures = []
         for is_recall, iou, area, most in _FIGURES:
             values = (self.recall if is_recall else self.precision)[..., area, most]

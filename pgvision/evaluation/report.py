@@ -9,18 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgvision.evaluation.answers import AnswerCounts
-from pgvision.evaluation.engines import Engine, IouType
+from pgvision.evaluation.engines import STAT_NAMES, Engine, IouType
 from pgvision.evaluation.figures import BestF1, Reliability
 from pgvision.evaluation.scoreless import ApInterval, ScoreFree
 from pgvision.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Group
-
-STAT_NAMES = (
-    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
-    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +61,22 @@ class DetectionReport:
             None without scores.
         score_free: Figures that no order changes, at IoU 0.5 and 0.75.
         best_f1: The best threshold over all classes at IoU 0.5.
+        mean_f1: F1 over all classes, averaged over IoU 0.5:0.95, of predictions at ``threshold``;
+            None without annotations.
+        threshold: Score that predictions need for ``mean_f1`` and ``confusion``, that of
+            ``best_f1``; None takes all of them.
         reliability: Scores against precision at IoU 0.5; None if scores are no probabilities.
         confusion: ``(k + 1, k + 1)``, rows true and columns predicted, last is background, at
-            IoU 0.5 and the best threshold (or all predictions without scores).
+            IoU 0.5 and ``threshold``.
         answers: What the model's answers looked like, if result objects were given.
         num_images: Images in the ground truth.
         num_annotations: Annotations, crowds included.
         num_crowds: Annotations that are crowds.
         num_detections: Predictions.
         notes: What a reader should know before trusting the figures.
+        model: What predicted, where it is known; ``dataclasses.replace`` says it.
+        data: What it was scored on; the path of the ground truth, if that is a file.
+        conf: Score below which the model's predictions were dropped before they came here.
     """
 
     iou_type: IouType
@@ -85,6 +87,8 @@ class DetectionReport:
     curves: NDArray[np.float64] | None
     score_free: tuple[ScoreFree, ...]
     best_f1: BestF1 | None
+    mean_f1: float | None
+    threshold: float | None
     reliability: Reliability | None
     confusion: NDArray[np.int64] | None
     answers: AnswerCounts | None
@@ -93,6 +97,9 @@ class DetectionReport:
     num_crowds: int
     num_detections: int
     notes: tuple[str, ...]
+    model: str | None = None
+    data: str | None = None
+    conf: float | None = None
 
     @property
     def ap(self) -> float | None:
@@ -103,14 +110,19 @@ class DetectionReport:
         """Everything, JSON-safe; ``stats`` by name, -1 and None as they are."""
         stats = None if self.stats is None else dict(zip(STAT_NAMES, self.stats, strict=True))
         return {
+            "model": self.model,
+            "data": self.data,
+            "conf": self.conf,
             "iou_type": self.iou_type,
             "engine": self.engine,
             "stats": stats,
+            "mean_f1": self.mean_f1,
             "ap_interval": self.ap_interval and self.ap_interval.to_dict(),
             "per_class": [asdict(figures) for figures in self.per_class],
             "curves": None if self.curves is None else self.curves.tolist(),
             "score_free": [asdict(figures) for figures in self.score_free],
             "best_f1": self.best_f1 and asdict(self.best_f1),
+            "threshold": self.threshold,
             "reliability": self.reliability and self.reliability.to_dict(),
             "confusion": None if self.confusion is None else self.confusion.tolist(),
             "answers": self.answers and self.answers.to_dict(),
@@ -140,10 +152,10 @@ class DetectionReport:
             return
         from pgvision.evaluation.plots import save_report_png
 
-        save_report_png(self, path)
+        save_report_png(self.to_dict(), path)
 
     def __rich__(self) -> "Group":
         """Tables for the terminal: ``rich.print(report)``."""
         from pgvision.evaluation.tables import report_tables
 
-        return report_tables(self)
+        return report_tables(self.to_dict())

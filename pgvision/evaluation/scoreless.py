@@ -73,20 +73,19 @@ class ApInterval:
         }
 
 
-def score_free(truth: GroundTruth, found: Predictions, pairs: Pairs, iou: float) -> ScoreFree:
-    """Precision, recall, F1 and average recall of all predictions at one IoU.
+def score_free(truth: GroundTruth, pairs: Pairs, iou: float) -> ScoreFree:
+    """Precision, recall, F1 and average recall of predictions at one IoU.
 
     Args:
         truth: The ground truth.
-        found: The predictions; scores are not looked at.
-        pairs: Pairs by ``group_pairs(..., most=None)``.
+        pairs: Pairs by ``group_pairs(..., most=None)``, of all predictions or of chosen ones.
         iou: Threshold, at least 0.5.
     """
     crowd = truth.crowd[pairs.truth]
     owner = most_matches(pairs.at(iou, ~crowd))
     matched = np.array(sorted(owner), np.int64)
     excused = set(pairs.at(iou, crowd).found.tolist()) - set(owner.values())
-    counted = len(found) - len(excused)
+    counted = len(pairs.kept) - len(excused)
     totals = _per_class(truth, np.flatnonzero(~truth.crowd))
     hits = _per_class(truth, matched)
     precision = len(owner) / counted if counted else None
@@ -100,6 +99,31 @@ def score_free(truth: GroundTruth, found: Predictions, pairs: Pairs, iou: float)
         iou=iou, precision=precision, recall=recall, f1=f1, average_recall=average,
         num_matched=len(owner),
     )  # fmt: skip
+
+
+def mean_f1(truth: GroundTruth, found: Predictions, *, threshold: float | None) -> float | None:
+    """F1 over all classes, averaged over IoU 0.5:0.05:0.95.
+
+    What generative detectors without scores report beside AP. At each IoU it is twice the matches
+    of the largest one-to-one assignment within image and class, over predictions plus annotations;
+    crowds are no annotations, and excuse predictions on them.
+
+    Args:
+        truth: The ground truth.
+        found: The predictions.
+        threshold: Score that a prediction needs; None takes all.
+
+    Returns:
+        The mean, in [0, 1]; None without annotations.
+    """
+    chosen = None
+    if threshold is not None and found.scores is not None:
+        chosen = found.scores >= threshold
+    pairs = group_pairs(truth, found, most=None, chosen=chosen)
+    each = [score_free(truth, pairs, float(iou)) for iou in IOUS]
+    if each[0].recall is None:
+        return None
+    return sum(figures.f1 or 0.0 for figures in each) / len(each)
 
 
 def _per_class(truth: GroundTruth, rows: NDArray[np.int64]) -> NDArray[np.int64]:

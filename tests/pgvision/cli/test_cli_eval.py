@@ -45,6 +45,8 @@ def test_eval_writes_its_files(run, sites, tmp_path):
     report = ran.lines[0]
     assert report["num_images"] == 2
     assert json.loads((out / "report.json").read_text())["stats"] == report["stats"]
+    said = (report["model"], report["data"], report["conf"])
+    assert said == ("tiny", str(sites / "instances.json"), None)
     assert report["answers"]["num_answers"] == 2
     assert cv2.imread(str(out / "report.png")) is not None
     assert json.loads((out / "calibration.json").read_text())["method"] == "temperature"
@@ -93,7 +95,7 @@ def test_where_nothing_was_found_there_is_nothing_to_calibrate(run, sites, tmp_p
     assert "nothing was found in 2 images" in ran.err
     assert "no calibration.json" in ran.err
     assert ran.lines[0]["num_images"] == 2
-    assert json.loads((out / "report.json").read_text())["num_images"] == 2
+    assert json.loads((out / "report.json").read_text())["conf"] == 1.0
     assert json.loads((out / "results.json").read_text()) == []
     assert cv2.imread(str(out / "report.png")) is not None
     assert not (out / "calibration.json").exists()

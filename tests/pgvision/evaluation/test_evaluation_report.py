@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from rich.console import Console
 from pgvision.errors import OptionError
 from pgvision.evaluation import STAT_NAMES, evaluate_detections, match_scores
 from pgvision.evaluation.figures import best_f1, reliability
+from pgvision.evaluation.plots import report_figure
 
 
 def test_small_set_by_hand(small_set):
@@ -101,6 +102,103 @@ def test_crowds_excuse_predictions(small_set):
     assert len(match_scores(truth, results)[0]) == 3
 
 
+def mean_f1_set():
+    """One box found exactly, one 9 of 40 pixels to the right, and a false one."""
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 40]},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [60, 0, 40, 40]},
+        ],
+    }
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": score}
+        for box, score in (([0, 0, 40, 40], 0.9), ([69, 0, 40, 40], 0.8), ([90, 70, 40, 40], 0.3))
+    ]
+    return truth, found
+
+
+def test_mean_f1_by_hand():
+    # IoU 31 / 49 = 0.633: two matches at 0.5, 0.55 and 0.6, one at the seven IoUs from 0.65 on
+    truth, found = mean_f1_set()
+    report = evaluate_detections(truth, found)
+    assert report.threshold == report.best_f1.threshold == 0.8
+    assert report.mean_f1 == pytest.approx((3 * 4 / (2 + 2) + 7 * 2 / (2 + 2)) / 10)
+    bare = [{key: value for key, value in one.items() if key != "score"} for one in found]
+    report = evaluate_detections(truth, bare, scoreless="interval")
+    assert report.threshold is None
+    assert report.mean_f1 == pytest.approx((3 * 4 / (3 + 2) + 7 * 2 / (3 + 2)) / 10)
+    crowd = {"id": 3, "image_id": 1, "category_id": 1, "bbox": [80, 60, 80, 60], "iscrowd": 1}
+    truth["annotations"].append(crowd)  # excuses the false one
+    excused = evaluate_detections(truth, bare, scoreless="interval")
+    assert excused.mean_f1 == pytest.approx(0.65)
+    assert evaluate_detections(truth, []).mean_f1 == 0
+    assert evaluate_detections({**truth, "annotations": []}, found).mean_f1 is None
+
+
+def test_a_report_says_what_was_scored_and_at_which_threshold(tmp_path):
+    truth, found = mean_f1_set()
+    (tmp_path / "val.json").write_text(json.dumps(truth))
+    report = replace(
+        evaluate_detections(tmp_path / "val.json", found), model="google/some", conf=0.25
+    )
+    content = report.to_dict()
+    said = {name: content[name] for name in ("model", "data", "conf", "threshold", "mean_f1")}
+    assert said == {
+        "model": "google/some", "data": str(tmp_path / "val.json"), "conf": 0.25,
+        "threshold": 0.8, "mean_f1": pytest.approx(0.65),
+    }  # fmt: skip
+    figure = report_figure(content)
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(report)
+    for text in (figure.get_suptitle().replace("\n", " "), console.export_text()):
+        for part in (
+            "google/some on ", "val.json", "1 images: 2 annotations (0 crowds), 3 detections",
+            "of score >= 0.250", "AP 0.653", "mean F1 over IoU 0.5:0.95 0.650 (score >= 0.800)",
+        ):  # fmt: skip
+            assert part in text
+    assert "score >= 0.800" in figure.axes[1].get_title()
+
+
+def many_classes(count):
+    """``count`` classes with 3, 4, 5 ... boxes each, all found; the last has one box alone."""
+    annotations = [
+        {"image_id": 1, "category_id": number, "bbox": [5 * place, 4 * number, 4, 3]}
+        for number in range(1, count + 1)
+        for place in range(1 if number == count else number + 2)
+    ]
+    truth = {
+        "images": [{"id": 1, "height": 480, "width": 640}],
+        "categories": [
+            {"id": number, "name": f"class {number} of a set with long names"}
+            for number in range(1, count + 1)
+        ],
+        "annotations": [{**one, "id": row} for row, one in enumerate(annotations, 1)],
+    }
+    return truth, [{**one, "score": 1.0} for one in annotations]
+
+
+@pytest.mark.parametrize("count", [2, 21, 40])
+def test_nothing_in_the_picture_is_cut_or_hidden(count):
+    figure = report_figure(evaluate_detections(*many_classes(count)).to_dict())
+    figure.draw_without_rendering()
+    left, middle, right = figure.axes
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert min(drawn.x0, drawn.y0) >= 0 and drawn.x1 <= width and drawn.y1 <= height
+    counts = [text.get_window_extent() for text in right.texts]  # all on bars as high as they go
+    assert counts and all(box.y1 <= right.bbox.y1 for box in counts)
+    assert left.get_legend().get_window_extent().y1 < left.bbox.y0
+    shown = min(count, 20) + 1
+    widest = max(text.get_window_extent().width for text in middle.texts)
+    assert widest < middle.bbox.width / shown
+    names = [text.get_text() for text in left.get_legend().get_texts()]
+    assert len(names) == shown - 1
+    # those with the most boxes; the last class of 21 and 40 has one
+    assert any(name.startswith(f"class {count} ") for name in names) == (count < 21)
+    assert any(name.startswith(f"class {count - 1} ") for name in names)
+
+
 def test_report_is_frozen_json_and_a_table(small_set, tmp_path):
     report = evaluate_detections(*small_set)
     with pytest.raises(FrozenInstanceError):
@@ -129,7 +227,7 @@ def test_png_is_a_picture_of_any_report(small_set, tmp_path):
     ):  # fmt: skip
         evaluate_detections(truth, found, **options).save(tmp_path / f"{name}.png")
         picture = cv2.imread(str(tmp_path / f"{name}.png"))
-        assert picture.shape == (600, 1800, 3)
+        assert picture.shape == (800, 2000, 3)
         assert picture.std() > 10
     assert len(list(tmp_path.iterdir())) == 4
     with pytest.raises(OptionError, match=r"\.json or \.png"):
