@@ -10,6 +10,7 @@ import typer
 from pgvision import __version__
 from pgvision.cli import objects, texts
 from pgvision.cli.bench import bench
+from pgvision.cli.bulk import merge
 from pgvision.cli.codec import codec_app
 from pgvision.cli.console import log_to_stderr, say
 from pgvision.cli.convert import convert
@@ -35,6 +36,7 @@ app.command()(texts.caption)
 app.command()(texts.ask)
 app.command()(texts.read)
 app.command("eval")(evaluate)
+app.command()(merge)
 app.command()(convert)
 app.command()(scenes)
 app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")

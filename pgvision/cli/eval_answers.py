@@ -1,6 +1,5 @@
 """Answers of an evaluation on disk, sealed with what made them, so that a stopped run goes on."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,12 +9,9 @@ from pgvision.datasets.image_files import file_digest
 from pgvision.errors import DataError, OptionError
 from pgvision.files import write_text
 from pgvision.results import DetectionResult, result_from_dict
-from pgvision.runtime import CheckpointCard, find_checkpoint
 
 _ANSWERS = "answers.jsonl"
 _RUN = "run.json"
-_BLOCK = 1 << 20
-_NUM_BLOCKS = 256  # of a larger file so many are read, evenly spread: training changes all of it
 
 
 class Answers:
@@ -83,44 +79,6 @@ class Answers:
             self._found[int(data["image_id"])] = (str(data["picture"]), result)
             kept.append(line)
         write_text(self.path, "".join(line + "\n" for line in kept))
-
-
-def weights_digest(card: CheckpointCard, revision: str | None) -> str:
-    """Fingerprint what a checkpoint computes with, so that a retrained one is another.
-
-    Args:
-        card: The checkpoint; one of the hub has been loaded before, so that it is in the cache.
-        revision: As it was loaded.
-
-    Returns:
-        A digest of all its files, or the hub's own: the commit. An adapter's base comes after it.
-    """
-    if not card.is_local:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(card.location, "config.json", revision=revision)
-        commit = Path(cached).parent.name if isinstance(cached, str) else revision or "main"
-        return f"{card.location}@{commit}"
-    digest = hashlib.sha256()
-    folder = Path(card.location)
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts):
-            digest.update(
-                f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode()
-            )
-            _update(digest, file)
-    own = digest.hexdigest()
-    base = None if card.base is None else weights_digest(find_checkpoint(card.base), revision)
-    return own if base is None else f"{own} on {base}"
-
-
-def _update(digest: "hashlib._Hash", file: Path) -> None:
-    size = file.stat().st_size
-    count = min(_NUM_BLOCKS, -(-size // _BLOCK))
-    with file.open("rb") as stream:
-        for number in range(count):
-            stream.seek((size - _BLOCK) * number // (count - 1) if size > _BLOCK else 0)
-            digest.update(stream.read(_BLOCK))
 
 
 def _digest_of(image: ImageRecord) -> str | None:

@@ -257,8 +257,7 @@ def _refuse_object_options(options: EvalOptions) -> None:
 def _run_of(options: EvalOptions, classes: Sequence[str]) -> dict[str, object]:
     """What must be the same for a stopped run to go on; each answer knows its picture itself."""
     from pgvision import __version__
-    from pgvision.cli.eval_answers import weights_digest
-    from pgvision.runtime import find_checkpoint
+    from pgvision.runtime import find_checkpoint, weights_digest
 
     return {
         "data": str(options.data.resolve()),

@@ -61,12 +61,15 @@ def segment(*, phrase: Phrase, soft: Soft = False, options: BoxOptions) -> None:
 def _run(
     task: Literal["detect", "segment"], phrase: str, soft: bool, options: BoxOptions
 ) -> NoReturn:
+    from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
     from pgvision.cli.tracking import require_trackers, with_tracks
 
     if options.track:
         require_trackers()
     classes = _asked(phrase, options.model)
+    if options.is_bulk:
+        run_bulk(task, {"classes": classes, "soft": soft, **options.for_objects}, options)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         found = _made(task, classes, soft, options).stream(sources, **options.for_stream)
@@ -81,17 +84,7 @@ def _made(
     from pgvision import Detector, Segmenter
 
     make = Detector if task == "detect" else Segmenter
-    return make(
-        classes,
-        **options.for_model,
-        conf=options.conf,
-        nms=options.nms,
-        max_objects=options.max_objects,
-        classes_per_prompt=options.classes_per_prompt,
-        tile=options.tile,
-        calibrate=options.calibrate,
-        soft=soft,
-    )
+    return make(classes, **options.for_model, **options.for_objects, soft=soft)
 
 
 def _asked(phrase: str, model: str | None) -> tuple[str, ...]:

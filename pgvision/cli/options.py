@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import typer
 
+from pgvision.cli.bulk_options import JournalFile, Resume, RetryUnread, ShardText
 from pgvision.images import OnError
 
 _Options = TypeVar("_Options")
@@ -84,6 +85,17 @@ class ModelKeywords(TypedDict):
     batch_size: int | None
 
 
+class ObjectKeywords(TypedDict):
+    """What tasks that find objects take beside that."""
+
+    conf: float | None
+    nms: float | None
+    max_objects: int | None
+    classes_per_prompt: int | None
+    tile: int | None
+    calibrate: Path | None
+
+
 class StreamKeywords(TypedDict):
     """What every ``stream`` takes that says how sources are read."""
 
@@ -110,6 +122,10 @@ class RunOptions:
         json_lines: Print one JSON object per picture on stdout.
         save_overlay: As ``out``, into the folder ``found``.
         overwrite: Replace an earlier run in ``out`` instead of counting up.
+        resume: Keep a journal, and go on where an earlier run was stopped.
+        journal: Where it is kept; None means beside the file that is written at the end.
+        shard: "3/16": one of several parts, by the hash of each name.
+        retry_unread: Read again what an earlier run could not read.
     """
 
     sources: Annotated[
@@ -177,6 +193,15 @@ class RunOptions:
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False
+    resume: Resume = False
+    journal: JournalFile = None
+    shard: ShardText = None
+    retry_unread: RetryUnread = False
+
+    @property
+    def is_bulk(self) -> bool:
+        """Whether the answers go to a journal."""
+        return self.resume or self.retry_unread or bool(self.shard) or bool(self.journal)
 
     @property
     def for_model(self) -> ModelKeywords:
@@ -270,6 +295,18 @@ class BoxOptions(RunOptions):
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None
+
+    @property
+    def for_objects(self) -> ObjectKeywords:
+        """The keywords of a task that finds objects, beside `for_model`."""
+        return ObjectKeywords(
+            conf=self.conf,
+            nms=self.nms,
+            max_objects=self.max_objects,
+            classes_per_prompt=self.classes_per_prompt,
+            tile=self.tile,
+            calibrate=self.calibrate,
+        )
 
 
 def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:

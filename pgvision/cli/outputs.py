@@ -11,6 +11,7 @@ from typing import IO, Protocol, TypeAlias
 import cv2
 
 from pgvision.arrays import ByteArray
+from pgvision.batch import describe_origin
 from pgvision.cli.console import say
 from pgvision.cli.options import ColorBy
 from pgvision.files import replaced_path
@@ -201,16 +202,6 @@ def draw_result(result: Result, *, color_by: ColorBy | None = None) -> ByteArray
     if color_by == "track" and not tracked:
         color_by = "class"  # a still among videos
     return result.plot(color_by=color_by or ("track" if tracked else "class"))
-
-
-def describe_origin(result: Result) -> str:
-    """Name the picture: its source, and the frame number of a video.
-
-    Returns:
-        ``"site.mp4#12"`` or ``"site.jpg"``.
-    """
-    source = result.source or "picture"
-    return source if result.time is None else f"{source}#{result.frame_index}"
 
 
 def describe(result: Result) -> str:

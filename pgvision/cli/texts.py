@@ -34,7 +34,11 @@ def caption(
     pgvision caption photos/ --recursive --json > captions.jsonl
     pgvision caption site.jpg --language de --model google/paligemma2-3b-mix-448
     """
+    from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
+
+    if options.is_bulk:
+        run_bulk("caption", {"language": language, "style": style}, options)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         from pgvision import Captioner
@@ -70,10 +74,14 @@ def ask(
     pgvision ask "what color is the helmet?" photos/*.jpg --json
     pgvision ask "is it on?" a.jpg --choice on --choice off --model google/paligemma-3b-ft-ai2d-448
     """
+    from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
 
     if not free:
         question = _held_to_wordings(question, language, choice or None, options.model)
+    if options.is_bulk:
+        asked = {"question": question, "choices": choice or None, "language": language}
+        run_bulk("ask", {**asked, "num_alternatives": best, "free_text": free}, options)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         from pgvision import Answerer
@@ -113,7 +121,11 @@ def read(*, options: RunOptions) -> None:
     pgvision read sign.jpg
     pgvision read scans/ --recursive --out texts
     """
+    from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
+
+    if options.is_bulk:
+        run_bulk("read", {}, options)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         from pgvision import Reader

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
+    from pgvision.runtime.digests import weights_digest
     from pgvision.runtime.engine import Engine
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load, unload
@@ -32,6 +33,7 @@ _HOMES = {
     "load": "loading",
     "threads_for": "threads",
     "unload": "loading",
+    "weights_digest": "digests",
 }
 __all__ = [
     "DRAFTS",
@@ -51,6 +53,7 @@ __all__ = [
     "load",
     "threads_for",
     "unload",
+    "weights_digest",
 ]
 
 

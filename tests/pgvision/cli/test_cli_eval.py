@@ -9,13 +9,14 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pgvision.cli.eval_answers import Answers, weights_digest
+from pgvision.cli.eval_answers import Answers
 from pgvision.cli.eval_objects import Scoring, score
 from pgvision.cli.eval_texts import evaluate_texts, text_cases
 from pgvision.cli.eval_worst import mistakes_of, save_worst
 from pgvision.datasets import Example, read_dataset
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.results import DetectionResult, SegmentationResult
+from pgvision.runtime import weights_digest
 from pgvision.runtime.checkpoints import TINY_FOLDER, find_checkpoint
 
 

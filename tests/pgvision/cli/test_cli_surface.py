@@ -11,7 +11,7 @@ from pgvision.cli.app import app
 from pgvision.cli.options import BoxOptions, RunOptions, takes
 
 TASKS = ("detect", "segment", "caption", "ask", "read")
-COMMANDS = (*TASKS, "eval", "convert", "scenes", "doctor", "bench")
+COMMANDS = (*TASKS, "merge", "eval", "convert", "scenes", "doctor", "bench")
 SHARED = {
     *("--model", "--revision", "--device", "--dtype", "--batch-size"),
     *("--recursive", "--stride", "--on-error"),

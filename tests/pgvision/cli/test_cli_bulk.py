@@ -1,0 +1,87 @@
+"""`--resume`, `--shard` and `pgvision merge` with the carried checkpoint on real files."""
+
+import json
+
+import cv2
+import pytest
+
+from pgvision.scenes import render_scene
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four rendered pictures, and one file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(4):
+        scene = render_scene(20_000_010 + seed, image_hw=(240, 320))
+        cv2.imwrite(str(folder / f"{seed}.png"), scene.image)
+    (folder / "bad.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_detect_goes_on(run, folder, tmp_path):
+    words = ("detect", "helmet", folder, "--batch-size", 1, "--resume", "--coco")
+    first = run(*words, tmp_path / "a.json")
+    assert first.code == 1  # one picture could not be read
+    assert "4 done, 1 failed" in first.err and "bad.jpg" in first.err
+    whole, journal = (tmp_path / "a.json").read_bytes(), tmp_path / "a.json.journal"
+    data = journal.read_bytes()
+    plain = run("detect", "helmet", folder, "--batch-size", 1, "--coco", tmp_path / "b.json")
+    assert plain.code == 1
+    assert json.loads((tmp_path / "b.json").read_bytes()) == json.loads(whole)
+    journal.write_bytes(data[: len(data) * 2 // 3])
+    (tmp_path / "a.json").unlink()
+    again = run(*words, tmp_path / "a.json")
+    assert "going on after " in again.err
+    assert (tmp_path / "a.json").read_bytes() == whole
+    assert journal.read_bytes() == data
+    nothing = run(*words, tmp_path / "a.json", "--retry-unread")
+    assert "read again: " in nothing.err and "0 done, 1 failed" in nothing.err
+    other = run("detect", "head", folder, "--resume", "--coco", tmp_path / "a.json")
+    assert other.code == 2
+    assert "classes: ['helmet'] then, ['head'] now" in other.err
+
+
+def test_texts_and_parts(run, folder, tmp_path):
+    out = tmp_path / "out"
+    for task in (("caption",), ("read",), ("ask", "how many workers are there?")):
+        done = run(*task, folder, "--resume", "--out", out / task[0], "--json")
+        assert len(done.lines) == 5 and done.code == 1
+        texts = [
+            json.loads(line) for line in (out / task[0] / "results.jsonl").read_text().splitlines()
+        ]
+        assert [one["type"] for one in texts] == ["TextResult"] * 4 + ["Failure"]
+    for part in ("1/2", "2/2"):
+        run("read", folder, "--shard", part, "--out", out / "parts")
+    journals = sorted((out / "parts").glob("*.journal"))
+    assert [one.name for one in journals] == [f"results.jsonl.{n}-of-2.journal" for n in (1, 2)]
+    merged = run("merge", *journals, "--jsonl", out / "all.jsonl")
+    assert merged.code == 1 and "5 lines" in merged.err
+    ids = [json.loads(line)["source"] for line in (out / "all.jsonl").read_text().splitlines()]
+    assert ids == [
+        json.loads(line)["source"]
+        for line in (out / "read" / "results.jsonl").read_text().splitlines()
+    ]
+    refused = run("merge", journals[0], "--jsonl", out / "all.jsonl")
+    assert refused.code == 2 and "no journal of part 2/2" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("detect", "helmet", "IN", "--resume"), "add --coco FILE or --out DIR"),
+        (("read", "IN", "--resume"), "add --out DIR"),
+        (("detect", "helmet", "IN", "--resume", "--coco", "a.json", "--track"), "--track"),
+        (("read", "IN", "--resume", "--out", "o", "--overwrite"), "--overwrite"),
+        (("read", "IN", "--resume", "--out", "o", "--on-error", "skip"), "--on-error"),
+        (("read", "IN", "--shard", "3/2", "--out", "o"), "shard"),
+        (("read", "0", "--resume", "--out", "o"), "is live"),
+        (("merge", "missing.journal", "--coco", "a.json"), "no such journal"),
+        (("merge", "missing.journal"), "add --coco FILE or --jsonl FILE"),
+    ],
+)
+def test_what_does_not_fit_is_said(run, folder, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    done = run(*(folder if word == "IN" else word for word in words))
+    assert done.code == 2
+    assert said in done.err
