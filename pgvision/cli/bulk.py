@@ -1,5 +1,6 @@
 """`--resume`, the five tasks as jobs that go on where they were stopped; and `pgvision merge`."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -152,9 +153,12 @@ def merge(
         Path | None,
         typer.Option(metavar="FILE", help="Take image and category ids from this COCO file."),
     ] = None,
-    json_lines: Annotated[
+    answers: Annotated[
         Path | None, typer.Option("--jsonl", metavar="FILE", help="Write all answers as JSONL.")
     ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print all answers, one JSON object a line.")
+    ] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Take what is there of a job that is not whole.")
     ] = False,
@@ -169,17 +173,19 @@ def merge(
     from pgvision.batch import merge as merge_journals
     from pgvision.cli.console import say
 
-    _require_files(journals, coco, json_lines)
+    _require_files(journals, wanted=bool(coco or answers or json_lines))
     merged = merge_journals(journals, partial=partial)
     for line in merged.missing:
         say(line, style="yellow")
-    _assemble(merged, coco, coco_ids, json_lines)
+    _assemble(merged, coco, coco_ids, answers)
+    for answer in merged.ledger.results() if json_lines else ():
+        typer.echo(json.dumps(answer))
     end(FAILED if merged.missing or merged.ledger.num_unread() else DONE)
 
 
-def _require_files(journals: Sequence[Path], coco: Path | None, json_lines: Path | None) -> None:
-    if coco is None and json_lines is None:
-        raise OptionError("merge: expected a file to write; add --coco FILE or --jsonl FILE")
+def _require_files(journals: Sequence[Path], *, wanted: bool) -> None:
+    if not wanted:
+        raise OptionError("merge: expected a place for it; add --coco FILE, --jsonl FILE or --json")
     for path in journals:
         if not path.is_file():
             raise OptionError(f"{path}: no such journal (looked from {Path.cwd()})")
