@@ -211,19 +211,12 @@ def _fit_isotonic(
     scores: NDArray[np.float64], correct: NDArray[np.bool_]
 ) -> tuple[tuple[float, float], ...]:
     """Pool adjacent violators; each block becomes a flat piece between its outer scores."""
+    from scipy.optimize import isotonic_regression
+
     levels, place = np.unique(scores, return_inverse=True)
-    weights = np.bincount(place).tolist()
-    sums = np.bincount(place, weights=correct).tolist()
-    blocks: list[tuple[float, float, float, float]] = []  # first score, last score, weight, sum
-    for level, weight, total in zip(levels.tolist(), weights, sums, strict=True):
-        block = (level, level, weight, total)
-        while blocks and blocks[-1][3] * block[2] >= block[3] * blocks[-1][2]:
-            first, _, more, other = blocks.pop()
-            block = (first, block[1], block[2] + more, block[3] + other)
-        blocks.append(block)
-    knots = []
-    for first, last, weight, total in blocks:
-        knots.append((first, total / weight))
-        if last > first:
-            knots.append((last, total / weight))
-    return tuple(knots)
+    weights = np.bincount(place)
+    shares = np.bincount(place, weights=correct) / weights
+    fitted = isotonic_regression(shares, weights=weights)
+    values = np.clip(fitted.x, 0, 1)  # a mean of shares may be off by a rounding
+    ends = np.unique([*fitted.blocks[:-1], *(fitted.blocks[1:] - 1)])
+    return tuple(zip(levels[ends].tolist(), values[ends].tolist(), strict=True))

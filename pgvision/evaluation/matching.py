@@ -189,46 +189,16 @@ def _list(values: NDArray[_ScalarT], order: NDArray[np.int64]) -> list[int]:
     return listed
 
 
-def most_matches(pairs: Pairs) -> dict[int, int]:
-    """The largest one-to-one assignment: annotation row -> prediction row. No order matters.
+def most_matches(pairs: Pairs) -> NDArray[np.int64]:
+    """Annotation rows of a largest one-to-one assignment; how many they are, no order changes."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    Kuhn's augmenting paths, breadth first; overlaps make short paths.
-    """
-    near: dict[int, list[int]] = {}
-    for found, truth in zip(pairs.found.tolist(), pairs.truth.tolist(), strict=True):
-        near.setdefault(found, []).append(truth)
-    owner: dict[int, int] = {}
-    holding: dict[int, int] = {}
-    for found in near:
-        _augment(found, near, owner, holding)
-    return owner
-
-
-def _augment(
-    start: int, near: dict[int, list[int]], owner: dict[int, int], holding: dict[int, int]
-) -> None:
-    """Give ``start`` an annotation, moving others along a shortest path if need be."""
-    came_from: dict[int, int] = {}
-    queue = [start]
-    for found in queue:
-        for truth in near[found]:
-            if truth in came_from:
-                continue
-            came_from[truth] = found
-            if truth in owner:
-                queue.append(owner[truth])
-            else:
-                _shift(truth, came_from, owner, holding)
-                return
-
-
-def _shift(
-    free: int, came_from: dict[int, int], owner: dict[int, int], holding: dict[int, int]
-) -> None:
-    """Walk back from a free annotation; everyone on the path moves on by one."""
-    truth: int | None = free
-    while truth is not None:
-        mover = came_from[truth]
-        before = holding.get(mover)
-        owner[truth], holding[mover] = mover, truth
-        truth = before
+    found, row = np.unique(pairs.found, return_inverse=True)
+    truth, column = np.unique(pairs.truth, return_inverse=True)
+    if not len(row):
+        return truth
+    near = csr_array((np.ones(len(row), np.int8), (row, column)), shape=(len(found), len(truth)))
+    partner = maximum_bipartite_matching(near, perm_type="column")
+    matched: NDArray[np.int64] = np.sort(truth[partner[partner >= 0]])
+    return matched

@@ -82,14 +82,15 @@ def score_free(truth: GroundTruth, pairs: Pairs, iou: float) -> ScoreFree:
         iou: Threshold, at least 0.5.
     """
     crowd = truth.crowd[pairs.truth]
-    owner = most_matches(pairs.at(iou, ~crowd))
-    matched = np.array(sorted(owner), np.int64)
-    excused = set(pairs.at(iou, crowd).found.tolist()) - set(owner.values())
-    counted = len(pairs.kept) - len(excused)
+    on_crowd = np.unique(pairs.at(iou, crowd).found)
+    matched = most_matches(pairs.at(iou, ~crowd))
+    # Those that no crowd would excuse are matched first; of the others, the rest is excused.
+    plain = most_matches(pairs.at(iou, ~crowd & ~np.isin(pairs.found, on_crowd)))
+    counted = len(pairs.kept) - (len(on_crowd) - (len(matched) - len(plain)))
     totals = _per_class(truth, np.flatnonzero(~truth.crowd))
     hits = _per_class(truth, matched)
-    precision = len(owner) / counted if counted else None
-    recall = len(owner) / int(totals.sum()) if totals.any() else None
+    precision = len(matched) / counted if counted else None
+    recall = len(matched) / int(totals.sum()) if totals.any() else None
     f1 = None
     if precision is not None and recall is not None:
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -97,7 +98,7 @@ def score_free(truth: GroundTruth, pairs: Pairs, iou: float) -> ScoreFree:
     average = float(np.mean(hits[present] / totals[present])) if present.any() else None
     return ScoreFree(
         iou=iou, precision=precision, recall=recall, f1=f1, average_recall=average,
-        num_matched=len(owner),
+        num_matched=len(matched),
     )  # fmt: skip
 
 
@@ -219,21 +220,21 @@ Edge = tuple[int, int, float]
 
 def _clusters(pairs: Pairs) -> list[list[Edge]]:
     """Edges grouped by what hangs together: predictions that compete for annotations."""
-    root: dict[int, int] = {}
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def find(node: int) -> int:
-        while root.setdefault(node, node) != node:
-            root[node] = root[root[node]]
-            node = root[node]
-        return node
-
-    edges = list(zip(pairs.found.tolist(), pairs.truth.tolist(), pairs.iou.tolist(), strict=True))
-    for found, truth, _ in edges:
-        root[find(found)] = find(-1 - truth)
-    clusters: dict[int, list[Edge]] = {}
-    for edge in edges:
-        clusters.setdefault(find(edge[0]), []).append(edge)
-    return list(clusters.values())
+    found, row = np.unique(pairs.found, return_inverse=True)
+    truth, column = np.unique(pairs.truth, return_inverse=True)
+    if not len(row):
+        return []
+    size = len(found) + len(truth)
+    edges = coo_array((np.ones(len(row), np.int8), (row, len(found) + column)), shape=(size, size))
+    cluster = connected_components(edges, directed=False)[1][row]
+    order = np.argsort(cluster, kind="stable")
+    columns = [values[order].tolist() for values in (pairs.found, pairs.truth, pairs.iou)]
+    ends = [*(np.flatnonzero(np.diff(cluster[order])) + 1).tolist(), len(order)]
+    rows = list(zip(*columns, strict=True))
+    return [rows[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def _match_range(edges: list[Edge]) -> tuple[int, int]:

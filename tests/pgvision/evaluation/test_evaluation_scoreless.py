@@ -133,6 +133,23 @@ def test_a_long_chain_of_rivals_stays_inside():
     assert interval.ap50[1] == pytest.approx(most)
 
 
+def test_no_order_changes_what_a_crowd_excuses():
+    # two predictions of one annotation; only the right one lies on the crowd, which excuses it
+    one = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {**one, "id": 1, "bbox": [10, 10, 40, 40]},
+            {**one, "id": 2, "bbox": [30, 0, 90, 90], "iscrowd": 1},
+        ],
+    }
+    found = [{**one, "bbox": [x, 10, 40, 40]} for x in (5, 15)]
+    for order in (found, found[::-1]):
+        figures = evaluate_detections(truth, order, scoreless="interval").score_free[0]
+        assert (figures.num_matched, figures.precision, figures.recall) == (1, 1.0, 1.0)
+
+
 def test_constant_scores_are_noted_and_get_the_interval_on_request(small_set):
     truth, results = small_set
     constant = [{**record, "score": 1.0} for record in results]
