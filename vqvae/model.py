@@ -1,5 +1,7 @@
 """The network around the codebook: 64x64 masks to a 4x4 grid of vectors, and back."""
 
+from typing import Final
+
 from torch import Tensor, nn
 
 from vqvae.quantizer import CODE_WIDTH, Quantizer
@@ -7,6 +9,8 @@ from vqvae.quantizer import CODE_WIDTH, Quantizer
 MASK_SIDE = 64
 GRID_SIDE = 4
 NUM_TOKENS = GRID_SIDE * GRID_SIDE
+SHARPNESS: Final = 4.0
+"""Decoded masks are about -1 to 1; a loss that reads them as logits multiplies by this first."""
 
 
 class ResidualBlock(nn.Module):

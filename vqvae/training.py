@@ -26,7 +26,7 @@ from torch.nn import functional
 from pgvision.errors import CodecError, OptionError, PgvisionError
 from pgvision.files import replaced_path
 from vqvae.checkpoint import load_checkpoint, save_checkpoint
-from vqvae.model import MASK_SIDE, MaskVqVae
+from vqvae.model import MASK_SIDE, SHARPNESS, MaskVqVae
 from vqvae.quantizer import NUM_CODES
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ _WARMUP_STEPS = 50
 # handful of codes and needs a thousand steps to spread again.
 _FREE_STEPS = 150
 _REVIVE_EVERY = 25
-_SHARPNESS = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def mask_loss(logits: Tensor, masks: Tensor, *, overlap: float) -> Tensor:
         masks: ``(b, 64, 64)`` targets in [0, 1].
         overlap: Weight of the second term.
     """
-    scaled = _SHARPNESS * logits
+    scaled = SHARPNESS * logits
     pixels = functional.binary_cross_entropy_with_logits(scaled, masks)
     probs = scaled.sigmoid()
     both = torch.minimum(probs, masks).sum((1, 2))
