@@ -19,6 +19,7 @@ from pgvision.cli.doctor import doctor
 from pgvision.cli.evaluate import evaluate
 from pgvision.cli.exit_codes import FAILED, USAGE
 from pgvision.cli.scenes import scenes
+from pgvision.cli.serve import serve
 from pgvision.errors import OptionError, PgvisionError, PromptError
 
 _CLASS = re.compile(r"\bclasses\[(\d+)\]")
@@ -41,6 +42,7 @@ app.command()(convert)
 app.command()(scenes)
 app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")
 app.command()(doctor)
+app.command()(serve)
 app.command()(bench)
 app.command(hidden=True)(demo)
 

