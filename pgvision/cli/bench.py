@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgvision.cli.options import Device, Dtype, Model
+from pgvision.cli.model_options import ModelOptions
+from pgvision.cli.options import takes
 
 if TYPE_CHECKING:
     from pgvision.arrays import ByteArray
@@ -20,20 +21,18 @@ _CLASSES = ("helmet", "head", "worker", "vest", "cone", "barrel", "ladder", "tru
 _FIRST_SEED = 40_000_000  # neither trained nor evaluated on
 
 
+@takes(ModelOptions)
 def bench(
     *,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = None,
     repeat: Annotated[int, typer.Option(min=3, help="Rounds; medians are reported.")] = 15,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in the batched comparison.")] = 8,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the processor.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON here.")
     ] = None,
+    options: ModelOptions,
 ) -> None:
     """Measure detection against transformers' generate and a parser, interleaved, on this machine.
 
@@ -48,7 +47,7 @@ def bench(
     from pgvision.files import write_text
     from pgvision.runtime import load
 
-    engine = load(model, device=device, dtype=dtype, threads=threads)
+    engine = load(**options.for_load)
     figures = {
         "machine": _machine(engine),
         "model": engine.card.name,

@@ -14,7 +14,8 @@ from rich.console import Console
 from pgvision.cli.checks import Check, Status
 from pgvision.cli.doctor_checkpoint import check_checkpoint
 from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.options import Device, Dtype, Model, Revision
+from pgvision.cli.model_options import LoadKeywords, ModelOptions
+from pgvision.cli.options import takes
 
 _STYLES: dict[Status, str] = {"ok": "green", "note": "yellow", "fail": "bold red"}
 _TESTED_TRANSFORMERS = (5, 23)
@@ -26,15 +27,13 @@ _OPENCV_FLAVOURS = (
 )
 
 
+@takes(ModelOptions)
 def doctor(
     *,
-    model: Model = None,
-    revision: Revision = None,
-    device: Device = None,
-    dtype: Dtype = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per check.")
     ] = False,
+    options: ModelOptions,
 ) -> None:
     """Check this machine and a checkpoint, and say what to do about each finding.
 
@@ -45,19 +44,17 @@ def doctor(
     pgvision doctor --json | jq 'select(.status == "fail")'
     """
     checks = []
-    for check in _all_checks(model, revision, device, dtype):
+    for check in _all_checks(options.for_load):
         checks.append(check)
         _show(check, as_json)
     end(FAILED if any(check.status == "fail" for check in checks) else DONE)
 
 
-def _all_checks(
-    model: str | None, revision: str | None, device: str | None, dtype: str | None
-) -> Iterator[Check]:
+def _all_checks(how: LoadKeywords) -> Iterator[Check]:
     for look in (check_python, check_transformers, check_torch, check_opencv, check_hub):
         yield look()
     yield from check_extras()
-    yield from check_checkpoint(model, revision, device, dtype)
+    yield from check_checkpoint(how)
 
 
 def _show(check: Check, as_json: bool) -> None:

@@ -4,35 +4,30 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pgvision.cli.checks import Check, guarded
+from pgvision.cli.model_options import LoadKeywords
 from pgvision.errors import PgvisionError
 
 if TYPE_CHECKING:
     from pgvision.runtime import Engine
 
 
-def check_checkpoint(
-    model: str | None, revision: str | None, device: str | None, dtype: str | None
-) -> Iterator[Check]:
+def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     """Load a checkpoint and look at it.
 
     Args:
-        model: As for the tasks.
-        revision: As for the tasks.
-        device: As for the tasks.
-        dtype: As for the tasks.
+        how: Which one, and how it is run; as for the tasks.
 
     Yields:
         Loading first; if that fails, nothing after it.
     """
-    from pgvision.runtime import find_checkpoint, load
+    from pgvision.runtime import load
 
     try:
-        card = find_checkpoint(model)
-        engine = load(model, revision=revision, device=device, dtype=dtype)
+        engine = load(**how)
     except PgvisionError as error:
         yield Check("checkpoint", "fail", str(error))
         return
-    yield Check("checkpoint", "ok", f"{card.name}: {card.about}")
+    yield Check("checkpoint", "ok", f"{engine.card.name}: {engine.card.about}")
     yield check_numbers(engine)
     yield check_tokens(engine)
     yield check_end(engine)

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pgvision.cli.exit_codes import DONE, FAILED, end
+from pgvision.cli.model_options import ModelOptions
 from pgvision.cli.options import (
     INPUT_PANEL,
     OUTPUT_PANEL,
     BatchSize,
     ClassesPerPrompt,
-    Device,
-    Dtype,
-    Model,
-    Revision,
+    ExtraObjects,
     takes,
 )
 from pgvision.errors import OptionError
@@ -30,7 +28,7 @@ SCORING_PANEL = "Scoring"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions:
+class EvalOptions(ModelOptions):
     """What ``pgvision eval`` takes; the fields speak for themselves."""
 
     data: Annotated[
@@ -56,12 +54,9 @@ class EvalOptions:
     task: Annotated[
         Literal["detect", "segment", "ask", "caption"], typer.Option(help="What to score.")
     ] = "detect"
-    model: Model = None
-    revision: Revision = None
-    device: Device = None
-    dtype: Dtype = None
     batch_size: BatchSize = None
     classes_per_prompt: ClassesPerPrompt = None
+    extra_objects: ExtraObjects = 0
     images: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
@@ -150,7 +145,6 @@ def _evaluate_objects(options: EvalOptions) -> bool:
     from pgvision.runtime import find_checkpoint
 
     dataset = _dataset(options)
-    _name_strangers(options, dataset)
     detector = _detector(options, dataset)
     found = predict(dataset, detector, Answers(options.out, _run_of(options, dataset.classes)))
     scoring = Scoring(
@@ -188,29 +182,12 @@ def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter
     make = Detector if options.task == "detect" else Segmenter
     return make(
         list(dataset.classes),
-        model=options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
+        **options.for_load,
         batch_size=options.batch_size,
         classes_per_prompt=options.classes_per_prompt,
         conf=options.conf,
+        extra_objects=options.extra_objects,
     )
-
-
-def _name_strangers(options: EvalOptions, dataset: "Dataset") -> None:
-    """Say which classes the checkpoint does not know: a figure of 0 would not tell why."""
-    from pgvision.cli.console import say
-    from pgvision.runtime import find_checkpoint
-
-    card = find_checkpoint(options.model)
-    strangers = [name for name in dataset.classes if name not in (card.classes or (name,))]
-    if strangers and card.classes is not None:
-        say(
-            f"{card.name} does not know {', '.join(map(repr, strangers))} and will find none; it "
-            f"knows {', '.join(card.classes)}, spelt like that",
-            style="yellow",
-        )
 
 
 def _evaluate_texts(options: EvalOptions) -> bool:
@@ -225,13 +202,7 @@ def _evaluate_texts(options: EvalOptions) -> bool:
 
     def ask(image: Path, language: str, question: str) -> str:
         make = Answerer if options.task == "ask" else Captioner
-        task = make(
-            language,
-            model=options.model,
-            revision=options.revision,
-            device=options.device,
-            dtype=options.dtype,
-        )
+        task = make(language, **options.for_load)
         return task(image, question).text if isinstance(task, Answerer) else task(image).text
 
     figures, failed = evaluate_texts(cases, ask, options.out, task=options.task)
@@ -246,8 +217,8 @@ def _evaluate_texts(options: EvalOptions) -> bool:
 
 def _refuse_object_options(options: EvalOptions) -> None:
     """Refuse what a text task would not look at: questions are asked one by one."""
-    for name in ("batch_size", "classes_per_prompt", "conf", "calibrate"):
-        if getattr(options, name) is not None:
+    for name in ("batch_size", "classes_per_prompt", "conf", "calibrate", "extra_objects"):
+        if getattr(options, name) not in (None, 0):
             word = "--" + name.replace("_", "-")
             raise OptionError(
                 f"{word}: is for --task detect and segment; leave it out of --task {options.task}"
@@ -267,7 +238,10 @@ def _run_of(options: EvalOptions, classes: Sequence[str]) -> dict[str, object]:
         "weights": weights_digest(find_checkpoint(options.model), options.revision),
         "pgvision": __version__,
         "device": options.device,
+        "kind": options.kind,
         "dtype": options.dtype,
+        "quantize": options.quantize,
+        "extra_objects": options.extra_objects or None,
         "classes_per_prompt": options.classes_per_prompt,
         "conf": options.conf,
     }

@@ -67,7 +67,7 @@ def _run(
 
     if options.track:
         require_trackers()
-    classes = _asked(phrase, options.model)
+    classes = _asked(phrase, options)
     if options.is_bulk:
         run_bulk(task, {"classes": classes, "soft": soft, **options.for_objects}, options)
 
@@ -87,7 +87,7 @@ def _made(
     return make(classes, **options.for_model, **options.for_objects, soft=soft)
 
 
-def _asked(phrase: str, model: str | None) -> tuple[str, ...]:
+def _asked(phrase: str, options: BoxOptions) -> tuple[str, ...]:
     """Split into classes and hold them to what the checkpoint knows, before it is loaded."""
     from pgvision.cli.console import say
     from pgvision.runtime import find_checkpoint
@@ -95,7 +95,7 @@ def _asked(phrase: str, model: str | None) -> tuple[str, ...]:
     from pgvision.tokens import require_classes
 
     classes = require_classes(split_phrases(phrase))
-    names, notes = known_classes(classes, find_checkpoint(model))
+    names, notes = known_classes(classes, find_checkpoint(options.model, kind=options.kind))
     for note in notes:
         say(note, style="yellow")
     return names

@@ -10,50 +10,18 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 import typer
 
 from pgvision.cli.bulk_options import JournalFile, Resume, RetryUnread, ShardText
+from pgvision.cli.model_options import MODEL_PANEL, LoadKeywords, ModelOptions
 from pgvision.images import OnError
 
 _Options = TypeVar("_Options")
 
-MODEL_PANEL = "Model"
 INPUT_PANEL = "Input"
 OUTPUT_PANEL = "Output"
 
 ColorBy = Literal["class", "track", "index"]
+Drafts = Literal["off", "exact", "steady"]  # as `pgvision.runtime.Drafts`, which needs numpy
 
 
-Device = Annotated[
-    str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, mps; by default the best one.", rich_help_panel=MODEL_PANEL
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="float32, bfloat16 or float16; by default what suits the device.",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        help="A hub id, a folder, or 'tiny', which the package carries "
-        "\\[default: $PGVISION_MODEL, else tiny]",
-        show_default=False,
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-
-
-Revision = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Branch, tag or commit of a model on the hub.",
-        show_default="main",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -75,14 +43,21 @@ ClassesPerPrompt = Annotated[
 ]
 
 
-class ModelKeywords(TypedDict):
+ExtraObjects = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Ask for n objects past the model's own stop, scored low: for recall.",
+    ),
+]
+
+
+class TaskKeywords(LoadKeywords):
     """What every task takes that says how it is computed."""
 
-    model: str | None
-    revision: str | None
-    device: str | None
-    dtype: str | None
     batch_size: int | None
+    drafts: Drafts
 
 
 class ObjectKeywords(TypedDict):
@@ -92,6 +67,7 @@ class ObjectKeywords(TypedDict):
     nms: float | None
     max_objects: int | None
     classes_per_prompt: int | None
+    extra_objects: int
     tile: int | None
     calibrate: Path | None
 
@@ -105,16 +81,13 @@ class StreamKeywords(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(ModelOptions):
     """What every command takes that puts pictures through a model.
 
     Attributes:
         sources: Pictures, folders, globs, lists of paths, videos, camera numbers, addresses.
-        model: Hub id, folder or ``"tiny"``; None means the default.
-        revision: Branch, tag or commit of a hub id; None means its main branch.
-        device: Where to compute; None means the best there is.
-        dtype: Of the weights; None means what suits the device.
         batch_size: Prompts that go through the model together; None means what suits the source.
+        drafts: Whether the last frame of a video is the guess at the next.
         recursive: Whether folders are read with their subfolders.
         stride: Of a video, use each ``stride``-th frame.
         on_error: What happens to a picture that cannot be read.
@@ -136,11 +109,15 @@ class RunOptions:
             show_default=False,
         ),
     ]
-    model: Model = None
-    revision: Revision = None
-    device: Device = None
-    dtype: Dtype = None
     batch_size: BatchSize = None
+    drafts: Annotated[
+        Drafts,
+        typer.Option(
+            help="Over video, guess each answer from the last: exact changes none, steady keeps "
+            "boxes from trembling.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = "exact"
     recursive: Annotated[
         bool,
         typer.Option(
@@ -204,15 +181,9 @@ class RunOptions:
         return self.resume or self.retry_unread or bool(self.shard) or bool(self.journal)
 
     @property
-    def for_model(self) -> ModelKeywords:
+    def for_model(self) -> TaskKeywords:
         """The keywords of a task."""
-        return ModelKeywords(
-            model=self.model,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
-        )
+        return TaskKeywords(**self.for_load, batch_size=self.batch_size, drafts=self.drafts)
 
     @property
     def for_stream(self) -> StreamKeywords:
@@ -229,6 +200,7 @@ class BoxOptions(RunOptions):
         nms: Overlap from which two objects of a class are one.
         max_objects: How many of a picture are kept, the best first.
         classes_per_prompt: How many classes are asked for at once; None: as the checkpoint likes.
+        extra_objects: How many are asked for past the model's own stop.
         tile: Side in pixels of squares to look at besides the whole.
         calibrate: File with a map of scores.
         track: Number the objects of a video by track.
@@ -256,6 +228,7 @@ class BoxOptions(RunOptions):
         int | None, typer.Option(min=1, help="Keep the n best of a picture.", show_default="all")
     ] = None
     classes_per_prompt: ClassesPerPrompt = None
+    extra_objects: ExtraObjects = 0
     tile: Annotated[
         int | None,
         typer.Option(
@@ -304,6 +277,7 @@ class BoxOptions(RunOptions):
             nms=self.nms,
             max_objects=self.max_objects,
             classes_per_prompt=self.classes_per_prompt,
+            extra_objects=self.extra_objects,
             tile=self.tile,
             calibrate=self.calibrate,
         )
@@ -324,7 +298,7 @@ def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[.
         >>> @takes(RunOptions)
         ... def command(*, phrase: str, options: RunOptions) -> None: ...
         >>> list(inspect.signature(command).parameters)[:3]
-        ['phrase', 'sources', 'model']
+        ['phrase', 'model', 'revision']
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

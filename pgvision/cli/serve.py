@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pgvision.cli.options import MODEL_PANEL, Device, Dtype, takes
+from pgvision.cli.model_options import MODEL_PANEL, Device, Dtype, Threads
+from pgvision.cli.options import takes
 from pgvision.errors import DependencyError
 
 if TYPE_CHECKING:
@@ -40,10 +41,7 @@ class ServeOptions:
     ] = None
     device: Device = None
     dtype: Dtype = None
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads of the processor.", rich_help_panel=MODEL_PANEL),
-    ] = None
+    threads: Threads = None
     batch_size: Annotated[
         int,
         typer.Option(

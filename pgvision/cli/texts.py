@@ -76,40 +76,24 @@ def ask(
     """
     from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
+    from pgvision.runtime import find_checkpoint
+    from pgvision.tokens import answer_prefix
 
-    if not free:
-        question = _held_to_wordings(question, language, choice or None, options.model)
+    choices = choice or None
+    kind = find_checkpoint(options.model, kind=options.kind).sure_kind
+    if kind and not free:  # what cannot be asked is said before weights are read
+        answer_prefix(question, language=language, choices=choices, kind=kind)
     if options.is_bulk:
-        asked = {"question": question, "choices": choice or None, "language": language}
+        asked = {"question": question, "choices": choices, "language": language}
         run_bulk("ask", {**asked, "num_alternatives": best, "free_text": free}, options)
 
     def stream(sources: "str | int | list[str]") -> "Iterable[Outcome]":
         from pgvision import Answerer
 
         answerer = Answerer(language, free_text=free, num_alternatives=best, **options.for_model)
-        choices = choice or None
         return answerer.stream(sources, question, choices=choices, **options.for_stream)
 
     end(run_task(stream, options))
-
-
-def _held_to_wordings(
-    question: str, language: str, choices: list[str] | None, model: str | None
-) -> str:
-    """Hold a question to what the checkpoint can be asked, before it is loaded."""
-    from pgvision.cli.console import say
-    from pgvision.runtime import find_checkpoint
-    from pgvision.runtime.knowledge import known_question
-    from pgvision.tokens import answer_prefix
-
-    card = find_checkpoint(model)
-    answer_prefix(question, language=language, choices=choices, kind=card.kind)
-    if choices is not None:
-        return question
-    asked, warning = known_question(question, card)
-    if warning is not None:
-        say(warning, style="yellow")
-    return asked
 
 
 @takes(RunOptions)

@@ -60,7 +60,8 @@ class ExampleOptions:
         task: ``"detect"`` writes boxes, ``"segment"`` boxes and mask codes.
         order: Of the objects in a suffix: ``"raster"`` by top, then left; ``"area"`` largest box
             first; ``"random"`` by ``seed`` and image name.
-        prompts: ``"joined"`` asks for all classes at once, ``"per_class"`` for one at a time.
+        prompts: ``"joined"`` asks for all classes at once, ``"per_class"`` for one at a time, as
+            ``kind="refcoco-seg"`` always does.
         empty: Images without objects: ``"keep"`` asks and answers with an empty suffix;
             ``"drop"`` leaves them out; ``"negatives"`` keeps them and asks every image for
             classes that it does not show, too.
@@ -68,7 +69,7 @@ class ExampleOptions:
             images with ``"per_class"``).
         seed: For ``"random"`` and for choosing absent classes.
         convention: Bins of a side: ``"1024"``, or big_vision's ``"1023"``.
-        kind: Kind of checkpoint, for the wording of the prompt.
+        kind: Kind of checkpoint, for the form of prompt and answer.
         crowds: ``"drop"`` leaves COCO's crowd regions out, ``"keep"`` writes them as objects.
 
     Raises:
@@ -174,7 +175,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     classes = tuple(dict.fromkeys(dataset.classes))
     absent = [name for name in classes if name not in named]
     asked = sorted(chance.sample(absent, min(options.num_negatives, len(absent))))
-    if options.prompts == "joined":
+    if options.prompts == "joined" and options.kind != "refcoco-seg":
         targets = [Target(classes, ordered)]
         if options.empty == "negatives" and shown and asked:
             targets.append(Target(tuple(asked), ()))
@@ -289,5 +290,7 @@ def suffix_of(
         return ""
     bins = bins_of(target.objects, image, options)
     masks: Iterable[Iterable[int]] = [()] * len(bins) if codes is None else codes
-    names = (dataset.names[item.category_id] for item in target.objects)
+    # A refcoco-seg checkpoint is asked for one phrase, and does not repeat it.
+    bare = options.kind == "refcoco-seg"
+    names = (None if bare else dataset.names[item.category_id] for item in target.objects)
     return SEPARATOR.join(map(object_text, bins, names, masks))

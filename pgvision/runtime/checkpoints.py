@@ -71,6 +71,14 @@ class CheckpointCard:
     notes: str | None = None
     closed_set: ClosedSet | None = None
 
+    @property
+    def sure_kind(self) -> str | None:
+        """Its kind, by which words may be refused before weights are read; None: not known yet.
+
+        On the hub a name that says nothing counts as "ft", until the files say otherwise.
+        """
+        return self.kind if self.is_local or self.kind != "ft" else None
+
 
 def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None) -> CheckpointCard:
     """Find out what ``model`` names, without loading weights or asking the network.

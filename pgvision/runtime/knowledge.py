@@ -76,19 +76,47 @@ def known_question(question: str, card: CheckpointCard) -> tuple[str, str | None
     )
 
 
+def unknown_classes(asked: Sequence[str], card: CheckpointCard) -> str | None:
+    """Say which classes the checkpoint does not know, with the nearest that it knows.
+
+    Args:
+        asked: The names, one a class.
+        card: The checkpoint; one without a list takes any name.
+
+    Returns:
+        A warning, or None where it knows them all as they are spelt.
+
+    Example:
+        >>> from pgvision.runtime.checkpoints import find_checkpoint
+        >>> unknown_classes(["helmet", "helmat"], find_checkpoint("tiny")).partition(" and ")[0]
+        "tiny does not know 'helmat' (did you mean helmet?)"
+    """
+    if card.classes is None:
+        return None
+    strangers = [name for name in asked if name not in card.classes]
+    if not strangers:
+        return None
+    named = ", ".join(f"{name!r}{_hint(name, card.classes)}" for name in strangers)
+    return (
+        f"{card.name} does not know {named} and would find none, whatever the picture shows. "
+        f"It knows {', '.join(card.classes)}; google/paligemma2-3b-mix-448 takes any phrase"
+    )
+
+
 def _meant(phrase: str, card: CheckpointCard) -> tuple[str, ...]:
     classes = card.classes or ()
     parts = (phrase,) if phrase in classes else tuple(re.split(r"\s*,\s*", phrase.strip(" ,")))
     rows = [match_loosely(part, classes) for part in parts]
-    if UNMATCHED not in rows:
-        return tuple(classes[row] for row in rows)
-    stranger = parts[rows.index(UNMATCHED)]
+    if UNMATCHED in rows:
+        raise PromptError(unknown_classes([parts[rows.index(UNMATCHED)]], card))
+    return tuple(classes[row] for row in rows)
+
+
+def _hint(stranger: str, classes: tuple[str, ...]) -> str:
+    row = match_loosely(stranger, classes)
     near = get_close_matches(stranger.casefold(), classes, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise PromptError(
-        f"{card.name} does not know {stranger!r} and would find none, whatever the picture shows. "
-        f"{hint}It knows {', '.join(classes)}; google/paligemma2-3b-mix-448 takes any phrase"
-    )
+    near = near if row == UNMATCHED else [classes[row]]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _folded(question: str) -> str:

@@ -40,15 +40,11 @@ class Detector(Predictor[DetectionResult]):
         settings = object_settings(options)
         super().__init__(options)
         prefix = partial(detect_prefix, kind=self.kind)
-        self._task = object_task(
-            classes,
-            settings,
-            self.kind,
-            task="detect",
-            prefix=prefix,
-            closed_set=self.generator.card.closed_set,
-        )
+        self._task = object_task(classes, settings, self._runner.card, task="detect", prefix=prefix)
         self.classes = self._task.classes
+
+    def __repr__(self) -> str:
+        return f"Detector({list(self.classes)}, {self._runner})"
 
     def plan(self, frame: Frame) -> list[Ask]:
         """Say what to ask about a frame: each group of names, about the whole and its tiles."""

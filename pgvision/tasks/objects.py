@@ -9,8 +9,10 @@ import numpy as np
 from pgvision.boxes import nms
 from pgvision.errors import OptionError
 from pgvision.images import Frame
-from pgvision.runtime.checkpoints import ClosedSet
+from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
+from pgvision.runtime.knowledge import unknown_classes
 from pgvision.tasks.asking import Answered, Ask
+from pgvision.tasks.notices import warn_once
 from pgvision.tasks.options import ObjectSettings
 from pgvision.tasks.reading import BETWEEN_ANSWERS, Found, column, presence_of, read_objects
 from pgvision.tasks.tiles import join_fragments, tiles
@@ -114,30 +116,30 @@ class ObjectTask:
 def object_task(
     classes: str | Iterable[str],
     settings: ObjectSettings,
-    kind: str,
+    card: CheckpointCard,
     *,
     task: Literal["detect", "segment"],
     prefix: Callable[[Sequence[str]], str],
-    closed_set: ClosedSet | None = None,
 ) -> ObjectTask:
     """Make the prompts once, so that frames only repeat them.
 
     Args:
         classes: A name or several.
         settings: What is kept.
-        kind: Which prompts the model knows.
+        card: Whose prompts they are; names that it does not know are said, once.
         task: Boxes alone or masks too.
         prefix: Writes the prompt of some names.
-        closed_set: How the checkpoint is asked for all of its classes at once, if it can be.
 
     Raises:
         PromptError: If a name cannot be asked for.
         OptionError: If the closed set is asked for and cannot be had.
     """
     names = require_classes(classes)
+    warn_once(unknown_classes(names, card))
+    closed_set = card.closed_set if task == "detect" else None
     if _suits(closed_set, names, settings) and closed_set is not None:
         return ObjectTask(names, settings, (_closed_ask(closed_set),))
-    size = settings.classes_per_prompt or classes_per_prompt(kind)
+    size = settings.classes_per_prompt or classes_per_prompt(card.kind)
     groups = [names[start : start + size] for start in range(0, len(names), size)]
     prompts = tuple(
         Ask(
@@ -146,7 +148,7 @@ def object_task(
             form=AnswerForm(
                 task=task,
                 labels=group if settings.labels == "asked" else None,
-                label="none" if kind == "refcoco-seg" else "required",
+                label="none" if card.kind == "refcoco-seg" else "required",
                 past_end=settings.extra_objects,
             ),
             constrained=settings.constrained,

@@ -22,7 +22,7 @@ class Predictor(ABC, Generic[Result]):
 
     def __init__(self, options: ModelOptions) -> None:
         self._runner = Runner(options)
-        self.generator, self.kind = self._runner.generator, self._runner.kind
+        self.generator, self.kind = self._runner.generator, self._runner.card.kind
 
     @abstractmethod
     def plan(self, frame: Frame) -> Sequence[Ask]:

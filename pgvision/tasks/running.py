@@ -3,14 +3,24 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from pgvision.errors import OptionError, SourceError
 from pgvision.images import Color, Frame, FrameFailure, OnError, is_live, iter_frames
 from pgvision.results import Failure
-from pgvision.runtime import DRAFTS, Drafts, Generation, Generator, Picture, Request, load
+from pgvision.runtime import (
+    DRAFTS,
+    CheckpointCard,
+    Drafts,
+    Generation,
+    Generator,
+    Picture,
+    Request,
+    find_revision,
+    load,
+)
 from pgvision.tasks.asking import Answered, Ask, Task, Window
 from pgvision.tasks.options import ModelOptions, ReadOptions
 
@@ -31,6 +41,19 @@ class _Pending(Generic[Result]):
 
     def answered(self) -> list[Answered]:
         return [(ask, self.answers[at]) for at, ask in enumerate(self.asks)]
+
+
+def card_of(options: ModelOptions) -> CheckpointCard:
+    """Find the checkpoint that the options name, without loading it.
+
+    Raises:
+        CheckpointError, OptionError: See `pgvision.runtime.find_revision`.
+    """
+    generator: Generator | None = options.get("generator")
+    kind = options.get("kind")
+    if generator is None:
+        return find_revision(options.get("model"), options.get("revision"), kind=kind)
+    return replace(generator.card, kind=kind or generator.card.kind)
 
 
 class Runner:
@@ -60,8 +83,14 @@ class Runner:
             quantize=options.get("quantize"),
             threads=options.get("threads"),
         )
-        self.card = self.generator.card
-        self.kind = options.get("kind") or self.card.kind
+        self.card = card_of({**options, "generator": self.generator})
+        self._told = {name: value for name, value in options.items() if value is not None}
+
+    def __str__(self) -> str:
+        told = {name: value for name, value in self._told.items() if name != "generator"}
+        return ", ".join(
+            f"{key}={value!r}" for key, value in {"model": self.card.name, **told}.items()
+        )
 
     def one(self, task: Task[Result], image: Any, color: Color) -> Result:
         """Return the result of one image.

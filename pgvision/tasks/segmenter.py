@@ -11,12 +11,13 @@ from pgvision.arrays import FloatArray
 from pgvision.errors import CodecError
 from pgvision.images import Frame
 from pgvision.results import SegmentationResult
-from pgvision.runtime import CheckpointCard, Generator, find_revision
+from pgvision.runtime import CheckpointCard
 from pgvision.tasks.asking import Answered, Ask
 from pgvision.tasks.objects import object_task
 from pgvision.tasks.options import ObjectOptions, object_settings, require_known
 from pgvision.tasks.predictor import Predictor
 from pgvision.tasks.reading import Found
+from pgvision.tasks.running import card_of
 from pgvision.tokens import segment_prefix
 
 if TYPE_CHECKING:
@@ -53,11 +54,16 @@ class Segmenter(Predictor[SegmentationResult]):
     ) -> None:
         require_known(options, ObjectOptions, "Segmenter")
         self._settings = object_settings(options)
-        self.codec = _require_codec(codec, _card_of(options))
+        self.codec = _require_codec(codec, card_of(options))
         super().__init__(options)
         prefix = partial(segment_prefix, kind=self.kind)
-        self._task = object_task(classes, self._settings, self.kind, task="segment", prefix=prefix)
+        self._task = object_task(
+            classes, self._settings, self._runner.card, task="segment", prefix=prefix
+        )
         self.classes = self._task.classes
+
+    def __repr__(self) -> str:
+        return f"Segmenter({list(self.classes)}, {self._runner})"
 
     def plan(self, frame: Frame) -> list[Ask]:
         """Say what to ask about a frame: each group of names, about the whole and its tiles."""
@@ -80,13 +86,6 @@ class Segmenter(Predictor[SegmentationResult]):
         if self._settings.soft and all(one is not None for one in probs):
             return self.codec.decode_soft(np.array(probs, np.float32))
         return self.codec.decode(np.array([item.parsed.codes for item in found], np.int64))
-
-
-def _card_of(options: ObjectOptions) -> CheckpointCard:
-    generator: Generator | None = options.get("generator")
-    if generator is not None:
-        return generator.card
-    return find_revision(options.get("model"), options.get("revision"), kind=options.get("kind"))
 
 
 def _require_codec(codec: "MaskCodec | str | Path | None", card: CheckpointCard) -> "MaskCodec":

@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike
 from pgvision.errors import OptionError
 from pgvision.images import Color, Frame, OnError
 from pgvision.results import Failure, TextResult
+from pgvision.runtime.knowledge import known_question
 from pgvision.tasks.asking import Answered, Ask
+from pgvision.tasks.notices import warn_once
 from pgvision.tasks.objects import provenance
 from pgvision.tasks.options import ModelOptions, ReadOptions, require_known
 from pgvision.tasks.predictor import Predictor
-from pgvision.tasks.running import Runner
+from pgvision.tasks.running import Runner, card_of
 from pgvision.tokens import (
     answer_prefix,
     caption_prefix,
@@ -92,9 +94,14 @@ class Captioner(Predictor[TextResult]):
         self, language: str = "en", *, style: str = "caption", **options: Unpack[ModelOptions]
     ) -> None:
         require_known(options, ModelOptions, "Captioner")
+        if kind := card_of(options).sure_kind:
+            caption_prefix(language, style, kind=kind)  # refused before weights are read
         super().__init__(options)
         self.language = language
         self._task = TextTask(caption_prefix(language, style, kind=self.kind), language)
+
+    def __repr__(self) -> str:
+        return f"Captioner({self.language!r}, {self._runner})"
 
     def __call__(
         self, image: Any, *, region: ArrayLike | None = None, color: Color = "bgr"
@@ -136,6 +143,9 @@ class Reader(Predictor[TextResult]):
         super().__init__(options)
         self._task = TextTask(ocr_prefix(self.kind))
 
+    def __repr__(self) -> str:
+        return f"Reader({self._runner})"
+
     def plan(self, frame: Frame) -> list[Ask]:
         """Ask for the text."""
         return self._task.plan(frame)
@@ -173,17 +183,28 @@ class Answerer:
         if num_alternatives < 1:
             raise OptionError(f"num_alternatives: expected at least 1, got {num_alternatives}")
         require_known(options, ModelOptions, "Answerer")
+        if kind := card_of(options).sure_kind:
+            answer_prefix("?", language=language, kind=kind)  # refused before weights are read
         self._runner = Runner(options)
-        self.generator, self.kind = self._runner.generator, self._runner.kind
+        self.generator, self.kind = self._runner.generator, self._runner.card.kind
         self.language, self._free, self._count = language, free_text, num_alternatives
+
+    def __repr__(self) -> str:
+        return f"Answerer({self.language!r}, {self._runner})"
 
     def task(self, question: str, choices: Sequence[str] | None = None) -> TextTask:
         """Return the question as a task: its plan and its reading, without the model.
+
+        A checkpoint that lists its questions is asked as it was taught (case and marks), and a
+        question that it was not taught is logged once as a warning.
 
         Raises:
             OptionError: If choices are given with ``free_text=True``.
         """
         if not self._free:
+            if choices is None:
+                question, warning = known_question(question, self._runner.card)
+                warn_once(warning)
             prefix = answer_prefix(
                 question, language=self.language, choices=choices, kind=self.kind
             )

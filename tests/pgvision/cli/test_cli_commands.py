@@ -152,10 +152,12 @@ def test_a_class_that_the_checkpoint_does_not_know_is_not_silence(run, picture):
         (["ask", ""], "question: expected text"),
         (["ask", "on?", "--choice", "on", "--choice", "off"], "was not taught 'multiple choice'"),
         (["ask", "is there a truck?", "--language", "xx"], "language: expected one of en"),
+        (["caption", None, "--language", "xx"], "language: expected one of en"),
+        (["caption", None, "--style", "cap"], "was not taught 'cap'"),
     ],
 )
 def test_what_cannot_be_asked_is_said_at_once(run, picture, words, said):
-    ran = run(words[0], words[1], picture, *words[2:])
+    ran = run(words[0], *([words[1]] if words[1] is not None else []), picture, *words[2:])
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
     assert "loaded" not in ran.err

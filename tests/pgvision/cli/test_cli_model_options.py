@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pgvision.datasets import read_dataset
 from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.runtime.session import Session
+from pgvision.runtime.threads import Threads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
 from mjpeg import pictures, serving
@@ -69,6 +71,52 @@ def test_classes_per_prompt_is_how_many_are_asked_for_at_once(run, picture, task
     assert prompts[1] == [f"{task} helmet", f"{task} worker", f"{task} truck"]
     assert prompts[2] == [f"{task} helmet ; worker", f"{task} truck"]
     assert prompts[3] == [f"{task} helmet ; worker ; truck"]
+
+
+@pytest.mark.parametrize("words", TASKS, ids=lambda words: words[0])
+def test_threads_and_drafts_reach_the_decoder(run, film, monkeypatch, words):
+    seen, threads = [], set()
+    enter = Session.enter
+
+    def watched(self, rows, features):
+        seen.append({(row.request.drafts, bool(len(row.request.draft))) for row in rows})
+        enter(self, rows, features)
+
+    monkeypatch.setattr(Session, "enter", watched)
+    # Two threads on a busy machine cost minutes, so that they are only counted.
+    monkeypatch.setattr(Threads, "__enter__", lambda self: threads.add(self.count))
+    monkeypatch.setattr(Threads, "__exit__", lambda *_: None)
+    for drafts, guessed in (("steady", True), ("off", False)):
+        seen.clear()
+        shared = ("--json", "--threads", 2, "--batch-size", 1, "--drafts", drafts, "--stride", 2)
+        assert run(*words, film, *shared).code == 0
+        assert seen[1:] == [{(drafts, guessed)}] * 2
+    assert threads == {2}
+
+
+def test_objects_past_the_stop_are_added(run, picture):
+    plain, more = (
+        run("detect", "worker", picture, "--json", "--extra-objects", extra).lines[0]
+        for extra in (0, 2)
+    )
+    assert len(more["labels"]) > len(plain["labels"])
+    assert more["loc_yxyx"][: len(plain["labels"])] == plain["loc_yxyx"]
+
+
+def test_the_kind_says_which_prompts_are_known(run, picture):
+    refused = run("caption", picture, "--kind", "refcoco-seg")
+    assert (refused.code, refused.out) == (2, "")
+    assert "was not taught 'caption'" in refused.err
+    assert "kind: expected one of pt, mix" in run("detect", "worker", picture, "--kind", "x").err
+    assert run("caption", picture, "--kind", "mix", "--language", "de", "--json").code == 0
+
+
+def test_weights_are_rounded_on_request(run, picture):
+    ran = run("detect", "worker", picture, "--quantize", "int8", "--json")
+    if find_spec("torchao"):
+        assert "weights rounded to int8" in ran.err
+    else:
+        assert "pip install 'pgvision[quant]'" in ran.err
 
 
 @pytest.mark.parametrize("words", [*TASKS, ["doctor"]], ids=lambda words: words[0])
@@ -159,6 +207,7 @@ def test_a_run_of_an_older_version_goes_on(run, sites, tmp_path):
         ["--batch-size", 2],
         ["--classes-per-prompt", 2],
         ["--conf", 0.5],
+        ["--extra-objects", 1],
         ["--calibrate", "isotonic"],
     ],
     ids=lambda option: option[0],

@@ -3,21 +3,26 @@
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import typer.main
 
 from pgvision.cli.app import app
-from pgvision.cli.options import BoxOptions, RunOptions, takes
+from pgvision.cli.model_options import Quantize
+from pgvision.cli.options import BoxOptions, Drafts, RunOptions, takes
+from pgvision.runtime import DRAFTS
+from pgvision.runtime.weights import QUANTIZATIONS
 
 TASKS = ("detect", "segment", "caption", "ask", "read")
 COMMANDS = (*TASKS, "merge", "eval", "convert", "scenes", "doctor", "bench", "serve")
 SHARED = {
-    *("--model", "--revision", "--device", "--dtype", "--batch-size"),
+    *("--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"),
+    *("--batch-size", "--drafts"),
     *("--recursive", "--stride", "--on-error"),
     *("--out", "--json", "--save-overlay"),
 }
-MODEL = {"--model", "--revision", "--device", "--dtype"}
+MODEL = {"--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"}
 
 
 def command(name):
@@ -55,11 +60,12 @@ def test_shared_options_have_one_meaning(name):
             assert each.help == detect[tuple(each.opts)]
 
 
-@pytest.mark.parametrize("name", ["eval", "doctor"])
+@pytest.mark.parametrize("name", ["eval", "doctor", "bench"])
 def test_a_model_is_named_alike_everywhere(name):
     detect = {each.opts[0]: each.help for each in command("detect").params}
     helps = {each.opts[0]: each.help for each in command(name).params}
-    wanted = MODEL | ({"--batch-size", "--classes-per-prompt"} if name == "eval" else set())
+    asked = {"--batch-size", "--classes-per-prompt", "--extra-objects"}
+    wanted = MODEL | (asked if name == "eval" else set())
     assert {word: helps.get(word) for word in wanted} == {word: detect[word] for word in wanted}
 
 
@@ -87,6 +93,10 @@ def test_help_teaches_by_examples(run, words):
         ["detect", "helmet", "a.jpg", "--stride", "0"],
         ["read", "a.jpg", "--batch-size", "0"],
         ["segment", "helmet", "a.jpg", "--classes-per-prompt", "0"],
+        ["segment", "helmet", "a.jpg", "--extra-objects", "-1"],
+        ["read", "a.jpg", "--quantize", "nf4"],
+        ["read", "a.jpg", "--drafts", "on"],
+        ["read", "a.jpg", "--threads", "0"],
         ["detect", "helmet", "a.jpg", "--on-error", "ignore"],
         ["detect", "helmet", "a.jpg", "--no-such-option"],
         ["no-such-command"],
@@ -151,3 +161,8 @@ def _defaults(options):
 
 def test_box_options_are_run_options():
     assert issubclass(BoxOptions, RunOptions)
+
+
+def test_words_written_twice_to_start_quickly_are_the_library_s():
+    assert get_args(Drafts) == DRAFTS
+    assert get_args(Quantize) == QUANTIZATIONS

@@ -1,6 +1,7 @@
 """Examples: text a model is trained on, and what comes back from it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,16 @@ def test_masks_become_sixteen_codes_row_by_row():
     assert example.suffix == (
         "<loc0000><loc0000><loc0512><loc0512>" + "<seg127>" * 8 + "<seg000>" * 8 + " helmet"
     )
+
+
+def test_a_refcoco_seg_checkpoint_is_asked_one_bare_phrase_and_writes_no_label():
+    """As big_vision's transfers/refcoco_seg.py: the phrase alone, then places and codes alone."""
+    data = Dataset((shot(1, LOW, BIG),), CATEGORIES)
+    options = ExampleOptions(task="segment", kind="refcoco-seg")
+    found = list(iter_examples(data, options=options, codec=GridCodec()))
+    assert [example.prefix for example in found] == ["helmet", "head"]
+    assert all(re.fullmatch(r"(<loc\d{4}>){4}(<seg\d{3}>){16}", one.suffix) for one in found)
+    assert round_trip(data, options=options, codec=GridCodec()).num_lost == 0
 
 
 def test_what_cannot_be_written_is_refused():

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scripted import Scripted
+from scripted import CARD, Scripted
 
 from pgvision.errors import ImageError, OptionError, PromptError, SourceError
 from pgvision.runtime import Request
-from pgvision.tasks import Answerer, Captioner, Detector, Reader
+from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
 IMAGE = np.zeros((480, 640, 3), np.uint8)
 HELMET = "<loc0256><loc0128><loc0512><loc0384> helmet"
@@ -205,3 +205,13 @@ def test_a_region_is_told_in_bins() -> None:
     engine = Scripted(lambda request: request.prefix)
     text = Captioner(generator=engine, kind="pt")(IMAGE, region=[80, 120, 240, 240]).text
     assert text == "caption <loc0256><loc0128><loc0512><loc0384>"
+
+
+def test_a_task_prints_as_what_it_was_made_of() -> None:
+    engine, name = Scripted(lambda request: ""), CARD.name
+    detector = Detector(["cat", "dog"], generator=engine, conf=0.3, tile=None)
+    assert repr(detector) == f"Detector(['cat', 'dog'], model={name!r}, conf=0.3)"
+    assert repr(Segmenter("cat", generator=engine)) == f"Segmenter(['cat'], model={name!r})"
+    assert repr(Captioner("de", generator=engine)) == f"Captioner('de', model={name!r})"
+    assert repr(Reader(generator=engine)) == f"Reader(model={name!r})"
+    assert repr(Answerer(generator=engine)) == f"Answerer('en', model={name!r})"

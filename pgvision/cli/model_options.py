@@ -1,0 +1,111 @@
+"""Which model answers, and how it is run: the options of every command that loads one."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypedDict
+
+import typer
+
+MODEL_PANEL = "Model"
+
+Quantize = Literal["int8", "int4"]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps; by default the best one.", rich_help_panel=MODEL_PANEL
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float32, bfloat16 or float16; by default what suits the device.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Threads of the processor.",
+        show_default="1 for small models",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+
+
+class LoadKeywords(TypedDict):
+    """What `pgvision.runtime.load` takes."""
+
+    model: str | None
+    revision: str | None
+    kind: str | None
+    device: str | None
+    dtype: str | None
+    quantize: Quantize | None
+    threads: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What every command takes that loads a model.
+
+    Attributes:
+        model: Hub id, folder, ``"tiny"`` or ``"small"``; None means the default.
+        revision: Branch, tag or commit of a hub id; None means its main branch.
+        kind: Which prompts it knows; None means what its card or name says.
+        device: Where to compute; None means the best there is.
+        dtype: Of the weights; None means what suits the device.
+        quantize: What the weights are rounded to; None means not at all.
+        threads: Of the processor; None means what suits the model.
+    """
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A hub id, a folder, or 'tiny' or 'small', which the package carries "
+            "\\[default: $PGVISION_MODEL, else tiny]",
+            show_default=False,
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Branch, tag or commit of a model on the hub.",
+            show_default="main",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="The prompts that it knows: pt, mix, ft, refcoco-seg or tiny.",
+            show_default="what its card or its name says",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    device: Device = None
+    dtype: Dtype = None
+    quantize: Annotated[
+        Quantize | None,
+        typer.Option(
+            help="Round weights: less memory, slower on processors, other boxes "
+            "(pip install 'pgvision\\[quant]').",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    threads: Threads = None
+
+    @property
+    def for_load(self) -> LoadKeywords:
+        """The keywords of `pgvision.runtime.load`, and of every task."""
+        return LoadKeywords(
+            model=self.model,
+            revision=self.revision,
+            kind=self.kind,
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize,
+            threads=self.threads,
+        )
