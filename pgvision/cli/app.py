@@ -18,6 +18,7 @@ from pgvision.cli.demo import demo
 from pgvision.cli.doctor import doctor
 from pgvision.cli.evaluate import evaluate
 from pgvision.cli.exit_codes import FAILED, USAGE
+from pgvision.cli.live import live
 from pgvision.cli.scenes import scenes
 from pgvision.cli.serve import serve
 from pgvision.errors import OptionError, PgvisionError, PromptError
@@ -36,6 +37,7 @@ app.command()(objects.segment)
 app.command()(texts.caption)
 app.command()(texts.ask)
 app.command()(texts.read)
+app.command()(live)
 app.command("eval")(evaluate)
 app.command()(merge)
 app.command()(convert)

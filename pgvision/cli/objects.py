@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from pgvision.cli.exit_codes import end
+from pgvision.cli.model_options import ModelOptions
 from pgvision.cli.options import BoxOptions, split_phrases, takes
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _run(
 
     if options.track:
         require_trackers()
-    classes = _asked(phrase, options)
+    classes = asked(phrase, options)
     if options.is_bulk:
         run_bulk(task, {"classes": classes, "soft": soft, **options.for_objects}, options)
 
@@ -87,8 +88,16 @@ def _made(
     return make(classes, **options.for_model, **options.for_objects, soft=soft)
 
 
-def _asked(phrase: str, options: BoxOptions) -> tuple[str, ...]:
-    """Split into classes and hold them to what the checkpoint knows, before it is loaded."""
+def asked(phrase: str, options: ModelOptions) -> tuple[str, ...]:
+    """Split into classes and hold them to what the checkpoint knows, before it is loaded.
+
+    Args:
+        phrase: As typed: classes between semicolons.
+        options: Which model.
+
+    Returns:
+        The classes, as the checkpoint knows them.
+    """
     from pgvision.cli.console import say
     from pgvision.runtime import find_checkpoint
     from pgvision.runtime.knowledge import known_classes

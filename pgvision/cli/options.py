@@ -32,6 +32,14 @@ BatchSize = Annotated[
         rich_help_panel=MODEL_PANEL,
     ),
 ]
+DraftsOption = Annotated[
+    Drafts,
+    typer.Option(
+        help="Over video, guess each answer from the last: exact changes none, steady keeps "
+        "boxes from trembling.",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 ClassesPerPrompt = Annotated[
     int | None,
     typer.Option(
@@ -110,14 +118,7 @@ class RunOptions(ModelOptions):
         ),
     ]
     batch_size: BatchSize = None
-    drafts: Annotated[
-        Drafts,
-        typer.Option(
-            help="Over video, guess each answer from the last: exact changes none, steady keeps "
-            "boxes from trembling.",
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = "exact"
+    drafts: DraftsOption = "exact"
     recursive: Annotated[
         bool,
         typer.Option(

@@ -28,7 +28,7 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     from trackers import ByteTrackTracker
 
     source: str | None = None
-    tracker = None
+    tracker, last = None, 0.0
     for outcome in outcomes:
         if isinstance(outcome, Failure) or not isinstance(outcome, DetectionResult):
             yield outcome
@@ -41,7 +41,10 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             # A phrase's score is lower than a trained detector's: the caller's --conf decides
             # what is an object, so every box that comes here may start a track.
             tracker = ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
-        yield _numbered(outcome, tracker)
+            last = outcome.time - 1e-3
+        # The time says how far things may have moved: a stride and a live source leave frames out.
+        last = max(outcome.time, last + 1e-3)
+        yield _numbered(outcome, tracker, last)
 
 
 def require_trackers() -> None:
@@ -51,13 +54,13 @@ def require_trackers() -> None:
         DependencyError: If it is not installed.
     """
     if find_spec("trackers") is None:
-        raise DependencyError("--track needs trackers: pip install 'pgvision[track]'")
+        raise DependencyError("tracks need trackers: pip install 'pgvision[track]'")
 
 
-def _numbered(result: DetectionResult, tracker: object) -> DetectionResult:
+def _numbered(result: DetectionResult, tracker: object, time: float) -> DetectionResult:
     detections = result.to_supervision()
     detections.data = {"row": np.arange(len(result))}
-    tracked = tracker.update(detections)  # type: ignore[attr-defined]
+    tracked = tracker.update(detections, timestamp=time)  # type: ignore[attr-defined]
     ids = np.full(len(result), -1, dtype=np.int64)
     if len(tracked):
         ids[tracked.data["row"]] = tracked.tracker_id

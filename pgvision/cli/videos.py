@@ -14,7 +14,7 @@ from pgvision.images import VideoWriter, copy_audio, video_info
 from pgvision.results import Failure
 
 # A camera or an address does not say how fast it will come.
-_LIVE_FPS = 25.0
+LIVE_FPS = 25.0
 
 
 class Videos:
@@ -62,10 +62,10 @@ class Videos:
         if outcome.source != self._source or outcome.frame_index == 0 or self._writer is None:
             self._end()
             self._writer = self._begin(outcome.source or "video", frame.shape[:2])
-        self._writer.write(_fitted(frame, self._writer.image_hw), outcome.time)
+        self._writer.write(fitted(frame, self._writer.image_hw), outcome.time)
 
     def _begin(self, source: str, image_hw: tuple[int, int]) -> VideoWriter:
-        fps = video_info(source).fps if Path(source).is_file() else _LIVE_FPS
+        fps = video_info(source).fps if Path(source).is_file() else LIVE_FPS
         path = self._names.path_for(source, ".mp4")
         with ExitStack() as stack:
             writer = stack.enter_context(VideoWriter(path, fps / self._stride, image_hw))
@@ -88,8 +88,8 @@ class Videos:
         say(f"wrote {writer.path} ({writer.num_frames} frames, sound: {sound})")
 
 
-def _fitted(frame: ByteArray, image_hw: tuple[int, int]) -> ByteArray:
-    """Cut or fill below: the bar with a text may be taller in one frame than in the next."""
+def fitted(frame: ByteArray, image_hw: tuple[int, int]) -> ByteArray:
+    """Cut or fill below and to the right: the bar with a text may be taller in the next frame."""
     height, width = image_hw
     if frame.shape[:2] == (height, width):
         return frame

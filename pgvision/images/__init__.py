@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.images.choices import Color, OnError
     from pgvision.images.frames import Frame, FrameFailure
+    from pgvision.images.live import Live
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import decode_image, image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
@@ -18,6 +19,7 @@ __all__ = [
     "Color",
     "Frame",
     "FrameFailure",
+    "Live",
     "OnError",
     "VideoInfo",
     "VideoWriter",
@@ -36,6 +38,7 @@ _HOMES = {
     "FrameFailure": "frames",
     "Color": "choices",
     "decode_image": "reading",
+    "Live": "live",
     "to_bgr": "pixels",
     "image_hw_of": "reading",
     "read_image": "reading",

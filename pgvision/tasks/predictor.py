@@ -76,7 +76,9 @@ class Predictor(ABC, Generic[Result]):
 
         Args:
             frames: Whatever `pgvision.images.iter_frames` takes: arrays, PIL images, paths,
-                folders, videos, cameras, and iterables of these.
+                folders, videos, cameras, and iterables of these. Of what is live (a camera, an
+                address, a capture of one) you get the newest frame each time, and those that came
+                meanwhile are dropped: see `pgvision.images.Live`, which can also reconnect.
             on_error: "raise", "skip" (logged) or "record" (a `Failure` takes the place).
             how: ``color``, ``recursive``, ``stride``: see `pgvision.tasks.options.ReadOptions`.
 

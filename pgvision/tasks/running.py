@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from pgvision.errors import OptionError, SourceError
-from pgvision.images import Color, Frame, FrameFailure, OnError, is_live, iter_frames
+from pgvision.images import Color, Frame, FrameFailure, Live, OnError, is_live, iter_frames
 from pgvision.results import Failure
 from pgvision.runtime import (
     DRAFTS,
@@ -117,9 +117,18 @@ class Runner:
     def stream(
         self, task: Task[Result], frames: Any, on_error: OnError, how: ReadOptions
     ) -> Iterator[Result | Failure]:
-        """Yield a result per frame, in order, lazily and in constant memory."""
-        live = is_live(frames)
-        source = iter_frames(frames, on_error=on_error, prefetch=1 if live else 4, **how)
+        """Yield a result per frame, in order, lazily and in constant memory.
+
+        Raises:
+            OptionError: If ``stride`` is given beside a `Live`, which has its own.
+        """
+        if isinstance(frames, Live) and "stride" in how:
+            raise OptionError("stride: a Live has its own; write Live(source, stride=...)")
+        if is_live(frames):
+            frames = Live(frames, stride=how.get("stride", 1))
+        live = isinstance(frames, Live)
+        # A frame that was read ahead would not be the newest any more.
+        source = iter_frames(frames, on_error=on_error, prefetch=0 if live else 4, **how)
         # Pictures of what is live should not wait for others to share a batch.
         size = self.batch_size or (1 if live else None)
         return _Stream(task, self, size).results(source)

@@ -15,7 +15,7 @@ from pgvision.runtime import DRAFTS
 from pgvision.runtime.weights import QUANTIZATIONS
 
 TASKS = ("detect", "segment", "caption", "ask", "read")
-COMMANDS = (*TASKS, "merge", "eval", "convert", "scenes", "doctor", "bench", "serve")
+COMMANDS = (*TASKS, "merge", "live", "eval", "convert", "scenes", "doctor", "bench", "serve")
 SHARED = {
     *("--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"),
     *("--batch-size", "--drafts"),

@@ -34,7 +34,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.film()
 
     def picture(self, index: int, share: float = 1.0) -> None:
-        data = jpeg(index)
+        self.send(jpeg(index), share)
+
+    def send(self, data: bytes, share: float = 1.0) -> None:
         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
         whole = head.encode() + data + b"\r\n"
         self.wfile.write(whole[: int(len(whole) * share)])
@@ -45,10 +47,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(film: Callable[[_Handler], None]) -> Iterator[str]:
+def serving(film: Callable[[_Handler], None], *, port: int = 0) -> Iterator[str]:
     """Serve what ``film`` sends to each client; give the address."""
     handler = type("Handler", (_Handler,), {"film": film})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     server.handle_error = lambda *_: None  # a client that has seen enough hangs up
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

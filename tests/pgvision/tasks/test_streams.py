@@ -2,9 +2,11 @@
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from mjpeg import interrupted, serving
 from scripted import Scripted
 
 from pgvision.errors import OptionError
+from pgvision.images import Live, VideoWriter
 from pgvision.runtime.checkpoints import find_revision
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
@@ -97,16 +100,40 @@ def test_an_error_of_the_model_is_not_taken_for_one_of_the_source() -> None:
         next(detector.stream(np.zeros((6, 20, 30, 3), np.uint8)))
 
 
-def test_a_live_picture_does_not_wait_for_a_full_batch() -> None:
-    """The server sends the last four only when ten are answered: batches of eight would stop."""
+@pytest.mark.parametrize("own_capture", [False, True])
+def test_a_live_picture_does_not_wait_for_a_full_batch(own_capture: bool) -> None:
+    """The server sends the last four only when one is answered: batches of eight would stop."""
     go_on = threading.Event()
     with serving(interrupted(12, 4, go_on)) as address:
+        source = cv2.VideoCapture(address, cv2.CAP_FFMPEG) if own_capture else address
         got = []
-        for result in Detector("helmet", generator=engine()).stream(address):
+        for result in Detector("helmet", generator=engine()).stream(source):
             got.append(result.frame_index)
-            if len(got) == 10:
-                go_on.set()
-    assert got == list(range(16))
+            go_on.set()
+    # The newest each time: in order, the last one among them, perhaps with gaps.
+    assert got == sorted(set(got))
+    assert got[-1] == 15
+
+
+def test_a_slow_model_sees_what_is_there_now(tmp_path: Path) -> None:
+    def slowly(request: object) -> str:
+        time.sleep(0.15)
+        return HELMET
+
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 50, (48, 64)) as writer:
+        for _ in range(60):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    live = Live(path, paced=True)
+    late = []
+    for result in Detector("helmet", generator=Scripted(slowly)).stream(live):
+        late.append(live.seconds - result.time)
+    assert live.num_read == 60
+    assert live.num_dropped == 60 - len(late) >= 40
+    # Its own time and that of one frame; in a queue the last one would have waited for seconds.
+    assert np.median(late[1:]) < 0.15 + 0.02 + 0.1
+    with pytest.raises(OptionError, match="stride"):
+        Detector("helmet", generator=engine()).stream(live, stride=2)
 
 
 def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""`pgvision live`: a camera watched, with tracks, zones, lines, and events for other programs."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from pgvision.cli.exit_codes import end
+from pgvision.cli.live_options import LiveOptions
+from pgvision.cli.objects import Phrase, asked
+from pgvision.cli.options import takes
+
+if TYPE_CHECKING:
+    from pgvision.cli.watching import Watch
+
+
+@takes(LiveOptions)
+def live(*, phrase: Phrase, options: LiveOptions) -> None:
+    """Watch a camera: the newest frame each time, objects by track, who is where and for how long.
+
+    Without --zone and --line the whole picture is one zone. Ends with Ctrl-C, with the source (a
+    file), or after --seconds.
+
+    [bold]Examples[/bold]
+
+    pgvision live helmet --source 0 --show
+    pgvision live helmet --source rtsp://10.0.0.7/live --zone gate.json --events events.jsonl
+    pgvision live "helmet; head" --source site.mp4 --line door=100,200,500,200 --save out.mp4
+    pgvision live head --source http://cam/live --zone site.json --post http://localhost:8000/alarm
+    """
+    from pgvision.cli.tracking import require_trackers
+    from pgvision.cli.watching import Watch, watch
+    from pgvision.cli.zones import Zones, read_lines, read_zones
+
+    require_trackers()
+    zones = Zones(
+        read_zones(options.zone or ()),
+        read_lines(options.line or ()),
+        anchor=options.anchor,
+        grace=options.grace,
+    )
+    classes = asked(phrase, options)
+    with ExitStack() as stack:
+        watched = Watch(zones)
+        _open_outputs(watched, options, stack)
+        code = watch(classes, options, watched)
+    watched.report()
+    end(code)
+
+
+def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> None:
+    """Open everything that events and pictures go to, before the model is loaded."""
+    from pgvision.cli.screens import Film, Window, appended, printed
+    from pgvision.cli.webhook import Webhook
+
+    watched.tell.append(printed(as_json=options.json_lines))
+    if options.events is not None:
+        options.events.parent.mkdir(parents=True, exist_ok=True)
+        log = stack.enter_context(options.events.open("a", encoding="utf-8"))
+        watched.tell.append(appended(log))
+    if options.post is not None:
+        watched.webhook = stack.enter_context(Webhook(options.post))
+        watched.tell.append(watched.webhook.post)
+    if options.save is not None:
+        watched.show.append(stack.enter_context(Film(options.save, watched.zones.draw)).show)
+    if options.show:
+        watched.show.append(stack.enter_context(Window(watched.zones.draw)).show)

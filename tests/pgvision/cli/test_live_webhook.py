@@ -1,0 +1,134 @@
+"""Events to a real HTTP server: in order, again while it is down, and never waited for."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pgvision.cli import webhook as module
+from pgvision.cli.webhook import Webhook
+from pgvision.errors import OptionError
+
+
+class Listener:
+    """What came, and what is answered: a status, or a function of how many came."""
+
+    def __init__(self, status=200, pause=0.0):
+        self.status, self.pause, self.events, self.tries = status, pause, [], 0
+
+
+@contextmanager
+def listening(listener, port=0):
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            assert self.headers["Content-Type"] == "application/json"
+            time.sleep(listener.pause)
+            listener.tries += 1
+            status = listener.status
+            status = status(listener.tries) if callable(status) else status
+            if status == 200:
+                listener.events.append(json.loads(body))
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_events_come_in_order():
+    listener = Listener()
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/hook?key=1") as hook:
+        for number in range(50):
+            hook.post({"track": number, "label": "Schutzhelm für Köpfe"})
+    assert [event["track"] for event in listener.events] == list(range(50))
+    assert listener.events[0]["label"] == "Schutzhelm für Köpfe"
+    assert (hook.num_sent, hook.num_refused, hook.num_lost) == (50, 0, 0)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429, 408])
+def test_a_server_in_trouble_is_asked_again(status):
+    listener = Listener(lambda tries: status if tries <= 2 else 200)
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/") as hook:
+        hook.post({"track": 1})
+        hook.post({"track": 2})
+    assert [event["track"] for event in listener.events] == [1, 2]
+    assert (hook.num_sent, hook.num_lost) == (2, 0)
+
+
+def test_a_server_that_is_down_and_comes_back_gets_everything(caplog):
+    listener = Listener()
+    with listening(listener) as port:
+        pass  # the port is free again
+    with Webhook(f"http://127.0.0.1:{port}/secret", last_seconds=10.0) as hook:
+        for number in range(5):
+            hook.post({"track": number})
+        time.sleep(0.3)
+        with listening(listener, port):
+            deadline = time.monotonic() + 20
+            while hook.num_sent < 5 and time.monotonic() < deadline:
+                time.sleep(0.05)
+    assert [event["track"] for event in listener.events] == list(range(5))
+    assert caplog.text.count("trying again") == 1
+    assert "secret" not in caplog.text
+
+
+def test_what_is_refused_is_not_sent_again(caplog):
+    listener = Listener(lambda tries: 400 if tries == 1 else 200)
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/") as hook:
+        hook.post({"track": 1})
+        hook.post({"track": 2})
+    assert [event["track"] for event in listener.events] == [2]
+    assert (hook.num_sent, hook.num_refused, hook.num_lost) == (1, 1, 0)
+    assert "HTTP 400" in caplog.text
+
+
+def test_posting_never_waits_and_the_end_is_in_time():
+    listener = Listener(pause=3.0)
+    with listening(listener) as port:
+        began = time.monotonic()
+        with Webhook(f"http://127.0.0.1:{port}/", last_seconds=0.3) as hook:
+            for number in range(20):
+                hook.post({"track": number})
+            assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 2.5
+        assert hook.num_sent == 0
+        assert hook.num_lost == 20
+
+
+def test_while_a_server_is_down_the_oldest_give_way(monkeypatch):
+    monkeypatch.setattr(module, "MOST_WAITING", 10)
+    with listening(Listener()) as port:
+        pass
+    with Webhook(f"http://127.0.0.1:{port}/", last_seconds=0.1) as hook:
+        for number in range(200):
+            hook.post({"track": number})
+        assert len(hook._waiting) <= 10
+    assert hook.num_lost == 200
+
+
+@pytest.mark.parametrize(
+    "address", ["", "host/hook", "ftp://host/", "file:///etc/passwd", "http://", "http://a:b"]
+)
+def test_addresses_that_are_none_are_refused(address):
+    with pytest.raises(OptionError, match="--post"):
+        Webhook(address)
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated():
+    with pytest.raises(OptionError) as caught:
+        Webhook("https://me:secret@host/hook")
+    assert "secret" not in str(caught.value)

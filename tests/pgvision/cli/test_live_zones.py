@@ -1,0 +1,198 @@
+"""Zones and lines on tracks whose way is known: counts and dwell against the way itself."""
+
+import json
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pgvision.cli.zones import Zones, read_lines, read_zones
+from pgvision.errors import DataError, OptionError
+from pgvision.results import DetectionResult
+
+HW = (480, 640)
+GATE = np.array([[200, 100], [400, 100], [400, 300], [200, 300]], np.float64)
+
+
+def frame(number, places, *, fps=10.0, image_hw=HW):
+    """A frame in which each track (number, x, y of its centre) has a box of 20 x 20."""
+    boxes = [[x - 10, y - 10, x + 10, y + 10] for _, x, y in places]
+    return DetectionResult(
+        image_hw=image_hw,
+        xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        scores=np.full(len(boxes), 0.75, np.float32),
+        labels=["helmet"] * len(boxes),
+        class_ids=[0] * len(boxes),
+        classes=["helmet"],
+        tracker_ids=[track for track, _, _ in places],
+        frame_index=number,
+        time=number / fps,
+        source="camera:0",
+    )
+
+
+def happenings(zones, frames):
+    events = [event for one in frames for event in zones.update(one)]
+    return events + list(zones.end())
+
+
+def test_who_walks_through_a_zone_is_counted_with_the_time_inside():
+    """10 px a frame, 10 frames a second, from x = 50: inside from 200 to 400, so 2 s."""
+    zones = Zones({"gate": GATE}, {}, grace=0.5)
+    events = happenings(zones, [frame(n, [(7, 50 + 10 * n, 200)]) for n in range(55)])
+    assert [(e.event, e.zone, e.track, e.label) for e in events] == [
+        ("enter", "gate", 7, "helmet"),
+        ("leave", "gate", 7, "helmet"),
+    ]
+    assert events[0].seconds == pytest.approx(1.5)
+    assert events[1].dwell == pytest.approx(2.0)
+    assert events[1].seconds == pytest.approx(3.5)
+    count = zones.counts["gate"]
+    assert (count.now, count.total) == (0, 1)
+    assert count.longest == pytest.approx(2.0)
+
+
+def test_a_frame_that_misses_somebody_is_no_leaving_and_coming_back_is_a_second_visit():
+    def there(n):
+        return [] if n in (5, 6) or 20 <= n < 40 else [(1, 300, 200)]
+
+    zones = Zones({"gate": GATE}, {}, grace=0.5)
+    events = happenings(zones, [frame(n, there(n)) for n in range(50)])
+    assert [e.event for e in events] == ["enter", "leave", "enter", "leave"]
+    assert [e.dwell for e in events] == [None, pytest.approx(1.9), None, pytest.approx(0.9)]
+    assert zones.counts["gate"].total == 1
+
+
+def test_objects_without_a_track_count_nothing():
+    zones = Zones({"gate": GATE}, {"door": (300.0, 0.0, 300.0, 480.0)})
+    assert happenings(zones, [frame(n, [(-1, 250 + 10 * n, 200)]) for n in range(12)]) == []
+    untracked = replace(frame(0, [(3, 300, 200)]), tracker_ids=None)
+    assert [event.track for event in Zones({}, {}).update(untracked)] == [-1]
+
+
+def test_without_zones_the_picture_is_one():
+    events = happenings(Zones({}, {}), [frame(n, [(4, 10, 10)]) for n in range(3)])
+    assert [(e.event, e.zone) for e in events] == [("enter", "frame"), ("leave", "frame")]
+
+
+@pytest.mark.parametrize(("step", "event"), [(-20, "in"), (20, "out")])
+def test_a_line_tells_one_way_from_the_other(step, event):
+    """Along the line from left to right, its right-hand side is below: 'in' goes up."""
+    zones = Zones({}, {"door": (100.0, 240.0, 500.0, 240.0)})
+    path = [frame(n, [(2, 300, 240 - 5 * step + step * n)]) for n in range(11)]
+    events = happenings(zones, path)
+    assert [(e.event, e.zone, e.track) for e in events] == [(event, "door", 2)]
+    count = zones.counts["door"]
+    assert (count.num_in, count.num_out) == ((1, 0) if event == "in" else (0, 1))
+
+
+def test_the_lower_edge_counts_where_it_is_asked_for():
+    above = [frame(0, [(1, 300, 95)])]  # its centre is 5 px above the gate, its lower edge 5 below
+    assert happenings(Zones({"gate": GATE}, {}), above) == []
+    assert len(happenings(Zones({"gate": GATE}, {}, anchor="bottom"), above)) == 2
+
+
+def test_counts_agree_with_shapely_on_random_walks():
+    from shapely.geometry import Point, Polygon
+
+    rng = np.random.default_rng(5)
+    star = np.array([[320, 60], [380, 200], [560, 240], [380, 280], [320, 420], [80, 240]], float)
+    places = rng.uniform(20, [620, 460], (12, 2))
+    zones, shape, expected = Zones({"star": star}, {}, grace=0.0), Polygon(star), set()
+    for n in range(40):
+        places = np.clip(places + rng.normal(0, 25, places.shape), 12, [628, 468]).round()
+        # A point on the outline may be counted either way.
+        near = [shape.exterior.distance(Point(p)) < 2 for p in places]
+        tracks = [(i, *p) for i, (p, skip) in enumerate(zip(places, near, strict=True)) if not skip]
+        list(zones.update(frame(n, tracks)))
+        inside = {i for i, x, y in tracks if shape.contains(Point(x, y))}
+        assert zones.counts["star"].now == len(inside)
+        expected |= inside
+    assert zones.counts["star"].total == len(expected) > 3
+
+
+def write(folder, content, name="gate.json"):
+    path = folder / name
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_zone_files_come_in_three_forms(tmp_path):
+    corners = GATE.tolist()
+    shapes = [
+        {"label": "door", "points": corners, "shape_type": "polygon"},
+        {"label": "spot", "points": [[1, 1]], "shape_type": "point"},
+    ]
+    files = [
+        write(tmp_path, corners, "gate.json"),
+        write(tmp_path, {"north": corners, "south": corners}, "named.json"),
+        write(tmp_path, {"shapes": shapes, "imageHeight": 480}, "labelme.json"),
+    ]
+    zones = read_zones(files)
+    assert list(zones) == ["gate", "north", "south", "door"]
+    assert all((corners == GATE).all() for corners in zones.values())
+    with pytest.raises(OptionError, match="two zones named 'gate'"):
+        read_zones([files[0], files[0]])
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "says"),
+    [
+        ([[0, 0], [9, 9], [9, 0], [0, 9]], OptionError, "Self-intersection"),
+        ([[0, 0], [5, 5], [9, 9]], OptionError, "no plain polygon|no area"),
+        ([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], OptionError, "no area"),
+        ([[0, 0], [5, 5]], DataError, "at least 3 corners"),
+        ([[0, 0, 1], [5, 5, 1], [9, 0, 1]], DataError, "at least 3 corners"),
+        ({"gate": "everywhere"}, DataError, "at least 3 corners"),
+        ({"gate": [[0, 0], [1, None], [9, 0]]}, DataError, "corners|finite"),
+        ({"shapes": []}, DataError, "expected"),
+        ({}, DataError, "expected"),
+        (7, DataError, "expected"),
+    ],
+)
+def test_polygons_that_are_none_are_refused(tmp_path, content, error, says):
+    with pytest.raises(error, match=says):
+        read_zones([write(tmp_path, content)])
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    broken = tmp_path / "gate.json"
+    broken.write_bytes(b"\xff{")
+    for path in (broken, tmp_path / "missing.json", tmp_path):
+        with pytest.raises(DataError, match=str(path)):
+            read_zones([path])
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1,2,1,2", "1,2,3,nan"])
+def test_lines_that_are_none_are_refused(text):
+    with pytest.raises(OptionError, match="line"):
+        read_lines([text])
+
+
+def test_two_lines_of_one_name_are_refused():
+    with pytest.raises(OptionError, match="two lines named 'a'"):
+        read_lines(["a=1,2,3,4", "a=1,2,3,5"])
+
+
+@pytest.mark.parametrize("kind", ["zone", "line"])
+def test_what_was_drawn_on_another_size_is_refused(kind):
+    zones = Zones({"gate": GATE}, {}) if kind == "zone" else Zones({}, {"gate": (0, 0, 400, 300)})
+    with pytest.raises(OptionError, match="gate: .*outside of the 320x240 picture"):
+        list(zones.update(frame(0, [], image_hw=(240, 320))))
+
+
+def test_a_huge_polygon_costs_no_memory_before_it_is_refused(tmp_path):
+    path = write(tmp_path, [[0, 0], [10**9, 0], [10**9, 10**9]])
+    started = time.monotonic()
+    with pytest.raises(OptionError, match="outside|too far"):
+        list(Zones(read_zones([path]), {}).update(frame(0, [])))
+    assert time.monotonic() - started < 1.0
+
+
+def test_zones_are_drawn_on_the_picture():
+    zones = Zones({"gate": GATE}, {"door": (100.0, 400.0, 500.0, 400.0)})
+    list(zones.update(frame(0, [(1, 300, 200)])))
+    drawn = zones.draw(np.zeros((*HW, 3), np.uint8))
+    assert drawn[100, 200:400].any(axis=1).mean() > 0.9
+    assert drawn[400, 110:490].any(axis=1).mean() > 0.5

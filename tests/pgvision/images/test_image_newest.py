@@ -1,0 +1,166 @@
+"""What is live: the newest frame each time, and a source that is killed and comes back."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from camera import camera, free_port, number_in
+from mjpeg import interrupted, pictures, serving
+
+from pgvision.errors import OptionError, SourceError
+from pgvision.images import Frame, FrameFailure, Live, VideoWriter
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "pgvision-live"]
+
+
+def film(path: Path, num_frames: int, fps: float) -> Path:
+    with VideoWriter(path, fps, (48, 64)) as writer:
+        for index in range(num_frames):
+            writer.write(np.full((48, 64, 3), 8 * index, np.uint8))
+    return path
+
+
+def test_who_is_slow_sees_the_newest_frame_and_no_queue_grows() -> None:
+    port = free_port()
+    with camera(port, fps=30, count=90):
+        live = Live(f"http://127.0.0.1:{port}/live")
+        numbers, gaps = [], []
+        for frame in live:
+            taken = time.monotonic()
+            assert number_in(frame.bgr) == frame.index
+            numbers.append(frame.index)
+            time.sleep(0.2)
+            newer = live.num_read - 1 - frame.index
+            gaps.append(newer - 30 * (time.monotonic() - taken))
+    assert live.num_read == 90
+    assert live.num_dropped == 90 - len(numbers) > 50
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 89
+    # As many newer ones are there as were sent meanwhile, at the end of the film as at its start.
+    assert max(gaps) < 15
+    assert not threads()
+
+
+def test_a_camera_that_is_killed_and_comes_back_goes_on() -> None:
+    port = free_port()
+    live = Live(f"http://127.0.0.1:{port}/live", patience=None)
+    frames: list[Frame | FrameFailure] = []
+    with camera(port) as first:
+        watching = iter(live)
+        frames += [next(watching) for _ in range(5)]
+        first.kill()
+    back = threading.Event()
+
+    def come_back() -> None:
+        time.sleep(1.0)
+        with camera(port):
+            back.wait(30)
+
+    helper = threading.Thread(target=come_back)
+    helper.start()
+    try:
+        while live.num_reconnects == 0:
+            frames.append(next(watching))
+        frames += [next(watching) for _ in range(5)]
+    finally:
+        watching.close()
+        back.set()
+        helper.join()
+    assert all(isinstance(frame, Frame) for frame in frames)
+    indices, times = [f.index for f in frames], [f.time for f in frames]
+    assert indices == sorted(set(indices))
+    assert times == sorted(set(times))
+    assert max(np.diff(times)) > 1.0  # the time that it was away
+    # It counts from 0 again, and its frames go on where they were.
+    assert number_in(frames[-1].bgr) < frames[-1].index
+    assert not threads()
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    live = Live(f"http://127.0.0.1:{port}/live", patience=1.0)
+    with camera(port) as first:
+        watching = iter(live)
+        next(watching)
+        first.kill()
+    began = time.monotonic()
+    *_, last = watching
+    assert isinstance(last, FrameFailure)
+    assert "not back within 1 s" in str(last.error)
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("patience", [0.0, None])
+def test_without_a_first_frame_there_is_nothing_to_wait_for(patience: float | None) -> None:
+    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=patience)
+    assert isinstance(failure, FrameFailure)
+    assert isinstance(failure.error, SourceError)
+
+
+def test_the_end_of_an_address_is_the_end_without_patience() -> None:
+    with serving(pictures(12, pause=0.02)) as address:
+        frames = list(Live(address))
+    assert all(isinstance(frame, Frame) for frame in frames)
+    assert frames[-1].index == 11
+
+
+def test_a_silent_source_does_not_hold_up_the_limit() -> None:
+    go_on = threading.Event()
+    with serving(interrupted(12, 4, go_on)) as address:
+        began = time.monotonic()
+        live = Live(address, limit=1.0)
+        watching = iter(live)
+        indices = [frame.index for frame in _until_limit(watching, go_on)]
+        assert 1.0 <= time.monotonic() - began < 5.0
+    assert indices == sorted(set(indices))
+
+
+def _until_limit(watching: object, go_on: threading.Event) -> object:
+    # The reader hangs in FFmpeg until the server speaks: it does so once the limit has passed.
+    threading.Timer(1.5, go_on.set).start()
+    yield from watching
+
+
+def test_a_file_runs_at_its_own_pace(tmp_path: Path) -> None:
+    path = film(tmp_path / "clip.mp4", 20, 20)
+    began = time.monotonic()
+    frames = list(Live(path, paced=True))
+    assert time.monotonic() - began >= 0.9
+    assert [round(20 * frame.time) for frame in frames] == [frame.index for frame in frames]
+    every = Live(str(path), paced=True, stride=4)
+    assert {frame.index % 4 for frame in every} == {0}
+    assert every.num_read == 5
+
+
+def test_what_cannot_be_live_is_refused(tmp_path: Path) -> None:
+    still = tmp_path / "still.png"
+    cv2.imwrite(str(still), np.zeros((8, 8, 3), np.uint8))
+    (failure,) = Live(still)
+    assert "expected what is live" in str(failure.error)
+    with pytest.raises(OptionError, match="patience"):
+        Live(0, patience=-1.0)
+    with pytest.raises(OptionError, match="cannot be opened again"):
+        Live(cv2.VideoCapture(), patience=None)
+    with pytest.raises(OptionError, match="stride"):
+        Live(0, stride=0)
+    with pytest.raises(OptionError, match="got None"):
+        Live(None)
+
+
+def test_an_error_in_the_reader_reaches_the_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **options: object) -> object:
+        yield from ()
+        raise MemoryError("no room for a frame")
+
+    live = Live(0)
+    monkeypatch.setattr("pgvision.images.live.iter_frames", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        list(live)
