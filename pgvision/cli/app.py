@@ -21,6 +21,7 @@ from pgvision.cli.exit_codes import FAILED, USAGE
 from pgvision.cli.live import live
 from pgvision.cli.scenes import scenes
 from pgvision.cli.serve import serve
+from pgvision.cli.train import train
 from pgvision.errors import OptionError, PgvisionError, PromptError
 
 _CLASS = re.compile(r"\bclasses\[(\d+)\]")
@@ -40,6 +41,7 @@ app.command()(texts.read)
 app.command()(live)
 app.command("eval")(evaluate)
 app.command()(merge)
+app.command()(train)
 app.command()(convert)
 app.command()(scenes)
 app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")

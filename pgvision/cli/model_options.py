@@ -8,6 +8,15 @@ import typer
 MODEL_PANEL = "Model"
 
 Quantize = Literal["int8", "int4"]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="A hub id, a folder, or 'tiny' or 'small', which the package carries "
+        "\\[default: $PGVISION_MODEL, else tiny]",
+        show_default=False,
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -59,15 +68,7 @@ class ModelOptions:
         threads: Of the processor; None means what suits the model.
     """
 
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A hub id, a folder, or 'tiny' or 'small', which the package carries "
-            "\\[default: $PGVISION_MODEL, else tiny]",
-            show_default=False,
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = None
+    model: Model = None
     revision: Annotated[
         str | None,
         typer.Option(

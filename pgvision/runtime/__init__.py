@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pgvision.runtime.digests import weights_digest
     from pgvision.runtime.engine import Engine
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
-    from pgvision.runtime.loading import load, unload
+    from pgvision.runtime.loading import load, load_apart, unload
     from pgvision.runtime.protocol import DRAFTS, Drafts, Generation, Generator, Picture, Request
     from pgvision.runtime.threads import threads_for
 
@@ -31,6 +31,7 @@ _HOMES = {
     "find_checkpoint": "checkpoints",
     "find_revision": "checkpoints",
     "load": "loading",
+    "load_apart": "loading",
     "threads_for": "threads",
     "unload": "loading",
     "weights_digest": "digests",
@@ -51,6 +52,7 @@ __all__ = [
     "find_checkpoint",
     "find_revision",
     "load",
+    "load_apart",
     "threads_for",
     "unload",
     "weights_digest",

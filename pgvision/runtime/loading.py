@@ -144,6 +144,29 @@ def load(
         return _load(card, revision, kind, _How(place, number, quantize, threads))
 
 
+def load_apart(
+    model: str | Path | None = None, *, device: str | None = None, dtype: str | None = None
+) -> Engine:
+    """Load a checkpoint that nobody else holds, so that its weights may be changed.
+
+    Args:
+        model: See `find_checkpoint`.
+        device: See `load`.
+        dtype: See `load`.
+
+    Raises:
+        CheckpointError: See `load`.
+        OptionError: See `load`.
+
+    Example:
+        >>> load_apart("tiny").model is load("tiny").model
+        False
+    """
+    how = _How(_require_device(device), _require_dtype(dtype, None), None, None)
+    with _LOCK:
+        return _load(find_revision(model, None), None, None, how, apart=True)
+
+
 def unload(model: str | Path | None = None) -> int:
     """Forget engines, so that their memory is free once nobody else holds them.
 
@@ -173,7 +196,14 @@ def unload(model: str | Path | None = None) -> int:
     return len(gone)
 
 
-def _load(card: CheckpointCard, revision: str | None, kind: str | None, how: _How) -> Engine:
+def _load(
+    card: CheckpointCard,
+    revision: str | None,
+    kind: str | None,
+    how: _How,
+    *,
+    apart: bool = False,
+) -> Engine:
     on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
     try:
         with hub_if_it_answers() if on_hub else nullcontext():
@@ -182,7 +212,7 @@ def _load(card: CheckpointCard, revision: str | None, kind: str | None, how: _Ho
                 _ON_HUB[card.location, revision] = source
             if kind is not None:
                 source = replace(source, card=replace(source.card, kind=kind))
-            return _engine(source, how)
+            return _engine(source, how, apart=apart)
     except (
         OSError,
         ValueError,
@@ -195,10 +225,12 @@ def _load(card: CheckpointCard, revision: str | None, kind: str | None, how: _Ho
         raise explain(error, card) from error
 
 
-def _engine(source: _Source, how: _How) -> Engine:
+def _engine(source: _Source, how: _How, *, apart: bool) -> Engine:
     card = source.card
     dtype = how.dtype or _natural_dtype(source.config, how.device)
     weights = _Weights(card.location, source.revision, how.device, dtype, how.quantize)
+    if apart:
+        return _read(source, weights, how.threads)
     stamp = _stamp(card.location) + _stamp(source.base)
     for key in [key for key, old in _ENGINES.items() if key[0] == weights and old.stamp != stamp]:
         del _ENGINES[key]  # the files have changed since

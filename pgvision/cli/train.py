@@ -1,0 +1,185 @@
+"""`pgvision train`: fine-tune a checkpoint on one's own data; it ends in AP."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pgvision.cli.console import Meter, say
+from pgvision.cli.exit_codes import DONE, INTERRUPTED, end
+from pgvision.cli.model_options import Device, Model
+from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, takes
+
+if TYPE_CHECKING:
+    from pgvision.training.finetuning import FinetuneReport
+
+LENGTH_PANEL = "Length (give one)"
+RECIPE_PANEL = "Recipe"
+
+
+def _recipe(text: str, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=RECIPE_PANEL, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What ``pgvision train`` takes; `FinetuneSettings` says more of each."""
+
+    data: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATASET",
+            help="COCO, YOLO, VOC, LabelMe or JSONL; a folder may hold train and valid.",
+            show_default=False,
+        ),
+    ]
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="The checkpoint, and its states while it runs. The same command goes on.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ]
+    task: Annotated[
+        Literal["detect", "segment", "caption", "ask", "read"],
+        typer.Option(help="What to learn; the last three take JSONL examples."),
+    ] = "detect"
+    model: Model = None
+    device: Device = None
+    images: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(help="Train on this part.", show_default="train", rich_help_panel=INPUT_PANEL),
+    ] = None
+    valid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Validate on another set.",
+            show_default="valid, val or test of DATASET, else a tenth of it",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1, rich_help_panel=LENGTH_PANEL)] = None
+    epochs: Annotated[float | None, typer.Option(rich_help_panel=LENGTH_PANEL)] = None
+    minutes: Annotated[
+        float | None, typer.Option(help="Default: 10.", rich_help_panel=LENGTH_PANEL)
+    ] = None
+    batch_size: Annotated[int, _recipe("Examples in a batch.", min=1)] = 8
+    accumulation: Annotated[int, _recipe("Batches in a step.", min=1)] = 1
+    learning_rate: Annotated[
+        float | None, _recipe("At its highest.", show_default="what suits model and method")
+    ] = None
+    lora: Annotated[
+        int | None,
+        _recipe("Train adapters of this rank instead of all weights.", min=1, metavar="RANK"),
+    ] = None
+    four_bit: Annotated[bool, _recipe("Adapters over 4-bit weights (QLoRA; CUDA).")] = False
+    keep_adapter: Annotated[bool, _recipe("Write the adapter alone, not merged weights.")] = False
+    freeze_vision: Annotated[bool, _recipe("Leave the vision tower as it is.")] = False
+    closed_set: Annotated[
+        bool, _recipe("Google's detection recipe: all classes at once, noise boxes, scores.")
+    ] = False
+    num_objects: Annotated[
+        int | None, _recipe("Boxes in a closed set's answer.", min=1, show_default="from the data")
+    ] = None
+    order: Annotated[
+        Literal["left", "raster", "area", "random"] | None,
+        _recipe("Of objects in an answer.", show_default="what suits the model"),
+    ] = None
+    augment: Annotated[bool, _recipe("Mirror, crop and relight pictures.")] = True
+    label_smoothing: Annotated[float, _recipe("Share spread over the vocabulary.")] = 0.0
+    loc_sigma: Annotated[float, _recipe("Spread of a coordinate over bins beside it.")] = 4.0
+    box_loss: Annotated[float, _recipe("Weight of L1 and GIoU of expected boxes.")] = 0.0
+    mask_loss: Annotated[float, _recipe("Weight of BCE and Dice of decoded masks.")] = 0.0
+    resolution: Annotated[
+        int | None, _recipe("Side of the picture; position embeddings follow.", min=1)
+    ] = None
+    dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        _recipe("Of the arithmetic.", show_default="what suits the device"),
+    ] = None
+    checkpointing: Annotated[bool, _recipe("Recompute activations: less memory.")] = False
+    eval_every: Annotated[
+        int | None, _recipe("Steps between validations.", min=1, show_default="five in all")
+    ] = None
+    eval_limit: Annotated[int, _recipe("Pictures in a validation.", min=1)] = 64
+    patience: Annotated[
+        int | None, _recipe("Stop after so many validations without a better figure.", min=1)
+    ] = None
+    ema: Annotated[float, _recipe("Decay of averaged weights; 0: none.")] = 0.0
+    seed: Annotated[int, _recipe("Of all chance.")] = 0
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT_PANEL),
+    ] = False
+
+
+_PLACES = ("data", "images", "split", "valid")
+_OWN = ("out", "device", "lora", "four_bit", "as_json")
+
+
+@takes(TrainOptions)
+def train(*, options: TrainOptions) -> None:
+    """Fine-tune on your own data; ends in AP (or exact match) on pictures it never learnt from.
+
+    DIR then is a checkpoint: pgvision detect helmet site.jpg --model DIR. A stopped or killed run
+    goes on with the same command.
+
+    [bold]Examples[/bold]
+
+    pgvision train helmets/ --model small --minutes 10 --out runs/helmets
+    pgvision train helmets/ --model google/paligemma2-3b-pt-448 --lora 8 --epochs 5 --out runs/pg2
+    pgvision train helmets/ --closed-set --steps 2000 --out runs/closed
+    """
+    from pgvision.training.finetuning import FinetuneSettings, finetune
+    from pgvision.training.finetuning.settings import DataPlaces
+
+    given = {name: getattr(options, name) for name in TrainOptions.__dataclass_fields__}
+    places = DataPlaces(**{name: given[name] for name in _PLACES})
+    recipe = {name: value for name, value in given.items() if name not in (*_PLACES, *_OWN)}
+    if options.lora is not None:
+        recipe |= {"method": "qlora" if options.four_bit else "lora", "rank": options.lora}
+    if all(recipe[name] is None for name in ("steps", "epochs", "minutes")):
+        recipe["minutes"] = 10.0
+    settings = FinetuneSettings(**recipe)
+    with Meter("steps", options.steps) as meter:
+        report = finetune(
+            places, options.out, settings, device=options.device, progress=_shown(meter)
+        )
+    _tell(report, as_json=options.as_json)
+    end(DONE if report.finished else INTERRUPTED)
+
+
+def _shown(meter: Meter) -> Callable[[int, float | None], None]:
+    def progress(step: int, loss: float | None) -> None:
+        while meter.done < step:
+            meter.advance()
+
+    return progress
+
+
+def _tell(report: "FinetuneReport", *, as_json: bool) -> None:
+    for name, reason in report.unread.items():
+        say(f"left out: {name}: {reason}", style="yellow")
+    if as_json:
+        typer.echo(json.dumps(asdict(report) | {"folder": str(report.folder)}))
+        return
+    if not report.finished:
+        say(f"stopped at step {report.steps}; the same command goes on")
+        return
+    say(f"{report.folder}: the best of {report.steps} steps is that of step {report.best_step}")
+    for name, value in report.after.items():
+        before = report.before.get(name)
+        was = "" if before is None else f" (before: {before:.3f})"
+        typer.echo(f"{name}: {value:.3f}{was}")

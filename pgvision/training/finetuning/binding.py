@@ -1,0 +1,108 @@
+"""Holds a folder to one run: its settings, its data, how many processes share it."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pgvision import __version__
+from pgvision.errors import OptionError
+from pgvision.files import write_text
+from pgvision.runtime import Engine
+from pgvision.training.finetuning.collator import Collator
+from pgvision.training.finetuning.samples import Samples, Source
+from pgvision.training.finetuning.settings import FinetuneSettings
+
+_LOG = logging.getLogger(__name__)
+RUN_NAME: Final = "run.json"
+
+
+def num_processes() -> int:
+    """Return how many processes train together, as torchrun and accelerate tell it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def figures_before(folder: Path, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return the figures before the first step; a resumed run has noted them."""
+    path = folder / RUN_NAME
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "before" not in run and is_first():
+        run["before"] = validate()
+        write_text(path, json.dumps(run, indent=1) + "\n")
+    found: dict[str, float] = run.get("before", {})
+    return found
+
+
+def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[[], int]) -> int:
+    """Hold a folder to one run, and return its number of steps.
+
+    Raises:
+        OptionError: If it holds another run, or files of something else.
+    """
+    identity = {
+        **settings.as_json(),
+        "data": digest,
+        "processes": num_processes(),
+        "version": __version__,
+    }
+    path = folder / RUN_NAME
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()) and is_first():
+            raise OptionError(f"out: {folder} is not empty and holds no run; give a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = count()
+        if is_first():
+            write_text(path, json.dumps({"identity": identity, "steps": steps}, indent=1) + "\n")
+        return steps
+    run = json.loads(path.read_text(encoding="utf-8"))
+    held = run["identity"]
+    other = [
+        f"{name} was {held.get(name)!r} and is {identity.get(name)!r}"
+        for name in sorted({*held, *identity})
+        if held.get(name) != identity.get(name)
+    ]
+    if other:
+        raise OptionError(
+            f"out: {folder} holds a run with other settings: {'; '.join(other)}. Give it the same "
+            "again, or another folder"
+        )
+    return int(run["steps"])
+
+
+def count_steps(
+    settings: FinetuneSettings, engine: Engine, source: Source, collator: Collator
+) -> int:
+    """Return how many steps a run has; minutes are turned into steps by a short measurement."""
+    size = settings.batch_size * settings.accumulation * num_processes()
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is not None:
+        return max(1, round(settings.epochs * len(source) / size))
+    seconds = 60 * float(settings.minutes or 0)
+    samples = Samples(source, 4 * settings.batch_size, settings.seed)
+    taken = []
+    for number in range(4):
+        start = time.monotonic()
+        first = number * settings.batch_size
+        batch = collator([samples[first + k] for k in range(settings.batch_size)])
+        inputs = {
+            name: batch[name].to(engine.model.device)
+            for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+        }
+        engine.model(
+            **inputs, logits_to_keep=batch["kept"], use_cache=False
+        ).logits.mean().backward()
+        taken.append(time.monotonic() - start)
+    engine.model.zero_grad(set_to_none=True)
+    each = sorted(taken)[1] * settings.accumulation * 1.15  # the optimiser's share
+    steps = max(1, int(0.85 * seconds / each))  # the rest is for validation
+    _LOG.info("%.2f s a step: %d steps in %.1f minutes", each, steps, seconds / 60)
+    return steps

@@ -1,0 +1,134 @@
+"""What a run leaves: a folder that pgvision and plain transformers load, with its card."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pgvision import __version__
+from pgvision.files import replaced_path, write_text
+from pgvision.runtime.checkpoints import CARD_NAME, CheckpointCard
+from pgvision.training.finetuning.models import adapter_config
+from pgvision.training.finetuning.settings import FinetuneSettings
+
+
+def export(
+    model: Any, processor: Any, card: CheckpointCard, settings: FinetuneSettings, folder: Path
+) -> None:
+    """Write weights, processor and ``pgvision.json``; the card comes last.
+
+    Args:
+        model: With its trained weights; adapters are merged here unless they are kept apart.
+        processor: Of the model.
+        card: What it is.
+        settings: The run.
+        folder: Where to.
+    """
+    if settings.keep_adapter and settings.method != "full":
+        _write_adapter(model, card, settings, folder)
+    else:
+        _merge(model)
+        dtype = getattr(model.config, "dtype", None) or torch.float32
+        model.to(torch.float32 if dtype == torch.float32 else dtype)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    content = {
+        "kind": card.kind,
+        "codec": card.codec,
+        "about": card.about,
+        "classes": None if card.classes is None else list(card.classes),
+        "questions": None if card.questions is None else list(card.questions),
+        "max_new_tokens": card.max_new_tokens,
+        "closed_set": None if card.closed_set is None else asdict(card.closed_set),
+    }
+    kept = {name: value for name, value in content.items() if value is not None}
+    write_text(folder / CARD_NAME, json.dumps(kept, indent=1) + "\n")
+
+
+def _merge(model: Any) -> None:
+    """Fold adapters into the weights beside which they stand."""
+    try:
+        from peft.tuners.lora import LoraLayer
+    except ImportError:
+        return
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def _write_adapter(
+    model: Any, card: CheckpointCard, settings: FinetuneSettings, folder: Path
+) -> None:
+    config = adapter_config(settings)
+    config.base_model_name_or_path = card.location
+    config.inference_mode = True
+    weights = {
+        "base_model.model." + name.replace(".default", ""): weight.detach().contiguous()
+        for name, weight in model.named_parameters()
+        if "lora_" in name
+    }
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+
+
+def write_curves(curve: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write ``curve.csv`` and ``curve.png``: the loss and the main figure by step."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    names = sorted({name for line in curve for name in line.get("figures") or {}})
+    writer.writerow(["step", "seconds", "loss", "rate", *names])
+    for line in curve:
+        figures = line.get("figures") or {}
+        plain = [line.get(name, "") for name in ("step", "seconds", "loss", "rate")]
+        writer.writerow([*plain, *(figures.get(name, "") for name in names)])
+    write_text(folder / "curve.csv", text.getvalue())
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.add_subplot()
+    losses = [(line["step"], line["loss"]) for line in curve if "loss" in line]
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="tab:gray", label="loss")
+    left.set(xlabel="step", ylabel="loss")
+    right = left.twinx()
+    for name in names[:6]:
+        points = [
+            (one["step"], one["figures"][name]) for one in curve if name in one.get("figures", {})
+        ]
+        right.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+    right.set(ylim=(0, 1), ylabel="figures on the validation part")
+    if names:
+        right.legend(loc="upper left", fontsize="small")
+    with replaced_path(folder / "curve.png") as aside:
+        figure.savefig(aside, dpi=110, format="png")
+
+
+def write_model_card(folder: Path, settings: FinetuneSettings, *, told: Mapping[str, Any]) -> None:
+    """Write ``README.md``: data, recipe, figures.
+
+    Args:
+        folder: The checkpoint.
+        settings: The run.
+        told: What there is to say, by heading.
+    """
+    defaults = FinetuneSettings(steps=1).as_json()
+    changed = {k: v for k, v in settings.as_json().items() if v != defaults[k] and v is not None}
+    rows = [f"# {told['title']}", "", f"Fine-tuned with pgvision {__version__}.", ""]
+    for heading, content in (*told.items(), ("settings", changed)):
+        if heading == "title":
+            continue
+        rows += [f"## {heading.capitalize()}", ""]
+        if isinstance(content, Mapping):
+            rows += [f"- {name}: {value}" for name, value in content.items()]
+        else:
+            rows.append(str(content))
+        rows.append("")
+    write_text(folder / "README.md", "\n".join(rows))

@@ -1,0 +1,97 @@
+"""The model that is trained: a checkpoint of one's own, its adapters, its resolution."""
+
+from typing import Any
+
+import torch
+
+from pgvision.errors import DependencyError, OptionError
+from pgvision.runtime import Engine, load_apart
+from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.noise import NOISE, add_noise
+from pgvision.training.resolution import set_resolution
+
+_MOST_PIECES = 3  # of "<noise>": beyond, it becomes a token of its own
+
+
+def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
+    """Load the checkpoint and make of it what the settings ask for.
+
+    Args:
+        settings: The run.
+        device: Where to train; None: the best there is.
+
+    Returns:
+        An engine whose ``model`` is to be trained; adapters are in it, other weights are frozen
+        where the settings say so.
+
+    Raises:
+        OptionError: If a layer that should get adapters does not exist, or 4-bit weights are asked
+            for without a CUDA device.
+        DependencyError: If peft is missing.
+    """
+    if settings.method == "qlora" and not torch.cuda.is_available():
+        raise OptionError("method: 'qlora' needs a CUDA device; use 'lora'")
+    # Masters of all weights are float32; under adapters they may rest in half precision.
+    resting = settings.dtype if settings.method != "full" else "float32"
+    engine = load_apart(settings.model, device=device, dtype=resting or _resting(settings, device))
+    model, processor = engine.model, engine.processor
+    if settings.resolution is not None:
+        set_resolution(model, processor, settings.resolution)
+    if settings.closed_set and len(processor.tokenizer.tokenize(f" {NOISE}")) > _MOST_PIECES:
+        add_noise(processor.tokenizer)
+        model.resize_token_embeddings(len(processor.tokenizer))
+    engine = Engine(model, processor, engine.card)
+    if settings.method != "full":
+        add_adapters(model, settings)
+    if settings.freeze_vision or settings.method != "full":
+        model.model.vision_tower.requires_grad_(False)
+    if settings.checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return engine
+
+
+def _resting(settings: FinetuneSettings, device: str | None) -> str:
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    return "bfloat16" if settings.method != "full" and on_gpu else "float32"
+
+
+def add_adapters(model: Any, settings: FinetuneSettings) -> None:
+    """Freeze all weights and put trainable low-rank adapters beside layers of the language model.
+
+    The adapters are injected into the model itself, which keeps its class and methods.
+
+    Raises:
+        OptionError: If a layer does not exist.
+        DependencyError: If peft is missing.
+    """
+    try:
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise DependencyError("method: LoRA needs peft: pip install 'pgvision[train]'") from error
+    names = [name for name, _ in model.model.language_model.named_modules()]
+    known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
+    strangers = [one for one in settings.targets if one not in known]
+    if strangers:
+        raise OptionError(
+            f"targets: the language model has no layers named {', '.join(strangers)}; it has "
+            f"{', '.join(known)}"
+        )
+    model.requires_grad_(False)
+    inject_adapter_in_model(adapter_config(settings), model)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = weight.data.float()
+
+
+def adapter_config(settings: FinetuneSettings) -> Any:
+    """Return peft's configuration of the adapters."""
+    from peft import LoraConfig
+
+    places = "|".join(settings.targets)
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=2 * settings.rank,
+        target_modules=rf".*language_model.*\.({places})",
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,195 @@
+"""`finetune`: from a data set to a checkpoint with an AP."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from pgvision.datasets import Dataset
+from pgvision.errors import DependencyError
+from pgvision.runtime import Engine
+from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
+from pgvision.training.finetuning.binding import (
+    bind,
+    count_steps,
+    figures_before,
+    is_first,
+    num_processes,
+)
+from pgvision.training.finetuning.collator import Collator
+from pgvision.training.finetuning.data import Parts, read_parts
+from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
+from pgvision.training.finetuning.models import prepare
+from pgvision.training.finetuning.samples import CLOSED_PREFIX, Samples
+from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
+from pgvision.training.finetuning.trainer import (
+    BEST_NAME,
+    FinetuneTrainer,
+    Watch,
+    arguments,
+    last_checkpoint,
+    load_trained,
+    losses_of,
+    read_curve,
+)
+from pgvision.training.finetuning.validation import score_objects, score_texts
+from pgvision.training.noise import NOISE
+
+_Validate: TypeAlias = Callable[[int | None], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FinetuneReport:
+    """What came of a run.
+
+    Attributes:
+        folder: The checkpoint; ``Detector(model=folder)`` loads it.
+        steps: How many were taken.
+        before: Figures on the validation part, before the first step.
+        after: The same of the weights that were written: the best ones.
+        best_step: When these were reached.
+        seconds: How long this call took.
+        unread: Pictures that could not be read, with the reason.
+        finished: Whether it went to its end; False where it was asked to stop.
+    """
+
+    folder: Path
+    steps: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    best_step: int
+    seconds: float
+    unread: Mapping[str, str]
+    finished: bool
+
+
+def finetune(
+    places: DataPlaces,
+    out: str | Path,
+    settings: FinetuneSettings,
+    *,
+    device: str | None = None,
+    progress: Callable[[int, float | None], None] | None = None,
+) -> FinetuneReport:
+    """Fine-tune a checkpoint; the same call again goes on where it was killed.
+
+    Args:
+        places: The data.
+        out: Folder for the checkpoint, its curve and, while it runs, its states.
+        settings: The run.
+        device: Where to train; None: the best there is.
+        progress: Called with ``(step, last loss)``.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: If there is nothing to learn from, or a loss is no number.
+        OptionError: If ``out`` holds a run with other settings, data or number of processes.
+        DependencyError: If accelerate is missing.
+        CheckpointError: If the model cannot be loaded.
+    """
+    started = time.monotonic()
+    folder = Path(out)
+    _require_accelerate()
+    parts = read_parts(places, settings)
+    engine = prepare(settings, device=device)
+    engine = Engine(engine.model, engine.processor, _card(engine.card, settings, parts))
+    validate = _validation(engine, parts, settings)
+    trainer, watch = _trainer(folder, engine, parts, settings, validate)
+    watch.progress = progress or watch.progress
+    before = figures_before(folder, lambda: validate(settings.eval_limit))
+    resumed = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    done, after = int(trainer.state.global_step), dict[str, float]()
+    finished = not watch.is_stopped or done == trainer.args.max_steps
+    if finished:
+        watch.note(trainer.state, engine.model)
+        load_trained(engine.model, folder / BEST_NAME)
+        after = validate(None)
+    best_step = watch.best[1] if watch.best else 0
+    unread = trainer.train_dataset.unread
+    seconds = time.monotonic() - started
+    report = FinetuneReport(folder, done, before, after, best_step, seconds, unread, finished)
+    if finished and is_first():
+        _write(report, engine, settings, parts)
+    return report
+
+
+def _trainer(
+    folder: Path, engine: Engine, parts: Parts, settings: FinetuneSettings, validate: _Validate
+) -> tuple[FinetuneTrainer, Watch]:
+    source = parts.source(settings, engine.card)
+    collator = Collator(engine.processor, max_length=_places(engine))
+    steps = bind(
+        folder, settings, parts.digest, lambda: count_steps(settings, engine, source, collator)
+    )
+    size = settings.batch_size * settings.accumulation * num_processes()
+    watch = Watch(
+        settings,
+        folder,
+        every=settings.eval_every or max(1, steps // 5),
+        validate=lambda: validate(settings.eval_limit),
+    )
+    table = engine.vocabulary
+    trainer = FinetuneTrainer(
+        settings,
+        losses_of(settings, table.first_loc, table.first_seg, parts.codec),
+        model=engine.model,
+        args=arguments(settings, folder, steps=steps, device=engine.model.device.type),
+        train_dataset=Samples(source, steps * size, settings.seed),
+        data_collator=collator,
+        callbacks=[watch],
+    )
+    return trainer, watch
+
+
+def _write(
+    report: FinetuneReport, engine: Engine, settings: FinetuneSettings, parts: Parts
+) -> None:
+    folder = report.folder
+    export(engine.model, engine.processor, engine.card, settings, folder)
+    write_curves(read_curve(folder), folder)
+    told: dict[str, Any] = {
+        "title": engine.card.about,
+        "data": parts.told,
+        "figures before": report.before,
+        "figures": report.after,
+        "pictures left out": report.unread,
+    }
+    write_model_card(folder, settings, told={name: one for name, one in told.items() if one})
+    (folder / BEST_NAME).unlink()
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("training needs accelerate: pip install 'pgvision[train]'") from error
+
+
+def _places(engine: Engine) -> int:
+    return int(engine.model.config.text_config.max_position_embeddings)
+
+
+def _card(card: CheckpointCard, settings: FinetuneSettings, parts: Parts) -> CheckpointCard:
+    about = f"{card.name}, fine-tuned to {settings.task} on {parts.name}"
+    classes, questions = card.classes, card.questions
+    if parts.classes and classes is not None:
+        classes = tuple(dict.fromkeys((*classes, *parts.classes)))
+    if settings.task == "ask" and questions is not None:
+        questions = tuple(dict.fromkeys((*questions, *parts.questions)))
+    closed = card.closed_set
+    if settings.closed_set:
+        closed = ClosedSet(CLOSED_PREFIX, parts.classes, parts.num_objects(settings), NOISE)
+    return replace(card, about=about, classes=classes, questions=questions, closed_set=closed)
+
+
+def _validation(engine: Engine, parts: Parts, settings: FinetuneSettings) -> _Validate:
+    def validate(limit: int | None) -> dict[str, float]:
+        if isinstance(parts.valid, Dataset):
+            return score_objects(engine, parts.valid, settings, limit=limit)
+        return score_texts(engine, parts.valid, limit=limit)
+
+    return validate

@@ -1,0 +1,147 @@
+"""What a fine-tuning run is; a resumed one is held to it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from pgvision.errors import OptionError
+
+Task = Literal["detect", "segment", "caption", "ask", "read"]
+TASKS: Final[tuple[Task, ...]] = get_args(Task)
+Method = Literal["full", "lora", "qlora"]
+Order = Literal["left", "raster", "area", "random"]
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "task": TASKS,
+    "method": get_args(Method),
+    "order": get_args(Order),
+    "dtype": ("float32", "bfloat16"),
+}
+LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
+_LENGTHS: Final = ("steps", "epochs", "minutes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Everything that decides what comes out.
+
+    Attributes:
+        task: What to learn. The data of "caption", "ask" and "read" are JSONL examples.
+        model: Where to begin: ``"tiny"``, ``"small"``, a folder or a hub id.
+        steps, epochs, minutes: How long; one of them. Minutes are measured before the first step.
+        batch_size: Examples that go through the model together, on each process.
+        accumulation: So many such batches make a step.
+        learning_rate: At its highest; None: 3e-4 for the carried checkpoints, 2e-4 for LoRA, 1e-5
+            for all of a Google checkpoint's weights.
+        warmup: Share of the steps over which the rate rises; then it falls as a cosine.
+        method: All weights, low-rank adapters (LoRA), or these over 4-bit weights (CUDA only).
+        rank: Of the adapters.
+        targets: Names of the layers that get adapters.
+        keep_adapter: Write the adapter alone instead of merged weights.
+        freeze_vision: Leave the vision tower as it is.
+        closed_set: Google's recipe for detection: one prompt for all classes, true boxes in random
+            order, the answer filled with noise boxes; see `pgvision.training.noise`.
+        num_objects: Boxes in such an answer; None: a fifth more than any picture has.
+        order: Of objects in an answer; None: "left" for the carried checkpoints, else "raster".
+        negatives: How often a picture is asked for a class that it does not show.
+        augment: Mirror, crop and relight pictures; boxes and masks follow. Texts keep the geometry,
+            since they may speak of left and right.
+        label_smoothing: Share of the target that is spread over the vocabulary.
+        loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
+        token_mean: Mean over all tokens instead of over tokens, then examples.
+        box_loss: Weight of L1 and GIoU between expected and true boxes.
+        mask_loss: Weight of BCE and Dice between decoded and true masks.
+        resolution: Side of the picture; position embeddings are interpolated. None: as it is.
+        dtype: Weights and arithmetic; None: float32 on a processor, bfloat16 on a GPU.
+        checkpointing: Recompute activations instead of keeping them.
+        eval_every: Steps between validations; None: five in all.
+        eval_limit: Pictures in a validation during training; the last takes all.
+        patience: Stop after so many validations without a better figure; None: never.
+        ema: Decay of the averaged weights that are validated and written; 0: none.
+        seed: Of all chance.
+
+    Raises:
+        OptionError: If a value is outside its range.
+
+    Example:
+        >>> FinetuneSettings(task="detect", steps=100).batch_size
+        8
+    """
+
+    task: Task = "detect"
+    model: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float | None = None
+    warmup: float = 0.05
+    method: Method = "full"
+    rank: int = 8
+    targets: tuple[str, ...] = LANGUAGE_LAYERS
+    keep_adapter: bool = False
+    freeze_vision: bool = False
+    closed_set: bool = False
+    num_objects: int | None = None
+    order: Order | None = None
+    negatives: float = 0.15
+    augment: bool = True
+    label_smoothing: float = 0.0
+    loc_sigma: float = 4.0
+    token_mean: bool = False
+    box_loss: float = 0.0
+    mask_loss: float = 0.0
+    resolution: int | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+    checkpointing: bool = False
+    eval_every: int | None = None
+    eval_limit: int = 64
+    patience: int | None = None
+    ema: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and value not in values:
+                raise OptionError(f"{name}: expected one of {', '.join(values)}, got {value!r}")
+        given = [name for name in _LENGTHS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise OptionError(f"give one of {', '.join(_LENGTHS)}; got {' and '.join(given) or 0}")
+        above = (*given, "batch_size", "accumulation", "learning_rate", "rank", "num_objects")
+        for name in (*above, "resolution", "eval_every", "eval_limit", "patience"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise OptionError(f"{name}: expected more than 0, got {value}")
+        for name in ("warmup", "negatives", "label_smoothing", "ema"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise OptionError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
+        for name in ("loc_sigma", "box_loss", "mask_loss"):
+            if getattr(self, name) < 0.0:
+                raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.closed_set and self.task != "detect":
+            raise OptionError(f"closed_set: answers hold boxes alone; task is {self.task!r}")
+        if self.mask_loss and self.task != "segment":
+            raise OptionError(f"mask_loss: answers of task {self.task!r} hold no masks")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as plain data, for the run's own record."""
+        return asdict(self) | {"targets": list(self.targets)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPlaces:
+    """Where the data lie.
+
+    Attributes:
+        data: A data set of any of the formats, or JSONL examples; a folder may hold splits.
+        images: Image folder; None: where the format has it.
+        split: Which part to train on; None: "train" where there are several.
+        valid: Another data set to validate on; None: the part "valid", "val" or "test" of
+            ``data``, and failing that a tenth of the pictures, chosen by their names.
+    """
+
+    data: Path
+    images: Path | None = None
+    split: str | None = None
+    valid: Path | None = None

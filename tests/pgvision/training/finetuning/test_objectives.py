@@ -1,0 +1,46 @@
+"""Losses by a second way: transformers' own, plain formulas, and gradients by differences."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pgvision.training.finetuning.objectives import (
+    TokenLoss,
+)
+
+FIRST = 10
+SIZE = FIRST + 1024 + 128
+
+
+def test_the_token_loss_is_a_mean_over_tokens_and_then_over_examples() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, SIZE)
+    labels = torch.tensor([[3, 4, -100, -100, -100], [5, 6, 7, 8, 9], [-100] * 5])
+    each = [
+        functional.cross_entropy(logits[row][labels[row] >= 0], labels[row][labels[row] >= 0])
+        for row in (0, 1)
+    ]
+    found = TokenLoss(first_loc=FIRST)(logits, labels)
+    assert float(found) == pytest.approx(float(sum(each) / 2), rel=1e-6)
+    plain = TokenLoss(first_loc=FIRST, token_mean=True)(logits, labels)
+    both = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    assert float(plain) == pytest.approx(float(both), rel=1e-6)
+    smooth = TokenLoss(first_loc=FIRST, token_mean=True, smoothing=0.3)(logits, labels)
+    goal = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.3
+    )
+    assert float(smooth) == pytest.approx(float(goal), rel=1e-6)
+
+
+def test_neighbouring_bins_share_a_coordinates_target() -> None:
+    logits = torch.zeros(1, 1, SIZE)
+    logits[0, 0, FIRST + 500] = 5.0
+    loss = TokenLoss(first_loc=FIRST, loc_sigma=4.0)
+    near, far = (float(loss(logits, torch.tensor([[FIRST + bin_]]))) for bin_ in (502, 600))
+    sharp = TokenLoss(first_loc=FIRST)
+    assert near < far - 0.3
+    assert float(sharp(logits, torch.tensor([[FIRST + 502]]))) == pytest.approx(
+        float(sharp(logits, torch.tensor([[FIRST + 600]])))
+    )
+    word = torch.tensor([[3]])
+    assert float(loss(logits, word)) == pytest.approx(float(sharp(logits, word)))

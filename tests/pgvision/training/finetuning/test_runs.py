@@ -1,0 +1,198 @@
+"""Whole runs: what comes out, what a killed one goes on with, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+
+from pgvision.datasets import read_splits
+from pgvision.errors import DataError, OptionError
+from pgvision.images import read_image
+from pgvision.runtime import find_checkpoint, load
+from pgvision.tasks import Captioner, Detector, Segmenter
+from pgvision.training.finetuning import FinetuneReport, FinetuneSettings, finetune
+from pgvision.training.finetuning.settings import DataPlaces
+from pgvision.training.finetuning.trainer import read_curve
+
+SMALL = {"batch_size": 2, "eval_limit": 2, "model": "tiny"}
+
+
+def run(scenes: Path, out: Path, **options: object) -> FinetuneReport:
+    data = options.pop("data", scenes)
+    settings = FinetuneSettings(**{**SMALL, **options})
+    return finetune(DataPlaces(data=data), out, settings, device="cpu")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in read_curve(folder) if "loss" in line}
+
+
+def test_what_comes_out_is_a_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report = run(scenes, out, steps=3, ema=0.5, eval_every=9)
+    assert report.finished and report.steps == 3
+    assert set(report.after) >= {"ap", "ap50", "ar"} and set(report.before) == set(report.after)
+    image = read_image(next((scenes / "valid" / "images").iterdir()))
+    result = Detector("helmet", model=out)(image)
+    assert result.scores is not None
+    card = find_checkpoint(out)
+    assert card.kind == "tiny" and "fine-tuned to detect" in card.about
+    model = PaliGemmaForConditionalGeneration.from_pretrained(out)
+    assert AutoProcessor.from_pretrained(out).image_processor.size["height"] == 160
+    own = load("tiny").model.state_dict()
+    moved = [name for name, one in model.state_dict().items() if not torch.equal(one, own[name])]
+    assert len(moved) > 100
+    for name in ("curve.csv", "curve.png", "README.md"):
+        assert (out / name).stat().st_size > 100
+    assert "ap50" in (out / "README.md").read_text(encoding="utf-8")
+    assert not list(out.glob("best.*"))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # in peft
+def test_adapters_are_written_alone_where_that_is_asked_for(scenes: Path, tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    apart = tmp_path / "apart"
+    options = {"steps": 2, "method": "lora", "learning_rate": 1e-2, "eval_every": 9}
+    run(scenes, merged, **options)
+    run(scenes, apart, **options, keep_adapter=True)
+    assert (apart / "adapter_model.safetensors").exists()
+    assert not (apart / "model.safetensors").exists()
+    whole, beside = load(merged).model.state_dict(), load(apart).model.state_dict()
+    tiny = load("tiny").model.state_dict()
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(whole[name], tiny[name])
+    torch.testing.assert_close(whole[name], beside[name], rtol=1e-4, atol=1e-5)
+
+
+def test_every_task_has_its_figures(scenes: Path, tmp_path: Path) -> None:
+    segment = run(scenes, tmp_path / "s", steps=1, task="segment", mask_loss=1.0, box_loss=1.0)
+    assert "ap50" in segment.after
+    image = read_image(next((scenes / "valid" / "images").iterdir()))
+    Segmenter("helmet", model=tmp_path / "s")(image)
+    texts = scenes / "train" / "examples.jsonl"
+    caption = run(scenes, tmp_path / "c", steps=1, task="caption", data=texts)
+    assert set(caption.after) == {"exact"}
+    assert Captioner(model=tmp_path / "c")(image).text
+
+
+def test_a_closed_set_is_asked_as_it_was_trained(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path / "out", steps=2, closed_set=True, num_objects=12)
+    closed = find_checkpoint(tmp_path / "out").closed_set
+    assert closed.num_objects == 12 and "helmet" in closed.classes
+    image = read_image(next((scenes / "valid" / "images").iterdir()))
+    result = Detector(["helmet", "head"], model=tmp_path / "out", nms=1.0)(image)
+    assert result.raw_text.count(" ; ") == 11
+
+
+def test_other_settings_data_or_folders_are_refused_by_name(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(scenes, out, steps=2)
+    with pytest.raises(OptionError, match="learning_rate was None and is 0.1"):
+        run(scenes, out, steps=2, learning_rate=0.1)
+    with pytest.raises(OptionError, match="data was '"):
+        run(scenes, out, steps=2, data=scenes / "train" / "instances.json")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(OptionError, match="is not empty and holds no run"):
+        run(scenes, other, steps=2)
+
+
+def test_a_loss_that_is_no_number_names_its_pictures(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss is nan; lower learning_rate, or look at .*jpg"):
+        run(scenes, tmp_path / "out", steps=30, learning_rate=1e9)
+
+
+def test_nothing_to_learn_from(scenes: Path, tmp_path: Path) -> None:
+    content = json.loads((scenes / "train" / "instances.json").read_text(encoding="utf-8"))
+    path = scenes / "train" / "none.json.txt"
+    path.write_text(json.dumps(content | {"annotations": []}), encoding="utf-8")
+    empty = tmp_path / "empty" / "instances.json"
+    empty.parent.mkdir()
+    empty.write_bytes(path.read_bytes())
+    path.unlink()
+    for image in (scenes / "train" / "images").iterdir():
+        (empty.parent / "images").mkdir(exist_ok=True)
+        (empty.parent / "images" / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match="not one of . pictures has an object"):
+        run(scenes, tmp_path / "out", steps=2, data=empty)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pgvision.training.finetuning import FinetuneSettings, finetune
+from pgvision.training.finetuning.settings import DataPlaces
+sizes = {"steps": 9, "batch_size": 2, "eval_limit": 1, "eval_every": 3}
+settings = FinetuneSettings(model="tiny", ema=0.9, **sizes)
+finetune(DataPlaces(data=Path(sys.argv[1])), sys.argv[2], settings, device="cpu")
+"""
+
+
+def start(scenes: Path, out: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-c", SCRIPT, str(scenes), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for(path: Path, out: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert process.poll() is None, "ended before it could be stopped"
+        assert time.monotonic() < deadline, f"no {path} in {out}"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    scenes: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    whole = tmp_path / "whole"
+    assert start(scenes, whole).wait(300) == 0
+    out = tmp_path / "stopped"
+    process = start(scenes, out)
+    wait_for(out / "checkpoint-3", out, process)
+    time.sleep(0.4)  # somewhere in or behind the saving
+    os.kill(process.pid, how)
+    process.wait(300)
+    if how == signal.SIGTERM:
+        assert process.returncode == 0 and not (out / "config.json").exists()
+    assert start(scenes, out).wait(300) == 0
+    assert losses(out) == losses(whole) and len(losses(whole)) == 9
+    one, other = (load(folder).model.state_dict() for folder in (whole, out))
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_two_pictures_are_learnt_by_heart(scenes: Path, tmp_path: Path) -> None:
+    """Boxes and masks of two pictures, exactly: x is x, y is y, and codes are in their order."""
+    data = read_splits(scenes)["valid"]
+    report = run(
+        scenes, tmp_path / "out", task="segment", steps=150, augment=False, negatives=0.0,
+        data=scenes / "valid" / "instances.json", learning_rate=1e-3, loc_sigma=0.0,
+        eval_every=150,
+    )  # fmt: skip
+    assert report.finished
+    segmenter = Segmenter(list(data.classes), model=tmp_path / "out")
+    shown = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
+    assert shown["steps"] == 150
+    hits, count = 0, 0
+    for record in data.images[:1]:
+        result = segmenter(read_image(record.path))
+        for item in record.objects:
+            same = np.array(result.labels) == data.names[item.category_id]
+            gaps = np.abs(result.xyxy[same] - np.array(item.xyxy)).max(-1, initial=0)
+            hits += bool(len(gaps) and gaps.min() < 3)
+            count += 1
+    assert hits / count > 0.8

@@ -1,0 +1,173 @@
+"""What is learnt from: the same number gives the same sample, and boxes follow the pixels."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgvision.datasets import read_splits
+from pgvision.errors import DataError, OptionError
+from pgvision.tokens import parse_suffix
+from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
+from pgvision.training.finetuning.data import read_parts
+from pgvision.training.finetuning.samples import CLOSED_PREFIX, ObjectSource, Samples
+from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
+from pgvision.training.noise import NOISE
+from vqvae import MaskCodec
+
+
+def source(scenes: Path, **options: object) -> ObjectSource:
+    recipe = FinetuneSettings(**{"steps": 1, **options})
+    dataset = read_splits(scenes)["train"]
+    return ObjectSource(dataset, recipe, "tiny", codec=MaskCodec.load("tiny"), num_objects=9)
+
+
+@settings(max_examples=80)
+@given(
+    seed=st.integers(0, 2**32),
+    left=st.integers(0, 60),
+    top=st.integers(0, 40),
+    width=st.integers(2, 30),
+    height=st.integers(2, 20),
+)
+def test_boxes_and_masks_follow_the_pixels(
+    seed: int, left: int, top: int, width: int, height: int
+) -> None:
+    mask = np.zeros((60, 90), np.bool_)
+    mask[top : top + height, left : left + width] = True
+    view = draw_view((60, 90), np.random.default_rng(seed), geometric=True)
+    plain = View(view.window, view.mirrored)
+    seen = plain.picture(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255)[..., 0] > 0
+    np.testing.assert_array_equal(view.mask(mask), seen)
+    ((box,), (share,)) = view.boxes(np.array([[left, top, left + width, top + height]], float))
+    assert share == pytest.approx(seen.sum() / mask.sum())
+    if seen.any():
+        rows, columns = np.nonzero(seen)
+        edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(box, edges)
+
+
+def test_light_changes_and_texts_keep_their_geometry() -> None:
+    bgr = np.full((40, 50, 3), 100, np.uint8)
+    views = [draw_view((40, 50), np.random.default_rng(k), geometric=False) for k in range(20)]
+    assert {view.window for view in views} == {(0, 0, 50, 40)}
+    assert not any(view.mirrored for view in views)
+    means = [float(view.picture(bgr).mean()) for view in views]
+    assert max(means) > 115 and min(means) < 85
+    np.testing.assert_array_equal(whole((40, 50)).picture(bgr), bgr)
+
+
+def test_a_number_gives_one_sample_and_an_epoch_every_picture(scenes: Path) -> None:
+    samples = Samples(source(scenes), 18, seed=3)
+    again = Samples(source(scenes), 18, seed=3)
+    for number in (0, 7, 17):
+        one, other = samples[number], again[number]
+        assert (one.name, one.prefix, one.suffix) == (other.name, other.prefix, other.suffix)
+        np.testing.assert_array_equal(one.bgr, other.bgr)
+    for epoch in range(3):
+        assert len({samples[6 * epoch + k].name for k in range(6)}) == 6
+    first = [samples[k].name for k in range(6)]
+    assert first != [samples[6 + k].name for k in range(6)]
+    assert first != [Samples(source(scenes), 18, seed=4)[k].name for k in range(6)]
+
+
+def test_answers_are_true_of_what_is_seen(scenes: Path) -> None:
+    one = source(scenes, augment=False, negatives=0.3)
+    asked, negatives = 0, 0
+    for index, record in enumerate(one.dataset.images):
+        for chance in range(8):
+            sample = one.draw(index, np.random.default_rng(chance))
+            name = sample.prefix.removeprefix("detect ")
+            true = sorted(
+                (
+                    item.xyxy
+                    for item in record.objects
+                    if one.dataset.names[item.category_id] == name
+                ),
+                key=lambda box: box[0] + box[2],
+            )
+            found = parse_suffix(sample.suffix, image_hw=record.image_hw).objects
+            assert [item.label for item in found] == [name] * len(true)
+            for item, box in zip(found, true, strict=True):
+                np.testing.assert_allclose(item.xyxy, box, atol=0.4)
+            asked += 1
+            negatives += not true
+    assert 0 < negatives < asked / 2
+
+
+def test_what_a_crop_hides_is_not_asked_for_as_absent(scenes: Path) -> None:
+    one = source(scenes, negatives=0.9)
+    for index, record in enumerate(one.dataset.images):
+        there = {one.dataset.names[item.category_id] for item in record.objects}
+        for chance in range(20):
+            sample = one.draw(index, np.random.default_rng(chance))
+            name = sample.prefix.removeprefix("detect ")
+            if not sample.suffix and name in there:
+                # Its objects are out of sight; it was the class that the picture shows.
+                view_names = one._seen(record, whole(record.image_hw)).names
+                assert name in view_names
+            elif not sample.suffix:
+                assert name not in there
+
+
+def test_masks_become_codes_of_their_own_boxes(scenes: Path) -> None:
+    one = source(scenes, task="segment", augment=False)
+    codec = MaskCodec.load("tiny")
+    sample = one.draw(0, np.random.default_rng(0))
+    found = parse_suffix(sample.suffix, image_hw=one.dataset.images[0].image_hw).objects
+    assert sample.prefix.startswith("segment ") and len(found) == len(sample.masks) > 0
+    codes = codec.encode(sample.masks)
+    np.testing.assert_array_equal([item.codes for item in found], codes)
+
+
+def test_a_closed_sets_answer_is_full(scenes: Path) -> None:
+    one = source(scenes, closed_set=True)
+    for index in range(4):
+        sample = one.draw(index, np.random.default_rng(index))
+        assert sample.prefix == CLOSED_PREFIX
+        found = parse_suffix(sample.suffix, image_hw=sample.bgr.shape[:2]).objects
+        assert len(found) == 9
+        labels = [item.label for item in found]
+        true = labels.index(NOISE) if NOISE in labels else 9
+        assert set(labels[true:]) <= {NOISE}
+        assert (
+            len(parse_suffix(sample.suffix[: sample.noise_from], image_hw=(9, 9)).objects) == true
+        )
+
+
+def test_a_broken_picture_is_left_out_and_listed(scenes: Path, tmp_path: Path) -> None:
+    one = source(scenes)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    images = (replace(one.dataset.images[0], path=broken), *one.dataset.images[1:])
+    samples = Samples(replace(one, dataset=replace(one.dataset, images=images)), 12, seed=0)
+    names = [samples[number].name for number in range(12)]
+    assert str(broken) not in names and len(set(names)) == 5
+    assert list(samples.unread) == [str(broken)]
+    none = tuple(replace(image, path=broken) for image in images)
+    with pytest.raises(DataError, match="not one of 6 pictures could be read"):
+        Samples(replace(one, dataset=replace(one.dataset, images=none)), 6, seed=0)[0]
+
+
+def test_parts_are_found_and_bound_to_their_content(scenes: Path, tmp_path: Path) -> None:
+    recipe = FinetuneSettings(steps=1)
+    parts = read_parts(DataPlaces(data=scenes), recipe)
+    assert (len(parts.train.images), len(parts.valid.images)) == (6, 2)
+    alone = read_parts(DataPlaces(data=scenes / "train" / "instances.json"), recipe)
+    assert len(alone.train.images) + len(alone.valid.images) == 6
+    assert alone.digest != parts.digest
+    texts = read_parts(
+        DataPlaces(data=scenes / "train" / "examples.jsonl"), replace(recipe, task="caption")
+    )
+    assert {one.image for one in texts.train}.isdisjoint(one.image for one in texts.valid)
+    with pytest.raises(OptionError, match="has train, valid"):
+        read_parts(DataPlaces(data=scenes, split="other"), recipe)
+
+
+def test_an_object_is_asked_for_if_enough_of_it_is_seen() -> None:
+    box = np.array([[0.0, 0.0, 10.0, 10.0]])
+    assert View((5, 0, 20, 20)).boxes(box)[1][0] == 0.5 > VISIBLE
+    assert View((7, 0, 20, 20)).boxes(box)[1][0] < VISIBLE
