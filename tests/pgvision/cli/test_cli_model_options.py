@@ -224,7 +224,8 @@ def test_a_live_address_through_the_whole_command(run, tmp_path):
     with serving(pictures(6)) as address:
         ran = run("detect", "worker", address, "--json", "--save-overlay", "--out", tmp_path)
     assert ran.code == 0
-    assert [line["frame_index"] for line in ran.lines] == list(range(6))
+    indices = [line["frame_index"] for line in ran.lines]
+    assert indices == sorted(set(indices)) and indices[-1] == 5  # the newest frame each time
     assert {line["source"] for line in ran.lines} == {address}
     times = [line["time"] for line in ran.lines]
     assert times == sorted(times)
