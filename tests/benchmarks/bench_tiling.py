@@ -1,4 +1,4 @@
-"""Average recall on small objects of large pictures, with and without ``tile=``."""
+"""AP and AR on objects of large pictures: whole, with ``tile=``, and without its joins."""
 
 import argparse
 import contextlib
@@ -8,110 +8,80 @@ import os
 import platform
 import sys
 import time
+from unittest import mock
 
-import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pgvision import Detector
-from pgvision.results import DetectionResult
-from pgvision.scenes import Scene, render_scene
+from pgvision.scenes import CLASSES, Scene, render_scene
+from pgvision.scenes.export import scene_annotations
 
 FIRST_SEED = 50_000_000  # training ends at 10,000,000
+FIGURES = {"AP": (0, 3, 4, 5), "AR": (8, 9, 10, 11)}  # of pycocotools: all, small, mid, large
 
 
 def truth(scenes: list[Scene], classes: list[str]) -> COCO:
-    """Write the scenes' boxes as COCO ground truth; an area is the box's."""
-    annotations = []
-    for number, scene in enumerate(scenes):
-        for item in scene.objects:
-            if item.label not in classes:
-                continue
-            left, top, right, bottom = (float(edge) for edge in item.xyxy)
-            box = [left, top, right - left, bottom - top]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": classes.index(item.label),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
+    """Write the scenes' objects of these classes as COCO ground truth; an area is the box's."""
+    ids = {CLASSES.index(name) + 1 for name in classes}
+    annotations = [
+        one | {"area": one["bbox"][2] * one["bbox"][3], "id": number}
+        for number, one in enumerate(
+            (
+                one
+                for image_id, scene in enumerate(scenes)
+                for one in scene_annotations(scene, image_id=image_id)
+                if one["category_id"] in ids
+            ),
+            start=1,
+        )
+    ]
     coco = COCO()
     coco.dataset = {
         "info": {},
-        "images": [
-            {"id": n, "height": s.image.shape[0], "width": s.image.shape[1]}
-            for n, s in enumerate(scenes)
-        ],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(classes)],
+        "images": [{"id": number} for number in range(len(scenes))],
+        "categories": [{"id": number} for number in sorted(ids)],
         "annotations": annotations,
     }
     coco.createIndex()
     return coco
 
 
-def figures(coco: COCO, results: list[DetectionResult], edges: tuple[float, float]) -> list[float]:
-    """AR and AP (IoU 0.5:0.95, 100 objects) for areas below, between and above the two edges."""
-    rows = [
-        {
-            "image_id": number,
-            "category_id": int(class_id),
-            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-            "score": float(score),
-        }
-        for number, result in enumerate(results)
-        for (x1, y1, x2, y2), class_id, score in zip(
-            result.xyxy, result.class_ids, result.scores, strict=True
-        )
-        if class_id >= 0
-    ]
+def figures(coco: COCO, rows: list[dict[str, object]], edges: tuple[float, float]) -> list[float]:
+    """AP and AR (IoU 0.5:0.95, 100 objects): all, areas below, between and above the two edges."""
     low, high = (edge**2 for edge in edges)
-    if not rows:  # which pycocotools cannot load
-        areas = np.array([annotation["area"] for annotation in coco.dataset["annotations"]])
-        there = (
-            areas.size,
-            (areas <= low).sum(),
-            ((areas >= low) & (areas <= high)).sum(),
-            (areas >= high).sum(),
-            areas.size,
-        )
-        return [0.0 if count else math.nan for count in there]
-    run = COCOeval(coco, coco.loadRes(rows), "bbox")
+    # pycocotools cannot load an empty list: one box that is nowhere.
+    nothing = {"image_id": 0, "category_id": 1, "bbox": [-9.0, -9.0, 1.0, 1.0], "score": 0.0}
+    run = COCOeval(coco, coco.loadRes(rows or [nothing]), "bbox")
     run.params.areaRng = [[0, 1e10], [0, low], [low, high], [high, 1e10]]
     run.evaluate()
     run.accumulate()
     run.summarize()
-    # AR of all, small, medium, large; AP of all.
-    # pycocotools writes -1 where there was nothing to find.
-    stats = [float(run.stats[index]) for index in (8, 9, 10, 11, 0)]
-    return [stat if stat >= 0 else math.nan for stat in stats]
+    stats = [float(run.stats[index]) for places in FIGURES.values() for index in places]
+    return [stat if stat >= 0 else math.nan for stat in stats]  # -1 is nothing to find
 
 
-def measure(
-    coco: COCO,
-    scenes: list[Scene],
-    classes: list[str],
-    tile: int | None,
-    edges: tuple[float, float],
-) -> str:
-    """Predict and score; one line of the table."""
-    detector = Detector(classes, tile=tile)
+def measure(coco: COCO, scenes: list[Scene], detector: Detector, edges: tuple[float, float]) -> str:
+    """Predict and score: the cells of one line."""
+    ids = {name: CLASSES.index(name) + 1 for name in CLASSES}
     start = time.perf_counter()
-    results = [detector(scene.image) for scene in scenes]
+    rows = [
+        row
+        for image_id, scene in enumerate(scenes)
+        for row in detector(scene.image).to_coco(image_id=image_id, category_ids=ids)
+    ]
     seconds = (time.perf_counter() - start) / len(scenes)
     with contextlib.redirect_stdout(io.StringIO()):
-        numbers = figures(coco, results, edges)
-    cells = " ".join(f"{number:8.3f}" for number in numbers)
-    return f"{tile or 'whole':>6} {cells} {seconds:8.2f}"
+        numbers = figures(coco, rows, edges)
+    cells = " ".join(f"{number:6.3f}" for number in numbers)
+    return f"{cells} {len(rows):6} {seconds:8.2f}"
 
 
 def main() -> None:
-    """Print one line for the whole picture and one for each tile size."""
+    """Print a line for the whole picture, and two for each tile size: with and without joins."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--image-hw", type=int, nargs=2, default=(1440, 1920))
     parser.add_argument("--tiles", type=int, nargs="*", default=(960, 640))
@@ -123,15 +93,23 @@ def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = truth(scenes, options.classes)
     sides = [annotation["area"] ** 0.5 for annotation in coco.dataset["annotations"]]
-    small = sum(side < edges[0] for side in sides)
+    names = " ".join(f"{name:>6}" for kind in FIGURES for name in (kind, "small", "mid", "large"))
     sys.stdout.write(
-        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}; "
-        f"{len(scenes)} scenes of {hw[0]}x{hw[1]}, {len(sides)} objects, {small} below "
-        f"{edges[0]:g}x{edges[0]:g} px (small), above {edges[1]:g}x{edges[1]:g}: large\n"
-        f"  tile   AR all AR small   AR mid AR large   AP all  s/image\n"
+        f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"{options.model}; "
+        f"{len(scenes)} scenes of {hw[0]}x{hw[1]}, {len(sides)} of {', '.join(options.classes)}, "
+        f"{sum(side < edges[0] for side in sides)} below {edges[0]:g}x{edges[0]:g} px (small), "
+        f"{sum(side > edges[1] for side in sides)} above {edges[1]:g}x{edges[1]:g} (large)\n"
+        f"{'tile':>14} {names}  found  s/image\n"
     )
     for tile in (None, *options.tiles):
-        sys.stdout.write(measure(coco, scenes, options.classes, tile, edges) + "\n")
+        detector = Detector(options.classes, model=options.model, tile=tile)
+        line = measure(coco, scenes, detector, edges)
+        sys.stdout.write(f"{tile or 'whole':>14} {line}\n")
+        if tile is not None:
+            with mock.patch("pgvision.tasks.objects.join_fragments", lambda found, _: list(found)):
+                line = measure(coco, scenes, detector, edges)
+            sys.stdout.write(f"{f'{tile}, unjoined':>14} {line}\n")
         sys.stdout.flush()
 
 

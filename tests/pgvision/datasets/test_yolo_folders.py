@@ -295,6 +295,18 @@ def test_darknets_files_and_labels_beside_their_pictures(tmp_path):
     assert read_dataset(tmp_path / "obj_train_data").num_objects == 1
 
 
+def test_the_last_images_of_a_path_becomes_labels(tmp_path):
+    # As Ultralytics' img2label_paths: a data set below a folder of that name, too.
+    root = tmp_path / "images" / "site"
+    image_at(root / "images" / "train" / "a.png", (100, 50))
+    label = root / "labels" / "train" / "a.txt"
+    label.parent.mkdir(parents=True)
+    label.write_text("0 .5 .5 .2 .2\n")
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "images/train", "names": ["a"]}))
+    data = read_dataset(root)
+    assert [item.xywh for item in data.images[0].objects] == [(40, 20, 20, 10)]
+
+
 @pytest.mark.parametrize("value", ["../../elsewhere", "/etc"])
 def test_folders_outside_the_data_set_are_refused(tmp_path, value):
     folder = folder_with(tmp_path, "")

@@ -39,6 +39,15 @@ def test_fields_are_what_the_surface_promises() -> None:
     assert result.whole_image.tolist() == [False, True, False]
 
 
+def test_the_whole_image_is_told_by_one_in_a_hundred_of_each_side() -> None:
+    edges = [[6, 0, 640, 480], [0, 6, 640, 480], [0, 0, 634, 480], [0, 0, 640, 474]]
+    result = DetectionResult(
+        image_hw=(480, 640), xyxy=edges, labels=["a"] * 4, class_ids=[0] * 4, classes=["a"]
+    )
+    # 6 pixels are less than a hundredth of 640 and more than one of 480
+    assert result.whole_image.tolist() == [True, False, True, False]
+
+
 def test_arrays_are_read_only_copies() -> None:
     mine = np.array(_FIELDS["xyxy"], dtype=np.float32)
     result = _result(xyxy=mine)
