@@ -1,7 +1,9 @@
-"""Every Python block of the README runs, in order, in one namespace; so do the notebooks."""
+"""Every Python block of the README runs, and has types; so do the notebooks run."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,23 @@ from pgvision.scenes import render_scene
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What users write beside it, and what it is to them.
+_EXPECTED = """
+from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
+
+one: DetectionResult = Detector("helmet")("site.jpg")
+mask: SegmentationResult = Segmenter("helmet")("site.jpg")
+text: TextResult = Captioner()("site.jpg")
+answers: list[TextResult] = Answerer().predict("site.jpg", "how many workers are there?")
+for sure in Detector("helmet").stream("site.mp4"):
+    sure.xyxy.shape
+for segmented in Segmenter("helmet").stream("site.mp4", on_error="skip"):
+    segmented.masks.shape
+for either in Reader().stream("site.mp4", on_error="record"):
+    wrong: TextResult = either  # type: ignore[assignment]
+    if not isinstance(either, Failure):
+        either.text.upper()
+"""
 
 
 @pytest.fixture
@@ -34,6 +53,30 @@ def test_readme_blocks_run(site):
     namespace = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
+
+
+# Half a minute without mypy's cache: it reads torch's types.
+@pytest.mark.slow
+def test_readme_blocks_have_types(tmp_path):
+    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    code = tmp_path / "user.py"
+    code.write_text("\n".join([*blocks, _EXPECTED]), encoding="utf-8")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--config-file",
+            str(ROOT / "pyproject.toml"),
+            str(code),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_there_are_notebooks():

@@ -1,13 +1,16 @@
 """The grammar of token ids: whatever walks through it is read back as exactly what was walked."""
 
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).parent))
+from gemma import gemma
 
 from pgvision.errors import OptionError
 from pgvision.runtime import find_checkpoint
@@ -24,33 +27,7 @@ def tiny() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(find_checkpoint("tiny").location)
 
 
-@cache
-def like_gemma() -> PreTrainedTokenizerFast:
-    """Spaces lead words, labels are several pieces, and " ; <loc" is ``▁;``, ``▁``, ``<loc``."""
-    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
-    letters = [*"abcdefghijklmnopqrstuvwxyz;,.'-ABC"]
-    words = ["▁", "▁;", "▁helmet", "▁safety", "▁head", "▁det", "ect", "met", "▁hel", "\n"]
-    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *letters, *words]
-    scores = [(piece, -1.0) for piece in dict.fromkeys(pieces)]
-    tokenizer = Tokenizer(models.Unigram(scores, unk_id=3, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    table = [f"<loc{n:04d}>" for n in range(1024)] + [f"<seg{n:03d}>" for n in range(128)]
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in table])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-TOKENIZERS = {"tiny": tiny, "like gemma": like_gemma}
+TOKENIZERS = {"tiny": tiny, "gemma": gemma}
 
 
 def bound(name: str, form: AnswerForm) -> tuple[PreTrainedTokenizerFast, Vocabulary, TokenGrammar]:
@@ -64,7 +41,7 @@ def choices(allowed: Allowed, size: int) -> list[int]:
     found = [one for one in range(*allowed.span) if one not in allowed.banned]
     found = [*found[:3], *found[-3:], *found[len(found) // 2 : len(found) // 2 + 2], *allowed.ids]
     if allowed.shut is not None:
-        found += [one for one in range(3, size, 7) if allowed.holds(one)]
+        found += [one for one in range(3, size, max(7, size // 40)) if allowed.holds(one)]
     return found
 
 
@@ -134,7 +111,7 @@ def test_labels_are_the_tokenizers_own_pieces(name: str) -> None:
 
 def test_the_separator_is_as_the_tokenizer_writes_it() -> None:
     assert len(bound("tiny", AnswerForm("detect", ("helmet",)))[2].trie.separator) == 1
-    tokenizer, _, grammar = bound("like gemma", AnswerForm("detect", ("helmet",)))
+    tokenizer, _, grammar = bound("gemma", AnswerForm("detect", ("helmet",)))
     assert tokenizer.convert_ids_to_tokens(list(grammar.trie.separator)) == ["▁;", "▁"]
 
 
@@ -219,37 +196,3 @@ def test_a_fork_goes_its_own_way() -> None:
         fork.advance(table.first_loc + number)
     assert cursor.starts_object and cursor.spans == []  # noqa: PT018
     assert len(fork.spans) == 1
-
-
-def test_gemmas_own_table() -> None:
-    """Where Gemma's tokenizer lies beside the checkout; elsewhere there is nothing to ask."""
-    path = Path(__file__).parents[4] / "shared/data/gemma_tokenizer/tokenizer.json"
-    if not path.exists():
-        pytest.skip(f"Gemma's table (17 MB, gated) is not at {path}")
-    table = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(path)), pad_token="<pad>", eos_token="<eos>",
-        bos_token="<bos>", unk_token="<unk>",
-    )  # fmt: skip
-    table.add_tokens([AddedToken(f"<loc{n:04d}>", normalized=False) for n in range(1024)])
-    table.add_tokens([AddedToken(f"<seg{n:03d}>", normalized=False) for n in range(128)])
-    table.add_tokens(["<image>"], special_tokens=True)
-    vocabulary = read_vocabulary(table, "gemma")
-    assert (vocabulary.first_loc, vocabulary.first_seg, vocabulary.image) == (
-        256000,
-        257024,
-        257152,
-    )
-    grammar = TokenGrammar.compile(table, vocabulary, AnswerForm("detect", ("safety helmet",)))
-    assert grammar.trie.separator == (2161, 235248)
-    cursor = grammar.start()
-    for number in (1, 2, 3, 4):
-        cursor.advance(256000 + number)
-    assert cursor.forced_run() == (6514, 30574)
-    facts = {
-        "detect helmet\n": [39208, 30574, 108],
-        "answer en Where is the cow standing?\n": [
-            *(13072, 659, 7890, 603, 573, 13910, 9980, 235336, 108),
-        ],
-    }
-    for text, ids in facts.items():
-        assert table(text, add_special_tokens=False)["input_ids"] == ids
