@@ -142,7 +142,8 @@ class DetectionResult(Answer):
     def __repr__(self) -> str:
         """Count the objects by name, and say the image's size and where it came from."""
         noun = "object" if len(self) == 1 else "objects"
-        counts = Counter(label or "unnamed" for label in self.labels)
+        # An untrained model may write a label of hundreds of letters.
+        counts = Counter((label or "unnamed")[:60] for label in self.labels)
         found = ", ".join(f"{count} {label}" for label, count in counts.most_common())
         listed = f": {found}" if found else ""
         return f"{type(self).__name__}({len(self)} {noun}{listed}; {self._origin()})"

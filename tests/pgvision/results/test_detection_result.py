@@ -201,6 +201,7 @@ def test_repr_counts_by_name() -> None:
     assert shown == "DetectionResult(3 objects: 2 helmet, 1 head; 480x640; site.jpg#0; truncated)"
     assert repr(result[0]).startswith("DetectionResult(1 object: 1 helmet;")
     assert "unnamed" in repr(_result())
+    assert len(repr(_result(labels=["웡" * 400] * len(_result())))) < 200
 
 
 def test_trackers() -> None:
