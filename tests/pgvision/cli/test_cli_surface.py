@@ -15,7 +15,18 @@ from pgvision.runtime import DRAFTS
 from pgvision.runtime.weights import QUANTIZATIONS
 
 TASKS = ("detect", "segment", "caption", "ask", "read")
-COMMANDS = (*TASKS, "merge", "live", "eval", "convert", "scenes", "doctor", "bench", "serve")
+COMMANDS = (
+    *TASKS,
+    "merge",
+    "live",
+    "eval",
+    "train",
+    "convert",
+    "scenes",
+    "doctor",
+    "bench",
+    "serve",
+)
 SHARED = {
     *("--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"),
     *("--batch-size", "--drafts"),
