@@ -1,21 +1,18 @@
-"""Train the mask codec: ``python -m vqvae.training --masks masks.npz --out runs/codec``.
+"""Train the mask codec; ``pgvision codec train`` is its command.
 
-With ``--decoder-only --start-from FILE`` the decoder of a finished codec learns on, and its codes
+With ``decoder_only`` and ``start_from`` the decoder of a finished codec learns on, and its codes
 keep their meaning: encoder and codebook stay bit for bit what they were.
 
 Every step draws its masks, its flips and its warps from a generator seeded by (seed, step), so a
 run that was stopped and resumed sees exactly what an unbroken run would have seen.
 """
 
-import argparse
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from pgvision.errors import CodecError, OptionError, PgvisionError
+from pgvision.errors import CodecError, OptionError
 from pgvision.files import replaced_path
 from vqvae.checkpoint import load_checkpoint, save_checkpoint
 from vqvae.model import MASK_SIDE, SHARPNESS, MaskVqVae
@@ -322,69 +319,3 @@ class _Run:
         }
         with replaced_path(self.out / "state.pt") as aside:
             torch.save(state, aside)
-
-
-def _read(paths: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    masks, weights = [], []
-    for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                masks.append(held["masks"])
-                given = held["weights"] if "weights" in held else np.ones(len(masks[-1]))
-                weights.append(given.astype(np.float32))
-            _require_masks(masks[-1], weights[-1])
-        # AttributeError and TypeError: an .npy, whose content has no names.
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
-            raise CodecError(f"--masks {path}: expected an .npz with 'masks': {error}") from error
-    return np.concatenate(masks), np.concatenate(weights)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vqvae.training")
-    usual = TrainingSettings()
-    parser.add_argument("--masks", nargs="+", required=True, metavar="FILE.npz")
-    parser.add_argument("--out", required=True, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=usual.steps)
-    parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument("--batch-size", type=int, default=usual.batch_size)
-    parser.add_argument("--learning-rate", type=float, default=usual.learning_rate)
-    parser.add_argument("--save-every", type=int, default=usual.save_every, metavar="STEPS")
-    parser.add_argument("--threads", type=int, default=usual.threads)
-    parser.add_argument("--decoder-only", action="store_true")
-    parser.add_argument("--start-from", metavar="FILE", help="'tiny', 'google' or a file")
-    parser.add_argument("--resume", action="store_true")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    settings = TrainingSettings(
-        steps=options.steps,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        save_every=options.save_every,
-        threads=options.threads,
-        decoder_only=options.decoder_only,
-    )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        masks, weights = _read(options.masks)
-        path = train_codec(
-            masks,
-            options.out,
-            settings=settings,
-            weights=weights,
-            start_from=options.start_from,
-            resume=options.resume,
-        )
-    except PgvisionError as error:
-        parser.error(str(error))
-    _LOG.info("wrote %s", path)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

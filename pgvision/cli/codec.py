@@ -35,6 +35,8 @@ def train(
         typer.Option("--out", "-o", metavar="DIR", help="For the codec and the state of the run."),
     ] = Path("runs/codec"),
     steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 4000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Masks a batch.")] = 128,
+    save_every: Annotated[int, typer.Option(min=1, help="Batches between states.")] = 200,
     seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="For torch; 0 leaves its choice.")] = 0,
     learning_rate: Annotated[float, typer.Option(help="Peak of the schedule.")] = 1.5e-3,
@@ -54,16 +56,20 @@ def train(
     from pgvision.cli.mask_sources import read_masks
     from vqvae.training import TrainingSettings, train_codec
 
-    held = read_masks(masks)
+    held, weights = read_masks(masks)
     say(f"{len(held)} masks")
     settings = TrainingSettings(
         steps=steps,
+        batch_size=batch_size,
+        save_every=save_every,
         seed=seed,
         threads=threads,
         learning_rate=learning_rate,
         decoder_only=decoder_only,
     )
-    path = train_codec(held, out, settings=settings, start_from=start_from, resume=resume)
+    path = train_codec(
+        held, out, settings=settings, weights=weights, start_from=start_from, resume=resume
+    )
     say(f"wrote {path}")
 
 
@@ -91,7 +97,7 @@ def evaluate_codec(
     from pgvision.cli.mask_sources import read_masks
     from vqvae import MaskCodec
 
-    held = read_masks(masks)[:limit]
+    held = read_masks(masks)[0][:limit]
     report = measure_codec(MaskCodec.load(codec), held)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,40 +17,46 @@ _SIDE = 64
 _SCENES = "scenes:"
 
 
-def read_masks(sources: Sequence[str]) -> ByteArray:
+def read_masks(sources: Sequence[str]) -> tuple[ByteArray, FloatArray]:
     """Read masks and crop each to its box.
 
     Args:
         sources: Any of: a data set with outlines or run lengths (COCO, YOLO, LabelMe ...); a folder
             of PNG files, one mask each, inside where not black; an ``.npz`` file with ``masks``
-            ``(n, 64, 64)`` uint8; ``scenes:COUNT`` or ``scenes:COUNT:SEED`` of the rendered world.
+            ``(n, 64, 64)`` uint8 and, if they differ, ``weights`` ``(n,)``; ``scenes:COUNT`` or
+            ``scenes:COUNT:SEED`` of the rendered world.
 
     Returns:
-        ``(n, 64, 64)`` uint8, 0 outside to 255 inside.
+        ``(n, 64, 64)`` uint8, 0 outside to 255 inside, and how often each is drawn in training,
+        relative to the others: ``(n,)`` float32.
 
     Raises:
         SourceError: If there is nothing at a path.
         CodecError: If a file holds no mask.
 
     Example:
-        >>> read_masks(["scenes:1:7"]).shape[1:]
-        (64, 64)
+        >>> masks, weights = read_masks(["scenes:1:7"])
+        >>> masks.shape[1:], bool((weights == 1).all())
+        ((64, 64), True)
     """
-    parts = []
+    masks, weights = [], []
     for source in sources:
-        masks = _read(source)
-        if not len(masks):
+        if source.endswith(".npz"):
+            held, share = _archive(Path(source))
+        else:
+            held = _read(source)
+            share = np.ones(len(held), np.float32)
+        if not len(held):
             raise CodecError(f"--masks {source}: holds no mask")
-        parts.append(masks)
-    return np.concatenate(parts)
+        masks.append(held)
+        weights.append(share)
+    return np.concatenate(masks), np.concatenate(weights)
 
 
 def _read(source: str) -> ByteArray:
     if source.startswith(_SCENES):
         return _stacked(_scene_masks(source))
     path = Path(source)
-    if path.suffix == ".npz":
-        return _archive(path)
     if path.is_dir() and any(path.glob("*.png")):
         return _stacked(_png_masks(path))
     return _stacked(_dataset_masks(path))
@@ -95,16 +102,22 @@ def _dataset_masks(path: Path) -> Iterator[FloatArray]:
                 yield crop_mask(mask, _bounds(mask))
 
 
-def _archive(path: Path) -> ByteArray:
+def _archive(path: Path) -> tuple[ByteArray, FloatArray]:
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             masks: ByteArray = held["masks"]
-    except (OSError, ValueError, KeyError) as error:
+            weights = held["weights"] if "weights" in held else np.ones(len(masks))
+    # AttributeError and TypeError: an .npy, whose content has no names.
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise CodecError(f"{path}: expected an .npz with 'masks' (n, 64, 64): {error}") from error
     if masks.ndim != 3 or masks.shape[1:] != (_SIDE, _SIDE) or masks.dtype != np.uint8:
         raise CodecError(
             f"{path}: expected masks (n, 64, 64) uint8, got {masks.shape} {masks.dtype}"
         )
-    return masks
+    if weights.shape != (len(masks),) or weights.dtype.kind not in "fiub":
+        raise CodecError(
+            f"{path}: expected weights ({len(masks)},), got {weights.shape} {weights.dtype}"
+        )
+    return masks, weights.astype(np.float32)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgvision.errors import EvaluationError
+from pgvision.masks import paste_mask
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -155,7 +156,7 @@ def big_vision_referring(answers: Iterable[ReferringAnswer]) -> BigVisionReferri
             ious.append(0.0)
             invalid += 1
             continue
-        guess = _resized(answer.mask_logits, x2 - x1, y2 - y1) > 0
+        guess, _ = paste_mask(answer.mask_logits, (x1, y1, x2, y2), (height, width))
         shared = int((answer.mask[y1:y2, x1:x2] & guess).sum())
         # No true pixel and none found: big_vision divides by 0 there; nothing is shared, so 0.
         ious.append(shared / max(int(answer.mask.sum()) + int(guess.sum()) - shared, 1))
@@ -186,10 +187,3 @@ def _box_iou(found: NDArray[np.float64], truth: tuple[float, float, float, float
 def _area(box_yxyx: Any) -> float:
     y1, x1, y2, x2 = box_yxyx
     return max(float(x2 - x1), 0.0) * max(float(y2 - y1), 0.0)
-
-
-def _resized(logits: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    from PIL import Image
-
-    image = Image.fromarray(np.asarray(logits, np.float32))
-    return np.asarray(image.resize((width, height), resample=Image.Resampling.BILINEAR))

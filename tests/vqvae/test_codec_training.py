@@ -1,6 +1,5 @@
 """Real, short training runs of the codec: whole, of the decoder alone, stopped, killed, resumed."""
 
-import re
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pgvision.errors import CodecError, OptionError
 from vqvae import MaskCodec
 from vqvae.checkpoint import read_tensors, save_checkpoint
 from vqvae.model import MaskVqVae
-from vqvae.training import TrainingSettings, _Run, main, train_codec
+from vqvae.training import TrainingSettings, _Run, train_codec
 
 TINY_FILE = Path(vqvae.__file__).parent / "weights" / "tiny.safetensors"
 
@@ -167,43 +166,6 @@ def test_wrong_weights_are_refused(weights: np.ndarray, tmp_path: Path) -> None:
         train_codec(masks(), tmp_path, settings=FEW, weights=weights)
 
 
-def test_the_command_line_trains_the_decoder(tmp_path: Path) -> None:
-    held = masks(12)
-    np.savez(tmp_path / "masks.npz", masks=held, weights=np.arange(12))
-    words = ["--masks", str(tmp_path / "masks.npz"), "--out", str(tmp_path / "run")]
-    few = ["--steps", "2", "--batch-size", "4", "--learning-rate", "3e-4"]
-    assert main([*words, *few, "--decoder-only", "--start-from", "tiny"]) == 0
-    path = tmp_path / "run" / "codec.safetensors"
-    assert MaskCodec.load(path).name == "tiny"
-    assert not torch.equal(
-        read_tensors(path)["decoder.0.weight"], read_tensors(TINY_FILE)["decoder.0.weight"]
-    )
-
-
-@pytest.mark.parametrize(
-    ("arrays", "words"),
-    [
-        (None, "No such file"),
-        ({"other": np.zeros(3)}, "masks"),
-        ({"masks": np.zeros((2, 32, 32), np.uint8)}, r"expected \(n, 64, 64\)"),
-        ({"masks": np.zeros((2, 64, 64), np.uint8), "weights": np.ones(3)}, "weights"),
-        ({"masks": np.full((2, 64, 64), None)}, "Object arrays"),
-    ],
-)
-def test_the_command_line_names_a_file_without_masks(
-    arrays: dict[str, np.ndarray] | None,
-    words: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = tmp_path / "masks.npz"
-    if arrays is not None:
-        np.savez(path, **arrays)  # type: ignore[arg-type]
-    with pytest.raises(SystemExit, match="2"):
-        main(["--masks", str(path), "--out", str(tmp_path)])
-    assert re.search(f"{re.escape(str(path))}.*{words}", capsys.readouterr().err)
-
-
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
     # Past step 150, where the codebook starts: its running averages must come back, too.
@@ -211,7 +173,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path
     np.savez(tmp_path / "masks.npz", masks=masks())
     words = ["--steps", "180", "--batch-size", "8", "--save-every", "10", "--threads", "1"]
     words += ["--masks", str(tmp_path / "masks.npz"), "--out", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "vqvae.training", *words]
+    command = [sys.executable, "-m", "pgvision.cli.app", "codec", "train", *words]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed" / "state.pt"
     while not state.exists():

@@ -298,9 +298,17 @@ def test_codec_trains_and_what_it_wrote_can_be_measured(run, tmp_path):
     np.savez(tmp_path / "masks.npz", masks=masks)
     out = tmp_path / "codec"
     words = ("--masks", tmp_path / "masks.npz")
-    assert run("codec", "train", *words, "--steps", 2, "--out", out).code == 0
+    train = ("codec", "train", *words, "--steps", 2, "--batch-size", 4, "--save-every", 1)
+    assert run(*train, "--out", out).code == 0
     (weights,) = out.glob("*.safetensors")
     assert run("codec", "eval", *words, "--codec", weights, "--json").code == 0
+    decoder = ("--decoder-only", "--start-from", weights, "--out", tmp_path / "decoder")
+    assert run(*train, *decoder).code == 0
+    # Nothing but what is drawn how often: a run of other weights is another run.
+    np.savez(tmp_path / "masks.npz", masks=masks, weights=np.arange(32))
+    ran = run(*train, *decoder, "--resume")
+    assert ran.code == 2
+    assert "weights was" in ran.err
 
 
 def test_demo_writes_what_it_says(run, tmp_path):

@@ -69,7 +69,7 @@ def test_masks_of_a_data_set_are_cropped_to_themselves(tmp_path):
     }
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
-    masks = read_masks([str(path)])
+    masks, _ = read_masks([str(path)])
     assert masks.shape == (1, 64, 64)
     assert (masks >= 250).mean() > 0.95
 
@@ -79,7 +79,7 @@ def test_masks_of_a_folder_of_pictures(tmp_path):
     picture[10:74, 20:84] = 255
     picture[10:42, 20:84] = 0
     cv2.imwrite(str(tmp_path / "m.png"), picture)
-    (mask,) = read_masks([str(tmp_path)])
+    (mask,), _ = read_masks([str(tmp_path)])
     assert (mask == 255).all()
     cv2.imwrite(str(tmp_path / "empty.png"), picture * 0)
     with pytest.raises(CodecError, match=r"empty\.png"):
@@ -88,11 +88,12 @@ def test_masks_of_a_folder_of_pictures(tmp_path):
 
 def test_masks_of_rendered_scenes_and_archives_are_put_together(tmp_path):
     held = np.stack([square(0, 0, 10, 10)] * 3)
-    np.savez(tmp_path / "masks.npz", masks=held)
-    scenes = read_masks(["scenes:1:20000000"])
-    both = read_masks(["scenes:1:20000000", str(tmp_path / "masks.npz")])
+    np.savez(tmp_path / "masks.npz", masks=held, weights=[2, 0, 0.5])
+    scenes, _ = read_masks(["scenes:1:20000000"])
+    both, weights = read_masks(["scenes:1:20000000", str(tmp_path / "masks.npz")])
     assert len(both) == len(scenes) + 3
     assert (both[-3:] == held).all()
+    assert weights.tolist() == [*[1] * len(scenes), 2, 0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -118,12 +119,23 @@ def test_sources_that_hold_no_masks(tmp_path, monkeypatch, source, error):
         {"masks": np.zeros((2, 32, 32), np.uint8)},
         {"masks": np.zeros((2, 64, 64))},
         {"masks": np.zeros((0, 64, 64), np.uint8)},
+        {"masks": np.zeros((2, 64, 64), np.uint8), "weights": np.ones(3)},
+        {"masks": np.full((2, 64, 64), None)},
     ],
 )
 def test_archives_of_another_shape_are_refused(tmp_path, arrays):
     np.savez(tmp_path / "masks.npz", **arrays)
     with pytest.raises(CodecError, match=r"masks\.npz"):
         read_masks([str(tmp_path / "masks.npz")])
+
+
+def test_files_that_are_no_archives_are_refused(tmp_path):
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04cut")
+    for name in ("one.npz", "cut.npz"):
+        with pytest.raises(CodecError, match="expected an .npz with 'masks'"):
+            read_masks([str(tmp_path / name)])
 
 
 def test_the_worst_cases_show_what_was_lost_and_added(tmp_path):
