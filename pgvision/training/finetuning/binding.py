@@ -18,6 +18,7 @@ from pgvision.training.finetuning.settings import FinetuneSettings
 
 _LOG = logging.getLogger(__name__)
 RUN_NAME: Final = "run.json"
+_PATIENCE: Final = 900.0  # seconds: a large checkpoint may have to be downloaded first
 
 
 def num_processes() -> int:
@@ -41,6 +42,15 @@ def figures_before(folder: Path, validate: Callable[[], dict[str, float]]) -> di
     return found
 
 
+def _wait_for(path: Path) -> None:
+    """Let the first process bind the folder, so that all take the same number of steps."""
+    deadline = time.monotonic() + _PATIENCE
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise OptionError(f"out: the first process has not written {path}; see its error")
+        time.sleep(0.1)
+
+
 def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[[], int]) -> int:
     """Hold a folder to one run, and return its number of steps.
 
@@ -54,13 +64,14 @@ def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[
         "version": __version__,
     }
     path = folder / RUN_NAME
+    if not is_first():
+        _wait_for(path)
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()) and is_first():
+        if folder.exists() and any(folder.iterdir()):
             raise OptionError(f"out: {folder} is not empty and holds no run; give a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         steps = count()
-        if is_first():
-            write_text(path, json.dumps({"identity": identity, "steps": steps}, indent=1) + "\n")
+        write_text(path, json.dumps({"identity": identity, "steps": steps}, indent=1) + "\n")
         return steps
     run = json.loads(path.read_text(encoding="utf-8"))
     held = run["identity"]

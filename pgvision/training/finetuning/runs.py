@@ -106,6 +106,7 @@ def finetune(
     finished = not watch.is_stopped or done == trainer.args.max_steps
     if finished:
         watch.note(trainer.state, engine.model)
+        trainer.accelerator.wait_for_everyone()
         load_trained(engine.model, folder / BEST_NAME)
         after = validate(None)
     best_step = watch.best[1] if watch.best else 0

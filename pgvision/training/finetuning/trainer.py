@@ -25,6 +25,7 @@ from transformers import (
 
 from pgvision.errors import DataError
 from pgvision.files import replaced_path, write_text
+from pgvision.training.finetuning.binding import is_first, num_processes
 from pgvision.training.finetuning.objectives import TokenLoss
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.localisation import MaskLoss, box_loss
@@ -268,7 +269,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Take up the curve and the average where a resumed run left them."""
         lines = read_curve(self.folder)
         kept = [line for line in lines if line["step"] <= state.global_step]
-        _write_lines(self.folder, kept)
+        if is_first():
+            _write_lines(self.folder, kept)
         for line in kept:
             self._weigh(line)
         path = self.folder / f"checkpoint-{state.global_step}" / _AVERAGE_NAME
@@ -296,10 +298,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             for name, weight in trained_weights(model).items():
                 self.average[name].lerp_(weight, 1 - share)
         self.progress(state.global_step, self._loss)
+        patience = self.settings.patience
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            self.note(state, model)
-            patience = self.settings.patience
+            # The others wait for the first in the next step, but all must agree on when to end.
+            if is_first() or patience is not None:
+                self.note(state, model)
             control.should_training_stop |= patience is not None and self._worse >= patience
+        self.is_stopped = _anywhere(self.is_stopped)
         if self.is_stopped:
             control.should_save = control.should_training_stop = True
 
@@ -309,7 +314,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         _set_weights(model, self.average)
         figures = self._validate()
         line = {"step": state.global_step, "figures": figures}
-        if self._weigh(line):
+        if self._weigh(line) and is_first():
             with replaced_path(self.folder / BEST_NAME) as aside:
                 save_file(trained_weights(model), aside)
         _set_weights(model, own)
@@ -343,13 +348,27 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Mark a checkpoint as whole, once all of it is there."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not is_first():
+            return
         if self.average:
             save_file(self.average, folder / _AVERAGE_NAME)
         (folder / _WHOLE).touch()
 
     def _append(self, line: dict[str, Any]) -> None:
+        if not is_first():
+            return
         with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _anywhere(flag: bool) -> bool:
+    """Return whether any process says so: they must stop at the same step."""
+    if num_processes() == 1:
+        return flag
+    said = torch.tensor([flag], dtype=torch.float32)
+    said = said.cuda() if torch.distributed.get_backend() == "nccl" else said
+    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+    return bool(said.item())
 
 
 @torch.no_grad()

@@ -26,9 +26,8 @@ SMALL = {"batch_size": 2, "eval_limit": 2, "model": "tiny"}
 
 
 def run(scenes: Path, out: Path, **options: object) -> FinetuneReport:
-    data = options.pop("data", scenes)
-    settings = FinetuneSettings(**{**SMALL, **options})
-    return finetune(DataPlaces(data=data), out, settings, device="cpu")
+    places = DataPlaces(data=options.pop("data", scenes), valid=options.pop("valid", None))
+    return finetune(places, out, FinetuneSettings(**{**SMALL, **options}), device="cpu")
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -175,24 +174,38 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+def test_two_processes_learn_what_one_learns(scenes: Path, tmp_path: Path) -> None:
+    """With the same global batch: each takes half of it, and gradients are averaged (gloo)."""
+    shared = ["--steps", "4", "--eval-limit", "1", "--eval-every", "9", "--device", "cpu"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for out, start_, size in (("one", [sys.executable], 4), ("two", launcher, 2)):
+        command = [*start_, "-m", "pgvision.cli.app", "train", str(scenes), *shared]
+        command += ["--out", str(tmp_path / out), "--batch-size", str(size)]
+        subprocess.run(command, check=True, capture_output=True, timeout=400)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert list(one) == list(two) == [1, 2, 3, 4]
+    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
+    assert find_checkpoint(tmp_path / "two").kind == "tiny"
+
+
+@pytest.mark.slow
 def test_two_pictures_are_learnt_by_heart(scenes: Path, tmp_path: Path) -> None:
     """Boxes and masks of two pictures, exactly: x is x, y is y, and codes are in their order."""
     data = read_splits(scenes)["valid"]
+    file = scenes / "valid" / "instances.json"
     report = run(
-        scenes, tmp_path / "out", task="segment", steps=150, augment=False, negatives=0.0,
-        data=scenes / "valid" / "instances.json", learning_rate=1e-3, loc_sigma=0.0,
-        eval_every=150,
+        scenes, tmp_path / "out", task="segment", steps=200, augment=False, negatives=0.0,
+        data=file, valid=file, learning_rate=1e-3, loc_sigma=0.0, eval_every=999,
     )  # fmt: skip
     assert report.finished
     segmenter = Segmenter(list(data.classes), model=tmp_path / "out")
-    shown = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))
-    assert shown["steps"] == 150
     hits, count = 0, 0
-    for record in data.images[:1]:
+    for record in data.images:
         result = segmenter(read_image(record.path))
         for item in record.objects:
             same = np.array(result.labels) == data.names[item.category_id]
             gaps = np.abs(result.xyxy[same] - np.array(item.xyxy)).max(-1, initial=0)
-            hits += bool(len(gaps) and gaps.min() < 3)
+            hits += bool(len(gaps) and gaps.min() < 1.5)  # a bin is 0.31 pixels here
             count += 1
     assert hits / count > 0.8
+    assert report.after["ap50"] > 0.8
