@@ -6,13 +6,17 @@ from typing import Annotated, Literal, TypedDict
 import typer
 
 MODEL_PANEL = "Model"
+MODEL_HELP = (
+    "A hub id, a folder, 'tiny' or 'small', which the package carries, or http://host:port of an "
+    "engine that serves one (OpenAI's chat completions) \\[default: $PGVISION_MODEL, else tiny]"
+)
 
 Quantize = Literal["int8", "int4"]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="A hub id, a folder, or 'tiny' or 'small', which the package carries "
-        "\\[default: $PGVISION_MODEL, else tiny]",
+        "--model",
+        help=MODEL_HELP,
         show_default=False,
         rich_help_panel=MODEL_PANEL,
     ),
@@ -59,7 +63,7 @@ class ModelOptions:
     """What every command takes that loads a model.
 
     Attributes:
-        model: Hub id, folder, ``"tiny"`` or ``"small"``; None means the default.
+        model: Hub id, folder, ``"tiny"``, ``"small"`` or address; None means the default.
         revision: Branch, tag or commit of a hub id; None means its main branch.
         kind: Which prompts it knows; None means what its card or name says.
         device: Where to compute; None means the best there is.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 import typer
 
 from pgvision.cli.bulk_options import JournalFile, Resume, RetryUnread, ShardText
-from pgvision.cli.model_options import MODEL_PANEL, LoadKeywords, ModelOptions
+from pgvision.cli.model_options import MODEL_HELP, MODEL_PANEL, LoadKeywords, ModelOptions
 from pgvision.images import OnError
 
 _Options = TypeVar("_Options")
@@ -94,6 +94,7 @@ class RunOptions(ModelOptions):
 
     Attributes:
         sources: Pictures, folders, globs, lists of paths, videos, camera numbers, addresses.
+        model: As in `ModelOptions`; ``--engine URL`` says the same of an address.
         batch_size: Prompts that go through the model together; None means what suits the source.
         drafts: Whether the last frame of a video is the guess at the next.
         recursive: Whether folders are read with their subfolders.
@@ -117,6 +118,16 @@ class RunOptions(ModelOptions):
             show_default=False,
         ),
     ]
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "--engine",
+            help=MODEL_HELP,
+            show_default=False,
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
     batch_size: BatchSize = None
     drafts: DraftsOption = "exact"
     recursive: Annotated[

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from pgvision.runtime.engine import Engine
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load, load_apart, unload
+    from pgvision.runtime.opening import open_generator
     from pgvision.runtime.protocol import DRAFTS, Drafts, Generation, Generator, Picture, Request
+    from pgvision.runtime.remote import Remote
     from pgvision.runtime.threads import threads_for
 
 _HOMES = {
@@ -25,6 +27,7 @@ _HOMES = {
     "LanguageReport": "leaks",
     "LeakReport": "leaks",
     "Picture": "protocol",
+    "Remote": "remote",
     "Request": "protocol",
     "check_language": "leaks",
     "check_leaks": "leaks",
@@ -32,6 +35,7 @@ _HOMES = {
     "find_revision": "checkpoints",
     "load": "loading",
     "load_apart": "loading",
+    "open_generator": "opening",
     "threads_for": "threads",
     "unload": "loading",
     "weights_digest": "digests",
@@ -46,6 +50,7 @@ __all__ = [
     "LanguageReport",
     "LeakReport",
     "Picture",
+    "Remote",
     "Request",
     "check_language",
     "check_leaks",
@@ -53,6 +58,7 @@ __all__ = [
     "find_revision",
     "load",
     "load_apart",
+    "open_generator",
     "threads_for",
     "unload",
     "weights_digest",

@@ -13,6 +13,7 @@ from pgvision.tokens import KINDS
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
 CARD_NAME: Final = "pgvision.json"
+_ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
 _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of huggingface_hub
@@ -85,8 +86,9 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
 
     Args:
         model: ``"tiny"``, ``"small"``, a folder, a hub id such as
-            ``"google/paligemma2-3b-mix-224"``, or None for the ``PGVISION_MODEL`` of the
-            environment and failing that ``"tiny"``.
+            ``"google/paligemma2-3b-mix-224"``, the address of a server (see
+            `pgvision.runtime.Remote`), or None for the ``PGVISION_MODEL`` of the environment and
+            failing that ``"tiny"``.
         kind: Which prompts it knows, where neither its ``pgvision.json`` nor its name says so:
             one of `pgvision.tokens.KINDS`.
 
@@ -102,7 +104,9 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
         raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or "tiny"
     folder = _CARRIED.get(name) or Path(name).expanduser()
-    if folder.is_dir():
+    if "://" in name:
+        card = _served_card(name)
+    elif folder.is_dir():
         card = _local_card(name, folder)
     elif folder.exists():
         raise CheckpointError(
@@ -118,6 +122,48 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
             f'"google/paligemma2-3b-mix-224"; check the path, or use model="tiny"'
         )
     return card if kind is None else replace(card, kind=kind)
+
+
+def is_address(model: str | Path | None) -> bool:
+    """Whether a model is named by the address of a server.
+
+    Example:
+        >>> is_address("http://localhost:8000"), is_address("google/paligemma-3b-pt-224")
+        (True, False)
+    """
+    return isinstance(model, str) and _ADDRESS.fullmatch(model) is not None
+
+
+def _served_card(name: str) -> CheckpointCard:
+    if not is_address(name):
+        raise CheckpointError(
+            f"model: expected http://host:port or https://host/v1#model, without a user name, got "
+            f"{re.sub('//[^/]*@', '//***@', name)!r}"
+        )
+    address, _, served = name.partition("#")
+    return card_of_served(served, address)
+
+
+def card_of_served(served: str, address: str) -> CheckpointCard:
+    """Tell from a served model's name what it is.
+
+    Args:
+        served: As the server calls it: a hub id, a folder, or ``"tiny"``; empty: not known yet.
+        address: Of the server.
+
+    Example:
+        >>> card_of_served("google/paligemma2-3b-mix-224", "http://localhost:8000").kind
+        'mix'
+    """
+    name = f"{address}#{served}" if served else address
+    about = f"{served or 'a model'} served at {address}"
+    carried = _CARRIED.get(Path(served).name) if served else None
+    if carried is not None:
+        return replace(
+            find_checkpoint(carried), name=name, location=address, is_local=False, about=about
+        )
+    kind = kind_from_name(served) if served else "ft"
+    return CheckpointCard(name, address, kind, "google", False, None, about)
 
 
 def find_revision(
@@ -142,6 +188,8 @@ def find_revision(
     card = find_checkpoint(model, kind=kind)
     if revision is None:
         return card
+    if is_address(card.location):
+        raise OptionError(f"revision: {card.name} answers with what it serves; leave revision out")
     weights = card if card.base is None else find_checkpoint(card.base)
     if weights.is_local:
         raise OptionError(

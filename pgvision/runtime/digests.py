@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
+from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, is_address
 
 _BLOCK: Final = 1 << 20
 _NUM_BLOCKS: Final = 256
@@ -21,6 +21,8 @@ def weights_digest(card: CheckpointCard, revision: str | None) -> str:
     Returns:
         A digest of all its files, or the hub's own: the commit. An adapter's base comes after it.
     """
+    if is_address(card.location):
+        return card.name  # what it serves, nobody can see
     if not card.is_local:
         from huggingface_hub import try_to_load_from_cache
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pgvision.errors import CheckpointError
 from pgvision.runtime.beams import find_beams
 from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.drawing import Drawn
 from pgvision.runtime.eyes import Eyes
 from pgvision.runtime.protocol import Generation, Request
 from pgvision.runtime.recording import Scribe
@@ -92,7 +93,7 @@ class Engine:
             ``(number of the request, its answer)``, in the order in which they end.
         """
         session = Session(self.machine, batch_size or BATCH_SIZE)
-        source = _Source(requests)
+        source = Drawn(requests)
         while True:
             rows: list[Row] = []
             for index, request in source.take(session.room):
@@ -182,24 +183,3 @@ class Engine:
             for row in rows:
                 row.timings["vision"] = share
             session.enter(rows, features)
-
-
-class _Source:
-    """Requests as they are drawn; an exception among them is kept for its turn."""
-
-    def __init__(self, requests: Iterable[Request]) -> None:
-        self._numbered = enumerate(requests)
-        self.is_empty = False
-        self.error: Exception | None = None
-
-    def take(self, count: int) -> Iterator[tuple[int, Request]]:
-        """Yield at most ``count`` further requests."""
-        for _ in range(count):
-            if self.is_empty:
-                return
-            try:
-                yield next(self._numbered)
-            except StopIteration:
-                self.is_empty = True
-            except Exception as error:  # noqa: BLE001  (kept, not swallowed: `generate` raises it)
-                self.is_empty, self.error = True, error

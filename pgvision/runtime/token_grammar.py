@@ -85,26 +85,42 @@ class TokenGrammar:
 
     def walk(self, ids: Sequence[int]) -> tuple[ObjectSpan, ...]:
         """Find whole objects in ids that were written without the grammar."""
-        table = self.vocabulary
-        found, at = [], 0
-        while at + LOCS_PER_BOX <= len(ids):
-            box = at + LOCS_PER_BOX
-            if not all(table.is_loc(one) for one in ids[at:box]):
-                at += 1
-                continue
-            codes = ids[box : box + CODES_PER_MASK]
-            is_mask = len(codes) == CODES_PER_MASK and all(table.is_seg(one) for one in codes)
-            mask = stop = box + CODES_PER_MASK * is_mask
-            while stop < len(ids) and not self._ends_label(ids[stop]):
-                stop += 1
-            found.append(ObjectSpan(at, box, mask, stop))
-            at = stop
-        return tuple(found)
+        return find_spans([self._symbol(one) for one in ids])
 
-    def _ends_label(self, token: int) -> bool:
+    def _symbol(self, token: int) -> Symbol:
         table = self.vocabulary
-        special = token in (table.eos, table.pad, table.bos, table.image, self.trie.separator[0])
-        return special or table.is_loc(token) or table.is_seg(token)
+        if table.is_loc(token):
+            return Symbol.LOC
+        if table.is_seg(token):
+            return Symbol.SEG
+        if token in (table.eos, table.pad, table.bos, table.image):
+            return Symbol.END
+        return Symbol.SEPARATOR if token == self.trie.separator[0] else Symbol.TEXT
+
+
+def find_spans(symbols: Sequence[Symbol]) -> tuple[ObjectSpan, ...]:
+    """Find whole objects among tokens that were written without the grammar.
+
+    Args:
+        symbols: What each token is; of a separator at least the first one.
+
+    Returns:
+        The tokens of each object that has four locations; a label ends before whatever is no text.
+    """
+    found, at = [], 0
+    while at + LOCS_PER_BOX <= len(symbols):
+        box = at + LOCS_PER_BOX
+        if any(one is not Symbol.LOC for one in symbols[at:box]):
+            at += 1
+            continue
+        codes = symbols[box : box + CODES_PER_MASK]
+        is_mask = codes.count(Symbol.SEG) == CODES_PER_MASK
+        mask = stop = box + CODES_PER_MASK * is_mask
+        while stop < len(symbols) and symbols[stop] is Symbol.TEXT:
+            stop += 1
+        found.append(ObjectSpan(at, box, mask, stop))
+        at = stop
+    return tuple(found)
 
 
 def _compiled(

@@ -33,7 +33,8 @@ class ModelOptions(TypedDict, total=False):
     """Which model answers, and how it is run.
 
     Attributes:
-        model: Hub id, folder, or ``"tiny"``; None: ``PGVISION_MODEL``, else ``"tiny"``.
+        model: Hub id, folder, ``"tiny"``, ``"small"`` or the address of an engine that serves one
+            (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"tiny"``.
         revision, device, dtype, quantize, threads: See `pgvision.runtime.load`.
         batch_size: Prompts that go through the model together; None: 8, or 1 for what is live (a
             camera, an address that names no video file), whose pictures should not wait.

@@ -19,7 +19,7 @@ from pgvision.runtime import (
     Picture,
     Request,
     find_revision,
-    load,
+    open_generator,
 )
 from pgvision.tasks.asking import Answered, Ask, Task, Window
 from pgvision.tasks.options import ModelOptions, ReadOptions
@@ -74,7 +74,7 @@ class Runner:
         self.drafts: Drafts = options.get("drafts", "exact")
         if self.drafts not in DRAFTS:
             raise OptionError(f"drafts: expected one of {', '.join(DRAFTS)}, got {self.drafts!r}")
-        self.generator: Generator = options.get("generator") or load(
+        self.generator: Generator = options.get("generator") or open_generator(
             options.get("model"),
             revision=options.get("revision"),
             device=options.get("device"),

@@ -1,0 +1,92 @@
+"""JSON over HTTP, with patience for a server that is busy."""
+
+import json
+import time
+from collections.abc import Mapping
+from http.client import HTTPException
+from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from pgvision.errors import CheckpointError
+
+KEY_NAME: Final = "PGVISION_ENGINE_KEY"
+_TRIES: Final = 4
+_BUSY: Final = frozenset({429, 502, 503, 504})
+
+
+class RefusedError(CheckpointError):
+    """What a server said instead of an answer.
+
+    Args:
+        where: The address that was asked.
+        code: The status.
+        said: The answer's text.
+        wait: Seconds after which it wants to be asked again.
+    """
+
+    def __init__(self, where: str, code: int, said: str, wait: float) -> None:
+        hint = f"; set {KEY_NAME}" if code in (401, 403) else ""
+        super().__init__(f"{where}: HTTP {code}: {said.strip()}{hint}")
+        self.code, self.wait = code, wait
+
+
+class Endpoint:
+    """A server's base address.
+
+    Args:
+        base: Such as ``http://localhost:8000/v1``.
+        key: Sent as a bearer token; None: none.
+        timeout: Seconds for one answer.
+    """
+
+    def __init__(self, base: str, key: str | None, timeout: float) -> None:
+        self.base, self._key, self._timeout = base, key, timeout
+
+    def ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        """Ask the server, again while it is busy.
+
+        Args:
+            path: After the base.
+            body: What to post; None: get.
+
+        Returns:
+            The answer's JSON.
+
+        Raises:
+            RefusedError: If it refuses.
+            CheckpointError: If it cannot be reached.
+        """
+        wait_s = 0.5
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._ask_once(path, body)
+            except RefusedError as error:
+                if error.code not in _BUSY or not left:
+                    raise
+                wait_s = max(wait_s, min(error.wait, 30.0))
+            except (OSError, HTTPException, ValueError) as error:
+                if not left or body is None:
+                    raise CheckpointError(
+                        f"{self.base}{path}: no answer ({error}); is the server running there?"
+                    ) from error
+            time.sleep(wait_s)
+            wait_s *= 2
+        raise CheckpointError(f"{self.base}{path}: no answer")
+
+    def _ask_once(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        head = {"Content-Type": "application/json", "User-Agent": "pgvision"}
+        if self._key:
+            head["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            with urlopen(
+                Request(f"{self.base}{path}", data=data, headers=head), timeout=self._timeout
+            ) as answer:
+                return json.loads(answer.read())
+        except HTTPError as error:
+            with error:
+                said = error.read(500).decode(errors="replace")
+            after = error.headers.get("Retry-After", "")
+            wait_s = float(after) if after.isdecimal() else 0.0
+            raise RefusedError(f"{self.base}{path}", error.code, said, wait_s) from error
