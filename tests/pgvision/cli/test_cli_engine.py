@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from served import Answering, Desk, serving_model
+
+from pgvision.scenes import render_scene
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +18,9 @@ def address():
         yield found
 
 
-def test_a_served_model_prints_what_the_model_here_prints(run, picture, address):
+def test_a_served_model_prints_what_the_model_here_prints(run, tmp_path, address):
+    picture = tmp_path / "site.png"
+    cv2.imwrite(str(picture), render_scene(20_000_000, image_hw=(240, 400)).image)
     words = ["detect", "worker", picture, "--json"]
     there = run(*words, "--engine", address)
     here = run(*words, "--model", "tiny")
