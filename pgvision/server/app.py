@@ -12,6 +12,7 @@ from pgvision.errors import PgvisionError
 from pgvision.runtime import Generator, load
 from pgvision.server.gate import Gate
 from pgvision.server.models import Load
+from pgvision.server.page_routes import page_routes
 from pgvision.server.refusals import on_http_error, on_pgvision_error
 from pgvision.server.routes import operators_routes, v1_routes
 from pgvision.server.service import Service
@@ -67,6 +68,7 @@ def create_app(
     app.state.service = service
     app.include_router(v1_routes(service))
     app.include_router(operators_routes(service))
+    app.include_router(page_routes())
     app.add_exception_handler(PgvisionError, on_pgvision_error)
     app.add_exception_handler(Exception, on_pgvision_error)  # logged with its traceback as well
     app.add_exception_handler(HTTPException, on_http_error)
