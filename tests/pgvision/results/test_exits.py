@@ -175,6 +175,13 @@ def test_pandas_keeps_unknown_apart_from_zero() -> None:
     assert _segmented().to_pandas()["area"].tolist() == _segmented().area.tolist()
 
 
+def test_a_crop_holds_every_pixel_that_its_box_touches() -> None:
+    picture = np.arange(120 * 160 * 3, dtype=np.uint32).astype(np.uint8).reshape(120, 160, 3)
+    result = _result(xyxy=[[10.2, 5.9, 20.1, 9.5]] * 3)
+    for cut in result.crops(picture):
+        np.testing.assert_array_equal(cut, picture[5:10, 10:21])
+
+
 def test_crops_round_outwards_and_copy() -> None:
     result = _result().with_image(_PICTURE)
     cut = result.crops()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pgvision.errors import OptionError
 from pgvision.scenes import render_scene, render_video, write_scene_video
-from pgvision.scenes.motion import bounced
+from pgvision.scenes.motion import Motion, bounced, site_at
+from pgvision.scenes.site import Site, Thing
 
 SIZE = (144, 192)
 
@@ -172,3 +173,13 @@ def test_bouncing_equals_small_steps(start, travel, low, high):
     assert end == pytest.approx(point, abs=1e-6)
     if min(point - low, high - point) > 1e-6:
         assert turned == mirrored
+
+
+def test_what_turns_round_looks_where_it_goes():
+    truck = Thing(kind="truck", seed=1, x=0.5, facing=1, track_id=1)
+    site = Site(horizon=0.3, light=0.0, things=(truck,))
+    motions = {1: Motion(speed=0.25, low=0.0, high=1.0)}
+    # To the right end in two seconds, back at the middle after four, at the left end after six.
+    for seconds, x, facing in ((1, 0.75, 1), (3, 0.75, -1), (4, 0.5, -1), (7, 0.25, 1)):
+        (moved,) = site_at(site, motions, seconds).things
+        assert (moved.x, moved.facing) == (pytest.approx(x), facing)
