@@ -78,7 +78,9 @@ class Calibration:
         given = np.asarray(scores)
         wide = _require_scores(given.astype(np.float64))
         if self.method == "temperature":
-            mapped = _sigmoid(_logit(wide) / self.temperature)
+            from scipy.special import expit
+
+            mapped: NDArray[np.float64] = expit(_logit(wide) / self.temperature)
         else:
             xs, ys = np.array(self.knots).T
             mapped = np.interp(wide, xs, ys)
@@ -178,33 +180,28 @@ def _require_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    inner = np.clip(scores, _EDGE, 1 - _EDGE)
-    odds: NDArray[np.float64] = np.log(inner) - np.log1p(-inner)
+    from scipy.special import logit
+
+    odds: NDArray[np.float64] = logit(np.clip(scores, _EDGE, 1 - _EDGE))
     return odds
 
 
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    inner = np.clip(logits, -700, 700)  # exp overflows beyond, where the result is 0 or 1 anyway
-    probability: NDArray[np.float64] = 1 / (1 + np.exp(-inner))
-    return probability
-
-
 def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Minimise the negative log-likelihood, which is convex in 1 / temperature, by bisection."""
+    """Minimise the negative log-likelihood, which is convex in 1 / temperature."""
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
     logits = _logit(scores)
 
     def slope(inverse: float) -> float:
-        return float(np.sum((_sigmoid(inverse * logits) - correct) * logits))
+        return float(np.sum((expit(inverse * logits) - correct) * logits))
 
     low, high = 0.01, 100.0
     if slope(low) >= 0:
         return 1 / low
     if slope(high) <= 0:
         return 1 / high
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return 1 / ((low + high) / 2)
+    return 1 / float(brentq(slope, low, high))
 
 
 def _fit_isotonic(

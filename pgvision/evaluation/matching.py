@@ -4,7 +4,6 @@ Only pairs that overlap enough are ever looked at one by one, and those are few.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from pgvision.evaluation.predictions import Predictions
 
 MAX_PER_CLASS = 100  # pycocotools keeps so many predictions per image and class
 LOWEST_IOU = 0.5
-_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +169,8 @@ def greedy_match(
     result[pairs.kept] = -1
     matched: dict[int, int] = {}
     taken: set[int] = set()
-    rows = zip(_list(near.found, order), _list(near.truth, order), _list(is_crowd, order))  # noqa: B905
-    for found, truth, to_crowd in rows:
+    rows = np.column_stack([near.found, near.truth, is_crowd])[order]
+    for found, truth, to_crowd in rows.tolist():
         if found in matched:
             continue
         if to_crowd:
@@ -182,11 +180,6 @@ def greedy_match(
             matched[found] = truth
     result[list(matched)] = list(matched.values())
     return result
-
-
-def _list(values: NDArray[_ScalarT], order: NDArray[np.int64]) -> list[int]:
-    listed: list[int] = values[order].tolist()
-    return listed
 
 
 def most_matches(pairs: Pairs) -> NDArray[np.int64]:
