@@ -30,8 +30,8 @@ class Recipe:
             ``question`` and ``choices``.
 
     Raises:
-        OptionError: If there is no such task, or ``drafts="steady"`` is asked for: its answers hang
-            on the frame before, which a job that goes on has not seen.
+        OptionError: If there is no such task, or ``drafts`` are asked for: they hang on the frame
+            before, which a job that goes on has not seen.
 
     Example:
         >>> Recipe("detect", {"classes": ["helmet"], "conf": 0.3}).run["conf"]
@@ -47,8 +47,11 @@ class Recipe:
             raise OptionError(
                 f"task: expected one of {', '.join(get_args(TaskName))}, got {self.task!r}"
             )
-        if self.keywords.get("drafts") == "steady":
-            raise OptionError("drafts: expected 'exact' or 'off' for a bulk job, got 'steady'")
+        if self.keywords.get("drafts", "off") != "off":
+            raise OptionError(
+                f"drafts: expected 'off' for a bulk job, got {self.keywords['drafts']!r}; leave it "
+                "out"
+            )
 
     @property
     def run(self) -> dict[str, object]:
@@ -74,7 +77,9 @@ class Recipe:
         """Load the model and give results, in order."""
         from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
-        given: dict[str, Any] = dict(self.keywords)
+        # A guess from the frame before costs a last bit of a probability now and then, and a job
+        # that goes on does not have it.
+        given: dict[str, Any] = {"drafts": "off", **self.keywords}
         if self.task == "ask":
             question, choices = given.pop("question"), given.pop("choices", None)
             asked = Answerer(**given).stream(frames, question, choices=choices, on_error="record")

@@ -7,10 +7,10 @@ the lowest bin, and boxes drift up and left. The weights may stay small; the sum
 from typing import TYPE_CHECKING, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pgvision.runtime.language import is_plain
+from pgvision.runtime.products import linear
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
@@ -76,7 +76,7 @@ class OutputHead:
 
 def _product(hidden: Tensor, weight: Tensor) -> Tensor:
     if weight.dtype == torch.float32:
-        return F.linear(hidden.float(), weight)
+        return linear(hidden.float(), weight)
     if weight.is_cuda and hidden.dtype == weight.dtype:
         try:
             return torch.mm(hidden, weight.t(), out_dtype=torch.float32)
@@ -87,5 +87,5 @@ def _product(hidden: Tensor, weight: Tensor) -> Tensor:
     logits = hidden.new_empty(len(hidden), len(weight))
     for first in range(0, len(weight), count):
         part = weight[first : first + count]
-        logits[:, first : first + count] = F.linear(hidden, part.float())
+        logits[:, first : first + count] = linear(hidden, part.float())
     return logits

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgvision.errors import CheckpointError
+from pgvision.runtime.products import attend, is_exact, linear
+from pgvision.runtime.reach import Part, Reach
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
 
 _FAMILIES: Final = ("gemma", "gemma2")
-_SCORES_AT_ONCE: Final = 2**24  # of capped attention, which is 64 MB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +145,7 @@ class LanguageModel:
         *,
         starts: Tensor | Sequence[int],
         prefix: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Read tokens into the cache and return what the model thinks at each.
 
@@ -157,6 +159,7 @@ class LanguageModel:
             starts: ``b`` slots at which the rows go on.
             prefix: For prompts ``b`` numbers of image and prefix tokens; what follows them (a
                 draft) is causal. None where all prefixes lie in the cache already.
+            lengths: Of each row without its padding; None: no row has any.
 
         Returns:
             ``(b, t, d)`` after the last norm.
@@ -168,7 +171,13 @@ class LanguageModel:
         end = max(firsts) + embedded.shape[1]
         if end > cache.slots:
             raise ValueError(f"cache: expected at least {end} slots, got {cache.slots}")
-        reach = _Reach(firsts, list(prefix) if prefix else [0] * len(firsts), embedded.shape[1])
+        count, longest = len(firsts), embedded.shape[1]
+        reach = Reach(
+            firsts,
+            list(prefix) if prefix else [0] * count,
+            longest,
+            list(lengths) if lengths else [longest] * count,
+        )
         hidden, plan = embedded, None
         for layer, keys, values in zip(self._layers, cache.keys, cache.values, strict=True):
             if plan is None or hidden.device != layer.device:
@@ -177,7 +186,7 @@ class LanguageModel:
             hidden = layer.step(hidden, keys, values, plan)
         return _normed(hidden.to(self._norm[0].device), self._norm)
 
-    def _plan(self, reach: "_Reach", cache: KeyValueCache, like: Tensor) -> "_Plan":
+    def _plan(self, reach: Reach, cache: KeyValueCache, like: Tensor) -> "_Plan":
         slots = reach.slots(like.device)
         cos, sin = self._rotation(cache.slots, like)
         rows = torch.arange(len(reach.firsts) * self._kv_heads, device=like.device) * cache.slots
@@ -186,7 +195,10 @@ class LanguageModel:
         slides = bool(self._window) and reach.end > self._window
         sliding = reach.mask(slots, self._window, like) if slides else full
         return _Plan(
-            cos[slots][:, :, None], sin[slots][:, :, None], into.view(-1), reach.end, full, sliding
+            cos[slots][:, :, None],
+            sin[slots][:, :, None],
+            into.view(-1),
+            reach.parts(full, sliding, self._window, self._kv_heads, apart=is_exact(like)),
         )
 
     def _rotation(self, slots: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,52 +214,13 @@ class LanguageModel:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reach:
-    """Which slots each token of a pass sees, said in host numbers: asking a GPU would wait."""
-
-    firsts: list[int]
-    prefix: list[int]
-    length: int
-
-    @property
-    def end(self) -> int:
-        return max(self.firsts) + self.length
-
-    def slots(self, device: torch.device) -> Tensor:
-        """``(b, t)``: where each token goes."""
-        firsts = torch.tensor(self.firsts, device=device)
-        return firsts[:, None] + torch.arange(self.length, device=device)
-
-    def mask(self, slots: Tensor, window: int, like: Tensor) -> Tensor | None:
-        """``(b, 1, t, end)``: 0 where a token sees a slot, else minus infinity; None: all see all.
-
-        In a sliding layer the prefix still sees all of itself; only what follows loses sight.
-        """
-        sees_all = all(
-            max(first + 1, prefix) >= self.end
-            for first, prefix in zip(self.firsts, self.prefix, strict=True)
-        )
-        if sees_all and not window:
-            return None
-        prefix = torch.tensor(self.prefix, device=like.device)[:, None]
-        keys = torch.arange(self.end, device=like.device)
-        seen = keys < torch.maximum(slots + 1, prefix)[..., None]
-        if window:
-            seen &= (keys > slots[..., None] - window) | (slots < prefix)[..., None]
-        mask = like.new_zeros(seen.shape).masked_fill_(seen.logical_not_(), float("-inf"))
-        return mask[:, None]
-
-
-@dataclass(frozen=True, eq=False)
 class _Plan:
     """What all layers of a pass share."""
 
     cos: Tensor
     sin: Tensor
     into: Tensor
-    end: int
-    full: Tensor | None
-    sliding: Tensor | None
+    parts: list[Part]
 
 
 _Norm = tuple[Tensor, float]
@@ -298,41 +271,21 @@ class _Layer:
         keys.view(-1, size).index_copy_(0, plan.into, fresh.reshape(-1, size))
         values.view(-1, size).index_copy_(0, plan.into, new.reshape(-1, size))
         # Heads that share keys are one batch entry: nothing is repeated in memory.
-        queries = queries.reshape(b * kv_heads, -1, t, size)
-        seen_keys = keys[:b, :, : plan.end].flatten(0, 1)[:, None]
-        seen_values = values[:b, :, : plan.end].flatten(0, 1)[:, None]
-        mask = plan.sliding if self.slides else plan.full
-        if mask is not None and kv_heads > 1:
-            mask = mask.repeat_interleave(kv_heads, 0)
-        attend = self._capped if self.cap else self._fused
-        found = attend(queries, seen_keys, seen_values, mask)
-        return self.out(found.view(b, -1, t, size).transpose(1, 2).reshape(b, t, -1))
-
-    def _fused(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        heads = queries.shape[1]
-        return F.scaled_dot_product_attention(
-            queries,
-            keys.expand(-1, heads, -1, -1),
-            values.expand(-1, heads, -1, -1),
-            attn_mask=mask,
-            scale=self.scale,
-        )
-
-    def _capped(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Gemma 2's soft cap, which PyTorch's fused attention cannot do; long prompts in parts."""
-        entries, heads, t, size = queries.shape
-        part = max(1, _SCORES_AT_ONCE // (entries * heads * keys.shape[2]))
-        found = torch.empty_like(queries)
-        for first in range(0, t, part):
-            some = queries[:, :, first : first + part]
-            scores = torch.bmm(some.reshape(entries, -1, size), keys[:, 0].transpose(1, 2)).float()
-            scores = scores.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
-            scores = scores.view(entries, heads, -1, keys.shape[2])
-            if mask is not None:
-                scores += mask[:, :, first : first + part]
-            weights = scores.softmax(-1).to(values.dtype).flatten(1, 2)
-            found[:, :, first : first + part] = torch.bmm(weights, values[:, 0]).view_as(some)
-        return found
+        queries = queries.reshape(b, kv_heads, -1, t, size)
+        found = []
+        for part in plan.parts:
+            rows, end = slice(part.start, part.stop), part.end
+            some = attend(
+                queries[rows, :, :, : part.length].flatten(0, 1),
+                keys[rows, :, :end].flatten(0, 1)[:, None],
+                values[rows, :, :end].flatten(0, 1)[:, None],
+                part.sliding if self.slides else part.full,
+                scale=self.scale,
+                cap=self.cap,
+            )
+            found.append(F.pad(some, (0, 0, 0, t - part.length)) if part.length < t else some)
+        whole = found[0] if len(found) == 1 else torch.cat(found)
+        return self.out(whole.view(b, -1, t, size).transpose(1, 2).reshape(b, t, -1))
 
 
 def _read_layer(layer: Any) -> _Layer:
@@ -384,6 +337,6 @@ def is_plain(module: nn.Module) -> bool:
 
 def _lean(module: Any) -> Callable[[Tensor], Tensor]:
     if is_plain(module):
-        return partial(F.linear, weight=module.weight, bias=module.bias)
+        return partial(linear, weight=module.weight, bias=module.bias)
     call: Callable[[Tensor], Tensor] = module
     return call

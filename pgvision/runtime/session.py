@@ -87,7 +87,13 @@ class Session:
         lengths = [len(row.prompt) for row in rows]
         longest = max(len(row.prompt) + row.limit + LOOKAHEAD for row in rows)
         cache = self._cache_of(max(longest, ids.shape[1])).part(first, first + len(rows))
-        hidden = language.run(embedded, cache, starts=[0] * len(rows), prefix=lengths)
+        hidden = language.run(
+            embedded,
+            cache,
+            starts=[0] * len(rows),
+            prefix=lengths,
+            lengths=[length + len(feed) for length, feed in zip(lengths, feeds, strict=True)],
+        )
         self._settle(rows, hidden, [length - 1 for length in lengths])
         self.rows += rows
         self._share("prompt", time.perf_counter() - started, rows)
@@ -103,7 +109,7 @@ class Session:
         # Padding fills slots too: a row near its end beside one with a long guess needs more.
         cache = self._cache_of(max(starts) + ids.shape[1]).part(0, len(rows))
         embedded = language.embed(ids.to(self.machine.device))
-        hidden = language.run(embedded, cache, starts=starts)
+        hidden = language.run(embedded, cache, starts=starts, lengths=list(map(len, feeds)))
         bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]
         self._settle(rows, hidden, bases)
         self._share("answer", time.perf_counter() - started, rows)
