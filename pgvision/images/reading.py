@@ -26,6 +26,7 @@ _END_OF_IMAGE = b"\xff\xd9"
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _TIMEOUT = 15.0
 _MOST_BYTES = 1 << 28
+_MOST_IN_A_FILE = 1 << 31
 
 
 class NotAnImageError(ImageError):
@@ -106,13 +107,14 @@ def picture_at(address: str, name: str) -> ByteArray | None:
         ImageError: If what it sends as a picture is none.
     """
     parts = urlsplit(address)
-    request = Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    # Only http and https come here (`pgvision.images.sources`), and redirects lead to no file.
+    request = Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())  # noqa: S310
     request.add_header("User-Agent", "pgvision")
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     try:
-        with urlopen(request, timeout=_TIMEOUT) as answer:
+        with urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
             kind = answer.headers.get_content_type()
             # A stream of pictures says "multipart", and a file of unknown kind "octet-stream".
             if not kind.startswith("image/") and kind != "application/octet-stream":
@@ -154,17 +156,22 @@ def decode_image(data: bytes, name: str) -> ByteArray:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        size = file.stat().st_size
+        data = file.read_bytes() if size <= _MOST_IN_A_FILE else None
     except FileNotFoundError as error:
         raise SourceError(f"{file}: no such file (looked from {Path.cwd()})") from error
     except IsADirectoryError as error:
         raise SourceError(f"{file}: is a folder; read one with iter_frames") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise SourceError(f"{file}: cannot be opened: {error}") from error
+    if data is None:
+        raise ImageError(f"{file}: {size} bytes are no picture that can be read safely")
+    return data
 
 
 def _decode_jpeg(data: bytes) -> ByteArray:
-    components, scan = _jpeg_layout(data)
+    components, scan, pixels = _jpeg_layout(data)
+    _require_moderate(pixels)
     # Coded data never holds FF D9, so after the first scan it can only be the end marker; an
     # embedded thumbnail's own end marker lies before.
     if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
@@ -203,9 +210,19 @@ def _turned(picture: ByteArray, orientation: int) -> ByteArray:
     return np.ascontiguousarray(picture)
 
 
-def _jpeg_layout(data: bytes) -> tuple[int, int]:
-    """Walk the segments: (number of colour components, offset of the first scan or -1)."""
-    components, position = 0, 2
+def _require_moderate(pixels: int) -> None:
+    """Hold OpenCV, which would first allocate, to Pillow's limit."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > 2 * most:
+        raise ImageError(
+            f"too large to be read safely: {pixels} pixels, the limit is {2 * most}; if you trust "
+            "it, raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def _jpeg_layout(data: bytes) -> tuple[int, int, int]:
+    """Walk the segments: (colour components, offset of the first scan or -1, pixels)."""
+    components, position, pixels = 0, 2, 0
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
@@ -213,10 +230,12 @@ def _jpeg_layout(data: bytes) -> tuple[int, int]:
             continue
         if marker in _SOF_MARKERS and position + 9 < len(data):
             components = data[position + 9]
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            pixels = int.from_bytes(height, "big") * int.from_bytes(width, "big")
         if marker == _START_OF_SCAN:
-            return components, position
+            return components, position, pixels
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return components, -1
+    return components, -1, pixels
 
 
 def _decode_with_pillow(data: bytes) -> ByteArray:

@@ -248,7 +248,9 @@ class Data:
         paths = [path for path in sorted(folder.glob("*.npz")) if features_path(path).exists()]
         shards = [load_shard(path, with_images=False) for path in paths]
         self.digest = data_digest(paths)
-        features = [np.load(features_path(path), mmap_mode="r") for path in paths]
+        features = [
+            np.load(features_path(path), mmap_mode="r", allow_pickle=False) for path in paths
+        ]
         self.makers = tuple(
             BatchMaker(
                 shards,
@@ -261,7 +263,9 @@ class Data:
             for phase in (0, 1)
         )
         self._taught: list[FloatArray | None] = [
-            np.load(teacher_path(path), mmap_mode="r") if teacher_path(path).exists() else None
+            np.load(teacher_path(path), mmap_mode="r", allow_pickle=False)
+            if teacher_path(path).exists()
+            else None
             for path in paths
         ]
 

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.errors import CheckpointError
 from pgvision.runtime import Engine, check_language, load
-from pgvision.runtime import language as language_module
+from pgvision.runtime import products
 from pgvision.runtime.head import OutputHead
 from pgvision.runtime.language import KeyValueCache, LanguageModel
 
@@ -144,7 +144,7 @@ def test_long_prompts_are_read_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, whole = read_prompts(language, rows, features)
-    monkeypatch.setattr(language_module, "_SCORES_AT_ONCE", 3 * 2 * 112 * 7)
+    monkeypatch.setattr(products, "_SCORES_AT_ONCE", 3 * 2 * 112 * 7)
     _, parts = read_prompts(language, rows, features)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
 
