@@ -13,7 +13,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.errors import CheckpointError
 from pgvision.runtime import Engine, check_language, load
-from pgvision.runtime import products
+from pgvision.runtime import language as language_module
+from pgvision.runtime import products, reach as reach_module
 from pgvision.runtime.head import OutputHead
 from pgvision.runtime.language import KeyValueCache, LanguageModel
 
@@ -180,7 +181,7 @@ def test_the_check_passes_and_sees_planted_faults(
             patch.setattr(target, name, value)
             return not check_language(model).ok
 
-    reach, slots = language_module._Reach, language_module._Reach.slots
+    reach, slots = reach_module.Reach, reach_module.Reach.slots
     read = language_module._read_layer
     mask = reach.mask
     assert fault(reach, "mask", lambda self, slots, *a: mask(self, slots + 1, *a))
