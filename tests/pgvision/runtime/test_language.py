@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.errors import CheckpointError
-from pgvision.runtime import Engine, check_language, load
+from pgvision.runtime import Engine, check_language, load, products
 from pgvision.runtime import language as language_module
-from pgvision.runtime import products, reach as reach_module
+from pgvision.runtime import reach as reach_module
 from pgvision.runtime.head import OutputHead
 from pgvision.runtime.language import KeyValueCache, LanguageModel
 
