@@ -30,8 +30,8 @@ class Recipe:
             ``question`` and ``choices``.
 
     Raises:
-        OptionError: If there is no such task, or ``drafts`` are asked for: they hang on the frame
-            before, which a job that goes on has not seen.
+        OptionError: If there is no such task, or ``drafts="steady"`` is asked for: its answers hang
+            on the frame before, which a job that goes on has not seen.
 
     Example:
         >>> Recipe("detect", {"classes": ["helmet"], "conf": 0.3}).run["conf"]
@@ -47,11 +47,8 @@ class Recipe:
             raise OptionError(
                 f"task: expected one of {', '.join(get_args(TaskName))}, got {self.task!r}"
             )
-        if self.keywords.get("drafts", "off") != "off":
-            raise OptionError(
-                f"drafts: expected 'off' for a bulk job, got {self.keywords['drafts']!r}; leave it "
-                "out"
-            )
+        if self.keywords.get("drafts") == "steady":
+            raise OptionError("drafts: expected 'exact' or 'off' for a bulk job, got 'steady'")
 
     @property
     def run(self) -> dict[str, object]:
@@ -67,6 +64,8 @@ class Recipe:
         generator = self.keywords.get("generator")
         if generator is not None:
             weights = f"generator {generator.card.name}"
+        elif "://" in str(self.keywords.get("model")):
+            weights = str(self.keywords["model"])  # what serves there, only its owner knows
         else:
             model, revision = self.keywords.get("model"), self.keywords.get("revision")
             kind = self.keywords.get("kind")
@@ -79,7 +78,7 @@ class Recipe:
 
         # A guess from the frame before costs a last bit of a probability now and then, and a job
         # that goes on does not have it.
-        given: dict[str, Any] = {"drafts": "off", **self.keywords}
+        given: dict[str, Any] = {**self.keywords, "drafts": "off"}
         if self.task == "ask":
             question, choices = given.pop("question"), given.pop("choices", None)
             asked = Answerer(**given).stream(frames, question, choices=choices, on_error="record")
