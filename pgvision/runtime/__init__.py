@@ -6,6 +6,8 @@ Everything that needs torch loads on first use; the protocol itself needs numpy 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pgvision.runtime.imports import without_collecting
+
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
     from pgvision.runtime.digests import weights_digest
@@ -67,5 +69,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _HOMES:
-        return getattr(import_module(f"pgvision.runtime.{_HOMES[name]}"), name)
+        with without_collecting():
+            return getattr(import_module(f"pgvision.runtime.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'pgvision.runtime' has no attribute {name!r}")

@@ -34,7 +34,7 @@ def open_generator(
     """
     name = find_checkpoint(model).name
     if not is_address(name):
-        from pgvision.runtime.loading import load
+        from pgvision.runtime import load  # and torch with it
 
         return load(
             model,

@@ -9,6 +9,7 @@ import torch
 from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.hub import fetch_file
 from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.imports import without_collecting
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
@@ -65,8 +66,9 @@ def read_model(
         CheckpointError: If it does not fit the GPUs it should be spread over.
         DependencyError: If accelerate or torchao is missing.
     """
-    from transformers import PaliGemmaForConditionalGeneration
-    from transformers.utils import logging as transformers_logging
+    with without_collecting():
+        from transformers import PaliGemmaForConditionalGeneration
+        from transformers.utils import logging as transformers_logging
 
     # Its progress bar would stand between a program's own lines; ours says when it is done.
     transformers_logging.disable_progress_bar()
