@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import find_checkpoint, find_revision, is_address
+from pgvision.runtime.imports import without_collecting
 from pgvision.runtime.protocol import Generator
 from pgvision.runtime.remote import find_remote
 
@@ -34,7 +35,8 @@ def open_generator(
     """
     name = find_checkpoint(model).name
     if not is_address(name):
-        from pgvision.runtime import load  # and torch with it
+        with without_collecting():
+            from pgvision.runtime.loading import load
 
         return load(
             model,

@@ -10,10 +10,14 @@ from pgvision.runtime.imports import without_collecting
 
 # Several seconds: a process of its own has to import torch.
 _COLD = """
-import gc
+import gc, sys
 looks = []
 gc.callbacks.append(lambda phase, info: looks.append(info["generation"] == 2))
-from pgvision.runtime import load
+from pgvision import Detector
+looks.clear()
+from pgvision.runtime.opening import open_generator
+open_generator("tiny")
+assert "transformers.modeling_utils" in sys.modules
 print(sum(looks), gc.isenabled(), gc.get_freeze_count())
 """
 
