@@ -55,7 +55,8 @@ class Meter:
 
     Args:
         label: What is counted, in the plural: ``"pictures"``.
-        total: How many there will be; None if that is unknown (a camera).
+        total: How many there will be; None if that is unknown (a camera, or not yet: it may be
+            set later).
 
     Example:
         >>> with Meter("pictures", total=2) as meter:
@@ -117,7 +118,7 @@ class Meter:
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more."""
         self.done += count
-        self._bar.update(self._task, advance=count, rate=f"{self.rate:.1f}/s")
+        self._bar.update(self._task, total=self.total, advance=count, rate=f"{self.rate:.1f}/s")
         now = time.monotonic()
         if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now

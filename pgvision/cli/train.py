@@ -143,6 +143,7 @@ def train(*, options: TrainOptions) -> None:
     pgvision train helmets/ --closed-set --steps 2000 --out runs/closed
     """
     from pgvision.training.finetuning import FinetuneSettings, finetune
+    from pgvision.training.finetuning.binding import is_first
     from pgvision.training.finetuning.settings import DataPlaces
 
     given = {name: getattr(options, name) for name in TrainOptions.__dataclass_fields__}
@@ -157,14 +158,15 @@ def train(*, options: TrainOptions) -> None:
         report = finetune(
             places, options.out, settings, device=options.device, progress=_shown(meter)
         )
-    _tell(report, as_json=options.as_json)
+    if is_first():  # of several processes one speaks
+        _tell(report, as_json=options.as_json)
     end(DONE if report.finished else INTERRUPTED)
 
 
-def _shown(meter: Meter) -> Callable[[int, float | None], None]:
-    def progress(step: int, loss: float | None) -> None:
-        while meter.done < step:
-            meter.advance()
+def _shown(meter: Meter) -> Callable[[int, int, float | None], None]:
+    def progress(step: int, steps: int, loss: float | None) -> None:
+        meter.total = steps
+        meter.advance(step - meter.done)
 
     return progress
 

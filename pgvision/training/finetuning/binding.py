@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from pgvision import __version__
 from pgvision.errors import OptionError
 from pgvision.files import write_text
@@ -29,6 +31,13 @@ def num_processes() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def own_gpu() -> str | None:
+    """Return the GPU of this process, where several processes share a machine's."""
+    if num_processes() == 1 or not torch.cuda.is_available():
+        return None
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
 
 
 def figures_before(folder: Path, validate: Callable[[], dict[str, float]]) -> dict[str, float]:

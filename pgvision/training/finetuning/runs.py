@@ -16,12 +16,15 @@ from pgvision.training.finetuning.binding import (
     figures_before,
     is_first,
     num_processes,
+    own_gpu,
 )
 from pgvision.training.finetuning.collator import Collator
+from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Parts, read_parts
 from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
 from pgvision.training.finetuning.models import prepare
 from pgvision.training.finetuning.samples import CLOSED_PREFIX, Samples
+from pgvision.training.finetuning.saving import saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.finetuning.trainer import (
     BEST_NAME,
@@ -31,7 +34,6 @@ from pgvision.training.finetuning.trainer import (
     last_checkpoint,
     load_trained,
     losses_of,
-    read_curve,
 )
 from pgvision.training.finetuning.validation import score_objects, score_texts
 from pgvision.training.noise import NOISE
@@ -70,7 +72,7 @@ def finetune(
     settings: FinetuneSettings,
     *,
     device: str | None = None,
-    progress: Callable[[int, float | None], None] | None = None,
+    progress: Callable[[int, int, float | None], None] | None = None,
 ) -> FinetuneReport:
     """Fine-tune a checkpoint; the same call again goes on where it was killed.
 
@@ -79,7 +81,7 @@ def finetune(
         out: Folder for the checkpoint, its curve and, while it runs, its states.
         settings: The run.
         device: Where to train; None: the best there is.
-        progress: Called with ``(step, last loss)``.
+        progress: Called with ``(step, steps in all, last loss)``.
 
     Returns:
         The report.
@@ -88,13 +90,13 @@ def finetune(
         DataError: If there is nothing to learn from, or a loss is no number.
         OptionError: If ``out`` holds a run with other settings, data or number of processes.
         DependencyError: If accelerate is missing.
-        CheckpointError: If the model cannot be loaded.
+        CheckpointError: If the model cannot be loaded, or a state or the result not written.
     """
     started = time.monotonic()
     folder = Path(out)
     _require_accelerate()
     parts = read_parts(places, settings)
-    engine = prepare(settings, device=device)
+    engine = prepare(settings, device=device or own_gpu())
     engine = Engine(engine.model, engine.processor, _card(engine.card, settings, parts))
     validate = _validation(engine, parts, settings)
     trainer, watch = _trainer(folder, engine, parts, settings, validate)
@@ -150,7 +152,8 @@ def _write(
     report: FinetuneReport, engine: Engine, settings: FinetuneSettings, parts: Parts
 ) -> None:
     folder = report.folder
-    export(engine.model, engine.processor, engine.card, settings, folder)
+    with saving(folder):
+        export(engine.model, engine.processor, engine.card, settings, folder)
     write_curves(read_curve(folder), folder)
     told: dict[str, Any] = {
         "title": engine.card.about,

@@ -1,6 +1,5 @@
 """transformers' Trainer with our batches, our losses, and figures by real generation."""
 
-import json
 import logging
 import math
 import shutil
@@ -24,9 +23,11 @@ from transformers import (
 )
 
 from pgvision.errors import DataError
-from pgvision.files import replaced_path, write_text
+from pgvision.files import replaced_path
 from pgvision.training.finetuning.binding import is_first, num_processes
+from pgvision.training.finetuning.curve import append_to_curve, read_curve, write_curve
 from pgvision.training.finetuning.objectives import TokenLoss
+from pgvision.training.finetuning.saving import saving
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.localisation import MaskLoss, box_loss
 
@@ -111,6 +112,10 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_weights(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS_NAME)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
@@ -225,7 +230,8 @@ def last_checkpoint(out: Path) -> Path | None:
     for path in reversed(found):
         if (path / _WHOLE).exists():
             return path
-        shutil.rmtree(path)
+        if is_first():
+            shutil.rmtree(path)
     return None
 
 
@@ -239,7 +245,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         validate: Returns figures; the first is the main one.
 
     Attributes:
-        progress: Is told each step and the last loss.
+        progress: Is told each step, how many there will be, and the last loss.
         best: The best main figure and its step.
         is_stopped: Whether SIGTERM came.
     """
@@ -254,7 +260,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.settings, self.folder, self.every = settings, folder, every
         self._validate = validate
-        self.progress: Callable[[int, float | None], None] = lambda step, loss: None
+        self.progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None
         self.average: dict[str, Tensor] = {}
         self.best: tuple[float, int] | None = None
         self.is_stopped = False
@@ -270,7 +276,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         lines = read_curve(self.folder)
         kept = [line for line in lines if line["step"] <= state.global_step]
         if is_first():
-            _write_lines(self.folder, kept)
+            write_curve(self.folder, kept)
         for line in kept:
             self._weigh(line)
         path = self.folder / f"checkpoint-{state.global_step}" / _AVERAGE_NAME
@@ -297,7 +303,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             share = min(self.settings.ema, (1 + state.global_step) / (10 + state.global_step))
             for name, weight in trained_weights(model).items():
                 self.average[name].lerp_(weight, 1 - share)
-        self.progress(state.global_step, self._loss)
+        self.progress(state.global_step, state.max_steps, self._loss)
         patience = self.settings.patience
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             # The others wait for the first in the next step, but all must agree on when to end.
@@ -315,7 +321,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         figures = self._validate()
         line = {"step": state.global_step, "figures": figures}
         if self._weigh(line) and is_first():
-            with replaced_path(self.folder / BEST_NAME) as aside:
+            path = self.folder / BEST_NAME
+            with saving(path), replaced_path(path) as aside:
                 save_file(trained_weights(model), aside)
         _set_weights(model, own)
         self._append(line)
@@ -351,14 +358,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not is_first():
             return
         if self.average:
-            save_file(self.average, folder / _AVERAGE_NAME)
+            with saving(folder):
+                save_file(self.average, folder / _AVERAGE_NAME)
         (folder / _WHOLE).touch()
 
     def _append(self, line: dict[str, Any]) -> None:
         if not is_first():
             return
-        with (self.folder / "curve.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_to_curve(self.folder, line)
 
 
 def _anywhere(flag: bool) -> bool:
@@ -376,20 +383,3 @@ def _set_weights(model: Any, weights: dict[str, Tensor]) -> None:
     own = dict(model.named_parameters())
     for name, weight in weights.items():
         own[name].copy_(weight)
-
-
-def read_curve(folder: Path) -> list[dict[str, Any]]:
-    """Return what a run has noted: losses and figures, each with its step."""
-    path = folder / "curve.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # the last line of a killed run
-            break
-    return found
-
-
-def _write_lines(folder: Path, lines: list[dict[str, Any]]) -> None:
-    write_text(folder / "curve.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

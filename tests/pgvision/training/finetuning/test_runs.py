@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from pgvision.images import read_image
 from pgvision.runtime import find_checkpoint, load
 from pgvision.tasks import Captioner, Detector, Segmenter
 from pgvision.training.finetuning import FinetuneReport, FinetuneSettings, finetune
+from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.settings import DataPlaces
-from pgvision.training.finetuning.trainer import read_curve
 
 SMALL = {"batch_size": 2, "eval_limit": 2, "model": "tiny"}
 
@@ -140,7 +141,8 @@ finetune(DataPlaces(data=Path(sys.argv[1])), sys.argv[2], settings, device="cpu"
 
 def start(scenes: Path, out: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-c", SCRIPT, str(scenes), str(out)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with out.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def wait_for(path: Path, out: Path, process: "subprocess.Popen[bytes]") -> None:
@@ -174,12 +176,30 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
+def test_a_full_disk_leaves_the_checkpoint_before(scenes: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 1 MB from step 4 on: the system refuses the next state."""
+    out = tmp_path / "out"
+    process = start(scenes, out)
+    wait_for(out / "checkpoint-3" / "whole", out, process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2**20, 2**20))
+    assert process.wait(300) != 0
+    told = out.with_suffix(".log").read_text(encoding="utf-8")
+    assert "cannot be written" in told and "make room" in told and "CheckpointError" in told
+    assert not (out / "checkpoint-6" / "whole").exists()
+    assert not (out / "config.json").exists()
+    assert start(scenes, out).wait(300) == 0
+    whole = tmp_path / "whole"
+    assert start(scenes, whole).wait(300) == 0
+    assert losses(out) == losses(whole) and len(losses(whole)) == 9
+
+
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(scenes: Path, tmp_path: Path) -> None:
     """With the same global batch: each takes half of it, and gradients are averaged (gloo)."""
     shared = ["--steps", "4", "--eval-limit", "1", "--eval-every", "9", "--device", "cpu"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     for out, start_, size in (("one", [sys.executable], 4), ("two", launcher, 2)):
-        command = [*start_, "-m", "pgvision.cli.app", "train", str(scenes), *shared]
+        command = [*start_, "-m", "pgvision.training", str(scenes), *shared]
         command += ["--out", str(tmp_path / out), "--batch-size", str(size)]
         subprocess.run(command, check=True, capture_output=True, timeout=400)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
