@@ -30,6 +30,15 @@ _OPENCV_FLAVOURS = (
 @takes(ModelOptions)
 def doctor(
     *,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Test a server instead: does it run the carried checkpoint 'tiny', which it must "
+            "serve for this, as PaliGemma was trained?",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per check.")
     ] = False,
@@ -41,10 +50,11 @@ def doctor(
 
     pgvision doctor
     pgvision doctor --model google/paligemma2-3b-mix-448 --dtype bfloat16
+    pgvision doctor --engine http://localhost:8000
     pgvision doctor --json | jq 'select(.status == "fail")'
     """
     checks = []
-    for check in _all_checks(options.for_load):
+    for check in _all_checks(options.for_load) if engine is None else _engine_checks(engine):
         checks.append(check)
         _show(check, as_json)
     end(FAILED if any(check.status == "fail" for check in checks) else DONE)
@@ -55,6 +65,12 @@ def _all_checks(how: LoadKeywords) -> Iterator[Check]:
         yield look()
     yield from check_extras()
     yield from check_checkpoint(how)
+
+
+def _engine_checks(address: str) -> Iterator[Check]:
+    from pgvision.cli.conformance import check_engine
+
+    return check_engine(address)
 
 
 def _show(check: Check, as_json: bool) -> None:

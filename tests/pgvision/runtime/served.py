@@ -1,7 +1,8 @@
 """The carried checkpoint behind a real HTTP server, right or broken in one way.
 
 It shares no code with our engine: transformers' own passes and cache, an attention
-mask by ``token_type_ids``. ``python served.py PORT FAULT`` serves by hand.
+mask by ``token_type_ids``. ``python served.py PORT FAULT`` serves by hand; ``python served.py
+record`` writes down anew, for `pgvision doctor --engine`, what it answers with each fault.
 """
 
 import base64
@@ -204,7 +205,25 @@ def serving_model(desk: Desk, port: int = 0) -> Iterator[str]:
         thread.join()
 
 
-if __name__ == "__main__":
+def record() -> None:
+    """Write the answers of each fault; one that shows in tokens alone has none of its own."""
+    from pgvision.cli.conformance import ANSWERS, MAX_NEW_TOKENS, requests
+    from pgvision.files import write_text
+
+    one, answers = Answering(), {}
+    for fault in (each for each in FAULTS if each != "split loc tokens"):
+        one.fault, texts = fault, []
+        for request in requests():
+            image = Image.fromarray(request.picture.bgr[..., ::-1].copy())
+            ids, _, _ = one.answer(image, request.prefix, MAX_NEW_TOKENS)
+            texts.append("".join(map(one.word, ids)))
+        answers[fault] = texts
+    write_text(ANSWERS, json.dumps({"answers": answers}, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__" and sys.argv[1] == "record":
+    record()
+elif __name__ == "__main__":
     with serving_model(Desk(Answering(sys.argv[2])), int(sys.argv[1])) as address:
         print(address, flush=True)  # noqa: T201
         time.sleep(3600)

@@ -1,0 +1,194 @@
+"""Does a served engine run PaliGemma as it was trained? The carried checkpoint, asked there, tells.
+
+A port's faults raise nothing: boxes come out a little wrong, or none at all. So the answers of the
+carried checkpoint are written down (``conformance.json``), right and with each known fault; an
+engine that serves it is asked the same, and the fault is named whose answers it gives.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pgvision.boxes import box_iou
+from pgvision.cli.checks import Check
+from pgvision.errors import PgvisionError
+from pgvision.runtime import Generation, Picture, Remote, Request
+from pgvision.runtime.checkpoints import TINY_FOLDER
+from pgvision.scenes import render_scene
+from pgvision.tokens import parse_suffix
+
+ANSWERS: Final = Path(__file__).with_name("conformance.json")
+SEEDS: Final = (20_000_000, 20_000_002, 20_000_003)
+IMAGE_HW: Final = (240, 400)
+PROMPTS: Final = (
+    "detect helmet",
+    "detect worker",
+    "detect vest",
+    "answer en how many workers wear a helmet?",
+    "answer en what color is the vest?",
+    "ocr",
+    "caption en",
+)
+MAX_NEW_TOKENS: Final = 60
+RIGHT: Final = "none"
+_SAME: Final = 0.98
+"""From here on answers agree: half-precision weights move an edge by a bin or two."""
+_LIKE: Final = 0.9
+_FIXES: Final = {
+    "image-only mask": "the prompt must see all of itself and the picture must see the prompt: "
+    "bidirectional over picture and prompt, causal over the answer alone",
+    "causal mask": "bidirectional over picture and prompt, causal over the answer alone",
+    "BGR": "the vision tower reads RGB; swap the channels",
+    "letterbox": "squeeze the picture to the square, without keeping its proportions or padding",
+    "double newline": "the prompt ends with one newline; a chat template may add a second",
+    "no newline": "put one newline behind the prompt, a token of its own",
+    "missing bos": "put <bos> between the image tokens and the prompt",
+    "dropped loc tokens": "keep <locNNNN> in the text: no skipping of special tokens, and the "
+    "checkpoint's own tokenizer",
+    "half-precision output": "compute the output layer in float32: in bfloat16 bins tie, and the "
+    "lowest wins, so that boxes move to the left and up",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an engine's answers are most like.
+
+    Attributes:
+        fault: One of those written down, or ``"none"``.
+        likeness: Of its answers to that fault's, in [0, 1].
+        right: Of its answers to the right ones.
+    """
+
+    fault: str
+    likeness: float
+    right: float
+
+
+def requests() -> list[Request]:
+    """Return what is asked: each prompt about each picture."""
+    pictures = [Picture(render_scene(seed, image_hw=IMAGE_HW).image) for seed in SEEDS]
+    return [
+        Request(picture=picture, prefix=prompt, max_new_tokens=MAX_NEW_TOKENS)
+        for picture in pictures
+        for prompt in PROMPTS
+    ]
+
+
+def check_engine(address: str) -> Iterator[Check]:
+    """Ask a served engine and judge it.
+
+    Args:
+        address: See `pgvision.runtime.Remote`.
+
+    Yields:
+        Whether it can be reached, whether it computes rightly, and what it says of probabilities.
+    """
+    try:
+        engine = Remote(address)
+        yield Check("engine", "ok", f"{engine.card.about}; asked as the checkpoint {TINY_FOLDER}")
+        found = dict(engine.generate(requests(), batch_size=4))
+    except PgvisionError as error:
+        fix = f"serve the folder {TINY_FOLDER} there"
+        yield Check("engine", "fail", str(error), fix)
+        return
+    answers = [found[number] for number in range(len(found))]
+    yield check_tokens(answers)
+    yield describe(judge([answer.text for answer in answers]))
+    yield check_probabilities(answers)
+
+
+def judge(texts: Sequence[str]) -> Verdict:
+    """Compare answers with those of each fault.
+
+    Args:
+        texts: One for each of `requests`.
+    """
+    known: dict[str, list[str]] = json.loads(ANSWERS.read_text(encoding="utf-8"))["answers"]
+    likeness = {fault: _likeness(texts, expected) for fault, expected in known.items()}
+    fault = max(likeness, key=lambda name: (likeness[name], name == RIGHT))
+    return Verdict(fault, likeness[fault], likeness[RIGHT])
+
+
+def describe(verdict: Verdict) -> Check:
+    """Say what a verdict means.
+
+    Returns:
+        A failure that names the fault, if it is none that only rounds.
+    """
+    like = f"{verdict.right:.0%} like the checkpoint's own"
+    if verdict.fault == RIGHT and verdict.likeness >= _SAME:
+        return Check("answers", "ok", like)
+    if verdict.fault == RIGHT and verdict.likeness >= _LIKE:
+        fix = "the weights may be in half precision or quantised; serve float32 to be sure"
+        return Check("answers", "note", like, fix)
+    if verdict.fault != RIGHT and verdict.likeness >= _LIKE:
+        found = f"{verdict.fault}: {verdict.likeness:.0%} like that fault's answers, {like}"
+        status: Any = "note" if verdict.fault == "half-precision output" else "fail"
+        return Check("answers", status, found, _FIXES[verdict.fault])
+    found = f"{like}; nearest: {verdict.fault} ({verdict.likeness:.0%}), which explains it not"
+    return Check("answers", "fail", found, f"serve the folder {TINY_FOLDER}, and nothing else")
+
+
+def check_tokens(answers: Sequence[Generation]) -> Check:
+    """Look whether a location is one token.
+
+    Returns:
+        A failure if locations come in parts.
+    """
+    name = "location tokens"
+    placed = [answer for answer in answers if "<loc" in answer.text]
+    split = [a for a in placed if a.logprobs is not None and not _has_whole_locs(a)]
+    if split:
+        fix = (
+            "the tokenizer must know <loc0000> to <loc1023> as single tokens: use the checkpoint's"
+        )
+        parts = " ".join(repr(piece) for piece in split[0].pieces[:6])
+        return Check(name, "fail", f"split: {parts} ...", fix)
+    if not placed:
+        return Check(name, "note", "no answer has one")
+    told = any(answer.logprobs is not None for answer in placed)
+    return Check(name, "ok", "one token each" if told else "in the text; tokens are not told")
+
+
+def check_probabilities(answers: Sequence[Generation]) -> Check:
+    """Say whether objects will have scores.
+
+    Returns:
+        A note if they will not.
+    """
+    told = [a for a in answers if a.logprobs is not None]
+    if told:
+        return Check("log-probabilities", "ok", "given: objects have scores")
+    found = "not given, or not fitting the text: scores are None"
+    return Check("log-probabilities", "note", found, "let it answer logprobs and top_logprobs=20")
+
+
+def _has_whole_locs(answer: Generation) -> bool:
+    return answer.loc_probs is not None and len(answer.loc_probs) == answer.text.count("<loc")
+
+
+def _likeness(texts: Sequence[str], expected: Sequence[str]) -> float:
+    if len(texts) != len(expected):
+        return 0.0
+    return float(np.mean([_alike(*pair) for pair in zip(texts, expected, strict=True)]))
+
+
+def _alike(one: str, other: str) -> float:
+    """1 for the same; objects by how well their boxes agree, in order."""
+    if one.strip() == other.strip():
+        return 1.0
+    a, b = (parse_suffix(text, image_hw=IMAGE_HW).objects for text in (one, other))
+    if not a or not b:
+        return 0.0
+    pairs = [x for x in zip(a, b, strict=False) if x[0].label == x[1].label]
+    if not pairs:
+        return 0.0
+    boxes = [
+        np.array([item.xyxy for item in side], np.float32) for side in zip(*pairs, strict=True)
+    ]
+    return float(np.diag(box_iou(*boxes)).sum()) / max(len(a), len(b))
