@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from pgvision import __version__
 from pgvision.errors import PgvisionError
 from pgvision.runtime import Generator, load
+from pgvision.server.client_routes import client_routes
 from pgvision.server.gate import Gate
 from pgvision.server.models import Load
 from pgvision.server.page_routes import page_routes
@@ -67,6 +68,7 @@ def create_app(
     )
     app.state.service = service
     app.include_router(v1_routes(service))
+    app.include_router(client_routes(service))
     app.include_router(operators_routes(service))
     app.include_router(page_routes())
     app.add_exception_handler(PgvisionError, on_pgvision_error)

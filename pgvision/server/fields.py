@@ -50,6 +50,11 @@ class ObjectFields(Fields):
         None, ge=32, description="Look at squares of this side too, in pixels: small objects."
     )
     soft: bool = Field(False, description="Average places by probability.")
+    form: Literal["coco", "roboflow", "huggingface"] = Field(
+        "coco",
+        description="Whose JSON to answer in: COCO's and more, Roboflow inference's, or that of "
+        "Hugging Face's zero-shot-object-detection.",
+    )
 
 
 class SegmentFields(ObjectFields):

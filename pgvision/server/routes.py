@@ -7,11 +7,13 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from pgvision.results import DetectionResult
 from pgvision.server.answers import answer_body
+from pgvision.server.client_forms import hugging_face_form, roboflow_form
 from pgvision.server.examples import described
-from pgvision.server.fields import SegmentFields, checked
+from pgvision.server.fields import Fields, ObjectFields, SegmentFields, checked
 from pgvision.server.forms import read_form
-from pgvision.server.service import Service
+from pgvision.server.service import Outcome, Service
 from pgvision.server.tasks import KINDS, Kind
 
 
@@ -66,19 +68,27 @@ def _route(service: Service, kind: Kind) -> Callable[[Request], Awaitable[Respon
         form = await read_form(request, service.settings.deadline)
         fields = checked(kind.fields, form.values)
         outcome = await service.answer(request, kind, form, fields)
-        body = await run_in_threadpool(
-            answer_body,
-            outcome.result,
-            task=kind.name,
-            model=outcome.served.name,
-            notes=outcome.notes,
-            timings=outcome.timings,
-            masks=fields.masks if isinstance(fields, SegmentFields) else "rle",
-            annotated=fields.annotated,
-        )
-        return json_response(body)
+        return json_response(await run_in_threadpool(_body, kind, fields, outcome))
 
     return answer
+
+
+def _body(kind: Kind, fields: Fields, outcome: Outcome) -> object:
+    result = outcome.result
+    if isinstance(fields, ObjectFields) and isinstance(result, DetectionResult):
+        if fields.form == "roboflow":
+            return roboflow_form(result, outcome.timings)
+        if fields.form == "huggingface":
+            return hugging_face_form(result)
+    return answer_body(
+        result,
+        task=kind.name,
+        model=outcome.served.name,
+        notes=outcome.notes,
+        timings=outcome.timings,
+        masks=fields.masks if isinstance(fields, SegmentFields) else "rle",
+        annotated=fields.annotated,
+    )
 
 
 def _entry(served: Any) -> dict[str, Any]:
