@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, takes
+from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, ImagesFolder, Split, takes
 from pgvision.errors import OptionError
 
 if TYPE_CHECKING:
@@ -32,13 +32,8 @@ class ConvertOptions:
             "--from", help="Seen from the files if not given.", rich_help_panel=INPUT_PANEL
         ),
     ] = None
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
-    ] = None
-    split: Annotated[
-        str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)
-    ] = None
+    images: ImagesFolder = None
+    split: Split = None
     target_format: Annotated[
         WriteFormat | None,
         typer.Option(

@@ -16,6 +16,8 @@ from pgvision.cli.options import (
     BatchSize,
     ClassesPerPrompt,
     ExtraObjects,
+    ImagesFolder,
+    Split,
     takes,
 )
 from pgvision.errors import OptionError
@@ -57,13 +59,8 @@ class EvalOptions(ModelOptions):
     batch_size: BatchSize = None
     classes_per_prompt: ClassesPerPrompt = None
     extra_objects: ExtraObjects = 0
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
-    ] = None
-    split: Annotated[
-        str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)
-    ] = None
+    images: ImagesFolder = None
+    split: Split = None
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Only the first n images.", rich_help_panel=INPUT_PANEL),

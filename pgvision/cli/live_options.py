@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pgvision.cli.model_options import ModelOptions
-from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, DraftsOption
+from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, Conf, DraftsOption
 
 Anchor = Literal["center", "bottom"]
 
@@ -44,12 +44,7 @@ class LiveOptions(ModelOptions):
             rich_help_panel=INPUT_PANEL,
         ),
     ]
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Keep objects of at least this score.", show_default="all"
-        ),
-    ] = None
+    conf: Conf = None
     drafts: DraftsOption = "exact"
     zone: Annotated[
         list[Path] | None,

@@ -18,6 +18,16 @@ _Options = TypeVar("_Options")
 INPUT_PANEL = "Input"
 OUTPUT_PANEL = "Output"
 
+ImagesFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
+]
+Split = Annotated[str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)]
+Conf = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Keep objects of at least this score.", show_default="all"),
+]
+
 ColorBy = Literal["class", "track", "index"]
 Drafts = Literal["off", "exact", "steady"]  # as `pgvision.runtime.Drafts`, which needs numpy
 
@@ -221,12 +231,7 @@ class BoxOptions(RunOptions):
         coco_ids: COCO file to take image and category ids from.
     """
 
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Keep objects of at least this score.", show_default="all"
-        ),
-    ] = None
+    conf: Conf = None
     nms: Annotated[
         float | None,
         typer.Option(

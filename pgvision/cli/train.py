@@ -11,7 +11,7 @@ import typer
 from pgvision.cli.console import Meter, say
 from pgvision.cli.exit_codes import DONE, INTERRUPTED, end
 from pgvision.cli.model_options import Device, Model
-from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, takes
+from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, ImagesFolder, takes
 
 if TYPE_CHECKING:
     from pgvision.training.finetuning import FinetuneReport
@@ -53,10 +53,7 @@ class TrainOptions:
     ] = "detect"
     model: Model = None
     device: Device = None
-    images: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
-    ] = None
+    images: ImagesFolder = None
     split: Annotated[
         str | None,
         typer.Option(help="Train on this part.", show_default="train", rich_help_panel=INPUT_PANEL),
