@@ -12,6 +12,7 @@ from pgvision.errors import PgvisionError
 from pgvision.runtime import Generator, load
 from pgvision.server.client_routes import client_routes
 from pgvision.server.gate import Gate
+from pgvision.server.label_studio_routes import label_studio_routes
 from pgvision.server.models import Load
 from pgvision.server.page_routes import page_routes
 from pgvision.server.refusals import on_http_error, on_pgvision_error
@@ -69,6 +70,7 @@ def create_app(
     app.state.service = service
     app.include_router(v1_routes(service))
     app.include_router(client_routes(service))
+    app.include_router(label_studio_routes(service))
     app.include_router(operators_routes(service))
     app.include_router(page_routes())
     app.add_exception_handler(PgvisionError, on_pgvision_error)

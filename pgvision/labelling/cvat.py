@@ -1,0 +1,101 @@
+"""A detection function for CVAT: ``cvat-cli task auto-annotate`` and agents load this module.
+
+``cvat-cli task auto-annotate 137 --function-module pgvision.labelling.cvat -p "classes=str:helmet;
+head" -p task=str:segment -p model=str:small``
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pgvision.errors import DependencyError, OptionError
+from pgvision.results import DetectionResult, SegmentationResult
+from pgvision.tasks import Detector, Segmenter
+from pgvision.tokens import require_classes
+
+if TYPE_CHECKING:
+    from cvat_sdk.auto_annotation import DetectionFunctionContext, DetectionFunctionSpec
+    from PIL.Image import Image
+
+
+class CvatFunction:
+    """What CVAT's drivers call.
+
+    Args:
+        find: Finds the objects.
+        classes: The labels, as they are called in the CVAT project.
+
+    Raises:
+        DependencyError: If cvat-sdk is not installed.
+    """
+
+    def __init__(self, find: Detector | Segmenter, classes: Sequence[str]) -> None:
+        try:
+            from cvat_sdk import auto_annotation
+            from cvat_sdk.masks import encode_mask
+        except ImportError as error:
+            raise DependencyError("CVAT functions need cvat-sdk: pip install cvat-sdk") from error
+        self._find, self._cvat, self._encode = find, auto_annotation, encode_mask
+        self.spec: DetectionFunctionSpec = auto_annotation.DetectionFunctionSpec(
+            labels=[auto_annotation.label_spec(name, at) for at, name in enumerate(classes)]
+        )
+
+    def detect(self, context: "DetectionFunctionContext", image: "Image") -> list[Any]:
+        """Find the objects of one picture.
+
+        Args:
+            context: CVAT's wishes: ``conf_threshold``, ``conv_mask_to_poly``.
+            image: The picture.
+
+        Returns:
+            Rectangles; of a segmenter masks, or polygons where CVAT wants those.
+        """
+        result: DetectionResult = self._find(image)
+        if context.conf_threshold is not None and result.scores is not None:
+            result = result[result.scores >= context.conf_threshold]
+        shapes: list[Any] = []
+        for one in result:
+            how = {} if one.scores is None else {"score": float(one.scores[0])}
+            label = int(one.class_ids[0])
+            if not isinstance(one, SegmentationResult):
+                shapes.append(self._cvat.rectangle(label, one.xyxy[0].tolist(), **how))
+            elif context.conv_mask_to_poly:
+                shapes += [self._cvat.polygon(label, ring, **how) for ring in _rings(one)]
+            elif one.masks.any():
+                shapes.append(self._cvat.mask(label, self._encode(one.masks[0]), **how))
+        return shapes
+
+
+def _rings(one: SegmentationResult) -> list[list[float]]:
+    (shape,) = one.polygons(tolerance=0.5)
+    return [np.asarray(part.exterior.coords)[:-1].ravel().tolist() for part in shape.geoms]
+
+
+def create(
+    classes: str,
+    task: Literal["detect", "segment"] = "detect",
+    model: str | None = None,
+    conf: float | None = None,
+) -> CvatFunction:
+    """Make the function; CVAT's tools call this with what stands behind ``-p``.
+
+    Args:
+        classes: What to find, with ``;`` between; the project's labels are called so.
+        task: Boxes, or masks.
+        model: See `pgvision.runtime.load`.
+        conf: Least score where CVAT names none.
+
+    Raises:
+        OptionError: If ``task`` is another.
+        DependencyError: If cvat-sdk is not installed.
+
+    Example:
+        >>> [label.name for label in create("helmet; head").spec.labels]
+        ['helmet', 'head']
+    """
+    if task not in ("detect", "segment"):
+        raise OptionError(f"task: expected detect or segment, got {task!r}")
+    names = require_classes([name.strip() for name in classes.split(";")])
+    make = Detector if task == "detect" else Segmenter
+    return CvatFunction(make(names, model=model, conf=conf), names)

@@ -1,0 +1,114 @@
+"""The service as Label Studio's backend; pictures come by address from an allowed host."""
+
+import base64
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx2
+import pytest
+from serving import running, until_ready
+
+from pgvision import Detector
+from pgvision.server import ServeSettings
+
+BOXES = """<View><Image name="img" value="$image"/><RectangleLabels name="tag" toName="img">
+<Label value="Helmets"/><Label value="giraffe"/></RectangleLabels></View>"""
+
+
+@pytest.fixture(scope="module")
+def studio(png):
+    """Stand in for Label Studio's file store, which wants a token; its address."""
+
+    class Store(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802  (the library's name)
+            if self.path == "/away":
+                self.send_response(302)
+                self.send_header("Location", "http://localhost:1/secret.png")
+                self.end_headers()
+                return
+            allowed = self.headers.get("Authorization") == "Token letmein"
+            self.send_response(200 if allowed else 403)
+            self.end_headers()
+            if allowed:
+                self.wfile.write(png if self.path != "/text" else b"hello")
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def backend(studio):
+    with running(ServeSettings(models=("tiny",), allow_hosts=(studio,), api_key="k")) as address:
+        until_ready(address)
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch, studio):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "letmein")
+    monkeypatch.setenv("LABEL_STUDIO_URL", f"http://{studio}")
+
+
+def predict(address, *pictures, config=BOXES):
+    tasks = [{"id": at, "data": {"image": one}} for at, one in enumerate(pictures)]
+    body = {"tasks": tasks, "label_config": config, "project": "1.7", "params": {}}
+    # Label Studio knows user and password for backends.
+    return httpx2.post(f"{address}/predict", json=body, auth=("any", "k"), timeout=60)
+
+
+def test_health_setup_and_webhook(backend):
+    assert httpx2.get(f"{backend}/health").json()["status"] == "UP"
+    auth = ("any", "k")
+    sent = httpx2.post(f"{backend}/setup", json={"project": "1.7", "schema": BOXES}, auth=auth)
+    assert sent.json() == {"model_version": "pgvision tiny"}
+    sent = httpx2.post(f"{backend}/webhook", json={"action": "ANNOTATION_CREATED"}, auth=auth)
+    assert sent.status_code == 200
+    assert httpx2.post(f"{backend}/setup", json={}, auth=("any", "other")).status_code == 401
+
+
+def test_tasks_get_boxes_under_the_names_of_the_project(backend, studio, png, scene):
+    data_uri = "data:image/png;base64," + base64.b64encode(png).decode()
+    sent = predict(backend, "/data/upload/1/site.png", f"http://{studio}/b.png", data_uri)
+    assert sent.status_code == 200, sent.text
+    results = sent.json()["results"]
+    expected = Detector("helmet", model="tiny")(scene.image)
+    assert len(results) == 3 and len(expected)
+    for found in results:
+        assert len(found["result"]) == len(expected)
+        for region, box in zip(found["result"], expected.xyxy.tolist(), strict=True):
+            assert region["value"]["rectanglelabels"] == ["Helmets"]
+            assert region["value"]["x"] == pytest.approx(box[0] / 6.4, abs=1e-3)
+            assert region["value"]["height"] == pytest.approx((box[3] - box[1]) / 4.8, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        ("http://localhost:1/a.png", "--allow-host localhost"),
+        ("/away", "--allow-host localhost"),
+        ("/text", "no known format"),
+        ("http://169.254.169.254/latest/meta-data", "nothing is fetched"),
+    ],
+)
+def test_addresses_that_are_refused(backend, picture, words):
+    sent = predict(backend, picture)
+    assert sent.status_code == 422 and words in sent.json()["error"]["message"]
+
+
+def test_what_cannot_be_predicted_is_said(backend):
+    sent = predict(backend, "/a.png", config="<View/>")
+    assert sent.status_code == 422 and "RectangleLabels" in sent.json()["error"]["message"]
+    sent = predict(backend, "/a.png", config=BOXES.replace("Helmets", "zebra"))
+    assert sent.status_code == 422 and "does not know 'zebra'" in sent.json()["error"]["message"]
+    assert predict(backend).json()["error"]["code"] == "no_tasks"
+    body = {"tasks": [{"data": {}}], "label_config": BOXES}
+    sent = httpx2.post(f"{backend}/predict", json=body, auth=("any", "k"))
+    assert sent.status_code == 422 and "data.image" in sent.json()["error"]["message"]
