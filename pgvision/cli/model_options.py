@@ -8,7 +8,7 @@ import typer
 MODEL_PANEL = "Model"
 MODEL_HELP = (
     "A hub id, a folder, 'tiny' or 'small', which the package carries, or http://host:port of an "
-    "engine that serves one (OpenAI's chat completions) \\[default: $PGVISION_MODEL, else tiny]"
+    "engine that serves one (OpenAI's chat completions) \\[default: $PGVISION_MODEL, else small]"
 )
 
 Quantize = Literal["int8", "int4"]

@@ -34,7 +34,7 @@ class ServeOptions:
         list[str] | None,
         typer.Option(
             help="A hub id, a folder, 'small' or 'tiny'; several times: several, the first is the "
-            "default one \\[default: $PGVISION_MODEL, else tiny]",
+            "default one \\[default: $PGVISION_MODEL, else small]",
             show_default=False,
             rich_help_panel=MODEL_PANEL,
         ),

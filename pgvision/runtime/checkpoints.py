@@ -12,6 +12,8 @@ from pgvision.tokens import KINDS
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
+DEFAULT: Final = "small"
+"""What is asked where nothing is named: of the carried ones that which sees photographs."""
 CARD_NAME: Final = "pgvision.json"
 _ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
@@ -88,7 +90,7 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
         model: ``"tiny"``, ``"small"``, a folder, a hub id such as
             ``"google/paligemma2-3b-mix-224"``, the address of a server (see
             `pgvision.runtime.Remote`), or None for the ``PGVISION_MODEL`` of the environment and
-            failing that ``"tiny"``.
+            failing that ``"small"``.
         kind: Which prompts it knows, where neither its ``pgvision.json`` nor its name says so:
             one of `pgvision.tokens.KINDS`.
 
@@ -102,7 +104,7 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     """
     if kind is not None and kind not in KINDS:
         raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or "tiny"
+    name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or DEFAULT
     folder = _CARRIED.get(name) or Path(name).expanduser()
     if "://" in name:
         card = _served_card(name)

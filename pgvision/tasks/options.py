@@ -34,7 +34,7 @@ class ModelOptions(TypedDict, total=False):
 
     Attributes:
         model: Hub id, folder, ``"tiny"``, ``"small"`` or the address of an engine that serves one
-            (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"tiny"``.
+            (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"small"``.
         revision, device, dtype, quantize, threads: See `pgvision.runtime.load`.
         batch_size: Prompts that go through the model together; None: 8, or 1 for what is live (a
             camera, an address that names no video file), whose pictures should not wait.

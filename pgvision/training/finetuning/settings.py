@@ -26,7 +26,7 @@ class FinetuneSettings:
 
     Attributes:
         task: What to learn. The data of "caption", "ask" and "read" are JSONL examples.
-        model: Where to begin: ``"tiny"``, ``"small"``, a folder or a hub id.
+        model: Where to begin: ``"small"``, ``"tiny"``, a folder or a hub id.
         steps, epochs, minutes: How long; one of them. Minutes are measured before the first step.
         batch_size: Examples that go through the model together, on each process.
         accumulation: So many such batches make a step.

@@ -315,10 +315,16 @@ def test_demo_writes_what_it_says(run, tmp_path):
     out = tmp_path / "demo"
     ran = run("demo", "--out", out)
     assert ran.code == 0
-    for name in ("site-1.overlay.jpg", "site-2.overlay.jpg", "site.overlay.mp4", "coco.json"):
+    for name in (
+        "photograph.overlay.jpg",
+        "site-1.overlay.jpg",
+        "site-2.overlay.jpg",
+        "site.overlay.mp4",
+        "coco.json",
+    ):
         assert (out / name).exists()
         assert name in ran.out
     held = COCO(str(out / "coco.json"))
-    assert len(held.imgs) == 2 + video_info(out / "site.mp4").num_frames
+    assert len(held.imgs) == 3 + video_info(out / "site.mp4").num_frames
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert len(held.anns) == sum(len(result["labels"]) for result in results)
