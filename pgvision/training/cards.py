@@ -2,24 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from pgvision.files import write_text
-from pgvision.runtime.checkpoints import CARD_NAME, ClosedSet
+from pgvision.runtime.checkpoints import CARD_NAME
 from pgvision.scenes.wordings import first_forms, trained_forms
 
 
-def write_card(
-    folder: Path, *, about: str, classes: Sequence[str], closed_set: ClosedSet | None = None
-) -> None:
+def write_card(folder: Path, *, about: str, classes: Sequence[str]) -> None:
     """Write ``pgvision.json``: kind, codec, the classes and the questions that were trained.
 
     Args:
         folder: The checkpoint.
         about: One line for the log.
         classes: What it can be asked to find.
-        closed_set: How it is asked for several classes at once, if it was trained so.
 
     Example:
         >>> import tempfile
@@ -28,13 +24,11 @@ def write_card(
         >>> json.loads((folder / "pgvision.json").read_text(encoding="utf-8"))["classes"]
         ['helmet']
     """
-    card: dict[str, object] = {
+    card = {
         "kind": "tiny",
         "codec": "tiny",
         "about": about,
         "classes": list(classes),
         "questions": [form for question in first_forms() for form in trained_forms(question)],
     }
-    if closed_set is not None:
-        card["closed_set"] = asdict(closed_set)
     write_text(folder / CARD_NAME, json.dumps(card, indent=1) + "\n")
