@@ -18,6 +18,7 @@ from pgvision.cli.demo import demo
 from pgvision.cli.doctor import doctor
 from pgvision.cli.evaluate import evaluate
 from pgvision.cli.exit_codes import FAILED, USAGE
+from pgvision.cli.export import export
 from pgvision.cli.live import live
 from pgvision.cli.scenes import scenes
 from pgvision.cli.serve import serve
@@ -43,6 +44,7 @@ app.command("eval")(evaluate)
 app.command()(merge)
 app.command()(train)
 app.command()(convert)
+app.command()(export)
 app.command()(scenes)
 app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")
 app.command()(doctor)

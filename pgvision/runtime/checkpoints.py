@@ -74,6 +74,13 @@ class CheckpointCard:
     notes: str | None = None
     closed_set: ClosedSet | None = None
 
+    def longest_answer(self, resolution: int) -> int:
+        """Longest answer by default: the text budget that PaliGemma was trained with."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        budget = 512 if resolution > 224 else (256 if self.kind == "mix" else 128)
+        return budget - 16  # the prefix needs room as well
+
     @property
     def sure_kind(self) -> str | None:
         """Its kind, by which words may be refused before weights are read; None: not known yet.

@@ -71,10 +71,7 @@ class Engine:
     @property
     def max_new_tokens(self) -> int:
         """Longest answer by default: the text budget that PaliGemma was trained with."""
-        if self.card.max_new_tokens is not None:
-            return self.card.max_new_tokens
-        budget = 512 if self.resolution > 224 else (256 if self.card.kind == "mix" else 128)
-        return budget - 16  # the prefix needs room as well
+        return self.card.longest_answer(self.resolution)
 
     def generate(
         self, requests: Iterable[Request], *, batch_size: int | None = None

@@ -1,10 +1,19 @@
 """From what a user names to what answers: weights in this process, or a server elsewhere."""
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from pgvision.errors import OptionError
-from pgvision.runtime.checkpoints import find_checkpoint, find_revision, is_address
+from pgvision.runtime.checkpoints import (
+    CheckpointCard,
+    find_checkpoint,
+    find_revision,
+    is_address,
+)
 from pgvision.runtime.imports import without_collecting
+from pgvision.runtime.onnx_engine import OnnxEngine
+from pgvision.runtime.onnx_files import is_exported
 from pgvision.runtime.protocol import Generator
 from pgvision.runtime.remote import find_remote
 
@@ -19,7 +28,7 @@ def open_generator(
     quantize: str | None = None,
     threads: int | None = None,
 ) -> Generator:
-    """Load a checkpoint, or find a server at its address; torch is needed for the first alone.
+    """Load a checkpoint or its export, or find a server; torch is needed for the first alone.
 
     Args:
         model: See `pgvision.runtime.find_checkpoint`; ``http://...`` is a server.
@@ -33,7 +42,12 @@ def open_generator(
     Raises:
         OptionError: If an option is given that a server decides for itself.
     """
-    name = find_checkpoint(model).name
+    card = find_checkpoint(model, kind=kind)
+    name, given = card.name, {"device": device, "dtype": dtype, "quantize": quantize}
+    if card.is_local and is_exported(Path(card.location)):
+        find_revision(model, revision)
+        _refuse(given, f"{name} is exported for processors in float32")
+        return _exported(card, threads)
     if not is_address(name):
         with without_collecting():
             from pgvision.runtime.loading import load
@@ -48,8 +62,16 @@ def open_generator(
             threads=threads,
         )
     find_revision(model, revision, kind=kind)
-    given = {"device": device, "dtype": dtype, "quantize": quantize, "threads": threads}
+    _refuse({**given, "threads": threads}, f"the server at {name} decides")
+    return find_remote(name, kind)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
     for option, value in given.items():
         if value is not None:
-            raise OptionError(f"{option}: the server at {name} decides; leave {option} out")
-    return find_remote(name, kind)
+            raise OptionError(f"{option}: {why}; leave {option} out")
+
+
+@lru_cache(maxsize=4)
+def _exported(card: CheckpointCard, threads: int | None) -> OnnxEngine:
+    return OnnxEngine(card, threads=threads)

@@ -1,15 +1,13 @@
 """Reads a checkpoint's files: configuration, weights, adapter, tokenizer, picture processor."""
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
-from pgvision.hub import fetch_file
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.imports import without_collecting
+from pgvision.runtime.tokenizer_files import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
@@ -129,37 +127,7 @@ def read_processor(source: str, revision: str | None) -> Any:
     from transformers import PaliGemmaProcessor, SiglipImageProcessorPil
 
     images = SiglipImageProcessorPil.from_pretrained(source, revision=revision)
-    return PaliGemmaProcessor(images, _read_tokenizer(source, revision))
-
-
-def _read_tokenizer(source: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    table, settings = (
-        _find(source, name, revision) for name in ("tokenizer.json", "tokenizer_config.json")
-    )
-    if table is None or settings is None:
-        return AutoTokenizer.from_pretrained(source, revision=revision)
-    content = json.loads(settings.read_text(encoding="utf-8"))
-    named = {key: content.get(key) for key in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    specials = {
-        key: token["content"] if isinstance(token, dict) else token
-        for key, token in named.items()
-        if token is not None
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_file=str(table),
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        **specials,
-    )
-
-
-def _find(source: str, name: str, revision: str | None) -> Path | None:
-    if Path(source).is_dir():
-        path = Path(source) / name
-        return path if path.is_file() else None
-    return fetch_file(source, name, revision)
+    return PaliGemmaProcessor(images, read_tokenizer(source, revision))
 
 
 def _quantization(quantize: str, device: str) -> Any:

@@ -22,6 +22,7 @@ COMMANDS = (
     "eval",
     "train",
     "convert",
+    "export",
     "scenes",
     "doctor",
     "bench",
