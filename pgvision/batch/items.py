@@ -17,6 +17,7 @@ Stamp: TypeAlias = tuple[int, int, str]  # bytes, time of the last change in ns,
 _NAME_KEYS: Final = ("image", "file_name", "path")
 _WHOLE: Final = 64 << 20  # of a larger file (a video) only both ends are digested
 _END: Final = 1 << 20
+_MOST_SHARDS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,11 @@ class Shard:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not 1 <= self.number <= self.count:
-            raise OptionError(f"shard: expected 1/n to n/n, got {self.number}/{self.count}")
+        if not 1 <= self.number <= self.count <= _MOST_SHARDS:
+            raise OptionError(
+                f"shard: expected 1/n to n/n with n up to {_MOST_SHARDS}, got "
+                f"{self.number}/{self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> "Shard":

@@ -67,7 +67,7 @@ class Ledger:
             for offset, row in scan:
                 try:
                     self._take(number, offset, row)
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                     raise DataError(
                         f"{path}: byte {offset}: not a row of a job: {error}"
                     ) from error

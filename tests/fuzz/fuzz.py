@@ -1,0 +1,263 @@
+"""Broken input by the million: whatever comes in, nothing but an error of ours comes out.
+
+    python tests/fuzz/fuzz.py answers 1000000 [SEED]
+    python tests/fuzz/fuzz.py pictures 100000
+    python tests/fuzz/fuzz.py files 100000
+    python tests/fuzz/fuzz.py codec 20000
+    python tests/fuzz/fuzz.py journals 100000
+
+What fails is printed with the number that repeats it alone.
+"""
+
+import io
+import json
+import logging
+import random
+import struct
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pgvision.batch import merge
+from pgvision.batch.journal import decode_row, encode_row
+from pgvision.datasets import read_dataset, read_examples
+from pgvision.errors import PgvisionError
+from pgvision.images import image_hw_of, read_image
+from pgvision.tokens import parse_suffix
+from vqvae import MaskCodec
+from vqvae.checkpoint import load_checkpoint
+
+warnings.simplefilter("ignore")
+
+PIECES = (
+    "<loc0001> <loc1023> <loc0000> <loc1024> <loc00> <loc <seg000> <seg127> <seg128> <seg> ; ;; "
+    "helmet ; </s> <eos> <bos> <image> <pad> \n \t \0 \x85 \u2028 \u202e é 𝟘 ٣ \ud800 <loc٠٠٠١> "
+    "<LOC0001> <loc-001> <loc0001 > a b < > ' \" \\ {} [] null nan inf 1e999 -1 ﬁ 😀"
+).split(" ")
+LOCS = tuple(f"<loc{number:04}>" for number in range(0, 1024, 7))
+SEGS = tuple(f"<seg{number:03}>" for number in range(128))
+
+
+def some_answer(dice: random.Random) -> str:
+    """An answer like a model's, with something wrong in it now and then."""
+    parts: list[str] = []
+    for _ in range(dice.randrange(5)):
+        parts += dice.choices(LOCS, k=dice.choice((4, 4, 4, 3, 5, 0)))
+        parts += dice.choices(SEGS, k=dice.choice((0, 0, 16, 15, 17)))
+        parts += [" ", dice.choice(("helmet", "head", "a b", "")), dice.choice((" ; ", ";", ""))]
+    for _ in range(dice.choice((0, 0, 1, 3, 8))):
+        parts.insert(dice.randrange(len(parts) + 1), dice.choice(PIECES))
+    return "".join(parts)
+
+
+def broken(data: bytes, dice: random.Random) -> bytes:
+    """Bytes with a few flips, cuts, doublings, zeros or numbers at the edges of their types."""
+    out = bytearray(data)
+    for _ in range(dice.choice((1, 1, 2, 4, 16))):
+        at = dice.randrange(len(out) + 1)
+        what = dice.randrange(6)
+        if what == 0 and at < len(out):
+            out[at] ^= 1 << dice.randrange(8)
+        elif what == 1:
+            del out[at:]
+        elif what == 2:
+            out[at:at] = out[at : at + dice.randrange(1, 40)]
+        elif what == 3:
+            out[at : at + 4] = dice.choice((b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80"))
+        elif what == 4:
+            del out[at : at + dice.randrange(1, 9)]
+        elif what == 5:
+            out[at:at] = dice.choice(
+                (b"-1", b"1e999", b"null", b"{}", b"[]", b'"', b"../", b"NaN", b"\n", b"9" * 30)
+            )
+        if not out:
+            break
+    return bytes(out)
+
+
+def answers(folder: Path, dice: random.Random) -> None:
+    """The parser never raises, and no text is lost: each part is an object's or a reject's."""
+    text = some_answer(dice)
+    parsed = parse_suffix(
+        text, image_hw=(dice.randrange(1, 2000), dice.randrange(1, 2000)), classes=["helmet"]
+    )
+    for one in (*parsed.objects, *parsed.rejects):
+        if not 0 <= one.start <= one.end <= len(text):
+            raise AssertionError(f"{text!r}: {one}")
+
+
+def some_pictures() -> list[tuple[str, bytes]]:
+    picture = Image.fromarray(np.arange(12 * 17 * 3, dtype=np.uint8).reshape(12, 17, 3))
+    found = []
+    for ending, kind in (
+        ("jpg", "JPEG"), ("png", "PNG"), ("gif", "GIF"), ("webp", "WEBP"), ("bmp", "BMP"),
+        ("tif", "TIFF"), ("ppm", "PPM"), ("tga", "TGA"),
+    ):  # fmt: skip
+        stream = io.BytesIO()
+        picture.save(stream, kind)
+        found.append((ending, stream.getvalue()))
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(stream, "JPEG", exif=exif, progressive=True)
+    return [*found, ("jpg", stream.getvalue())]
+
+
+PICTURES = some_pictures()
+
+
+def pictures(folder: Path, dice: random.Random) -> None:
+    """A picture is read, or refused with a reason."""
+    ending, data = dice.choice(PICTURES)
+    path = folder / f"a.{ending}"
+    path.write_bytes(broken(data, dice))
+    for read in (image_hw_of, read_image):
+        try:
+            read(path)
+        except PgvisionError as error:
+            assert str(error)
+
+
+COCO = json.dumps({
+    "images": [{"id": 1, "file_name": "a.png", "width": 17, "height": 12}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 12, "iscrowd": 0,
+         "segmentation": [[1, 2, 4, 2, 4, 6]]},
+        {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 17, 12], "iscrowd": 1,
+         "segmentation": {"size": [12, 17], "counts": [100, 4, 100]}},
+    ],
+    "categories": [{"id": 1, "name": "helmet"}],
+}).encode()  # fmt: skip
+VOC = (
+    b"<annotation><filename>a.png</filename><size><width>17</width><height>12</height>"
+    b"<depth>3</depth></size><object><name>helmet</name><bndbox><xmin>1</xmin><ymin>2</ymin>"
+    b"<xmax>8</xmax><ymax>9</ymax></bndbox></object></annotation>"
+)
+LABELME = json.dumps({
+    "imagePath": "a.png", "imageHeight": 12, "imageWidth": 17,
+    "shapes": [{"label": "helmet", "shape_type": "rectangle", "points": [[1, 2], [8, 9]]},
+               {"label": "helmet", "shape_type": "polygon", "points": [[1, 2], [8, 9], [3, 9]]}],
+}).encode()  # fmt: skip
+JSONL = b'{"image": "a.png", "prefix": "detect helmet", "suffix": "<loc0001><loc0002><loc0500>'
+JSONL += b'<loc0600> helmet"}\n{"image": "a.png", "prefix": "caption en", "suffix": "a site"}\n'
+
+
+def files(folder: Path, dice: random.Random) -> None:
+    """Annotation files of every format are read, or refused with a reason."""
+    (folder / "a.png").write_bytes(PICTURES[1][1])
+    kind = dice.randrange(5)
+    if kind == 0:
+        path, reads = folder / "coco.json", [read_dataset]
+        path.write_bytes(broken(COCO, dice))
+    elif kind == 1:
+        path, reads = folder / "voc", [read_dataset]
+        path.mkdir(exist_ok=True)
+        (path / "a.xml").write_bytes(broken(VOC, dice))
+        (path / "a.png").write_bytes(PICTURES[1][1])
+    elif kind == 2:
+        path, reads = folder / "labelme", [read_dataset]
+        path.mkdir(exist_ok=True)
+        (path / "a.json").write_bytes(broken(LABELME, dice))
+        (path / "a.png").write_bytes(PICTURES[1][1])
+    elif kind == 3:
+        path, reads = folder / "examples.jsonl", [read_dataset, read_examples]
+        path.write_bytes(broken(JSONL, dice))
+    else:
+        path, reads = folder / "yolo", [read_dataset]
+        for name in ("images", "labels"):
+            (path / name).mkdir(parents=True, exist_ok=True)
+        (path / "images" / "a.png").write_bytes(PICTURES[1][1])
+        which = dice.randrange(2)
+        yaml = b"names: [helmet, head]\ntrain: images\n"
+        labels = b"0 0.5 0.5 0.2 0.3\n1 .1 .1 .2 .2\n"
+        (path / "data.yaml").write_bytes(broken(yaml, dice) if which else yaml)
+        (path / "labels" / "a.txt").write_bytes(labels if which else broken(labels, dice))
+    for read in reads:
+        try:
+            read(path)
+        except PgvisionError as error:
+            assert str(error)
+
+
+def codec(folder: Path, dice: random.Random) -> None:
+    """A codec's file is loaded, or refused with a reason."""
+    source = next(iter(sorted((Path(sys.modules["vqvae"].__file__).parent / "weights").glob("*"))))
+    data = bytearray(source.read_bytes())
+    length = struct.unpack("<Q", data[:8])[0]
+    head = broken(bytes(data[8 : 8 + length]), dice)
+    size = dice.choice((length, len(head), 2**63, 0, len(data)))
+    path = folder / f"a{source.suffix}"
+    path.write_bytes(struct.pack("<Q", size) + head + data[8 + length :])
+    for load in (load_checkpoint, MaskCodec.load):
+        try:
+            load(path)
+        except PgvisionError as error:
+            assert str(error)
+
+
+def some_journal() -> bytes:
+    head = {"type": "head", "journal": 1, "run": {"task": "read", "shard": None}}
+    listing = {"type": "listing", "count": 2, "digest": "x", "mine": 2, "places": {}}
+    row = {
+        "type": "answer", "name": "a.png", "at": 0, "frame": None, "stamp": [1, 2, "3"],
+        "result": {"type": "Failure", "source": "a.png", "index": 0, "error": "E", "message": "m"},
+    }  # fmt: skip
+    frame = {**row, "name": "b.png", "frame": 3}
+    rows = [head, listing, row, frame, {"type": "end", "name": "b.png"}]
+    return b"".join(map(encode_row, rows))
+
+
+JOURNAL = some_journal()
+
+
+def journals(folder: Path, dice: random.Random) -> None:
+    """A journal gives whole rows, or is refused with a reason; also with sums that fit."""
+    data = broken(JOURNAL, dice)
+    if dice.randrange(2):  # as one who knows the sums would write it
+        lines = []
+        for line in JOURNAL.splitlines():
+            try:
+                row = json.dumps(decode_row(line + b"\n")).encode()
+                lines.append(encode_row(json.loads(broken(row, dice))))
+            except (ValueError, RecursionError, AttributeError):
+                lines.append(line + b"\n")
+        data = b"".join(lines)
+    path = folder / "a.journal"
+    path.write_bytes(data)
+    try:
+        merge([path], partial=True).write_json_lines(folder / "out.jsonl")
+    except PgvisionError as error:
+        assert str(error)
+
+
+TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
+    one.__name__: one for one in (answers, pictures, files, codec, journals)
+}
+
+
+def run(target: str, count: int, first: int = 0) -> int:
+    """Run a target; return how many inputs broke it."""
+    crashes = 0
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(first, first + count):
+            try:
+                TARGETS[target](Path(name), random.Random(f"{target} {number}"))
+            except Exception:  # noqa: BLE001  (this is what is looked for)
+                crashes += 1
+                if crashes <= 10:
+                    sys.stderr.write(f"{target} {number}:\n{traceback.format_exc()}\n")
+    return crashes
+
+
+if __name__ == "__main__":
+    logging.disable()
+    words = sys.argv[1:]
+    found = run(words[0], int(words[1]), int(words[2]) if len(words) > 2 else 0)
+    sys.stdout.write(f"{words[0]}: {words[1]} inputs, {found} crashes\n")
+    sys.exit(1 if found else 0)
