@@ -1,4 +1,4 @@
-# make setup demo fmt check test slow bench. Everything runs in .venv, built from constraints.txt.
+# make setup demo fmt check test slow bench docs. Everything runs in .venv, built from constraints.txt.
 
 PYTHON ?= python3
 # More words for pip, such as an index with CPU builds of torch (README, "Set-up").
@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 
-.PHONY: setup demo fmt check test slow bench clean
+.PHONY: setup demo fmt check test slow bench docs clean
 
 setup: $(STAMP)
 
@@ -56,6 +56,11 @@ slow: setup
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do \
 	  test -e "$$file" || continue; echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+# What every public name does, from the docstrings; a link that leads nowhere is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo 'build/docs/index.html'
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis demo build dist

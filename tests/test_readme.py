@@ -1,6 +1,7 @@
 """Every Python block of the README runs, and has types; so do the notebooks run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,13 +47,14 @@ def site(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_readme_blocks_run(site):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["README.md", "docs/index.md"])
+def test_blocks_run(file, site):
+    text = (ROOT / file).read_text(encoding="utf-8")
     blocks = BLOCK.findall(text)
     assert blocks
     namespace = {"__name__": "readme"}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, file, "exec"), namespace)
 
 
 # Half a minute without mypy's cache: it reads torch's types.
@@ -98,3 +100,19 @@ def test_links_inside_the_repository_lead_somewhere(file):
     for target in re.findall(r"\]\(([^)#]+)", text):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_the_pages_are_built_and_their_links_lead_somewhere(tmp_path):
+    """Three seconds: mkdocs reads every public docstring."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "tasks" / "index.html").read_text(encoding="utf-8")
+    assert 'id="pgvision.tasks.detector.Detector.stream"' in page
+    assert page.count("&gt;&gt;&gt;") > 5, "examples are shown as code"
