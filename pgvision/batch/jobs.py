@@ -1,14 +1,14 @@
 """A bulk job: pictures in, a journal that grows, one file at the end; stopped, it goes on."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch.coco_files import write_coco_file, write_json_lines
 from pgvision.batch.items import Item, Shard, Stamp, is_same_file, list_items, listing_digest
-from pgvision.batch.journal import Journal
+from pgvision.batch.journal import Journal, Row
 from pgvision.batch.ledger import Ledger
 from pgvision.batch.reading import Read, read_items
 from pgvision.batch.recipes import Outcome, Recipe
@@ -95,11 +95,20 @@ class Job:
             DataError: If the file is no journal.
             OSError: If it cannot be written (a full disk). What was written stays good.
         """
+        with self.opened() as (journal, ledger, left):
+            if left:
+                yield from self.answers(left, journal.add, ledger)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Journal, Ledger, list[Item]]]:
+        """Open the journal and write down what has changed since.
+
+        Yields:
+            The journal, what it holds, and the items that are left.
+        """
         with Journal(self.path, self.run) as journal:
             ledger = self._opened(journal)
-            left = [item for item in self.items if not self._is_whole(ledger, item)]
-            if left:
-                yield from self._answers(journal, ledger, left)
+            yield journal, ledger, [one for one in self.items if not self._is_whole(ledger, one)]
 
     def run_all(self) -> list[Outcome]:
         """Ask about everything that is left, and return what came; `stream` holds none of it."""
@@ -167,14 +176,27 @@ class Job:
             ledger.forget(name, frames)
         return [f"read again: {_some(names)}"] if names else []
 
-    def _answers(self, journal: Journal, ledger: Ledger, left: list[Item]) -> Iterator[Outcome]:
+    def answers(
+        self, left: list[Item], add: Callable[[Row], None], ledger: Ledger | None = None
+    ) -> Iterator[Outcome]:
+        """Ask about some items and hand on their rows; what `stream` does once the journal is open.
+
+        Args:
+            left: What to ask about.
+            add: Takes each row, before its result is yielded.
+            ledger: What is answered already of videos; None: nothing.
+
+        Yields:
+            Each result or failure.
+        """
+        known = {} if ledger is None else ledger.entries
         taken: dict[str, tuple[Item, Stamp | None]] = {}  # of frames on their way
         videos: dict[str, None] = {}  # which are not known to be whole
         now = ""
 
         def wanted(item: Item, frame: int) -> bool:
             videos[item.name] = None
-            entry = ledger.entries.get(item.name)
+            entry = known.get(item.name)
             return entry is None or frame not in entry.rows
 
         def frames() -> Iterator[Frame | FrameFailure]:
@@ -189,12 +211,12 @@ class Job:
         for outcome in self.recipe.stream(frames()):
             name = outcome.source or ""
             if now != name:
-                self._end(journal, videos, now)
+                _end(add, videos, now)
                 taken.pop(now, None)
                 now = name
             item, stamp = taken[name]
             place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
-            journal.add({
+            add({
                 "type": "answer",
                 "name": name,
                 "at": item.at,
@@ -204,12 +226,13 @@ class Job:
             })  # fmt: skip
             yield outcome
         for name in list(videos):
-            self._end(journal, videos, name)
+            _end(add, videos, name)
 
-    def _end(self, journal: Journal, videos: dict[str, None], name: str) -> None:
-        if name in videos:
-            del videos[name]
-            journal.add({"type": "end", "name": name})
+
+def _end(add: Callable[[Row], None], videos: dict[str, None], name: str) -> None:
+    if name in videos:
+        del videos[name]
+        add({"type": "end", "name": name})
 
 
 def _is_unchanged(ledger: Ledger, item: Item) -> bool:
