@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from safetensors import SafetensorError
 
-from pgvision.errors import OptionError
+from pgvision.errors import CheckpointError, OptionError
 from pgvision.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.checkpoints import (
     CARD_NAME,
@@ -25,6 +25,7 @@ from pgvision.runtime.checkpoints import (
 )
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.failures import explain
+from pgvision.runtime.onnx_files import is_exported
 from pgvision.runtime.weights import (
     merge_adapter,
     read_config,
@@ -136,6 +137,8 @@ def load(
         True
     """
     card = find_revision(model, revision, kind=kind)
+    if card.is_local and is_exported(Path(card.location)):
+        raise CheckpointError(f"{card.name}: is an export, which tasks take; its weights are gone")
     place, number = _require_device(device), _require_dtype(dtype, quantize)
     require_quantization(quantize, card)
     if threads is not None and threads < 1:

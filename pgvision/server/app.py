@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from pgvision import __version__
 from pgvision.errors import PgvisionError
-from pgvision.runtime import Generator, load
+from pgvision.runtime import Generator, open_generator
 from pgvision.server.client_routes import client_routes
 from pgvision.server.gate import Gate
 from pgvision.server.label_studio_routes import label_studio_routes
@@ -36,7 +36,7 @@ def create_app(
 
     Args:
         settings: Models and limits; None: the defaults.
-        load_model: Makes an engine of a name; None: `pgvision.runtime.load`.
+        load_model: Makes an engine of a name; None: `pgvision.runtime.open_generator`.
         on_failure: Called if a model cannot be loaded.
 
     Returns:
@@ -82,6 +82,8 @@ def create_app(
 
 def _loader(settings: ServeSettings) -> Load:
     def loaded(name: str) -> Generator:
-        return load(name, device=settings.device, dtype=settings.dtype, threads=settings.threads)
+        return open_generator(
+            name, device=settings.device, dtype=settings.dtype, threads=settings.threads
+        )
 
     return loaded

@@ -110,6 +110,8 @@ def test_what_an_export_cannot_do_is_refused(folder, pictures, tmp_path, save_pa
         Answerer(model=folder, num_alternatives=2)(pictures[0], "is there a truck?")
     with pytest.raises(OptionError, match="new or an empty folder"):
         export_onnx("tiny", folder)
+    with pytest.raises(CheckpointError, match="is an export"):
+        load(folder)
     save_paligemma(tmp_path / "two", "gemma2")
     with pytest.raises(CheckpointError, match="only PaliGemma 1"):
         export_onnx(tmp_path / "two", tmp_path / "out")

@@ -227,6 +227,14 @@ def test_what_a_server_decides_or_cannot_do_is_refused(pictures):
             Answerer(model=address, num_alternatives=2)(pictures[0], "is there a truck?")
 
 
+def test_a_service_may_stand_before_another_one():
+    from pgvision.server.app import _loader
+    from pgvision.server.settings import ServeSettings
+
+    with serving_model(Desk(Fixed())) as address:
+        assert isinstance(_loader(ServeSettings())(address), Remote)
+
+
 def test_no_torch_is_loaded():
     code = (
         "import sys\n"
