@@ -52,7 +52,7 @@ def run_bulk(task: "TaskName", keywords: dict[str, Any], options: RunOptions) ->
         shard=None if options.shard is None else Shard.parse(options.shard),
         retry_unread=options.retry_unread,
     )
-    stopped = _run(job, options)
+    stopped = _run(job, options) if options.ray is None else _run_on_ray(job, options)
     if not stopped and job.shard is None:
         json_lines = None if options.out is None else options.out / RESULTS
         ids = options.coco_ids if isinstance(options, BoxOptions) else None
@@ -85,6 +85,31 @@ def _run(job: "Job", options: RunOptions) -> bool:
         done += f", stopped by the user with {job.num_left()} left; the same command goes on"
     say(done, style="bold")
     return stopped
+
+
+def _run_on_ray(job: "Job", options: RunOptions) -> bool:
+    """Ask for what is left on a cluster; whether the user stopped it."""
+    from importlib.util import find_spec
+
+    from pgvision.batch.ray import run_on_ray
+    from pgvision.cli.console import Meter, say
+
+    address = None if options.ray == "local" else options.ray
+    gpus = 0.0
+    if find_spec("torch") is not None and options.device != "cpu":
+        import torch
+
+        gpus = 1.0 if torch.cuda.is_available() else 0.0
+    with Meter("pictures", job.num_left()) as meter:
+        counts = run_on_ray(job, address=address, num_actors=options.ray_actors, gpus_each=gpus)
+        with closing(counts):  # type: ignore[type-var]
+            try:
+                for count in counts:
+                    meter.advance(count - meter.done)
+            except KeyboardInterrupt:
+                return True
+    say(f"{meter.done} answered in {meter.seconds:.1f} s", style="bold")
+    return False
 
 
 def _told(job: "Job") -> "Iterator[Outcome]":

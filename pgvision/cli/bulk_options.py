@@ -41,3 +41,21 @@ RetryUnread = Annotated[
         rich_help_panel=BULK_PANEL,
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on a Ray cluster: 'auto', an address, or 'local' (needs 'pgvision\\[ray]').",
+        rich_help_panel=BULK_PANEL,
+    ),
+]
+RayActors = Annotated[
+    int,
+    typer.Option(
+        "--ray-actors",
+        min=1,
+        help="Processes that hold the model; on machines with GPUs each takes one.",
+        rich_help_panel=BULK_PANEL,
+    ),
+]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
 
 import typer
 
-from pgvision.cli.bulk_options import JournalFile, Resume, RetryUnread, ShardText
+from pgvision.cli.bulk_options import JournalFile, Ray, RayActors, Resume, RetryUnread, ShardText
 from pgvision.cli.model_options import MODEL_HELP, MODEL_PANEL, LoadKeywords, ModelOptions
 from pgvision.images import OnError
 
@@ -118,6 +118,8 @@ class RunOptions(ModelOptions):
         journal: Where it is kept; None means beside the file that is written at the end.
         shard: "3/16": one of several parts, by the hash of each name.
         retry_unread: Read again what an earlier run could not read.
+        ray: Address of a Ray cluster to run on; None means this process.
+        ray_actors: Processes there that hold the model.
     """
 
     sources: Annotated[
@@ -196,11 +198,13 @@ class RunOptions(ModelOptions):
     journal: JournalFile = None
     shard: ShardText = None
     retry_unread: RetryUnread = False
+    ray: Ray = None
+    ray_actors: RayActors = 1
 
     @property
     def is_bulk(self) -> bool:
         """Whether the answers go to a journal."""
-        return self.resume or self.retry_unread or bool(self.shard) or bool(self.journal)
+        return any((self.resume, self.retry_unread, self.shard, self.journal, self.ray))
 
     @property
     def for_model(self) -> TaskKeywords:
