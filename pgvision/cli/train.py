@@ -84,6 +84,7 @@ class TrainOptions:
     four_bit: Annotated[bool, _recipe("Adapters over 4-bit weights (QLoRA; CUDA).")] = False
     keep_adapter: Annotated[bool, _recipe("Write the adapter alone, not merged weights.")] = False
     freeze_vision: Annotated[bool, _recipe("Leave the vision tower as it is.")] = False
+    vision_share: Annotated[float, _recipe("The vision tower's share of the rate.")] = 0.05
     closed_set: Annotated[
         bool, _recipe("Google's detection recipe: all classes at once, noise boxes, scores.")
     ] = False

@@ -30,7 +30,7 @@ class FinetuneSettings:
         steps, epochs, minutes: How long; one of them. Minutes are measured before the first step.
         batch_size: Examples that go through the model together, on each process.
         accumulation: So many such batches make a step.
-        learning_rate: At its highest; None: 3e-4 for the carried checkpoints, 2e-4 for LoRA, 1e-5
+        learning_rate: At its highest; None: 5e-4 for checkpoints of our own, 2e-4 for LoRA, 1e-5
             for all of a Google checkpoint's weights.
         warmup: Share of the steps over which the rate rises; then it falls as a cosine.
         method: All weights, low-rank adapters (LoRA), or these over 4-bit weights (CUDA only).
@@ -38,6 +38,8 @@ class FinetuneSettings:
         targets: Names of the layers that get adapters.
         keep_adapter: Write the adapter alone instead of merged weights.
         freeze_vision: Leave the vision tower as it is.
+        vision_share: The vision tower's share of the rate: pretrained eyes forget at what small
+            language models need (ours, DINOv2's, at 1.5e-4 within a few hundred steps).
         closed_set: Google's recipe for detection: one prompt for all classes, true boxes in random
             order, the answer filled with noise boxes; see `pgvision.training.noise`.
         num_objects: Boxes in such an answer; None: a fifth more than any picture has.
@@ -81,6 +83,7 @@ class FinetuneSettings:
     targets: tuple[str, ...] = LANGUAGE_LAYERS
     keep_adapter: bool = False
     freeze_vision: bool = False
+    vision_share: float = 0.05
     closed_set: bool = False
     num_objects: int | None = None
     order: Order | None = None
@@ -116,13 +119,21 @@ class FinetuneSettings:
         for name in ("warmup", "negatives", "label_smoothing", "ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise OptionError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        for name in ("loc_sigma", "box_loss", "mask_loss"):
+        for name in ("loc_sigma", "box_loss", "mask_loss", "vision_share"):
             if getattr(self, name) < 0.0:
                 raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.closed_set and self.task != "detect":
             raise OptionError(f"closed_set: answers hold boxes alone; task is {self.task!r}")
         if self.mask_loss and self.task != "segment":
             raise OptionError(f"mask_loss: answers of task {self.task!r} hold no masks")
+
+    def rate_for(self, kind: str) -> float:
+        """Return the rate at its highest, for a kind of checkpoint."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.method != "full":
+            return 2e-4
+        return 5e-4 if kind == "tiny" else 1e-5
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain data, for the run's own record."""

@@ -105,6 +105,21 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             )
         return (total, logits) if return_outputs else total
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Give the vision tower its share of the rate; the schedule scales both alike."""
+        if getattr(self, "optimizer", None) is None:
+            named = [(n, w) for n, w in self.model.named_parameters() if w.requires_grad]
+            sees = [weight for name, weight in named if "vision_tower" in name]
+            others = [weight for name, weight in named if "vision_tower" not in name]
+            rate = self.args.learning_rate
+            groups = [
+                {"params": others, "lr": rate},
+                {"params": sees, "lr": rate * self.settings.vision_share},
+            ]
+            kept = [group for group in groups if group["params"]]
+            self.optimizer = torch.optim.AdamW(kept, weight_decay=0.0)
+        return self.optimizer
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
@@ -116,6 +131,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each writes its random state before it is whole
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
@@ -184,7 +200,7 @@ def load_trained(model: Any, path: Path) -> None:
         weight.copy_(stored[name])
 
 
-def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str) -> Any:
+def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str, kind: str) -> Any:
     """Return transformers' arguments for a run of ``steps``."""
     on_cpu = device == "cpu"
     every = settings.eval_every or max(1, steps // 5)
@@ -193,7 +209,7 @@ def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str)
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=learning_rate(settings),
+        learning_rate=settings.rate_for(kind),
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         max_grad_norm=1.0,
@@ -213,15 +229,6 @@ def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str)
         label_names=["labels"],
         ddp_find_unused_parameters=False,
     )
-
-
-def learning_rate(settings: FinetuneSettings) -> float:
-    """Return the rate at its highest."""
-    if settings.learning_rate is not None:
-        return settings.learning_rate
-    if settings.method != "full":
-        return 2e-4
-    return 3e-4 if settings.model in (None, "tiny", "small") else 1e-5
 
 
 def last_checkpoint(out: Path) -> Path | None:

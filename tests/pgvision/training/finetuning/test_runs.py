@@ -229,3 +229,17 @@ def test_two_pictures_are_learnt_by_heart(scenes: Path, tmp_path: Path) -> None:
             count += 1
     assert hits / count > 0.8
     assert report.after["ap50"] > 0.8
+
+
+def test_eyes_learn_slower(scenes: Path, tmp_path: Path) -> None:
+    """At the first step Adam moves each weight by its rate: the tower's by its share."""
+    run(
+        scenes, tmp_path / "out", steps=1, warmup=0.0, learning_rate=1e-4, vision_share=0.1,
+        eval_every=9,
+    )  # fmt: skip
+    own, moved = load("tiny").model.state_dict(), load(tmp_path / "out").model.state_dict()
+    tower = "model.vision_tower.encoder.layers.0.mlp.fc1.weight"
+    language = "model.language_model.layers.0.mlp.up_proj.weight"
+    for name, step in ((tower, 1e-5), (language, 1e-4)):
+        gap = (moved[name].float() - own[name].float()).abs()
+        assert float(gap.quantile(0.9)) == pytest.approx(step, rel=0.05)
