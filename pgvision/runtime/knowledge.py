@@ -89,7 +89,7 @@ def unknown_classes(asked: Sequence[str], card: CheckpointCard) -> str | None:
     Example:
         >>> from pgvision.runtime.checkpoints import find_checkpoint
         >>> unknown_classes(["helmet", "helmat"], find_checkpoint("tiny")).partition(" and ")[0]
-        "tiny does not know 'helmat' (did you mean helmet?)"
+        "tiny does not know 'helmat' (did you mean helmet or head?)"
     """
     if card.classes is None:
         return None

@@ -8,16 +8,19 @@ a run, so that peak memory is its own::
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_large import build_model, build_processor, peak_gib, say
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
+
+sys.path.insert(0, str(Path(__file__).parent))
+from bench_large import build_model, build_processor, peak_gib, say
 
 from pgvision.runtime.vocabulary import read_vocabulary
 from pgvision.scenes import render_scene
@@ -107,7 +110,9 @@ def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
         model.enable_input_require_grads()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        options = arguments(settings, Path(folder), steps=settings.steps or 1, device="cpu")
+        options = arguments(
+            settings, Path(folder), steps=settings.steps or 1, device="cpu", kind="pt"
+        )
         options.set_save(strategy="no")
         FinetuneTrainer(
             settings,
