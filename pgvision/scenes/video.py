@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 
 from pgvision.arrays import ByteArray
-from pgvision.errors import DependencyError, OptionError
-from pgvision.files import replaced_path
+from pgvision.errors import OptionError
+from pgvision.images import VideoWriter
 from pgvision.scenes.backgrounds import paint_background
 from pgvision.scenes.canvas import Canvas
 from pgvision.scenes.dice import Dice
@@ -24,7 +23,6 @@ from pgvision.scenes.site import Site, random_site
 from pgvision.scenes.stage import draw_site
 
 CAMERAS: Final = ("static", "moving")
-_FOURCC: Final = {".mp4": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def write_scene_video(
     """Render a film into a video file, written aside and then renamed.
 
     Args:
-        path: Where to write; the ending says the format: .mp4, .mkv (both MPEG-4) or .avi (MJPEG).
+        path: Where to write; the ending says the format, as for `pgvision.images.VideoWriter`.
         seed: As in ``render_video``.
         num_frames: As in ``render_video``.
         image_hw: As in ``render_video``.
@@ -106,29 +104,12 @@ def write_scene_video(
 
     Raises:
         OptionError: If an option or the ending is something else.
-        DependencyError: If this OpenCV cannot write that format.
     """
-    target = Path(path)
-    code = _FOURCC.get(target.suffix.lower())
-    if code is None:
-        raise OptionError(
-            f"path must end in one of {', '.join(_FOURCC)}, got {target.name!r}; "
-            "for example site.mp4"
-        )
     frames = render_video(seed, num_frames=num_frames, image_hw=image_hw, fps=fps, camera=camera)
-    with replaced_path(target) as aside:
-        fourcc = cv2.VideoWriter.fourcc(*code)
-        writer = cv2.VideoWriter(str(aside), fourcc, fps, (image_hw[1], image_hw[0]))
-        if not writer.isOpened():
-            raise DependencyError(
-                f"OpenCV {cv2.__version__} cannot write {code} video; use a name that ends in "
-                ".avi, or install an opencv-python with video support"
-            )
-        try:
-            for frame in frames:
-                writer.write(frame.image)
-        finally:
-            writer.release()
+    target = Path(path)
+    with VideoWriter(target, fps, image_hw) as writer:
+        for frame in frames:
+            writer.write(frame.image)
     return target
 
 
