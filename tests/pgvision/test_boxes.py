@@ -86,7 +86,7 @@ def test_nms_is_brute_force(xyxy: np.ndarray, data: st.DataObject) -> None:
     scores = np.array(data.draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))) / 4
     ids = np.array(data.draw(st.lists(st.integers(-1, 1), min_size=n, max_size=n)), dtype=int)
     limit = 0.123456789
-    # 10 / 81 is a ratio of such areas, and in float32 the same number: rounding decides nothing here.
+    # 10 / 81 is a ratio of such areas and, in float32, this number: rounding decides nothing.
     assume((np.abs(boxes.box_iou(xyxy, xyxy) - limit) > 1e-6).all())
     kept = boxes.nms(xyxy, scores, iou_threshold=limit, class_ids=ids)
     assert kept.tolist() == _brute_force(xyxy, scores, ids, limit)
