@@ -21,7 +21,7 @@ from vqvae import MaskCodec
 
 _TRAIN = ("train", "training", "instances_train")
 _VALID = ("valid", "val", "validation", "test")
-_HELD_BACK = 0.1
+_HELD_BACK = (0.1, 0.2, 0.35, 0.5)  # shares, in turn
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,19 @@ def _one_of(splits: Mapping[str, Dataset], names: Sequence[str]) -> str | None:
 
 
 def _held_back(dataset: Dataset) -> tuple[Dataset, Dataset]:
-    parts = split_by_hash(dataset, val=_HELD_BACK)
-    return parts["train"], parts["val"]
+    """Hold a tenth of the pictures back, or more where a tenth of them is none."""
+    for share in _HELD_BACK:
+        try:
+            parts = split_by_hash(dataset, val=share)
+        except DataError as error:
+            if "would hold none" not in str(error):
+                raise  # a file that cannot be read
+            continue
+        return parts["train"], parts["val"]
+    raise DataError(
+        f"{len(dataset.images)} pictures are too few to hold some back for validation; name a data "
+        "set to validate on: valid=..., --valid"
+    )
 
 
 def _require_objects(train: Dataset, name: str) -> None:
@@ -165,7 +176,7 @@ def _texts(places: DataPlaces, name: str) -> Parts:
     if held is not None:
         return Parts(name, train, read_examples(by_name[held], images=places.images))
     pictures = sorted({one.image for one in train})
-    kept = {p for p in pictures if _share(p) < _HELD_BACK} or set(pictures[:1])
+    kept = {p for p in pictures if _share(p) < _HELD_BACK[0]} or set(pictures[:1])
     rest = tuple(one for one in train if one.image not in kept)
     if not rest:
         raise DataError(f"{name}: one picture alone cannot be learnt from and validated on")

@@ -12,7 +12,7 @@ from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
 from pgvision.tokens import parse_suffix
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
-from pgvision.training.finetuning.data import read_parts
+from pgvision.training.finetuning.data import _held_back, read_parts
 from pgvision.training.finetuning.samples import CLOSED_PREFIX, ObjectSource, Samples
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.noise import NOISE
@@ -163,6 +163,12 @@ def test_parts_are_found_and_bound_to_their_content(scenes: Path, tmp_path: Path
         DataPlaces(data=scenes / "train" / "examples.jsonl"), replace(recipe, task="caption")
     )
     assert {one.image for one in texts.train}.isdisjoint(one.image for one in texts.valid)
+    with pytest.raises(DataError, match="1 pictures are too few to hold some back.*--valid"):
+        _held_back(replace(parts.train, images=parts.train.images[:1]))
+    for count in range(3, 7):  # a tenth of six pictures would be none
+        some = replace(parts.train, images=parts.train.images[:count])
+        train, valid = _held_back(some)
+        assert len(train.images) + len(valid.images) == count and valid.images
     with pytest.raises(OptionError, match="has train, valid"):
         read_parts(DataPlaces(data=scenes, split="other"), recipe)
 
