@@ -137,8 +137,9 @@ def object_task(
     names = require_classes(classes)
     warn_once(unknown_classes(names, card))
     closed_set = card.closed_set if task == "detect" else None
-    if _suits(closed_set, names, settings) and closed_set is not None:
-        return ObjectTask(names, settings, (_closed_ask(closed_set),))
+    chosen = _chosen(closed_set, names, settings)
+    if chosen is not None:
+        return ObjectTask(names, settings, (_closed_ask(chosen),))
     size = settings.classes_per_prompt or classes_per_prompt(card.kind)
     groups = [names[start : start + size] for start in range(0, len(names), size)]
     prompts = tuple(
@@ -177,8 +178,10 @@ def provenance(frame: Frame, answers: Sequence[Answered]) -> dict[str, Any]:
     }
 
 
-def _suits(closed_set: ClosedSet | None, names: Sequence[str], settings: ObjectSettings) -> bool:
-    """Decide whether all classes are asked for at once.
+def _chosen(
+    closed_set: ClosedSet | None, names: Sequence[str], settings: ObjectSettings
+) -> ClosedSet | None:
+    """Return the closed set if all classes are asked for at once.
 
     Raises:
         OptionError: If the settings say that they must be and they cannot.
@@ -194,7 +197,7 @@ def _suits(closed_set: ClosedSet | None, names: Sequence[str], settings: ObjectS
             f"{', '.join(known) or 'none'}"
         )
         raise OptionError(f"closed_set: {reason}")
-    return settings.closed_set is not False and is_held and not strangers
+    return closed_set if settings.closed_set is not False and is_held and not strangers else None
 
 
 def _closed_ask(closed_set: ClosedSet) -> Ask:

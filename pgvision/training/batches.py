@@ -16,7 +16,7 @@ from pgvision.scenes.wordings import trained_forms
 from pgvision.tokens import SEPARATOR, encode_boxes, object_text
 from pgvision.training.features import relit
 from pgvision.training.losses import DenseTargets
-from pgvision.training.noise import NOISE, noise_boxes
+from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
 from pgvision.training.shards import Shard
 
 # How often each task is asked.
@@ -26,7 +26,6 @@ _FOREIGN: Final = 0.15  # of the absent classes: one that its whole shard never 
 _FIRST_FORM: Final = 0.4  # how often a question is asked in the first of its forms
 MAX_OBJECTS: Final = 14
 MAX_MASKS: Final = 5
-CLOSED_PREFIX: Final = "detect all classes"
 CLOSED_OBJECTS: Final = 18
 _CLOSED: Final = 0.4  # how often a picture is asked for the whole closed set, where it can be
 

@@ -16,6 +16,8 @@ from pgvision.boxes import box_iou
 
 NOISE: Final = "<noise>"
 """The class of boxes that show nothing."""
+CLOSED_PREFIX: Final = "detect all classes"
+"""The prompt of answers that are filled with them."""
 _AGAIN: Final = 0.4  # share of the boxes that show a true object a second time
 _FREE: Final = 0.15  # the others overlap no object by more
 _TRIES: Final = 8

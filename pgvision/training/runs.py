@@ -54,15 +54,29 @@ def load_state(
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     held = state.get("identity", {})
-    names = sorted({*held, *identity} - set(free))
-    other = [
-        f"{name} was {held.get(name)!r} and is {identity.get(name)!r}"
-        for name in names
-        if held.get(name) != identity.get(name)
-    ]
-    if other:
+    if other := differences(held, identity, free=free):
         raise OptionError(
-            f"{path}: made with something else ({'; '.join(other)}); give it the same again, "
-            f"or another folder"
+            f"{path}: made with something else ({other}); give it the same again, or another folder"
         )
     return state
+
+
+def differences(
+    held: Mapping[str, Any], identity: Mapping[str, Any], *, free: Sequence[str] = ()
+) -> str:
+    """Say in words what of a run's identity has changed; "" for nothing.
+
+    Args:
+        held: What it was bound to.
+        identity: What it is to be bound to now.
+        free: Names that may have changed.
+
+    Example:
+        >>> differences({"seed": 1, "steps": 9}, {"seed": 2, "steps": 9})
+        'seed was 1 and is 2'
+    """
+    return "; ".join(
+        f"{name} was {held.get(name)!r} and is {identity.get(name)!r}"
+        for name in sorted({*held, *identity} - set(free))
+        if held.get(name) != identity.get(name)
+    )

@@ -17,6 +17,7 @@ from pgvision.runtime import Engine
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.samples import Samples, Source
 from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.runs import differences
 
 _LOG = logging.getLogger(__name__)
 RUN_NAME: Final = "run.json"
@@ -83,16 +84,10 @@ def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[
         write_text(path, json.dumps({"identity": identity, "steps": steps}, indent=1) + "\n")
         return steps
     run = json.loads(path.read_text(encoding="utf-8"))
-    held = run["identity"]
-    other = [
-        f"{name} was {held.get(name)!r} and is {identity.get(name)!r}"
-        for name in sorted({*held, *identity})
-        if held.get(name) != identity.get(name)
-    ]
-    if other:
+    if other := differences(run["identity"], identity):
         raise OptionError(
-            f"out: {folder} holds a run with other settings: {'; '.join(other)}. Give it the same "
-            "again, or another folder"
+            f"out: {folder} holds a run with other settings: {other}. Give it the same again, or "
+            "another folder"
         )
     return int(run["steps"])
 

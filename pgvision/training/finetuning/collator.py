@@ -6,7 +6,7 @@ the answer and its ``<eos>`` alone are learnt.
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch import Tensor
 from pgvision.errors import DataError
 from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
 from pgvision.tokens import SEPARATOR
+from pgvision.training.finetuning.objectives import IGNORED
 from pgvision.training.finetuning.samples import Sample
-
-IGNORED: Final = -100
 
 
 class Collator:

@@ -14,7 +14,7 @@ from pgvision.datasets import (
     split_by_hash,
 )
 from pgvision.errors import DataError, OptionError
-from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
 from pgvision.training.finetuning.samples import ObjectSource, Source, TextSource
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from vqvae import MaskCodec
@@ -124,14 +124,8 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     _require_objects(train, name)
     codec = None
     if settings.task == "segment":
-        codec = _codec(settings)
+        codec = MaskCodec.load(find_checkpoint(settings.model).codec)
     return Parts(name, train, valid, codec)
-
-
-def _codec(settings: FinetuneSettings) -> MaskCodec:
-    from pgvision.runtime import find_checkpoint
-
-    return MaskCodec.load(find_checkpoint(settings.model).codec)
 
 
 def _one_of(splits: Mapping[str, Dataset], names: Sequence[str]) -> str | None:

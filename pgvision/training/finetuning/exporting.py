@@ -2,9 +2,7 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ from safetensors.torch import save_file
 
 from pgvision import __version__
 from pgvision.files import replaced_path, write_text
-from pgvision.runtime.checkpoints import CARD_NAME, CheckpointCard
+from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.training.cards import save_card
 from pgvision.training.finetuning.models import adapter_config
 from pgvision.training.finetuning.settings import FinetuneSettings
 
@@ -34,21 +33,10 @@ def export(
         _write_adapter(model, card, settings, folder)
     else:
         _merge(model)
-        dtype = getattr(model.config, "dtype", None) or torch.float32
-        model.to(torch.float32 if dtype == torch.float32 else dtype)
+        model.to(getattr(model.config, "dtype", None) or torch.float32)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    content = {
-        "kind": card.kind,
-        "codec": card.codec,
-        "about": card.about,
-        "classes": None if card.classes is None else list(card.classes),
-        "questions": None if card.questions is None else list(card.questions),
-        "max_new_tokens": card.max_new_tokens,
-        "closed_set": None if card.closed_set is None else asdict(card.closed_set),
-    }
-    kept = {name: value for name, value in content.items() if value is not None}
-    write_text(folder / CARD_NAME, json.dumps(kept, indent=1) + "\n")
+    save_card(folder, card)
 
 
 def _merge(model: Any) -> None:

@@ -1,15 +1,15 @@
 """The loss of an answer's tokens; `pgvision.training.localisation` has those of what they draw."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 
-from pgvision.tokens import NUM_BINS
-from pgvision.training.losses import soft_bins
+from pgvision.training.losses import token_losses
 
-IGNORED = -100
+IGNORED: Final = -100
+"""In place of a label: nothing is learnt here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class TokenLoss:
             labels: ``(b, k)`` token ids, -100 where nothing is learnt.
         """
         learnt = labels != IGNORED
-        rows, targets = logits[learnt].float(), labels[learnt]
-        each = F.cross_entropy(rows, targets, reduction="none", label_smoothing=self.smoothing)
-        is_loc = (targets >= self.first_loc) & (targets < self.first_loc + NUM_BINS)
-        if self.loc_sigma > 0 and is_loc.any():
-            wanted = soft_bins(targets[is_loc] - self.first_loc, sigma=self.loc_sigma)
-            said = rows[is_loc].log_softmax(-1)[:, self.first_loc : self.first_loc + NUM_BINS]
-            each = each.masked_scatter(is_loc, -(wanted * said).sum(1))
+        each = token_losses(
+            logits[learnt],
+            labels[learnt],
+            first_loc=self.first_loc,
+            sigma=self.loc_sigma,
+            smoothing=self.smoothing,
+        )
         if self.token_mean:
             return each.mean()
         counts = learnt.sum(1)

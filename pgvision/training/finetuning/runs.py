@@ -23,7 +23,7 @@ from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Parts, read_parts
 from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
 from pgvision.training.finetuning.models import prepare
-from pgvision.training.finetuning.samples import CLOSED_PREFIX, Samples
+from pgvision.training.finetuning.samples import Samples
 from pgvision.training.finetuning.saving import saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.finetuning.trainer import (
@@ -36,7 +36,7 @@ from pgvision.training.finetuning.trainer import (
     losses_of,
 )
 from pgvision.training.finetuning.validation import score_objects, score_texts
-from pgvision.training.noise import NOISE
+from pgvision.training.noise import CLOSED_PREFIX, NOISE
 
 _Validate: TypeAlias = Callable[[int | None], dict[str, float]]
 
@@ -193,7 +193,9 @@ def _card(card: CheckpointCard, settings: FinetuneSettings, parts: Parts) -> Che
     closed = card.closed_set
     if settings.closed_set:
         closed = ClosedSet(CLOSED_PREFIX, parts.classes, parts.num_objects(settings), NOISE)
-    return replace(card, about=about, classes=classes, questions=questions, closed_set=closed)
+    return replace(
+        card, about=about, classes=classes, questions=questions, closed_set=closed, notes=None
+    )
 
 
 def _validation(engine: Engine, parts: Parts, settings: FinetuneSettings) -> _Validate:

@@ -23,10 +23,9 @@ from pgvision.tokens import (
 )
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.settings import FinetuneSettings
-from pgvision.training.noise import NOISE, noise_boxes
+from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
 
 _LOG = logging.getLogger(__name__)
-CLOSED_PREFIX: Final = "detect all classes"
 _JOINED: Final = 0.3  # how often all classes are asked for at once, where a prompt takes several
 
 

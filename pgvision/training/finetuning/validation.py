@@ -1,11 +1,9 @@
 """How good a model is, by real generation: AP for boxes and masks, exact match for texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from pgvision.datasets import Dataset, Example, dataset_to_coco
 from pgvision.errors import DataError
@@ -17,15 +15,9 @@ from pgvision.runtime import Engine, Picture, Request
 from pgvision.tasks import Detector, Segmenter
 from pgvision.training.finetuning.settings import FinetuneSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-MAIN = {"detect": "ap50", "segment": "ap50"}
-"""The figure by which the best weights are chosen; "exact" for texts."""
-
 
 @contextmanager
-def answering(engine: Engine) -> "Iterator[Engine]":
+def answering(engine: Engine) -> Iterator[Engine]:
     """Give an engine over a model that is being trained, and leave the model as it was."""
     model = engine.model
     was = model.training
@@ -64,9 +56,7 @@ def score_objects(
             if isinstance(outcome, Failure):
                 continue
             read += 1
-            for row in outcome.to_coco(image_id=image.id, category_ids=ids):
-                row.pop("bbox" if iou_type == "segm" else "segmentation", None)
-                rows.append(row)
+            rows += outcome.to_coco(image_id=image.id, category_ids=ids)
     if not read:
         raise DataError(f"not one of {len(some.images)} pictures for validation could be read")
     report = evaluate_detections(dataset_to_coco(some), rows, iou_type, details=False)  # type: ignore[arg-type]
@@ -82,9 +72,16 @@ def score_texts(
 ) -> dict[str, float]:
     """Return the share of answers that are exactly right, case and spaces aside."""
     some = examples[:limit]
-    pictures = {one.image: Picture(read_image(one.image)) for one in some}
-    requests = [Request(picture=pictures[one.image], prefix=one.prefix) for one in some]
-    with answering(engine) as live, torch.inference_mode():
-        said = dict(live.generate(requests))
+    with answering(engine) as live:
+        said = dict(live.generate(_requests(some)))
     hits = [exact_match(said[number].text, [one.suffix]) for number, one in enumerate(some)]
     return {"exact": round(sum(hits) / len(hits), 4)}
+
+
+def _requests(examples: Sequence[Example]) -> Iterator[Request]:
+    """Ask one by one, so that only pictures in hand are held; examples of one stand together."""
+    path, picture = None, None
+    for one in examples:
+        if picture is None or one.image != path:
+            path, picture = one.image, Picture(read_image(one.image))
+        yield Request(picture=picture, prefix=one.prefix)

@@ -10,8 +10,8 @@ from pgvision.runtime import find_checkpoint
 from pgvision.scenes import CLASSES
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_processor
-from pgvision.training.batches import CLOSED_OBJECTS, CLOSED_PREFIX, BatchMaker, Wording
-from pgvision.training.noise import NOISE, add_noise, noise_boxes
+from pgvision.training.batches import CLOSED_OBJECTS, BatchMaker, Wording
+from pgvision.training.noise import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.words import known_words
 from vqvae import MaskCodec

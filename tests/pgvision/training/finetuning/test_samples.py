@@ -13,9 +13,9 @@ from pgvision.errors import DataError, OptionError
 from pgvision.tokens import parse_suffix
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.data import _held_back, read_parts
-from pgvision.training.finetuning.samples import CLOSED_PREFIX, ObjectSource, Samples
+from pgvision.training.finetuning.samples import ObjectSource, Samples
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
-from pgvision.training.noise import NOISE
+from pgvision.training.noise import CLOSED_PREFIX, NOISE
 from vqvae import MaskCodec
 
 
