@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from pgvision.errors import DataError
-from pgvision.runtime import Engine, load
+from pgvision.runtime import Engine, load, load_apart
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.objectives import TokenLoss
 from pgvision.training.finetuning.samples import Sample
+from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments, losses_of
 from pgvision.training.noise import NOISE
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
@@ -70,6 +72,30 @@ def test_the_loss_and_its_gradients_are_transformers(engine: Engine, collator: C
     (found,) = torch.autograd.grad(ours, weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Path) -> None:
+    """What the stock loop minimises is transformers' loss on the collator's batch."""
+    settings = FinetuneSettings(steps=1, model="tiny", loc_sigma=0.0, token_mean=True)
+    engine = load_apart("tiny", device="cpu", dtype="float32")
+    table = engine.vocabulary
+    trainer = FinetuneTrainer(
+        settings,
+        losses_of(settings, table.first_loc, table.first_seg, None),
+        model=engine.model,
+        args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
+        train_dataset=SAMPLES,
+        data_collator=collator,
+        callbacks=[],
+    )
+    batch = collator(SAMPLES)
+    ours = trainer.compute_loss(engine.model, batch)
+    inputs = {
+        name: batch[name]
+        for name in ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+    }
+    theirs = engine.model(**inputs, labels=batch["labels"], use_cache=False).loss
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
 
 
 def test_no_answer_sees_what_follows_and_every_prompt_sees_itself(
