@@ -22,6 +22,7 @@ from pgvision.results.checks import (
 )
 
 if TYPE_CHECKING:
+    import fiftyone.core.labels as fol
     import pandas as pd
     import supervision as sv
 
@@ -251,6 +252,18 @@ class DetectionResult(Answer):
         """
         return exits.to_supervision(self)
 
+    def to_fiftyone(self) -> fol.Detections:
+        """Convert to FiftyOne's ``Detections``; needs fiftyone, and no database.
+
+        Returns:
+            One ``Detection`` an object: ``label``, ``bounding_box`` (left, top, width, height as
+            parts of the image), ``confidence`` (None if unknown), ``index`` (the track, if any).
+
+        Raises:
+            DependencyError: If fiftyone is not installed.
+        """
+        return exits.to_fiftyone(self)
+
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None
     ) -> list[dict[str, Any]]:
@@ -321,8 +334,8 @@ class DetectionResult(Answer):
                 data[name] = None if value is None else list(value)
         return data
 
-    def _repr_png_(self) -> bytes | None:
-        return None if self.image is None else picture.png_bytes(self.plot())
+    def _repr_jpeg_(self) -> bytes | None:
+        return None if self.image is None else picture.jpeg_bytes(self.plot())
 
 
 def _names(names: Sequence[str | None], what: str, *, count: int | None = None) -> tuple[Any, ...]:

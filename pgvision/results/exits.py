@@ -1,20 +1,21 @@
-"""Ways out of a result: supervision, COCO, YOLO, pandas, crops."""
+"""Ways out of a result: supervision, FiftyOne, COCO, YOLO, pandas, crops."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgvision.arrays import ByteArray, FloatArray
+from pgvision.arrays import BoolArray, ByteArray, FloatArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.errors import DataError, DependencyError, OptionError
 from pgvision.results.checks import require_count
 from pgvision.results.objects import Objects
 
 if TYPE_CHECKING:
+    import fiftyone.core.labels as fol
     import pandas as pd
     import supervision as sv
 
@@ -46,6 +47,40 @@ def to_supervision(result: Objects) -> sv.Detections:
         tracker_id=None if result.tracker_ids is None else result.tracker_ids.astype(int),
         data=data,
     )
+
+
+def to_fiftyone(result: Objects, masks: Iterable[BoolArray] | None = None) -> fol.Detections:
+    """See `DetectionResult.to_fiftyone`; ``masks`` are those of the boxes."""
+    labels = fiftyone_labels()
+    height, width = result.image_hw
+    shares = xyxy_to_xywh(result.xyxy) / np.array([width, height, width, height], np.float32)
+    parts = [{}] * len(result) if masks is None else [{"mask": mask} for mask in masks]
+    return labels.Detections(
+        detections=[
+            labels.Detection(
+                label=label,
+                bounding_box=shares[row].tolist(),
+                confidence=None if result.scores is None else float(result.scores[row]),
+                index=None if result.tracker_ids is None else int(result.tracker_ids[row]),
+                **parts[row],
+            )
+            for row, label in enumerate(result.labels)
+        ]
+    )
+
+
+def fiftyone_labels() -> Any:
+    """Return ``fiftyone.core.labels``, which needs no database.
+
+    Raises:
+        DependencyError: If fiftyone is not installed.
+    """
+    try:
+        import fiftyone.core.labels as fol
+    except ImportError as error:
+        message = "to_fiftyone() needs fiftyone: pip install 'pgvision[fiftyone]'"
+        raise DependencyError(message) from error
+    return fol
 
 
 def to_coco(

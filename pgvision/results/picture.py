@@ -70,19 +70,21 @@ def plot_objects(
     return canvas
 
 
-def png_bytes(bgr: ByteArray) -> bytes:
-    """Encode a picture as PNG, in memory.
+def jpeg_bytes(bgr: ByteArray) -> bytes:
+    """Encode a picture as JPEG, in memory.
+
+    A notebook keeps what it shows: the PNG of a photograph is four times larger.
 
     Returns:
         The bytes of the file.
 
     Example:
-        >>> png_bytes(np.zeros((2, 2, 3), np.uint8))[1:4]
-        b'PNG'
+        >>> jpeg_bytes(np.zeros((2, 2, 3), np.uint8))[:2].hex()
+        'ffd8'
     """
     import cv2
 
-    _, encoded = cv2.imencode(".png", bgr)
+    _, encoded = cv2.imencode(".jpg", bgr)
     return bytes(encoded)
 
 

@@ -17,6 +17,7 @@ from pgvision.results.checks import frozen_reals, frozen_wholes
 from pgvision.results.detection import DetectionResult
 
 if TYPE_CHECKING:
+    import fiftyone.core.labels as fol
     import pandas as pd
     import supervision as sv
     from shapely import MultiPolygon
@@ -174,6 +175,17 @@ class SegmentationResult(DetectionResult):
             detections.data["codes"] = self.codes.copy()
         detections.mask = self._compact() if compact_masks else self.masks.copy()
         return detections
+
+    def to_fiftyone(self) -> fol.Detections:
+        """Convert to FiftyOne's ``Detections``, as `DetectionResult.to_fiftyone` does.
+
+        Returns:
+            Detections with ``mask``: bool, of the box alone, as FiftyOne wants it.
+
+        Raises:
+            DependencyError: If fiftyone is not installed.
+        """
+        return exits.to_fiftyone(self, [crop for crop, _ in self._mask_crops()])
 
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pgvision.arrays import ByteArray
 from pgvision.drawing import with_caption
@@ -12,7 +12,11 @@ from pgvision.errors import OptionError
 from pgvision.files import write_text
 from pgvision.results.answer import Answer
 from pgvision.results.checks import require_score
-from pgvision.results.picture import png_bytes, save_result
+from pgvision.results.exits import fiftyone_labels
+from pgvision.results.picture import jpeg_bytes, save_result
+
+if TYPE_CHECKING:
+    import fiftyone.core.labels as fol
 
 _QUESTION = re.compile(r"answer \S+ +(.+)", re.DOTALL)
 
@@ -136,8 +140,19 @@ class TextResult(Answer):
             "language": self.language,
         }
 
-    def _repr_png_(self) -> bytes | None:
-        return None if self.image is None else png_bytes(self.plot())
+    def to_fiftyone(self) -> "fol.Classification":
+        """Convert to FiftyOne's ``Classification``; needs fiftyone, and no database.
+
+        Returns:
+            The text as ``label``, the score as ``confidence`` (None if unknown).
+
+        Raises:
+            DependencyError: If fiftyone is not installed.
+        """
+        return fiftyone_labels().Classification(label=self.text, confidence=self.score)
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return None if self.image is None else jpeg_bytes(self.plot())
 
     @classmethod
     def _decoded(cls, values: dict[str, Any]) -> dict[str, Any]:

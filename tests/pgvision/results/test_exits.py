@@ -354,10 +354,10 @@ def test_an_answer_is_drawn_with_its_question() -> None:
     assert (blank[120:] != blank[120, 0]).any()  # nothing read is said, not left blank
 
 
-def test_notebooks_show_png_only_where_there_is_a_picture() -> None:
+def test_notebooks_show_a_picture_only_where_there_is_a_picture() -> None:
     for result in (_result(), _segmented(), TextResult(image_hw=(120, 160), text="a")):
-        assert result._repr_png_() is None
-        shown = result.with_image(_PICTURE)._repr_png_()
+        assert result._repr_jpeg_() is None
+        shown = result.with_image(_PICTURE)._repr_jpeg_()
         decoded = cv2.imdecode(np.frombuffer(shown, np.uint8), cv2.IMREAD_COLOR)
         assert decoded.shape[1] == 160
 
