@@ -1,4 +1,4 @@
-# make setup demo fmt check test slow bench docs. Everything runs in .venv, built from constraints.txt.
+# make setup demo fmt check test slow ray bench docs. Everything runs in .venv, built from constraints.txt.
 
 PYTHON ?= python3
 # More words for pip, such as an index with CPU builds of torch (README, "Set-up").
@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 
-.PHONY: setup demo fmt check test slow bench docs clean
+.PHONY: setup demo fmt check test slow ray bench docs clean
 
 setup: $(STAMP)
 
@@ -52,6 +52,12 @@ test: setup
 # Runs that are killed and go on, and users' types: a few minutes.
 slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
+
+# Clusters, Parquet and buckets: what the extra "ray" brings, and a server of Amazon's protocol.
+ray: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
+	  --config-settings editable_mode=compat --editable '.[ray]' 'moto[server]>=5'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'slow or not slow' tests/pgvision/batch $(PYTEST_ARGS)
 
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do \

@@ -1,20 +1,23 @@
 """What a job is asked about: a fixed list of pictures and videos, and what the files were."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from pgvision.errors import DataError, OptionError, SourceError
+from pgvision.errors import OptionError, PgvisionError
 from pgvision.images import is_live
-from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
+from pgvision.images.capture import without_password
+from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
+from pgvision.images.stored import Stored, is_stored, list_stored
 
 Stamp: TypeAlias = tuple[int, int, str]  # bytes, time of the last change in ns, digest
 
-_NAME_KEYS: Final = ("image", "file_name", "path")
 _WHOLE: Final = 64 << 20  # of a larger file (a video) only both ends are digested
 _END: Final = 1 << 20
 _MOST_SHARDS: Final = 100_000
@@ -28,16 +31,29 @@ class Item:
         name: What it is called in the journal: its path as it was reached, or its address.
         at: Its place among all items of the job, of other shards too.
         source: What is opened.
+        stored: Where it lies, if it is no file of its own.
     """
 
     name: str
     at: int
     source: str
+    stored: Stored | None = None
 
     @property
     def stamp(self) -> Stamp | None:
         """What the file is now; None for what is no file."""
         return None if "://" in self.source else stamp_of(Path(self.source))
+
+    def is_unchanged(self, stamp: Stamp | None) -> bool:
+        """Whether it is what it was; its bytes are only read where its time says otherwise."""
+        if self.stored is None:
+            return "://" in self.source or is_same_file(Path(self.source), stamp)
+        if stamp is None or self.stored.changed == stamp[1]:
+            return stamp is None or self.stored.size == stamp[0]
+        try:
+            return stored_stamp(self.stored, self.stored.read())[2] == stamp[2]
+        except PgvisionError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -98,23 +114,28 @@ def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]
     """List all pictures and videos that sources hold, each once, in their order.
 
     Args:
-        sources: Pictures, videos, folders, globs, ``.txt`` lists of paths, ``.jsonl`` manifests
-            whose lines have ``image``, ``file_name`` or ``path`` (relative to the manifest), and
-            addresses of files. What is named and not there stays in the list, and fails when it
-            is read.
+        sources: Pictures, videos, folders, globs, lists (``.txt``, ``.jsonl``, ``.parquet``; see
+            `pgvision.images.manifests.read_manifest`), tar files, addresses of files, of objects
+            in stores and of their folders. What is named and not there stays in the list, and
+            fails when it is read; a tar file or store must be there.
         recursive: Take folders with their subfolders.
 
     Raises:
         OptionError: For a camera or another live source, which no second run can read again.
         SourceError: For an empty folder, list or pattern.
         DataError: For a manifest that is none.
+        DependencyError: For Parquet and stores, if pyarrow is not installed.
     """
-    places: dict[str, str] = {}
+    places: dict[str, str | Stored] = {}
     for source in sources:
         for found in _expanded(source, recursive):
-            name = _name(found)
-            places.setdefault(name, found)
-    return [Item(name, at, found) for at, (name, found) in enumerate(places.items())]
+            places.setdefault(_name(found), found)
+    return [
+        Item(name, at, found)
+        if isinstance(found, str)
+        else Item(name, at, found.source, stored=found)
+        for at, (name, found) in enumerate(places.items())
+    ]
 
 
 def listing_digest(items: Iterable[Item]) -> str:
@@ -162,63 +183,51 @@ def is_same_file(path: Path, stamp: Stamp | None) -> bool:
     return now is not None and now[2] == stamp[2]
 
 
-def _name(source: str) -> str:
-    from pgvision.images.capture import without_password
+def stored_stamp(stored: Stored, data: bytes) -> Stamp:
+    """Fingerprint a picture in a tar file or a store, whose bytes have been read."""
+    return stored.size, stored.changed, hashlib.sha256(data).hexdigest()[:32]
 
-    return without_password(source) if "://" in source else str(Path(source).expanduser())
+
+def _name(found: str | Stored) -> str:
+    if isinstance(found, Stored):
+        return found.name
+    return without_password(found) if "://" in found else str(Path(found).expanduser())
 
 
-def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[str]:
+def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[str | Stored]:
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
+    if source.lower().startswith("file://"):
+        source = url2pathname(urlsplit(source).path)
     if "://" in source or (source.isascii() and source.isdecimal()):
         if is_live(source):
             raise OptionError(
                 f"{_name(source)}: is live: what it showed cannot be read again, so that a job "
                 "cannot go on; leave --resume out, or record it to a file first"
             )
-        yield source
+        is_store = is_stored(source) and not source.lower().startswith("http")
+        yield from list_stored(source, recursive=recursive) if is_store else [source]
         return
     path = Path(source).expanduser()
     if path.is_dir():
         yield from map(str, list_folder(path, recursive=recursive))
-    elif path.is_file() and path.suffix.lower() in (".txt", ".jsonl"):
-        if not lists:
-            raise OptionError(f"{path}: a list within a list is not followed; name it as a source")
-        reader = _manifest_names if path.suffix.lower() == ".jsonl" else _list_names
-        for entry in reader(path):
-            inner = entry if "://" in entry else str(path.parent / Path(entry).expanduser())
-            yield from _expanded(inner, recursive, lists=False)
+    elif path.is_file():
+        yield from _from_file(path, recursive, lists)
     elif not path.exists() and is_glob(source):
-        yield from map(str, list_glob(source))
+        for file in list_glob(source):
+            yield from list_stored(str(file)) if is_stored(file.name) else [str(file)]
     else:
         yield str(path)
 
 
-def _list_names(file: Path) -> list[str]:
-    return [entry for _, entry in list_text(file)]
-
-
-def _manifest_names(file: Path) -> Iterator[str]:
-    count = 0
-    try:
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _named_in(line, f"{file}, line {number}")
-                    count += 1
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{file}: expected a UTF-8 manifest: {error}") from error
-    if not count:
-        raise SourceError(f"{file}: the manifest names no picture")
-
-
-def _named_in(line: str, where: str) -> str:
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: expected a JSON object, got {line.strip():.40}") from error
-    for key in _NAME_KEYS:
-        if isinstance(entry, dict) and isinstance(entry.get(key), str) and entry[key].strip():
-            return str(entry[key])
-    raise DataError(f"{where}: expected an object with one of {', '.join(_NAME_KEYS)}, a path")
+def _from_file(path: Path, recursive: bool, lists: bool) -> Iterator[str | Stored]:
+    if is_stored(path.name):
+        yield from list_stored(str(path))
+    elif path.suffix.lower() in MANIFEST_ENDINGS:
+        if not lists:
+            raise OptionError(f"{path}: a list within a list is not followed; name it as a source")
+        for _, entry in read_manifest(path):
+            inner = entry if "://" in entry else str(path.parent / Path(entry).expanduser())
+            yield from _expanded(inner, recursive, lists=False)
+    else:
+        yield str(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch.coco_files import write_coco_file, write_json_lines
-from pgvision.batch.items import Item, Shard, Stamp, is_same_file, list_items, listing_digest
+from pgvision.batch.items import Item, Shard, Stamp, list_items, listing_digest
 from pgvision.batch.journal import Journal, Row
 from pgvision.batch.ledger import Ledger
 from pgvision.batch.reading import Read, read_items
@@ -29,7 +29,7 @@ class Job:
 
     Args:
         recipe: What is asked.
-        sources: Pictures, videos, folders, globs, ``.txt`` lists, ``.jsonl`` manifests.
+        sources: Pictures, videos, folders, globs, lists, tar files, stores; see `iter_frames`.
         journal: The journal's file.
         recursive: Take folders with their subfolders.
         stride: Of videos take each ``stride``-th frame.
@@ -237,9 +237,7 @@ def _end(add: Callable[[Row], None], videos: dict[str, None], name: str) -> None
 
 def _is_unchanged(ledger: Ledger, item: Item) -> bool:
     entry = ledger.entries.get(item.name)
-    if entry is None or "://" in item.source:
-        return True
-    return is_same_file(Path(item.source), entry.stamp)
+    return entry is None or item.is_unchanged(entry.stamp)
 
 
 def _exact(outcome: Outcome) -> dict[str, object]:

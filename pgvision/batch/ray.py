@@ -9,12 +9,14 @@ Workers read the sources by the same paths, so that these lie where all machines
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import astuple
 from typing import Any, Final
 
 from pgvision.batch.items import Item
 from pgvision.batch.jobs import Job
 from pgvision.batch.journal import Row
 from pgvision.errors import DependencyError, OptionError
+from pgvision.images.stored import Stored
 
 _ITEMS_AT_ONCE: Final = 16
 _BLOCKS_AN_ACTOR: Final = 8
@@ -53,7 +55,7 @@ def run_on_ray(
         if not left:
             return
         dataset = ray.data.from_items(
-            [{"name": one.name, "at": one.at, "source": one.source} for one in left],
+            [{"item": json.dumps(astuple(one))} for one in left],
             override_num_blocks=min(len(left), _BLOCKS_AN_ACTOR * num_actors),
         ).map_batches(
             Asker,
@@ -82,8 +84,10 @@ class Asker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Answer some items; their rows as JSON."""
-        columns = (batch[name].tolist() for name in ("name", "at", "source"))
-        items = [Item(*values) for values in zip(*columns, strict=True)]
+        items = []
+        for line in batch["item"].tolist():
+            name, at, source, stored = json.loads(line)
+            items.append(Item(name, at, source, stored=Stored(*stored) if stored else None))
         rows: list[str] = []
         for _ in self._job.answers(items, lambda row: rows.append(json.dumps(row))):
             pass

@@ -9,9 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from pgvision.batch.items import Item, Stamp
+from pgvision.batch.items import Item, Stamp, stored_stamp
+from pgvision.errors import PgvisionError
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.images.containers import VIDEO_ENDINGS, sniff
+from pgvision.images.stored import Stored
 
 Read: TypeAlias = tuple[Item, Stamp | None, Frame | FrameFailure]
 Wanted: TypeAlias = Callable[[Item, int], bool]
@@ -55,6 +57,8 @@ def read_items(
 
 def _still(item: Item) -> list[Read] | Item:
     """Read a picture; a video is given back as it is."""
+    if item.stored is not None:
+        return [_stored(item, item.stored)]
     if _is_video(item):
         return item
     stamp = item.stamp
@@ -63,6 +67,16 @@ def _still(item: Item) -> list[Read] | Item:
     if isinstance(frame, Frame) and frame.time is not None:
         return item  # what nothing but the try showed
     return [(item, stamp, replace(frame, source=item.name))]
+
+
+def _stored(item: Item, stored: Stored) -> Read:
+    stamp = None
+    try:
+        data = stored.read()
+        stamp = stored_stamp(stored, data)
+        return item, stamp, stored.frame(data)
+    except PgvisionError as error:
+        return item, stamp, FrameFailure(item.name, 0, error)
 
 
 def _video(item: Item, stride: int, wanted: Wanted) -> Iterator[Read]:

@@ -8,6 +8,9 @@ from pgvision.errors import PgvisionError
 from pgvision.images import video_info
 from pgvision.images.containers import VIDEO_ENDINGS
 from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.manifests import MANIFEST_ENDINGS
+
+_MANY = MANIFEST_ENDINGS | {".tar"}  # how many is only known once they are read
 
 
 def as_frames(sources: Sequence[str]) -> str | int | list[str]:
@@ -94,7 +97,7 @@ def _count(source: str, recursive: bool, stride: int) -> int | None:
         return _count_files(list_folder(path, recursive=recursive), stride)
     if is_glob(source) and not path.exists():
         return _count_files(list_glob(source), stride)
-    if path.suffix.lower() == ".txt" or path.is_char_device():
+    if path.suffix.lower() in _MANY or path.is_char_device():
         return None
     return _count_files([path], stride)
 

@@ -126,7 +126,8 @@ class RunOptions(ModelOptions):
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Pictures, folders, globs, .txt lists of paths, videos, camera numbers, URLs.",
+            help="Pictures, folders, globs, videos, lists (.txt, .jsonl, .parquet), .tar files, "
+            "camera numbers, URLs (s3:// and others, too).",
             show_default=False,
         ),
     ]

@@ -27,11 +27,13 @@ from pgvision.images.capture import (
 from pgvision.images.choices import Color, OnError
 from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
 from pgvision.images.frames import Frame, FrameFailure
-from pgvision.images.listing import is_glob, list_folder, list_glob, list_text
+from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.opencv import cv2
 from pgvision.images.pixels import to_bgr
 from pgvision.images.prefetch import read_ahead
 from pgvision.images.reading import NotAnImageError, picture_at, read_image
+from pgvision.images.stored import Stored, is_stored, list_stored
 
 Source: TypeAlias = (
     NDArray[Any] | Image.Image | str | os.PathLike[str] | int | cv2.VideoCapture | Frame
@@ -71,12 +73,13 @@ def iter_frames(
 
             - An array as in `to_bgr`, or ``(n, h, w, 3)``: n frames. A PIL image.
             - A path (``str`` or ``Path``): a picture, a video, a folder (its pictures and videos in
-              natural order), a text file ending in ``.txt`` with one source a line. What a file is,
-              its first bytes say; failing that, its ending; failing that, a try.
+              natural order), a list (``.txt``, ``.jsonl``, ``.parquet``: `read_manifest`), a tar
+              file of pictures (WebDataset). What any other file is, its first bytes say; failing
+              that, its ending; failing that, a try.
             - A glob: ``"site/**/*.jpg"``.
             - A camera: its number, ``0`` or ``"0"`` (a file of that name is ``"./0"``) or path.
             - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on: a video, or by http a
-              picture.
+              picture; ``s3://``, ``gs://`` and so on: the pictures there (`list_stored`).
             - An open ``cv2.VideoCapture``: what is left in it. It stays open; up to ``prefetch``
               frames more than you took have been read from it.
             - A `Frame` or `FrameFailure`: passed on.
@@ -221,6 +224,8 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
         yield from camera_frames(int(text), stride=options.stride)
     elif scheme is None:
         yield from _from_path(text, options)
+    elif is_stored(text) and scheme[1].lower() not in _VIDEO_SCHEMES | {"file"}:
+        yield from _from_stored(list_stored(text, recursive=options.recursive))
     elif scheme[1].lower() == "file":
         yield from _from_path(url2pathname(urlsplit(text).path), options)
     elif scheme[1].lower() in _VIDEO_SCHEMES:
@@ -251,13 +256,15 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
                 yield from _contained(_from_file(file, options), str(file))
         elif path.is_char_device():
             yield from camera_frames(str(path), stride=options.stride)
-        elif path.suffix.lower() == ".txt" and lists:
+        elif path.suffix.lower() in MANIFEST_ENDINGS and lists:
             yield from _from_list(path, options)
+        elif is_stored(path.name):
+            yield from _from_stored(list_stored(str(path)))
         else:
             yield from _from_file(path, options)
     elif is_glob(text):
         for file in list_glob(text):
-            yield from _contained(_from_file(file, options), str(file))
+            yield from _contained(_from_path(str(file), options, lists=False), str(file))
     else:
         raise SourceError(f"{path}: no such file or folder (looked from {Path.cwd()})")
 
@@ -275,7 +282,7 @@ def _exists(path: Path) -> bool:
 
 
 def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
-    for number, entry in list_text(file):
+    for number, entry in read_manifest(file):
         if _SCHEME.match(entry):
             inner = _from_text(entry, options)
         else:
@@ -286,6 +293,14 @@ def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
                 yield replace(outcome, error=error)
             else:
                 yield outcome
+
+
+def _from_stored(pictures: Iterable[Stored]) -> Iterator[Outcome]:
+    for one in pictures:
+        try:
+            yield one.frame(one.read())
+        except PgvisionError as error:
+            yield FrameFailure(one.name, 0, error)
 
 
 def _contained(outcomes: Iterator[Outcome], name: str) -> Iterator[Outcome]:

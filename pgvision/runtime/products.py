@@ -2,20 +2,25 @@
 
 On the processor PyTorch's libraries choose their way of summing by how many rows there are, so that
 the same row may differ in its last bit from batch to batch: scores would not repeat, nor would the
-bytes of a file that was stopped and went on. Measured with PyTorch 2.13 and MKL 2024.2 on AVX-512,
-1 to 16 threads: products of 4 rows and more are the same, but threads share rows out by eights, and
-a rest of 1 to 3 rows is summed another way, and so are products of few columns. Attention hangs on
-the numbers of queries and of keys.
+bytes of a file that was stopped and went on. MKL has a mode, "strict", in which they do not choose
+by rows or threads; it is asked for here, and counts if nobody has multiplied in this process
+before. Otherwise rows are padded to what is enough at one thread, and mostly at more: measured with
+PyTorch 2.13 and MKL 2024.2, 4 rows on one processor with AVX-512 and 16 on another. Attention hangs
+on the numbers of queries and of keys.
 """
 
+import os
+from functools import lru_cache
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS: Final = 4
-_ROWS_OF_THREADS: Final = 8
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+_ROWS: Final = 16
+_QUERIES: Final = 4
 _COLUMNS: Final = 16
 _SCORES_AT_ONCE: Final = 2**24  # of capped attention, which is 64 MB in float32
 
@@ -50,12 +55,24 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         bias = None if bias is None else F.pad(bias, (0, _COLUMNS - count))
         return linear(hidden, weight, bias)[..., :count]
     rows = hidden.numel() // hidden.shape[-1]
-    unit = _ROWS if torch.get_num_threads() == 1 else _ROWS_OF_THREADS
-    lacking = max(_ROWS - rows, 0) if unit == _ROWS else -rows % unit
-    if not lacking:
+    lacking = max(_ROWS - rows, 0) if torch.get_num_threads() == 1 else -rows % _ROWS
+    if not lacking or sums_alike():
         return F.linear(hidden, weight, bias)
     padded = F.pad(hidden.reshape(rows, -1), (0, 0, 0, lacking))
     return F.linear(padded, weight, bias)[:rows].view(*hidden.shape[:-1], -1)
+
+
+@lru_cache(maxsize=1)
+def sums_alike() -> bool:
+    """Whether MKL's strict mode holds: one row's product is the same alone and among others."""
+    generator = torch.Generator().manual_seed(0)
+    for width in (64, 192, 1152):
+        rows = torch.randn(33, width, generator=generator)
+        weight = torch.randn(64, width, generator=generator)
+        whole = F.linear(rows, weight)
+        if not all(torch.equal(F.linear(rows[:n], weight), whole[:n]) for n in (1, 2, 3, 7, 9, 17)):
+            return False
+    return True
 
 
 def attend(
@@ -84,8 +101,8 @@ def attend(
         return _capped(queries, keys, values, mask, scale, cap)
     heads = queries.shape[1]
     count = queries.shape[2]
-    if count < _ROWS and is_exact(queries):  # which threads would share out another way
-        lacking = (0, 0, 0, _ROWS - count)
+    if count < _QUERIES and is_exact(queries):  # which threads would share out another way
+        lacking = (0, 0, 0, _QUERIES - count)
         mask = None if mask is None else F.pad(mask, lacking)
         return attend(F.pad(queries, lacking), keys, values, mask, scale=scale)[:, :, :count]
     return F.scaled_dot_product_attention(

@@ -2,12 +2,14 @@
 
     python tests/benchmarks/bench_bulk.py memory 20000
     python tests/benchmarks/bench_bulk.py speed 200 [MODEL]
+    python tests/benchmarks/bench_bulk.py ray 120 [MODEL]    (after make ray)
 
 Memory is asked of the system at the start, in the middle and at the end, with answers from a
 script, so that what grows is ours. Speed is that of a carried checkpoint; the model is idle while
 the engine waits for its next request.
 """
 
+import os
 import resource
 import sys
 import tempfile
@@ -86,14 +88,19 @@ class Waiting:
             yield request
 
 
+def scenes_in(base: Path, count: int) -> Path:
+    """JPEGs of 1280 x 960 in ``base / "in"``."""
+    (base / "in").mkdir()
+    for number in range(count):
+        scene = cv2.resize(render_scene(20_000_000 + number % 40).image, (1280, 960))
+        scene[0, :4] = number % 251, number // 251, 0
+        cv2.imwrite(str(base / "in" / f"{number}.jpg"), scene)
+    return base
+
+
 def speed(count: int, model: str) -> None:
     with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
-        (base / "in").mkdir()
-        for number in range(count):
-            scene = cv2.resize(render_scene(20_000_000 + number % 40).image, (1280, 960))
-            scene[0, :4] = number % 251, number // 251, 0
-            cv2.imwrite(str(base / "in" / f"{number}.jpg"), scene)
+        base = scenes_in(Path(name), count)
         detector = Detector("helmet", model=model)
         detector(np.zeros((64, 64, 3), np.uint8))
         started = time.perf_counter()
@@ -113,9 +120,63 @@ def speed(count: int, model: str) -> None:
     print(f"the model was idle {100 * engine.idle / seconds:.2f}% of the time")
 
 
+def on_ray(count: int, model: str) -> None:
+    """One process, one worker and two, in turns, twice."""
+    import ray
+
+    from pgvision.batch.ray import run_on_ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    place = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=200 << 20,
+        runtime_env={"env_vars": place},
+    )
+    with tempfile.TemporaryDirectory() as name:
+        base = scenes_in(Path(name), count)
+        for turn in range(2):
+            for workers in (0, 1, 2):
+                job = Job(
+                    Recipe("detect", {"classes": "helmet", "model": model}),
+                    [base / "in"],
+                    base / f"{turn}-{workers}",
+                )
+                started, first, held = time.perf_counter(), 0.0, 0.0
+                for _ in run_on_ray(job, num_actors=workers) if workers else job.stream():
+                    first = first or time.perf_counter() - started
+                    held = held or workers_mb()
+                seconds = time.perf_counter() - started
+                print(
+                    f"{workers or 'no'} workers: {count / seconds:.2f} pictures/s, the first "
+                    f"answers after {first:.1f} s; workers hold {held:.0f} MB"
+                )
+                job.write_json_lines(base / f"{turn}-{workers}.jsonl")
+        files = {file.read_bytes() for file in base.glob("*.jsonl")}
+        print(f"all runs gave {len(files)} file(s) of the same bytes")
+
+
+def workers_mb() -> float:
+    """What Ray's workers that hold a model hold, together."""
+    held = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            text = status.read_text()
+            command = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"MapWorker" in command or b"ray::Map" in command:
+            held += int(text.partition("VmRSS:")[2].split()[0])
+    return held / 1024
+
+
 if __name__ == "__main__":
     what, number, *rest = sys.argv[1:]
     if what == "memory":
         memory(int(number))
+    elif what == "ray":
+        on_ray(int(number), rest[0] if rest else "tiny")
     else:
         speed(int(number), rest[0] if rest else "tiny")

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("ray")
 sys.path.insert(0, str(Path(__file__).parent))
 from answering import make_job, make_pictures
+from storing import FORMS, bucket_served, stored_as
 
 from pgvision.batch import Job, Recipe
 from pgvision.batch.journal import Scan
@@ -24,8 +25,8 @@ pytestmark = [
 class SlowTexts:
     """A generator that travels: what it says hangs on the picture, and it takes its time."""
 
-    def __init__(self, notes):
-        self.notes = notes
+    def __init__(self, notes, seconds=0.05):
+        self.notes, self.seconds = notes, seconds
 
     @property
     def card(self):
@@ -38,7 +39,7 @@ class SlowTexts:
 
         with (Path(self.notes) / str(os.getpid())).open("a") as file:
             file.write("x")
-        yield from engine(seconds=0.05).generate(requests, batch_size=batch_size)
+        yield from engine(seconds=self.seconds).generate(requests, batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,27 @@ def test_a_worker_and_the_driver_are_lost_and_nothing_else(cluster, tmp_path):
     assert (tmp_path / "ray.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert list(job.results()) == list(whole.results())
     assert len(list(notes.iterdir())) >= 3  # another worker took the lost one's place
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+def test_every_form_of_sources_gives_the_single_process_file(cluster, tmp_path, form):
+    from contextlib import nullcontext
+
+    from pgvision.batch.ray import run_on_ray
+
+    folder = make_pictures(tmp_path / "in", 40)
+    (folder / "7.png").write_bytes(b"no picture")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    recipe = Recipe("detect", {"classes": ["helmet"], "generator": SlowTexts(str(notes), 0.0)})
+    with bucket_served() if form == "s3" else nullcontext() as bucket:
+        source = stored_as(form, folder, tmp_path, bucket)
+        whole = make_job(source, tmp_path / "whole")
+        whole.run_all()
+        job = Job(recipe, [source], tmp_path / "ray")
+        *_, last = run_on_ray(job, num_actors=2)
+        assert last == 40 and job.num_left() == 0
+    whole.write_coco(tmp_path / "whole.json")
+    job.write_coco(tmp_path / "ray.json")
+    assert (tmp_path / "ray.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert list(job.results()) == list(whole.results())
