@@ -144,7 +144,7 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
 def _walked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (one := tar.next()) is not None:
         yield one
-        tar.members = []  # it would keep them all
+        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
 
 
 def _inside(member: str, name: str) -> str:
