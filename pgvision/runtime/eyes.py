@@ -15,12 +15,37 @@ if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
 
 _REMEMBERED_BYTES: Final = 256 * 2**20
+_PASSING_BYTES: Final = 32 * 2**20
+"""Of pictures that will hardly come again: enough for what a user asks of a frame beside."""
 _TOKENS_AT_ONCE: Final = 8192
 """Image tokens that the tower sees in one batch: 32 pictures at 224, 8 at 448, 2 at 896."""
 
 
+class _Memory:
+    """Encoded pictures by their fingerprint; what was longest unused gives way."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def recall(self, key: bytes) -> Tensor | None:
+        if key in self._rows:
+            self._rows.move_to_end(key)
+        return self._rows.get(key)
+
+    def keep(self, key: bytes, row: Tensor, most_bytes: int) -> None:
+        if key not in self._rows:
+            self._rows[key] = row
+            self._bytes += row.nbytes
+        while self._bytes > most_bytes and len(self._rows) > 1:
+            self._bytes -= self._rows.popitem(last=False)[1].nbytes
+
+
 class Eyes:
     """The vision tower and the projector, with a memory of pictures.
+
+    Pictures that pass (frames of a video) have a small memory of their own, so that a camera
+    neither fills this one nor drives out what will be asked about again.
 
     Args:
         model: The model.
@@ -30,9 +55,8 @@ class Eyes:
     def __init__(self, model: "PaliGemmaForConditionalGeneration", image_processor: Any) -> None:
         self._model, self._processor = model, image_processor
         self._batch = max(1, _TOKENS_AT_ONCE // int(image_processor.image_seq_length))
-        self._memory: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._bytes = 0
         self._lock = threading.Lock()
+        self.forget()
 
     @torch.inference_mode()
     def see(self, pictures: Sequence[Picture]) -> Tensor:
@@ -47,33 +71,30 @@ class Eyes:
         known: dict[bytes, Tensor] = {}
         with self._lock:
             for picture in pictures:
-                held = self._memory.get(picture.fingerprint)
-                if held is not None:
-                    self._memory.move_to_end(picture.fingerprint)
-                    known[picture.fingerprint] = held
+                for memory in (self._lasting, self._passing):
+                    if (held := memory.recall(picture.fingerprint)) is not None:
+                        known[picture.fingerprint] = held
         fresh = {p.fingerprint: p for p in pictures if p.fingerprint not in known}
         for start in range(0, len(fresh), self._batch):
-            keys = list(fresh)[start : start + self._batch]
+            part = list(fresh.values())[start : start + self._batch]
             # Rows of their own: a view would keep the whole batch alive.
-            rows = [row.clone() for row in self._encode([fresh[key] for key in keys])]
-            known.update(zip(keys, rows, strict=True))
-            self._remember(keys, rows)
+            rows = [row.clone() for row in self._encode(part)]
+            known.update((one.fingerprint, row) for one, row in zip(part, rows, strict=True))
+            self._remember(part, rows)
         return torch.stack([known[picture.fingerprint] for picture in pictures])
 
     def forget(self) -> None:
         """Drop all remembered pictures."""
         with self._lock:
-            self._memory.clear()
-            self._bytes = 0
+            self._lasting, self._passing = _Memory(), _Memory()
 
-    def _remember(self, keys: Sequence[bytes], rows: Sequence[Tensor]) -> None:
+    def _remember(self, pictures: Sequence[Picture], rows: Sequence[Tensor]) -> None:
         with self._lock:
-            for key, row in zip(keys, rows, strict=True):
-                if key not in self._memory:
-                    self._memory[key] = row
-                    self._bytes += row.nbytes
-            while self._bytes > _REMEMBERED_BYTES and len(self._memory) > 1:
-                self._bytes -= self._memory.popitem(last=False)[1].nbytes
+            for picture, row in zip(pictures, rows, strict=True):
+                if picture.is_passing:
+                    self._passing.keep(picture.fingerprint, row, _PASSING_BYTES)
+                else:
+                    self._lasting.keep(picture.fingerprint, row, _REMEMBERED_BYTES)
 
     def _encode(self, pictures: Sequence[Picture]) -> Tensor:
         # The processor reads RGB; our pictures are BGR.

@@ -27,6 +27,8 @@ class Picture:
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8 BGR.
+        is_passing: Whether it will hardly come again, as a frame of a video: engines forget such
+            ones soon.
 
     Example:
         >>> one = Picture(np.zeros((4, 6, 3), np.uint8))
@@ -35,6 +37,7 @@ class Picture:
     """
 
     bgr: ByteArray
+    is_passing: bool = False
 
     @cached_property
     def fingerprint(self) -> bytes:

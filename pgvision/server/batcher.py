@@ -44,7 +44,8 @@ class Job:
         for ask in self.asks:
             if ask.window not in pictures:
                 left, top, right, bottom = ask.window or (0, 0, *self.frame.image_hw[::-1])
-                pictures[ask.window] = Picture(self.frame.bgr[top:bottom, left:right])
+                part = self.frame.bgr[top:bottom, left:right]
+                pictures[ask.window] = Picture(part, is_passing=True)
             yield Request(
                 picture=pictures[ask.window],
                 prefix=ask.prefix,

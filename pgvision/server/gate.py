@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pgvision.server.pace import Pace
 from pgvision.server.refusals import Refusal
 from pgvision.server.service import Service
 
@@ -31,7 +32,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, service: Service, routes: Iterable[str]) -> None:
         self.app, self._service, self._routes = app, service, frozenset(routes)
-        self._inside = 0
+        self._inside, self._pace = 0, Pace()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it here."""
@@ -50,14 +51,20 @@ class Gate:
             await refusal.response()(scope, visit.receive, visit.send)
             self._count(visit)
             return
-        self._inside += works
-        self._service.metrics.inside.set(self._inside)
+        self._enter(works)
         try:
             await self.app(scope, visit.receive, visit.send)
         finally:
-            self._inside -= works
-            self._service.metrics.inside.set(self._inside)
+            self._enter(-works)
+            if works and visit.status == 200:
+                self._pace.end(time.monotonic())
             self._count(visit)
+
+    def _enter(self, step: int) -> None:
+        if self._inside == 0:
+            self._pace.begin(time.monotonic())
+        self._inside += step
+        self._service.metrics.inside.set(self._inside)
 
     def _require_key(self, scope: Scope) -> None:
         key, path = self._service.settings.api_key, scope["path"]
@@ -84,7 +91,7 @@ class Gate:
             "queue_full",
             f"{self._inside} requests are inside, which is all that there is room for; ask again "
             "after the seconds in Retry-After",
-            {"Retry-After": "1"},
+            {"Retry-After": str(self._pace.seconds_to_wait(self._inside, time.monotonic()))},
         )
 
     def _count(self, visit: "_Visit") -> None:

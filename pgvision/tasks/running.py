@@ -171,7 +171,8 @@ class _Stream(Generic[Result]):
             pictures: dict[Window | None, Picture] = {}
             for place, ask in enumerate(waiting.asks):
                 if ask.window not in pictures:
-                    pictures[ask.window] = Picture(_part(frame, ask.window))
+                    part = _part(frame, ask.window)
+                    pictures[ask.window] = Picture(part, is_passing=frame.time is not None)
                 self._owners[number] = (waiting, place)
                 number += 1
                 yield self._request(ask, pictures[ask.window], drafts.get(place))

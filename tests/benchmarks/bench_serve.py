@@ -1,18 +1,26 @@
 """Requests a second and waiting times of `pgvision serve`, against the detector in a loop.
 
     python tests/benchmarks/bench_serve.py --seconds 60 --clients 1 8 32 200
+    python tests/benchmarks/bench_serve.py --soak 10 --clients 32
 
 The service is a process of its own. Every picture comes once, so that none is known by its bytes.
-Clients that are answered 429 wait as Retry-After says, and ask again.
+Clients that are answered 429 wait as Retry-After says, and ask again. ``--soak`` mixes all tasks
+and one hostile request in four (cut, hung up, a bomb, no picture, wrong words), and gives the
+service's memory each minute and its slope over the last five.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import random
 import re
+import struct
 import subprocess
 import sys
+import threading
 import time
+import zlib
 from collections import Counter
 from itertools import count
 from urllib.request import urlopen
@@ -58,23 +66,26 @@ def loop(pictures, seconds, model):
     return done / spent
 
 
-def body_of(jpeg):
-    parts = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="classes"\r\n\r\nhelmet\r\n'
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+def body_of(jpeg, fields):
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="'
+    texts = "".join(f'{head}{name}"\r\n\r\n{value}\r\n' for name, value in fields.items())
+    file = f'{head}image"; filename="a.jpg"\r\n\r\n'
+    return f"{texts}{file}".encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+def request_of(jpeg, fields, task="detect"):
+    body = body_of(jpeg, fields)
+    head = (
+        f"POST /v1/{task} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
-    return parts.encode() + jpeg + f"\r\n--{BOUNDARY}--\r\n".encode()
+    return head.encode() + body
 
 
-async def ask(reader, writer, jpeg):
+async def ask(reader, writer, request):
     """Send one request on a connection that stays open; return status and seconds to wait."""
-    body = body_of(jpeg)
-    writer.write(
-        b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\n"
-        + f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n".encode()
-        + f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
+    writer.write(request)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     await reader.readexactly(int(re.search(r"content-length: (\d+)", head)[1]))
@@ -86,7 +97,9 @@ async def client(port, pictures, until, statuses, waited):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:
         start = time.perf_counter()
-        status, pause = await ask(reader, writer, pictures.take())
+        status, pause = await ask(
+            reader, writer, request_of(pictures.take(), {"classes": "helmet"})
+        )
         statuses[status] += 1
         if status == 200:
             waited.append(time.perf_counter() - start)
@@ -113,6 +126,91 @@ async def level(port, pictures, clients, seconds):
     }
 
 
+QUESTIONS = (
+    ("detect", {"classes": "helmet"}),
+    ("detect", {"classes": "helmet; head; cone; vest", "annotated": "true"}),
+    ("segment", {"classes": "helmet", "masks": "polygons"}),
+    ("caption", {}),
+    ("ask", {"question": "how many workers wear a helmet?"}),
+    ("read", {}),
+)
+
+
+def bomb():
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunks = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b"")):
+        crc = struct.pack(">I", zlib.crc32(kind + data))
+        chunks += struct.pack(">I", len(data)) + kind + data + crc
+    return chunks
+
+
+def hostile(jpeg, dice):
+    """Return a request that cannot be answered, and how much of it is sent before hanging up."""
+    kind = dice.choice(("cut", "gone", "half", "bomb", "empty", "class", "model", "text"))
+    fields = {"classes": "zebra" if kind == "class" else "helmet"}
+    fields |= {"model": "huge"} if kind == "model" else {}
+    pictures = {"half": jpeg[: len(jpeg) // 2], "bomb": bomb(), "empty": b"", "text": b"hello" * 9}
+    request = request_of(pictures.get(kind, jpeg), fields)
+    sent = {"cut": dice.randrange(len(request)), "gone": len(request)}
+    return request, sent.get(kind)
+
+
+async def soaking(port, pictures, until, statuses, dice):
+    while time.perf_counter() < until:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        pause = 0
+        for _ in range(dice.randrange(1, 20)):
+            jpeg = pictures.take()
+            task, fields = dice.choice(QUESTIONS)
+            request, sent = request_of(jpeg, fields, task), None
+            if dice.random() < 0.25:
+                request, sent = hostile(jpeg, dice)
+            if sent is not None:
+                writer.write(request[:sent])
+                await asyncio.sleep(dice.random())
+                statuses["hung up"] += 1
+                break
+            status, pause = await ask(reader, writer, request)
+            statuses[status] += 1
+            await asyncio.sleep(pause)
+        writer.close()
+
+
+async def soak(port, pictures, clients, minutes):
+    statuses, start = Counter(), time.perf_counter()
+    until = start + 60 * minutes
+    callers = [
+        asyncio.create_task(soaking(port, pictures, until, statuses, random.Random(number)))
+        for number in range(clients)
+    ]
+    seen = []
+    while not all(caller.done() for caller in callers):
+        at = (time.perf_counter() - start) / 60
+        seen.append((at, (await asyncio.to_thread(metrics, port))["memory"] / 1e6))
+        if len(seen) % 12 == 1:
+            say = {
+                "minute": round(at, 1),
+                "memory MB": round(seen[-1][1]),
+                "load": os.getloadavg()[0],
+            }
+            print(json.dumps(say | {"statuses": dict(statuses)}), flush=True)
+        await asyncio.sleep(5)
+    await asyncio.gather(*callers)
+    late = np.array([one for one in seen if one[0] >= minutes - 5])
+    return {
+        "clients": clients,
+        "minutes": minutes,
+        "memory MB, start, most, end": [
+            round(seen[0][1]),
+            round(max(size for _, size in seen)),
+            round(seen[-1][1]),
+        ],
+        "slope of the last 5 minutes, MB/min": round(float(np.polyfit(*late.T, 1)[0]), 2),
+        "statuses": dict(statuses),
+    }
+
+
 def metrics(port):
     text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     names = {
@@ -131,34 +229,37 @@ def main():
     options.add_argument("--seconds", type=float, default=20.0)
     options.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 200])
     options.add_argument("--model", default="tiny")
+    options.add_argument("--soak", type=float, metavar="MINUTES")
     options = options.parse_args()
-    pictures = Pictures()
-    pictures.make(int(40 * options.seconds))
-    alone = loop(pictures, options.seconds, options.model)
-    print(json.dumps({"loop, pictures/s": round(alone, 2)}))
+    pictures, alone = Pictures(), 0.0
+    if options.soak is None:
+        pictures.make(int(40 * options.seconds))
+        alone = loop(pictures, options.seconds, options.model)
+        print(json.dumps({"loop, pictures/s": round(alone, 2)}), flush=True)
     words = [sys.executable, "-m", "pgvision.cli.app", "serve", "--port", "0"]
     with subprocess.Popen(
         [*words, "--model", options.model], stderr=subprocess.PIPE, text=True
     ) as service:
         port = int(next(re.search(r":(\d+) \(", line)[1] for line in service.stderr if ":" in line))
         # Its log must not fill the pipe.
-        drained = asyncio.to_thread(service.stderr.read)
+        threading.Thread(target=service.stderr.read, daemon=True).start()
         try:
-            asyncio.run(levels(port, pictures, options, alone, drained))
+            asyncio.run(levels(port, pictures, options, alone))
         finally:
             service.terminate()
 
 
-async def levels(port, pictures, options, alone, drained):
-    reading = asyncio.create_task(drained)
+async def levels(port, pictures, options, alone):
     while not is_ready(port):
         await asyncio.sleep(0.2)
     for clients in options.clients:
+        if options.soak is not None:
+            print(json.dumps(await soak(port, pictures, clients, options.soak)), flush=True)
+            continue
         pictures.make(int(60 * options.seconds))
         found = await level(port, pictures, clients, options.seconds)
         found["against the loop"] = round(found["requests/s"] / alone, 2)
         print(json.dumps(found), flush=True)
-    reading.cancel()
 
 
 def is_ready(port):

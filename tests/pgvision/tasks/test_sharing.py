@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pgvision.images import VideoWriter
 from pgvision.runtime import Engine, Picture, load
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
@@ -70,6 +71,26 @@ def test_frames_of_a_stream_are_each_encoded_once(folder: Path, encoded: list[in
     detector = Detector(["helmet", "head"], classes_per_prompt=1, batch_size=4, **options(folder))
     assert len(detector.predict(pictures)) == 6
     assert sum(encoded) == 6
+
+
+def test_frames_of_a_video_are_soon_forgotten_and_drive_out_no_picture(
+    folder: Path, engine: Engine, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = Captioner(batch_size=1, **options(folder))
+    captioner(IMAGE)
+    size = engine.eyes.see([Picture(IMAGE)]).nbytes
+    monkeypatch.setattr("pgvision.runtime.eyes._PASSING_BYTES", 3 * size)
+    monkeypatch.setattr("pgvision.runtime.eyes._REMEMBERED_BYTES", 2 * size)
+    with VideoWriter(folder / "clip.mp4", 25, (48, 64)) as writer:
+        for shade in range(0, 200, 20):
+            writer.write(np.full((48, 64, 3), shade, np.uint8))
+    frames = [result.image for result in captioner.stream(folder / "clip.mp4")]
+    assert (len(frames), encoded) == (10, [1] * 11)
+    for image in (IMAGE, *frames[-3:]):  # still known
+        captioner(image)
+    assert encoded == [1] * 11
+    captioner(frames[0])  # long gone
+    assert encoded == [1] * 12
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 40), (3, 50), (3, 3), (50, 3), (20, 3000)])
