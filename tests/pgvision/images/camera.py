@@ -1,5 +1,7 @@
 """A camera in a process of its own, which can be killed: ``python camera.py PORT FPS COUNT``.
 
+It speaks HTTP; rtsp.py is one that speaks RTSP.
+
 Its pictures tell their number in black and white: 16 squares, the lowest bit first.
 """
 
@@ -45,9 +47,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def camera(port: int, *, fps: float = 30.0, count: int = 60_000) -> Iterator[subprocess.Popen]:
+def camera(
+    port: int, *, fps: float = 30.0, count: int = 60_000, script: str = "camera.py"
+) -> Iterator[subprocess.Popen]:
     """Run the camera until the end of the block; ``kill()`` it before."""
-    words = [sys.executable, __file__, str(port), str(fps), str(count)]
+    file = Path(__file__).with_name(script)
+    words = [sys.executable, str(file), str(port), str(fps), str(count)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline()

@@ -49,11 +49,12 @@ def test_who_is_slow_sees_the_newest_frame_and_no_queue_grows() -> None:
     assert not threads()
 
 
-def test_a_camera_that_is_killed_and_comes_back_goes_on() -> None:
+@pytest.mark.parametrize(("scheme", "script"), [("http", "camera.py"), ("rtsp", "rtsp.py")])
+def test_a_camera_that_is_killed_and_comes_back_goes_on(scheme: str, script: str) -> None:
     port = free_port()
-    live = Live(f"http://127.0.0.1:{port}/live", patience=None)
+    live = Live(f"{scheme}://127.0.0.1:{port}/live", patience=None)
     frames: list[Frame | FrameFailure] = []
-    with camera(port) as first:
+    with camera(port, script=script) as first:
         watching = iter(live)
         frames += [next(watching) for _ in range(5)]
         first.kill()
@@ -61,8 +62,8 @@ def test_a_camera_that_is_killed_and_comes_back_goes_on() -> None:
 
     def come_back() -> None:
         time.sleep(1.0)
-        with camera(port):
-            back.wait(30)
+        with camera(port, script=script):
+            back.wait(60)
 
     helper = threading.Thread(target=come_back)
     helper.start()
