@@ -50,4 +50,4 @@ class Pace:
         each = (now - self._ends[0]) / max(len(self._ends) - 1, 1)
         place = max(now + inside * each, self._promised + each)
         self._promised = min(place, now + LONGEST)
-        return max(1, math.ceil(self._promised - now))
+        return min(max(1, math.ceil(self._promised - now)), LONGEST)  # which rounding may pass
