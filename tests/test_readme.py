@@ -1,8 +1,9 @@
-"""Every Python block of the README runs, and has types; so do the notebooks run."""
+"""Every Python block of README and pages runs, every command is one, and notebooks run."""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import cv2
 import matplotlib.pyplot as plt
 import pytest
+from typer.main import get_command
 
+from pgvision.cli.app import app
 from pgvision.images import VideoWriter
 from pgvision.scenes import render_scene
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"(?<!-->\n)^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICK_NOTEBOOKS = [path for path in NOTEBOOKS if path.stem in {"tour", "codec", "checkpoints"}]
 LONG_NOTEBOOKS = [path for path in NOTEBOOKS if path not in QUICK_NOTEBOOKS]
@@ -50,20 +53,62 @@ def site(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/index.md"])
-def test_blocks_run(file, site):
-    text = (ROOT / file).read_text(encoding="utf-8")
-    blocks = BLOCK.findall(text)
-    assert blocks
+def _pages():
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _blocks(path):
+    return BLOCK.findall(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", [*filter(_blocks, _pages())], ids=lambda path: path.name)
+def test_blocks_run(path, site):
     namespace = {"__name__": "readme"}
-    for block in blocks:
-        exec(compile(block, file, "exec"), namespace)
+    for block in _blocks(path):
+        exec(compile(block, path.name, "exec"), namespace)
+
+
+def test_few_blocks_are_left_out():
+    """A comment says why: a database, a cluster."""
+    texts = [path.read_text(encoding="utf-8") for path in _pages()]
+    assert sum(text.count("<!-- not run") for text in texts) == 2
+
+
+@pytest.mark.parametrize("path", _pages(), ids=lambda path: path.name)
+def test_commands_exist_with_their_options(path):
+    """Every line of a shell block that calls pgvision is one that pgvision can read."""
+    text = path.read_text(encoding="utf-8")
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            _, called, arguments = line.partition("pgvision ")
+            if called and not arguments.startswith(("-m", "'")) and "make " not in line:
+                _require_readable(shlex.split(arguments, comments=True))
+
+
+def _require_readable(arguments):
+    command = get_command(app)
+    context = command.make_context("pgvision", ["--help"], resilient_parsing=True)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+        context = type(context)(command, parent=context)
+    # Raises for an option that is none, and not for a file that is not there.
+    command.make_parser(context).parse_args(arguments)
+
+
+@pytest.mark.parametrize("page, name", [("finetuning", "train"), ("live", "live")])
+def test_a_page_has_every_flag_of_its_command(page, name):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    shared = {"help", "json_lines", "as_json", "revision", "kind", "device", "dtype", "quantize"}
+    for option in get_command(app).commands[name].params:
+        if option.param_type_name == "option" and option.name not in shared | {"threads", "model"}:
+            flags = [*option.opts, *option.secondary_opts]
+            assert any(f"`{flag}" in text for flag in flags), flags
 
 
 # Half a minute without mypy's cache: it reads torch's types.
 @pytest.mark.slow
 def test_readme_blocks_have_types(tmp_path):
-    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    blocks = _blocks(ROOT / "README.md")
     code = tmp_path / "user.py"
     code.write_text("\n".join([*blocks, _EXPECTED]), encoding="utf-8")
     done = subprocess.run(
