@@ -56,6 +56,7 @@ class LoadKeywords(TypedDict):
     dtype: str | None
     quantize: Quantize | None
     threads: int | None
+    compiled: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class ModelOptions:
         dtype: Of the weights; None means what suits the device.
         quantize: What the weights are rounded to; None means not at all.
         threads: Of the processor; None means what suits the model.
+        compiled: Whether the passes that write answers are compiled.
     """
 
     model: Model = None
@@ -101,6 +103,14 @@ class ModelOptions:
         ),
     ] = None
     threads: Threads = None
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the decoder: for GPUs; the first answers take minutes.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = False
 
     @property
     def for_load(self) -> LoadKeywords:
@@ -113,4 +123,5 @@ class ModelOptions:
             dtype=self.dtype,
             quantize=self.quantize,
             threads=self.threads,
+            compiled=self.compiled,
         )

@@ -39,6 +39,7 @@ class Engine:
         processor: Its processor.
         card: What the checkpoint is.
         threads: See `threads_for`.
+        compiled: See `pgvision.runtime.load`.
 
     Raises:
         CheckpointError: If the tokenizer splits ``<loc>`` or ``<seg>`` tokens, or the processor
@@ -52,6 +53,7 @@ class Engine:
         card: CheckpointCard,
         *,
         threads: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.model, self.processor, self.card = model, processor, card
         self.vocabulary = read_vocabulary(processor.tokenizer, card.name)
@@ -65,7 +67,9 @@ class Engine:
             )
         self.eyes = Eyes(model, processor.image_processor)
         self.scribe = Scribe(self.vocabulary, processor.tokenizer)
-        self.machine = Machine(model, self.vocabulary, threads_for(model, threads))
+        self.machine = Machine(
+            model, self.vocabulary, threads_for(model, threads), compiled=compiled
+        )
         self._tail = lru_cache(1024)(self._tail_ids)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from pgvision.runtime.language import is_plain
+from pgvision.runtime.layers import is_plain
 from pgvision.runtime.products import linear
 
 if TYPE_CHECKING:

@@ -1,27 +1,25 @@
 """The language model over a cache laid out beforehand: one pass costs arithmetic, not launches.
 
-transformers' own modules hold the weights and multiply by them, so that LoRA and quantised layers
-keep working; what lies between them (norms, rotation, masks, cache) is written out here, since in
-a pass of one token it costs five times the arithmetic. It knows nothing of text or grammar.
+It knows nothing of text or grammar.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgvision.errors import CheckpointError
-from pgvision.runtime.products import attend, is_exact, linear
+from pgvision.runtime.layers import Plan, apply_norm, read_layer, read_norm
+from pgvision.runtime.products import is_exact
 from pgvision.runtime.reach import Part, Reach
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
 
 _FAMILIES: Final = ("gemma", "gemma2")
+_WIDTHS: Final = (1, 4, 8)  # tokens of a compiled pass; longer guesses go the other way
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +73,16 @@ class LanguageModel:
 
     Args:
         model: The loaded checkpoint, in eval mode.
+        compiled: Compile passes of a few tokens at fixed shapes: every row and slot of the cache
+            takes part, so that a GPU replays one recorded graph instead of launching kernels.
 
     Raises:
         CheckpointError: If its language model is of another family.
     """
 
-    def __init__(self, model: "PaliGemmaForConditionalGeneration") -> None:
+    def __init__(
+        self, model: "PaliGemmaForConditionalGeneration", *, compiled: bool = False
+    ) -> None:
         text = model.config.text_config
         if text.model_type not in _FAMILIES:
             raise CheckpointError(
@@ -92,9 +94,14 @@ class LanguageModel:
         self._image, self._vocabulary = int(model.config.image_token_id), int(text.vocab_size)
         self._heads, self._kv_heads = text.num_attention_heads, text.num_key_value_heads
         self._window = getattr(text, "sliding_window", None) or 0
-        self._layers = [_read_layer(layer) for layer in self._text.layers]
-        self._norm = _read_norm(self._text.norm)
+        self._layers = [read_layer(layer) for layer in self._text.layers]
+        self._norm = read_norm(self._text.norm)
         self._rotations: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._fixed: Callable[..., Tensor] | None = None
+        if compiled and len({layer.device for layer in self._layers}) == 1:
+            self._fixed = torch.compile(
+                self._fixed_pass, dynamic=False, fullgraph=True, mode="reduce-overhead"
+            )
 
     @torch.inference_mode()
     def allocate(self, rows: int, slots: int) -> KeyValueCache:
@@ -112,7 +119,11 @@ class LanguageModel:
             )
             for each in self._layers
         ]
-        return KeyValueCache(tuple(t[0] for t in tables), tuple(t[1] for t in tables))
+        cache = KeyValueCache(tuple(t[0] for t in tables), tuple(t[1] for t in tables))
+        if self._fixed is not None:
+            for table in (*cache.keys, *cache.values):
+                torch._dynamo.mark_static_address(table)  # a recorded graph writes where it lies
+        return cache
 
     @torch.inference_mode()
     def embed(self, ids: Tensor) -> Tensor:
@@ -154,7 +165,8 @@ class LanguageModel:
 
         Args:
             embedded: ``(b, t, d)`` for rows 0 to b - 1 of the cache, padded on the right: padding
-                fills slots that the row's next pass overwrites, and no token sees it.
+                fills slots that the row's next pass overwrites, and no token sees it. (Compiled
+                passes write into free rows as well, which a prompt overwrites.)
             cache: Of `allocate`.
             starts: ``b`` slots at which the rows go on.
             prefix: For prompts ``b`` numbers of image and prefix tokens; what follows them (a
@@ -172,6 +184,9 @@ class LanguageModel:
         if end > cache.slots:
             raise ValueError(f"cache: expected at least {end} slots, got {cache.slots}")
         count, longest = len(firsts), embedded.shape[1]
+        width = next((width for width in _WIDTHS if width >= longest), cache.slots + 1)
+        if self._fixed is not None and not prefix and max(firsts) + width <= cache.slots:
+            return self._run_fixed(embedded, cache, firsts, width)
         reach = Reach(
             firsts,
             list(prefix) if prefix else [0] * count,
@@ -184,9 +199,46 @@ class LanguageModel:
                 hidden = hidden.to(layer.device)
                 plan = self._plan(reach, cache, hidden)
             hidden = layer.step(hidden, keys, values, plan)
-        return _normed(hidden.to(self._norm[0].device), self._norm)
+        return apply_norm(hidden.to(self._norm[0].device), self._norm)
 
-    def _plan(self, reach: Reach, cache: KeyValueCache, like: Tensor) -> "_Plan":
+    def _run_fixed(
+        self, embedded: Tensor, cache: KeyValueCache, firsts: list[int], width: int
+    ) -> Tensor:
+        count, longest, size = embedded.shape
+        padded = embedded.new_zeros(cache.rows, width, size)
+        padded[:count, :longest] = embedded
+        starts = torch.tensor([*firsts, *[0] * (cache.rows - count)], device=padded.device)
+        turns = self._rotation(cache.slots, padded)
+        found = self._fixed(padded, starts, cache.keys, cache.values, *turns)  # type: ignore[misc]
+        return found[:count, :longest].clone()  # the next pass writes there
+
+    def _fixed_pass(
+        self,
+        hidden: Tensor,
+        starts: Tensor,
+        keys: tuple[Tensor, ...],
+        values: tuple[Tensor, ...],
+        cos: Tensor,
+        sin: Tensor,
+    ) -> Tensor:
+        """Do what `run` does behind prompts, with every shape known beforehand."""
+        rows, kv_heads, end, _ = keys[0].shape
+        slots = starts[:, None] + torch.arange(hidden.shape[1], device=hidden.device)
+        places = torch.arange(end, device=hidden.device)
+        seen = places <= slots[..., None]
+        full = _hiding(seen, kv_heads, hidden)
+        sliding = full
+        if 0 < self._window < end:
+            sliding = _hiding(seen & (places > slots[..., None] - self._window), kv_heads, hidden)
+        firsts = torch.arange(rows * kv_heads, device=hidden.device) * end
+        into = (firsts.view(-1, kv_heads, 1) + slots[:, None]).view(-1)
+        part = Part(0, rows, hidden.shape[1], end, full, sliding)
+        plan = Plan(cos[slots][:, :, None], sin[slots][:, :, None], into, [part])
+        for layer, mine, theirs in zip(self._layers, keys, values, strict=True):
+            hidden = layer.step(hidden, mine, theirs, plan)
+        return apply_norm(hidden, self._norm)
+
+    def _plan(self, reach: Reach, cache: KeyValueCache, like: Tensor) -> Plan:
         slots = reach.slots(like.device)
         cos, sin = self._rotation(cache.slots, like)
         rows = torch.arange(len(reach.firsts) * self._kv_heads, device=like.device) * cache.slots
@@ -194,7 +246,7 @@ class LanguageModel:
         full = reach.mask(slots, 0, like)
         slides = bool(self._window) and reach.end > self._window
         sliding = reach.mask(slots, self._window, like) if slides else full
-        return _Plan(
+        return Plan(
             cos[slots][:, :, None],
             sin[slots][:, :, None],
             into.view(-1),
@@ -213,130 +265,7 @@ class LanguageModel:
         return table
 
 
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What all layers of a pass share."""
-
-    cos: Tensor
-    sin: Tensor
-    into: Tensor
-    parts: list[Part]
-
-
-_Norm = tuple[Tensor, float]
-
-
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """One layer's modules; Gemma 2 has norms behind attention and MLP, Gemma 1 has not."""
-
-    before_attention: _Norm
-    after_attention: _Norm | None
-    before_mlp: _Norm
-    after_mlp: _Norm | None
-    query: Callable[[Tensor], Tensor]
-    key: Callable[[Tensor], Tensor]
-    value: Callable[[Tensor], Tensor]
-    out: Callable[[Tensor], Tensor]
-    gate: Callable[[Tensor], Tensor]
-    up: Callable[[Tensor], Tensor]
-    down: Callable[[Tensor], Tensor]
-    activation: Callable[[Tensor], Tensor]
-    head_dim: int
-    scale: float
-    cap: float
-    slides: bool
-    dtype: torch.dtype
-    device: torch.device
-
-    def step(self, hidden: Tensor, keys: Tensor, values: Tensor, plan: _Plan) -> Tensor:
-        """Attend and think: ``(b, t, d)`` in and out."""
-        seen = self._attend(_normed(hidden, self.before_attention), keys, values, plan)
-        if self.after_attention:
-            seen = _normed(seen, self.after_attention)
-        hidden = hidden + seen
-        normed = _normed(hidden, self.before_mlp)
-        thought = self.down(self.activation(self.gate(normed)).mul_(self.up(normed)))
-        if self.after_mlp:
-            thought = _normed(thought, self.after_mlp)
-        return hidden + thought
-
-    def _attend(self, hidden: Tensor, keys: Tensor, values: Tensor, plan: _Plan) -> Tensor:
-        b, t, _ = hidden.shape
-        kv_heads, size = keys.shape[1], self.head_dim
-        both = torch.cat([self.query(hidden), self.key(hidden)], -1).view(b, t, -1, size)
-        both = torch.addcmul(both * plan.cos, both.roll(size // 2, -1), plan.sin).transpose(1, 2)
-        queries, fresh = both[:, :-kv_heads], both[:, -kv_heads:]
-        new = self.value(hidden).view(b, t, kv_heads, size).transpose(1, 2)
-        keys.view(-1, size).index_copy_(0, plan.into, fresh.reshape(-1, size))
-        values.view(-1, size).index_copy_(0, plan.into, new.reshape(-1, size))
-        # Heads that share keys are one batch entry: nothing is repeated in memory.
-        queries = queries.reshape(b, kv_heads, -1, t, size)
-        found = []
-        for part in plan.parts:
-            rows, end = slice(part.start, part.stop), part.end
-            some = attend(
-                queries[rows, :, :, : part.length].flatten(0, 1),
-                keys[rows, :, :end].flatten(0, 1)[:, None],
-                values[rows, :, :end].flatten(0, 1)[:, None],
-                part.sliding if self.slides else part.full,
-                scale=self.scale,
-                cap=self.cap,
-            )
-            found.append(F.pad(some, (0, 0, 0, t - part.length)) if part.length < t else some)
-        whole = found[0] if len(found) == 1 else torch.cat(found)
-        return self.out(whole.view(b, -1, t, size).transpose(1, 2).reshape(b, t, -1))
-
-
-def _read_layer(layer: Any) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    has_more_norms = hasattr(layer, "pre_feedforward_layernorm")
-    after = layer.post_attention_layernorm
-    weight = layer.input_layernorm.weight
-    return _Layer(
-        before_attention=_read_norm(layer.input_layernorm),
-        after_attention=_read_norm(after) if has_more_norms else None,
-        before_mlp=_read_norm(layer.pre_feedforward_layernorm if has_more_norms else after),
-        after_mlp=_read_norm(layer.post_feedforward_layernorm) if has_more_norms else None,
-        query=_lean(attention.q_proj),
-        key=_lean(attention.k_proj),
-        value=_lean(attention.v_proj),
-        out=_lean(attention.o_proj),
-        gate=_lean(mlp.gate_proj),
-        up=_lean(mlp.up_proj),
-        down=_lean(mlp.down_proj),
-        activation=mlp.act_fn,
-        head_dim=int(attention.head_dim),
-        scale=float(attention.scaling),
-        cap=float(getattr(attention, "attn_logit_softcapping", None) or 0.0),
-        slides=getattr(attention, "sliding_window", None) is not None,
-        dtype=weight.dtype,
-        device=weight.device,
-    )
-
-
-def _read_norm(norm: Any) -> _Norm:
-    # Gemma stores what is to be added to one, and multiplies in float32.
-    return norm.weight.detach().float() + 1.0, float(norm.eps)
-
-
-def _normed(hidden: Tensor, norm: _Norm) -> Tensor:
-    weight, eps = norm
-    return F.rms_norm(hidden.float(), weight.shape, weight, eps).type_as(hidden)
-
-
-def is_plain(module: nn.Module) -> bool:
-    """Whether calling a module is nothing but a product with its weight.
-
-    LoRA and quantised layers are not, nor are those that accelerate has put on other devices.
-    """
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    # Exact types: subclasses compute something else.
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not hooked
-
-
-def _lean(module: Any) -> Callable[[Tensor], Tensor]:
-    if is_plain(module):
-        return partial(linear, weight=module.weight, bias=module.bias)
-    call: Callable[[Tensor], Tensor] = module
-    return call
+def _hiding(seen: Tensor, heads: int, like: Tensor) -> Tensor:
+    """Return ``(b * heads, 1, t, s)`` of ``(b, t, s)``: 0 where a slot is seen, else -infinity."""
+    mask = like.new_zeros(seen.shape).masked_fill(~seen, float("-inf"))
+    return mask[:, None].repeat_interleave(heads, 0)

@@ -58,6 +58,7 @@ class _How:
     dtype: str | None
     quantize: str | None
     threads: int | None
+    compiled: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class _Loaded:
 # transformers builds models under process-wide defaults: two loads at a time leave weights without
 # values, in this load and in every later one. So one lock around all of it.
 _LOCK: Final = threading.RLock()
-_ENGINES: Final[dict[tuple[_Weights, str, int | None], _Loaded]] = {}
+_ENGINES: Final[dict[tuple[_Weights, str, int | None, bool], _Loaded]] = {}
 _ON_HUB: Final[dict[tuple[str, str | None], _Source]] = {}  # asked once
 
 
@@ -103,6 +104,7 @@ def load(
     kind: str | None = None,
     quantize: str | None = None,
     threads: int | None = None,
+    compiled: bool = False,
 ) -> Engine:
     """Load a checkpoint, or return the engine that this process already has for it.
 
@@ -121,10 +123,14 @@ def load(
             "int4" by 14%, so measure your boxes. Needs ``pgvision[quant]``.
         threads: What the processor computes with; None: one thread for small models, PyTorch's
             number for others (see `threads_for`).
+        compiled: Compile the passes that write answers (`torch.compile`): for GPUs, where starting
+            kernels costs more than they do. The first answers take minutes. On a processor it needs
+            a C++ compiler and gains little, and scores may differ in their last bits from batch to
+            batch.
 
     Returns:
         The engine, shared by all who name the same checkpoint and options; weights are shared even
-        where ``kind`` or ``threads`` differ.
+        where ``kind``, ``threads`` or ``compiled`` differ.
 
     Raises:
         CheckpointError: If the weights cannot be had or are not PaliGemma's; the message says why.
@@ -144,7 +150,8 @@ def load(
     if threads is not None and threads < 1:
         raise OptionError(f"threads: expected at least 1, got {threads}; leave it out")
     with _LOCK:
-        return _load(card, revision, kind, _How(place, number, quantize, threads))
+        how = _How(place, number, quantize, threads, compiled)
+        return _load(card, revision, kind, how)
 
 
 def load_apart(
@@ -165,7 +172,7 @@ def load_apart(
         >>> load_apart("tiny").model is load("tiny").model
         False
     """
-    how = _How(_require_device(device), _require_dtype(dtype, None), None, None)
+    how = _How(_require_device(device), _require_dtype(dtype, None), None, None, compiled=False)
     with _LOCK:
         return _load(find_revision(model, None), None, None, how, apart=True)
 
@@ -233,23 +240,26 @@ def _engine(source: _Source, how: _How, *, apart: bool) -> Engine:
     dtype = how.dtype or _natural_dtype(source.config, how.device)
     weights = _Weights(card.location, source.revision, how.device, dtype, how.quantize)
     if apart:
-        return _read(source, weights, how.threads)
+        return _read(source, weights, how)
     stamp = _stamp(card.location) + _stamp(source.base)
-    for key in [key for key, old in _ENGINES.items() if key[0] == weights and old.stamp != stamp]:
-        del _ENGINES[key]  # the files have changed since
-    found = _ENGINES.get((weights, card.kind, how.threads))
+    for old in [one for one, it in _ENGINES.items() if one[0] == weights and it.stamp != stamp]:
+        del _ENGINES[old]  # the files have changed since
+    key = (weights, card.kind, how.threads, how.compiled)
+    found = _ENGINES.get(key)
     if found is not None:
         return found.engine
-    same = next((old.engine for key, old in _ENGINES.items() if key[0] == weights), None)
+    same = next((it.engine for one, it in _ENGINES.items() if one[0] == weights), None)
     if same is not None:
-        engine = Engine(same.model, same.processor, card, threads=how.threads)
+        engine = Engine(
+            same.model, same.processor, card, threads=how.threads, compiled=how.compiled
+        )
     else:
-        engine = _read(source, weights, how.threads)
-    _ENGINES[weights, card.kind, how.threads] = _Loaded(stamp, engine)
+        engine = _read(source, weights, how)
+    _ENGINES[key] = _Loaded(stamp, engine)
     return engine
 
 
-def _read(source: _Source, weights: _Weights, threads: int | None) -> Engine:
+def _read(source: _Source, weights: _Weights, how: _How) -> Engine:
     started = time.perf_counter()
     card = source.card
     model = read_model(
@@ -263,7 +273,7 @@ def _read(source: _Source, weights: _Weights, threads: int | None) -> Engine:
     if card.base is not None:
         model = merge_adapter(model, card)
     processor = read_processor(source.base, source.revision)
-    engine = Engine(model, processor, card, threads=threads)
+    engine = Engine(model, processor, card, threads=how.threads, compiled=how.compiled)
     _LOG.info(
         "loaded %s in %.1f s (%s, %s%s; prompts of kind %s, as %r): %s",
         card.name,

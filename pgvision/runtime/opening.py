@@ -27,6 +27,7 @@ def open_generator(
     kind: str | None = None,
     quantize: str | None = None,
     threads: int | None = None,
+    compiled: bool = False,
 ) -> Generator:
     """Load a checkpoint or its export, or find a server; torch is needed for the first alone.
 
@@ -38,12 +39,14 @@ def open_generator(
         kind: Which prompts it knows.
         quantize: What weights are rounded to.
         threads: Of the processor.
+        compiled: Whether the passes that write answers are compiled.
 
     Raises:
         OptionError: If an option is given that a server decides for itself.
     """
     card = find_checkpoint(model, kind=kind)
     name, given = card.name, {"device": device, "dtype": dtype, "quantize": quantize}
+    given["compiled"] = "True" if compiled else None
     if card.is_local and is_exported(Path(card.location)):
         find_revision(model, revision)
         _refuse(given, f"{name} is exported for processors in float32")
@@ -60,6 +63,7 @@ def open_generator(
             kind=kind,
             quantize=quantize,
             threads=threads,
+            compiled=compiled,
         )
     find_revision(model, revision, kind=kind)
     _refuse({**given, "threads": threads}, f"the server at {name} decides")

@@ -33,6 +33,7 @@ class Machine:
         model: The model, on its device.
         vocabulary: Its special ids.
         threads: What passes run in.
+        compiled: See `LanguageModel`.
     """
 
     def __init__(
@@ -40,9 +41,12 @@ class Machine:
         model: "PaliGemmaForConditionalGeneration",
         vocabulary: Vocabulary,
         threads: AbstractContextManager[None],
+        *,
+        compiled: bool = False,
     ) -> None:
         self.threads = threads
-        self.language, self.head = LanguageModel(model), OutputHead(model)
+        self.language = LanguageModel(model, compiled=compiled)
+        self.head = OutputHead(model)
         self.vocabulary, self.device = vocabulary, model.device
         self._on_gpu = model.device.type == "cuda"
 
@@ -107,7 +111,7 @@ class Session:
         starts = [len(row.prompt) + row.cached for row in rows]
         ids = _padded(feeds)
         # Padding fills slots too: a row near its end beside one with a long guess needs more.
-        cache = self._cache_of(max(starts) + ids.shape[1]).part(0, len(rows))
+        cache = self._cache_of(max(starts) + ids.shape[1])
         embedded = language.embed(ids.to(self.machine.device))
         hidden = language.run(embedded, cache, starts=starts, lengths=list(map(len, feeds)))
         bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]

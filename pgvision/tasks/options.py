@@ -35,7 +35,7 @@ class ModelOptions(TypedDict, total=False):
     Attributes:
         model: Hub id, folder, ``"tiny"``, ``"small"`` or the address of an engine that serves one
             (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"small"``.
-        revision, device, dtype, quantize, threads: See `pgvision.runtime.load`.
+        revision, device, dtype, quantize, threads, compiled: See `pgvision.runtime.load`.
         batch_size: Prompts that go through the model together; None: 8, or 1 for what is live (a
             camera, an address that names no video file), whose pictures should not wait.
         drafts: "exact" (default): over video the last frame's answer is the guess at the next,
@@ -52,6 +52,7 @@ class ModelOptions(TypedDict, total=False):
     dtype: str | None
     quantize: str | None
     threads: int | None
+    compiled: bool
     batch_size: int | None
     drafts: Drafts
     generator: Generator | None

@@ -82,6 +82,7 @@ class Runner:
             kind=options.get("kind"),
             quantize=options.get("quantize"),
             threads=options.get("threads"),
+            compiled=options.get("compiled", False),
         )
         self.card = card_of({**options, "generator": self.generator})
         self._told = {name: value for name, value in options.items() if value is not None}

@@ -29,12 +29,30 @@ COMMANDS = (
     "serve",
 )
 SHARED = {
-    *("--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"),
+    *(
+        "--model",
+        "--revision",
+        "--kind",
+        "--device",
+        "--dtype",
+        "--quantize",
+        "--threads",
+        "--compile",
+    ),
     *("--batch-size", "--drafts"),
     *("--recursive", "--stride", "--on-error"),
     *("--out", "--json", "--save-overlay"),
 }
-MODEL = {"--model", "--revision", "--kind", "--device", "--dtype", "--quantize", "--threads"}
+MODEL = {
+    "--model",
+    "--revision",
+    "--kind",
+    "--device",
+    "--dtype",
+    "--quantize",
+    "--threads",
+    "--compile",
+}
 
 
 def command(name):

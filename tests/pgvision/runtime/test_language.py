@@ -182,7 +182,7 @@ def test_the_check_passes_and_sees_planted_faults(
             return not check_language(model).ok
 
     reach, slots = reach_module.Reach, reach_module.Reach.slots
-    read = language_module._read_layer
+    read = language_module.read_layer
     mask = reach.mask
     assert fault(reach, "mask", lambda self, slots, *a: mask(self, slots + 1, *a))
     assert fault(reach, "mask", lambda self, slots, *a: mask(self, slots - 1, *a))
@@ -202,10 +202,10 @@ def test_the_check_passes_and_sees_planted_faults(
 
     assert fault(LanguageModel, "_plan", late)
     scaled = lambda layer: dataclasses.replace(read(layer), scale=0.5)  # noqa: E731
-    assert fault(language_module, "_read_layer", scaled)
+    assert fault(language_module, "read_layer", scaled)
     if engine.model.config.text_config.model_type == "gemma2":
         bare = lambda layer: dataclasses.replace(read(layer), after_mlp=None)  # noqa: E731
-        assert fault(language_module, "_read_layer", bare)
+        assert fault(language_module, "read_layer", bare)
 
 
 def test_a_missing_soft_cap_is_seen(
