@@ -4,12 +4,14 @@ On the processor PyTorch's libraries choose their way of summing by how many row
 the same row may differ in its last bit from batch to batch: scores would not repeat, nor would the
 bytes of a file that was stopped and went on. MKL has a mode, "strict", in which they do not choose
 by rows or threads; it is asked for here, and counts if nobody has multiplied in this process
-before. Otherwise rows are padded to what is enough at one thread, and mostly at more: measured with
-PyTorch 2.13 and MKL 2024.2, 4 rows on one processor with AVX-512 and 16 on another. Attention hangs
-on the numbers of queries and of keys.
+before. Otherwise rows are padded to what is enough on one thread (PyTorch 2.13, MKL 2024.2: 4 on an
+AMD EPYC with AVX-512, 16 on an Intel Xeon with AMX), and products of small models, whose sums
+several threads may share out, are left to one. Attention hangs on the numbers of queries and keys.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -22,12 +24,14 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 _ROWS: Final = 16
 _QUERIES: Final = 4
 _COLUMNS: Final = 16
+_SMALL: Final = 2**22  # numbers of a weight; larger ones are worth several threads
 _SCORES_AT_ONCE: Final = 2**24  # of capped attention, which is 64 MB in float32
 
 
 def is_exact(hidden: Tensor) -> bool:
-    """Whether rows are kept apart: in float32 on the processor."""
-    return hidden.dtype == torch.float32 and hidden.device.type == "cpu"
+    """Whether rows are kept apart: in float32 on the processor, where nothing is compiled."""
+    is_plain = hidden.dtype == torch.float32 and hidden.device.type == "cpu"
+    return is_plain and not torch.compiler.is_compiling()
 
 
 def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -55,11 +59,25 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         bias = None if bias is None else F.pad(bias, (0, _COLUMNS - count))
         return linear(hidden, weight, bias)[..., :count]
     rows = hidden.numel() // hidden.shape[-1]
-    lacking = max(_ROWS - rows, 0) if torch.get_num_threads() == 1 else -rows % _ROWS
-    if not lacking or sums_alike():
+    if sums_alike():
         return F.linear(hidden, weight, bias)
+    lacking = max(_ROWS - rows, 0)
     padded = F.pad(hidden.reshape(rows, -1), (0, 0, 0, lacking))
-    return F.linear(padded, weight, bias)[:rows].view(*hidden.shape[:-1], -1)
+    with _on_one_thread(small=weight.numel() <= _SMALL):
+        return F.linear(padded, weight, bias)[:rows].view(*hidden.shape[:-1], -1)
+
+
+@contextmanager
+def _on_one_thread(*, small: bool) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if before == 1 or not small:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=1)
