@@ -52,6 +52,8 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         True
     """
     if not is_exact(hidden):
+        if _is_one_row(hidden) and bias is None:
+            return torch.mv(weight, hidden.reshape(-1)).view(*hidden.shape[:-1], -1)
         return F.linear(hidden, weight, bias)
     count = len(weight)
     if count < _COLUMNS:
@@ -65,6 +67,12 @@ def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     padded = F.pad(hidden.reshape(rows, -1), (0, 0, 0, lacking))
     with _on_one_thread(small=weight.numel() <= _SMALL):
         return F.linear(padded, weight, bias)[:rows].view(*hidden.shape[:-1], -1)
+
+
+def _is_one_row(hidden: Tensor) -> bool:
+    """Whether it is a step of one answer in bfloat16, for which `mv` reads weights 1.3x as fast."""
+    on_processor = hidden.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_processor and hidden.dtype == torch.bfloat16 and hidden.numel() == hidden.shape[-1]
 
 
 @contextmanager

@@ -109,6 +109,17 @@ def test_a_row_of_a_product_hangs_on_itself_alone(threads, columns):
     assert torch.allclose(whole.double(), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("rows", [(1,), (1, 1), (3,), (2, 1)])
+def test_products_in_bfloat16_are_right_to_its_rounding(rows):
+    generator = torch.Generator().manual_seed(len(rows))
+    hidden = torch.randn(*rows, 2048, generator=generator).bfloat16()
+    weight = torch.randn(300, 2048, generator=generator).bfloat16()
+    found = linear(hidden, weight)
+    assert (found.dtype, found.shape) == (torch.bfloat16, (*rows, 300))
+    expected = hidden.double() @ weight.double().T
+    assert ((found.double() - expected).abs() <= expected.abs() * 2**-8 + 1e-3).all()
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 40])
 def test_attention_is_the_same_in_any_number_of_threads(length):
     generator = torch.Generator().manual_seed(length)
