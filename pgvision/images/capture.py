@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pgvision.errors import SourceError
+from pgvision.errors import ImageError, SourceError
 from pgvision.images.containers import counts_frames, cut_short
 from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import to_bgr
+from pgvision.images.pixels import require_moderate, to_bgr
 
 _TIMEOUT_MS = 15_000
 # What FFmpeg's AV_NOPTS_VALUE becomes as a float; OpenCV below 4.11 cannot be asked for it.
@@ -201,6 +201,11 @@ def without_password(address: str) -> str:
 
 def _frames(clip: Clip, stride: int, clock: Clock) -> Generator[Frame, None, int]:
     """Yield every ``stride``-th frame; return the number of the frame that did not come."""
+    sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+    try:
+        require_moderate(int(math.prod(max(clip.capture.get(side), 0.0) for side in sides)))
+    except ImageError as error:
+        raise SourceError(f"{clip.name}: its frames are {error}") from error
     index = clip.start
     try:
         # grab() decodes, which later frames need; retrieve() converts and copies, which they don't.

@@ -213,3 +213,20 @@ def orientation_of(image: Image.Image) -> int:
 
 def _origin(image: Image.Image) -> str:
     return str(getattr(image, "filename", "") or "a PIL image")
+
+
+def require_moderate(pixels: int) -> None:
+    """Hold OpenCV, which would first allocate, to Pillow's limit.
+
+    Raises:
+        ImageError: If a picture has more pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+
+    Example:
+        >>> require_moderate(1920 * 1080)
+    """
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > 2 * most:
+        raise ImageError(
+            f"too large to be read safely: {pixels} pixels, the limit is {2 * most}; if you trust "
+            "it, raise PIL.Image.MAX_IMAGE_PIXELS"
+        )

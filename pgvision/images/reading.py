@@ -17,7 +17,7 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
 from pgvision.images.containers import sniff
 from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import PIL_ERRORS, orientation_of, to_bgr
+from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate, to_bgr
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -171,7 +171,7 @@ def _read_bytes(file: Path) -> bytes:
 
 def _decode_jpeg(data: bytes) -> ByteArray:
     components, scan, pixels = _jpeg_layout(data)
-    _require_moderate(pixels)
+    require_moderate(pixels)
     # Coded data never holds FF D9, so after the first scan it can only be the end marker; an
     # embedded thumbnail's own end marker lies before.
     if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
@@ -208,16 +208,6 @@ def _turned(picture: ByteArray, orientation: int) -> ByteArray:
     if orientation in (2, 3, 6, 7):
         picture = picture[:, ::-1]
     return np.ascontiguousarray(picture)
-
-
-def _require_moderate(pixels: int) -> None:
-    """Hold OpenCV, which would first allocate, to Pillow's limit."""
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and pixels > 2 * most:
-        raise ImageError(
-            f"too large to be read safely: {pixels} pixels, the limit is {2 * most}; if you trust "
-            "it, raise PIL.Image.MAX_IMAGE_PIXELS"
-        )
 
 
 def _jpeg_layout(data: bytes) -> tuple[int, int, int]:

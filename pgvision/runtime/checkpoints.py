@@ -4,7 +4,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Final
 
 from pgvision.errors import CheckpointError, OptionError
@@ -310,10 +310,25 @@ def adapter_base(folder: Path) -> tuple[str | None, str | None]:
     return base, revision if isinstance(revision, str) else None
 
 
+def require_parts_inside(folder: Path) -> None:
+    """Hold the index of weights in parts to files of its own folder; transformers would follow it.
+
+    Raises:
+        CheckpointError: If it cannot be read, or names a file elsewhere.
+    """
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    parts = _read_json(path).get("weight_map")
+    for part in set(map(str, parts.values())) if isinstance(parts, dict) else ["no weight_map"]:
+        if not (folder / part).is_file() or part != PureWindowsPath(part).name:
+            raise CheckpointError(f"{path}: names {part!r:.80}, which is no file of this folder")
+
+
 def _read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")

@@ -12,6 +12,7 @@ from pgvision.errors import CheckpointError
 
 KEY_NAME: Final = "PGVISION_ENGINE_KEY"
 _TRIES: Final = 4
+_MOST_BYTES: Final = 1 << 26
 _BUSY: Final = frozenset({429, 502, 503, 504})
 
 
@@ -65,7 +66,7 @@ class Endpoint:
                 if error.code not in _BUSY or not left:
                     raise
                 wait_s = max(wait_s, min(error.wait, 30.0))
-            except (OSError, HTTPException, ValueError) as error:
+            except (OSError, HTTPException, ValueError, RecursionError) as error:
                 if not left or body is None:
                     raise CheckpointError(
                         f"{self.base}{path}: no answer ({error}); is the server running there?"
@@ -83,7 +84,7 @@ class Endpoint:
             with urlopen(
                 Request(f"{self.base}{path}", data=data, headers=head), timeout=self._timeout
             ) as answer:
-                return json.loads(answer.read())
+                return json.loads(answer.read(_MOST_BYTES))
         except HTTPError as error:
             with error:
                 said = error.read(500).decode(errors="replace")

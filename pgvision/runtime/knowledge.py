@@ -63,7 +63,7 @@ def known_question(question: str, card: CheckpointCard) -> tuple[str, str | None
         >>> known_question("Is there a truck", find_checkpoint("tiny"))
         ('is there a truck?', None)
     """
-    if card.questions is None:
+    if not card.questions:
         return question, None
     wordings = {_folded(form): form for form in card.questions}
     if form := wordings.get(_folded(question)):

@@ -1,11 +1,12 @@
 """Reads a checkpoint's files: configuration, weights, adapter, tokenizer, picture processor."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
-from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.checkpoints import CheckpointCard, require_parts_inside
 from pgvision.runtime.imports import without_collecting
 from pgvision.runtime.tokenizer_files import read_tokenizer
 
@@ -61,7 +62,8 @@ def read_model(
         quantize: None, "int8" or "int4".
 
     Raises:
-        CheckpointError: If it does not fit the GPUs it should be spread over.
+        CheckpointError: If it does not fit the GPUs it should be spread over, or its weights are in
+            parts elsewhere.
         DependencyError: If accelerate or torchao is missing.
     """
     with without_collecting():
@@ -75,6 +77,7 @@ def read_model(
     is_capped = config.text_config.model_type == "gemma2"
     attention: Any = {"text_config": "eager", "vision_config": "sdpa"} if is_capped else "sdpa"
     more: dict[str, Any] = {}
+    require_parts_inside(Path(source))
     if quantize is not None:
         more["quantization_config"] = _quantization(quantize, device)
     if device == "auto":

@@ -5,6 +5,10 @@
     python tests/fuzz/fuzz.py files 100000
     python tests/fuzz/fuzz.py codec 20000
     python tests/fuzz/fuzz.py journals 100000
+    python tests/fuzz/fuzz.py videos 20000
+    python tests/fuzz/fuzz.py lists 50000
+    python tests/fuzz/fuzz.py npz 20000
+    python tests/fuzz/fuzz.py cards 50000
 
 What fails is printed with the number that repeats it alone.
 """
@@ -15,23 +19,31 @@ import logging
 import random
 import struct
 import sys
+import tarfile
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent))
+from damage import broken, broken_json, odd, resealed
+
 from pgvision.batch import merge
+from pgvision.batch.items import list_items
 from pgvision.batch.journal import decode_row, encode_row
 from pgvision.datasets import read_dataset, read_examples
 from pgvision.errors import PgvisionError
-from pgvision.images import image_hw_of, read_image
+from pgvision.images import VideoWriter, image_hw_of, iter_frames, read_image, video_info
+from pgvision.runtime.checkpoints import find_checkpoint
+from pgvision.runtime.knowledge import known_classes, known_question
 from pgvision.tokens import parse_suffix
 from vqvae import MaskCodec
-from vqvae.checkpoint import load_checkpoint
+from vqvae.checkpoint import load_checkpoint, tensor_table
 
 warnings.simplefilter("ignore")
 
@@ -54,31 +66,6 @@ def some_answer(dice: random.Random) -> str:
     for _ in range(dice.choice((0, 0, 1, 3, 8))):
         parts.insert(dice.randrange(len(parts) + 1), dice.choice(PIECES))
     return "".join(parts)
-
-
-def broken(data: bytes, dice: random.Random) -> bytes:
-    """Bytes with a few flips, cuts, doublings, zeros or numbers at the edges of their types."""
-    out = bytearray(data)
-    for _ in range(dice.choice((1, 1, 2, 4, 16))):
-        at = dice.randrange(len(out) + 1)
-        what = dice.randrange(6)
-        if what == 0 and at < len(out):
-            out[at] ^= 1 << dice.randrange(8)
-        elif what == 1:
-            del out[at:]
-        elif what == 2:
-            out[at:at] = out[at : at + dice.randrange(1, 40)]
-        elif what == 3:
-            out[at : at + 4] = dice.choice((b"\0\0\0\0", b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80"))
-        elif what == 4:
-            del out[at : at + dice.randrange(1, 9)]
-        elif what == 5:
-            out[at:at] = dice.choice(
-                (b"-1", b"1e999", b"null", b"{}", b"[]", b'"', b"../", b"NaN", b"\n", b"9" * 30)
-            )
-        if not out:
-            break
-    return bytes(out)
 
 
 def answers(folder: Path, dice: random.Random) -> None:
@@ -154,7 +141,7 @@ def files(folder: Path, dice: random.Random) -> None:
     kind = dice.randrange(5)
     if kind == 0:
         path, reads = folder / "coco.json", [read_dataset]
-        path.write_bytes(broken(COCO, dice))
+        path.write_bytes(broken_json(COCO, dice))
     elif kind == 1:
         path, reads = folder / "voc", [read_dataset]
         path.mkdir(exist_ok=True)
@@ -163,11 +150,13 @@ def files(folder: Path, dice: random.Random) -> None:
     elif kind == 2:
         path, reads = folder / "labelme", [read_dataset]
         path.mkdir(exist_ok=True)
-        (path / "a.json").write_bytes(broken(LABELME, dice))
+        (path / "a.json").write_bytes(broken_json(LABELME, dice))
         (path / "a.png").write_bytes(PICTURES[1][1])
     elif kind == 3:
         path, reads = folder / "examples.jsonl", [read_dataset, read_examples]
-        path.write_bytes(broken(JSONL, dice))
+        lines = JSONL.splitlines()
+        lines[0] = odd(lines[0], dice)
+        path.write_bytes(b"\n".join(lines) if dice.randrange(2) else broken(JSONL, dice))
     else:
         path, reads = folder / "yolo", [read_dataset]
         for name in ("images", "labels"):
@@ -236,8 +225,118 @@ def journals(folder: Path, dice: random.Random) -> None:
         assert str(error)
 
 
+def some_videos() -> list[tuple[str, bytes]]:
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        for ending in ("mp4", "avi", "mkv", "mov"):
+            path = Path(name) / f"a.{ending}"
+            with VideoWriter(path, 10.0, (16, 32)) as writer:
+                for number in range(5):
+                    writer.write(np.full((16, 32, 3), 40 * number, np.uint8))
+            found.append((ending, path.read_bytes()))
+    return found
+
+
+@cache
+def videos_at_hand() -> list[tuple[str, bytes]]:
+    return some_videos()
+
+
+def videos(folder: Path, dice: random.Random) -> None:
+    """A video's frames are read, or refused with a reason; five frames do not become thousands."""
+    ending, data = dice.choice(videos_at_hand())
+    path = folder / f"a.{ending}"
+    # Most of the damage where the header is, or (MP4) the index at the end.
+    cut = dice.choice((0, 0, len(data) // 2, max(0, len(data) - 900)))
+    path.write_bytes(data[:cut] + broken(data[cut:], dice))
+    for number, _ in enumerate(iter_frames(str(path), on_error="record", prefetch=0)):
+        assert number < 1000, "endless"
+    try:
+        video_info(path)
+    except PgvisionError as error:
+        assert str(error)
+
+
+def a_tar() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in (("./a.png", PICTURES[1][1]), ("b" * 200 + ".jpg", b"x"), ("c.txt", b"")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()[:6144]
+
+
+TAR = a_tar()
+
+
+def lists(folder: Path, dice: random.Random) -> None:
+    """Manifests and tar files are listed and read, or refused with a reason."""
+    (folder / "a.png").write_bytes(PICTURES[1][1])
+    kind = dice.choice(("txt", "jsonl", "tar", "tar"))
+    path = folder / f"a.{kind}"
+    if kind == "txt":
+        path.write_bytes(broken(b"a.png\n# b.png\n./a.png\n", dice))
+    elif kind == "jsonl":
+        path.write_bytes(broken(b'{"image": "a.png"}\n{"file_name": "./a.png", "id": 3}\n', dice))
+    else:
+        path.write_bytes(resealed(TAR, dice) if dice.randrange(2) else broken(TAR, dice))
+    try:
+        for item in list_items([str(path)]):
+            assert item.name
+    except PgvisionError as error:
+        assert str(error)
+    for outcome in iter_frames(str(path), on_error="record", prefetch=0):
+        assert outcome.ok or str(outcome.error)
+
+
+@cache
+def an_npz() -> bytes:
+    """Google's form with tensors of our own shapes; zeros, packed, so that it is small."""
+    stream = io.BytesIO()
+    np.savez_compressed(
+        stream, **{name: np.zeros(shape, np.float32) for name, shape in tensor_table().items()}
+    )
+    return stream.getvalue()
+
+
+def npz(folder: Path, dice: random.Random) -> None:
+    """A codec's archive is loaded, or refused with a reason."""
+    path = folder / "a.npz"
+    path.write_bytes(broken(an_npz(), dice))
+    try:
+        load_checkpoint(path)
+    except PgvisionError as error:
+        assert str(error)
+
+
+CARD = json.dumps({
+    "kind": "ft", "codec": "tiny", "about": "a", "classes": ["helmet"], "questions": ["is it?"],
+    "max_new_tokens": 12, "notes": "n",
+    "closed_set": {"prefix": "detect", "classes": ["helmet"], "num_objects": 3, "noise": "noise"},
+}).encode()  # fmt: skip
+ADAPTER = b'{"base_model_name_or_path": "tiny", "revision": null, "r": 4}'
+
+
+def cards(folder: Path, dice: random.Random) -> None:
+    """What lies beside weights is read, or refused with a reason."""
+    for name, data in (("config.json", b"{}"), ("pgvision.json", CARD)):
+        (folder / name).write_bytes(data)
+    name, data = dice.choice((("pgvision.json", CARD), ("adapter_config.json", ADAPTER)))
+    (folder / name).write_bytes(broken_json(data, dice))
+    try:
+        card = find_checkpoint(folder)
+        known_question("is it", card)
+        known_classes(["helmet"], card)
+    except PgvisionError as error:
+        assert str(error)
+    finally:
+        (folder / name).unlink()
+
+
 TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
-    one.__name__: one for one in (answers, pictures, files, codec, journals)
+    one.__name__: one
+    for one in (answers, pictures, files, codec, journals, videos, lists, npz, cards)
 }
 
 

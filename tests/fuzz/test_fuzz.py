@@ -11,7 +11,17 @@ import fuzz
 
 @pytest.mark.parametrize(
     ("target", "count"),
-    [("answers", 3000), ("pictures", 300), ("files", 200), ("codec", 10), ("journals", 300)],
+    [
+        ("answers", 3000),
+        ("pictures", 300),
+        ("files", 200),
+        ("codec", 10),
+        ("journals", 300),
+        ("videos", 60),
+        ("lists", 200),
+        ("npz", 10),
+        ("cards", 300),
+    ],  # fmt: skip
 )
 def test_nothing_but_errors_of_ours(target, count, capsys):
     crashes = fuzz.run(target, count)

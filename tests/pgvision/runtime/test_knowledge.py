@@ -74,3 +74,20 @@ def test_another_question_is_sent_as_it_is_with_a_warning(question: str) -> None
     assert sent == question
     assert warning is not None
     assert sorted(warning.splitlines()[1:]) == sorted(f"  {form}" for form in TINY.questions)
+
+
+def test_a_card_without_wordings_takes_any_question() -> None:
+    """An empty list had ended in a ValueError of difflib's (found by fuzzing)."""
+    from dataclasses import replace
+
+    assert known_question("is it?", replace(OPEN, questions=())) == ("is it?", None)
+
+
+def test_a_card_nested_beyond_reason_is_refused(tmp_path) -> None:
+    """It had ended in a RecursionError (found by fuzzing)."""
+    from pgvision.errors import CheckpointError
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pgvision.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        find_checkpoint(tmp_path)
