@@ -14,8 +14,8 @@ from pgvision.arrays import FloatArray, IntArray
 from pgvision.scenes import CLASSES
 from pgvision.scenes.wordings import trained_forms
 from pgvision.tokens import SEPARATOR, encode_boxes, object_text
+from pgvision.training.dense import DenseTargets, Truth, dense_targets
 from pgvision.training.features import relit
-from pgvision.training.losses import DenseTargets
 from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
 from pgvision.training.shards import Shard
 
@@ -87,6 +87,11 @@ class _View:
     names: Mapping[int, str]  # class -> what the shard calls it, for the annotated ones
     absent: Mapping[int, str]  # the same, for those that the shard never shows
 
+    def truth(self, num_classes: int) -> Truth:
+        known = np.zeros(num_classes, np.bool_)
+        known[[*self.names, *self.absent]] = True
+        return Truth(self.boxes, self.classes, known, self.colours, self.texts)
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -141,7 +146,8 @@ class BatchMaker:
             pictures.append(self._picture(int(shard), int(place), rng))
             views.append(view)
             rows += self._examples(view, num_prompts, rng)
-        dense = dense_targets(views, self._grid, len(self._wording.classes))
+        count = len(self._wording.classes)
+        dense = dense_targets([view.truth(count) for view in views], self._grid)
         return self._pack(torch.from_numpy(np.stack(pictures)), rows, dense, sources, places)
 
     def _picture(self, shard: int, place: int, rng: np.random.Generator) -> FloatArray:
@@ -275,56 +281,3 @@ class BatchMaker:
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids([token])
     return int(found[0])
-
-
-def dense_targets(
-    views: Sequence[_View], grid: int, num_classes: int = len(CLASSES)
-) -> DenseTargets:
-    """Spread objects over the ``grid * grid`` tokens whose centre they cover.
-
-    Small objects always own the token under their middle; where objects of one class overlap,
-    the smaller one wins, since the larger has other tokens left.
-    """
-    shape = (len(views), grid, grid, num_classes)
-    present, edges = np.zeros(shape, np.float32), np.zeros((*shape, 4), np.float32)
-    sides, weights = np.ones((*shape, 2), np.float32), np.zeros(shape, np.float32)
-    colours = np.full(shape[:3], -100)
-    texts = np.full(shape[:3], -100)
-    known = np.zeros((len(views), num_classes), np.bool_)
-    for index, view in enumerate(views):
-        known[index, [*view.names, *view.absent]] = True
-        sizes = (view.boxes[:, 2:] - view.boxes[:, :2]).prod(1)
-        for row in np.argsort(-sizes):
-            top, left, bottom, right = view.boxes[row]
-            rows, columns = _cells(top, bottom, grid), _cells(left, right, grid)
-            centre_y, centre_x = (rows + 0.5) / grid, (columns + 0.5) / grid
-            where = (index, rows[:, None], columns[None, :])
-            block = edges[index, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            target = block[:, :, view.classes[row]]
-            target[..., 0], target[..., 2] = (top - centre_y)[:, None], (bottom - centre_y)[:, None]
-            target[..., 1], target[..., 3] = left - centre_x, right - centre_x
-            mine = (*where, view.classes[row])
-            present[mine] = 1.0
-            sides[mine] = (bottom - top, right - left)
-            weights[mine] = (len(rows) * len(columns)) ** -0.5
-            if view.colours[row] >= 0:
-                colours[where] = view.colours[row]
-            if view.texts[row] >= 0:
-                texts[where] = view.texts[row]
-    flat = (len(views), grid * grid)
-    return DenseTargets(
-        present=torch.from_numpy(present.reshape(*flat, -1)),
-        edges=torch.from_numpy(edges.reshape(*flat, num_classes, 4)),
-        colours=torch.from_numpy(colours.reshape(flat)),
-        texts=torch.from_numpy(texts.reshape(flat)),
-        sides=torch.from_numpy(sides.reshape(*flat, num_classes, 2)),
-        weights=torch.from_numpy(weights.reshape(*flat, -1)),
-        known=torch.from_numpy(known),
-    )
-
-
-def _cells(start: float, end: float, grid: int) -> IntArray:
-    first, last = int(np.ceil(start * grid - 0.5)), int(np.floor(end * grid - 0.5))
-    if last < first:
-        first = last = min(grid - 1, int((start + end) / 2 * grid))
-    return np.arange(max(first, 0), min(last, grid - 1) + 1)

@@ -9,7 +9,8 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision.training.batches import Batch
-from pgvision.training.losses import AskedHead, suffix_loss
+from pgvision.training.dense import AskedHead
+from pgvision.training.losses import suffix_loss
 from pgvision.training.pointing import PlaceHead, ToldHead, Written
 
 Read = Callable[..., tuple[Tensor, Tensor, Tensor]]

@@ -30,10 +30,10 @@ from pgvision.training.architecture import (
 )
 from pgvision.training.batches import Batch, BatchMaker, Wording
 from pgvision.training.cards import write_card
+from pgvision.training.dense import AskedHead, DenseHead
 from pgvision.training.eyes import eyes_config, eyes_weights
 from pgvision.training.features import features_path
 from pgvision.training.grids import regrid_matrix
-from pgvision.training.losses import AskedHead, DenseHead
 from pgvision.training.noise import add_noise
 from pgvision.training.optimisers import build_optimisers
 from pgvision.training.pointing import PlaceHead, ToldHead

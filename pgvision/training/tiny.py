@@ -34,7 +34,7 @@ from pgvision.training.architecture import (
 )
 from pgvision.training.batches import Batch, BatchMaker
 from pgvision.training.cards import write_card
-from pgvision.training.losses import AskedHead, DenseHead
+from pgvision.training.dense import AskedHead, DenseHead
 from pgvision.training.optimisers import build_optimisers, rate_share
 from pgvision.training.reading import text_losses
 from pgvision.training.runs import data_digest, load_state, save_state

@@ -6,7 +6,7 @@ the answer and its ``<eos>`` alone are learnt.
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from torch import Tensor
 from pgvision.errors import DataError
 from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
 from pgvision.tokens import SEPARATOR
-from pgvision.training.finetuning.objectives import IGNORED
+from pgvision.training.dense import dense_targets
 from pgvision.training.finetuning.samples import Sample
+
+IGNORED: Final = -100
+"""In place of a label: nothing is learnt here."""
 
 
 class Collator:
@@ -26,6 +29,9 @@ class Collator:
     Args:
         processor: The checkpoint's.
         max_length: Tokens that the language model has places for, picture included.
+
+    Attributes:
+        separator: Ids of what stands between the objects of an answer.
 
     Example:
         >>> from pgvision.runtime import load
@@ -43,7 +49,8 @@ class Collator:
         self.max_length = max_length
         self.vocabulary: Vocabulary = read_vocabulary(self.processor.tokenizer, "the processor")
         between = self._ids(f"<loc0000>{SEPARATOR}<loc0000>")[1:-1]
-        self._separator = torch.tensor(between)
+        self.separator = torch.tensor(between)
+        self._grid = round(float(processor.image_seq_length) ** 0.5)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return a batch.
@@ -52,7 +59,8 @@ class Collator:
             The processor's ``input_ids``, ``attention_mask``, ``token_type_ids`` ``(b, t)`` and
             ``pixel_values``; ``labels`` ``(b, t)``, -100 where nothing is learnt; ``kept``, the
             positions whose logits predict a label in any row; ``masks`` ``(n, 64, 64)`` of all
-            objects with codes, in the order of their codes; and ``names``.
+            objects with codes, in the order of their codes; ``dense``, the targets of the dense
+            head, where samples bring their truth; and ``names``.
 
         Raises:
             DataError: If a row is longer than the model has places for, or lacks its ``<eos>``.
@@ -71,6 +79,9 @@ class Collator:
         masks = [one.masks for one in samples if one.masks is not None]
         if masks:
             found["masks"] = torch.from_numpy(np.concatenate(masks))
+        truths = [one.truth for one in samples if one.truth is not None]
+        if truths:
+            found["dense"] = dense_targets(truths, self._grid)
         found["names"] = [one.name for one in samples]
         return found
 
@@ -98,7 +109,7 @@ class Collator:
         """Say which tokens of boxes that show nothing are their class; no other is learnt."""
         first = self.vocabulary.first_loc
         is_loc = (ids >= first) & (ids < first + 1024)
-        return ~is_loc & ~torch.isin(ids, self._separator) & (ids != self.vocabulary.eos)
+        return ~is_loc & ~torch.isin(ids, self.separator) & (ids != self.vocabulary.eos)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -13,7 +13,7 @@ from pgvision import __version__
 from pgvision.files import replaced_path, write_text
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.training.cards import save_card
-from pgvision.training.finetuning.models import adapter_config
+from pgvision.training.finetuning.models import adapter_config, drop_dense_head
 from pgvision.training.finetuning.settings import FinetuneSettings
 
 
@@ -29,6 +29,7 @@ def export(
         settings: The run.
         folder: Where to.
     """
+    drop_dense_head(model)
     if settings.keep_adapter and settings.method != "full":
         _write_adapter(model, card, settings, folder)
     else:

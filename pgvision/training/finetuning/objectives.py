@@ -1,15 +1,22 @@
-"""The loss of an answer's tokens; `pgvision.training.localisation` has those of what they draw."""
+"""The losses of a run: of an answer's tokens, and of the boxes and masks that they draw."""
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pgvision.tokens import NUM_BINS, NUM_CODES
+from pgvision.training.finetuning.collator import IGNORED, Collator
+from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.localisation import MaskLoss, box_loss
 from pgvision.training.losses import token_losses
 
-IGNORED: Final = -100
-"""In place of a label: nothing is learnt here."""
+if TYPE_CHECKING:
+    from vqvae import MaskCodec
+
+_LEAST: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +28,16 @@ class TokenLoss:
         smoothing: Share of the target that is spread over the vocabulary.
         loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
         token_mean: Mean over all tokens instead of over tokens, then examples.
+        others: What a token counts that ``weights`` has not.
+        weights: What the tokens of each kind count: their ids, and the weight.
     """
 
     first_loc: int
     smoothing: float = 0.0
     loc_sigma: float = 0.0
     token_mean: bool = False
+    others: float = 1.0
+    weights: tuple[tuple[Tensor, float], ...] = field(default=())
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss.
@@ -43,8 +54,63 @@ class TokenLoss:
             sigma=self.loc_sigma,
             smoothing=self.smoothing,
         )
+        counts = self._counts(labels).to(each.dtype)
+        spread = torch.zeros_like(counts).masked_scatter(learnt, each) * counts
         if self.token_mean:
-            return each.mean()
-        counts = learnt.sum(1)
-        spread = torch.zeros_like(labels, dtype=each.dtype).masked_scatter(learnt, each)
-        return (spread.sum(1) / counts.clamp(min=1))[counts > 0].mean()
+            return spread.sum() / counts.sum().clamp(min=_LEAST)
+        of_rows = counts.sum(1)
+        rows = of_rows > 0
+        return (spread.sum(1) / of_rows.clamp(min=_LEAST)).sum() / rows.sum().clamp(min=1)
+
+    def _counts(self, labels: Tensor) -> Tensor:
+        """Return what each token counts; 0 where nothing is learnt."""
+        counts = torch.full(labels.shape, self.others, device=labels.device)
+        for ids, weight in self.weights:
+            counts[torch.isin(labels, ids.to(labels.device))] = weight
+        return counts.masked_fill(labels == IGNORED, 0.0)
+
+
+Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def losses_of(
+    settings: FinetuneSettings, collator: Collator, codec: "MaskCodec | None"
+) -> list[tuple[float, Loss]]:
+    """Return the losses of logits, labels and masks that a run has, each with its weight.
+
+    Args:
+        settings: The run.
+        collator: Of the run: it knows which tokens are of which kind.
+        codec: Of the checkpoint, for masks.
+    """
+    table = collator.vocabulary
+    first_loc, first_seg = table.first_loc, table.first_seg
+    tokens = TokenLoss(
+        first_loc=first_loc,
+        smoothing=settings.label_smoothing,
+        loc_sigma=settings.loc_sigma,
+        token_mean=settings.token_mean,
+        others=settings.label_weight,
+        weights=(
+            (torch.arange(first_loc, first_loc + NUM_BINS), settings.loc_weight),
+            (torch.arange(first_seg, first_seg + NUM_CODES), settings.seg_weight),
+            (torch.tensor([table.eos, *collator.separator.tolist()]), settings.end_weight),
+        ),
+    )
+    drawn = None if codec is None or not settings.mask_loss else MaskLoss(codec)
+
+    def boxes(logits: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
+        each = box_loss(logits, labels, first_loc=first_loc)
+        return each.mean() if len(each) else logits[:0].sum()
+
+    def shapes(logits: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
+        if masks is None or drawn is None:
+            return logits[:0].sum()
+        each: Tensor = drawn.to(logits.device)(logits, labels, masks, first_seg=first_seg)
+        return each.mean()
+
+    return [
+        (1.0, lambda logits, labels, masks: tokens(logits, labels)),
+        (settings.box_loss, boxes),
+        (settings.mask_loss, shapes),
+    ]

@@ -22,20 +22,14 @@ from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Parts, read_parts
 from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
-from pgvision.training.finetuning.models import prepare
+from pgvision.training.finetuning.models import add_dense_head, prepare
+from pgvision.training.finetuning.objectives import losses_of
 from pgvision.training.finetuning.samples import Samples
-from pgvision.training.finetuning.saving import saving
+from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
-from pgvision.training.finetuning.trainer import (
-    BEST_NAME,
-    FinetuneTrainer,
-    Watch,
-    arguments,
-    last_checkpoint,
-    load_trained,
-    losses_of,
-)
+from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
 from pgvision.training.finetuning.validation import score_objects, score_texts
+from pgvision.training.finetuning.watch import BEST_NAME, Watch
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
 
 _Validate: TypeAlias = Callable[[int | None], dict[str, float]]
@@ -135,10 +129,11 @@ def _trainer(
         every=settings.eval_every or max(1, steps // 5),
         validate=lambda: validate(settings.eval_limit),
     )
-    table = engine.vocabulary
+    if settings.dense_loss:
+        add_dense_head(engine.model, len(parts.classes), seed=settings.seed)
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, table.first_loc, table.first_seg, parts.codec),
+        losses_of(settings, collator, parts.codec),
         model=engine.model,
         args=arguments(
             settings,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from pgvision.tokens import (
     object_text,
     segment_prefix,
 )
+from pgvision.training.dense import Truth
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
@@ -40,6 +41,7 @@ class Sample:
         suffix: The answer.
         noise_from: The character of ``suffix`` where boxes that show nothing begin; None: nowhere.
         masks: ``(n, 64, 64)`` float32 of its objects, for the mask loss; None: none is known.
+        truth: All objects of the picture, for the dense loss; None: none is asked for.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Sample:
     suffix: str
     noise_from: int | None = None
     masks: FloatArray | None = None
+    truth: Truth | None = None
 
 
 class Source(Protocol):
@@ -118,9 +121,19 @@ class ObjectSource:
             view = draw_view(record.image_hw, rng, geometric=True)
         found = self._seen(record, view)
         picture = view.picture(bgr)
-        if self.settings.closed_set:
-            return self._closed(record, picture, found, rng)
-        return self._asked(record, picture, found, rng)
+        ask = self._closed if self.settings.closed_set else self._asked
+        sample = ask(record, picture, found, rng)
+        return replace(
+            sample, truth=self._truth(record, found) if self.settings.dense_loss else None
+        )
+
+    def _truth(self, record: ImageRecord, found: "_Seen") -> Truth:
+        names = list(dict.fromkeys(self.dataset.classes))
+        height, width = found.image_hw
+        boxes = found.boxes[:, [1, 0, 3, 2]] / (height, width, height, width)
+        classes = np.array([names.index(name) for name in found.names], np.int64)
+        crowds = {self.dataset.names[one.category_id] for one in record.objects if one.iscrowd}
+        return Truth(boxes, classes, np.array([name not in crowds for name in names]))
 
     def _seen(self, record: ImageRecord, view: View) -> "_Seen":
         items = [item for item in record.objects if not item.iscrowd]

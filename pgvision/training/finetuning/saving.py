@@ -1,12 +1,22 @@
-"""What cannot be written is told in our words, and what was there before is still there."""
+"""A run's states on disk: what cannot be written is told, and what was there before is whole."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from pgvision.errors import CheckpointError
+from pgvision.errors import CheckpointError, DataError
+from pgvision.training.finetuning.binding import is_first
+
+WEIGHTS_NAME: Final = "trained.safetensors"
+WHOLE: Final = "whole"
+"""Written last into a checkpoint: without it, it is half of one."""
 
 
 @contextmanager
@@ -27,3 +37,46 @@ def saving(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {str(error).splitlines()[0]}. What was saved before is "
             "whole: make room, and give the same command again"
         ) from error
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that are trained, by name; of tied ones the first."""
+    return {
+        name: weight.detach().clone().contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+@torch.no_grad()
+def load_trained(model: Any, path: Path) -> None:
+    """Put weights of `trained_weights` back.
+
+    Raises:
+        DataError: If they are of other names or shapes.
+    """
+    own = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    stored = load_file(path)
+    if {name: one.shape for name, one in own.items()} != {n: o.shape for n, o in stored.items()}:
+        raise DataError(f"{path}: holds other weights than those that are trained; start anew")
+    for name, weight in own.items():
+        weight.copy_(stored[name])
+
+
+@torch.no_grad()
+def set_weights(model: Any, weights: dict[str, Tensor]) -> None:
+    """Put weights of `trained_weights` into a model."""
+    own = dict(model.named_parameters())
+    for name, weight in weights.items():
+        own[name].copy_(weight)
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, and take away what is half of one."""
+    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        if (path / WHOLE).exists():
+            return path
+        if is_first():
+            shutil.rmtree(path)
+    return None

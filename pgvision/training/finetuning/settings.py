@@ -18,6 +18,8 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
 _LENGTHS: Final = ("steps", "epochs", "minutes")
+_LOSSES: Final = ("box_loss", "mask_loss", "dense_loss")
+_KINDS: Final = ("loc_weight", "seg_weight", "label_weight", "end_weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,10 @@ class FinetuneSettings:
         token_mean: Mean over all tokens instead of over tokens, then examples.
         box_loss: Weight of L1 and GIoU between expected and true boxes.
         mask_loss: Weight of BCE and Dice between decoded and true masks.
+        dense_loss: Weight of a head that reads class and box off every picture token, and is thrown
+            away at the end (`pgvision.training.dense`): for training from scratch, or on little.
+        loc_weight, seg_weight, label_weight, end_weight: What a coordinate, a mask's code, a word,
+            and a separator or the end of an answer count in the loss of its tokens.
         resolution: Side of the picture; position embeddings are interpolated. None: as it is.
         dtype: Weights and arithmetic; None: float32 on a processor, bfloat16 on a GPU.
         checkpointing: Recompute activations instead of keeping them.
@@ -94,6 +100,11 @@ class FinetuneSettings:
     token_mean: bool = False
     box_loss: float = 0.0
     mask_loss: float = 0.0
+    dense_loss: float = 0.0
+    loc_weight: float = 1.0
+    seg_weight: float = 1.0
+    label_weight: float = 1.0
+    end_weight: float = 1.0
     resolution: int | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
     checkpointing: bool = False
@@ -119,13 +130,19 @@ class FinetuneSettings:
         for name in ("warmup", "negatives", "label_smoothing", "ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise OptionError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        for name in ("loc_sigma", "box_loss", "mask_loss", "vision_share"):
+        for name in ("loc_sigma", "vision_share", *_LOSSES, *_KINDS):
             if getattr(self, name) < 0.0:
                 raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.closed_set and self.task != "detect":
             raise OptionError(f"closed_set: answers hold boxes alone; task is {self.task!r}")
         if self.mask_loss and self.task != "segment":
             raise OptionError(f"mask_loss: answers of task {self.task!r} hold no masks")
+        if not any(getattr(self, name) for name in _KINDS):
+            raise OptionError(f"{', '.join(_KINDS)} are all 0; nothing would be learnt")
+        if self.dense_loss and self.task not in ("detect", "segment"):
+            raise OptionError(f"dense_loss: data of task {self.task!r} hold no boxes")
+        if self.dense_loss and (self.freeze_vision or self.method != "full"):
+            raise OptionError("dense_loss teaches the vision tower, which is frozen; leave it out")
 
     def rate_for(self, kind: str) -> float:
         """Return the rate at its highest, for a kind of checkpoint."""

@@ -24,8 +24,9 @@ from pgvision.scenes import CLASSES, render_scene
 from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_tokenizer
-from pgvision.training.batches import BatchMaker, dense_targets
-from pgvision.training.losses import DenseHead, DenseTargets, suffix_loss
+from pgvision.training.batches import BatchMaker
+from pgvision.training.dense import DenseHead, DenseTargets, dense_targets
+from pgvision.training.losses import suffix_loss
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import COLOURS, Shard, load_shard, save_shard
 from pgvision.training.starting import set_location_start
@@ -155,7 +156,7 @@ def test_a_batch_is_a_function_of_its_seed(maker: BatchMaker) -> None:
 
 def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) -> None:
     view = maker._view(0, 5)
-    targets = dense_targets([view], 10)
+    targets = dense_targets([view.truth(len(CLASSES))], 10)
     assert targets.present.shape == (1, 100, len(CLASSES))
     for box, label in zip(view.boxes, view.classes, strict=True):
         cells = targets.present[0, :, label].reshape(10, 10)
@@ -213,7 +214,7 @@ def test_the_dense_head_prefers_the_truth() -> None:
 
 
 def test_edges_cost_what_they_are_of_the_side(maker: BatchMaker) -> None:
-    targets = dense_targets([maker._view(0, row) for row in range(SIZE)], 10)
+    targets = dense_targets([maker._view(0, row).truth(len(CLASSES)) for row in range(SIZE)], 10)
     here = targets.present > 0
     spans = targets.edges[..., 2:] - targets.edges[..., :2]
     torch.testing.assert_close(targets.sides[here], spans[here])

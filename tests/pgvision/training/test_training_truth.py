@@ -16,7 +16,7 @@ from pgvision.scenes.wordings import kept_back_forms, trained_forms
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_processor
 from pgvision.training.batches import Batch, BatchMaker, Wording
-from pgvision.training.losses import AskedHead, DenseHead
+from pgvision.training.dense import AskedHead, DenseHead
 from pgvision.training.reading import text_losses
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import Shard

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from pgvision.datasets import read_splits
 from pgvision.errors import DataError
 from pgvision.runtime import Engine, load, load_apart
 from pgvision.training.finetuning.collator import Collator
-from pgvision.training.finetuning.objectives import TokenLoss
-from pgvision.training.finetuning.samples import Sample
+from pgvision.training.finetuning.models import add_dense_head
+from pgvision.training.finetuning.objectives import TokenLoss, losses_of
+from pgvision.training.finetuning.samples import ObjectSource, Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
-from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments, losses_of
+from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
 from pgvision.training.noise import NOISE
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
@@ -78,10 +80,9 @@ def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Pat
     """What the stock loop minimises is transformers' loss on the collator's batch."""
     settings = FinetuneSettings(steps=1, model="tiny", loc_sigma=0.0, token_mean=True)
     engine = load_apart("tiny", device="cpu", dtype="float32")
-    table = engine.vocabulary
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, table.first_loc, table.first_seg, None),
+        losses_of(settings, collator, None),
         model=engine.model,
         args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
         train_dataset=SAMPLES,
@@ -96,6 +97,61 @@ def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Pat
     }
     theirs = engine.model(**inputs, labels=batch["labels"], use_cache=False).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
+def test_the_weight_of_each_kind_reaches_its_tokens(collator: Collator) -> None:
+    """With one kind's weight alone, other tokens' logits get no gradient."""
+    codes = "".join(f"<seg{k:03d}>" for k in range(16))
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    suffix = f"{box}{codes} helmet ; {box}{codes} helmet"
+    batch = collator([Sample("a", PICTURES[0], "segment helmet", suffix)])
+    labels = batch["labels"][:, batch["kept"] + 1]
+    words = collator.processor.tokenizer.convert_ids_to_tokens(labels[0])
+    separator = set(collator.processor.tokenizer.convert_ids_to_tokens(collator.separator))
+    kinds = {
+        "loc_weight": [word.startswith("<loc") for word in words],
+        "seg_weight": [word.startswith("<seg") for word in words],
+        "label_weight": [word.endswith("helmet") for word in words],
+        "end_weight": [word == "<eos>" or word in separator for word in words],
+    }
+    assert np.array(list(kinds.values())).sum(0).tolist() == [1] * len(words)
+    size = len(collator.processor.tokenizer)
+    for name, mine in kinds.items():
+        weights = {other: float(other == name) for other in kinds}
+        settings = FinetuneSettings(steps=1, **weights)
+        ((_, loss), *_) = losses_of(settings, collator, None)
+        logits = torch.zeros(*labels.shape, size, requires_grad=True)
+        loss(logits, labels, None).backward()
+        assert (logits.grad[0].abs().sum(-1) > 0).tolist() == mine, name
+
+
+def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
+    """The head's part is what it says by itself of the projected picture, and reaches the tower."""
+    settings = FinetuneSettings(steps=1, model="tiny", dense_loss=0.5)
+    engine = load_apart("tiny", device="cpu", dtype="float32")
+    dataset = read_splits(scenes)["train"]
+    source = ObjectSource(dataset, settings, "tiny")
+    samples = [source.draw(k, np.random.default_rng(k)) for k in range(2)]
+    add_dense_head(engine.model, len(dataset.classes), seed=0)
+    collator = Collator(engine.processor, max_length=1024)
+    trainer = FinetuneTrainer(
+        settings,
+        losses_of(settings, collator, None),
+        model=engine.model,
+        args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
+        train_dataset=samples,
+        data_collator=collator,
+        callbacks=[],
+    )
+    batch = collator(samples)
+    both = trainer.compute_loss(engine.model, batch)
+    tokens = trainer.compute_loss(engine.model, {**batch, "dense": None})
+    seen = engine.model.model.get_image_features(batch["pixel_values"]).pooler_output
+    alone = engine.model.dense_head(seen, batch["dense"])
+    torch.testing.assert_close(both - tokens, 0.5 * alone, rtol=1e-4, atol=1e-5)
+    tower = engine.model.model.vision_tower.encoder.layers[0].mlp.fc1.weight
+    (gradient,) = torch.autograd.grad(both - tokens, tower)
+    assert float(gradient.abs().max()) > 0
 
 
 def test_no_answer_sees_what_follows_and_every_prompt_sees_itself(

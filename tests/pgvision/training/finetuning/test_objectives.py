@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pgvision.training.finetuning.objectives import (
-    TokenLoss,
-)
+from pgvision.training.finetuning.objectives import TokenLoss
 
 FIRST = 10
 SIZE = FIRST + 1024 + 128
@@ -44,3 +42,27 @@ def test_neighbouring_bins_share_a_coordinates_target() -> None:
     )
     word = torch.tensor([[3]])
     assert float(loss(logits, word)) == pytest.approx(float(sharp(logits, word)))
+
+
+def test_kinds_of_tokens_count_what_they_are_given() -> None:
+    torch.manual_seed(1)
+    logits = torch.randn(2, 4, SIZE)
+    labels = torch.tensor([[3, FIRST + 7, 4, 2], [FIRST + 900, 5, 2, -100]])
+    counts = torch.full((SIZE,), 0.5)
+    counts[FIRST : FIRST + 1024] = 3.0
+    counts[2] = 0.0
+    kinds = ((torch.arange(FIRST, FIRST + 1024), 3.0), (torch.tensor([2]), 0.0))
+    plain = TokenLoss(first_loc=FIRST, token_mean=True, others=0.5, weights=kinds)
+    rows = [
+        functional.cross_entropy(logits[k], labels[k], weight=counts, ignore_index=-100)
+        for k in (0, 1)
+    ]
+    both = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), weight=counts, ignore_index=-100
+    )
+    assert float(plain(logits, labels)) == pytest.approx(float(both), rel=1e-6)
+    by_row = TokenLoss(first_loc=FIRST, others=0.5, weights=kinds)
+    assert float(by_row(logits, labels)) == pytest.approx(float(sum(rows) / 2), rel=1e-6)
+    alone = torch.tensor([[2, -100, -100, -100]])  # an answer of which nothing counts
+    together = by_row(torch.cat([logits, logits[:1]]), torch.cat([labels, alone]))
+    assert float(together) == pytest.approx(float(sum(rows) / 2), rel=1e-6)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
 from pgvision.datasets import read_splits
@@ -81,6 +82,37 @@ def test_every_task_has_its_figures(scenes: Path, tmp_path: Path) -> None:
     caption = run(scenes, tmp_path / "c", steps=1, task="caption", data=texts)
     assert set(caption.after) == {"exact"}
     assert Captioner(model=tmp_path / "c")(image).text
+
+
+def test_a_dense_head_is_trained_and_saved_and_gone_at_the_end(
+    scenes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    report = run(scenes, out, steps=2, eval_every=1, dense_loss=1.0, warmup=0.0)
+    assert report.finished
+    states = [
+        load_file(out / f"checkpoint-{step}" / "trained.safetensors")["dense_head.layers.weight"]
+        for step in (1, 2)
+    ]
+    assert not torch.equal(*states)
+    written = load_file(out / "model.safetensors")
+    assert len(written) > 100 and not any("dense_head" in name for name in written)
+    assert not hasattr(load(out).model, "dense_head")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"dense_loss": 1.0, "freeze_vision": True}, "vision tower, which is frozen"),
+        ({"dense_loss": 1.0, "method": "lora"}, "vision tower, which is frozen"),
+        ({"dense_loss": 1.0, "task": "caption"}, "hold no boxes"),
+        ({"loc_weight": -1.0}, "loc_weight: expected 0 or more"),
+        (dict.fromkeys(["loc_weight", "seg_weight", "label_weight", "end_weight"], 0.0), "all 0"),
+    ],
+)
+def test_what_would_teach_nothing_is_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(OptionError, match=told):
+        FinetuneSettings(steps=1, **options)
 
 
 def test_a_closed_set_is_asked_as_it_was_trained(scenes: Path, tmp_path: Path) -> None:

@@ -123,6 +123,25 @@ def test_masks_become_codes_of_their_own_boxes(scenes: Path) -> None:
     np.testing.assert_array_equal([item.codes for item in found], codes)
 
 
+def test_the_truth_is_all_that_is_seen_in_the_answers_own_boxes(scenes: Path) -> None:
+    one = source(scenes, dense_loss=1.0)
+    names = list(one.dataset.classes)
+    checked = 0
+    for index in range(6):
+        sample = one.draw(index, np.random.default_rng(index))
+        assert len(sample.truth.known) == len(names) and sample.truth.known.all()
+        label = names.index(sample.prefix.removeprefix("detect "))
+        mine = sample.truth.boxes[sample.truth.classes == label][:, [1, 0, 3, 2]]
+        height, width = sample.bgr.shape[:2]
+        found = parse_suffix(sample.suffix, image_hw=(height, width)).objects
+        assert len(found) == len(mine)
+        order = np.argsort(mine[:, 0] + mine[:, 2])
+        for item, box in zip(found, mine[order] * [width, height, width, height], strict=True):
+            np.testing.assert_allclose(item.xyxy, box, atol=max(width, height) / 1024)
+            checked += 1
+    assert checked > 5
+
+
 def test_a_closed_sets_answer_is_full(scenes: Path) -> None:
     one = source(scenes, closed_set=True)
     for index in range(4):
