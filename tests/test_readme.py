@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from pgvision.cli.app import app
+from pgvision.cli.model_options import ModelOptions
 from pgvision.images import VideoWriter
 from pgvision.scenes import render_scene
 
@@ -98,9 +100,9 @@ def _require_readable(arguments):
 @pytest.mark.parametrize("page, name", [("finetuning", "train"), ("live", "live")])
 def test_a_page_has_every_flag_of_its_command(page, name):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    shared = {"help", "json_lines", "as_json", "revision", "kind", "device", "dtype", "quantize"}
+    shared = {"help", "json_lines", "as_json", *(field.name for field in fields(ModelOptions))}
     for option in get_command(app).commands[name].params:
-        if option.param_type_name == "option" and option.name not in shared | {"threads", "model"}:
+        if option.param_type_name == "option" and option.name not in shared:
             flags = [*option.opts, *option.secondary_opts]
             assert any(f"`{flag}" in text for flag in flags), flags
 
