@@ -45,7 +45,12 @@ def fetch(address: str, settings: ServeSettings) -> bytes:
 
 
 def _require_allowed(address: str, settings: ServeSettings) -> None:
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise Refusal(
+            422, "address_refused", f"image: {address[:80]!r} is no address ({error})"
+        ) from error
     names = {parts.hostname or "", parts.netloc.rpartition("@")[2]}
     if parts.scheme in ("http", "https") and names & set(settings.allow_hosts):
         return

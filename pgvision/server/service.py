@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from pgvision.images import Frame
 from pgvision.results import Answer
+from pgvision.runtime import Generator
 from pgvision.server.batcher import Batcher, Job
 from pgvision.server.fields import Fields
 from pgvision.server.forms import Form
@@ -20,7 +21,7 @@ from pgvision.server.models import Load, Models, Served
 from pgvision.server.pictures import read_text_picture, to_frame
 from pgvision.server.refusals import Refusal
 from pgvision.server.settings import ServeSettings
-from pgvision.server.tasks import Kind
+from pgvision.server.tasks import Kind, Prepared
 from pgvision.tasks.asking import Answered, Ask, Task
 
 _LOG = logging.getLogger(__name__)
@@ -67,10 +68,11 @@ class Service:
         started = time.perf_counter()
         served = self.models.pick(fields.model)
         batcher = served.require()
-        frame = await run_in_threadpool(self._frame, form)
+        # In one visit to the threads: on a busy machine every hand-over waits for its turn.
+        frame, prepared, asks = await run_in_threadpool(
+            self._prepared, kind, form, fields, batcher.generator
+        )
         decoded = time.perf_counter()
-        prepared = await run_in_threadpool(kind.prepare, fields, batcher.generator)
-        asks = self._require_few(prepared.task.plan(frame))
         job = Job(frame, asks, deadline_of(request, self.settings))
         answers = await self._wait(request, batcher, job)
         result = await run_in_threadpool(_read, prepared.task, frame, answers)
@@ -80,6 +82,13 @@ class Service:
             "total": time.perf_counter() - started,
         }
         return Outcome(result, served, prepared.notes, timings)
+
+    def _prepared(
+        self, kind: Kind, form: Form, fields: Fields, generator: Generator
+    ) -> tuple[Frame, Prepared, Sequence[Ask]]:
+        frame = self._frame(form)
+        prepared = kind.prepare(fields, generator)
+        return frame, prepared, self._require_few(prepared.task.plan(frame))
 
     def _frame(self, form: Form) -> Frame:
         picture = form.picture

@@ -9,6 +9,7 @@
     python tests/fuzz/fuzz.py lists 50000
     python tests/fuzz/fuzz.py npz 20000
     python tests/fuzz/fuzz.py cards 50000
+    python tests/fuzz/fuzz.py service 10000
 
 What fails is printed with the number that repeats it alone.
 """
@@ -32,6 +33,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from damage import broken, broken_json, odd, resealed
+from hostile import service
 
 from pgvision.batch import merge
 from pgvision.batch.items import list_items
@@ -336,7 +338,7 @@ def cards(folder: Path, dice: random.Random) -> None:
 
 TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
     one.__name__: one
-    for one in (answers, pictures, files, codec, journals, videos, lists, npz, cards)
+    for one in (answers, pictures, files, codec, journals, videos, lists, npz, cards, service)
 }
 
 

@@ -21,6 +21,7 @@ import fuzz
         ("lists", 200),
         ("npz", 10),
         ("cards", 300),
+        ("service", 100),
     ],  # fmt: skip
 )
 def test_nothing_but_errors_of_ours(target, count, capsys):

@@ -51,7 +51,7 @@ def camera(
     port: int, *, fps: float = 30.0, count: int = 60_000, script: str = "camera.py"
 ) -> Iterator[subprocess.Popen]:
     """Run the camera until the end of the block; ``kill()`` it before."""
-    file = Path(__file__).with_name(script)
+    file = Path(__file__).parent / script
     words = [sys.executable, str(file), str(port), str(fps), str(count)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE)
     try:

@@ -77,6 +77,7 @@ def test_no_picture(service):
         ("photos/site.jpg", "path_refused"),
         ("http://127.0.0.1:1/a.png", "address_refused"),
         ("ftp://example.org/a.png", "address_refused"),
+        ("http://[::1", "address_refused"),
         ("%%%", "bad_base64"),
         ("aGVsbG8gd29ybGQ=", "bad_picture"),
     ],
