@@ -12,8 +12,9 @@ import orjson
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pgvision.errors import DataError, DependencyError
+from pgvision.errors import DataError
 from pgvision.files import replaced_path
+from pgvision.labelling.brushes import brush_rle
 from pgvision.results import DetectionResult, SegmentationResult
 
 Shape = Literal["rectanglelabels", "polygonlabels", "brushlabels"]
@@ -97,7 +98,6 @@ def prediction(
 
     Raises:
         DataError: If the config wants masks and the result has none.
-        DependencyError: If brushes are wanted and label-studio-sdk is not installed.
     """
     if config.wants_masks and not isinstance(result, SegmentationResult):
         raise DataError(f"{config.shape}: expected masks; use pgvision.Segmenter")
@@ -158,10 +158,4 @@ def _values(one: DetectionResult, shape: Shape) -> list[dict[str, Any]]:
         (outline,) = one.polygons(tolerance=0.5)
         rings = [np.asarray(part.exterior.coords)[:-1] * percent for part in outline.geoms]
         return [{"points": ring.tolist(), "closed": True} for ring in rings]
-    try:
-        from label_studio_sdk.converter.brush import mask2rle
-    except ImportError as error:
-        raise DependencyError(
-            "brushlabels need label-studio-sdk: pip install label-studio-sdk, or use PolygonLabels"
-        ) from error
-    return [{"format": "rle", "rle": mask2rle(one.masks[0].astype(np.uint8) * 255)}]
+    return [{"format": "rle", "rle": brush_rle(one.masks[0])}]
