@@ -218,6 +218,8 @@ class Row:
         if self._rng is not None:
             return self._drawn(chances, self._rng)
         token = chances.best()
+        if token == self._vocabulary.eos and self._has_more(chances):
+            token = chances.best(without=token)
         if token == self._vocabulary.eos and self._extra > 0 and chances.has_choice:
             self._extra -= 1  # past the model's own stop: the best of what is not the end
             return chances.best(without=token)
@@ -226,6 +228,15 @@ class Row:
             if near and chances.of(guessed) >= STEADY_SHARE * chances.of(token):
                 return guessed
         return token
+
+    def _has_more(self, chances: Chances) -> bool:
+        """Whether places are more probable than the end together, though each of them is less.
+
+        Where many objects could come first the model's belief is spread over their edges, and a
+        small chance of the end would beat every single one of them.
+        """
+        held = self.cursor is not None and chances.run is not None
+        return held and chances.of(self._vocabulary.eos) <= 0.5
 
     def _drawn(self, chances: Chances, rng: np.random.Generator) -> int:
         """Draw a token: nucleus first, then chances to the power of 1 / temperature."""

@@ -40,12 +40,16 @@ def answers(engine: Engine, *requests: Request, batch_size: int | None = None) -
 
 
 class Held(LogitsProcessor):
-    """Lets ``generate`` choose only what the grammar allows, token by token."""
+    """Lets ``generate`` choose only what the grammar allows, token by token.
+
+    It may end before a place only if the end is more probable than all places together.
+    """
 
     def __init__(self, engine: Engine, form: AnswerForm, prompt_length: int) -> None:
         tokenizer, table = engine.processor.tokenizer, engine.vocabulary
         self.cursor = TokenGrammar.compile(tokenizer, table, form).start()
-        self.seen = prompt_length
+        self.seen, self.eos = prompt_length, table.eos
+        self.scores: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         for token in input_ids[0, self.seen :].tolist():
@@ -57,6 +61,9 @@ class Held(LogitsProcessor):
         ids = list(forced[:1]) or [*range(*allowed.span), *allowed.ids]
         ids = [one for one in ids if one not in allowed.banned]
         kept[:, ids] = scores[:, ids]
+        self.scores.append(kept.clone())
+        if any(allowed.span) and not forced and kept.softmax(-1)[0, self.eos] <= 0.5:
+            kept[:, self.eos] = -torch.inf
         return kept
 
 
@@ -88,7 +95,8 @@ def reference(
             logits_processor=held,
         )
     tokens = out.sequences[0, length:].tolist()
-    chances = torch.stack(out.scores, 1)[0].float().log_softmax(-1)
+    scores = held[0].scores if held else out.scores
+    chances = torch.stack(list(scores), 1)[0].float().log_softmax(-1)
     return tokens, chances
 
 

@@ -62,3 +62,21 @@ def test_the_end_is_put_off_as_often_as_asked() -> None:
         row.settle([chances])
         assert row.written.ids == [written]
         assert row.written.eos[0] == pytest.approx(np.log(0.7))
+
+
+@pytest.mark.parametrize(("end", "written"), [(0.6, TABLE.eos), (0.4, TABLE.first_loc)])
+def test_an_answer_ends_if_that_is_more_probable_than_all_places(end: float, written: int) -> None:
+    """Where many objects could come first each place has little; together they outweigh it."""
+    run = np.full(1024, (1 - end) / 1024, np.float32)
+    chances = Chances({TABLE.eos: end}, TABLE.first_loc, run)
+    form = AnswerForm("detect", ("helmet",))
+    request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=form)
+    grammar = TokenGrammar.compile(TOKENIZER, TABLE, form)
+    row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
+    row.plan()
+    row.settle([chances])
+    assert row.written.ids == [written]
+    free = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=None)
+    free.plan()
+    free.settle([chances])
+    assert free.written.ids == [TABLE.eos], "without a grammar it is generate's own choice"

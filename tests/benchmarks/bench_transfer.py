@@ -1,0 +1,123 @@
+"""What a fine-tuning gives: by the number of pictures, the start, and each part of the recipe.
+
+One line of JSON for each run, as it ends; a run that is there is not done again. For example
+
+    python tests/benchmarks/bench_transfer.py --train bccd/train.json --valid bccd/val.json \\
+        --rename "RBC=red blood cell;WBC=white blood cell;Platelets=platelet" \\
+        --pictures 20 50 200 0 --minutes 10 --out runs/bccd
+    python tests/benchmarks/bench_transfer.py ... --pictures 50 --ablate --out runs/bccd
+    python tests/benchmarks/bench_transfer.py ... --pictures 50 --scratch --out runs/bccd
+"""
+
+import argparse
+import json
+import logging
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgvision.files import write_text
+from pgvision.runtime import load_apart
+from pgvision.training.finetuning import DataPlaces, FinetuneSettings, finetune
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "plain cross-entropy": {"loc_sigma": 0.0},
+    "neighbouring bins": {},
+    "bins and GIoU": {"box_loss": 1.0},
+    "bins, noise boxes": {"closed_set": True},
+    "bins, dense head": {"dense_loss": 1.0},
+    "bins, no views": {"augment": False},
+}
+
+
+def part_of(source: Path, folder: Path, *, count: int, rename: dict[str, str]) -> Path:
+    """Write a COCO file of ``count`` pictures (0: all), chosen by a fixed chance, beside links."""
+    data = json.loads(source.read_text())
+    images = sorted(data["images"], key=lambda one: one["file_name"])
+    random.Random(0).shuffle(images)
+    images = images[:count] if count else images
+    kept = {one["id"] for one in images}
+    data["images"] = images
+    data["annotations"] = [one for one in data["annotations"] if one["image_id"] in kept]
+    for category in data["categories"]:
+        category["name"] = rename.get(category["name"], category["name"])
+    for one in images:
+        one["file_name"] = str((source.parent / source.stem / one["file_name"]).resolve())
+    target = folder / f"{source.stem}{len(images)}.json"
+    write_text(target, json.dumps(data))
+    return target
+
+
+def random_start(folder: Path) -> Path:
+    """Write the carried checkpoint with weights drawn anew."""
+    if not (folder / "config.json").exists():
+        engine = load_apart("small", device="cpu")
+        torch.manual_seed(0)
+        engine.model.apply(engine.model._init_weights)
+        engine.model.save_pretrained(folder)
+        engine.processor.save_pretrained(folder)
+        card = Path(load_apart("small").card.location) / "pgvision.json"
+        write_text(folder / card.name, card.read_text())
+    return folder
+
+
+def main() -> None:
+    """Run what is asked for, one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--valid", type=Path, required=True)
+    parser.add_argument("--rename", default="", help="class=words;class=words")
+    parser.add_argument("--pictures", type=int, nargs="+", default=[0], help="0: all")
+    parser.add_argument("--valid-pictures", type=int, default=0)
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int)
+    length.add_argument("--minutes", type=float)
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--scratch", action="store_true", help="begin with random weights")
+    parser.add_argument("--ablate", action="store_true", help="each part of the recipe in turn")
+    parser.add_argument("--only", nargs="*", help="names of ablations")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    rename = dict(one.split("=") for one in options.rename.split(";") if one)
+    valid = part_of(options.valid, options.out, count=options.valid_pictures, rename=rename)
+    model = str(random_start(options.out / "random")) if options.scratch else options.model
+    variants = ABLATIONS if options.ablate else {"": {}}
+    for count in options.pictures:
+        train = part_of(options.train, options.out, count=count, rename=rename)
+        for name, changed in variants.items():
+            if options.only and name not in options.only:
+                continue
+            settings = FinetuneSettings(
+                model=model,
+                steps=options.steps,
+                minutes=options.minutes,
+                eval_every=1_000_000,  # only at the end
+                **changed,
+            )
+            start = "random" if options.scratch else options.model
+            folder = options.out / f"{start}-{count}-{name.replace(' ', '-')}"
+            if (folder / "result.json").exists():
+                continue
+            began = time.monotonic()
+            report = finetune(DataPlaces(data=train, valid=valid), folder, settings)
+            row = {
+                "start": start,
+                "pictures": count or "all",
+                "recipe": name or "default",
+                "steps": report.steps,
+                "minutes": round((time.monotonic() - began) / 60, 1),
+                "before": report.before,
+                "after": report.after,
+            }
+            write_text(folder / "result.json", json.dumps(row))
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
