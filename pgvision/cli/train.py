@@ -12,9 +12,11 @@ from pgvision.cli.console import Meter, say
 from pgvision.cli.exit_codes import DONE, INTERRUPTED, end
 from pgvision.cli.model_options import Device, Model
 from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, ImagesFolder, takes
+from pgvision.errors import OptionError
 
 if TYPE_CHECKING:
     from pgvision.training.finetuning import FinetuneReport
+    from pgvision.training.finetuning.settings import DataPlaces
 
 LENGTH_PANEL = "Length (give one)"
 RECIPE_PANEL = "Recipe"
@@ -29,10 +31,11 @@ class TrainOptions:
     """What ``pgvision train`` takes; `FinetuneSettings` says more of each."""
 
     data: Annotated[
-        Path,
+        list[str],
         typer.Argument(
-            metavar="DATASET",
-            help="COCO, YOLO, VOC, LabelMe or JSONL; a folder may hold train and valid.",
+            metavar="DATASET...",
+            help="COCO, YOLO, VOC, LabelMe or JSONL; a folder may hold train and valid. "
+            "Of several, TASK=DATASET says what to learn from each.",
             show_default=False,
         ),
     ]
@@ -48,9 +51,18 @@ class TrainOptions:
         ),
     ]
     task: Annotated[
-        Literal["detect", "segment", "caption", "ask", "read"],
-        typer.Option(help="What to learn; the last three take JSONL examples."),
+        Literal["detect", "segment", "caption", "ask", "read", "mix"],
+        typer.Option(
+            help="What to learn; caption, ask and read take JSONL examples. mix: each DATASET has "
+            "its own, and where none is said, JSONL is for ask, others for detect."
+        ),
     ] = "detect"
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="How often each DATASET is drawn from, such as 2,1.", show_default="all alike"
+        ),
+    ] = None
     model: Model = None
     device: Device = None
     images: ImagesFolder = None
@@ -131,7 +143,7 @@ class TrainOptions:
     ] = False
 
 
-_PLACES = ("data", "images", "split", "valid")
+_PLACES = ("data", "images", "split", "valid", "weights")
 _OWN = ("out", "device", "lora", "four_bit", "as_json")
 
 
@@ -147,19 +159,22 @@ def train(*, options: TrainOptions) -> None:
     pgvision train helmets/ --model small --minutes 10 --out runs/helmets
     pgvision train helmets/ --model google/paligemma2-3b-pt-448 --lora 8 --epochs 5 --out runs/pg2
     pgvision train helmets/ --closed-set --steps 2000 --out runs/closed
+    pgvision train detect=helmets/ ask=questions.jsonl --task mix --weights 2,1 --out runs/both
     """
     from pgvision.training.finetuning import FinetuneSettings, finetune
     from pgvision.training.finetuning.binding import is_first
-    from pgvision.training.finetuning.settings import DataPlaces
 
     given = {name: getattr(options, name) for name in TrainOptions.__dataclass_fields__}
-    places = DataPlaces(**{name: given[name] for name in _PLACES})
+    places = _places(options)
     recipe = {name: value for name, value in given.items() if name not in (*_PLACES, *_OWN)}
     if options.lora is not None:
         recipe |= {"method": "qlora" if options.four_bit else "lora", "rank": options.lora}
     if all(recipe[name] is None for name in ("steps", "epochs", "minutes")):
         recipe["minutes"] = 10.0
     settings = FinetuneSettings(**recipe)
+    if len(places) > 1:
+        for one in places:
+            say(f"{one.data}: {one.task_in(settings)}, drawn {one.weight:g} times")
     with Meter("steps", options.steps) as meter:
         report = finetune(
             places, options.out, settings, device=options.device, progress=_shown(meter)
@@ -167,6 +182,39 @@ def train(*, options: TrainOptions) -> None:
     if is_first():  # of several processes one speaks
         _tell(report, as_json=options.as_json)
     end(DONE if report.finished else INTERRUPTED)
+
+
+def _places(options: TrainOptions) -> "list[DataPlaces]":
+    """Return each data set with its task and weight."""
+    from pgvision.training.finetuning.settings import TASKS, DataPlaces
+
+    try:
+        weights = [float(one) for one in options.weights.split(",")] if options.weights else []
+    except ValueError as error:
+        raise OptionError(
+            f"--weights: expected numbers such as 2,1, got {options.weights!r}"
+        ) from error
+    if weights and len(weights) != len(options.data):
+        raise OptionError(f"--weights: {len(weights)} for {len(options.data)} data sets")
+    if len(options.data) > 1 and (options.images or options.split or options.valid):
+        raise OptionError(
+            "--images, --split, --valid: for one DATASET; with several, let folders "
+            "hold the parts train and valid, or use pgvision.training.finetuning"
+        )
+    found = []
+    for text, weight in zip(options.data, weights or [1.0] * len(options.data), strict=True):
+        word, _, rest = text.partition("=")
+        task = next((one for one in TASKS if rest and one == word), None)
+        place = DataPlaces(
+            data=Path(rest if task else text),
+            images=options.images,
+            split=options.split,
+            valid=options.valid,
+            task=task,
+            weight=weight,
+        )
+        found.append(place)
+    return found
 
 
 def _shown(meter: Meter) -> Callable[[int, int, float | None], None]:

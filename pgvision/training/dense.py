@@ -33,6 +33,12 @@ class Truth:
     colours: IntArray | None = None
     texts: IntArray | None = None
 
+    @classmethod
+    def nothing(cls, num_classes: int) -> "Truth":
+        """Return what a picture tells of which nothing is known."""
+        none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+        return cls(*none, np.zeros(num_classes, np.bool_))
+
 
 @dataclass(frozen=True)
 class DenseTargets:

@@ -15,7 +15,7 @@ from pgvision.errors import OptionError
 from pgvision.files import write_text
 from pgvision.runtime import Engine
 from pgvision.training.finetuning.collator import Collator
-from pgvision.training.finetuning.samples import Samples, Source
+from pgvision.training.finetuning.samples import Samples
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.runs import differences
 
@@ -93,16 +93,15 @@ def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[
 
 
 def count_steps(
-    settings: FinetuneSettings, engine: Engine, source: Source, collator: Collator
+    settings: FinetuneSettings, engine: Engine, samples: Samples, collator: Collator
 ) -> int:
     """Return how many steps a run has; minutes are turned into steps by a short measurement."""
     size = settings.batch_size * settings.accumulation * num_processes()
     if settings.steps is not None:
         return settings.steps
     if settings.epochs is not None:
-        return max(1, round(settings.epochs * len(source) / size))
+        return max(1, round(settings.epochs * sum(map(len, samples.sources)) / size))
     seconds = 60 * float(settings.minutes or 0)
-    samples = Samples(source, 4 * settings.batch_size, settings.seed)
     taken = []
     for number in range(4):
         start = time.monotonic()

@@ -16,7 +16,7 @@ from torch import Tensor
 from pgvision.errors import DataError
 from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
 from pgvision.tokens import SEPARATOR
-from pgvision.training.dense import dense_targets
+from pgvision.training.dense import Truth, dense_targets
 from pgvision.training.finetuning.samples import Sample
 
 IGNORED: Final = -100
@@ -79,9 +79,10 @@ class Collator:
         masks = [one.masks for one in samples if one.masks is not None]
         if masks:
             found["masks"] = torch.from_numpy(np.concatenate(masks))
-        truths = [one.truth for one in samples if one.truth is not None]
-        if truths:
-            found["dense"] = dense_targets(truths, self._grid)
+        truths = [one.truth for one in samples]
+        if (known := next((one for one in truths if one is not None), None)) is not None:
+            nothing = Truth.nothing(len(known.known))
+            found["dense"] = dense_targets([one or nothing for one in truths], self._grid)
         found["names"] = [one.name for one in samples]
         return found
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pgvision.datasets import (
 )
 from pgvision.errors import DataError, OptionError
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
-from pgvision.training.finetuning.samples import ObjectSource, Source, TextSource
+from pgvision.training.finetuning.samples import ObjectSource, Samples, Source, TextSource
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from vqvae import MaskCodec
 
@@ -26,18 +26,22 @@ _HELD_BACK = (0.1, 0.2, 0.35, 0.5)  # shares, in turn
 
 @dataclass(frozen=True)
 class Parts:
-    """Training and validation part.
+    """Training and validation part of one data set.
 
     Attributes:
         name: Of the data.
         train: What is learnt from.
         valid: What is validated on.
+        settings: Of the run, as far as they concern this task.
+        weight: How often it is drawn from, beside others' weights.
         codec: Of the checkpoint, for masks.
     """
 
     name: str
     train: Dataset | Sequence[Example]
     valid: Dataset | Sequence[Example]
+    settings: FinetuneSettings
+    weight: float = 1.0
     codec: MaskCodec | None = None
 
     @property
@@ -50,14 +54,15 @@ class Parts:
     @property
     def questions(self) -> tuple[str, ...]:
         """The questions, as prompts ask them."""
-        if isinstance(self.train, Dataset):
+        if isinstance(self.train, Dataset) or self.settings.task != "ask":
             return ()
-        return tuple(dict.fromkeys(one.prefix.split(" ", 2)[-1] for one in self.train))
+        asked = (one.prefix for one in self.train if one.prefix.startswith("answer "))
+        return tuple(dict.fromkeys(prefix.split(" ", 2)[-1] for prefix in asked))
 
     @property
-    def told(self) -> Mapping[str, Any]:
+    def told(self) -> dict[str, Any]:
         """What the card says of the data."""
-        found: dict[str, Any] = {"name": self.name, "digest": self.digest}
+        found: dict[str, Any] = {"name": self.name, "task": self.settings.task}
         for part, data in (("training", self.train), ("validation", self.valid)):
             if isinstance(data, Dataset):
                 found[part] = f"{len(data.images)} pictures, {data.num_objects} objects"
@@ -68,39 +73,103 @@ class Parts:
         return found
 
     @property
-    def digest(self) -> str:
-        """Changes with any annotation, example, or size of a picture's file."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.valid):
-            rows: Sequence[Any] = part.images if isinstance(part, Dataset) else part
-            for row in rows:
-                path = row.path if isinstance(part, Dataset) else row.image
-                size = path.stat().st_size if path.exists() else -1
-                digest.update(repr((row, size)).encode())
-        return digest.hexdigest()[:16]
-
-    def num_objects(self, settings: FinetuneSettings) -> int:
+    def num_objects(self) -> int:
         """Boxes in a closed set's answer."""
-        if settings.num_objects is not None or not isinstance(self.train, Dataset):
-            return settings.num_objects or 1
+        if self.settings.num_objects is not None or not isinstance(self.train, Dataset):
+            return self.settings.num_objects or 1
         most = max(sum(not item.iscrowd for item in one.objects) for one in self.train.images)
         return max(4, -(-most * 6 // 5))
 
-    def source(self, settings: FinetuneSettings, card: CheckpointCard) -> Source:
-        """Return where samples come from."""
+    def source(self, card: CheckpointCard, classes: Sequence[str]) -> Source:
+        """Return where samples come from.
+
+        Args:
+            card: Of the checkpoint.
+            classes: All of the run.
+        """
         if not isinstance(self.train, Dataset):
-            return TextSource(self.train, settings)
+            return TextSource(self.train, self.settings)
         return ObjectSource(
             self.train,
-            settings,
+            self.settings,
             card.kind,
             codec=self.codec,
-            num_objects=self.num_objects(settings),
+            num_objects=self.num_objects,
+            classes=tuple(classes),
         )
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """All data of a run; mostly one data set."""
+
+    parts: tuple[Parts, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes."""
+        return tuple(dict.fromkeys(name for one in self.parts for name in one.classes))
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """All questions, as prompts ask them."""
+        return tuple(dict.fromkeys(text for one in self.parts for text in one.questions))
+
+    @property
+    def codec(self) -> MaskCodec | None:
+        """Of the checkpoint, where masks are learnt."""
+        return next((one.codec for one in self.parts if one.codec is not None), None)
+
+    @property
+    def closed(self) -> Parts | None:
+        """The part that is a closed set, if one is."""
+        return next((one for one in self.parts if one.settings.closed_set), None)
+
+    @property
+    def about(self) -> str:
+        """What is learnt from what, in words."""
+        return ", ".join(f"to {one.settings.task} on {one.name}" for one in self.parts)
+
+    @property
+    def digest(self) -> str:
+        """Changes with any annotation, example, task, weight, or size of a picture's file."""
+        digest = hashlib.sha256()
+        for one in self.parts:
+            if len(self.parts) > 1:
+                digest.update(repr((one.settings.task, one.weight)).encode())
+            for part in (one.train, one.valid):
+                rows: Sequence[Any] = part.images if isinstance(part, Dataset) else part
+                for row in rows:
+                    path = row.path if isinstance(part, Dataset) else row.image
+                    size = path.stat().st_size if path.exists() else -1
+                    digest.update(repr((row, size)).encode())
+        return digest.hexdigest()[:16]
+
+    def samples(self, card: CheckpointCard, count: int, seed: int) -> Samples:
+        """Return ``count`` samples for a checkpoint."""
+        sources = [one.source(card, self.classes) for one in self.parts]
+        return Samples(sources, count, seed, weights=[one.weight for one in self.parts])
+
+
+def read_mixture(places: Sequence[DataPlaces], settings: FinetuneSettings) -> Mixture:
+    """Read all data of a run.
+
+    Raises:
+        OptionError: If there are none, or two closed sets.
+    """
+    if not places:
+        raise OptionError("data: expected at least one data set, got none")
+    parts = tuple(
+        replace(read_parts(one, settings.for_task(one.task_in(settings))), weight=one.weight)
+        for one in places
+    )
+    if sum(one.settings.closed_set for one in parts) > 1:
+        raise OptionError("closed_set: one prompt cannot ask for two sets of classes; merge them")
+    return Mixture(parts)
+
+
 def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
-    """Read the data and tell its parts apart.
+    """Read a data set and tell its parts apart.
 
     Raises:
         DataError: If there is nothing to learn, or masks are to be learnt and there are none.
@@ -109,7 +178,7 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     """
     name = places.data.name
     if settings.task in ("caption", "ask", "read"):
-        return _texts(places, name)
+        return _texts(places, name, settings)
     splits = read_splits(places.data, images=places.images)
     train_name = places.split or _one_of(splits, _TRAIN) or next(iter(splits))
     if train_name not in splits:
@@ -125,7 +194,7 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     codec = None
     if settings.task == "segment":
         codec = MaskCodec.load(find_checkpoint(settings.model).codec)
-    return Parts(name, train, valid, codec)
+    return Parts(name, train, valid, settings, codec=codec)
 
 
 def _one_of(splits: Mapping[str, Dataset], names: Sequence[str]) -> str | None:
@@ -155,7 +224,7 @@ def _require_objects(train: Dataset, name: str) -> None:
         )
 
 
-def _texts(places: DataPlaces, name: str) -> Parts:
+def _texts(places: DataPlaces, name: str, settings: FinetuneSettings) -> Parts:
     files = [places.data]
     if places.data.is_dir():
         files = sorted(places.data.glob("*.jsonl"))
@@ -164,17 +233,16 @@ def _texts(places: DataPlaces, name: str) -> Parts:
     if train_name not in by_name:
         raise DataError(f"{places.data}: expected JSONL files of examples, found none")
     train = read_examples(by_name[train_name], images=places.images)
-    if places.valid is not None:
-        return Parts(name, train, read_examples(places.valid, images=places.images))
     held = next((n for n in _VALID if n in by_name and n != train_name), None)
-    if held is not None:
-        return Parts(name, train, read_examples(by_name[held], images=places.images))
+    if places.valid is not None or held is not None:
+        file = places.valid or by_name[held or ""]
+        return Parts(name, train, read_examples(file, images=places.images), settings)
     pictures = sorted({one.image for one in train})
     kept = {p for p in pictures if _share(p) < _HELD_BACK[0]} or set(pictures[:1])
     rest = tuple(one for one in train if one.image not in kept)
     if not rest:
         raise DataError(f"{name}: one picture alone cannot be learnt from and validated on")
-    return Parts(name, rest, tuple(one for one in train if one.image in kept))
+    return Parts(name, rest, tuple(one for one in train if one.image in kept), settings)
 
 
 def _share(path: Path) -> float:

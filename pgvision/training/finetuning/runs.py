@@ -1,7 +1,7 @@
 """`finetune`: from a data set to a checkpoint with an AP."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,11 +20,10 @@ from pgvision.training.finetuning.binding import (
 )
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.curve import read_curve
-from pgvision.training.finetuning.data import Parts, read_parts
+from pgvision.training.finetuning.data import Mixture, Parts, read_mixture
 from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
 from pgvision.training.finetuning.models import add_dense_head, prepare
 from pgvision.training.finetuning.objectives import losses_of
-from pgvision.training.finetuning.samples import Samples
 from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
@@ -61,7 +60,7 @@ class FinetuneReport:
 
 
 def finetune(
-    places: DataPlaces,
+    places: DataPlaces | Sequence[DataPlaces],
     out: str | Path,
     settings: FinetuneSettings,
     *,
@@ -71,7 +70,7 @@ def finetune(
     """Fine-tune a checkpoint; the same call again goes on where it was killed.
 
     Args:
-        places: The data.
+        places: The data; several data sets are drawn from by their weights.
         out: Folder for the checkpoint, its curve and, while it runs, its states.
         settings: The run.
         device: Where to train; None: the best there is.
@@ -89,11 +88,11 @@ def finetune(
     started = time.monotonic()
     folder = Path(out)
     _require_accelerate()
-    parts = read_parts(places, settings)
+    data = read_mixture([places] if isinstance(places, DataPlaces) else places, settings)
     engine = prepare(settings, device=device or own_gpu())
-    engine = Engine(engine.model, engine.processor, _card(engine.card, settings, parts))
-    validate = _validation(engine, parts, settings)
-    trainer, watch = _trainer(folder, engine, parts, settings, validate)
+    engine = Engine(engine.model, engine.processor, _card(engine.card, data))
+    validate = _validation(engine, data)
+    trainer, watch = _trainer(folder, engine, data, settings, validate)
     watch.progress = progress or watch.progress
     before = figures_before(folder, lambda: validate(settings.eval_limit))
     resumed = last_checkpoint(folder)
@@ -110,17 +109,17 @@ def finetune(
     seconds = time.monotonic() - started
     report = FinetuneReport(folder, done, before, after, best_step, seconds, unread, finished)
     if finished and is_first():
-        _write(report, engine, settings, parts)
+        _write(report, engine, settings, data)
     return report
 
 
 def _trainer(
-    folder: Path, engine: Engine, parts: Parts, settings: FinetuneSettings, validate: _Validate
+    folder: Path, engine: Engine, data: Mixture, settings: FinetuneSettings, validate: _Validate
 ) -> tuple[FinetuneTrainer, Watch]:
-    source = parts.source(settings, engine.card)
+    samples = data.samples(engine.card, 0, settings.seed)
     collator = Collator(engine.processor, max_length=_places(engine))
     steps = bind(
-        folder, settings, parts.digest, lambda: count_steps(settings, engine, source, collator)
+        folder, settings, data.digest, lambda: count_steps(settings, engine, samples, collator)
     )
     size = settings.batch_size * settings.accumulation * num_processes()
     watch = Watch(
@@ -130,10 +129,10 @@ def _trainer(
         validate=lambda: validate(settings.eval_limit),
     )
     if settings.dense_loss:
-        add_dense_head(engine.model, len(parts.classes), seed=settings.seed)
+        add_dense_head(engine.model, len(data.classes), seed=settings.seed)
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, collator, parts.codec),
+        losses_of(settings, collator, data.codec),
         model=engine.model,
         args=arguments(
             settings,
@@ -142,7 +141,7 @@ def _trainer(
             device=engine.model.device.type,
             kind=engine.card.kind,
         ),
-        train_dataset=Samples(source, steps * size, settings.seed),
+        train_dataset=replace(samples, count=steps * size),
         data_collator=collator,
         callbacks=[watch],
     )
@@ -150,7 +149,7 @@ def _trainer(
 
 
 def _write(
-    report: FinetuneReport, engine: Engine, settings: FinetuneSettings, parts: Parts
+    report: FinetuneReport, engine: Engine, settings: FinetuneSettings, data: Mixture
 ) -> None:
     folder = report.folder
     with saving(folder):
@@ -158,7 +157,8 @@ def _write(
     write_curves(read_curve(folder), folder)
     told: dict[str, Any] = {
         "title": engine.card.about,
-        "data": parts.told,
+        **{f"data, {one.name}": one.told for one in data.parts},
+        "digest of the data": data.digest,
         "figures before": report.before,
         "figures": report.after,
         "pictures left out": report.unread,
@@ -178,25 +178,38 @@ def _places(engine: Engine) -> int:
     return int(engine.model.config.text_config.max_position_embeddings)
 
 
-def _card(card: CheckpointCard, settings: FinetuneSettings, parts: Parts) -> CheckpointCard:
-    about = f"{card.name}, fine-tuned to {settings.task} on {parts.name}"
+def _card(card: CheckpointCard, data: Mixture) -> CheckpointCard:
+    about = f"{card.name}, fine-tuned {data.about}"
     classes, questions = card.classes, card.questions
-    if parts.classes and classes is not None:
-        classes = tuple(dict.fromkeys((*classes, *parts.classes)))
-    if settings.task == "ask" and questions is not None:
-        questions = tuple(dict.fromkeys((*questions, *parts.questions)))
+    if classes is not None:
+        classes = tuple(dict.fromkeys((*classes, *data.classes)))
+    if questions is not None:
+        questions = tuple(dict.fromkeys((*questions, *data.questions)))
     closed = card.closed_set
-    if settings.closed_set:
-        closed = ClosedSet(CLOSED_PREFIX, parts.classes, parts.num_objects(settings), NOISE)
+    if (part := data.closed) is not None:
+        closed = ClosedSet(CLOSED_PREFIX, part.classes, part.num_objects, NOISE)
     return replace(
         card, about=about, classes=classes, questions=questions, closed_set=closed, notes=None
     )
 
 
-def _validation(engine: Engine, parts: Parts, settings: FinetuneSettings) -> _Validate:
+def _validation(engine: Engine, data: Mixture) -> _Validate:
+    """Return what gives a part's figures, or those of several under the mean of the first ones."""
+
+    def figures(one: Parts, limit: int | None) -> dict[str, float]:
+        if isinstance(one.valid, Dataset):
+            return score_objects(engine, one.valid, one.settings, limit=limit)
+        return score_texts(engine, one.valid, limit=limit)
+
     def validate(limit: int | None) -> dict[str, float]:
-        if isinstance(parts.valid, Dataset):
-            return score_objects(engine, parts.valid, settings, limit=limit)
-        return score_texts(engine, parts.valid, limit=limit)
+        if len(data.parts) == 1:
+            return figures(data.parts[0], limit)
+        found, firsts = dict[str, float](), list[float]()
+        for one in data.parts:
+            own = figures(one, limit)
+            firsts.append(next(iter(own.values())))
+            label = f"{one.settings.task} {one.name}"
+            found |= {f"{label}: {name}": value for name, value in own.items()}
+        return {"mean": round(sum(firsts) / len(firsts), 4), **found}
 
     return validate

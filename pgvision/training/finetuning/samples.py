@@ -27,6 +27,7 @@ from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
 
 _LOG = logging.getLogger(__name__)
+_ROUND: Final = 240  # samples, of which each source of a mixture gives its share
 _JOINED: Final = 0.3  # how often all classes are asked for at once, where a prompt takes several
 
 
@@ -95,6 +96,7 @@ class ObjectSource:
         kind: Which prompts the checkpoint knows.
         codec: Turns masks into codes.
         num_objects: Boxes of a closed set's answer.
+        classes: All of the run, as the dense head numbers them; empty: the data set's own.
     """
 
     dataset: Dataset
@@ -102,6 +104,7 @@ class ObjectSource:
     kind: str
     codec: MaskCodec | None = None
     num_objects: int = 0
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -128,12 +131,13 @@ class ObjectSource:
         )
 
     def _truth(self, record: ImageRecord, found: "_Seen") -> Truth:
-        names = list(dict.fromkeys(self.dataset.classes))
+        own = set(self.dataset.classes)
+        names = self.classes or tuple(dict.fromkeys(self.dataset.classes))
         height, width = found.image_hw
         boxes = found.boxes[:, [1, 0, 3, 2]] / (height, width, height, width)
         classes = np.array([names.index(name) for name in found.names], np.int64)
         crowds = {self.dataset.names[one.category_id] for one in record.objects if one.iscrowd}
-        return Truth(boxes, classes, np.array([name not in crowds for name in names]))
+        return Truth(boxes, classes, np.array([name in own - crowds for name in names]))
 
     def _seen(self, record: ImageRecord, view: View) -> "_Seen":
         items = [item for item in record.objects if not item.iscrowd]
@@ -240,16 +244,20 @@ class _Seen:
 class Samples(TorchDataset[Sample]):
     """A run's samples, by number: every picture once an epoch, each time in another view.
 
+    Several sources are drawn from in turn, in an order of chance, by their weights.
+
     Attributes:
-        source: Where they come from.
+        sources: Where they come from.
         count: How many a run takes.
         seed: Of all chance.
+        weights: How often each source is drawn from; empty: all alike.
         unread: Pictures that could not be read, with the reason; another takes their place.
     """
 
-    source: Source
+    sources: Sequence[Source]
     count: int
     seed: int
+    weights: Sequence[float] = ()
     unread: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -258,17 +266,30 @@ class Samples(TorchDataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Draw a sample; the same number always gives the same one."""
-        size = len(self.source)
-        epoch, place = divmod(number, size)
+        which, turn = self.place(number)
+        source = self.sources[which]
+        size = len(source)
+        epoch, place = divmod(turn, size)
         order = np.random.default_rng([self.seed, epoch]).permutation(size)
         for more in range(size):
             index = int(order[(place + more) % size])
             rng = np.random.default_rng([self.seed, number, index])
             try:
-                return self.source.draw(index, rng)
+                return source.draw(index, rng)
             except (ImageError, SourceError) as error:
                 self._note(str(error))
         raise DataError(f"not one of {size} pictures could be read: {next(iter(self.unread), '')}")
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the source of a sample, and how many of earlier ones came from it."""
+        shares = np.array(self.weights or [1.0] * len(self.sources), np.float64)
+        shares = np.cumsum(shares / shares.sum())
+        quotas = np.maximum(1, np.diff(np.rint(_ROUND * shares), prepend=0)).astype(int)
+        turn, place = divmod(number, int(quotas.sum()))
+        deck = np.repeat(np.arange(len(quotas)), quotas)
+        np.random.default_rng([self.seed, turn]).shuffle(deck)
+        which = int(deck[place])
+        return which, int(turn * quotas[which] + (deck[:place] == which).sum())
 
     def _note(self, reason: str) -> None:
         name = reason.partition(":")[0]

@@ -1,12 +1,12 @@
 """What a fine-tuning run is; a resumed one is held to it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from pgvision.errors import OptionError
 
-Task = Literal["detect", "segment", "caption", "ask", "read"]
+Task = Literal["detect", "segment", "caption", "ask", "read", "mix"]
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 Method = Literal["full", "lora", "qlora"]
 Order = Literal["left", "raster", "area", "random"]
@@ -27,7 +27,8 @@ class FinetuneSettings:
     """Everything that decides what comes out.
 
     Attributes:
-        task: What to learn. The data of "caption", "ask" and "read" are JSONL examples.
+        task: What to learn. The data of "caption", "ask" and "read" are JSONL examples; "mix": each
+            data set has a task of its own.
         model: Where to begin: ``"small"``, ``"tiny"``, a folder or a hub id.
         steps, epochs, minutes: How long; one of them. Minutes are measured before the first step.
         batch_size: Examples that go through the model together, on each process.
@@ -133,13 +134,13 @@ class FinetuneSettings:
         for name in ("loc_sigma", "vision_share", *_LOSSES, *_KINDS):
             if getattr(self, name) < 0.0:
                 raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.closed_set and self.task != "detect":
+        if self.closed_set and self.task not in ("detect", "mix"):
             raise OptionError(f"closed_set: answers hold boxes alone; task is {self.task!r}")
-        if self.mask_loss and self.task != "segment":
+        if self.mask_loss and self.task not in ("segment", "mix"):
             raise OptionError(f"mask_loss: answers of task {self.task!r} hold no masks")
         if not any(getattr(self, name) for name in _KINDS):
             raise OptionError(f"{', '.join(_KINDS)} are all 0; nothing would be learnt")
-        if self.dense_loss and self.task not in ("detect", "segment"):
+        if self.dense_loss and self.task not in ("detect", "segment", "mix"):
             raise OptionError(f"dense_loss: data of task {self.task!r} hold no boxes")
         if self.dense_loss and (self.freeze_vision or self.method != "full"):
             raise OptionError("dense_loss teaches the vision tower, which is frozen; leave it out")
@@ -151,6 +152,16 @@ class FinetuneSettings:
         if self.method != "full":
             return 2e-4
         return 5e-4 if kind == "tiny" else 1e-5
+
+    def for_task(self, task: Task) -> "FinetuneSettings":
+        """Return what of the settings concerns one data set of a mixture."""
+        return replace(
+            self,
+            task=task,
+            closed_set=self.closed_set and task == "detect",
+            mask_loss=self.mask_loss if task == "segment" else 0.0,
+            dense_loss=self.dense_loss if task in ("detect", "segment") else 0.0,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings as plain data, for the run's own record."""
@@ -167,9 +178,29 @@ class DataPlaces:
         split: Which part to train on; None: "train" where there are several.
         valid: Another data set to validate on; None: the part "valid", "val" or "test" of
             ``data``, and failing that a tenth of the pictures, chosen by their names.
+        task: What is learnt from it; None: the task of the settings, and in a mixture "ask" for
+            JSONL, else "detect".
+        weight: In a mixture, how often it is drawn from beside the others' weights.
+
+    Raises:
+        OptionError: If the weight is not above 0, or the task is none of one data set.
     """
 
     data: Path
     images: Path | None = None
     split: str | None = None
     valid: Path | None = None
+    task: Task | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise OptionError(f"weight: expected more than 0, got {self.weight}")
+        if self.task is not None and self.task not in TASKS[:-1]:
+            raise OptionError(f"task: expected one of {', '.join(TASKS[:-1])}, got {self.task!r}")
+
+    def task_in(self, settings: FinetuneSettings) -> Task:
+        """Return what is learnt from it in a run."""
+        if self.task is not None or settings.task != "mix":
+            return self.task or settings.task
+        return "ask" if self.data.suffix == ".jsonl" else "detect"

@@ -66,9 +66,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         found = model(**inputs, logits_to_keep=kept, use_cache=False)
         logits, wanted = found.logits, labels[:, kept + 1]
         parts = [weight * loss(logits, wanted, masks) for weight, loss in self.losses if weight > 0]
-        if dense is not None:
+        if self.settings.dense_loss:
             head = self.accelerator.unwrap_model(model).get_submodule(HEAD_NAME)
-            parts.append(self.settings.dense_loss * head(found.image_hidden_states, dense))
+            # Several processes wait for each other's gradients of every weight.
+            idle = torch.stack([0.0 * one.sum() for one in head.parameters()]).sum()
+            told = idle if dense is None else head(found.image_hidden_states, dense)
+            parts.append(self.settings.dense_loss * told)
         total = torch.stack(parts).sum()
         if not torch.isfinite(total):
             raise DataError(

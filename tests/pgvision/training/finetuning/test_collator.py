@@ -131,7 +131,7 @@ def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
     engine = load_apart("tiny", device="cpu", dtype="float32")
     dataset = read_splits(scenes)["train"]
     source = ObjectSource(dataset, settings, "tiny")
-    samples = [source.draw(k, np.random.default_rng(k)) for k in range(2)]
+    samples = [*(source.draw(k, np.random.default_rng(k)) for k in range(2)), SAMPLES[2]]
     add_dense_head(engine.model, len(dataset.classes), seed=0)
     collator = Collator(engine.processor, max_length=1024)
     trainer = FinetuneTrainer(
@@ -144,6 +144,7 @@ def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
         callbacks=[],
     )
     batch = collator(samples)
+    assert batch["dense"].known.any(1).tolist() == [True, True, False]  # a text knows nothing
     both = trainer.compute_loss(engine.model, batch)
     tokens = trainer.compute_loss(engine.model, {**batch, "dense": None})
     seen = engine.model.model.get_image_features(batch["pixel_values"]).pooler_output

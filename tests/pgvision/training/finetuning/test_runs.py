@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,22 @@ def test_a_dense_head_is_trained_and_saved_and_gone_at_the_end(
 def test_what_would_teach_nothing_is_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(OptionError, match=told):
         FinetuneSettings(steps=1, **options)
+
+
+def test_a_mixture_has_each_parts_figures(scenes: Path, tmp_path: Path) -> None:
+    texts = scenes / "train" / "examples.jsonl"
+    places = [DataPlaces(data=scenes, weight=2.0), DataPlaces(data=texts)]
+    out = tmp_path / "out"
+    recipe = FinetuneSettings(**SMALL, task="mix", steps=2, eval_every=9, dense_loss=1.0)
+    report = finetune(places, out, recipe, device="cpu")
+    name = f"detect {scenes.name}: ap"
+    exact = report.after["ask examples.jsonl: exact"]
+    assert report.after["mean"] == pytest.approx((report.after[name] + exact) / 2, abs=1e-4)
+    assert find_checkpoint(out).about.endswith(
+        f"to detect on {scenes.name}, to ask on examples.jsonl"
+    )
+    with pytest.raises(OptionError, match="data was '"):
+        finetune([replace(places[0], weight=3.0), places[1]], out, recipe, device="cpu")
 
 
 def test_a_closed_set_is_asked_as_it_was_trained(scenes: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
 from pgvision.tokens import parse_suffix
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
-from pgvision.training.finetuning.data import _held_back, read_parts
+from pgvision.training.finetuning.data import Mixture, _held_back, read_mixture, read_parts
 from pgvision.training.finetuning.samples import ObjectSource, Samples
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
@@ -61,8 +61,8 @@ def test_light_changes_and_texts_keep_their_geometry() -> None:
 
 
 def test_a_number_gives_one_sample_and_an_epoch_every_picture(scenes: Path) -> None:
-    samples = Samples(source(scenes), 18, seed=3)
-    again = Samples(source(scenes), 18, seed=3)
+    samples = Samples([source(scenes)], 18, seed=3)
+    again = Samples([source(scenes)], 18, seed=3)
     for number in (0, 7, 17):
         one, other = samples[number], again[number]
         assert (one.name, one.prefix, one.suffix) == (other.name, other.prefix, other.suffix)
@@ -71,7 +71,7 @@ def test_a_number_gives_one_sample_and_an_epoch_every_picture(scenes: Path) -> N
         assert len({samples[6 * epoch + k].name for k in range(6)}) == 6
     first = [samples[k].name for k in range(6)]
     assert first != [samples[6 + k].name for k in range(6)]
-    assert first != [Samples(source(scenes), 18, seed=4)[k].name for k in range(6)]
+    assert first != [Samples([source(scenes)], 18, seed=4)[k].name for k in range(6)]
 
 
 def test_answers_are_true_of_what_is_seen(scenes: Path) -> None:
@@ -162,13 +162,13 @@ def test_a_broken_picture_is_left_out_and_listed(scenes: Path, tmp_path: Path) -
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     images = (replace(one.dataset.images[0], path=broken), *one.dataset.images[1:])
-    samples = Samples(replace(one, dataset=replace(one.dataset, images=images)), 12, seed=0)
+    samples = Samples([replace(one, dataset=replace(one.dataset, images=images))], 12, seed=0)
     names = [samples[number].name for number in range(12)]
     assert str(broken) not in names and len(set(names)) == 5
     assert list(samples.unread) == [str(broken)]
     none = tuple(replace(image, path=broken) for image in images)
     with pytest.raises(DataError, match="not one of 6 pictures could be read"):
-        Samples(replace(one, dataset=replace(one.dataset, images=none)), 6, seed=0)[0]
+        Samples([replace(one, dataset=replace(one.dataset, images=none))], 6, seed=0)[0]
 
 
 def test_parts_are_found_and_bound_to_their_content(scenes: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_parts_are_found_and_bound_to_their_content(scenes: Path, tmp_path: Path
     assert (len(parts.train.images), len(parts.valid.images)) == (6, 2)
     alone = read_parts(DataPlaces(data=scenes / "train" / "instances.json"), recipe)
     assert len(alone.train.images) + len(alone.valid.images) == 6
-    assert alone.digest != parts.digest
+    assert Mixture((alone,)).digest != Mixture((parts,)).digest
     texts = read_parts(
         DataPlaces(data=scenes / "train" / "examples.jsonl"), replace(recipe, task="caption")
     )
@@ -196,3 +196,67 @@ def test_an_object_is_asked_for_if_enough_of_it_is_seen() -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]])
     assert View((5, 0, 20, 20)).boxes(box)[1][0] == 0.5 > VISIBLE
     assert View((7, 0, 20, 20)).boxes(box)[1][0] < VISIBLE
+
+
+def test_a_mixture_is_drawn_by_its_weights_and_by_number_alone(scenes: Path) -> None:
+    one = source(scenes)
+    other = replace(one, dataset=replace(one.dataset, images=one.dataset.images[:4]))
+    mixed = Samples([one, other], 960, seed=5, weights=[3.0, 1.0])
+    drawn = [mixed.place(number) for number in range(960)]
+    for which, count in ((0, 720), (1, 240)):
+        assert [turn for source_, turn in drawn if source_ == which] == list(range(count))
+    halves = [which for which, _ in drawn[:480]]
+    assert 90 < sum(halves[:240]) + sum(halves[240:]) < 150 and halves[:240] != halves[240:]
+    assert drawn == [replace(mixed, seed=5).place(number) for number in range(960)]
+    assert drawn != [replace(mixed, seed=6).place(number) for number in range(960)]
+    rare = Samples([one, other], 1, seed=0, weights=[10_000, 1])
+    assert {rare.place(number)[0] for number in range(300)} == {0, 1}
+    epoch = {
+        mixed[number].name for number in range(60) if drawn[number] in {(1, k) for k in range(4)}
+    }
+    assert len(epoch) == 4
+
+
+def test_one_source_alone_gives_what_it_always_gave(scenes: Path) -> None:
+    """A run that was begun before there were mixtures goes on with the same pictures."""
+    alone = Samples([source(scenes)], 999, seed=3)
+    assert [alone.place(number) for number in (0, 239, 240, 998)] == [
+        (0, 0), (0, 239), (0, 240), (0, 998)
+    ]  # fmt: skip
+
+
+def test_the_dense_head_numbers_the_classes_of_the_run(scenes: Path) -> None:
+    one = source(scenes, dense_loss=1.0, augment=False)
+    own = tuple(one.dataset.classes)
+    wider = replace(one, classes=("cell", *own))
+    plain = one.draw(0, np.random.default_rng(0)).truth
+    moved = wider.draw(0, np.random.default_rng(0)).truth
+    np.testing.assert_array_equal(moved.classes, plain.classes + 1)
+    assert moved.known.tolist() == [False, *[True] * len(own)]
+
+
+def test_two_closed_sets_are_refused_and_each_part_has_its_task(scenes: Path) -> None:
+    places = [
+        DataPlaces(data=scenes),
+        DataPlaces(data=scenes, task="segment", weight=2.0),
+        DataPlaces(data=scenes / "train" / "examples.jsonl"),
+    ]
+    recipe = FinetuneSettings(steps=1, task="mix", closed_set=True, mask_loss=1.0, dense_loss=1.0)
+    mixture = read_mixture(places, recipe)
+    told = [
+        (one.settings.task, one.settings.closed_set, one.settings.mask_loss, one.weight)
+        for one in mixture.parts
+    ]
+    assert told == [
+        ("detect", True, 0.0, 1.0),
+        ("segment", False, 1.0, 2.0),
+        ("ask", False, 0.0, 1.0),
+    ]
+    assert mixture.closed is mixture.parts[0] and mixture.codec is mixture.parts[1].codec
+    assert mixture.questions and not any(text == "en" for text in mixture.questions)
+    with pytest.raises(OptionError, match="two sets of classes"):
+        read_mixture(places[:1] * 2, recipe)
+    with pytest.raises(OptionError, match="at least one data set"):
+        read_mixture([], recipe)
+    with pytest.raises(OptionError, match="weight: expected more than 0"):
+        DataPlaces(data=scenes, weight=0.0)
