@@ -7,7 +7,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +21,6 @@ from pgvision.scenes import render_scene, write_scene_video
 
 IMAGE_HW = (720, 1280)
 RENDERED = 100  # the video's length; longer runs read it again
-
-
-class Clock:
-    """Seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def timed(self, name: str, call: Callable[..., object]) -> Callable[..., object]:
-        """Return ``call``, which from now on adds its time to ``name``."""
-
-        def wrapped(*args: object, **options: object) -> object:
-            start = time.perf_counter()
-            try:
-                return call(*args, **options)
-            finally:
-                self.add(name, time.perf_counter() - start)
-
-        return wrapped
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add seconds to a name."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 def rss_mb() -> float:
@@ -77,40 +55,29 @@ def looped(path: Path, num_frames: int) -> Iterator[Frame]:
 
 def show_speed(path: Path, num_frames: int, batch_size: int) -> None:
     """Stream, draw each frame, and say which part took which share."""
-    engine, clock = load("tiny"), Clock()
-    processor = engine.processor
-    whole = processor.image_processor
-    processor.image_processor = clock.timed("resize", whole)
-    detector = Detector("helmet", batch_size=batch_size)
+    detector, spent = Detector("helmet", model="tiny", batch_size=batch_size), Counter()
     detector(np.zeros((*IMAGE_HW, 3), np.uint8))  # warm
-    clock.seconds.clear()
-    num_tokens = 0
+    num_objects = 0
     start = time.perf_counter()
-    try:
-        for result in detector.stream(path):
-            clock.add("vision", result.timings["vision"])
-            clock.add("language", result.timings["language"])
-            begun = time.perf_counter()
-            result.plot()
-            clock.add("draw", time.perf_counter() - begun)
-            num_tokens += len(result)
-            if result.frame_index + 1 == num_frames:
-                break
-    finally:
-        processor.image_processor = whole
+    for result in detector.stream(path):
+        spent.update(result.timings)
+        begun = time.perf_counter()
+        result.plot()
+        spent["draw"] += time.perf_counter() - begun
+        num_objects += len(result)
+        if result.frame_index + 1 == num_frames:
+            break
     total = time.perf_counter() - start
-    # The engine's "vision" holds the processor's resizing.
-    clock.seconds["vision"] -= clock.seconds["resize"]
-    say(f"stream, batch {batch_size}: {num_frames / total:.2f} frames/s, {num_tokens} objects")
-    rest = total - sum(clock.seconds.values())
-    for name, seconds in [*clock.seconds.items(), ("waiting for frames and the rest", rest)]:
+    say(f"stream, batch {batch_size}: {num_frames / total:.2f} frames/s, {num_objects} objects")
+    rest = total - sum(spent.values())
+    for name, seconds in [*spent.items(), ("waiting for frames and the rest", rest)]:
         say(f"  {name:32s} {1e3 * seconds / num_frames:8.2f} ms/frame {seconds / total:6.1%}")
     say(f"  reading alone, in its own thread  {1e3 * read_seconds(path):7.2f} ms/frame")
 
 
 def show_memory(path: Path, num_frames: int) -> None:
     """Say the resident memory at frame 100 and at the last frame."""
-    detector = Detector("helmet")
+    detector = Detector("helmet", model="tiny")
     seen: dict[int, float] = {}
     for number, _ in enumerate(detector.stream(looped(path, num_frames)), start=1):
         if number in (min(100, num_frames), num_frames):
@@ -122,7 +89,7 @@ def show_memory(path: Path, num_frames: int) -> None:
 def show_two_tasks(repeats: int) -> None:
     """Time two tasks on one picture against two calls that share nothing, in turns."""
     engine = load("tiny")
-    detector, captioner = Detector("helmet"), Captioner()
+    detector, captioner = Detector("helmet", generator=engine), Captioner(generator=engine)
     shared, apart = [], []
     for number in range(repeats):
         image = render_scene(40_000_000 + number, image_hw=IMAGE_HW).image
