@@ -23,7 +23,7 @@ from pgvision.runtime.token_grammar import TokenGrammar
 from pgvision.runtime.tokenizer_files import read_tokenizer
 from pgvision.runtime.vocabulary import read_vocabulary
 
-_SLOTS: Final = 4096
+_SLOTS: Final = 2048  # for prompt and answer, behind the picture's
 
 
 class OnnxEngine:
@@ -53,12 +53,13 @@ class OnnxEngine:
         options.intra_op_num_threads = threads or 1
         try:
             self._told = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            self._table: FloatArray = np.load(folder / EMBEDDINGS, allow_pickle=False)
+            self._table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             self._vision, self._decoder = (
                 onnxruntime.InferenceSession(str(folder / name), options, ["CPUExecutionProvider"])
                 for name in (VISION, DECODER)
             )
-            angles = np.outer(np.arange(1, _SLOTS + 1), self._told["frequencies"])
+            slots = int(self._told["num_image_tokens"]) + _SLOTS
+            angles = np.outer(np.arange(1, slots + 1), self._told["frequencies"])
         except Exception as error:  # onnxruntime's own errors are many
             raise CheckpointError(f"{card.name}: cannot be read ({error}); export again") from error
         self._cos = np.cos(np.hstack([angles, angles])).astype(np.float32)
@@ -116,15 +117,16 @@ class OnnxEngine:
     def _write(self, row: Row, features: FloatArray) -> None:
         """Pass after pass until the row ends."""
         prefix = len(row.prompt)
-        shape = (int(self._told["layers"]), 0, int(self._told["head_dim"]))
+        shape = tuple(int(self._told[name]) for name in ("layers", "kv_heads"))
+        shape = (*shape, 0, int(self._told["head_dim"]))
         keys = values = np.zeros(shape, np.float32)
         while not row.is_done:
             started, first = time.perf_counter(), row.passes == 0
             feed = row.plan()
             start, base = 0 if first else prefix + row.cached, len(feed) - len(row.guess) - 1
-            embedded = self._table[feed]
+            embedded = self._embedded(feed)
             if first:
-                words = self._table[row.prompt[len(features) :]]
+                words = self._embedded(row.prompt[len(features) :])
                 embedded, base = np.concatenate([features, words, embedded]), prefix - 1
             wanted = np.array([base + look.after for look in row.looks], np.int64)
             stop = start + len(embedded)
@@ -135,14 +137,22 @@ class OnnxEngine:
                     "cos": self._cos[start:stop],
                     "sin": self._sin[start:stop],
                     "mask": _mask(start, stop, prefix),
-                    "keys": keys[:, :start],
-                    "values": values[:, :start],
+                    "near": _mask(start, stop, prefix, window=int(self._told["window"])),
+                    "keys": keys[:, :, :start],
+                    "values": values[:, :, :start],
                     "wanted": wanted,
                 },
             )
             row.settle(self._chances(row, logits))
             phase = "prompt" if first else "answer"
             row.timings[phase] = row.timings.get(phase, 0.0) + time.perf_counter() - started
+
+    def _embedded(self, ids: Sequence[int]) -> FloatArray:
+        """Look tokens up, scaled as the family does."""
+        rows = self._table[list(ids)]
+        if rows.dtype == np.uint16:  # bfloat16's bits
+            rows = (rows.astype(np.uint32) << 16).view(np.float32)
+        return rows.astype(np.float32) * np.float32(self._told["embed_scale"])
 
     def _see(self, picture: Picture) -> FloatArray:
         """Return ``(n, d)`` image tokens; the last picture's are kept for its next prompts."""
@@ -214,9 +224,12 @@ class OnnxEngine:
         return Chances(singles)
 
 
-def _mask(start: int, stop: int, prefix: int) -> FloatArray:
+def _mask(start: int, stop: int, prefix: int, *, window: int = 0) -> FloatArray:
     """Return ``(stop - start, stop)``: what each new token sees; a prompt's prefix sees itself."""
     places: IntArray = np.arange(start, stop)
     last = np.where(places < prefix, max(prefix - 1, 0), places)
-    seen = np.arange(stop) <= last[:, None]
+    keys = np.arange(stop)
+    seen = keys <= last[:, None]
+    if window:
+        seen &= (keys > places[:, None] - window) | (places < prefix)[:, None]
     return np.where(seen, np.float32(0.0), np.float32(-np.inf))

@@ -102,7 +102,7 @@ def test_no_torch_is_needed(folder, tmp_path):
     assert json.loads(done.stdout) == Detector("worker", model="tiny")(image).xyxy.tolist()
 
 
-def test_what_an_export_cannot_do_is_refused(folder, pictures, tmp_path, save_paligemma):
+def test_what_an_export_cannot_do_is_refused(folder, pictures):
     for option in ({"device": "cuda"}, {"quantize": "int8"}, {"revision": "main"}):
         with pytest.raises(OptionError, match=next(iter(option))):
             open_generator(folder, **option)
@@ -112,9 +112,8 @@ def test_what_an_export_cannot_do_is_refused(folder, pictures, tmp_path, save_pa
         export_onnx("tiny", folder)
     with pytest.raises(CheckpointError, match="is an export"):
         load(folder)
-    save_paligemma(tmp_path / "two", "gemma2")
-    with pytest.raises(CheckpointError, match="only PaliGemma 1"):
-        export_onnx(tmp_path / "two", tmp_path / "out")
+    with pytest.raises(OptionError, match="weights: expected one of float32"):
+        export_onnx("tiny", folder.parent / "new", weights="int3")
 
 
 def test_a_broken_export_is_said(folder, tmp_path):
@@ -126,3 +125,46 @@ def test_a_broken_export_is_said(folder, tmp_path):
     with pytest.raises(CheckpointError, match="export again"):
         open_generator(broken)
     assert Path(folder, "decoder.onnx").stat().st_size > 10**6
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma2"])
+def test_both_families_answer_as_torch_does(family, pictures, tmp_path, save_paligemma):
+    """Random weights; Gemma 2 with soft caps, four norms a layer, a window below the prompt."""
+    save_paligemma(tmp_path / "paligemma-mix", family)
+    mine = open_generator(export_onnx(tmp_path / "paligemma-mix", tmp_path / "out"))
+    theirs = load(tmp_path / "paligemma-mix")
+    requests = [
+        Request(picture=Picture(one), prefix=prefix, form=form, max_new_tokens=24)
+        for one in pictures
+        for prefix, form in (
+            ("caption en", None),
+            ("detect helmet", AnswerForm("detect", ("helmet",), past_end=1)),
+            ("what color is the helmet", None),
+        )
+    ]
+    found, wanted = dict(mine.generate(requests)), dict(theirs.generate(requests))
+    for number, one in wanted.items():
+        assert found[number].token_ids.tolist() == one.token_ids.tolist()
+        np.testing.assert_allclose(found[number].logprobs, one.logprobs, rtol=2e-3, atol=2e-4)
+    assert sum(len(one.token_ids) for one in wanted.values()) > 50
+
+
+def test_halves_are_exact_and_int8_is_small(pictures, tmp_path):
+    """The carried weights are float16: an export that keeps them answers the same to the bit."""
+    folders = {
+        form: export_onnx("tiny", tmp_path / form, weights=form) for form in ("float32", "int8")
+    }
+    half = export_onnx("tiny", tmp_path / "half")
+    requests = [Request(picture=Picture(one), prefix="caption en") for one in pictures]
+    exact, same = (
+        dict(open_generator(folder).generate(requests)) for folder in (folders["float32"], half)
+    )
+    for number, one in exact.items():
+        assert np.array_equal(one.logprobs, same[number].logprobs)
+    sizes = {
+        name: sum(file.stat().st_size for file in folder.iterdir())
+        for name, folder in {**folders, "half": half}.items()
+    }
+    assert sizes["half"] < 0.55 * sizes["float32"]
+    assert sizes["int8"] < 0.45 * sizes["float32"]
+    assert all(answer.text for _, answer in open_generator(folders["int8"]).generate(requests))
