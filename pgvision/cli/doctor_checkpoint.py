@@ -1,7 +1,8 @@
 """What `pgvision doctor` asks of a checkpoint: does it load, end its answers, mask rightly?"""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from pgvision.cli.checks import Check, guarded
 from pgvision.cli.model_options import LoadKeywords
@@ -9,6 +10,7 @@ from pgvision.errors import PgvisionError
 
 if TYPE_CHECKING:
     from pgvision.runtime import Engine
+    from pgvision.runtime.onnx_engine import OnnxEngine
 
 
 def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
@@ -20,9 +22,14 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     Yields:
         Loading first; if that fails, nothing after it.
     """
-    from pgvision.runtime import load
+    from pgvision.runtime import find_checkpoint, load
+    from pgvision.runtime.onnx_files import is_exported
 
     try:
+        card = find_checkpoint(how["model"], kind=how["kind"])
+        if card.is_local and is_exported(Path(card.location)):
+            yield from check_export(how)
+            return
         engine = load(**how)
     except PgvisionError as error:
         yield Check("checkpoint", "fail", str(error))
@@ -33,6 +40,28 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     yield check_end(engine)
     yield guarded("attention mask", lambda: check_mask(engine))
     yield guarded("language model", lambda: check_passes(engine))
+    yield guarded("mask codec", lambda: check_codec(engine))
+
+
+def check_export(how: LoadKeywords) -> Iterator[Check]:
+    """Open an export and let it answer; what needs weights in torch is not looked at.
+
+    Yields:
+        What it is, its tokens, one answer, and its codec.
+    """
+    import numpy as np
+
+    from pgvision.runtime import Picture, Request, open_generator
+
+    engine = cast("OnnxEngine", open_generator(**how))
+    import onnxruntime
+
+    found = f"{engine.card.name}: {engine.card.about}"
+    yield Check("checkpoint", "ok", f"{found}, exported; onnxruntime {onnxruntime.__version__}")
+    yield check_tokens(engine)
+    picture = Picture(np.full((64, 96, 3), 127, np.uint8))
+    ((_, answer),) = engine.generate([Request(picture=picture, prefix="caption en")])
+    yield Check("answer", "ok", f"to a gray picture, 'caption en': {answer.text!r}")
     yield guarded("mask codec", lambda: check_codec(engine))
 
 
@@ -56,7 +85,7 @@ def check_numbers(engine: "Engine") -> Check:
     return Check("dtype", "ok", found)
 
 
-def check_tokens(engine: "Engine") -> Check:
+def check_tokens(engine: "Engine | OnnxEngine") -> Check:
     """Name the ids of the tokens for places and masks; loading has proved that each is one token.
 
     Returns:
@@ -117,7 +146,7 @@ def check_passes(engine: "Engine") -> Check:
     return Check("language model", "fail", found, "pip install 'transformers>=5.23,<5.24'")
 
 
-def check_codec(engine: "Engine") -> Check:
+def check_codec(engine: "Engine | OnnxEngine") -> Check:
     """Load the mask codec that belongs to the checkpoint.
 
     Returns:

@@ -144,7 +144,10 @@ def load(
     """
     card = find_revision(model, revision, kind=kind)
     if card.is_local and is_exported(Path(card.location)):
-        raise CheckpointError(f"{card.name}: is an export, which tasks take; its weights are gone")
+        raise CheckpointError(
+            f"{card.name}: is an export, which tasks, eval and doctor take; what compares, trains "
+            "or exports needs the checkpoint that it was made of"
+        )
     place, number = _require_device(device), _require_dtype(dtype, quantize)
     require_quantization(quantize, card)
     if threads is not None and threads < 1:

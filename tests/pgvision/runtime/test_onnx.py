@@ -116,6 +116,19 @@ def test_what_an_export_cannot_do_is_refused(folder, pictures):
         export_onnx("tiny", folder.parent / "new", weights="int3")
 
 
+def test_doctor_looks_at_an_export_and_bench_says_what_it_needs(folder):
+    from typer.testing import CliRunner
+
+    from pgvision.cli.app import app
+
+    said = CliRunner().invoke(app, ["doctor", "--model", str(folder), "--json"]).stdout
+    checks = {one["name"]: one for one in map(json.loads, said.splitlines())}
+    assert "exported; onnxruntime" in checks["checkpoint"]["found"]
+    assert checks["answer"]["status"] == checks["mask codec"]["status"] == "ok"
+    with pytest.raises(CheckpointError, match="needs the checkpoint that it was made of"):
+        CliRunner().invoke(app, ["bench", "--model", str(folder)], catch_exceptions=False)
+
+
 def test_a_broken_export_is_said(folder, tmp_path):
     import shutil
 
