@@ -152,7 +152,8 @@ class OnnxEngine:
         rows = self._table[list(ids)]
         if rows.dtype == np.uint16:  # bfloat16's bits
             rows = (rows.astype(np.uint32) << 16).view(np.float32)
-        return rows.astype(np.float32) * np.float32(self._told["embed_scale"])
+        scaled: FloatArray = rows.astype(np.float32) * np.float32(self._told["embed_scale"])
+        return scaled
 
     def _see(self, picture: Picture) -> FloatArray:
         """Return ``(n, d)`` image tokens; the last picture's are kept for its next prompts."""

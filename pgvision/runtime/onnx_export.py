@@ -270,7 +270,7 @@ def _thought(layer: Any, hidden: Tensor, seen: Tensor) -> Tensor:
     before_mlp = getattr(layer, "pre_feedforward_layernorm", None)
     hidden = hidden + (seen if before_mlp is None else _normed(seen, after))
     x = _normed(hidden, after if before_mlp is None else before_mlp)
-    thought = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
+    thought: Tensor = mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
     if before_mlp is not None:
         thought = _normed(thought, layer.post_feedforward_layernorm)
     return hidden + thought
