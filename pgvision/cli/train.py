@@ -110,6 +110,12 @@ class TrainOptions:
     augment: Annotated[bool, _recipe("Mirror, crop and relight pictures.")] = True
     label_smoothing: Annotated[float, _recipe("Share spread over the vocabulary.")] = 0.0
     loc_sigma: Annotated[float, _recipe("Spread of a coordinate over bins beside it.")] = 4.0
+    token_mean: Annotated[
+        bool | None,
+        _recipe(
+            "Every token counts alike, however long its answer.", show_default="yes for objects"
+        ),
+    ] = None
     box_loss: Annotated[float, _recipe("Weight of L1 and GIoU of expected boxes.")] = 0.0
     mask_loss: Annotated[float, _recipe("Weight of BCE and Dice of decoded masks.")] = 0.0
     dense_loss: Annotated[

@@ -12,6 +12,7 @@ from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution
 
 HEAD_NAME: Final = "dense_head"
+_SMALL: Final = 100_000_000  # parameters
 _MOST_PIECES: Final = 3  # of "<noise>": beyond, it becomes a token of its own
 
 
@@ -43,6 +44,9 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
         add_noise(processor.tokenizer)
         model.resize_token_embeddings(len(processor.tokenizer))
     engine = Engine(model, processor, engine.card)
+    if model.device.type == "cpu" and model.num_parameters() < _SMALL:
+        # Plain matrix products: their backward pass is faster there than the fused kernel's.
+        model.set_attn_implementation("eager")
     if settings.method != "full":
         add_adapters(model, settings)
     if settings.freeze_vision or settings.method != "full":

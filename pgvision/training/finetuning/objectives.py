@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pgvision.tokens import NUM_BINS, NUM_CODES
 from pgvision.training.finetuning.collator import IGNORED, Collator
+from pgvision.training.finetuning.samples import Samples
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.localisation import MaskLoss, box_loss
 from pgvision.training.losses import token_losses
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vqvae import MaskCodec
 
 _LEAST: Final = 1e-6
+_SOME: Final = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,8 @@ class TokenLoss:
         first_loc: Id of ``<loc0000>``.
         smoothing: Share of the target that is spread over the vocabulary.
         loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
-        token_mean: Mean over all tokens instead of over tokens, then examples.
+        usual: Tokens of a usual answer: every token counts alike, and no less in a batch of long
+            answers. 0: mean over tokens, then examples.
         others: What a token counts that ``weights`` has not.
         weights: What the tokens of each kind count: their ids, and the weight.
     """
@@ -35,7 +38,7 @@ class TokenLoss:
     first_loc: int
     smoothing: float = 0.0
     loc_sigma: float = 0.0
-    token_mean: bool = False
+    usual: float = 0.0
     others: float = 1.0
     weights: tuple[tuple[Tensor, float], ...] = field(default=())
 
@@ -56,11 +59,10 @@ class TokenLoss:
         )
         counts = self._counts(labels).to(each.dtype)
         spread = torch.zeros_like(counts).masked_scatter(learnt, each) * counts
-        if self.token_mean:
-            return spread.sum() / counts.sum().clamp(min=_LEAST)
         of_rows = counts.sum(1)
         rows = of_rows > 0
-        return (spread.sum(1) / of_rows.clamp(min=_LEAST)).sum() / rows.sum().clamp(min=1)
+        shares = of_rows.clamp(min=_LEAST) if not self.usual else self.usual
+        return (spread.sum(1) / shares).sum() / rows.sum().clamp(min=1)
 
     def _counts(self, labels: Tensor) -> Tensor:
         """Return what each token counts; 0 where nothing is learnt."""
@@ -73,8 +75,18 @@ class TokenLoss:
 Loss: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
+def usual_length(samples: Samples, collator: Collator) -> float:
+    """Return the tokens of a usual answer, the same for every process of a run."""
+    some = collator([samples[number] for number in range(min(_SOME, len(samples)))])
+    return float((some["labels"] != IGNORED).sum(1).float().mean())
+
+
 def losses_of(
-    settings: FinetuneSettings, collator: Collator, codec: "MaskCodec | None"
+    settings: FinetuneSettings,
+    collator: Collator,
+    codec: "MaskCodec | None",
+    *,
+    usual: float = 0.0,
 ) -> list[tuple[float, Loss]]:
     """Return the losses of logits, labels and masks that a run has, each with its weight.
 
@@ -82,6 +94,7 @@ def losses_of(
         settings: The run.
         collator: Of the run: it knows which tokens are of which kind.
         codec: Of the checkpoint, for masks.
+        usual: See `TokenLoss`.
     """
     table = collator.vocabulary
     first_loc, first_seg = table.first_loc, table.first_seg
@@ -89,7 +102,7 @@ def losses_of(
         first_loc=first_loc,
         smoothing=settings.label_smoothing,
         loc_sigma=settings.loc_sigma,
-        token_mean=settings.token_mean,
+        usual=usual,
         others=settings.label_weight,
         weights=(
             (torch.arange(first_loc, first_loc + NUM_BINS), settings.loc_weight),

@@ -23,7 +23,7 @@ from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Mixture, Parts, read_mixture
 from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
 from pgvision.training.finetuning.models import add_dense_head, prepare
-from pgvision.training.finetuning.objectives import losses_of
+from pgvision.training.finetuning.objectives import losses_of, usual_length
 from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
@@ -128,11 +128,13 @@ def _trainer(
         every=settings.eval_every or max(1, steps // 5),
         validate=lambda: validate(settings.eval_limit),
     )
+    samples = replace(samples, count=steps * size)
+    usual = usual_length(samples, collator) if settings.counts_tokens else 0.0
     if settings.dense_loss:
         add_dense_head(engine.model, len(data.classes), seed=settings.seed)
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, collator, data.codec),
+        losses_of(settings, collator, data.codec, usual=usual),
         model=engine.model,
         args=arguments(
             settings,
@@ -141,7 +143,7 @@ def _trainer(
             device=engine.model.device.type,
             kind=engine.card.kind,
         ),
-        train_dataset=replace(samples, count=steps * size),
+        train_dataset=samples,
         data_collator=collator,
         callbacks=[watch],
     )

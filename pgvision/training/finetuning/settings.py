@@ -52,7 +52,9 @@ class FinetuneSettings:
             since they may speak of left and right.
         label_smoothing: Share of the target that is spread over the vocabulary.
         loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
-        token_mean: Mean over all tokens instead of over tokens, then examples.
+        token_mean: Every token counts alike. False: mean over tokens, then examples, as in
+            PaliGemma's article. There the one token of an empty answer weighs as much as all of a
+            crowd's, and crowds come to be answered with nothing. None: True for objects.
         box_loss: Weight of L1 and GIoU between expected and true boxes.
         mask_loss: Weight of BCE and Dice between decoded and true masks.
         dense_loss: Weight of a head that reads class and box off every picture token, and is thrown
@@ -60,7 +62,8 @@ class FinetuneSettings:
         loc_weight, seg_weight, label_weight, end_weight: What a coordinate, a mask's code, a word,
             and a separator or the end of an answer count in the loss of its tokens.
         resolution: Side of the picture; position embeddings are interpolated. None: as it is.
-        dtype: Weights and arithmetic; None: float32 on a processor, bfloat16 on a GPU.
+        dtype: Of the arithmetic; None: bfloat16 on a GPU and on processors that multiply it (twice
+            as fast), else float32.
         checkpointing: Recompute activations instead of keeping them.
         eval_every: Steps between validations; None: five in all.
         eval_limit: Pictures in a validation during training; the last takes all.
@@ -98,7 +101,7 @@ class FinetuneSettings:
     augment: bool = True
     label_smoothing: float = 0.0
     loc_sigma: float = 4.0
-    token_mean: bool = False
+    token_mean: bool | None = None
     box_loss: float = 0.0
     mask_loss: float = 0.0
     dense_loss: float = 0.0
@@ -144,6 +147,12 @@ class FinetuneSettings:
             raise OptionError(f"dense_loss: data of task {self.task!r} hold no boxes")
         if self.dense_loss and (self.freeze_vision or self.method != "full"):
             raise OptionError("dense_loss teaches the vision tower, which is frozen; leave it out")
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether every token counts alike."""
+        about_objects = self.task in ("detect", "segment", "mix")
+        return about_objects if self.token_mean is None else self.token_mean
 
     def rate_for(self, kind: str) -> float:
         """Return the rate at its highest, for a kind of checkpoint."""

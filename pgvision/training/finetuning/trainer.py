@@ -112,6 +112,11 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
 
+def _natural_dtype(*, on_cpu: bool) -> str:
+    multiplies = not on_cpu or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if multiplies else "float32"
+
+
 def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str, kind: str) -> Any:
     """Return transformers' arguments for a run of ``steps``."""
     on_cpu = device == "cpu"
@@ -126,7 +131,7 @@ def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str,
         warmup_steps=math.ceil(settings.warmup * steps),
         max_grad_norm=1.0,
         weight_decay=0.0,
-        bf16=settings.dtype == "bfloat16" or (settings.dtype is None and not on_cpu),
+        bf16=(settings.dtype or _natural_dtype(on_cpu=on_cpu)) == "bfloat16",
         logging_steps=max(1, min(10, steps // 20)),
         logging_nan_inf_filter=False,
         save_strategy="steps",

@@ -11,7 +11,7 @@ from pgvision.errors import DataError
 from pgvision.runtime import Engine, load, load_apart
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.models import add_dense_head
-from pgvision.training.finetuning.objectives import TokenLoss, losses_of
+from pgvision.training.finetuning.objectives import TokenLoss, losses_of, usual_length
 from pgvision.training.finetuning.samples import ObjectSource, Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
@@ -69,7 +69,8 @@ def test_the_loss_and_its_gradients_are_transformers(engine: Engine, collator: C
     (wanted,) = torch.autograd.grad(theirs, weight)
     kept = batch["kept"]
     logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits
-    loss = TokenLoss(first_loc=engine.vocabulary.first_loc, token_mean=True)
+    usual = float((batch["labels"] != -100).sum(1).float().mean())
+    loss = TokenLoss(first_loc=engine.vocabulary.first_loc, usual=usual)
     ours = loss(logits, batch["labels"][:, kept + 1])
     (found,) = torch.autograd.grad(ours, weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
@@ -78,11 +79,12 @@ def test_the_loss_and_its_gradients_are_transformers(engine: Engine, collator: C
 
 def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Path) -> None:
     """What the stock loop minimises is transformers' loss on the collator's batch."""
-    settings = FinetuneSettings(steps=1, model="tiny", loc_sigma=0.0, token_mean=True)
+    settings = FinetuneSettings(steps=1, model="tiny", loc_sigma=0.0, dtype="float32")
+    usual = usual_length(SAMPLES, collator)
     engine = load_apart("tiny", device="cpu", dtype="float32")
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, collator, None),
+        losses_of(settings, collator, None, usual=usual),
         model=engine.model,
         args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
         train_dataset=SAMPLES,
@@ -136,7 +138,7 @@ def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
     collator = Collator(engine.processor, max_length=1024)
     trainer = FinetuneTrainer(
         settings,
-        losses_of(settings, collator, None),
+        losses_of(settings, collator, None, usual=9.0),
         model=engine.model,
         args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
         train_dataset=samples,

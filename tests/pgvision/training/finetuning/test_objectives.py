@@ -20,14 +20,30 @@ def test_the_token_loss_is_a_mean_over_tokens_and_then_over_examples() -> None:
     ]
     found = TokenLoss(first_loc=FIRST)(logits, labels)
     assert float(found) == pytest.approx(float(sum(each) / 2), rel=1e-6)
-    plain = TokenLoss(first_loc=FIRST, token_mean=True)(logits, labels)
+    usual = (2 + 5) / 2  # the third row has nothing to learn
+    plain = TokenLoss(first_loc=FIRST, usual=usual)(logits, labels)
     both = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     assert float(plain) == pytest.approx(float(both), rel=1e-6)
-    smooth = TokenLoss(first_loc=FIRST, token_mean=True, smoothing=0.3)(logits, labels)
+    smooth = TokenLoss(first_loc=FIRST, usual=usual, smoothing=0.3)(logits, labels)
     goal = functional.cross_entropy(
         logits.flatten(0, 1), labels.flatten(), ignore_index=-100, label_smoothing=0.3
     )
     assert float(smooth) == pytest.approx(float(goal), rel=1e-6)
+
+
+def test_an_empty_answer_weighs_as_one_token_of_a_crowds() -> None:
+    labels = torch.tensor([[2, -100, -100, -100], [3, 4, 5, 2]])
+
+    def pulls(usual: float) -> list[float]:
+        logits = torch.zeros(2, 4, SIZE, requires_grad=True)
+        TokenLoss(first_loc=FIRST, usual=usual)(logits, labels).backward()
+        assert logits.grad is not None
+        return logits.grad[labels != -100].norm(dim=-1).tolist()
+
+    alike = pulls(2.5)
+    assert alike == pytest.approx([alike[0]] * 5)
+    by_example = pulls(0.0)
+    assert by_example[0] == pytest.approx(4 * by_example[1])
 
 
 def test_neighbouring_bins_share_a_coordinates_target() -> None:
@@ -52,7 +68,7 @@ def test_kinds_of_tokens_count_what_they_are_given() -> None:
     counts[FIRST : FIRST + 1024] = 3.0
     counts[2] = 0.0
     kinds = ((torch.arange(FIRST, FIRST + 1024), 3.0), (torch.tensor([2]), 0.0))
-    plain = TokenLoss(first_loc=FIRST, token_mean=True, others=0.5, weights=kinds)
+    plain = TokenLoss(first_loc=FIRST, usual=(4.0 + 3.5) / 2, others=0.5, weights=kinds)
     rows = [
         functional.cross_entropy(logits[k], labels[k], weight=counts, ignore_index=-100)
         for k in (0, 1)
