@@ -22,7 +22,8 @@ import torch
 
 from pgvision.files import write_text
 from pgvision.runtime import load_apart
-from pgvision.training.finetuning import DataPlaces, FinetuneSettings, finetune
+from pgvision.training.finetuning.runs import finetune
+from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "plain cross-entropy": {"loc_sigma": 0.0},
