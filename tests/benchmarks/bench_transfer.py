@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import random
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def part_of(source: Path, folder: Path, *, count: int, rename: dict[str, str]) -> Path:
-    """Write a COCO file of ``count`` pictures (0: all), chosen by a fixed chance, beside links."""
+    """Write a COCO file of ``count`` pictures (0: all), chosen by a fixed chance, beside them."""
     data = json.loads(source.read_text())
     images = sorted(data["images"], key=lambda one: one["file_name"])
     random.Random(0).shuffle(images)
@@ -46,9 +47,11 @@ def part_of(source: Path, folder: Path, *, count: int, rename: dict[str, str]) -
     data["annotations"] = [one for one in data["annotations"] if one["image_id"] in kept]
     for category in data["categories"]:
         category["name"] = rename.get(category["name"], category["name"])
+    target = folder / f"{source.stem}-{len(images)}" / "instances.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     for one in images:
-        one["file_name"] = str((source.parent / source.stem / one["file_name"]).resolve())
-    target = folder / f"{source.stem}{len(images)}.json"
+        picture = source.parent / source.stem / one["file_name"]
+        shutil.copyfile(picture, target.parent / one["file_name"])
     write_text(target, json.dumps(data))
     return target
 
@@ -104,8 +107,9 @@ def main() -> None:
             folder = options.out / f"{start}-{count}-{name.replace(' ', '-')}"
             if (folder / "result.json").exists():
                 continue
+            places = DataPlaces(data=train, valid=valid)
             began = time.monotonic()
-            report = finetune(DataPlaces(data=train, valid=valid), folder, settings)
+            report = finetune(places, folder, settings)
             row = {
                 "start": start,
                 "pictures": count or "all",
