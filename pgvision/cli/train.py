@@ -234,6 +234,8 @@ def _shown(meter: Meter) -> Callable[[int, int, float | None], None]:
 def _tell(report: "FinetuneReport", *, as_json: bool) -> None:
     for name, reason in report.unread.items():
         say(f"left out: {name}: {reason}", style="yellow")
+    for name, count in report.too_long.items():
+        say(f"longer than it is written by default: {name}: {count} tokens", style="yellow")
     if as_json:
         typer.echo(json.dumps(asdict(report) | {"folder": str(report.folder)}))
         return

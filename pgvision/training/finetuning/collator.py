@@ -112,6 +112,10 @@ class Collator:
         is_loc = (ids >= first) & (ids < first + 1024)
         return ~is_loc & ~torch.isin(ids, self.separator) & (ids != self.vocabulary.eos)
 
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens a text is."""
+        return len(self._ids(text))
+
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids

@@ -4,17 +4,20 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors.torch import save_file
 
 from pgvision import __version__
+from pgvision.evaluation import Calibration
 from pgvision.files import replaced_path, write_text
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.training.cards import save_card
 from pgvision.training.finetuning.models import adapter_config, drop_dense_head
 from pgvision.training.finetuning.settings import FinetuneSettings
+
+CALIBRATION_NAME: Final = "calibration.json"
 
 
 def export(
@@ -98,6 +101,27 @@ def write_curves(curve: Sequence[Mapping[str, Any]], folder: Path) -> None:
         right.legend(loc="upper left", fontsize="small")
     with replaced_path(folder / "curve.png") as aside:
         figure.savefig(aside, dpi=110, format="png")
+
+
+def calibration_told(calibration: Calibration | None) -> str:
+    """Return what the card says of the calibration."""
+    if calibration is None:
+        return ""
+    return (
+        f"{CALIBRATION_NAME} maps scores to precision at IoU 0.5 ({calibration.method}, fitted to "
+        f"{calibration.num_fitted} answers on the validation part, which also chose the weights: a "
+        "little too kind). It is used where it is asked for: calibrate=, --calibrate."
+    )
+
+
+def knowledge_told(card: CheckpointCard) -> dict[str, str]:
+    """Return what the card says of what can be asked: kind, classes, questions, codec."""
+    return {
+        "prompts": f"those of kind {card.kind!r}",
+        "classes": "any" if card.classes is None else ", ".join(card.classes),
+        "questions": "any" if card.questions is None else "; ".join(card.questions),
+        "codec of masks": card.codec,
+    }
 
 
 def write_model_card(folder: Path, settings: FinetuneSettings, *, told: Mapping[str, Any]) -> None:

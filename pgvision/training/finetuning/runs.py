@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from pgvision.datasets import Dataset
 from pgvision.errors import DependencyError
+from pgvision.evaluation import Calibration
 from pgvision.runtime import Engine
 from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
 from pgvision.training.finetuning.binding import (
@@ -21,17 +22,25 @@ from pgvision.training.finetuning.binding import (
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Mixture, Parts, read_mixture
-from pgvision.training.finetuning.exporting import export, write_curves, write_model_card
+from pgvision.training.finetuning.exporting import (
+    CALIBRATION_NAME,
+    calibration_told,
+    export,
+    knowledge_told,
+    write_curves,
+    write_model_card,
+)
+from pgvision.training.finetuning.lengths import answers_too_long
 from pgvision.training.finetuning.models import add_dense_head, prepare
 from pgvision.training.finetuning.objectives import losses_of, usual_length
 from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
-from pgvision.training.finetuning.validation import score_objects, score_texts
+from pgvision.training.finetuning.validation import Validation, score_objects, score_texts
 from pgvision.training.finetuning.watch import BEST_NAME, Watch
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
 
-_Validate: TypeAlias = Callable[[int | None], dict[str, float]]
+_Validate: TypeAlias = Callable[[int | None], Validation]
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class FinetuneReport:
         best_step: When these were reached.
         seconds: How long this call took.
         unread: Pictures that could not be read, with the reason.
+        too_long: Pictures with an answer of more tokens than the checkpoint writes by default.
         finished: Whether it went to its end; False where it was asked to stop.
     """
 
@@ -56,6 +66,7 @@ class FinetuneReport:
     best_step: int
     seconds: float
     unread: Mapping[str, str]
+    too_long: Mapping[str, int]
     finished: bool
 
 
@@ -92,12 +103,13 @@ def finetune(
     engine = prepare(settings, device=device or own_gpu())
     engine = Engine(engine.model, engine.processor, _card(engine.card, data))
     validate = _validation(engine, data)
+    too_long = answers_too_long(data, engine, _collator(engine)) if is_first() else {}
     trainer, watch = _trainer(folder, engine, data, settings, validate)
     watch.progress = progress or watch.progress
-    before = figures_before(folder, lambda: validate(settings.eval_limit))
+    before = figures_before(folder, lambda: validate(settings.eval_limit).figures)
     resumed = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    done, after = int(trainer.state.global_step), dict[str, float]()
+    done, after = int(trainer.state.global_step), Validation({})
     finished = not watch.is_stopped or done == trainer.args.max_steps
     if finished:
         watch.note(trainer.state, engine.model)
@@ -107,9 +119,11 @@ def finetune(
     best_step = watch.best[1] if watch.best else 0
     unread = trainer.train_dataset.unread
     seconds = time.monotonic() - started
-    report = FinetuneReport(folder, done, before, after, best_step, seconds, unread, finished)
+    report = FinetuneReport(
+        folder, done, before, after.figures, best_step, seconds, unread, too_long, finished
+    )
     if finished and is_first():
-        _write(report, engine, settings, data)
+        _write(report, engine, settings, data, after.calibration)
     return report
 
 
@@ -117,7 +131,7 @@ def _trainer(
     folder: Path, engine: Engine, data: Mixture, settings: FinetuneSettings, validate: _Validate
 ) -> tuple[FinetuneTrainer, Watch]:
     samples = data.samples(engine.card, 0, settings.seed)
-    collator = Collator(engine.processor, max_length=_places(engine))
+    collator = _collator(engine)
     steps = bind(
         folder, settings, data.digest, lambda: count_steps(settings, engine, samples, collator)
     )
@@ -126,7 +140,7 @@ def _trainer(
         settings,
         folder,
         every=settings.eval_every or max(1, steps // 5),
-        validate=lambda: validate(settings.eval_limit),
+        validate=lambda: validate(settings.eval_limit).figures,
     )
     samples = replace(samples, count=steps * size)
     usual = usual_length(samples, collator) if settings.counts_tokens else 0.0
@@ -145,15 +159,21 @@ def _trainer(
         ),
         train_dataset=samples,
         data_collator=collator,
-        callbacks=[watch],
+        callbacks=[watch, *watch.writers],
     )
     return trainer, watch
 
 
 def _write(
-    report: FinetuneReport, engine: Engine, settings: FinetuneSettings, data: Mixture
+    report: FinetuneReport,
+    engine: Engine,
+    settings: FinetuneSettings,
+    data: Mixture,
+    calibration: Calibration | None,
 ) -> None:
     folder = report.folder
+    if calibration is not None:
+        calibration.save(folder / CALIBRATION_NAME)
     with saving(folder):
         export(engine.model, engine.processor, engine.card, settings, folder)
     write_curves(read_curve(folder), folder)
@@ -163,7 +183,10 @@ def _write(
         "digest of the data": data.digest,
         "figures before": report.before,
         "figures": report.after,
+        "calibration": calibration_told(calibration),
+        "what it knows": knowledge_told(engine.card),
         "pictures left out": report.unread,
+        "answers longer than it writes by default, in tokens": report.too_long,
     }
     write_model_card(folder, settings, told={name: one for name, one in told.items() if one})
     (folder / BEST_NAME).unlink()
@@ -176,8 +199,9 @@ def _require_accelerate() -> None:
         raise DependencyError("training needs accelerate: pip install 'pgvision[train]'") from error
 
 
-def _places(engine: Engine) -> int:
-    return int(engine.model.config.text_config.max_position_embeddings)
+def _collator(engine: Engine) -> Collator:
+    places = int(engine.model.config.text_config.max_position_embeddings)
+    return Collator(engine.processor, max_length=places)
 
 
 def _card(card: CheckpointCard, data: Mixture) -> CheckpointCard:
@@ -198,20 +222,24 @@ def _card(card: CheckpointCard, data: Mixture) -> CheckpointCard:
 def _validation(engine: Engine, data: Mixture) -> _Validate:
     """Return what gives a part's figures, or those of several under the mean of the first ones."""
 
-    def figures(one: Parts, limit: int | None) -> dict[str, float]:
+    def figures(one: Parts, limit: int | None) -> Validation:
         if isinstance(one.valid, Dataset):
             return score_objects(engine, one.valid, one.settings, limit=limit)
         return score_texts(engine, one.valid, limit=limit)
 
-    def validate(limit: int | None) -> dict[str, float]:
+    def validate(limit: int | None) -> Validation:
         if len(data.parts) == 1:
             return figures(data.parts[0], limit)
         found, firsts = dict[str, float](), list[float]()
+        # A map of scores holds for one task and set of classes.
+        calibrations = list[Calibration]()
         for one in data.parts:
-            own = figures(one, limit)
+            own, fitted = (told := figures(one, limit)).figures, told.calibration
+            calibrations += [] if fitted is None else [fitted]
             firsts.append(next(iter(own.values())))
             label = f"{one.settings.task} {one.name}"
             found |= {f"{label}: {name}": value for name, value in own.items()}
-        return {"mean": round(sum(firsts) / len(firsts), 4), **found}
+        only = calibrations[0] if len(calibrations) == 1 else None
+        return Validation({"mean": round(sum(firsts) / len(firsts), 4), **found}, only)
 
     return validate

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 
 from pgvision.files import replaced_path
 from pgvision.training.finetuning.binding import is_first, num_processes
@@ -42,6 +43,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     Attributes:
         progress: Is told each step, how many there will be, and the last loss.
         best: The best main figure and its step.
+        writers: What writes losses and figures elsewhere: TensorBoard's, if that is installed.
         is_stopped: Whether SIGTERM came.
     """
 
@@ -56,6 +58,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.settings, self.folder, self.every = settings, folder, every
         self._validate = validate
         self.progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None
+        self.writers = _tensorboard(folder)
         self.average: dict[str, Tensor] = {}
         self.best: tuple[float, int] | None = None
         self.is_stopped = False
@@ -121,6 +124,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
                 save_file(trained_weights(model), aside)
         set_weights(model, own)
         self._append(line)
+        # Not through the trainer's own log: it would forget that a loss is due at this step.
+        for writer in self.writers:
+            logs = {f"eval_{name}": value for name, value in figures.items()}
+            writer.on_log(None, state, None, logs=logs)
         _LOG.info("step %d: %s", state.global_step, figures)
         return figures
 
@@ -161,6 +168,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not is_first():
             return
         append_to_curve(self.folder, line)
+
+
+def _tensorboard(folder: Path) -> list[TrainerCallback]:
+    if not is_tensorboard_available():
+        if is_first():
+            _LOG.info("no TensorBoard here, curve.csv only: pip install tensorboard")
+        return []
+    callback = TensorBoardCallback()
+    callback.logging_dir = callback.logging_dir or str(folder / "tensorboard")
+    return [callback]
 
 
 def _anywhere(flag: bool) -> bool:

@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+from transformers.integrations import is_tensorboard_available
 
 from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
+from pgvision.evaluation import Calibration
 from pgvision.images import read_image
 from pgvision.runtime import find_checkpoint, load
 from pgvision.tasks import Captioner, Detector, Segmenter
@@ -37,14 +39,27 @@ def losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in read_curve(folder) if "loss" in line}
 
 
-def test_what_comes_out_is_a_checkpoint(scenes: Path, tmp_path: Path) -> None:
+def test_what_comes_out_is_a_checkpoint(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     out = tmp_path / "out"
-    report = run(scenes, out, steps=3, ema=0.5, eval_every=9)
+    with caplog.at_level("INFO"):
+        report = run(scenes, out, steps=3, ema=0.5, eval_every=9)
     assert report.finished and report.steps == 3
-    assert set(report.after) >= {"ap", "ap50", "ar"} and set(report.before) == set(report.after)
+    assert set(report.after) >= {"ap", "ap50", "ar", "f1", "mean f1"}
+    assert set(report.before) == set(report.after)
+    told = (out / "README.md").read_text(encoding="utf-8")
+    assert "codec of masks: tiny" in told and "helmet, head" in told and "how many" in told
+    fitted = Calibration.load(out / "calibration.json")
+    assert fitted.num_fitted > 0 and f"fitted to {fitted.num_fitted} answers" in told
+    if is_tensorboard_available():
+        assert list((out / "tensorboard").glob("events.*"))
+    else:
+        assert "no TensorBoard here, curve.csv only" in caplog.text
     image = read_image(next((scenes / "valid" / "images").iterdir()))
     result = Detector("helmet", model=out)(image)
-    assert result.scores is not None
+    asked = Detector("helmet", model=out, calibrate=out / "calibration.json")(image)
+    np.testing.assert_allclose(asked.scores, fitted.apply(result.scores), rtol=1e-6)
     card = find_checkpoint(out)
     assert card.kind == "tiny" and "fine-tuned to detect" in card.about
     model = PaliGemmaForConditionalGeneration.from_pretrained(out)
