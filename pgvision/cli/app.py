@@ -34,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(demo)
 app.command()(objects.detect)
 app.command()(objects.segment)
 app.command()(texts.caption)
@@ -50,7 +51,6 @@ app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure i
 app.command()(doctor)
 app.command()(serve)
 app.command()(bench)
-app.command(hidden=True)(demo)
 
 
 def _print_version(wanted: bool) -> None:
@@ -75,6 +75,7 @@ def top(
 
     [bold]Start here[/bold]
 
+    pgvision demo
     pgvision detect helmet site.jpg --out found
     pgvision doctor
     """

@@ -66,6 +66,8 @@ def _render(out: Path) -> tuple[list[str], Path]:
 
 
 def _where_to_look(out: Path) -> str:
+    # After `make setup` the command is in .venv/bin, and rarely on the path.
+    command = "pgvision" if shutil.which("pgvision") else ".venv/bin/pgvision"
     return f"""
 Look at
   {out}/photograph.overlay.jpg                       what was found, with scores
@@ -75,10 +77,10 @@ Look at
   {out}/results.jsonl                                all that is known of each answer
 
 On a photograph of your own (the carried checkpoint is weak where objects are small):
-  .venv/bin/pgvision detect helmet your-photo.jpg --out found
+  {command} detect helmet your-photo.jpg --out found
 
 With Google's weights (accept the terms on their page, then `hf auth login`):
-  .venv/bin/pgvision detect helmet your-photo.jpg --out found \\
+  {command} detect helmet your-photo.jpg --out found \\
       --model google/paligemma2-3b-mix-448
 
-.venv/bin/pgvision --help has the rest; .venv/bin/pgvision doctor checks this machine."""
+{command} --help has the rest; {command} doctor checks this machine."""

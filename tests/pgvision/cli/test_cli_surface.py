@@ -27,6 +27,7 @@ COMMANDS = (
     "doctor",
     "bench",
     "serve",
+    "demo",
 )
 SHARED = {
     *(
