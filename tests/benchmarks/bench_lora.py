@@ -22,13 +22,13 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_large import build_model, build_processor, peak_gib, say
 
-from pgvision.runtime.vocabulary import read_vocabulary
 from pgvision.scenes import render_scene
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.models import add_adapters
+from pgvision.training.finetuning.objectives import losses_of
 from pgvision.training.finetuning.samples import Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
-from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments, losses_of
+from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
 
 PREFIX = "detect helmet"
 SUFFIX = " ; ".join(
@@ -103,7 +103,7 @@ class Clock(TrainerCallback):
 
 def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
     """The trainer behind ``pgvision train``, without its validation."""
-    vocabulary = read_vocabulary(processor.tokenizer, "random")
+    collator = Collator(processor, max_length=4096)
     add_adapters(model, settings)
     if settings.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -116,11 +116,11 @@ def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
         options.set_save(strategy="no")
         FinetuneTrainer(
             settings,
-            losses_of(settings, vocabulary.first_loc, vocabulary.first_seg, None),
+            losses_of(settings, collator, None),
             model=model,
             args=options,
             train_dataset=Same(settings),
-            data_collator=Collator(processor, max_length=4096),
+            data_collator=collator,
             callbacks=[clock],
         ).train()
     return [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
