@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from pgvision.server.refusals import Refusal
@@ -92,17 +92,37 @@ async def read_json(request: Request) -> dict[str, Any]:
     return values
 
 
+class _Parser(MultiPartParser):
+    """Starlette's, which takes a form without its end for a whole one."""
+
+    _is_whole = False
+
+    def on_end(self) -> None:
+        self._is_whole = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if self._is_whole:
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MultiPartException("its end is missing, the upload was cut on its way; send it again")
+
+
 async def _multipart(request: Request) -> dict[str, Any]:
-    parts = request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_MOST_TEXT)
+    limits = {"max_files": 1, "max_fields": _MOST_FIELDS, "max_part_size": _MOST_TEXT}
     try:
-        async with parts as form:
-            values: dict[str, Any] = {}
-            for key in form:
-                several = [await _read(value) for value in form.getlist(key)]
-                values[key] = several[0] if len(several) == 1 else several
-            return values
-    except HTTPException as error:
-        raise Refusal(400, "bad_form", f"the multipart form is broken: {error.detail}") from error
+        form = await _Parser(request.headers, request.stream(), **limits).parse()
+    except MultiPartException as error:
+        raise Refusal(400, "bad_form", f"the multipart form is broken: {error.message}") from error
+    try:
+        values: dict[str, Any] = {}
+        for key in form:
+            several = [await _read(value) for value in form.getlist(key)]
+            values[key] = several[0] if len(several) == 1 else several
+        return values
+    finally:
+        await form.close()
 
 
 async def _read(value: UploadFile | str) -> _File | str:

@@ -23,7 +23,9 @@ def browser():
     if found is None and "CI" not in os.environ:
         pytest.skip("no chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        # A camera of Chromium's own making, which a page may use where its context allows it.
+        args = ["--no-sandbox", "--use-fake-device-for-media-stream"]
+        chromium = playwright.chromium.launch(executable_path=found, args=args)
         yield chromium
         chromium.close()
 

@@ -213,10 +213,38 @@ def test_errors_come_in_words(new_page, picture, tmp_path):
 def test_a_browser_without_camera_permission(new_page):
     page = new_page()
     page.click("#camera")
-    expect(page.locator("#error")).not_to_be_empty()
-    words = page.locator("#error").inner_text()
-    assert re.search("does not allow the camera|No camera was found", words)
-    assert "drop a picture instead" in words
+    expect(page.locator("#error")).to_contain_text("does not allow the camera")
+    assert "drop a picture instead" in page.locator("#error").inner_text()
+    expect(page.locator("#camera")).to_have_text("Use the camera")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("NotFoundError", "No camera was found"), ("NotReadableError", "another program")],
+)
+def test_a_camera_that_is_not_there_or_busy(new_page, name, words):
+    page = new_page()
+    page.evaluate(
+        """(name) => {
+            navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", name));
+        }""",
+        name,
+    )
+    page.click("#camera")
+    expect(page.locator("#error")).to_contain_text(words)
+    assert "drop a picture instead" in page.locator("#error").inner_text()
+
+
+def test_the_camera_is_asked_about_and_let_go(new_page):
+    page = new_page(permissions=["camera"])
+    page.click("#camera")
+    expect(page.locator("#camera")).to_have_text("Stop the camera")
+    expect(page.locator("#status")).to_contain_text("follow")
+    ask(page, words="helmet")
+    assert shown(page).get_attribute("data-count") is not None
+    page.click("#camera")
+    expect(page.locator("#camera")).to_have_text("Use the camera")
+    assert page.evaluate("document.getElementById('video').srcObject") is None
 
 
 def test_a_short_video_is_followed(new_page, tmp_path):

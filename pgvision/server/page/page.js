@@ -80,9 +80,10 @@ async function useCamera() {
   try {
     state.stream = await navigator.mediaDevices.getUserMedia({ video: true });
   } catch (error) {
-    fail(error.name === "NotFoundError"
-      ? "No camera was found. Connect one, or drop a picture instead."
-      : "The browser does not allow the camera here. Allow it beside the address, or drop a picture instead.");
+    fail({
+      NotFoundError: "No camera was found. Connect one, or drop a picture instead.",
+      NotAllowedError: "The browser does not allow the camera here. Allow it beside the address, or drop a picture instead.",
+    }[error.name] || "The camera gives no picture; another program may be using it. Close that, or drop a picture instead.");
     return;
   }
   $("camera").textContent = "Stop the camera";
