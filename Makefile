@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 
-.PHONY: setup demo fmt check test slow ray bench docs clean
+.PHONY: setup demo fmt check test slow ray fuzz audit oldest bench docs clean
 
 setup: $(STAMP)
 
@@ -58,6 +58,29 @@ ray: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
 	  --config-settings editable_mode=compat --editable '.[ray]' 'moto[server]>=5'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'slow or not slow' tests/pgvision/batch $(PYTEST_ARGS)
+
+# A long run of every fuzzing target, from input FIRST on; what fails is printed with its number.
+FIRST ?= 0
+COUNT ?= 20000
+fuzz: setup
+	@mkdir -p build; for target in answers pictures files lists videos journals cards codec npz; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $$target $(COUNT) $(FIRST) 2>build/fuzz-$$target.log \
+	  || { tail -40 build/fuzz-$$target.log; exit 1; }; done
+
+# Known holes in what constraints.txt pins; asks PyPI.
+audit: setup
+	$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+# The oldest releases that pyproject.toml allows, in an environment of its own.
+oldest:
+	$(PYTHON) -m venv build/oldest
+	$(PYTHON) -c 'import re, tomllib; \
+	  print(*(re.sub(">=([^,]*).*", r"==\1.*", one) for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' \
+	  > build/oldest.txt
+	build/oldest/bin/pip install --quiet $(PIP_ARGS) -r build/oldest.txt pytest pytest-xdist hypothesis httpx2
+	build/oldest/bin/pip install --quiet --no-deps --editable .
+	build/oldest/bin/python -m pytest -q -n $(JOBS) tests/pgvision/images tests/pgvision/tokens tests/pgvision/runtime tests/pgvision/tasks
 
 bench: setup
 	@for file in tests/benchmarks/bench_*.py; do \

@@ -1,7 +1,7 @@
 """A bulk job: pictures in, a journal that grows, one file at the end; stopped, it goes on."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,7 @@ from typing import Any, Final
 from pgvision.batch.coco_files import write_coco_file, write_json_lines
 from pgvision.batch.items import Item, Shard, Stamp, list_items, listing_digest
 from pgvision.batch.journal import Journal, Row
-from pgvision.batch.ledger import Ledger
+from pgvision.batch.ledger import Entry, Ledger
 from pgvision.batch.reading import Read, read_items
 from pgvision.batch.recipes import Outcome, Recipe
 from pgvision.errors import OptionError
@@ -189,26 +189,11 @@ class Job:
         Yields:
             Each result or failure.
         """
-        known = {} if ledger is None else ledger.entries
+        entries = {} if ledger is None else ledger.entries
         taken: dict[str, tuple[Item, Stamp | None]] = {}  # of frames on their way
         videos: dict[str, None] = {}  # which are not known to be whole
         now = ""
-
-        def wanted(item: Item, frame: int) -> bool:
-            videos[item.name] = None
-            entry = known.get(item.name)
-            return entry is None or frame not in entry.rows
-
-        def frames() -> Iterator[Frame | FrameFailure]:
-            reads: Iterator[Read] = read_items(
-                left, stride=self._stride, wanted=wanted, num_threads=self._num_readers
-            )
-            with closing(reads):  # type: ignore[type-var]
-                for item, stamp, frame in reads:
-                    taken[item.name] = item, stamp
-                    yield frame
-
-        for outcome in self.recipe.stream(frames()):
+        for outcome in self.recipe.stream(self._frames(left, entries, taken, videos)):
             name = outcome.source or ""
             if now != name:
                 _end(add, videos, now)
@@ -227,6 +212,27 @@ class Job:
             yield outcome
         for name in list(videos):
             _end(add, videos, name)
+
+    def _frames(
+        self,
+        left: list[Item],
+        entries: Mapping[str, Entry],
+        taken: dict[str, tuple[Item, Stamp | None]],
+        videos: dict[str, None],
+    ) -> Iterator[Frame | FrameFailure]:
+        """Yield what is to be asked about; note what each frame is of, and which are videos."""
+
+        def wanted(item: Item, frame: int) -> bool:
+            videos[item.name] = None
+            return item.name not in entries or frame not in entries[item.name].rows
+
+        reads: Iterator[Read] = read_items(
+            left, stride=self._stride, wanted=wanted, num_threads=self._num_readers
+        )
+        with closing(reads):  # type: ignore[type-var]
+            for item, stamp, frame in reads:
+                taken[item.name] = item, stamp
+                yield frame
 
 
 def _end(add: Callable[[Row], None], videos: dict[str, None], name: str) -> None:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pgvision.coco.content import CocoContent, Entry
 from pgvision.coco.gathering import KEYS, ONCE, Gatherer
-from pgvision.coco.stream import file_members, mapping_members, without_collector
+from pgvision.coco.stream import file_members, mapping_members
 from pgvision.coco.values import unwritable, whole_number
+from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
 from pgvision.rle import pack_rle, pixels_fault, rle_fault, rle_xywh, run_totals
 
@@ -56,7 +57,7 @@ def read_content(
     """
     gatherer = Gatherer(where, outlines=outlines, for_records=for_records)
     members = mapping_members(source) if isinstance(source, Mapping) else file_members(Path(source))
-    with without_collector():
+    with without_collecting():
         for member in members:
             gatherer.take(member)
         return _settled(gatherer, required)

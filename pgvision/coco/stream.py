@@ -1,10 +1,8 @@
 """COCO files read piece by piece: half a gigabyte of JSON need not become a tree in memory."""
 
-import gc
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from json.decoder import WHITESPACE  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeAlias
@@ -20,21 +18,6 @@ Member: TypeAlias = tuple[str, int | None, Any]
 
 The place is None for a value that is no list, and where a list begins, with an empty one.
 """
-
-
-@contextmanager
-def without_collector() -> Iterator[None]:
-    """Hold Python's cycle collector: among millions of new objects it looks at all, time and again.
-
-    Nothing that is built meanwhile may need it.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def mapping_members(value: Mapping[Any, Any]) -> Iterator[Member]:

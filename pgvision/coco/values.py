@@ -68,7 +68,11 @@ def box_fault(value: object) -> str | None:
     """Return what is wrong with a COCO box, or None: left, top, width, height in pixels."""
     if value is MISSING:
         return "is missing, expected [left, top, width, height]"
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1 or len(value) != 4:
+    if (
+        not isinstance(value, list | tuple | np.ndarray)
+        or getattr(value, "ndim", 1) != 1
+        or len(value) != 4
+    ):
         return f"is {value!r:.60}, expected 4 numbers [left, top, width, height]"
     for number in value:
         if fault := number_fault(number):

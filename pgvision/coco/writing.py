@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from pgvision.coco.content import outline_area
-from pgvision.coco.stream import without_collector
+from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
 from pgvision.files import replaced_path
 
@@ -71,7 +71,7 @@ def write_results(path: str | Path, records: Iterable[Fields]) -> None:
 def _write(path: str | Path, pieces: Iterable[bytes]) -> None:
     with replaced_path(path) as aside, aside.open("wb") as file:
         try:
-            with without_collector():
+            with without_collecting():
                 file.writelines(pieces)
         except DataError:
             raise

@@ -18,7 +18,7 @@ from pgvision.coco import (
     read_content,
     write_coco,
 )
-from pgvision.coco.stream import without_collector
+from pgvision.collecting import without_collecting
 from pgvision.datasets.image_files import image_hw_of
 from pgvision.datasets.picture_names import PictureNames, picture_folders
 from pgvision.datasets.records import (
@@ -71,7 +71,7 @@ def read_coco(
         (0.0, 0.0, 10.0, 20.0)
     """
     file = Path(path)
-    with without_collector():
+    with without_collecting():
         content = read_content(file, where=str(file), for_records=True)
         return _dataset(content, file, None if images is None else Path(images), on_error)
 

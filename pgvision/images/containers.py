@@ -116,7 +116,7 @@ def _iso_gap(file: BinaryIO, size: int) -> str | None:
 def _matroska_length(file: BinaryIO) -> int | None:
     file.seek(4)
     header = _read_vint(file)
-    if header is None:
+    if header is None or header > os.fstat(file.fileno()).st_size:  # seeks end at 2^63
         return None
     file.seek(header, os.SEEK_CUR)
     if file.read(4) != _SEGMENT:

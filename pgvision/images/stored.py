@@ -21,6 +21,7 @@ from pgvision.images.reading import decode_image
 
 _STORE: Final = re.compile(r"(s3|gs|gcs|abfss?|hdfs|viewfs)://", re.IGNORECASE)
 _MOST_BYTES: Final = 1 << 31
+_MOST_OF_A_HEADER: Final = 1 << 20
 _TAR: Final = ".tar"
 
 
@@ -51,13 +52,13 @@ class Stored:
             SourceError: If it cannot be read, or ends too early.
             ImageError: If it is too large to be a picture.
         """
-        if self.size > _MOST_BYTES:
+        if not 0 <= self.size <= _MOST_BYTES:
             raise ImageError(f"{self.name}: {self.size} bytes are no picture that is read safely")
         try:
             with _opened(self.source, self.path) as file:
                 file.seek(self.start)
                 data = file.read(self.size)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise SourceError(f"{self.name}: cannot be read: {error}") from error
         if len(data) < self.size:
             raise SourceError(f"{self.name}: {len(data)} of {self.size} bytes; was it cut short?")
@@ -123,7 +124,10 @@ def _stat(path: str) -> Any:
 
 def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
     try:
-        with _opened(source, path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with (
+            _opened(source, path) as file,
+            tarfile.open(fileobj=_Headers(file), mode="r:") as tar,  # type: ignore[call-overload]
+        ):
             found = [
                 Stored(f"{name}/{_inside(one.name, name)}", source, path, *span, changed)
                 for one in _walked(tar)
@@ -131,7 +135,7 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
                 # What is sparse does not lie there in one piece.
                 for span in ([] if one.issparse() else [(one.offset_data, one.size)])
             ]
-    except (tarfile.TarError, OSError, ValueError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{name}: expected a whole tar file, not compressed (members of one that is cannot be "
             f"reached one by one): {error}"
@@ -139,6 +143,18 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
     if not found:
         raise SourceError(f"{name}: no picture in this tar file")
     return found
+
+
+class _Headers:
+    """A tar file as its headers are read: one that claims gigabytes for a name gets none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_OF_A_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 def _walked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -6,7 +6,7 @@ Everything that needs torch loads on first use; the protocol itself needs numpy 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pgvision.runtime.imports import without_collecting
+from pgvision.collecting import without_collecting
 
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision

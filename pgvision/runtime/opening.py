@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from pgvision.collecting import without_collecting
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import (
     CheckpointCard,
@@ -11,7 +12,6 @@ from pgvision.runtime.checkpoints import (
     find_revision,
     is_address,
 )
-from pgvision.runtime.imports import without_collecting
 from pgvision.runtime.onnx_engine import OnnxEngine
 from pgvision.runtime.onnx_files import is_exported
 from pgvision.runtime.protocol import Generator

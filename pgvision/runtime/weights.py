@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 
+from pgvision.collecting import without_collecting
 from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.runtime.checkpoints import CheckpointCard, require_parts_inside
-from pgvision.runtime.imports import without_collecting
 from pgvision.runtime.tokenizer_files import read_tokenizer
 
 if TYPE_CHECKING:

@@ -138,6 +138,19 @@ def test_a_member_that_claims_terabytes(tmp_path):
     assert "2199023255552 bytes are no picture" in str(failure.error)
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_claims_terabytes(tmp_path, kind):
+    """It had ended in a MemoryError (found by fuzzing): tarfile reads such a header as a whole."""
+    info = tarfile.TarInfo("a.png")
+    info.type, info.size = kind, 1 << 41
+    path = tmp_path / "a.tar"
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate((1 << 41) + 2048)
+    with pytest.raises(SourceError, match="a header of 2199023255552 bytes"):
+        list_stored(str(path))
+
+
 def test_tar_files_that_are_none(tmp_path):
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w:gz") as tar:

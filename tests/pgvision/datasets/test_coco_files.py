@@ -251,6 +251,8 @@ def test_an_absolute_name_inside_the_image_folder_is_taken(tmp_path):
         ),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3]), "expected 4 numbers"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2, 3, "4"]), "expected a finite number"),
+        # Numpy refused it before we did (found by fuzzing).
+        (lambda d: d["annotations"][0].update(bbox=[1, [2], 3, 4]), "expected a finite number"),
         (lambda d: d["annotations"][2].pop("bbox"), r"annotations\[2\]\.bbox: is missing"),
         (lambda d: d["annotations"][0].update(iscrowd=2), r"annotations\[0\]\.iscrowd: is 2"),
         (lambda d: d["annotations"][0].update(segmentation=[[1, 2, 3]]), "x, y pairs"),

@@ -93,3 +93,11 @@ def test_a_video_without_frames(tmp_path: Path) -> None:
     (failure,) = iter_frames(path, on_error="record")
     assert isinstance(failure.error, SourceError)
     assert str(path) in str(failure.error)
+
+
+def test_a_matroska_header_longer_than_any_file(tmp_path):
+    """It had ended in an OSError of a seek (found by fuzzing)."""
+    path = tmp_path / "a.mkv"
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x01\xf0" + b"\xff" * 40)
+    (failure,) = iter_frames(path, on_error="record")
+    assert isinstance(failure.error, SourceError)

@@ -1,4 +1,4 @@
-"""Importing torch and transformers makes a million objects that stay, and no garbage."""
+"""Imports and files of a million entries make objects that stay, and no garbage to look for."""
 
 import gc
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Import without looking for garbage, which would take a fifth of the time of a cold start.
+    """Hold Python's cycle collector, which looks at all of a million new objects time and again.
 
-    What was made meanwhile counts as old afterwards, so that the next look does not go through it.
+    It would take a fifth of a cold start. Nothing built meanwhile may need it. What was made
+    counts as old afterwards, so that the next look does not go through it.
 
     Example:
         >>> with without_collecting():

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pgvision.runtime.imports import without_collecting
+from pgvision.collecting import without_collecting
 
 # Several seconds: a process of its own has to import torch.
 _COLD = """
