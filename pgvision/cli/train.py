@@ -93,7 +93,9 @@ class TrainOptions:
         int | None,
         _recipe("Train adapters of this rank instead of all weights.", min=1, metavar="RANK"),
     ] = None
-    four_bit: Annotated[bool, _recipe("Adapters over 4-bit weights (QLoRA; CUDA).")] = False
+    four_bit: Annotated[
+        bool, _recipe("Adapters over 4-bit weights (QLoRA; needs bitsandbytes).")
+    ] = False
     keep_adapter: Annotated[bool, _recipe("Write the adapter alone, not merged weights.")] = False
     freeze_vision: Annotated[bool, _recipe("Leave the vision tower as it is.")] = False
     vision_share: Annotated[float, _recipe("The vision tower's share of the rate.")] = 0.05

@@ -167,17 +167,35 @@ def text_losses(
         if told is not None:
             written = Written.of(ids, is_target, first_loc=first_loc, num_tokens=num_tokens)
             table = text.embed_tokens.weight[first_loc : first_loc + 1024]
-            words, edges = told(between, written, table)
-            parts["told"], parts["edges"] = words * of_rows, edges * of_rows
-            parts["arrived"] = told.arrived(after, written, num_tokens) * of_rows
-            looks = [
-                written.missed(look_logits(text, number, state, mask, num_tokens))
-                for number, state in ((middle, between), (middle + 1, after))
-            ]
-            parts["looks"] = torch.stack(looks).mean() * of_rows
+            read_off = _told_losses(text, told, written, table, between, after, mask)
+            parts |= {name: one * of_rows for name, one in read_off.items()}
         for name, part in parts.items():
             losses[name] = losses.get(name, torch.zeros((), device=device)) + part
     return losses
+
+
+def _told_losses(
+    text: Any,
+    told: ToldHead,
+    written: Written,
+    table: Tensor,
+    between: Tensor,
+    after: Tensor,
+    mask: Tensor,
+) -> dict[str, Tensor]:
+    """Return what `ToldHead` reads off the middle layer and the one after it, and their looks."""
+    middle, num_tokens = len(text.layers) // 2, written.cells.shape[1]
+    words, edges = told(between, written, table)
+    looks = [
+        written.missed(look_logits(text, number, state, mask, num_tokens))
+        for number, state in ((middle, between), (middle + 1, after))
+    ]
+    return {
+        "told": words,
+        "edges": edges,
+        "arrived": told.arrived(after, written, num_tokens),
+        "looks": torch.stack(looks).mean(),
+    }
 
 
 def _rows_of_like_length(batch: Batch, groups: int) -> Iterable[Tensor]:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,6 @@ from pgvision.training.dense import AskedHead, DenseHead
 from pgvision.training.optimisers import build_optimisers, rate_share
 from pgvision.training.reading import text_losses
 from pgvision.training.runs import data_digest, load_state, save_state
-from pgvision.training.scene_cache import shard_path
 from pgvision.training.shards import COLOURS, load_shard
 from pgvision.training.starting import set_location_start
 
@@ -241,25 +240,10 @@ def train(
     Raises:
         OptionError: If what lies in ``out`` was made with something else.
     """
-    paths, world_size = sorted(cache.glob("shard_*.npz")), int(os.environ.get("WORLD_SIZE", "1"))
+    paths, world_size = sorted(cache.glob("shard_*.npz")), _num_processes()
     identity = {**asdict(settings), "data": data_digest(paths), "world_size": world_size}
     state = load_state(out, identity, free=tuple(free))
-    # Each process keeps its own part of the scenes; the words come from the same shard for all.
-    shards = [load_shard(path) for path in paths[rank() :: world_size]]
-    if start_from is None:
-        processor = build_processor(words_of(load_shard(shard_path(cache, 0)).sentences))
-    else:
-        processor = AutoProcessor.from_pretrained(start_from)
-    maker = BatchMaker(shards, processor.tokenizer, NUM_IMAGE_TOKENS)
-    trainer = TinyTrainer(settings, processor, maker)
-    if state is not None:
-        trainer.resume(state)
-    elif start_from is not None:
-        trainer.start_from(start_from)
-    else:
-        trainer.set_starting_weights()
-    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
+    trainer = _begin(settings, paths, state, start_from)
     out.mkdir(parents=True, exist_ok=True)
     saved = logged = time.monotonic()
     recent: list[tuple[float, float]] = []
@@ -277,6 +261,36 @@ def train(
     if rank() == 0:
         save_state(out, identity, trainer.state())
         export_checkpoint(trainer, out / "checkpoint")
+    return trainer
+
+
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _begin(
+    settings: Settings,
+    paths: Sequence[Path],
+    state: dict[str, Any] | None,
+    start_from: Path | None,
+) -> TinyTrainer:
+    """Return a trainer with its part of the scenes, as it starts or as it was left."""
+    # Each process keeps its own part of the scenes; the words come from the same shard for all.
+    shards = [load_shard(path) for path in paths[rank() :: _num_processes()]]
+    if start_from is None:
+        processor = build_processor(words_of(load_shard(paths[0]).sentences))
+    else:
+        processor = AutoProcessor.from_pretrained(start_from)
+    maker = BatchMaker(shards, processor.tokenizer, NUM_IMAGE_TOKENS)
+    trainer = TinyTrainer(settings, processor, maker)
+    if state is not None:
+        trainer.resume(state)
+    elif start_from is not None:
+        trainer.start_from(start_from)
+    else:
+        trainer.set_starting_weights()
+    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+    _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
     return trainer
 
 

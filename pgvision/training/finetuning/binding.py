@@ -34,6 +34,22 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def require_whole_weights() -> None:
+    """Refuse launchers that would spread the weights over the processes.
+
+    Raises:
+        OptionError: If FSDP or DeepSpeed is switched on: the first process alone validates by
+            generation and writes, and it would hold a piece of the model.
+    """
+    for name in ("FSDP", "DeepSpeed"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() in ("1", "true"):
+            raise OptionError(
+                f"{name}: each process would hold a piece of the weights, which can neither be "
+                f"validated nor averaged (ema) in pieces; launch without --use_{name.lower()}, and "
+                "where memory is short use --lora, --four-bit, --checkpointing or --accumulation"
+            )
+
+
 def own_gpu() -> str | None:
     """Return the GPU of this process, where several processes share a machine's."""
     if num_processes() == 1 or not torch.cuda.is_available():

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from pgvision.evaluation import Calibration
 from pgvision.files import replaced_path, write_text
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.training.cards import save_card
-from pgvision.training.finetuning.models import adapter_config, drop_dense_head
+from pgvision.training.finetuning.models import adapter_config, drop_dense_head, prepare
 from pgvision.training.finetuning.settings import FinetuneSettings
 
 CALIBRATION_NAME: Final = "calibration.json"
@@ -33,6 +34,8 @@ def export(
         folder: Where to.
     """
     drop_dense_head(model)
+    if settings.method == "qlora" and not settings.keep_adapter:
+        model = _over_whole_weights(model, settings)
     if settings.keep_adapter and settings.method != "full":
         _write_adapter(model, card, settings, folder)
     else:
@@ -41,6 +44,17 @@ def export(
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     save_card(folder, card)
+
+
+def _over_whole_weights(model: Any, settings: FinetuneSettings) -> Any:
+    """Put adapters that were trained over 4-bit weights beside the weights as they were."""
+    is_half = model.get_input_embeddings().weight.dtype == torch.bfloat16
+    as_lora = replace(settings, method="lora", dtype="bfloat16" if is_half else "float32")
+    whole = prepare(as_lora, device="cpu").model
+    for name, weight in whole.named_parameters():
+        if weight.requires_grad:
+            weight.data.copy_(model.get_parameter(name).data)
+    return whole
 
 
 def _merge(model: Any) -> None:

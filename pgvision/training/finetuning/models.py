@@ -28,12 +28,10 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
         where the settings say so.
 
     Raises:
-        OptionError: If a layer that should get adapters does not exist, or 4-bit weights are asked
-            for without a CUDA device.
-        DependencyError: If peft is missing.
+        OptionError: If a layer that should get adapters does not exist.
+        DependencyError: If peft is missing, or bitsandbytes where 4-bit weights are asked for.
     """
-    if settings.method == "qlora" and not torch.cuda.is_available():
-        raise OptionError("method: 'qlora' needs a CUDA device; use 'lora'")
+    torch.manual_seed(settings.seed)  # of adapters
     # Masters of all weights are float32; under adapters they may rest in half precision.
     resting = settings.dtype if settings.method != "full" else "float32"
     engine = load_apart(settings.model, device=device, dtype=resting or _resting(settings, device))
@@ -47,6 +45,8 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
     if model.device.type == "cpu" and model.num_parameters() < _SMALL:
         # Plain matrix products: their backward pass is faster there than the fused kernel's.
         model.set_attn_implementation("eager")
+    if settings.method == "qlora":
+        rest_in_four_bits(model)
     if settings.method != "full":
         add_adapters(model, settings)
     if settings.freeze_vision or settings.method != "full":
@@ -60,6 +60,37 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
 def _resting(settings: FinetuneSettings, device: str | None) -> str:
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     return "bfloat16" if settings.method != "full" and on_gpu else "float32"
+
+
+def rest_in_four_bits(model: Any) -> None:
+    """Keep the large layers of the language model in 4 bits (NF4), as QLoRA does.
+
+    Raises:
+        DependencyError: If bitsandbytes is missing.
+
+    Source:
+        arXiv 2305.14314; bitsandbytes computes on CUDA, and, slowly, on a processor.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise DependencyError(
+            "method: 'qlora' needs bitsandbytes: pip install 'pgvision[qlora]'; or use 'lora'"
+        ) from error
+    text = model.model.language_model
+    for name, layer in list(text.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and "proj" in name:
+            small = Linear4bit(
+                layer.in_features, layer.out_features, layer.bias is not None,
+                compute_dtype=layer.weight.dtype, quant_type="nf4",
+            )  # fmt: skip
+            small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            small.bias = layer.bias
+            # Its fast form for processors has no gradient, and is not undone after a validation.
+            small.support_avx512bf16_for_cpu = False
+            parent, _, child = name.rpartition(".")
+            setattr(text.get_submodule(parent), child, small.to(layer.weight.device))
+    model.is_loaded_in_4bit = True  # peft asks for it, and so does the trainer
 
 
 def add_adapters(model: Any, settings: FinetuneSettings) -> None:

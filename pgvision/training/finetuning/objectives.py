@@ -98,18 +98,7 @@ def losses_of(
     """
     table = collator.vocabulary
     first_loc, first_seg = table.first_loc, table.first_seg
-    tokens = TokenLoss(
-        first_loc=first_loc,
-        smoothing=settings.label_smoothing,
-        loc_sigma=settings.loc_sigma,
-        usual=usual,
-        others=settings.label_weight,
-        weights=(
-            (torch.arange(first_loc, first_loc + NUM_BINS), settings.loc_weight),
-            (torch.arange(first_seg, first_seg + NUM_CODES), settings.seg_weight),
-            (torch.tensor([table.eos, *collator.separator.tolist()]), settings.end_weight),
-        ),
-    )
+    tokens = _token_loss(settings, collator, usual)
     drawn = None if codec is None or not settings.mask_loss else MaskLoss(codec)
 
     def boxes(logits: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
@@ -127,3 +116,20 @@ def losses_of(
         (settings.box_loss, boxes),
         (settings.mask_loss, shapes),
     ]
+
+
+def _token_loss(settings: FinetuneSettings, collator: Collator, usual: float) -> TokenLoss:
+    table = collator.vocabulary
+    first_loc, first_seg = table.first_loc, table.first_seg
+    return TokenLoss(
+        first_loc=first_loc,
+        smoothing=settings.label_smoothing,
+        loc_sigma=settings.loc_sigma,
+        usual=usual,
+        others=settings.label_weight,
+        weights=(
+            (torch.arange(first_loc, first_loc + NUM_BINS), settings.loc_weight),
+            (torch.arange(first_seg, first_seg + NUM_CODES), settings.seg_weight),
+            (torch.tensor([table.eos, *collator.separator.tolist()]), settings.end_weight),
+        ),
+    )

@@ -18,6 +18,7 @@ from pgvision.training.finetuning.binding import (
     is_first,
     num_processes,
     own_gpu,
+    require_whole_weights,
 )
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.curve import read_curve
@@ -99,6 +100,7 @@ def finetune(
     started = time.monotonic()
     folder = Path(out)
     _require_accelerate()
+    require_whole_weights()
     data = read_mixture([places] if isinstance(places, DataPlaces) else places, settings)
     engine = prepare(settings, device=device or own_gpu())
     engine = Engine(engine.model, engine.processor, _card(engine.card, data))
@@ -109,13 +111,9 @@ def finetune(
     before = figures_before(folder, lambda: validate(settings.eval_limit).figures)
     resumed = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    done, after = int(trainer.state.global_step), Validation({})
+    done = int(trainer.state.global_step)
     finished = not watch.is_stopped or done == trainer.args.max_steps
-    if finished:
-        watch.note(trainer.state, engine.model)
-        trainer.accelerator.wait_for_everyone()
-        load_trained(engine.model, folder / BEST_NAME)
-        after = validate(None)
+    after = _best(trainer, watch, validate) if finished else Validation({})
     best_step = watch.best[1] if watch.best else 0
     unread = trainer.train_dataset.unread
     seconds = time.monotonic() - started
@@ -125,6 +123,14 @@ def finetune(
     if finished and is_first():
         _write(report, engine, settings, data, after.calibration)
     return report
+
+
+def _best(trainer: FinetuneTrainer, watch: Watch, validate: _Validate) -> Validation:
+    """Put the best weights into the model, and measure them on the whole validation part."""
+    watch.note(trainer.state, trainer.model)
+    trainer.accelerator.wait_for_everyone()
+    load_trained(trainer.model, watch.folder / BEST_NAME)
+    return validate(None)
 
 
 def _trainer(

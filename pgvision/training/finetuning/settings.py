@@ -36,7 +36,7 @@ class FinetuneSettings:
         learning_rate: At its highest; None: 5e-4 for checkpoints of our own, 2e-4 for LoRA, 1e-5
             for all of a Google checkpoint's weights.
         warmup: Share of the steps over which the rate rises; then it falls as a cosine.
-        method: All weights, low-rank adapters (LoRA), or these over 4-bit weights (CUDA only).
+        method: All weights, low-rank adapters (LoRA), or these over 4-bit weights (QLoRA).
         rank: Of the adapters.
         targets: Names of the layers that get adapters.
         keep_adapter: Write the adapter alone instead of merged weights.

@@ -1,9 +1,11 @@
 """Checkpoints made ready: adapters, resolution, frozen towers."""
 
+import importlib.util
+
 import pytest
 import torch
 
-from pgvision.errors import OptionError
+from pgvision.errors import DependencyError, OptionError
 from pgvision.runtime import load
 from pgvision.training.finetuning import FinetuneSettings
 from pgvision.training.finetuning.exporting import _merge
@@ -41,10 +43,37 @@ def test_a_layer_that_is_not_there() -> None:
         prepare(settings, device="cpu")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what machines without CUDA say")
-def test_four_bits_need_cuda() -> None:
-    with pytest.raises(OptionError, match="needs a CUDA device; use 'lora'"):
-        prepare(FinetuneSettings(steps=1, method="qlora"))
+def test_four_bits_need_bitsandbytes() -> None:
+    settings = FinetuneSettings(steps=1, method="qlora")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(DependencyError, match="bitsandbytes: .*; or use 'lora'"):
+            prepare(settings, device="cpu")
+        return
+    model = prepare(settings, device="cpu").model
+    layer = model.model.language_model.layers[0].mlp.up_proj.base_layer
+    assert layer.weight.dtype == torch.uint8
+    whole = load("tiny").model.model.language_model.layers[0].mlp.up_proj.weight.detach()
+    x = torch.randn(5, whole.shape[1], generator=torch.Generator().manual_seed(0))
+    gap = (layer(x).detach() - x @ whole.T).norm() / (x @ whole.T).norm()
+    assert 0.01 < float(gap) < 0.2
+    model.eval()
+    with torch.no_grad():
+        layer(x)  # a validation between two steps
+    model.train()
+    layer(x.requires_grad_()).sum().backward()
+    rows = layer(torch.eye(whole.shape[1])).T.detach()
+    torch.testing.assert_close(x.grad, rows.sum(0).expand(5, -1), rtol=1e-3, atol=1e-3)
+
+
+def test_a_seed_gives_the_same_adapters() -> None:
+    name = "model.language_model.layers.0.mlp.up_proj.lora_A.default.weight"
+    one, same, other = (
+        prepare(FinetuneSettings(steps=1, method="lora", seed=seed), device="cpu")
+        .model.get_parameter(name)
+        .data
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_a_run_may_see_larger_pictures() -> None:

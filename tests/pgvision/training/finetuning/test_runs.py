@@ -261,16 +261,39 @@ def test_a_full_disk_leaves_the_checkpoint_before(scenes: Path, tmp_path: Path) 
 def test_two_processes_learn_what_one_learns(scenes: Path, tmp_path: Path) -> None:
     """With the same global batch: each takes half of it, and gradients are averaged (gloo)."""
     shared = ["--steps", "4", "--eval-limit", "1", "--eval-every", "9", "--device", "cpu"]
-    shared += ["--dtype", "float32"]  # bfloat16 rounds each batch in its own way
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    for out, start_, size in (("one", [sys.executable], 4), ("two", launcher, 2)):
-        command = [*start_, "-m", "pgvision.training", str(scenes), *shared]
-        command += ["--out", str(tmp_path / out), "--batch-size", str(size)]
+    shared += ["--dtype", "float32", "--ema", "0.5"]
+    python = [sys.executable, "-m"]
+    launchers = {
+        "one": python,
+        "torchrun": [*python, "torch.distributed.run", "--nproc-per-node", "2", "-m"],
+        "accelerate": [
+            *(*python, "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
+        ],
+    }
+    curves = {}
+    for name, start_ in launchers.items():
+        command = [*start_, "pgvision.training", str(scenes), *shared, "--out", tmp_path / name]
+        command += ["--batch-size", "4" if name == "one" else "2"]
         subprocess.run(command, check=True, capture_output=True, timeout=400)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert list(one) == list(two) == [1, 2, 3, 4]
-    np.testing.assert_allclose(list(two.values()), list(one.values()), rtol=2e-4)
-    assert find_checkpoint(tmp_path / "two").kind == "tiny"
+        curves[name] = losses(tmp_path / name)
+    one = list(curves.pop("one").values())
+    for name, curve in curves.items():
+        assert list(curve) == [1, 2, 3, 4]
+        np.testing.assert_allclose(list(curve.values()), one, rtol=1e-6)
+        assert find_checkpoint(tmp_path / name).kind == "tiny"
+
+
+def test_weights_in_pieces_are_refused_by_name(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(OptionError, match="FSDP.*without --use_fsdp.*--checkpointing"):
+        run(scenes, tmp_path / "out", steps=1)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(OptionError, match="DeepSpeed"):
+        run(scenes, tmp_path / "out", steps=1)
 
 
 @pytest.mark.slow
