@@ -1,6 +1,7 @@
 """The parts of a run's data: what is learnt from, and what is validated on."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from pgvision.training.finetuning.samples import ObjectSource, Samples, Source, 
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from vqvae import MaskCodec
 
+_LOG = logging.getLogger(__name__)
 _TRAIN = ("train", "training", "instances_train")
 _VALID = ("valid", "val", "validation", "test")
 _HELD_BACK = (0.1, 0.2, 0.35, 0.5)  # shares, in turn
@@ -191,6 +193,7 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     else:
         train, valid = _held_back(train)
     _require_objects(train, name)
+    _tell_unseen(train, valid, name)
     codec = None
     if settings.task == "segment":
         codec = MaskCodec.load(find_checkpoint(settings.model).codec)
@@ -222,6 +225,18 @@ def _require_objects(train: Dataset, name: str) -> None:
         raise DataError(
             f"{name}: not one of {len(train.images)} pictures has an object; nothing to learn from"
         )
+
+
+def _tell_unseen(train: Dataset, valid: Dataset, name: str) -> None:
+    """Say which classes will be asked for that training never shows: they cannot be learnt."""
+    shown = {train.names[item.category_id] for one in train.images for item in one.objects}
+    unseen = sorted({*train.classes, *valid.classes} - shown)
+    if unseen:
+        _LOG.warning(
+            "%s: the training part shows no object of %s; asked for it, the model will find none, "
+            "and figures that count it are lower: take it out, or other parts",
+            name, ", ".join(unseen),
+        )  # fmt: skip
 
 
 def _texts(places: DataPlaces, name: str, settings: FinetuneSettings) -> Parts:

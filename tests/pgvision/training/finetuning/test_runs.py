@@ -24,6 +24,7 @@ from pgvision.images import read_image
 from pgvision.runtime import find_checkpoint, load
 from pgvision.tasks import Captioner, Detector, Segmenter
 from pgvision.training.finetuning import FinetuneReport, FinetuneSettings, finetune
+from pgvision.training.finetuning.binding import bind
 from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.settings import DataPlaces
 
@@ -168,6 +169,19 @@ def test_other_settings_data_or_folders_are_refused_by_name(scenes: Path, tmp_pa
     (other / "thesis.txt").touch()
     with pytest.raises(OptionError, match="is not empty and holds no run"):
         run(scenes, other, steps=2)
+
+
+def test_another_number_of_processes_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FinetuneSettings(steps=3)
+    assert bind(tmp_path / "out", settings, "data", lambda: 3) == 3
+    assert bind(tmp_path / "out", settings, "data", lambda: 7) == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(OptionError, match="processes was 1 and is 2"):
+            bind(tmp_path / "out", settings, "data", lambda: 3)
 
 
 def test_a_loss_that_is_no_number_names_its_pictures(scenes: Path, tmp_path: Path) -> None:

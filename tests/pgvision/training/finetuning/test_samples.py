@@ -1,5 +1,6 @@
 """What is learnt from: the same number gives the same sample, and boxes follow the pixels."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -260,3 +261,17 @@ def test_two_closed_sets_are_refused_and_each_part_has_its_task(scenes: Path) ->
         read_mixture([], recipe)
     with pytest.raises(OptionError, match="weight: expected more than 0"):
         DataPlaces(data=scenes, weight=0.0)
+
+
+def test_a_class_that_training_never_shows_is_named(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((scenes / "valid" / "instances.json").read_text(encoding="utf-8"))
+    content["categories"].append({"id": 99, "name": "dragon"})
+    content["annotations"].append({**content["annotations"][0], "id": 9999, "category_id": 99})
+    valid = tmp_path / "valid.json"
+    valid.write_text(json.dumps(content), encoding="utf-8")
+    read_parts(DataPlaces(data=scenes), FinetuneSettings(steps=1))
+    assert "dragon" not in caplog.text
+    read_parts(DataPlaces(data=scenes, valid=valid), FinetuneSettings(steps=1))
+    assert "shows no object of" in caplog.text and "dragon" in caplog.text
