@@ -275,13 +275,13 @@ def test_a_full_disk_leaves_the_checkpoint_before(scenes: Path, tmp_path: Path) 
 def test_two_processes_learn_what_one_learns(scenes: Path, tmp_path: Path) -> None:
     """With the same global batch: each takes half of it, and gradients are averaged (gloo)."""
     shared = ["--steps", "4", "--eval-limit", "1", "--eval-every", "9", "--device", "cpu"]
-    shared += ["--dtype", "float32", "--ema", "0.5"]
+    shared += ["--model", "tiny", "--dtype", "float32", "--ema", "0.5"]
     python = [sys.executable, "-m"]
     launchers = {
         "one": python,
         "torchrun": [*python, "torch.distributed.run", "--nproc-per-node", "2", "-m"],
         "accelerate": [
-            *(*python, "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+            *(*python, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
             *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m"),
         ],
     }
