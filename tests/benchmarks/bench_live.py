@@ -47,11 +47,12 @@ def film(port, fps):
         time.sleep(1e6)
 
 
-def serve(address, port, script, fps, minutes, kills, stop):
+def serve(port, script, fps, minutes, kills, is_up, stop):
     """Run the camera; kill it at even intervals, and bring it back after 5 s."""
     began = time.monotonic()
     for part in range(1, kills + 2):
         with camera(port, fps=fps, count=1_000_000, script=script):
+            is_up.set()
             stop.wait(began + 60 * minutes * part / (kills + 1) - time.monotonic())
             if part > kills:
                 stop.wait()
@@ -73,18 +74,18 @@ def main():
     options.add_argument("--model", default="tiny")
     options.add_argument("--rtsp", action="store_true")
     options = options.parse_args()
-    port, stop = free_port(), threading.Event()
+    port, is_up, stop = free_port(), threading.Event(), threading.Event()
     scheme, script = (
         ("rtsp", "rtsp.py") if options.rtsp else ("http", str(Path(__file__).resolve()))
     )
     address = f"{scheme}://127.0.0.1:{port}/live"
     with ExitStack() as stack:
-        told = (address, port, script, options.fps, options.minutes, options.kills, stop)
+        told = (port, script, options.fps, options.minutes, options.kills, is_up, stop)
         filming = threading.Thread(target=serve, args=told)
         filming.start()
         stack.callback(filming.join)
         stack.callback(stop.set)
-        time.sleep(5.0)
+        is_up.wait()
         watching = stack.enter_context(watch(address, options))
         stack.callback(watching.kill)
         report(watching, options.minutes)
