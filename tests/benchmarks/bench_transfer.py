@@ -119,7 +119,8 @@ def main() -> None:
                 "before": report.before,
                 "after": report.after,
             }
-            write_text(folder / "result.json", json.dumps(row))
+            if report.finished:
+                write_text(folder / "result.json", json.dumps(row))
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
 

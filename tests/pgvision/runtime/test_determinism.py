@@ -174,6 +174,26 @@ def test_children_give_the_same_bytes(method):
     there.close()
 
 
+class Answers(torch.utils.data.Dataset):
+    """Answers to one scene each, as a data set that labels while it is read would give them."""
+
+    def __len__(self):
+        return len(SEEDS)
+
+    def __getitem__(self, number):
+        return detected(1, 1, [SEEDS[number]])[0]
+
+
+@pytest.mark.slow  # likewise
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader_give_the_same_bytes(method):
+    alone = detected(3, 1)
+    loader = torch.utils.data.DataLoader(
+        Answers(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=120
+    )
+    assert list(loader) == alone
+
+
 def test_results_travel_as_pickles():
     (result,) = Detector("helmet").predict([render_scene(20_000_000).image])
     assert pickle.loads(pickle.dumps(result)) == result
