@@ -205,8 +205,7 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[s
                 f"{_name(source)}: is live: what it showed cannot be read again, so that a job "
                 "cannot go on; leave --resume out, or record it to a file first"
             )
-        is_store = is_stored(source) and not source.lower().startswith("http")
-        yield from list_stored(source, recursive=recursive) if is_store else [source]
+        yield from list_stored(source, recursive=recursive) if is_stored(source) else [source]
         return
     path = Path(source).expanduser()
     if path.is_dir():

@@ -224,7 +224,7 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
         yield from camera_frames(int(text), stride=options.stride)
     elif scheme is None:
         yield from _from_path(text, options)
-    elif is_stored(text) and scheme[1].lower() not in _VIDEO_SCHEMES | {"file"}:
+    elif is_stored(text):
         yield from _from_stored(list_stored(text, recursive=options.recursive))
     elif scheme[1].lower() == "file":
         yield from _from_path(url2pathname(urlsplit(text).path), options)

@@ -81,8 +81,12 @@ def is_stored(source: str) -> bool:
     Example:
         >>> is_stored("s3://bucket/a.jpg"), is_stored("shards/0.tar"), is_stored("a.jpg")
         (True, True, False)
+        >>> is_stored("http://host/0.tar")
+        False
     """
-    return _STORE.match(source) is not None or source.lower().endswith(_TAR)
+    return _STORE.match(source) is not None or (
+        "://" not in source and source.lower().endswith(_TAR)
+    )
 
 
 def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pgvision.errors import CheckpointError
 from pgvision.runtime.layers import Plan, apply_norm, read_layer, read_norm
 from pgvision.runtime.products import is_exact
-from pgvision.runtime.reach import Part, Reach
+from pgvision.runtime.reach import Part, Reach, hiding, repeated
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration
@@ -184,9 +184,10 @@ class LanguageModel:
         if end > cache.slots:
             raise ValueError(f"cache: expected at least {end} slots, got {cache.slots}")
         count, longest = len(firsts), embedded.shape[1]
-        width = next((width for width in _WIDTHS if width >= longest), cache.slots + 1)
-        if self._fixed is not None and not prefix and max(firsts) + width <= cache.slots:
-            return self._run_fixed(embedded, cache, firsts, width)
+        if self._fixed is not None and not prefix:
+            width = next((width for width in _WIDTHS if width >= longest), cache.slots + 1)
+            if max(firsts) + width <= cache.slots:
+                return self._run_fixed(embedded, cache, firsts, width)
         reach = Reach(
             firsts,
             list(prefix) if prefix else [0] * count,
@@ -226,32 +227,33 @@ class LanguageModel:
         slots = starts[:, None] + torch.arange(hidden.shape[1], device=hidden.device)
         places = torch.arange(end, device=hidden.device)
         seen = places <= slots[..., None]
-        full = _hiding(seen, kv_heads, hidden)
+        full = repeated(hiding(seen, hidden), kv_heads)
         sliding = full
         if 0 < self._window < end:
-            sliding = _hiding(seen & (places > slots[..., None] - self._window), kv_heads, hidden)
-        firsts = torch.arange(rows * kv_heads, device=hidden.device) * end
-        into = (firsts.view(-1, kv_heads, 1) + slots[:, None]).view(-1)
+            near = seen & (places > slots[..., None] - self._window)
+            sliding = repeated(hiding(near, hidden), kv_heads)
         part = Part(0, rows, hidden.shape[1], end, full, sliding)
-        plan = Plan(cos[slots][:, :, None], sin[slots][:, :, None], into, [part])
+        plan = self._plan_of(slots, end, (cos, sin), [part])
         for layer, mine, theirs in zip(self._layers, keys, values, strict=True):
             hidden = layer.step(hidden, mine, theirs, plan)
         return apply_norm(hidden, self._norm)
 
     def _plan(self, reach: Reach, cache: KeyValueCache, like: Tensor) -> Plan:
         slots = reach.slots(like.device)
-        cos, sin = self._rotation(cache.slots, like)
-        rows = torch.arange(len(reach.firsts) * self._kv_heads, device=like.device) * cache.slots
-        into = rows.view(-1, self._kv_heads, 1) + slots[:, None]
         full = reach.mask(slots, 0, like)
         slides = bool(self._window) and reach.end > self._window
         sliding = reach.mask(slots, self._window, like) if slides else full
-        return Plan(
-            cos[slots][:, :, None],
-            sin[slots][:, :, None],
-            into.view(-1),
-            reach.parts(full, sliding, self._window, self._kv_heads, apart=is_exact(like)),
-        )
+        parts = reach.parts(full, sliding, self._window, self._kv_heads, apart=is_exact(like))
+        return self._plan_of(slots, cache.slots, self._rotation(cache.slots, like), parts)
+
+    def _plan_of(
+        self, slots: Tensor, end: int, turns: tuple[Tensor, Tensor], parts: list[Part]
+    ) -> Plan:
+        """Turn tokens that go to ``(b, t)`` slots, of ``end`` in a row, and place them."""
+        firsts = torch.arange(len(slots) * self._kv_heads, device=slots.device) * end
+        into = firsts.view(-1, self._kv_heads, 1) + slots[:, None]
+        cos, sin = turns
+        return Plan(cos[slots][:, :, None], sin[slots][:, :, None], into.view(-1), parts)
 
     def _rotation(self, slots: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines signed so that rotating half is a roll, for every slot."""
@@ -263,9 +265,3 @@ class LanguageModel:
             sin[..., : sin.shape[-1] // 2].neg_()
             table = self._rotations[like.device] = cos[0], sin[0]
         return table
-
-
-def _hiding(seen: Tensor, heads: int, like: Tensor) -> Tensor:
-    """Return ``(b * heads, 1, t, s)`` of ``(b, t, s)``: 0 where a slot is seen, else -infinity."""
-    mask = like.new_zeros(seen.shape).masked_fill(~seen, float("-inf"))
-    return mask[:, None].repeat_interleave(heads, 0)

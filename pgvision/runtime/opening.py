@@ -45,8 +45,8 @@ def open_generator(
         OptionError: If an option is given that a server decides for itself.
     """
     card = find_checkpoint(model, kind=kind)
-    name, given = card.name, {"device": device, "dtype": dtype, "quantize": quantize}
-    given["compiled"] = "True" if compiled else None
+    name = card.name
+    given = {"device": device, "dtype": dtype, "quantize": quantize, "compiled": compiled or None}
     if card.is_local and is_exported(Path(card.location)):
         find_revision(model, revision)
         _refuse(given, f"{name} is exported for processors in float32")

@@ -38,7 +38,7 @@ class Reach:
         """Say which rows are attended together: with ``apart`` only those that see alike."""
         count = len(self.firsts)
         if not apart:
-            masks = _repeated(full, heads), _repeated(sliding, heads)
+            masks = repeated(full, heads), repeated(sliding, heads)
             return [Part(0, count, self.length, self.end, *masks)]
         kinds = []
         for row, (first, prefix) in enumerate(zip(self.firsts, self.prefix, strict=True)):
@@ -51,8 +51,8 @@ class Reach:
             length, end, is_masked, is_masked_sliding = kinds[start]
             seen = slice(start, stop), slice(None), slice(length), slice(end)
             masks = (
-                _repeated(full[seen], heads) if is_masked and full is not None else None,
-                _repeated(sliding[seen], heads)
+                repeated(full[seen], heads) if is_masked and full is not None else None,
+                repeated(sliding[seen], heads)
                 if is_masked_sliding and sliding is not None
                 else None,
             )
@@ -80,9 +80,14 @@ class Reach:
         seen = keys < torch.maximum(slots + 1, prefix)[..., None]
         if window:
             seen &= (keys > slots[..., None] - window) | (slots < prefix)[..., None]
-        mask = like.new_zeros(seen.shape).masked_fill_(seen.logical_not_(), float("-inf"))
-        return mask[:, None]
+        return hiding(seen, like)
 
 
-def _repeated(mask: Tensor | None, heads: int) -> Tensor | None:
+def hiding(seen: Tensor, like: Tensor) -> Tensor:
+    """Return ``(b, 1, t, s)`` of ``(b, t, s)``: 0 where a slot is seen, else minus infinity."""
+    return like.new_zeros(seen.shape).masked_fill_(~seen, float("-inf"))[:, None]
+
+
+def repeated(mask: Tensor | None, heads: int) -> Tensor | None:
+    """Give each of the heads of a row the row's mask."""
     return mask.repeat_interleave(heads, 0) if mask is not None and heads > 1 else mask

@@ -52,6 +52,12 @@ class Threads:
             torch.set_num_threads(Threads._before)
 
 
+def is_small(model: "PaliGemmaForConditionalGeneration") -> bool:
+    """Whether a model has under 100 million parameters: its work is too little to share out."""
+    count: int = sum(each.numel() for each in model.parameters())
+    return count < _SMALL
+
+
 def threads_for(model: "PaliGemmaForConditionalGeneration", wanted: int | None = None) -> Threads:
     """Choose the threads that a model computes with.
 
@@ -66,6 +72,5 @@ def threads_for(model: "PaliGemmaForConditionalGeneration", wanted: int | None =
     """
     if wanted is not None:
         return Threads(wanted)
-    is_small = sum(each.numel() for each in model.parameters()) < _SMALL
     told = "OMP_NUM_THREADS" in os.environ
-    return Threads(1 if is_small and not told and model.device.type == "cpu" else None)
+    return Threads(1 if is_small(model) and not told and model.device.type == "cpu" else None)

@@ -6,13 +6,13 @@ import torch
 
 from pgvision.errors import DependencyError, OptionError
 from pgvision.runtime import Engine, load_apart
+from pgvision.runtime.threads import is_small
 from pgvision.training.dense import DenseHead
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution
 
 HEAD_NAME: Final = "dense_head"
-_SMALL: Final = 100_000_000  # parameters
 _MOST_PIECES: Final = 3  # of "<noise>": beyond, it becomes a token of its own
 
 
@@ -42,7 +42,7 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
         add_noise(processor.tokenizer)
         model.resize_token_embeddings(len(processor.tokenizer))
     engine = Engine(model, processor, engine.card)
-    if model.device.type == "cpu" and model.num_parameters() < _SMALL:
+    if model.device.type == "cpu" and is_small(model):
         # Plain matrix products: their backward pass is faster there than the fused kernel's.
         model.set_attn_implementation("eager")
     if settings.method == "qlora":

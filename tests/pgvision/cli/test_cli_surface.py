@@ -28,21 +28,6 @@ COMMANDS = (
     "bench",
     "serve",
 )
-SHARED = {
-    *(
-        "--model",
-        "--revision",
-        "--kind",
-        "--device",
-        "--dtype",
-        "--quantize",
-        "--threads",
-        "--compile",
-    ),
-    *("--batch-size", "--drafts"),
-    *("--recursive", "--stride", "--on-error"),
-    *("--out", "--json", "--save-overlay"),
-}
 MODEL = {
     "--model",
     "--revision",
@@ -52,6 +37,12 @@ MODEL = {
     "--quantize",
     "--threads",
     "--compile",
+}
+SHARED = {
+    *MODEL,
+    *("--batch-size", "--drafts"),
+    *("--recursive", "--stride", "--on-error"),
+    *("--out", "--json", "--save-overlay"),
 }
 
 

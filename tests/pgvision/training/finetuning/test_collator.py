@@ -77,20 +77,32 @@ def test_the_loss_and_its_gradients_are_transformers(engine: Engine, collator: C
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
 
 
+def trainer_of(
+    settings: FinetuneSettings,
+    collator: Collator,
+    engine: Engine,
+    samples: list[Sample],
+    folder: Path,
+    *,
+    usual: float,
+) -> FinetuneTrainer:
+    return FinetuneTrainer(
+        settings,
+        losses_of(settings, collator, None, usual=usual),
+        model=engine.model,
+        args=arguments(settings, folder, steps=1, device="cpu", kind="tiny"),
+        train_dataset=samples,
+        data_collator=collator,
+        callbacks=[],
+    )
+
+
 def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Path) -> None:
     """What the stock loop minimises is transformers' loss on the collator's batch."""
     settings = FinetuneSettings(steps=1, model="tiny", loc_sigma=0.0, dtype="float32")
     usual = usual_length(SAMPLES, collator)
     engine = load_apart("tiny", device="cpu", dtype="float32")
-    trainer = FinetuneTrainer(
-        settings,
-        losses_of(settings, collator, None, usual=usual),
-        model=engine.model,
-        args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
-        train_dataset=SAMPLES,
-        data_collator=collator,
-        callbacks=[],
-    )
+    trainer = trainer_of(settings, collator, engine, SAMPLES, tmp_path, usual=usual)
     batch = collator(SAMPLES)
     ours = trainer.compute_loss(engine.model, batch)
     inputs = {
@@ -136,15 +148,7 @@ def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
     samples = [*(source.draw(k, np.random.default_rng(k)) for k in range(2)), SAMPLES[2]]
     add_dense_head(engine.model, len(dataset.classes), seed=0)
     collator = Collator(engine.processor, max_length=1024)
-    trainer = FinetuneTrainer(
-        settings,
-        losses_of(settings, collator, None, usual=9.0),
-        model=engine.model,
-        args=arguments(settings, tmp_path, steps=1, device="cpu", kind="tiny"),
-        train_dataset=samples,
-        data_collator=collator,
-        callbacks=[],
-    )
+    trainer = trainer_of(settings, collator, engine, samples, tmp_path, usual=9.0)
     batch = collator(samples)
     assert batch["dense"].known.any(1).tolist() == [True, True, False]  # a text knows nothing
     both = trainer.compute_loss(engine.model, batch)
