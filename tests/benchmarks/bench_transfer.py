@@ -7,6 +7,10 @@ One line of JSON for each run, as it ends; a run that is there is not done again
         --pictures 20 50 200 0 --minutes 10 --out runs/bccd
     python tests/benchmarks/bench_transfer.py ... --pictures 50 --ablate --out runs/bccd
     python tests/benchmarks/bench_transfer.py ... --pictures 50 --scratch --out runs/bccd
+    python tests/benchmarks/bench_transfer.py ... --eyes dinov2.safetensors --out runs/hardhat
+    python tests/benchmarks/bench_transfer.py ... --eyes random --out runs/hardhat
+    pgvision scenes --count 300 --out scenes && python tests/benchmarks/bench_transfer.py \\
+        --train scenes/instances.json ... --task segment --masks --model tiny --out runs/masks
 """
 
 import argparse
@@ -23,8 +27,10 @@ import torch
 
 from pgvision.files import write_text
 from pgvision.runtime import load_apart
+from pgvision.training.eyes import eyes_weights
 from pgvision.training.finetuning.runs import finetune
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
+from pgvision.training.small import BLOCKS, RESOLUTION
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "plain cross-entropy": {"loc_sigma": 0.0},
@@ -34,6 +40,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "bins, dense head": {"dense_loss": 1.0},
     "bins, no views": {"augment": False},
 }
+MASKS: dict[str, dict[str, Any]] = {"codes alone": {}, "codes and mask loss": {"mask_loss": 1.0}}
 
 
 def part_of(source: Path, folder: Path, *, count: int, rename: dict[str, str]) -> Path:
@@ -49,23 +56,36 @@ def part_of(source: Path, folder: Path, *, count: int, rename: dict[str, str]) -
         category["name"] = rename.get(category["name"], category["name"])
     target = folder / f"{source.stem}-{len(images)}" / "instances.json"
     target.parent.mkdir(parents=True, exist_ok=True)
+    places = [source.parent / name for name in (source.stem, "images", ".")]
     for one in images:
-        picture = source.parent / source.stem / one["file_name"]
-        shutil.copyfile(picture, target.parent / one["file_name"])
+        held = next(place for place in places if (place / one["file_name"]).exists())
+        (target.parent / one["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(held / one["file_name"], target.parent / one["file_name"])
     write_text(target, json.dumps(data))
     return target
 
 
-def random_start(folder: Path) -> Path:
-    """Write the carried checkpoint with weights drawn anew."""
-    if not (folder / "config.json").exists():
-        engine = load_apart("small", device="cpu")
-        torch.manual_seed(0)
-        engine.model.apply(engine.model._init_weights)
-        engine.model.save_pretrained(folder)
-        engine.processor.save_pretrained(folder)
-        card = Path(load_apart("small").card.location) / "pgvision.json"
-        write_text(folder / card.name, card.read_text())
+def other_start(folder: Path, *, eyes: str | None) -> Path:
+    """Write the carried checkpoint with weights drawn anew: all, or those of its tower.
+
+    Args:
+        folder: Where to.
+        eyes: ``"random"``, or DINOv2's weights as they were before the recipe of ``small`` taught
+            them; None: all weights are drawn anew.
+    """
+    if (folder / "config.json").exists():
+        return folder
+    engine = load_apart("small", device="cpu")
+    torch.manual_seed(0)
+    tower = engine.model.model.vision_tower
+    (engine.model if eyes is None else tower).apply(engine.model._init_weights)
+    if eyes not in (None, "random"):
+        inner = getattr(tower, "vision_model", tower)
+        inner.load_state_dict(eyes_weights(Path(eyes), blocks=BLOCKS, resolution=RESOLUTION))
+    engine.model.save_pretrained(folder)
+    engine.processor.save_pretrained(folder)
+    card = Path(load_apart("small").card.location) / "pgvision.json"
+    write_text(folder / card.name, card.read_text())
     return folder
 
 
@@ -81,7 +101,12 @@ def main() -> None:
     length.add_argument("--steps", type=int)
     length.add_argument("--minutes", type=float)
     parser.add_argument("--model", default="small")
+    parser.add_argument("--task", default="detect")
+    parser.add_argument("--vision-share", type=float, default=FinetuneSettings.vision_share)
+    parser.add_argument("--dense-loss", type=float, default=0.0)
     parser.add_argument("--scratch", action="store_true", help="begin with random weights")
+    parser.add_argument("--eyes", help="begin with small's decoder and other eyes")
+    parser.add_argument("--masks", action="store_true", help="with and without the mask loss")
     parser.add_argument("--ablate", action="store_true", help="each part of the recipe in turn")
     parser.add_argument("--only", nargs="*", help="names of ablations")
     parser.add_argument("--out", type=Path, required=True)
@@ -89,21 +114,29 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     rename = dict(one.split("=") for one in options.rename.split(";") if one)
     valid = part_of(options.valid, options.out, count=options.valid_pictures, rename=rename)
-    model = str(random_start(options.out / "random")) if options.scratch else options.model
-    variants = ABLATIONS if options.ablate else {"": {}}
+    start, model = options.model, options.model
+    if options.scratch or options.eyes:
+        start = "random" if options.scratch else f"{Path(options.eyes).stem}-eyes"
+        model = str(other_start(options.out / start, eyes=options.eyes))
+    variants = ABLATIONS if options.ablate else MASKS if options.masks else {"": {}}
     for count in options.pictures:
         train = part_of(options.train, options.out, count=count, rename=rename)
         for name, changed in variants.items():
             if options.only and name not in options.only:
                 continue
+            recipe = {
+                "task": options.task,
+                "vision_share": options.vision_share,
+                "dense_loss": options.dense_loss,
+                **changed,
+            }
             settings = FinetuneSettings(
                 model=model,
                 steps=options.steps,
                 minutes=options.minutes,
                 eval_every=1_000_000,  # only at the end
-                **changed,
+                **recipe,
             )
-            start = "random" if options.scratch else options.model
             folder = options.out / f"{start}-{count}-{name.replace(' ', '-')}"
             if (folder / "result.json").exists():
                 continue
