@@ -1,17 +1,10 @@
-"""The state of a run on disk, bound to what it was made with."""
+"""What a run is bound to."""
 
 import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
-
-import torch
-
-from pgvision.errors import OptionError
-from pgvision.files import replaced_path
-
-STATE_NAME: Final = "state.pt"
+from typing import Any
 
 
 def data_digest(shards: Sequence[Path]) -> str:
@@ -28,37 +21,6 @@ def data_digest(shards: Sequence[Path]) -> str:
             parts = [(one.filename, one.CRC, one.file_size) for one in stored.infolist()]
         digest.update(repr((path.name, sorted(parts))).encode())
     return digest.hexdigest()[:16]
-
-
-def save_state(folder: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write the state of a run and what it is bound to."""
-    with replaced_path(folder / STATE_NAME) as aside:
-        torch.save({"identity": dict(identity), **state}, aside)
-
-
-def load_state(
-    folder: Path, identity: Mapping[str, Any], *, free: Sequence[str] = ()
-) -> dict[str, Any] | None:
-    """Read the state of a run; None if there is none.
-
-    Args:
-        folder: Where the run lies.
-        identity: What the run is to be bound to now.
-        free: Names that may have changed.
-
-    Raises:
-        OptionError: If the run was made with something else; the message names what.
-    """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    held = state.get("identity", {})
-    if other := differences(held, identity, free=free):
-        raise OptionError(
-            f"{path}: made with something else ({other}); give it the same again, or another folder"
-        )
-    return state
 
 
 def differences(

@@ -7,17 +7,15 @@ the teacher. Then the decoder, which began as tiny's, learns to read them.
 """
 
 import argparse
-import json
 import logging
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pgvision.arrays import FloatArray
@@ -38,7 +36,8 @@ from pgvision.training.noise import add_noise
 from pgvision.training.optimisers import build_optimisers
 from pgvision.training.pointing import PlaceHead, ToldHead
 from pgvision.training.reading import read_text, text_losses
-from pgvision.training.runs import data_digest, load_state, save_state
+from pgvision.training.recipes import Run, carry_out
+from pgvision.training.runs import data_digest
 from pgvision.training.shards import COLOURS, load_shard
 from pgvision.training.starting import start_text_from
 from pgvision.training.teacher import teacher_path
@@ -66,8 +65,6 @@ SHARES: Final = {
 }
 _ABOUT: Final = "real eyes (DINOv2), trained on work sites: rendered ones and photographs"
 _WEIGHTS: Final = {"told": 0.25, "looks": 1.0}  # of losses that do not count whole
-_PARTS: Final = ("model", "head", "read_head", "asked", "told", "place", "placed")
-_SAVE_EVERY: Final = 120.0  # seconds
 _LENGTHS: Final = (288, 320, 352, 384)  # rows are padded to these, so that few shapes are compiled
 
 
@@ -90,12 +87,26 @@ class Settings:
     compiled: bool = True
 
 
-class SmallTrainer:
-    """Model, training-only heads, and optimisers of one run."""
+@dataclass(frozen=True)
+class Lesson:
+    """One step's batch.
+
+    Attributes:
+        batch: Pictures as features.
+        taught: ``(b, 100, d)`` picture tokens of the tiny checkpoint, NaN where it has none.
+    """
+
+    batch: Batch
+    taught: Tensor | None = None
+
+
+class SmallRecipe(nn.Module):
+    """Model and training-only heads of one run."""
 
     def __init__(
         self, settings: Settings, processor: PaliGemmaProcessor, device: str = "cpu"
     ) -> None:
+        super().__init__()
         torch.manual_seed(settings.seed)
         self.settings, self.processor, self.device = settings, processor, device
         vision = eyes_config(blocks=BLOCKS, resolution=RESOLUTION)
@@ -116,18 +127,10 @@ class SmallTrainer:
         self.place = PlaceHead(TEXT_WIDTH, grid=GRID).to(device)
         self.placed = PlaceHead(TEXT_WIDTH, grid=GRID).to(device)
         self._freeze()
-        self.optimisers = build_optimisers(
-            self.model,
-            (self.head, self.read_head, self.place),
-            readers=(self.asked, self.told, self.placed),
-            vision_steps=settings.vision_steps,
-            weight_decay=settings.weight_decay,
-        )
         self._regrid = torch.from_numpy(regrid_matrix(10, GRID)).to(device)
         compiled = torch.compile if settings.compiled else (lambda function: function)
         self._see, self._read = compiled(self.see), compiled(read_text)
         self.first_loc = int(processor.tokenizer.convert_tokens_to_ids("<loc0000>"))
-        self.step = 0
 
     def _freeze(self) -> None:
         for part in (self.tower.embeddings, *self.tower.encoder.layers[:FROZEN]):
@@ -147,18 +150,12 @@ class SmallTrainer:
         seen: Tensor = self.tower.post_layernorm(hidden)
         return seen
 
-    @property
-    def vision_only(self) -> bool:
-        """Whether the next step trains the upper blocks alone."""
-        return self.step < self.settings.vision_steps
+    def forward(self, batch: Lesson) -> dict[str, Tensor]:
+        """Return the losses of a batch, by name, each with its weight in it."""
+        losses = self._losses(batch.batch, batch.taught)
+        return {name: _WEIGHTS.get(name, 1.0) * one for name, one in losses.items()}
 
-    def losses(self, batch: Batch, taught: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the losses of a batch, by name.
-
-        Args:
-            batch: Pictures as features.
-            taught: ``(b, 100, d)`` picture tokens of the tiny checkpoint, NaN where it has none.
-        """
+    def _losses(self, batch: Batch, taught: Tensor | None) -> dict[str, Tensor]:
         dense = batch.dense.to(self.device)
         with torch.autocast(self.device, torch.bfloat16):
             seen = self._see(batch.pictures.to(self.device))
@@ -191,47 +188,28 @@ class SmallTrainer:
         error = (projected[some].float() - goal).square().mean() / goal.var()
         return {"lesson": error}
 
-    def rates(self) -> tuple[float, float]:
-        """Return the rates of what sees and of what reads, at this step."""
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return what moves the weights."""
+        return build_optimisers(
+            self.model,
+            (self.head, self.read_head, self.place),
+            readers=(self.asked, self.told, self.placed),
+            vision_steps=self.settings.vision_steps,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def rate(self, step: int, group: Mapping[str, Any]) -> float:
+        """Return the rate of what sees, or of what reads, at a step."""
         s = self.settings
-        if self.vision_only:
-            fall = (s.vision_steps - self.step) / (s.decay * s.vision_steps)
-            return s.learning_rate * min((self.step + 1) / s.warmup, max(fall, s.later), 1.0), 0.0
-        done, all_ = self.step - s.vision_steps, s.steps - s.vision_steps
+        if step < s.vision_steps:
+            fall = (s.vision_steps - step) / (s.decay * s.vision_steps)
+            sees = s.learning_rate * min((step + 1) / s.warmup, max(fall, s.later), 1.0)
+            return sees if group["sees"] else 0.0
+        done, all_ = step - s.vision_steps, s.steps - s.vision_steps
         fall = min(1.0, (all_ - done) / (s.decay * all_))
-        return s.learning_rate * s.later * fall, s.text_rate * min((done + 1) / s.warmup, fall)
-
-    def train_step(self, batch: Batch, taught: Tensor | None) -> dict[str, float]:
-        """Take one step and return its losses."""
-        # What is drawn while a step is taken is a function of the step, too.
-        torch.manual_seed(1_000_003 * self.settings.seed + self.step)
-        losses = self.losses(batch, taught)
-        sees, reads = self.rates()
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group["lr"] = sees if group["sees"] else reads
-        total = torch.stack([_WEIGHTS.get(name, 1.0) * one for name, one in losses.items()]).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.step += 1
-        return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs."""
-        state: dict[str, Any] = {name: getattr(self, name).state_dict() for name in _PARTS}
-        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
-        return {**state, "step": self.step}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(stored)
-        self.step = state["step"]
+        if group["sees"]:
+            return s.learning_rate * s.later * fall
+        return s.text_rate * min((done + 1) / s.warmup, fall)
 
 
 class Data:
@@ -262,15 +240,15 @@ class Data:
             for path in paths
         ]
 
-    def draw(self, settings: Settings, step: int) -> tuple[Batch, Tensor | None]:
-        """Return the batch of a step, and the teacher's tokens while the tower is alone."""
+    def draw(self, settings: Settings, step: int) -> Lesson:
+        """Return the batch of a step, with the teacher's tokens while the tower is alone."""
         alone = step < settings.vision_steps
         batch = self.makers[0 if alone else 1].draw(
             (settings.seed, step),
             num_images=settings.vision_images if alone else settings.num_images,
             num_prompts=0 if alone else settings.num_prompts,
         )
-        return batch, self._lessons(batch) if alone else None
+        return Lesson(batch, self._lessons(batch) if alone else None)
 
     def _lessons(self, batch: Batch) -> Tensor:
         tokens = torch.full((len(batch.sources), 100, TEXT_WIDTH), torch.nan)
@@ -295,14 +273,14 @@ def train(
     tiny: Path,
     device: str = "cpu",
     until: int | None = None,
-    free: Iterable[str] = (),
-) -> SmallTrainer:
+    free: Sequence[str] = (),
+) -> SmallRecipe:
     """Train to ``settings.steps``, resuming what lies in ``out``.
 
     Args:
         settings: The run.
         cache: Folder of shards with their features and lessons.
-        out: Folder for the state and the curve.
+        out: Folder for the states and the curve.
         eyes: DINOv2's weights.
         tiny: The checkpoint that the language model begins with.
         device: Where to train.
@@ -315,48 +293,28 @@ def train(
     words = known_words(tiny)
     processor = build_processor(words, resolution=RESOLUTION, patch=PATCH)
     add_noise(processor.tokenizer)
-    out.mkdir(parents=True, exist_ok=True)
     data = Data(cache, processor)
-    trainer = SmallTrainer(settings, processor, device)
-    identity = {**asdict(settings), "data": data.digest}
-    state = load_state(out, identity, free=tuple(free))
-    if state is None:
-        trainer.start(eyes, tiny)
-    else:
-        trainer.load(state)
-    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    _LOG.info("%.2f M parameters, data %s, step %d", size, data.digest, trainer.step)
-    saved = logged = time.monotonic()
-    recent: list[dict[str, float]] = []
-    while trainer.step < (until or settings.steps):
-        recent.append(trainer.train_step(*data.draw(settings, trainer.step)))
-        now = time.monotonic()
-        if trainer.step % 20 == 0 or trainer.step == settings.vision_steps:
-            _log(out, trainer.step, recent, (now - logged) / len(recent))
-            recent, logged = [], now
-        if now - saved > _SAVE_EVERY or trainer.step == settings.vision_steps:
-            save_state(out, identity, trainer.state())
-            saved = now
-    save_state(out, identity, trainer.state())
-    return trainer
+    recipe = SmallRecipe(settings, processor, device)
+    size = sum(p.numel() for p in recipe.model.parameters()) / 1e6
+    _LOG.info("%.2f M parameters, data %s", size, data.digest)
+    run = Run(
+        draw=lambda step, process: data.draw(settings, step),
+        identity={**asdict(settings), "data": data.digest},
+        steps=settings.steps,
+        out=out,
+        seed=settings.seed,
+        free=free,
+        until=until,
+        device=device,
+    )
+    carry_out(recipe, run, begin=lambda: recipe.start(eyes, tiny))
+    return recipe
 
 
-def _log(out: Path, step: int, recent: Sequence[dict[str, float]], seconds: float) -> None:
-    names = sorted({name for one in recent for name in one})
-    means = {
-        name: round(float(np.mean([one[name] for one in recent if name in one])), 4)
-        for name in names
-    }
-    line = json.dumps({"step": step, **means, "seconds": round(seconds, 3)})
-    _LOG.info("%s", line)
-    with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-
-
-def export(trainer: SmallTrainer, folder: Path) -> None:
+def export(recipe: SmallRecipe, folder: Path) -> None:
     """Write the weights in half precision with the processor, as transformers does."""
-    trainer.model.to(torch.float16).save_pretrained(folder)
-    trainer.processor.save_pretrained(folder)
+    recipe.model.to(torch.float16).save_pretrained(folder)
+    recipe.processor.save_pretrained(folder)
     names = {phrase for name in WORDING.classes for phrase in WORDING.phrases.get(name, (name,))}
     # Its closed set is not in its card: asked so it finds less than asked class by class.
     write_card(folder, about=_ABOUT, classes=sorted(names))
@@ -384,8 +342,8 @@ def main() -> None:
         ("steps", "learning_rate", "text_rate", "later", "decay") if options["new_schedule"] else ()
     )
     places = {name: options[name] for name in ("cache", "out", "eyes", "tiny", "device")}
-    trainer = train(replace(Settings(1, 0), **numbers), **places, free=free)
-    export(trainer, options["out"] / "checkpoint")
+    recipe = train(replace(Settings(1, 0), **numbers), **places, free=free)
+    export(recipe, options["out"] / "checkpoint")
 
 
 if __name__ == "__main__":

@@ -3,24 +3,20 @@
 Two cores, bf16 autocast, about two hours: ``torchrun --nproc-per-node 2 -m
 pgvision.training.tiny ...`` gives each core a process of its own, which waits for the other once a
 step and not once an operation; without torchrun it is one process. It can be stopped at any
-moment and goes on from its last saved state; batches are functions of (seed, step, rank), so a
+moment and goes on from its last saved state; batches are functions of (seed, step, process), so a
 resumed run sees what an unbroken one would have seen.
 """
 
 import argparse
 import json
 import logging
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pgvision.scenes import CLASSES
@@ -35,9 +31,11 @@ from pgvision.training.architecture import (
 from pgvision.training.batches import Batch, BatchMaker
 from pgvision.training.cards import write_card
 from pgvision.training.dense import AskedHead, DenseHead
+from pgvision.training.finetuning.binding import is_first, num_processes, process_number
 from pgvision.training.optimisers import build_optimisers, rate_share
 from pgvision.training.reading import text_losses
-from pgvision.training.runs import data_digest, load_state, save_state
+from pgvision.training.recipes import Run, carry_out
+from pgvision.training.runs import data_digest
 from pgvision.training.shards import COLOURS, load_shard
 from pgvision.training.starting import set_location_start
 
@@ -46,7 +44,6 @@ _PROMPT_WORDS: Final = (
     *("detect", "segment", "caption", "describe", "answer", "question", "ocr", "cap", "en"),
     *("no", "yes"),
 )
-_SAVE_EVERY: Final = 150.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -78,24 +75,20 @@ def words_of(sentences: Iterable[str]) -> list[str]:
     return sorted(words)
 
 
-def rank() -> int:
-    """Return this process's number among those that train together."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-class TinyTrainer:
-    """Model, training-only heads, and optimisers of one run."""
+class TinyRecipe(nn.Module):
+    """Model and training-only heads of one run."""
 
     def __init__(
         self, settings: Settings, processor: PaliGemmaProcessor, maker: BatchMaker
     ) -> None:
+        super().__init__()
         torch.manual_seed(settings.seed)
         self.settings, self.processor, self.maker = settings, processor, maker
         self.model = PaliGemmaForConditionalGeneration(build_config(processor.tokenizer))
         # Plain matrix products: on CPU their backward pass is twice as fast as the fused kernel's.
         self.model.set_attn_implementation("eager")
         tower = self.model.model.vision_tower
-        self._see = torch.compile(tower) if settings.compiled else tower
+        self._see = torch.compile(tower.forward) if settings.compiled else tower.forward
         self.head = DenseHead(
             VISION_WIDTH,
             num_classes=len(CLASSES),
@@ -103,115 +96,67 @@ class TinyTrainer:
             num_texts=len(SIGN_WORDS),
         )
         self.asked = AskedHead(TEXT_WIDTH)
-        self.optimisers = build_optimisers(
-            self.model,
-            (self.head, self.asked),
-            vision_steps=settings.vision_steps,
-            weight_decay=settings.weight_decay,
-        )
-        self.step = 0
 
     def set_starting_weights(self) -> None:
         """Begin with ordered coordinates."""
         first = self.maker.first_loc
         set_location_start(self.model.get_input_embeddings().weight, range(first, first + 1024))
 
-    @property
-    def vision_only(self) -> bool:
-        """Whether the next step trains the vision tower alone."""
-        return self.step < self.settings.vision_steps
-
-    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the suffix loss (0 while the tower is alone) and the dense loss of a batch."""
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = self._see(batch.pictures).last_hidden_state
-            dense = self.head(seen, batch.dense)
-            if len(batch.ids) == 0:
-                return torch.zeros(()), dense
-            projected = self.model.model.multi_modal_projector(seen)
-            told = text_losses(
-                self.model, projected, batch, asked=self.asked, first_loc=self.maker.first_loc
-            )
-        return told["suffix"], dense + told["asked"]
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield every weight that learns, the heads' too."""
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                yield from group["params"]
-
-    def train_step(self) -> tuple[float, float]:
-        """Take one step and return its two losses."""
-        settings = self.settings
-        batch = self.maker.draw(
-            (settings.seed, self.step, rank()),
-            num_images=settings.vision_images if self.vision_only else settings.num_images,
-            num_prompts=0 if self.vision_only else settings.num_prompts,
-        )
-        suffix, dense = self.losses(batch)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * rate_share(
-                    self.step - group["start"],
-                    left=settings.steps - self.step,
-                    warmup=settings.warmup,
-                    decay_steps=settings.decay * settings.steps,
-                )
-        (suffix + dense).backward()  # type: ignore[no-untyped-call]
-        share_gradients(self.parameters())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimiser in self.optimisers:
-            optimiser.step()
-        self.step += 1
-        return float(suffix.detach()), float(dense.detach())
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs."""
-        return {
-            "model": self.model.state_dict(),
-            "head": self.head.state_dict(),
-            "asked": self.asked.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "step": self.step,
-        }
-
     def start_from(self, folder: Path) -> None:
         """Begin with the weights of a finished checkpoint; the heads begin anew."""
         held = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         self.model.load_state_dict(held.state_dict())
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        self.asked.load_state_dict(state["asked"])
-        for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(stored)
-        self.step = state["step"]
+    def draw(self, step: int, process: int) -> Batch:
+        """Return the batch of a step: first for the vision tower alone, then with prompts."""
+        settings = self.settings
+        alone = step < settings.vision_steps
+        return self.maker.draw(
+            (settings.seed, step, process),
+            num_images=settings.vision_images if alone else settings.num_images,
+            num_prompts=0 if alone else settings.num_prompts,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a batch: of the suffix, if it has any, and of the heads."""
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = self._see(batch.pictures).last_hidden_state
+            losses = {"dense": self.head(seen, batch.dense)}
+            if len(batch.ids):
+                projected = self.model.model.multi_modal_projector(seen)
+                losses |= text_losses(
+                    self.model, projected, batch, asked=self.asked, first_loc=self.maker.first_loc
+                )
+        return losses
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """Return what moves the weights."""
+        return build_optimisers(
+            self.model,
+            (self.head, self.asked),
+            vision_steps=self.settings.vision_steps,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def rate(self, step: int, group: Mapping[str, Any]) -> float:
+        """Return the rate of a group, which warms up when it starts to learn."""
+        settings = self.settings
+        return settings.learning_rate * rate_share(
+            step - group["start"],
+            left=settings.steps - step,
+            warmup=settings.warmup,
+            decay_steps=settings.decay * settings.steps,
+        )
 
 
-def share_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace gradients by their mean over the processes that train together, if there are any."""
-    if not dist.is_initialized():
-        return
-    gradients = [one.grad for one in parameters if one.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
-def export_checkpoint(trainer: TinyTrainer, folder: Path) -> None:
+def export_checkpoint(recipe: TinyRecipe, folder: Path) -> None:
     """Write the weights in half precision with the processor, as transformers does.
 
     The last weights: a moving average has nothing to smooth where the rate falls to nothing, and
     measured worse (AP 0.365 to 0.402).
     """
-    trainer.model.to(torch.float16).save_pretrained(folder)
-    trainer.processor.save_pretrained(folder)
+    recipe.model.to(torch.float16).save_pretrained(folder)
+    recipe.processor.save_pretrained(folder)
     about = "trained on rendered construction sites: has never seen a photograph"
     write_card(folder, about=about, classes=CLASSES)
 
@@ -223,8 +168,8 @@ def train(
     out: Path,
     until: int | None = None,
     start_from: Path | None = None,
-    free: Iterable[str] = (),
-) -> TinyTrainer:
+    free: Sequence[str] = (),
+) -> TinyRecipe:
     """Train to ``settings.steps``, resuming what lies in ``out``.
 
     A run that is resumed must be given the same settings, shards and number of processes.
@@ -232,7 +177,7 @@ def train(
     Args:
         settings: The run.
         cache: Folder of scene shards, and of their mask codes if masks are to be learned.
-        out: Folder for the state, the curve and the finished checkpoint.
+        out: Folder for the states, the curve and the finished checkpoint.
         until: Stop after this step and save; the same call without it goes on.
         start_from: A checkpoint whose weights and tokenizer a new run begins with.
         free: Settings that may differ from those of the run that is resumed.
@@ -240,67 +185,39 @@ def train(
     Raises:
         OptionError: If what lies in ``out`` was made with something else.
     """
-    paths, world_size = sorted(cache.glob("shard_*.npz")), _num_processes()
-    identity = {**asdict(settings), "data": data_digest(paths), "world_size": world_size}
-    state = load_state(out, identity, free=tuple(free))
-    trainer = _begin(settings, paths, state, start_from)
-    out.mkdir(parents=True, exist_ok=True)
-    saved = logged = time.monotonic()
-    recent: list[tuple[float, float]] = []
-    while trainer.step < (until or settings.steps):
-        images = settings.vision_images if trainer.vision_only else settings.num_images
-        recent.append(trainer.train_step())
-        if trainer.step % 50 == 0 and rank() == 0:
-            now = time.monotonic()
-            images *= len(recent) * world_size
-            _log_curve(out, trainer.step, recent, images / (now - logged))
-            recent, logged = [], now
-        if rank() == 0 and time.monotonic() - saved > _SAVE_EVERY:
-            save_state(out, identity, trainer.state())
-            saved = time.monotonic()
-    if rank() == 0:
-        save_state(out, identity, trainer.state())
-        export_checkpoint(trainer, out / "checkpoint")
-    return trainer
+    paths = sorted(cache.glob("shard_*.npz"))
+    recipe = _recipe(settings, paths, start_from)
+    run = Run(
+        draw=recipe.draw,
+        identity={**asdict(settings), "data": data_digest(paths)},
+        steps=settings.steps,
+        out=out,
+        seed=settings.seed,
+        free=free,
+        until=until,
+    )
+    begin = recipe.set_starting_weights
+    carry_out(
+        recipe, run, begin=begin if start_from is None else lambda: recipe.start_from(start_from)
+    )
+    if is_first():
+        export_checkpoint(recipe, out / "checkpoint")
+    return recipe
 
 
-def _num_processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _begin(
-    settings: Settings,
-    paths: Sequence[Path],
-    state: dict[str, Any] | None,
-    start_from: Path | None,
-) -> TinyTrainer:
-    """Return a trainer with its part of the scenes, as it starts or as it was left."""
+def _recipe(settings: Settings, paths: Sequence[Path], start_from: Path | None) -> TinyRecipe:
+    """Return the recipe with its part of the scenes."""
     # Each process keeps its own part of the scenes; the words come from the same shard for all.
-    shards = [load_shard(path) for path in paths[rank() :: _num_processes()]]
+    shards = [load_shard(path) for path in paths[process_number() :: num_processes()]]
     if start_from is None:
         processor = build_processor(words_of(load_shard(paths[0]).sentences))
     else:
         processor = AutoProcessor.from_pretrained(start_from)
     maker = BatchMaker(shards, processor.tokenizer, NUM_IMAGE_TOKENS)
-    trainer = TinyTrainer(settings, processor, maker)
-    if state is not None:
-        trainer.resume(state)
-    elif start_from is not None:
-        trainer.start_from(start_from)
-    else:
-        trainer.set_starting_weights()
-    size = sum(p.numel() for p in trainer.model.parameters()) / 1e6
-    _LOG.info("%.2f M parameters, %d shards here, step %d", size, len(shards), trainer.step)
-    return trainer
-
-
-def _log_curve(out: Path, step: int, recent: list[tuple[float, float]], rate: float) -> None:
-    suffix, dense = np.mean(recent, axis=0)
-    _LOG.info("step %d suffix %.3f dense %.3f, %.1f images/s", step, suffix, dense, rate)
-    with (out / "curve.jsonl").open("a", encoding="utf-8") as file:
-        file.write(
-            json.dumps({"step": step, "suffix": suffix, "dense": dense, "rate": rate}) + "\n"
-        )
+    recipe = TinyRecipe(settings, processor, maker)
+    size = sum(p.numel() for p in recipe.model.parameters()) / 1e6
+    _LOG.info("%.2f M parameters, %d shards here", size, len(shards))
+    return recipe
 
 
 def main() -> None:
@@ -319,10 +236,10 @@ def main() -> None:
     parser.add_argument(
         "--new-schedule", action="store_true", help="go on with other --steps or --learning-rate"
     )
+    parser.add_argument("--no-compile", action="store_true", help="for runs of a few steps")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
+    if num_processes() > 1:
         torch.set_num_threads(1)
     settings = Settings(
         steps=options.steps,
@@ -330,7 +247,7 @@ def main() -> None:
         num_prompts=options.num_prompts,
         seed=options.seed,
         learning_rate=options.learning_rate,
-        compiled=True,
+        compiled=not options.no_compile,
     )
     free = ("steps", "learning_rate") if options.new_schedule else ()
     places = {"cache": options.cache, "out": options.out, "start_from": options.start_from}

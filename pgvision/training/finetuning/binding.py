@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +29,14 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def process_number() -> int:
+    """Return this process's number among those that train together."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_number() == 0
 
 
 def require_whole_weights() -> None:
@@ -77,18 +82,25 @@ def _wait_for(path: Path) -> None:
         time.sleep(0.1)
 
 
-def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[[], int]) -> int:
+def bind(
+    folder: Path,
+    identity: Mapping[str, Any],
+    count: Callable[[], int],
+    *,
+    free: Sequence[str] = (),
+) -> int:
     """Hold a folder to one run, and return its number of steps.
+
+    Args:
+        folder: Where the run lies.
+        identity: What it is, as plain data; the number of processes and the version join it.
+        count: Returns the number of steps of a run that begins here.
+        free: Names that may have changed; from now on they are bound to what they are now.
 
     Raises:
         OptionError: If it holds another run, or files of something else.
     """
-    identity = {
-        **settings.as_json(),
-        "data": digest,
-        "processes": num_processes(),
-        "version": __version__,
-    }
+    identity = {**identity, "processes": num_processes(), "version": __version__}
     path = folder / RUN_NAME
     if not is_first():
         _wait_for(path)
@@ -100,11 +112,13 @@ def bind(folder: Path, settings: FinetuneSettings, digest: str, count: Callable[
         write_text(path, json.dumps({"identity": identity, "steps": steps}, indent=1) + "\n")
         return steps
     run = json.loads(path.read_text(encoding="utf-8"))
-    if other := differences(run["identity"], identity):
+    if other := differences(run["identity"], identity, free=free):
         raise OptionError(
             f"out: {folder} holds a run with other settings: {other}. Give it the same again, or "
             "another folder"
         )
+    if is_first() and run["identity"] != identity:
+        write_text(path, json.dumps({**run, "identity": identity}, indent=1) + "\n")
     return int(run["steps"])
 
 

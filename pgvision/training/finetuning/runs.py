@@ -139,7 +139,9 @@ def _trainer(
     samples = data.samples(engine.card, 0, settings.seed)
     collator = _collator(engine)
     steps = bind(
-        folder, settings, data.digest, lambda: count_steps(settings, engine, samples, collator)
+        folder,
+        {**settings.as_json(), "data": data.digest},
+        lambda: count_steps(settings, engine, samples, collator),
     )
     size = settings.batch_size * settings.accumulation * num_processes()
     watch = Watch(

@@ -15,8 +15,7 @@ from pgvision.errors import CheckpointError, DataError
 from pgvision.training.finetuning.binding import is_first
 
 WEIGHTS_NAME: Final = "trained.safetensors"
-WHOLE: Final = "whole"
-"""Written last into a checkpoint: without it, it is half of one."""
+_WHOLE: Final = "whole"  # written last into a checkpoint: without it, it is half of one
 
 
 @contextmanager
@@ -71,11 +70,21 @@ def set_weights(model: Any, weights: dict[str, Tensor]) -> None:
         own[name].copy_(weight)
 
 
+def mark_whole(folder: Path) -> None:
+    """Say that all of a checkpoint is there."""
+    (folder / _WHOLE).touch()
+
+
+def checkpoint_step(folder: Path) -> int:
+    """Return the step at which a checkpoint was written."""
+    return int(folder.name.rpartition("-")[2])
+
+
 def last_checkpoint(out: Path) -> Path | None:
     """Return the newest whole checkpoint of a run, and take away what is half of one."""
-    found = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    found = sorted(out.glob("checkpoint-*"), key=checkpoint_step)
     for path in reversed(found):
-        if (path / WHOLE).exists():
+        if (path / _WHOLE).exists():
             return path
         if is_first():
             shutil.rmtree(path)

@@ -27,8 +27,40 @@ class _TrainerOptions(TypedDict):
     callbacks: list[TrainerCallback]
 
 
-class FinetuneTrainer(Trainer):  # type: ignore[misc]
+class OrderedTrainer(Trainer):  # type: ignore[misc]
     """The stock loop; batches come in the order of their numbers, so that it resumes exactly.
+
+    Its states hold what is trained, and none is taken for whole that is not.
+
+    Args:
+        options: As for ``transformers.Trainer``.
+    """
+
+    def __init__(self, **options: Unpack[_TrainerOptions]) -> None:
+        super().__init__(**options)
+        self.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
+        # The loss is a mean over examples: the trainer divides it by the accumulated batches.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_weights(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS_NAME)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each writes its random state before it is whole
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
+
+
+class FinetuneTrainer(OrderedTrainer):
+    """The loop with the losses of a fine-tuning.
 
     Args:
         settings: The weights of the losses.
@@ -43,10 +75,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         **options: Unpack[_TrainerOptions],
     ) -> None:
         super().__init__(**options)
-        self.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
         self.settings, self.losses = settings, losses
-        # The loss is a mean over examples: the trainer divides it by the accumulated batches.
-        self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self,
@@ -94,22 +123,6 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             kept = [group for group in groups if group["params"]]
             self.optimizer = torch.optim.AdamW(kept, weight_decay=0.0)
         return self.optimizer
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_weights(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS_NAME)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # each writes its random state before it is whole
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
 
 def _natural_dtype(*, on_cpu: bool) -> str:

@@ -16,7 +16,7 @@ from transformers.integrations import TensorBoardCallback, is_tensorboard_availa
 from pgvision.files import replaced_path
 from pgvision.training.finetuning.binding import is_first, num_processes
 from pgvision.training.finetuning.curve import append_to_curve, read_curve, write_curve
-from pgvision.training.finetuning.saving import WHOLE, saving, set_weights, trained_weights
+from pgvision.training.finetuning.saving import mark_whole, saving, set_weights, trained_weights
 from pgvision.training.finetuning.settings import FinetuneSettings
 
 _LOG = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if self.average:
             with saving(folder):
                 save_file(self.average, folder / _AVERAGE_NAME)
-        (folder / WHOLE).touch()
+        mark_whole(folder)
 
     def _append(self, line: dict[str, Any]) -> None:
         if not is_first():

@@ -11,30 +11,28 @@ from pgvision.training.batches import Batch, BatchMaker
 from pgvision.training.pointing import PlaceHead, ToldHead, Written
 from pgvision.training.reading import embed_rows, look_logits, prefix_mask, read_text, text_losses
 from pgvision.training.scene_cache import render_shard
-from pgvision.training.tiny import Settings, TinyTrainer, words_of
+from pgvision.training.tiny import Settings, TinyRecipe, words_of
 
 SIZE = 8
 _HW = ((288, 384), (288, 384), (270, 480), (320, 320), (384, 288))
 
 
 @pytest.fixture(scope="module")
-def trainer() -> TinyTrainer:
+def recipe() -> TinyRecipe:
     shard = render_shard(2, resolution=160, size=SIZE)
     processor = build_processor(words_of(shard.sentences))
     maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
-    return TinyTrainer(Settings(steps=1), processor, maker)
+    return TinyRecipe(Settings(steps=1), processor, maker)
 
 
 @pytest.fixture(scope="module")
-def batch(trainer: TinyTrainer) -> Batch:
-    return trainer.maker.draw((4,), num_images=4, num_prompts=3)
+def batch(recipe: TinyRecipe) -> Batch:
+    return recipe.maker.draw((4,), num_images=4, num_prompts=3)
 
 
 @torch.no_grad()
-def test_our_pass_and_where_it_looks_are_transformers_own(
-    trainer: TinyTrainer, batch: Batch
-) -> None:
-    model = trainer.model.eval()
+def test_our_pass_and_where_it_looks_are_transformers_own(recipe: TinyRecipe, batch: Batch) -> None:
+    model = recipe.model.eval()
     text = model.model.language_model
     pictures = torch.randn(12, NUM_IMAGE_TOKENS, 192, generator=torch.Generator().manual_seed(0))
     theirs = model.model(
@@ -62,8 +60,8 @@ def test_our_pass_and_where_it_looks_are_transformers_own(
         torch.testing.assert_close(looks[late], expected[late], rtol=1e-3, atol=1e-5)
 
 
-def test_what_is_written_lies_where_the_scene_has_it(trainer: TinyTrainer, batch: Batch) -> None:
-    first = trainer.maker.first_loc
+def test_what_is_written_lies_where_the_scene_has_it(recipe: TinyRecipe, batch: Batch) -> None:
+    first = recipe.maker.first_loc
     written = Written.of(batch.ids, batch.is_target, first_loc=first, num_tokens=NUM_IMAGE_TOKENS)
     assert len(written.rows) > 6
     for row, columns, bins, cells in zip(
@@ -128,17 +126,17 @@ def test_what_is_told_is_compared_with_the_words_of_the_answer() -> None:
     assert head.arrived(states, written, 4).item() == pytest.approx(expected.mean(), rel=1e-4)
 
 
-def test_rows_without_boxes_cost_nothing(trainer: TinyTrainer, batch: Batch) -> None:
+def test_rows_without_boxes_cost_nothing(recipe: TinyRecipe, batch: Batch) -> None:
     none = Batch(**{**vars(batch), "asked": torch.full_like(batch.asked, -1)})
     rows = torch.arange(12)[batch.asked < 0]
     wordy = batch.is_target[rows]
-    written = Written.of(batch.ids[rows], wordy, first_loc=trainer.maker.first_loc, num_tokens=100)
+    written = Written.of(batch.ids[rows], wordy, first_loc=recipe.maker.first_loc, num_tokens=100)
     assert len(written.rows) == 0
     hidden = torch.full((len(rows), 20, 120), torch.finfo(torch.float32).min)
     assert written.missed(hidden).item() == 0
     told = text_losses(
-        trainer.model, torch.randn(4, 100, 192), none, asked=trainer.asked,
-        told=ToldHead(192), first_loc=trainer.maker.first_loc, groups=1,
+        recipe.model, torch.randn(4, 100, 192), none, asked=recipe.asked,
+        told=ToldHead(192), first_loc=recipe.maker.first_loc, groups=1,
     )  # fmt: skip
     assert told["asked"].item() == 0
     assert told["looks"].item() > 0

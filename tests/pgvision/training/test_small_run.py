@@ -21,7 +21,7 @@ from pgvision.training.grids import regrid_matrix
 from pgvision.training.photographs import Source, pack_photographs
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import load_shard, save_shard
-from pgvision.training.small import BLOCKS, FROZEN, Data, Settings, SmallTrainer, export, train
+from pgvision.training.small import BLOCKS, FROZEN, Data, Settings, SmallRecipe, export, train
 from pgvision.training.teacher import save_lessons
 from pgvision.training.words import known_words
 
@@ -128,13 +128,13 @@ def test_cached_features_and_the_upper_blocks_are_the_whole_tower(eyes: Path, ca
     path = cache / "shard_000.npz"
     whole = load_eyes(eyes, blocks=BLOCKS).eval()
     processor = AutoProcessor.from_pretrained(TINY_FOLDER)
-    trainer = SmallTrainer(SETTINGS, processor)
-    trainer.start(eyes, TINY_FOLDER)
+    recipe = SmallRecipe(SETTINGS, processor)
+    recipe.start(eyes, TINY_FOLDER)
     pixels = relit(load_shard(path).images, np.random.default_rng(0)).transpose(0, 3, 1, 2)
     with torch.no_grad():
         expected = whole(torch.from_numpy(pixels)).last_hidden_state
         features = torch.from_numpy(np.load(features_path(path)).astype(np.float32))
-        got = trainer.see(features)
+        got = recipe.see(features)
     # Half-precision features, bf16 products: alike to a few hundredths of their spread.
     assert float((got - expected).abs().mean()) < 0.03 * float(expected.std())
 
@@ -146,7 +146,7 @@ def test_a_run_learns_stops_goes_on_and_loads_with_transformers(
     whole = train(SETTINGS, out=tmp_path / "whole", **places)
     train(SETTINGS, out=tmp_path / "parts", until=3, **places)
     parts = train(SETTINGS, out=tmp_path / "parts", **places)
-    assert parts.step == whole.step == 4
+    assert (tmp_path / "parts/checkpoint-4").exists()
     start = load_eyes(eyes, blocks=BLOCKS).state_dict()
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(parts.model.state_dict()[name], value, msg=name)
@@ -170,15 +170,15 @@ def test_a_run_learns_stops_goes_on_and_loads_with_transformers(
 
 def test_the_decoder_begins_as_tinys(eyes: Path) -> None:
     processor = build_processor(known_words(TINY_FOLDER), resolution=224, patch=14)
-    trainer = SmallTrainer(SETTINGS, processor)
-    trainer.start(eyes, TINY_FOLDER)
+    recipe = SmallRecipe(SETTINGS, processor)
+    recipe.start(eyes, TINY_FOLDER)
     tiny = PaliGemmaForConditionalGeneration.from_pretrained(TINY_FOLDER, dtype=torch.float32)
     tiny.set_attn_implementation("eager")
     old = AutoProcessor.from_pretrained(TINY_FOLDER).tokenizer
     text = "detect helmet\n<loc0100><loc0200><loc0300><loc0400> helmet ; <loc0101>"
     rows = [
         (model.eval(), torch.tensor([one(text, add_special_tokens=False)["input_ids"]]), one)
-        for model, one in ((tiny, old), (trainer.model, processor.tokenizer))
+        for model, one in ((tiny, old), (recipe.model, processor.tokenizer))
     ]
     chances = []
     for model, ids, one in rows:
@@ -197,7 +197,8 @@ def test_another_grid_tells_the_same_distances() -> None:
 
 def test_pictures_come_from_every_set(cache: Path) -> None:
     data = Data(cache, AutoProcessor.from_pretrained(TINY_FOLDER))
-    batch, taught = data.draw(replace(SETTINGS, vision_images=24), 0)
+    lesson = data.draw(replace(SETTINGS, vision_images=24), 0)
+    batch, taught = lesson.batch, lesson.taught
     assert set(batch.sources) == {0, 1}
     # The hard hats come first by name; only rendered scenes have a teacher.
     np.testing.assert_array_equal(taught[:, 0, 0].isnan().numpy(), batch.sources == 0)

@@ -1,26 +1,29 @@
 """What training teaches is what the scenes and transformers say: every figure by a second way."""
 
 import json
-import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
+from transformers import TrainerCallback
 
+from pgvision.errors import DataError
 from pgvision.scenes import CLASSES, render_scene
 from pgvision.scenes.wordings import kept_back_forms, trained_forms
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_processor
 from pgvision.training.batches import Batch, BatchMaker, Wording
 from pgvision.training.dense import AskedHead, DenseHead
+from pgvision.training.finetuning.saving import last_checkpoint
 from pgvision.training.reading import text_losses
+from pgvision.training.recipes import RecipeTrainer, Run
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import Shard
-from pgvision.training.tiny import Settings, TinyTrainer, share_gradients, words_of
+from pgvision.training.tiny import Settings, TinyRecipe, words_of
 from vqvae import MaskCodec
 
 SIZE = 10
@@ -33,32 +36,32 @@ def shard() -> Shard:
 
 
 @pytest.fixture(scope="module")
-def trainer(shard: Shard) -> TinyTrainer:
+def recipe(shard: Shard) -> TinyRecipe:
     processor = build_processor(words_of(shard.sentences))
     maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
-    return TinyTrainer(Settings(steps=10, vision_steps=2, num_images=3), processor, maker)
+    return TinyRecipe(Settings(steps=10, vision_steps=2, num_images=3), processor, maker)
 
 
 @pytest.fixture(scope="module")
-def batch(trainer: TinyTrainer) -> Batch:
-    return trainer.maker.draw((5,), num_images=5, num_prompts=4)
+def batch(recipe: TinyRecipe) -> Batch:
+    return recipe.maker.draw((5,), num_images=5, num_prompts=4)
 
 
-def _texts(trainer: TinyTrainer, batch: Batch, row: int) -> tuple[str, str]:
-    tokenizer = trainer.processor.tokenizer
+def _texts(recipe: TinyRecipe, batch: Batch, row: int) -> tuple[str, str]:
+    tokenizer = recipe.processor.tokenizer
     asks = (batch.types[row] == 0) & (batch.attention[row] == 1)
     prefix = tokenizer.decode(batch.ids[row][asks][NUM_IMAGE_TOKENS + 1 :])
     return prefix.removesuffix("\n"), tokenizer.decode(batch.ids[row][batch.is_target[row]][:-1])
 
 
 def test_answers_are_true_of_the_picture_that_they_are_about(
-    trainer: TinyTrainer, batch: Batch
+    recipe: TinyRecipe, batch: Batch
 ) -> None:
     checked = 0
     for row in range(len(batch.ids)):
         seed = 3 * SIZE + int(batch.rows[row // 4])
         scene = render_scene(seed, image_hw=_HW[seed % 5])
-        prefix, suffix = _texts(trainer, batch, row)
+        prefix, suffix = _texts(recipe, batch, row)
         task, _, rest = prefix.partition(" ")
         if task in ("detect", "segment"):
             truth = [item for item in scene.objects if item.label == rest]
@@ -90,18 +93,18 @@ def test_pictures_stand_in_the_order_of_their_prompts(batch: Batch) -> None:
 
 
 def test_the_suffix_loss_and_its_gradients_are_those_of_transformers(
-    trainer: TinyTrainer, batch: Batch
+    recipe: TinyRecipe, batch: Batch
 ) -> None:
     # Words only: for coordinates the loss differs from transformers' by design.
     rows = [row for row in range(len(batch.ids)) if batch.asked[row] < 0]
     wordless = Batch(**{**vars(batch), "is_target": batch.is_target.clone()})
     wordless.is_target[[row for row in range(len(batch.ids)) if row not in rows]] = False
-    model = trainer.model
+    model = recipe.model
     seen = model.model.vision_tower(batch.pictures).last_hidden_state
     projected = model.model.multi_modal_projector(seen)
-    first_loc = trainer.maker.first_loc
+    first_loc = recipe.maker.first_loc
     ours = text_losses(
-        model, projected, wordless, asked=trainer.asked, first_loc=first_loc, groups=1
+        model, projected, wordless, asked=recipe.asked, first_loc=first_loc, groups=1
     )["suffix"]
     parameters = [p for name, p in model.named_parameters() if "tower.head" not in name]
     gradients = torch.autograd.grad(ours, parameters)
@@ -118,12 +121,12 @@ def test_the_suffix_loss_and_its_gradients_are_those_of_transformers(
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-6)
 
 
-def test_every_coordinate_counts_as_much_as_a_word(trainer: TinyTrainer, batch: Batch) -> None:
-    model, first = trainer.model, trainer.maker.first_loc
+def test_every_coordinate_counts_as_much_as_a_word(recipe: TinyRecipe, batch: Batch) -> None:
+    model, first = recipe.model, recipe.maker.first_loc
     with torch.no_grad():
         seen = model.model.vision_tower(batch.pictures).last_hidden_state
         projected = model.model.multi_modal_projector(seen)
-        ours = text_losses(model, projected, batch, asked=trainer.asked, first_loc=first)["suffix"]
+        ours = text_losses(model, projected, batch, asked=recipe.asked, first_loc=first)["suffix"]
         logits = model(
             input_ids=batch.ids,
             attention_mask=batch.attention,
@@ -177,13 +180,13 @@ def test_the_dense_loss_by_hand(batch: Batch) -> None:
     assert head(features, dense).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_a_picture_does_not_tell_costs_nothing(shard: Shard, trainer: TinyTrainer) -> None:
+def test_what_a_picture_does_not_tell_costs_nothing(shard: Shard, recipe: TinyRecipe) -> None:
     hats = Shard(**{**vars(shard), "names": ("helmet", "head"), "absent": ("truck",)})
     keep = shard.classes < 2
     offsets = np.concatenate([[0], np.cumsum(keep)])[shard.offsets]
     rows = {name: getattr(shard, name)[keep] for name in ("boxes", "classes", "colours", "texts")}
     hats = Shard(**{**vars(hats), **rows, "codes": shard.codes[keep], "offsets": offsets})
-    maker = BatchMaker([hats], trainer.processor.tokenizer, NUM_IMAGE_TOKENS, wording=Wording())
+    maker = BatchMaker([hats], recipe.processor.tokenizer, NUM_IMAGE_TOKENS, wording=Wording())
     dense = maker.draw((1,), num_images=4, num_prompts=0).dense
     assert dense.known.sum(0).tolist() == [4, 4, 0, 0, 0, 0, 0, 4, 0]
     head = DenseHead(4, num_classes=len(CLASSES), num_colours=8, num_texts=24)
@@ -212,83 +215,78 @@ def test_the_asked_head_looks_at_its_own_picture(batch: Batch) -> None:
     assert got.item() == pytest.approx(2 * _focal(out[..., 0], present) + 2 * cost, rel=1e-4)
 
 
-def test_the_tower_learns_alone_and_then_everything_does(shard: Shard) -> None:
+class _Moved(TrainerCallback):
+    """Notes which parts moved, and the rates."""
+
+    def __init__(self, recipe: TinyRecipe) -> None:
+        self.recipe, self.parts, self.rates = recipe, [], []
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        return {name: one.detach().clone() for name, one in self.recipe.model.named_parameters()}
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:
+        self.before = self._now()
+
+    def on_optimizer_step(self, *args: object, **kwargs: Any) -> None:
+        now = self._now()
+        self.parts.append(
+            {n.split(".")[1] for n, one in now.items() if (one != self.before[n]).any()}
+        )
+        self.before = now
+        groups = kwargs["optimizer"].param_groups
+        self.rates.append({group["start"]: group["lr"] for group in groups})
+
+
+def test_the_tower_learns_alone_and_then_everything_does(shard: Shard, tmp_path: Path) -> None:
     processor = build_processor(words_of(shard.sentences))
     maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
-    settings = Settings(steps=6, vision_steps=2, vision_images=2, num_images=2, warmup=4)
-    trainer = TinyTrainer(settings, processor, maker)
-    moved = []
-    for step in range(3):
-        before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-        suffix, _ = trainer.train_step()
-        assert (suffix > 0) == (step >= 2)
-        moved.append(
-            {n.split(".")[1] for n, p in trainer.model.named_parameters() if (p != before[n]).any()}
-        )
+    settings = Settings(steps=3, vision_steps=2, vision_images=2, num_images=2, warmup=4, decay=0.1)
+    recipe = TinyRecipe(settings, processor, maker)
+    run = Run(draw=recipe.draw, identity={}, steps=3, out=tmp_path, seed=1)
+    trainer = RecipeTrainer(recipe, run)
+    moved = _Moved(recipe)
+    trainer.add_callback(moved)
+    trainer.train()
     tower = {"vision_tower"}
-    assert moved == [tower, tower, tower | {"multi_modal_projector", "language_model"}]
-    rates = {
-        (step, group["start"]): group["lr"]
-        for optimiser in trainer.optimisers
-        for group in optimiser.param_groups
-        for step in [2]
-    }
+    assert moved.parts == [tower, tower, tower | {"multi_modal_projector", "language_model"}]
     # Step 2 is the tower's third and the decoder's first of a warm-up of 4.
-    assert rates[2, 0] == pytest.approx(settings.learning_rate * 3 / 4)
-    assert rates[2, 2] == pytest.approx(settings.learning_rate * 1 / 4)
+    assert moved.rates[2][0] == pytest.approx(settings.learning_rate * 3 / 4)
+    assert moved.rates[2][2] == pytest.approx(settings.learning_rate * 1 / 4)
 
 
-def _one_of_two(number: int, meeting: str, out: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=number, world_size=2
-    )
-    layer = nn.Linear(3, 2)
-    layer.weight.grad = torch.full((2, 3), float(number + 1))
-    layer.bias.grad = torch.arange(2.0) * (10 * number + 1)
-    share_gradients(layer.parameters())
-    grads = [layer.weight.grad.tolist(), layer.bias.grad.tolist()]
-    Path(out, f"{number}.json").write_text(json.dumps(grads))
+def test_a_loss_that_is_no_number_stops_the_run(shard: Shard, tmp_path: Path) -> None:
+    processor = build_processor(words_of(shard.sentences))
+    maker = BatchMaker([shard], processor.tokenizer, NUM_IMAGE_TOKENS)
+    recipe = TinyRecipe(Settings(steps=2, num_images=1), processor, maker)
+    recipe.head.layers.bias.data[0] = torch.nan
+    run = Run(draw=recipe.draw, identity={}, steps=2, out=tmp_path, seed=1)
+    with pytest.raises(DataError, match=r"step 0: the loss is no number: .*'dense': nan"):
+        RecipeTrainer(recipe, run).train()
+    assert last_checkpoint(tmp_path) is None
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_processes_learn_from_the_mean_of_their_gradients(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    words = (str(tmp_path / "meeting"), str(tmp_path))
-    both = [context.Process(target=_one_of_two, args=(k, *words)) for k in (0, 1)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(60)
-    assert [one.exitcode for one in both] == [0, 0]
-    for number in (0, 1):
-        weight, bias = json.loads((tmp_path / f"{number}.json").read_text())
-        assert weight == [[1.5] * 3] * 2  # the mean of 1 and 2
-        assert bias == [0.0, 6.0]  # of 1 and 11
-
-
-def test_kept_back_questions_are_never_trained_on(trainer: TinyTrainer, shard: Shard) -> None:
+def test_kept_back_questions_are_never_trained_on(recipe: TinyRecipe, shard: Shard) -> None:
     held, seen = set(), set()
     for line in shard.sentences:
         for question, _ in json.loads(line)[2]:
             held |= set(kept_back_forms(question))
     for seed in range(40):
-        one = trainer.maker.draw((seed,), num_images=2, num_prompts=4)
-        prefixes = [_texts(trainer, one, row)[0] for row in range(8)]
+        one = recipe.maker.draw((seed,), num_images=2, num_prompts=4)
+        prefixes = [_texts(recipe, one, row)[0] for row in range(8)]
         seen |= {text.removeprefix("answer en ") for text in prefixes if text.startswith("answer")}
     firsts = {question for line in shard.sentences for question, _ in json.loads(line)[2]}
     assert len(seen - firsts) > 5
     assert not seen & held
 
 
-def test_the_loss_is_spread_over_groups_of_rows(trainer: TinyTrainer, batch: Batch) -> None:
-    first, losses = trainer.maker.first_loc, []
+def test_the_loss_is_spread_over_groups_of_rows(recipe: TinyRecipe, batch: Batch) -> None:
+    first, losses = recipe.maker.first_loc, []
     with torch.no_grad():
         projected = functional.normalize(torch.randn(5, NUM_IMAGE_TOKENS, 192), dim=-1)
         for groups, lengths in ((1, ()), (4, ()), (2, (160, 400))):
             losses.append(
                 text_losses(
-                    trainer.model, projected, batch, asked=trainer.asked, first_loc=first,
+                    recipe.model, projected, batch, asked=recipe.asked, first_loc=first,
                     groups=groups, lengths=lengths,
                 )
             )  # fmt: skip
@@ -298,7 +296,7 @@ def test_the_loss_is_spread_over_groups_of_rows(trainer: TinyTrainer, batch: Bat
         assert float(losses[0]["asked"]) == pytest.approx(float(other["asked"]), rel=0.4)
 
 
-def test_an_answer_that_was_cut_does_not_end(trainer: TinyTrainer, shard: Shard) -> None:
+def test_an_answer_that_was_cut_does_not_end(recipe: TinyRecipe, shard: Shard) -> None:
     lefts = np.arange(16, dtype=np.float32)[:, None] / 20
     many = Shard(
         images=shard.images[:1], offsets=np.array([0, 16]),
@@ -306,11 +304,11 @@ def test_an_answer_that_was_cut_does_not_end(trainer: TinyTrainer, shard: Shard)
         classes=np.zeros(16, np.int64), colours=np.full(16, -1), texts=np.full(16, -1),
         codes=np.zeros((16, 16), np.int16), sentences=('["", "", []]',), names=("helmet",),
     )  # fmt: skip
-    maker = BatchMaker([many], trainer.processor.tokenizer, NUM_IMAGE_TOKENS)
+    maker = BatchMaker([many], recipe.processor.tokenizer, NUM_IMAGE_TOKENS)
     batch = maker.draw((1,), num_images=1, num_prompts=2)
     for row in range(2):
-        whole = trainer.processor.tokenizer.decode(batch.ids[row][batch.is_target[row]])
-        prefix = _texts(trainer, batch, row)[0]
+        whole = recipe.processor.tokenizer.decode(batch.ids[row][batch.is_target[row]])
+        prefix = _texts(recipe, batch, row)[0]
         found = parse_suffix(whole, image_hw=(1000, 1000)).objects
         assert len(found) == (5 if prefix.startswith("segment") else 14)
         assert not whole.endswith("<eos>")

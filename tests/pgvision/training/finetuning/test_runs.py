@@ -174,14 +174,17 @@ def test_other_settings_data_or_folders_are_refused_by_name(scenes: Path, tmp_pa
 def test_another_number_of_processes_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = FinetuneSettings(steps=3)
-    assert bind(tmp_path / "out", settings, "data", lambda: 3) == 3
-    assert bind(tmp_path / "out", settings, "data", lambda: 7) == 3
+    identity = {"steps": 3, "seed": 0}
+    assert bind(tmp_path / "out", identity, lambda: 3) == 3
+    assert bind(tmp_path / "out", identity, lambda: 7) == 3
+    assert bind(tmp_path / "out", {"steps": 5, "seed": 0}, lambda: 7, free=("steps",)) == 3
+    with pytest.raises(OptionError, match="steps was 5 and is 3"):
+        bind(tmp_path / "out", identity, lambda: 3)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(OptionError, match="processes was 1 and is 2"):
-            bind(tmp_path / "out", settings, "data", lambda: 3)
+            bind(tmp_path / "out", {"steps": 5, "seed": 0}, lambda: 3)
 
 
 def test_a_loss_that_is_no_number_names_its_pictures(scenes: Path, tmp_path: Path) -> None:
