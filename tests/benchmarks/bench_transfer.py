@@ -141,6 +141,7 @@ def main() -> None:
             )
             folder = options.out / f"{start}-{count}-{name.replace(' ', '-')}"
             if (folder / "result.json").exists():
+                is_known = True
                 continue
             places = DataPlaces(data=train, valid=valid)
             began = time.monotonic()
