@@ -26,9 +26,9 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
     pgvision live "helmet; head" --source site.mp4 --line door=100,200,500,200 --save out.mp4
     pgvision live head --source http://cam/live --zone site.json --post http://localhost:8000/alarm
     """
-    from pgvision.cli.tracking import require_trackers
     from pgvision.cli.watching import Watch, watch
-    from pgvision.cli.zones import Zones, read_lines, read_zones
+    from pgvision.tracking.tracks import require_trackers
+    from pgvision.tracking.zones import Zones, read_lines, read_zones
 
     require_trackers()
     zones = Zones(

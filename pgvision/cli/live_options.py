@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pgvision.cli.model_options import ModelOptions
 from pgvision.cli.options import INPUT_PANEL, OUTPUT_PANEL, Conf, DraftsOption
-
-Anchor = Literal["center", "bottom"]
+from pgvision.tracking import Anchor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,7 +64,7 @@ def _run(
 ) -> NoReturn:
     from pgvision.cli.bulk import run_bulk
     from pgvision.cli.jobs import run_task
-    from pgvision.cli.tracking import require_trackers, with_tracks
+    from pgvision.tracking.tracks import require_trackers, with_tracks
 
     if options.track:
         require_trackers()

@@ -15,12 +15,12 @@ from pgvision.cli.console import Meter, say
 from pgvision.cli.exit_codes import DONE, FAILED, INTERRUPTED
 from pgvision.cli.live_options import LiveOptions
 from pgvision.cli.outputs import Outcome
-from pgvision.cli.tracking import with_tracks
 from pgvision.cli.webhook import Webhook
-from pgvision.cli.zones import Event, Zones
 from pgvision.errors import OptionError
 from pgvision.images import Live, is_live
 from pgvision.results import DetectionResult, Failure
+from pgvision.tracking.tracks import with_tracks
+from pgvision.tracking.zones import Event, Zones
 
 Tell: TypeAlias = Callable[[dict[str, object]], object]
 Show: TypeAlias = Callable[[DetectionResult], bool]

@@ -15,9 +15,9 @@ from camera import camera, free_port
 from test_live_webhook import Listener, listening
 
 from pgvision import Detector
-from pgvision.cli.tracking import with_tracks
 from pgvision.images import VideoWriter, iter_frames
 from pgvision.scenes import render_video
+from pgvision.tracking.tracks import with_tracks
 
 FIELDS = {"time", "event", "zone", "track", "label", "score", "seconds", "frame", "xyxy", "dwell"}
 

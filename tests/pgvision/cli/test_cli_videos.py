@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from pgvision.cli.outputs import draw_result
-from pgvision.cli.tracking import with_tracks
 from pgvision.cli.videos import Videos
 from pgvision.errors import ImageError
 from pgvision.images import iter_frames, video_info
 from pgvision.results import DetectionResult, Failure, TextResult
+from pgvision.tracking.tracks import with_tracks
 
 
 def film_with_sound(path, *, num_frames=12, fps=12):

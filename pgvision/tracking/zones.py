@@ -11,9 +11,9 @@ from shapely.geometry import Polygon
 from shapely.validation import explain_validity
 
 from pgvision.arrays import ByteArray, FloatArray
-from pgvision.cli.live_options import Anchor
 from pgvision.errors import DataError, OptionError
 from pgvision.results import DetectionResult
+from pgvision.tracking import Anchor
 
 if TYPE_CHECKING:
     import supervision as sv

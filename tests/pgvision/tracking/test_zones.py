@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pgvision.cli.zones import Zones, read_lines, read_zones
 from pgvision.errors import DataError, OptionError
 from pgvision.results import DetectionResult
+from pgvision.tracking.zones import Zones, read_lines, read_zones
 
 HW = (480, 640)
 GATE = np.array([[200, 100], [400, 100], [400, 300], [200, 300]], np.float64)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import numpy as np
 
-from pgvision.cli.outputs import Outcome
 from pgvision.errors import DependencyError
-from pgvision.results import DetectionResult, Failure
+from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
+
+Outcome: TypeAlias = DetectionResult | SegmentationResult | TextResult | Failure
 
 
 def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:

@@ -1,0 +1,6 @@
+"""Who is who over a video, and where: `tracks` (ByteTrack), `zones` and lines that count them."""
+
+from typing import Literal
+
+Anchor = Literal["center", "bottom"]
+"""What of a box counts: its centre, or the middle of its lower edge."""
