@@ -64,7 +64,7 @@ SHARES: Final = {
     "blood": (0.05, 0.015),
 }
 _ABOUT: Final = "real eyes (DINOv2), trained on work sites: rendered ones and photographs"
-_WEIGHTS: Final = {"told": 0.25, "looks": 1.0}  # of losses that do not count whole
+_WEIGHTS: Final = {"told": 0.25}  # of losses that do not count whole
 _LENGTHS: Final = (288, 320, 352, 384)  # rows are padded to these, so that few shapes are compiled
 
 

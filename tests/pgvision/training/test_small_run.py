@@ -203,3 +203,30 @@ def test_pictures_come_from_every_set(cache: Path) -> None:
     # The hard hats come first by name; only rendered scenes have a teacher.
     np.testing.assert_array_equal(taught[:, 0, 0].isnan().numpy(), batch.sources == 0)
     assert batch.dense.known[batch.sources == 0].sum() == 2 * (batch.sources == 0).sum()
+
+
+def test_rates_by_hand() -> None:
+    numbers = {"learning_rate": 1.0, "text_rate": 2.0, "later": 0.3, "warmup": 2, "decay": 0.5}
+    settings = replace(SETTINGS, steps=30, vision_steps=10, **numbers)
+    recipe = SmallRecipe(settings, AutoProcessor.from_pretrained(TINY_FOLDER))
+    steps = [0, 1, 5, 7, 9, 10, 11, 20, 25]
+    # Up over 2 steps, down over the last 5 to 0.3; then 0.3 of it, down over the last 10.
+    sees = [0.5, 1.0, 1.0, 0.6, 0.3, 0.3, 0.3, 0.3, 0.15]
+    reads = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 2.0, 1.0]
+    for expected, group in ((sees, {"sees": True}), (reads, {"sees": False})):
+        assert [recipe.rate(step, group) for step in steps] == pytest.approx(expected)
+
+
+@torch.no_grad()
+def test_reading_in_words_counts_a_quarter(cache: Path, eyes: Path) -> None:
+    processor = build_processor(known_words(TINY_FOLDER), resolution=224, patch=14)
+    recipe = SmallRecipe(SETTINGS, processor)
+    recipe.start(eyes, TINY_FOLDER)
+    lesson = Data(cache, processor).draw(SETTINGS, SETTINGS.vision_steps)
+    torch.manual_seed(0)
+    counted = recipe(lesson)
+    torch.manual_seed(0)
+    plain = recipe._losses(lesson.batch, None)
+    assert counted.keys() == plain.keys() > {"suffix", "asked", "told", "edges", "looks", "dense"}
+    shares = {name: float(counted[name] / plain[name]) for name in plain}
+    assert shares == pytest.approx({name: 0.25 if name == "told" else 1.0 for name in plain})
