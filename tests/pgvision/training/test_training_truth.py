@@ -219,13 +219,17 @@ class _Moved(TrainerCallback):
     """Notes which parts moved, and the rates."""
 
     def __init__(self, recipe: TinyRecipe) -> None:
-        self.recipe, self.parts, self.rates = recipe, [], []
+        self.recipe, self.parts, self.rates, self.norms = recipe, [], [], []
 
     def _now(self) -> dict[str, torch.Tensor]:
         return {name: one.detach().clone() for name, one in self.recipe.model.named_parameters()}
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:
         self.before = self._now()
+
+    def on_pre_optimizer_step(self, *args: object, **kwargs: object) -> None:
+        grads = [one.grad for one in self.recipe.model.parameters() if one.grad is not None]
+        self.norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
     def on_optimizer_step(self, *args: object, **kwargs: Any) -> None:
         now = self._now()
@@ -252,6 +256,8 @@ def test_the_tower_learns_alone_and_then_everything_does(shard: Shard, tmp_path:
     # Step 2 is the tower's third and the decoder's first of a warm-up of 4.
     assert moved.rates[2][0] == pytest.approx(settings.learning_rate * 3 / 4)
     assert moved.rates[2][2] == pytest.approx(settings.learning_rate * 1 / 4)
+    # The model's gradients are clipped, whatever those of the heads are.
+    assert moved.norms == pytest.approx([1.0, 1.0, 1.0], rel=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(shard: Shard, tmp_path: Path) -> None:
