@@ -79,6 +79,14 @@ class TrainOptions:
             rich_help_panel=INPUT_PANEL,
         ),
     ] = None
+    valid_images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the images of that set lie.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
     steps: Annotated[int | None, typer.Option(min=1, rich_help_panel=LENGTH_PANEL)] = None
     epochs: Annotated[float | None, typer.Option(rich_help_panel=LENGTH_PANEL)] = None
     minutes: Annotated[
@@ -151,7 +159,7 @@ class TrainOptions:
     ] = False
 
 
-_PLACES = ("data", "images", "split", "valid", "weights")
+_PLACES = ("data", "images", "split", "valid", "valid_images", "weights")
 _OWN = ("out", "device", "lora", "four_bit", "as_json")
 
 
@@ -204,10 +212,11 @@ def _places(options: TrainOptions) -> "list[DataPlaces]":
         ) from error
     if weights and len(weights) != len(options.data):
         raise OptionError(f"--weights: {len(weights)} for {len(options.data)} data sets")
-    if len(options.data) > 1 and (options.images or options.split or options.valid):
+    of_one = {name: getattr(options, name) for name in ("images", "split", "valid", "valid_images")}
+    if len(options.data) > 1 and any(of_one.values()):
         raise OptionError(
-            "--images, --split, --valid: for one DATASET; with several, let folders "
-            "hold the parts train and valid, or use pgvision.training.finetuning"
+            "--images, --split, --valid, --valid-images: for one DATASET; with several, let "
+            "folders hold the parts train and valid, or use pgvision.training.finetuning"
         )
     found = []
     for text, weight in zip(options.data, weights or [1.0] * len(options.data), strict=True):
@@ -215,11 +224,9 @@ def _places(options: TrainOptions) -> "list[DataPlaces]":
         task = next((one for one in TASKS if rest and one == word), None)
         place = DataPlaces(
             data=Path(rest if task else text),
-            images=options.images,
-            split=options.split,
-            valid=options.valid,
             task=task,
             weight=weight,
+            **of_one,
         )
         found.append(place)
     return found

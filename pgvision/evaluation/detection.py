@@ -23,7 +23,7 @@ from pgvision.evaluation.ground_truth import GroundTruth, load_ground_truth
 from pgvision.evaluation.matching import greedy_match, group_pairs
 from pgvision.evaluation.predictions import Predictions, load_predictions
 from pgvision.evaluation.report import ClassFigures, DetectionReport
-from pgvision.evaluation.scoreless import ap_interval, mean_f1, score_free
+from pgvision.evaluation.scoreless import ap_interval, mean_f1, mean_iou, score_free
 
 Scoreless = Literal["refuse", "interval"]
 
@@ -51,7 +51,7 @@ def evaluate_detections(
             ``"interval"`` for bounds on AP over all orders. Constant scores get the interval too
             when it is asked for.
         details: Whether to compute what stands beside the COCO figures and the per-class AP:
-            figures without order, best thresholds, mean F1, reliability and confusions.
+            figures without order, best thresholds, mean F1, mean IoU, reliability, confusions.
         answers: Counts of the answers behind ``results``, where those are plain records.
 
     Returns:
@@ -98,6 +98,7 @@ def evaluate_detections(
         score_free=(),
         best_f1=None,
         mean_f1=None,
+        miou=None,
         threshold=None,
         reliability=None,
         confusion=None,
@@ -182,9 +183,11 @@ def _class_counts(truth: GroundTruth, category: NDArray[np.int64]) -> NDArray[np
 def _with_details(
     report: DetectionReport, truth: GroundTruth, found: Predictions
 ) -> DetectionReport:
-    everything = group_pairs(truth, found, most=None)
+    everything = group_pairs(truth, found, most=None, lowest=0.0)
     report = replace(
-        report, score_free=tuple(score_free(truth, everything, iou) for iou in (0.5, 0.75))
+        report,
+        score_free=tuple(score_free(truth, everything, iou) for iou in (0.5, 0.75)),
+        miou=mean_iou(truth, everything),
     )
     if found.scores is None:
         return _at_threshold(report, truth, found, None)

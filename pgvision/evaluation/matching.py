@@ -17,7 +17,7 @@ LOWEST_IOU = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of the same group (image and class, or image) with IoU of at least 0.5.
+    """Pairs of the same group (image and class, or image) that overlap enough.
 
     Attributes:
         found: ``(p,)`` rows of predictions; predictions appear by falling score within a group.
@@ -46,6 +46,7 @@ def group_pairs(
     by_class: bool = True,
     most: int | None = MAX_PER_CLASS,
     chosen: NDArray[np.bool_] | None = None,
+    lowest: float = LOWEST_IOU,
 ) -> Pairs:
     """All pairs of predictions and annotations of one image, and of one class if ``by_class``.
 
@@ -55,6 +56,7 @@ def group_pairs(
         by_class: Whether only equal classes pair up.
         most: Predictions kept per group, the best first; None keeps all.
         chosen: ``(n,)`` predictions that take part; None means all.
+        lowest: IoU that a pair has at least; 0 takes all that overlap.
     """
     truth_group = groups(truth, truth.image, truth.category, by_class=by_class)
     found_group = groups(truth, found.image, found.category, by_class=by_class)
@@ -71,7 +73,7 @@ def group_pairs(
     pair_found = np.repeat(order, count)
     pair_truth = rows[np.repeat(first, count) + _rank(np.repeat(np.arange(len(order)), count))]
     iou = _pair_iou(truth, found, pair_found, pair_truth, order, found_group)
-    keep = iou >= LOWEST_IOU
+    keep = (iou >= lowest) & (iou > 0)
     return Pairs(pair_found[keep], pair_truth[keep], iou[keep], order)
 
 

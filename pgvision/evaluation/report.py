@@ -63,6 +63,8 @@ class DetectionReport:
         best_f1: The best threshold over all classes at IoU 0.5.
         mean_f1: F1 over all classes, averaged over IoU 0.5:0.95, of predictions at ``threshold``;
             None without annotations.
+        miou: IoU of each annotation with the prediction that is taken for it, 0 for a missed one,
+            averaged; see `pgvision.evaluation.scoreless.mean_iou`.
         threshold: Score that predictions need for ``mean_f1`` and ``confusion``, that of
             ``best_f1``; None takes all of them.
         reliability: Scores against precision at IoU 0.5; None if scores are no probabilities.
@@ -88,6 +90,7 @@ class DetectionReport:
     score_free: tuple[ScoreFree, ...]
     best_f1: BestF1 | None
     mean_f1: float | None
+    miou: float | None
     threshold: float | None
     reliability: Reliability | None
     confusion: NDArray[np.int64] | None
@@ -117,6 +120,7 @@ class DetectionReport:
             "engine": self.engine,
             "stats": stats,
             "mean_f1": self.mean_f1,
+            "miou": self.miou,
             "ap_interval": self.ap_interval and self.ap_interval.to_dict(),
             "per_class": [asdict(figures) for figures in self.per_class],
             "curves": None if self.curves is None else self.curves.tolist(),

@@ -102,6 +102,35 @@ def score_free(truth: GroundTruth, pairs: Pairs, iou: float) -> ScoreFree:
     )  # fmt: skip
 
 
+def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
+    """IoU of each annotation with the prediction that is taken for it, averaged.
+
+    Taken are those of the one-to-one assignment, within image and class, with the largest sum of
+    IoUs. A missed annotation counts 0, and crowds are no annotations. What was found besides costs
+    nothing here: precision and F1 count that.
+
+    Args:
+        truth: The ground truth.
+        pairs: Pairs by ``group_pairs(..., most=None, lowest=0.0)``.
+
+    Returns:
+        The mean, in [0, 1]; None without annotations.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    total = int((~truth.crowd).sum())
+    if not total:
+        return None
+    reached = 0.0
+    for edges in _clusters(pairs.at(0.0, ~truth.crowd[pairs.truth])):
+        found, row = np.unique([edge[0] for edge in edges], return_inverse=True)
+        wanted, column = np.unique([edge[1] for edge in edges], return_inverse=True)
+        overlap = np.zeros((len(found), len(wanted)))
+        overlap[row, column] = [edge[2] for edge in edges]
+        reached += float(overlap[linear_sum_assignment(overlap, maximize=True)].sum())
+    return reached / total
+
+
 def mean_f1(truth: GroundTruth, found: Predictions, *, threshold: float | None) -> float | None:
     """F1 over all classes, averaged over IoU 0.5:0.05:0.95.
 

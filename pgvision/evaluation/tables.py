@@ -36,6 +36,8 @@ def _overall(content: Mapping[str, Any]) -> Table:
     if content["mean_f1"] is not None:
         row = f"mean F1 over IoU 0.5:0.95, {kept_above(content)}"
         table.add_row(row, shown_figure(content["mean_f1"]))
+    if content["miou"] is not None:
+        table.add_row("mean IoU of annotations, missed ones 0", shown_figure(content["miou"]))
     for figures in content["score_free"]:
         for name in ("f1", "precision", "recall", "average_recall"):
             table.add_row(f"{name} at IoU {figures['iou']}", shown_figure(figures[name]))

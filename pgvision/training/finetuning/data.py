@@ -31,7 +31,7 @@ class Parts:
     """Training and validation part of one data set.
 
     Attributes:
-        name: Of the data.
+        places: Where the data lie.
         train: What is learnt from.
         valid: What is validated on.
         settings: Of the run, as far as they concern this task.
@@ -39,12 +39,17 @@ class Parts:
         codec: Of the checkpoint, for masks.
     """
 
-    name: str
+    places: DataPlaces
     train: Dataset | Sequence[Example]
     valid: Dataset | Sequence[Example]
     settings: FinetuneSettings
     weight: float = 1.0
     codec: MaskCodec | None = None
+
+    @property
+    def name(self) -> str:
+        """What the data are called."""
+        return self.places.data.name
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -180,14 +185,14 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     """
     name = places.data.name
     if settings.task in ("caption", "ask", "read"):
-        return _texts(places, name, settings)
+        return _texts(places, settings)
     splits = read_splits(places.data, images=places.images)
     train_name = places.split or _one_of(splits, _TRAIN) or next(iter(splits))
     if train_name not in splits:
         raise OptionError(f"split={train_name!r}: {places.data} has {', '.join(splits)}")
     train = splits[train_name]
     if places.valid is not None:
-        valid = next(iter(read_splits(places.valid, images=None).values()))
+        valid = next(iter(read_splits(places.valid, images=places.valid_images).values()))
     elif (held := _one_of(splits, _VALID)) and held != train_name:
         valid = splits[held]
     else:
@@ -197,7 +202,7 @@ def read_parts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     codec = None
     if settings.task == "segment":
         codec = MaskCodec.load(find_checkpoint(settings.model).codec)
-    return Parts(name, train, valid, settings, codec=codec)
+    return Parts(places, train, valid, settings, codec=codec)
 
 
 def _one_of(splits: Mapping[str, Dataset], names: Sequence[str]) -> str | None:
@@ -239,7 +244,7 @@ def _tell_unseen(train: Dataset, valid: Dataset, name: str) -> None:
         )  # fmt: skip
 
 
-def _texts(places: DataPlaces, name: str, settings: FinetuneSettings) -> Parts:
+def _texts(places: DataPlaces, settings: FinetuneSettings) -> Parts:
     files = [places.data]
     if places.data.is_dir():
         files = sorted(places.data.glob("*.jsonl"))
@@ -251,13 +256,14 @@ def _texts(places: DataPlaces, name: str, settings: FinetuneSettings) -> Parts:
     held = next((n for n in _VALID if n in by_name and n != train_name), None)
     if places.valid is not None or held is not None:
         file = places.valid or by_name[held or ""]
-        return Parts(name, train, read_examples(file, images=places.images), settings)
+        valid = read_examples(file, images=places.valid_images or places.images)
+        return Parts(places, train, valid, settings)
     pictures = sorted({one.image for one in train})
     kept = {p for p in pictures if _share(p) < _HELD_BACK[0]} or set(pictures[:1])
     rest = tuple(one for one in train if one.image not in kept)
     if not rest:
-        raise DataError(f"{name}: one picture alone cannot be learnt from and validated on")
-    return Parts(name, rest, tuple(one for one in train if one.image in kept), settings)
+        raise DataError(f"{places.data}: one picture alone cannot be learnt from and validated on")
+    return Parts(places, rest, tuple(one for one in train if one.image in kept), settings)
 
 
 def _share(path: Path) -> float:

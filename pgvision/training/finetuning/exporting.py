@@ -139,7 +139,7 @@ def knowledge_told(card: CheckpointCard) -> dict[str, str]:
 
 
 def write_model_card(folder: Path, settings: FinetuneSettings, *, told: Mapping[str, Any]) -> None:
-    """Write ``README.md``: data, recipe, figures.
+    """Write ``README.md``: data, recipe, figures, credits.
 
     Args:
         folder: The checkpoint.

@@ -10,7 +10,7 @@ from pgvision.datasets import Dataset
 from pgvision.errors import DependencyError
 from pgvision.evaluation import Calibration
 from pgvision.runtime import Engine
-from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
+from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet, find_checkpoint
 from pgvision.training.finetuning.binding import (
     bind,
     count_steps,
@@ -21,6 +21,7 @@ from pgvision.training.finetuning.binding import (
     require_whole_weights,
 )
 from pgvision.training.finetuning.collator import Collator
+from pgvision.training.finetuning.credits import credits_told, write_picture_credits
 from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.data import Mixture, Parts, read_mixture
 from pgvision.training.finetuning.exporting import (
@@ -185,6 +186,7 @@ def _write(
     with saving(folder):
         export(engine.model, engine.processor, engine.card, settings, folder)
     write_curves(read_curve(folder), folder)
+    write_picture_credits(folder, data.parts)
     told: dict[str, Any] = {
         "title": engine.card.about,
         **{f"data, {one.name}": one.told for one in data.parts},
@@ -193,6 +195,7 @@ def _write(
         "figures": report.after,
         "calibration": calibration_told(calibration),
         "what it knows": knowledge_told(engine.card),
+        "credits": credits_told(find_checkpoint(settings.model), data.parts),
         "pictures left out": report.unread,
         "answers longer than it writes by default, in tokens": report.too_long,
     }

@@ -187,24 +187,30 @@ class DataPlaces:
         split: Which part to train on; None: "train" where there are several.
         valid: Another data set to validate on; None: the part "valid", "val" or "test" of
             ``data``, and failing that a tenth of the pictures, chosen by their names.
+        valid_images: Image folder of ``valid``; None: where the format has it, and for JSONL
+            ``images``.
         task: What is learnt from it; None: the task of the settings, and in a mixture "ask" for
             JSONL, else "detect".
         weight: In a mixture, how often it is drawn from beside the others' weights.
 
     Raises:
-        OptionError: If the weight is not above 0, or the task is none of one data set.
+        OptionError: If the weight is not above 0, the task is none of one data set, or an image
+            folder is named for a validation set that is not.
     """
 
     data: Path
     images: Path | None = None
     split: str | None = None
     valid: Path | None = None
+    valid_images: Path | None = None
     task: Task | None = None
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise OptionError(f"weight: expected more than 0, got {self.weight}")
+        if self.valid_images is not None and self.valid is None:
+            raise OptionError("valid_images: the folder of another set to validate on; name valid")
         if self.task is not None and self.task not in TASKS[:-1]:
             raise OptionError(f"task: expected one of {', '.join(TASKS[:-1])}, got {self.task!r}")
 

@@ -1,4 +1,4 @@
-"""How good a model is, by real generation: AP for boxes and masks, exact match for texts."""
+"""How good a model is, by real generation: AP and mIoU of objects, exact match of texts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,9 +44,10 @@ class Validation:
 def score_objects(
     engine: Engine, dataset: Dataset, settings: FinetuneSettings, *, limit: int | None = None
 ) -> Validation:
-    """Measure AP, AP50, AR, F1 and the AP50 of each class, on the first pictures of a data set.
+    """Measure AP, AP50, AR, mIoU, F1 and the AP50 of each class, on a data set's first pictures.
 
-    F1 is the best at IoU 0.5, ``mean f1`` that over IoU 0.5:0.95 at the same threshold.
+    ``miou`` is `pgvision.evaluation.scoreless.mean_iou`, of masks for task "segment". F1 is the
+    best at IoU 0.5, ``mean f1`` that over IoU 0.5:0.95 at the same threshold.
 
     Args:
         engine: What answers.
@@ -64,6 +65,7 @@ def score_objects(
     report = evaluate_detections(truth, rows, iou_type)
     stats, best = report.stats or (), report.best_f1
     figures = {"ap": float(stats[0]), "ap50": float(stats[1]), "ar": float(stats[8])}
+    figures["miou"] = report.miou or 0.0
     figures |= {"f1": best.f1 if best else 0.0, "mean f1": report.mean_f1 or 0.0}
     per_class = {one.name: one.ap50 for one in report.per_class if one.num_annotations}
     figures |= {f"ap50 {name}": float(value or 0.0) for name, value in per_class.items()}

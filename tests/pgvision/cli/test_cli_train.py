@@ -18,6 +18,15 @@ def test_a_data_set_may_say_its_task_and_its_weight():
     assert (two.data, two.task, two.weight) == (Path("c=d.jsonl"), None, 0.5)
 
 
+def test_folders_and_parts_are_those_of_the_one_data_set():
+    words = {
+        "images": Path("pictures"), "split": "all", "valid": Path("v.json"),
+        "valid_images": Path("others"),
+    }  # fmt: skip
+    (one,) = places("a.json", **words)
+    assert {name: getattr(one, name) for name in words} == words
+
+
 @pytest.mark.parametrize(
     ("data", "more", "told"),
     [
@@ -25,6 +34,8 @@ def test_a_data_set_may_say_its_task_and_its_weight():
         (("a", "b"), {"weights": "2;1"}, "expected numbers such as 2,1"),
         (("a", "b"), {"weights": "2,0"}, "expected more than 0"),
         (("a", "b"), {"valid": Path("c")}, "for one DATASET"),
+        (("a", "b"), {"valid_images": Path("c")}, "for one DATASET"),
+        (("a",), {"valid_images": Path("c")}, "name valid"),
         (("mix=a",), {}, "expected one of detect"),
     ],
 )

@@ -13,6 +13,7 @@ from pgvision.errors import OptionError
 from pgvision.evaluation import STAT_NAMES, evaluate_detections, match_scores
 from pgvision.evaluation.figures import best_f1, reliability
 from pgvision.evaluation.plots import report_figure
+from pgvision.rle import mask_to_rle
 
 
 def test_small_set_by_hand(small_set):
@@ -135,6 +136,54 @@ def test_mean_f1_by_hand():
     assert excused.mean_f1 == pytest.approx(0.65)
     assert evaluate_detections(truth, []).mean_f1 == 0
     assert evaluate_detections({**truth, "annotations": []}, found).mean_f1 is None
+
+
+def box(category, *xywh, score=None, **more):
+    scored = {} if score is None else {"score": score}
+    return {"image_id": 1, "category_id": category, "bbox": list(xywh), **scored, **more}
+
+
+def test_mean_iou_by_hand():
+    truth = {
+        "images": [{"id": 1, "height": 120, "width": 160}],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+        "annotations": [
+            box(1, 0, 0, 20, 10, id=1), box(1, 7, 0, 20, 10, id=2), box(2, 60, 60, 10, 10, id=3),
+            box(1, 100, 0, 50, 50, id=4, iscrowd=1),
+        ],
+    }  # fmt: skip
+    found = [
+        # 16 / 24 with the first, 17 / 23 with the second, which it would take if it took its best
+        box(1, 4, 0, 20, 10, score=0.9),
+        box(1, 20, 0, 7, 10, score=0.1),  # 7 / 20 with the second, below COCO's lowest IoU
+        box(1, 60, 60, 10, 10, score=0.8),  # the third's place, but not its class
+        box(1, 110, 10, 20, 20, score=0.7),  # in the crowd
+    ]
+    report = evaluate_detections(truth, found)
+    assert report.miou == pytest.approx((16 / 24 + 7 / 20 + 0) / 3)
+    assert report.to_dict()["miou"] == report.miou
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(report)
+    (row,) = (line for line in console.export_text().splitlines() if "mean IoU" in line)
+    assert "0.339" in row
+    bare = [{key: value for key, value in one.items() if key != "score"} for one in found]
+    assert evaluate_detections(truth, bare, scoreless="interval").miou == report.miou
+    assert evaluate_detections(truth, []).miou == 0
+    assert evaluate_detections({**truth, "annotations": []}, found).miou is None
+
+
+def test_mean_iou_of_masks_is_of_masks():
+    square, half = np.zeros((2, 40, 40), bool)
+    square[10:20, 10:20] = True
+    half[10:20, 10:20] = np.tri(10, dtype=bool)  # 55 of 100 pixels, the same box
+    truth = {
+        "images": [{"id": 1, "height": 40, "width": 40}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [box(1, 10, 10, 10, 10, id=1, segmentation=mask_to_rle(square))],
+    }
+    found = [box(1, 10, 10, 10, 10, score=0.5, segmentation=mask_to_rle(half))]
+    assert evaluate_detections(truth, found, "segm").miou == pytest.approx(0.55)
+    assert evaluate_detections(truth, found, "bbox").miou == 1
 
 
 def test_a_report_says_what_was_scored_and_at_which_threshold(tmp_path):

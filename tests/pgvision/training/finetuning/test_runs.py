@@ -47,10 +47,13 @@ def test_what_comes_out_is_a_checkpoint(
     with caplog.at_level("INFO"):
         report = run(scenes, out, steps=3, ema=0.5, eval_every=9)
     assert report.finished and report.steps == 3
-    assert set(report.after) >= {"ap", "ap50", "ar", "f1", "mean f1"}
+    assert set(report.after) >= {"ap", "ap50", "ar", "miou", "f1", "mean f1"}
     assert set(report.before) == set(report.after)
     told = (out / "README.md").read_text(encoding="utf-8")
     assert "codec of masks: tiny" in told and "helmet, head" in told and "how many" in told
+    credits_ = told.partition("## Credits")[2].partition("\n## ")[0]
+    assert "### Base: tiny" in credits_ and "license: apache-2.0" in credits_
+    assert f"### Data: {scenes.name}" in credits_ and "pgvision rendered scenes" in credits_
     fitted = Calibration.load(out / "calibration.json")
     assert fitted.num_fitted > 0 and f"fitted to {fitted.num_fitted} answers" in told
     if is_tensorboard_available():

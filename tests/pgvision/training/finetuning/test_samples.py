@@ -1,6 +1,7 @@
 """What is learnt from: the same number gives the same sample, and boxes follow the pixels."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +192,36 @@ def test_parts_are_found_and_bound_to_their_content(scenes: Path, tmp_path: Path
         assert len(train.images) + len(valid.images) == count and valid.images
     with pytest.raises(OptionError, match="has train, valid"):
         read_parts(DataPlaces(data=scenes, split="other"), recipe)
+
+
+def test_a_validation_set_may_have_its_pictures_elsewhere(scenes: Path, tmp_path: Path) -> None:
+    recipe = FinetuneSettings(steps=1)
+    valid = tmp_path / "alone" / "valid.json"
+    valid.parent.mkdir()
+    valid.write_bytes((scenes / "valid" / "instances.json").read_bytes())
+    digests = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        shutil.copytree(scenes / "valid" / "images", folder / "images")
+        places = DataPlaces(data=scenes, valid=valid, valid_images=folder)
+        parts = read_parts(places, recipe)
+        assert [image.path.parent for image in parts.valid.images] == [folder / "images"] * 2
+        assert all(image.path.is_file() for image in parts.valid.images)
+        assert all(image.path.is_relative_to(scenes) for image in parts.train.images)
+        digests.append(Mixture((parts,)).digest)
+    assert digests[0] != digests[1]  # a run is held to it, as to `images`
+    texts = tmp_path / "alone" / "valid.jsonl"
+    texts.write_bytes((scenes / "valid" / "examples.jsonl").read_bytes())
+    train = scenes / "valid" / "examples.jsonl"
+    for folder, where in ((tmp_path / "one", tmp_path / "one"), (None, scenes / "valid")):
+        places = DataPlaces(
+            data=train, images=scenes / "valid", valid=texts, valid_images=folder
+        )  # fmt: skip
+        parts = read_parts(places, replace(recipe, task="caption"))
+        assert {one.image.parent for one in parts.valid} == {where / "images"}
+        assert {one.image.parent for one in parts.train} == {scenes / "valid" / "images"}
+    with pytest.raises(OptionError, match="valid_images: .* name valid"):
+        DataPlaces(data=scenes, valid_images=tmp_path)
 
 
 def test_an_object_is_asked_for_if_enough_of_it_is_seen() -> None:
