@@ -45,11 +45,13 @@ class Example(NamedTuple):
         image: Path of the image.
         prefix: What is asked (no ``<image>``, no newline: the processor adds both).
         suffix: What the model should say; "" for nothing to be found.
+        paraphrases: Other ways to ask for the same.
     """
 
     image: Path
     prefix: str
     suffix: str
+    paraphrases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

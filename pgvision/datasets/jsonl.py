@@ -33,6 +33,7 @@ class _Line(NamedTuple):
     path: Path
     prefix: str
     suffix: str
+    paraphrases: tuple[str, ...]
     where: str
 
 
@@ -40,7 +41,8 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
     """Read a JSONL file of examples of any task. Images are not opened.
 
     Args:
-        path: The file: one JSON object a line with ``image``, ``prefix`` and ``suffix``.
+        path: The file: one JSON object a line with ``image``, ``prefix`` and ``suffix``, and where
+            there are other ways to ask for the same, ``paraphrases``, a list of them.
         images: Image folder; looked for near the file if not given.
 
     Raises:
@@ -54,7 +56,10 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
         >>> read_examples(file)[0].suffix
         'a cat'
     """
-    return tuple(Example(line.path, line.prefix, line.suffix) for line in _lines(path, images))
+    return tuple(
+        Example(line.path, line.prefix, line.suffix, line.paraphrases)
+        for line in _lines(path, images)
+    )
 
 
 def example_line(name: str, prefix: str, suffix: str) -> str:
@@ -88,8 +93,16 @@ def _lines(path: str | Path, images: str | Path | None) -> list[_Line]:
         if not isinstance(suffix, str):
             raise entry.fail("suffix", 'text ("" for nothing)')
         found = pictures.find(name, where=entry.where)
-        lines.append(_Line(name, found.path, entry.text("prefix"), suffix, entry.where))
+        said = (entry.text("prefix"), suffix, _paraphrases(entry))
+        lines.append(_Line(name, found.path, *said, entry.where))
     return lines
+
+
+def _paraphrases(entry: Fields) -> tuple[str, ...]:
+    found = entry.items("paraphrases") if "paraphrases" in entry else []
+    if not all(isinstance(one, str) and one for one in found):
+        raise entry.fail("paraphrases", "a list of prompts")
+    return tuple(map(str, found))
 
 
 def read_jsonl(

@@ -19,6 +19,7 @@ from pgvision.scenes.dice import Dice
 from pgvision.scenes.render import render_scene, require_image_hw, require_seed
 from pgvision.scenes.scene import Scene, SceneObject
 from pgvision.scenes.vocabulary import CLASSES
+from pgvision.scenes.wordings import trained_forms
 from pgvision.tokens.bins import encode_boxes, object_text
 from pgvision.tokens.prefixes import (
     SEPARATOR,
@@ -34,7 +35,7 @@ ABSENT_CLASSES: Final = 2
 _KIND: Final = "tiny"
 _JPEG_QUALITY: Final = 95
 
-Example = dict[str, str]
+Example = dict[str, str | list[str]]
 
 
 class MaskEncoder(Protocol):
@@ -192,7 +193,8 @@ def scene_examples(
         codec: Writes masks as codes.
 
     Yields:
-        ``{"image", "prefix", "suffix"}``.
+        ``{"image", "prefix", "suffix"}``, and of questions the ``"paraphrases"`` that training may
+        use: others are kept back to test with.
     """
     present = {item.label for item in scene.objects}
     asked = [label for label in CLASSES if label in present] + _absent(scene, present)
@@ -205,7 +207,11 @@ def scene_examples(
             yield _example(image, prefix, objects_text(objects, codes))
     yield _example(image, caption_prefix("en", kind=_KIND), scene.caption)
     for item in scene.questions:
-        yield _example(image, answer_prefix(item.question, kind=_KIND), item.answer)
+        asked_so = [answer_prefix(one, kind=_KIND) for one in trained_forms(item.question)]
+        example = _example(image, asked_so[0], item.answer)
+        if asked_so[1:]:
+            example["paraphrases"] = asked_so[1:]
+        yield example
     yield _example(image, ocr_prefix(kind=_KIND), scene.reading)
 
 

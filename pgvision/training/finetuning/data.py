@@ -63,8 +63,9 @@ class Parts:
         """The questions, as prompts ask them."""
         if isinstance(self.train, Dataset) or self.settings.task != "ask":
             return ()
-        asked = (one.prefix for one in self.train if one.prefix.startswith("answer "))
-        return tuple(dict.fromkeys(prefix.split(" ", 2)[-1] for prefix in asked))
+        ways = (way for one in self.train for way in (one.prefix, *one.paraphrases))
+        asked = (way.split(" ", 2)[-1] for way in ways if way.startswith("answer "))
+        return tuple(dict.fromkeys(asked))
 
     @property
     def told(self) -> dict[str, Any]:

@@ -78,12 +78,14 @@ class TextSource:
         return len(self.examples)
 
     def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return an example in another light."""
+        """Return an example in another light, asked in one of its ways."""
         one = self.examples[index]
+        ways = (one.prefix, *one.paraphrases)
+        prefix = ways[int(rng.integers(len(ways)))] if one.paraphrases else one.prefix
         bgr = read_image(one.image)
         if self.settings.augment:
             bgr = draw_view((bgr.shape[0], bgr.shape[1]), rng, geometric=False).picture(bgr)
-        return Sample(str(one.image), bgr, one.prefix, one.suffix)
+        return Sample(str(one.image), bgr, prefix, one.suffix)
 
 
 @dataclass(frozen=True)

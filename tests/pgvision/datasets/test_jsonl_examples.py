@@ -382,3 +382,11 @@ def test_no_lines_no_objects_and_no_image_are_refused(tmp_path):
         read_dataset(jsonl(tmp_path, entry("caption en", "a cat")))
     with pytest.raises(DataError, match="bins need the image's size"):
         read_dataset(jsonl(tmp_path, entry(image="gone.png")))
+
+
+@pytest.mark.parametrize("wrong", ["answer en why?", [1], [""], {"a": "b"}])
+def test_paraphrases_are_a_list_of_prompts(tmp_path, wrong):
+    line = {"image": "a.jpg", "prefix": "answer en who?", "suffix": "no", "paraphrases": wrong}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    with pytest.raises(DataError, match=r"a\.jsonl: line 1: .*paraphrases.*a list"):
+        read_examples(tmp_path / "a.jsonl")

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pgvision.errors import OptionError
 from pgvision.scenes import CLASSES, render_scene
 from pgvision.scenes.export import export_scenes
+from pgvision.scenes.wordings import kept_back_forms
 
 SIZE = (160, 200)
 FIRST, COUNT = 930_000, 8
@@ -202,3 +203,16 @@ def test_bad_options_are_refused(tmp_path, options, named):
     with pytest.raises(OptionError, match=named):
         export_scenes(tmp_path / "site", **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_questions_come_with_the_ways_that_training_uses(folder):
+    asked = [example for example in _examples(folder) if "paraphrases" in example]
+    assert asked
+    assert all(example["prefix"].startswith("answer en ") for example in asked)
+    held = {f"answer en {form}" for form in kept_back_forms("does everyone wear a helmet?")}
+    for example in asked:
+        assert example["prefix"] not in example["paraphrases"]
+        assert not held & set(example["paraphrases"])
+    everyone = [one for one in asked if one["prefix"] == "answer en does everyone wear a helmet?"]
+    assert all("answer en is everyone wearing a helmet?" in one["paraphrases"] for one in everyone)
+    assert everyone

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from pgvision.errors import DataError, OptionError
 from pgvision.tokens import parse_suffix
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.data import Mixture, _held_back, read_mixture, read_parts
-from pgvision.training.finetuning.samples import ObjectSource, Samples
+from pgvision.training.finetuning.samples import ObjectSource, Samples, TextSource
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
 from vqvae import MaskCodec
@@ -306,3 +307,22 @@ def test_a_class_that_training_never_shows_is_named(
     assert "dragon" not in caplog.text
     read_parts(DataPlaces(data=scenes, valid=valid), FinetuneSettings(steps=1))
     assert "shows no object of" in caplog.text and "dragon" in caplog.text
+
+
+def test_a_question_is_asked_in_each_of_its_ways(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), 90, np.uint8))
+    ways = ["answer en how many?", "answer en what is the number?", "answer en count them"]
+    line = {"image": "a.png", "prefix": ways[0], "suffix": "2", "paraphrases": ways[1:]}
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    part = read_parts(DataPlaces(data=tmp_path), FinetuneSettings(task="ask", steps=1))
+    assert part.questions == ("how many?", "what is the number?", "count them")
+    samples = Samples([TextSource(part.train, part.settings)], 60, 0)
+    drawn = [samples[number].prefix for number in range(60)]
+    # A third each, give or take four standard deviations.
+    assert all(abs(drawn.count(way) - 20) < 15 for way in ways)
+    assert drawn == [samples[number].prefix for number in range(60)]
+    digest = Mixture((part,)).digest
+    (tmp_path / "train.jsonl").write_text(json.dumps({**line, "paraphrases": ways[1:2]}))
+    other = read_parts(DataPlaces(data=tmp_path), FinetuneSettings(task="ask", steps=1))
+    assert Mixture((other,)).digest != digest
