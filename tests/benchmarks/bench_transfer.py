@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--task", default="detect")
     parser.add_argument("--vision-share", type=float, default=FinetuneSettings.vision_share)
     parser.add_argument("--dense-loss", type=float, default=0.0)
+    parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--scratch", action="store_true", help="begin with random weights")
     parser.add_argument("--eyes", help="begin with small's decoder and other eyes")
     parser.add_argument("--masks", action="store_true", help="with and without the mask loss")
@@ -129,6 +130,7 @@ def main() -> None:
                 "task": options.task,
                 "vision_share": options.vision_share,
                 "dense_loss": options.dense_loss,
+                "learning_rate": options.learning_rate,
                 **changed,
             }
             settings = FinetuneSettings(
@@ -150,6 +152,7 @@ def main() -> None:
                 "start": start,
                 "pictures": count or "all",
                 "recipe": name or "default",
+                "learning_rate": options.learning_rate or "default",
                 "steps": report.steps,
                 "minutes": round((time.monotonic() - began) / 60, 1),
                 **({} if is_known else {"before": report.before}),
