@@ -1,5 +1,6 @@
 """`finetune`: from a data set to a checkpoint with an AP."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from pgvision.training.finetuning.validation import Validation, score_objects, s
 from pgvision.training.finetuning.watch import BEST_NAME, Watch
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
 
+_LOG = logging.getLogger(__name__)
 _Validate: TypeAlias = Callable[[int | None], Validation]
 
 
@@ -123,7 +125,19 @@ def finetune(
     )
     if finished and is_first():
         _write(report, engine, settings, data, after.calibration)
+        _tell_worse(before, watch.best)
     return report
+
+
+def _tell_worse(before: Mapping[str, float], best: tuple[float, int] | None) -> None:
+    """Warn where the start was better: on few pictures a checkpoint can lose what it knows."""
+    name, value = next(iter(before.items()), ("", 0.0))
+    if best is not None and best[0] < value:
+        _LOG.warning(
+            "%s was %.3f before the first step and is at best %.3f: what you began with was "
+            "better. Take a lower --learning-rate, fewer steps, or more pictures",
+            name, value, best[0],
+        )  # fmt: skip
 
 
 def _best(trainer: FinetuneTrainer, watch: Watch, validate: _Validate) -> Validation:

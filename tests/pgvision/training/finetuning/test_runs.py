@@ -190,6 +190,18 @@ def test_another_number_of_processes_is_refused_by_name(
             bind(tmp_path / "out", {"steps": 5, "seed": 0}, lambda: 3)
 
 
+def test_a_run_that_unlearns_says_so(
+    scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlearnt = run(scenes, tmp_path / "out", steps=4, learning_rate=0.05, warmup=0.0)
+    assert unlearnt.after["ap"] < unlearnt.before["ap"]
+    said = f"ap was {unlearnt.before['ap']:.3f} before the first step and is at best "
+    assert said in caplog.text and "Take a lower --learning-rate" in caplog.text
+    caplog.clear()
+    run(scenes, tmp_path / "kept", steps=1, learning_rate=1e-12)
+    assert "--learning-rate" not in caplog.text
+
+
 def test_a_loss_that_is_no_number_names_its_pictures(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the loss is nan; lower learning_rate, or look at .*jpg"):
         run(scenes, tmp_path / "out", steps=30, learning_rate=1e9)
