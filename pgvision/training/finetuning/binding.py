@@ -39,20 +39,14 @@ def is_first() -> bool:
     return process_number() == 0
 
 
-def require_whole_weights() -> None:
-    """Refuse launchers that would spread the weights over the processes.
+def is_switched_on(name: str) -> bool:
+    """Whether a launcher has set a switch of the environment."""
+    return os.environ.get(name, "false").lower() in ("1", "true")
 
-    Raises:
-        OptionError: If FSDP or DeepSpeed is switched on: the first process alone validates by
-            generation and writes, and it would hold a piece of the model.
-    """
-    for name in ("FSDP", "DeepSpeed"):
-        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "false").lower() in ("1", "true"):
-            raise OptionError(
-                f"{name}: each process would hold a piece of the weights, which can neither be "
-                f"validated nor averaged (ema) in pieces; launch without --use_{name.lower()}, and "
-                "where memory is short use --lora, --four-bit, --checkpointing or --accumulation"
-            )
+
+def is_sharded() -> bool:
+    """Whether each process is to hold a piece of the weights (FSDP), as accelerate tells it."""
+    return is_switched_on("ACCELERATE_USE_FSDP")
 
 
 def own_gpu() -> str | None:
@@ -101,6 +95,7 @@ def bind(
         OptionError: If it holds another run, or files of something else.
     """
     identity = {**identity, "processes": num_processes(), "version": __version__}
+    identity |= {"sharded": True} if is_sharded() else {}
     path = folder / RUN_NAME
     if not is_first():
         _wait_for(path)

@@ -19,7 +19,6 @@ from pgvision.training.finetuning.binding import (
     is_first,
     num_processes,
     own_gpu,
-    require_whole_weights,
 )
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.credits import credits_told, write_picture_credits
@@ -38,6 +37,11 @@ from pgvision.training.finetuning.models import add_dense_head, prepare
 from pgvision.training.finetuning.objectives import losses_of, usual_length
 from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
+from pgvision.training.finetuning.sharding import (
+    require_shardable,
+    shard_options,
+    to_be_trained,
+)
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
 from pgvision.training.finetuning.validation import Validation, score_objects, score_texts
 from pgvision.training.finetuning.watch import BEST_NAME, Watch
@@ -96,14 +100,15 @@ def finetune(
 
     Raises:
         DataError: If there is nothing to learn from, or a loss is no number.
-        OptionError: If ``out`` holds a run with other settings, data or number of processes.
+        OptionError: If ``out`` holds a run with other settings, data or number of processes, or the
+            launcher asks for what cannot be had.
         DependencyError: If accelerate is missing.
         CheckpointError: If the model cannot be loaded, or a state or the result not written.
     """
     started = time.monotonic()
     folder = Path(out)
     _require_accelerate()
-    require_whole_weights()
+    require_shardable(settings)
     data = read_mixture([places] if isinstance(places, DataPlaces) else places, settings)
     engine = prepare(settings, device=device or own_gpu())
     engine = Engine(engine.model, engine.processor, _card(engine.card, data))
@@ -141,10 +146,11 @@ def _tell_worse(before: Mapping[str, float], best: tuple[float, int] | None) -> 
 
 
 def _best(trainer: FinetuneTrainer, watch: Watch, validate: _Validate) -> Validation:
-    """Put the best weights into the model, and measure them on the whole validation part."""
+    """Put the best weights into the model that answers, and measure them on the whole part."""
     watch.note(trainer.state, trainer.model)
-    trainer.accelerator.wait_for_everyone()
-    load_trained(trainer.model, watch.folder / BEST_NAME)
+    if not is_first():
+        return Validation({})
+    load_trained(watch.shown, watch.folder / BEST_NAME)
     return validate(None)
 
 
@@ -163,6 +169,7 @@ def _trainer(
         settings,
         folder,
         every=settings.eval_every or max(1, steps // 5),
+        shown=engine.model,
         validate=lambda: validate(settings.eval_limit).figures,
     )
     samples = replace(samples, count=steps * size)
@@ -172,13 +179,14 @@ def _trainer(
     trainer = FinetuneTrainer(
         settings,
         losses_of(settings, collator, data.codec, usual=usual),
-        model=engine.model,
+        model=to_be_trained(engine.model),
         args=arguments(
             settings,
             folder,
             steps=steps,
             device=engine.model.device.type,
             kind=engine.card.kind,
+            pieces=shard_options(engine.model),
         ),
         train_dataset=samples,
         data_collator=collator,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pgvision.errors import CheckpointError, DataError
 from pgvision.training.finetuning.binding import is_first
+from pgvision.training.finetuning.sharding import put
 
 WEIGHTS_NAME: Final = "trained.safetensors"
 _WHOLE: Final = "whole"  # written last into a checkpoint: without it, it is half of one
@@ -39,27 +40,25 @@ def saving(path: Path) -> Iterator[None]:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that are trained, by name; of tied ones the first."""
+    """Return the weights that are trained, by name; of tied ones the first.
+
+    They share the model's memory, and of weights that are split they are the pieces.
+    """
     return {
-        name: weight.detach().clone().contiguous()
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
+        name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad
     }
 
 
-@torch.no_grad()
 def load_trained(model: Any, path: Path) -> None:
-    """Put weights of `trained_weights` back.
+    """Put weights of `trained_weights` back, from a file of whole ones.
 
     Raises:
         DataError: If they are of other names or shapes.
     """
-    own = {name: one for name, one in model.named_parameters() if one.requires_grad}
-    stored = load_file(path)
+    own, stored = trained_weights(model), load_file(path)
     if {name: one.shape for name, one in own.items()} != {n: o.shape for n, o in stored.items()}:
         raise DataError(f"{path}: holds other weights than those that are trained; start anew")
-    for name, weight in own.items():
-        weight.copy_(stored[name])
+    set_weights(model, stored)
 
 
 @torch.no_grad()
@@ -67,7 +66,7 @@ def set_weights(model: Any, weights: dict[str, Tensor]) -> None:
     """Put weights of `trained_weights` into a model."""
     own = dict(model.named_parameters())
     for name, weight in weights.items():
-        own[name].copy_(weight)
+        put(own[name], weight)
 
 
 def mark_whole(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """transformers' Trainer with our batches and our losses."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -11,10 +12,12 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pgvision.errors import DataError
+from pgvision.training.finetuning.binding import is_first
 from pgvision.training.finetuning.models import HEAD_NAME
 from pgvision.training.finetuning.objectives import Loss
 from pgvision.training.finetuning.saving import WEIGHTS_NAME, load_trained, saving, trained_weights
 from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.finetuning.sharding import gathered, save_optimiser, share_out
 
 
 class _TrainerOptions(TypedDict):
@@ -45,10 +48,26 @@ class OrderedTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let weights be split on processors as on GPUs."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp:
+            share_out(self.accelerator, self.args)
+            self.is_fsdp_enabled = True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; every process calls it, and the first writes."""
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trained_weights(self.accelerator.unwrap_model(self.model)), folder / WEIGHTS_NAME)
+        weights = gathered(trained_weights(self.accelerator.unwrap_model(self.model)))
+        if is_first():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / WEIGHTS_NAME)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            save_optimiser(self, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         with saving(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
@@ -93,7 +112,7 @@ class FinetuneTrainer(OrderedTrainer):
         names, kept, labels = inputs.pop("names"), inputs.pop("kept"), inputs.pop("labels")
         masks, dense = inputs.pop("masks", None), inputs.pop("dense", None)
         found = model(**inputs, logits_to_keep=kept, use_cache=False)
-        logits, wanted = found.logits, labels[:, kept + 1]
+        logits, wanted = found.logits.float(), labels[:, kept + 1]
         parts = [weight * loss(logits, wanted, masks) for weight, loss in self.losses if weight > 0]
         if self.settings.dense_loss:
             head = self.accelerator.unwrap_model(model).get_submodule(HEAD_NAME)
@@ -130,8 +149,16 @@ def _natural_dtype(*, on_cpu: bool) -> str:
     return "bfloat16" if multiplies else "float32"
 
 
-def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str, kind: str) -> Any:
-    """Return transformers' arguments for a run of ``steps``."""
+def arguments(
+    settings: FinetuneSettings,
+    out: Path,
+    *,
+    steps: int,
+    device: str,
+    kind: str,
+    pieces: Mapping[str, Any] | None = None,
+) -> Any:
+    """Return transformers' arguments for a run of ``steps``; ``pieces``: of `shard_options`."""
     on_cpu = device == "cpu"
     every = settings.eval_every or max(1, steps // 5)
     return TrainingArguments(
@@ -158,4 +185,5 @@ def arguments(settings: FinetuneSettings, out: Path, *, steps: int, device: str,
         disable_tqdm=True,
         label_names=["labels"],
         ddp_find_unused_parameters=False,
+        **(pieces or {}),
     )

@@ -14,10 +14,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 
 from pgvision.files import replaced_path
-from pgvision.training.finetuning.binding import is_first, num_processes
+from pgvision.training.finetuning.binding import is_first, is_sharded, num_processes
 from pgvision.training.finetuning.curve import append_to_curve, read_curve, write_curve
 from pgvision.training.finetuning.saving import mark_whole, saving, set_weights, trained_weights
 from pgvision.training.finetuning.settings import FinetuneSettings
+from pgvision.training.finetuning.sharding import gathered, put, share_told
 
 _LOG = logging.getLogger(__name__)
 BEST_NAME: Final = "best.safetensors"
@@ -38,7 +39,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         settings: The run.
         folder: For ``curve.jsonl`` and the best weights.
         every: Steps between validations.
-        validate: Returns figures; the first is the main one.
+        shown: The model that is validated: the one that is trained, or a whole one beside it.
+        validate: Returns figures of it; the first is the main one.
 
     Attributes:
         progress: Is told each step, how many there will be, and the last loss.
@@ -53,10 +55,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         folder: Path,
         *,
         every: int,
+        shown: Any,
         validate: Callable[[], dict[str, float]],
     ) -> None:
         self.settings, self.folder, self.every = settings, folder, every
-        self._validate = validate
+        self.shown, self._validate = shown, validate
         self.progress: Callable[[int, int, float | None], None] = lambda step, steps, loss: None
         self.writers = _tensorboard(folder)
         self.average: dict[str, Tensor] = {}
@@ -77,11 +80,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             write_curve(self.folder, kept)
         for line in kept:
             self._weigh(line)
-        path = self.folder / f"checkpoint-{state.global_step}" / _AVERAGE_NAME
+        if is_sharded():
+            _LOG.info(share_told(trained_weights(kwargs["model"])))
         if self.settings.ema:
-            own = trained_weights(kwargs["model"])
-            self.average = load_file(path) if path.exists() else own
+            self._begin_average(kwargs["model"], state)
         self._before = signal.signal(signal.SIGTERM, self._on_signal)
+
+    @torch.no_grad()
+    def _begin_average(self, model: Any, state: TrainerState) -> None:
+        path = self.folder / f"checkpoint-{state.global_step}" / _AVERAGE_NAME
+        stored = load_file(path) if path.exists() else {}
+        self.average = _copies(trained_weights(model))
+        for name, weight in stored.items():
+            put(self.average[name], weight)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.is_stopped = True
@@ -102,27 +113,34 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             for name, weight in trained_weights(model).items():
                 self.average[name].lerp_(weight, 1 - share)
         self.progress(state.global_step, state.max_steps, self._loss)
-        patience = self.settings.patience
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            # The others wait for the first in the next step, but all must agree on when to end.
-            if is_first() or patience is not None:
-                self.note(state, model)
-            control.should_training_stop |= patience is not None and self._worse >= patience
+            self.note(state, model)
+            patience = self.settings.patience
+            if patience is not None:  # what the first has found holds for all
+                tired = is_first() and self._worse >= patience
+                control.should_training_stop |= _anywhere(tired)
         self.is_stopped = _anywhere(self.is_stopped)
         if self.is_stopped:
             control.should_save = control.should_training_stop = True
 
     def note(self, state: TrainerState, model: Any) -> dict[str, float]:
-        """Validate (the averaged weights, where there are some) and keep the best weights."""
-        own = trained_weights(model) if self.average else {}
-        set_weights(model, self.average)
+        """Validate (the averaged weights, where there are some) and keep the best weights.
+
+        Every process calls it, since weights may have to be put together; the first validates, and
+        the others wait for it in the next step.
+        """
+        weights = gathered(self.average or trained_weights(model))
+        if not is_first():
+            return {}
+        own = _copies(trained_weights(model)) if self.average and self.shown is model else {}
+        set_weights(self.shown, weights)
         figures = self._validate()
         line = {"step": state.global_step, "figures": figures}
-        if self._weigh(line) and is_first():
+        if self._weigh(line):
             path = self.folder / BEST_NAME
             with saving(path), replaced_path(path) as aside:
-                save_file(trained_weights(model), aside)
-        set_weights(model, own)
+                save_file(weights, aside)
+        set_weights(self.shown, own)
         self._append(line)
         # Not through the trainer's own log: it would forget that a loss is due at this step.
         for writer in self.writers:
@@ -157,17 +175,22 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Mark a checkpoint as whole, once all of it is there."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        average = gathered(self.average)
         if not is_first():
             return
-        if self.average:
+        if average:
             with saving(folder):
-                save_file(self.average, folder / _AVERAGE_NAME)
+                save_file(average, folder / _AVERAGE_NAME)
         mark_whole(folder)
 
     def _append(self, line: dict[str, Any]) -> None:
         if not is_first():
             return
         append_to_curve(self.folder, line)
+
+
+def _copies(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in weights.items()}
 
 
 def _tensorboard(folder: Path) -> list[TrainerCallback]:

@@ -316,16 +316,17 @@ def test_two_processes_learn_what_one_learns(scenes: Path, tmp_path: Path) -> No
         assert find_checkpoint(tmp_path / name).kind == "tiny"
 
 
-def test_weights_in_pieces_are_refused_by_name(
+def test_launchers_that_do_not_fit_are_refused_by_name(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(OptionError, match="FSDP.*without --use_fsdp.*--checkpointing"):
+    with pytest.raises(OptionError, match="FSDP: one process has none to share with"):
         run(scenes, tmp_path / "out", steps=1)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(OptionError, match="DeepSpeed"):
         run(scenes, tmp_path / "out", steps=1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
