@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from pgvision.errors import DataError
-from pgvision.training.finetuning.binding import bind, is_first, num_processes
+from pgvision.errors import DataError, OptionError
+from pgvision.training.finetuning.binding import bind, is_first, is_sharded, num_processes
 from pgvision.training.finetuning.curve import append_to_curve, read_curve, write_curve
 from pgvision.training.finetuning.saving import checkpoint_step, last_checkpoint, mark_whole
 from pgvision.training.finetuning.trainer import OrderedTrainer
@@ -229,9 +229,12 @@ def carry_out(recipe: Recipe, run: Run, *, begin: Callable[[], None]) -> int:
         The steps that are done.
 
     Raises:
-        OptionError: If what lies in ``run.out`` was made with something else.
+        OptionError: If what lies in ``run.out`` was made with something else, or the launcher splits
+            weights.
         CheckpointError: If a state cannot be written.
     """
+    if is_sharded():
+        raise OptionError("FSDP: these models are small; launch without --use_fsdp")
     bind(run.out, run.identity, lambda: run.steps, free=run.free)
     held = last_checkpoint(run.out)
     begin()  # a state holds only what learns
