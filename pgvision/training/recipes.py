@@ -229,8 +229,8 @@ def carry_out(recipe: Recipe, run: Run, *, begin: Callable[[], None]) -> int:
         The steps that are done.
 
     Raises:
-        OptionError: If what lies in ``run.out`` was made with something else, or the launcher splits
-            weights.
+        OptionError: If what lies in ``run.out`` was made with something else, or the launcher
+            splits weights.
         CheckpointError: If a state cannot be written.
     """
     if is_sharded():
