@@ -53,7 +53,7 @@ class Run:
         identity: What the run is; a resumed one is held to it.
         steps: How many in all.
         out: Folder for its states and its curve.
-        seed: Of what is drawn while a step is taken.
+        seed: Of what is drawn while a step is taken; states keep how far that went.
         free: Names in ``identity`` that may differ from those of the run that is resumed.
         until: Stop after this step and save; the same run without it goes on.
         device: Where to train.
@@ -141,8 +141,6 @@ class RecipeTrainer(OrderedTrainer):
         Raises:
             DataError: If it is not a number; the message names the losses.
         """
-        # What is drawn while a step is taken is a function of the step, too.
-        torch.manual_seed(1_000_003 * self.run.seed + self.state.global_step)
         losses = model(**inputs)
         self._recent.append({name: float(one.detach()) for name, one in losses.items()})
         total = torch.stack(list(losses.values())).sum()

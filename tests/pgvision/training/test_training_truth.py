@@ -319,3 +319,12 @@ def test_an_answer_that_was_cut_does_not_end(recipe: TinyRecipe, shard: Shard) -
         assert len(found) == (5 if prefix.startswith("segment") else 14)
         assert not whole.endswith("<eos>")
         assert np.all(np.diff([one.xyxy[0] for one in found]) > 0)  # from left to right
+
+
+def test_processes_draw_pictures_of_their_own(recipe: TinyRecipe) -> None:
+    here, there = (recipe.draw(5, process) for process in (0, 1))
+    assert here.rows.tolist() != there.rows.tolist()
+    again = recipe.maker.draw((recipe.settings.seed, 5, 1), num_images=3, num_prompts=2)
+    assert torch.equal(again.pictures, there.pictures) and torch.equal(again.ids, there.ids)
+    alone = recipe.draw(1, 0)  # the tower's: more pictures, and no prompts
+    assert (len(alone.pictures), len(alone.ids)) == (recipe.settings.vision_images, 0)
