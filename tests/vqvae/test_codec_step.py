@@ -100,6 +100,64 @@ def test_the_codebook_follows_by_running_averages(
         np.testing.assert_allclose(found, total / count, rtol=1e-4, atol=1e-5)
 
 
+def test_the_first_steps_know_no_codebook(run: _Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.step = 149
+    before = copy.deepcopy(run.model)
+    masks = taken_step(run, monkeypatch)
+    vectors = before.vectors(masks)
+    loss = plain_loss(before.decode(vectors), masks) + 0.25 * 0.01 * vectors.square().mean()
+    learning = [*before.encoder.parameters(), *before.decoder.parameters()]
+    expected = torch.autograd.grad(loss, learning)
+    cut = min(1.0, 1 / math.sqrt(sum(float(one.square().sum()) for one in expected)))
+    found = [*run.model.encoder.parameters(), *run.model.decoder.parameters()]
+    for held, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(held.grad, cut * wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_gradients_are_cut_to_norm_1(run: _Run) -> None:
+    with torch.no_grad():
+        run.model.decoder[-1].weight.mul_(100)
+    run._one_step()
+    norm = torch.nn.utils.get_total_norm([one.grad for one in run.model.parameters()])
+    assert float(norm) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_every_step_draws_masks_anew_by_their_weights(
+    run: _Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Mask k is k + 1 everywhere: no flip or warp changes that.
+    run.masks = (torch.arange(12, dtype=torch.uint8) + 1)[:, None, None].expand(12, 64, 64)
+    run.weights = torch.tensor([0.0, 1.0, 0.0, 5.0] + 8 * [0.0])
+    drawn = []
+    for step in range(151, 171):
+        run.step = step
+        with monkeypatch.context() as patch:
+            drawn.append((taken_step(run, patch)[:, 0, 0] * 255).round().int().tolist())
+    counts = np.bincount(np.array(drawn).ravel(), minlength=13)
+    assert counts[[2, 4]].sum() == counts.sum() == 160
+    assert counts[4] / counts.sum() == pytest.approx(5 / 6, abs=0.1)
+    assert len({tuple(row) for row in drawn}) > 10
+
+
+def test_masks_are_turned_and_bent_and_keep_their_boxes() -> None:
+    corner = torch.zeros(64, 64)
+    corner[2:30, 5:40] = 1
+    corner[30:60, 5:12] = 1
+    ways = [way for one in (corner, corner.T) for way in (one, one.flip(0), one.flip(1))]
+    ways += [corner.flip(0, 1), corner.T.flip(0, 1)]
+    turned = {tuple(one.flatten().tolist()) for one in ways}
+    bent = training.augment(corner.repeat(128, 1, 1), torch.Generator().manual_seed(0))
+    found = [tuple(one.flatten().tolist()) for one in bent]
+    assert set(found[64:]) == turned and len(turned) == 8
+    assert not turned & set(found[:64])
+    ring = torch.ones(64, 64)
+    ring[4:60, 4:60] = 0
+    bent = training.augment(ring.repeat(64, 1, 1), torch.Generator().manual_seed(0))
+    for edge in (bent[:, 0], bent[:, -1], bent[..., 0], bent[..., -1]):
+        assert float(edge.min()) > 0.5
+    assert float((bent[:32] - ring).abs().mean()) > 0.005
+
+
 def test_the_codebook_is_started_at_step_150(run: _Run) -> None:
     rows = torch.full_like(run.model.quantizer._embedding, 1e3)  # nothing would ever choose these
     run.model.quantizer._embedding.copy_(rows)
