@@ -49,7 +49,7 @@ def plain(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]
     )
     adapted = get_peft_model(model, config).train()
     if settings.checkpointing:
-        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+        adapted.activation_checkpointing_enable({"use_reentrant": False})
         adapted.enable_input_require_grads()
     optimiser = torch.optim.AdamW(
         [one for one in adapted.parameters() if one.requires_grad], lr=2e-4
@@ -106,7 +106,7 @@ def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
     collator = Collator(processor, max_length=4096)
     add_adapters(model, settings)
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

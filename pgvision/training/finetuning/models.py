@@ -52,7 +52,7 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
     if settings.freeze_vision or settings.method != "full":
         model.model.vision_tower.requires_grad_(False)
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return engine
 

@@ -37,6 +37,39 @@ def test_adapters_start_as_nothing_and_alone_are_trained() -> None:
     assert not any("lora_" in name for name, _ in engine.model.named_parameters())
 
 
+def test_a_frozen_tower_learns_nothing() -> None:
+    for frozen in (False, True):
+        model = prepare(FinetuneSettings(steps=1, freeze_vision=frozen), device="cpu").model
+        learning = {
+            name.split(".")[1] for name, one in model.named_parameters() if one.requires_grad
+        }
+        assert ("vision_tower" in learning) != frozen
+        assert {"language_model", "multi_modal_projector"} <= learning
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    gradients = []
+    for again in (False, True):
+        engine = prepare(FinetuneSettings(steps=1, checkpointing=again), device="cpu")
+        model = engine.model.train()
+        ids = torch.tensor([engine.input_ids("detect helmet")])
+        side = engine.resolution
+        pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        inputs = {"input_ids": ids, "pixel_values": pixels, "token_type_ids": 0 * ids}
+        passes = 0
+
+        def count(*args: object) -> None:
+            nonlocal passes
+            passes += 1
+
+        layer = model.model.language_model.layers[2]
+        layer.mlp.register_forward_pre_hook(count)
+        model(**inputs, use_cache=False).logits.logsumexp(-1).sum().backward()
+        assert passes == (2 if again else 1)
+        gradients.append(layer.self_attn.q_proj.weight.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_a_layer_that_is_not_there() -> None:
     settings = FinetuneSettings(steps=1, method="lora", targets=("q_proj", "qkv"))
     with pytest.raises(OptionError, match=r"no layers named qkv; it has down_proj, gate_proj"):
