@@ -215,6 +215,27 @@ def test_the_asked_head_looks_at_its_own_picture(batch: Batch) -> None:
     assert got.item() == pytest.approx(2 * _focal(out[..., 0], present) + 2 * cost, rel=1e-4)
 
 
+def test_the_tower_is_taught_by_pictures_alone_at_first(recipe: TinyRecipe) -> None:
+    shapes = [
+        (len(one.pictures), len(one.ids)) for one in (recipe.draw(step, 0) for step in (0, 1, 2))
+    ]
+    assert shapes == [(32, 0), (32, 0), (3, 6)]
+
+
+@torch.no_grad()
+def test_all_losses_of_tiny_count_alike(recipe: TinyRecipe, batch: Batch) -> None:
+    counted = recipe(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = recipe.model.model.vision_tower(batch.pictures).last_hidden_state
+        projected = recipe.model.model.multi_modal_projector(seen)
+        first = recipe.maker.first_loc
+        plain = text_losses(recipe.model, projected, batch, asked=recipe.asked, first_loc=first)
+    plain["dense"] = recipe.head(seen.float(), batch.dense)
+    assert counted.keys() == plain.keys() == {"dense", "suffix", "asked"}
+    for name, one in plain.items():
+        assert counted[name].item() == pytest.approx(one.item(), rel=0.01), name
+
+
 class _Moved(TrainerCallback):
     """Notes which parts moved, and the rates."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pgvision.datasets import read_splits
 from pgvision.errors import DataError
@@ -15,7 +16,9 @@ from pgvision.training.finetuning.objectives import TokenLoss, losses_of, usual_
 from pgvision.training.finetuning.samples import ObjectSource, Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
+from pgvision.training.localisation import MaskLoss, box_loss
 from pgvision.training.noise import NOISE
+from vqvae import MaskCodec
 
 PICTURES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
 SAMPLES = [
@@ -85,10 +88,11 @@ def trainer_of(
     folder: Path,
     *,
     usual: float,
+    codec: MaskCodec | None = None,
 ) -> FinetuneTrainer:
     return FinetuneTrainer(
         settings,
-        losses_of(settings, collator, None, usual=usual),
+        losses_of(settings, collator, codec, usual=usual),
         model=engine.model,
         args=arguments(settings, folder, steps=1, device="cpu", kind="tiny"),
         train_dataset=samples,
@@ -111,6 +115,41 @@ def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Pat
     }
     theirs = engine.model(**inputs, labels=batch["labels"], use_cache=False).loss
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
+def test_each_loss_has_its_weight_and_its_settings(scenes: Path, tmp_path: Path) -> None:
+    settings = FinetuneSettings(
+        steps=1, model="tiny", task="segment", dtype="float32", augment=False, negatives=0.0,
+        box_loss=0.7, mask_loss=0.3, label_smoothing=0.2, loc_sigma=3.0,
+    )  # fmt: skip
+    codec = MaskCodec.load("tiny")
+    source = ObjectSource(read_splits(scenes)["train"], settings, "tiny", codec=codec)
+    samples = [source.draw(k, np.random.default_rng(k)) for k in range(3)]
+    engine = load_apart("tiny", device="cpu", dtype="float32")
+    collator = Collator(engine.processor, max_length=1024)
+    trainer = trainer_of(settings, collator, engine, samples, tmp_path, usual=9.0, codec=codec)
+    batch = collator(samples)
+    total = trainer.compute_loss(engine.model, batch)
+    names = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+    logits = engine.model(**{name: batch[name] for name in names}, use_cache=False).logits[:, :-1]
+    labels = batch["labels"][:, 1:]
+    table = engine.vocabulary
+    tokens = TokenLoss(first_loc=table.first_loc, usual=9.0, smoothing=0.2, loc_sigma=3.0)
+    masks = torch.from_numpy(np.concatenate([one.masks for one in samples]))
+    boxes = box_loss(logits, labels, first_loc=table.first_loc)
+    shapes = MaskLoss(codec)(logits, labels, masks, first_seg=table.first_seg)
+    assert len(boxes) == len(shapes) > 3
+    by_hand = tokens(logits, labels) + 0.7 * boxes.mean() + 0.3 * shapes.mean()
+    torch.testing.assert_close(total, by_hand, rtol=1e-4, atol=0)
+
+
+def test_the_picture_is_the_engines(engine: Engine, collator: Collator) -> None:
+    batch = collator(SAMPLES)
+    for sample, pixels in zip(SAMPLES, batch["pixel_values"], strict=True):
+        side = engine.resolution
+        rgb = Image.fromarray(sample.bgr[..., ::-1].copy()).resize((side, side), Image.BILINEAR)
+        wanted = torch.from_numpy(np.array(rgb)).permute(2, 0, 1) / 127.5 - 1
+        assert float((pixels - wanted).abs().mean()) < 0.02
 
 
 def test_the_weight_of_each_kind_reaches_its_tokens(collator: Collator) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from pgvision.training.finetuning.objectives import TokenLoss
+from pgvision.training.finetuning.settings import FinetuneSettings, Task
 
 FIRST = 10
 SIZE = FIRST + 1024 + 128
@@ -44,6 +45,20 @@ def test_an_empty_answer_weighs_as_one_token_of_a_crowds() -> None:
     assert alike == pytest.approx([alike[0]] * 5)
     by_example = pulls(0.0)
     assert by_example[0] == pytest.approx(4 * by_example[1])
+
+
+@pytest.mark.parametrize(
+    ("task", "told", "counts"),
+    [
+        ("detect", None, True), ("segment", None, True), ("mix", None, True),
+        ("caption", None, False), ("ask", None, False), ("read", None, False),
+        ("detect", False, False), ("caption", True, True),
+    ],
+)  # fmt: skip
+def test_tokens_count_alike_for_objects_or_where_it_is_said(
+    task: Task, told: bool | None, counts: bool
+) -> None:
+    assert FinetuneSettings(steps=1, task=task, token_mean=told).counts_tokens == counts
 
 
 def test_neighbouring_bins_share_a_coordinates_target() -> None:

@@ -21,12 +21,13 @@ from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
 from pgvision.evaluation import Calibration
 from pgvision.images import read_image
-from pgvision.runtime import find_checkpoint, load
+from pgvision.runtime import find_checkpoint, load, load_apart
 from pgvision.tasks import Captioner, Detector, Segmenter
 from pgvision.training.finetuning import FinetuneReport, FinetuneSettings, finetune
 from pgvision.training.finetuning.binding import bind
 from pgvision.training.finetuning.curve import read_curve
 from pgvision.training.finetuning.settings import DataPlaces
+from pgvision.training.finetuning.validation import score_objects
 
 SMALL = {"batch_size": 2, "eval_limit": 2, "model": "tiny"}
 
@@ -102,6 +103,23 @@ def test_every_task_has_its_figures(scenes: Path, tmp_path: Path) -> None:
     caption = run(scenes, tmp_path / "c", steps=1, task="caption", data=texts)
     assert set(caption.after) == {"exact"}
     assert Captioner(model=tmp_path / "c")(image).text
+
+
+def test_the_best_weights_are_written_not_the_last(scenes: Path, tmp_path: Path) -> None:
+    """The first step has a rate of 0; the ones after it wreck the model."""
+    out = tmp_path / "out"
+    report = run(
+        scenes, out, steps=3, batch_size=1, eval_every=1, learning_rate=0.3, dtype="float32"
+    )
+    assert report.best_step == 1 and report.after["ap50"] > 0.2
+    figures = [line["figures"]["ap"] for line in read_curve(out) if "figures" in line]
+    assert figures[-1] < figures[0] == report.after["ap"]
+    own, written = load("tiny").model.state_dict(), load(out).model.state_dict()
+    for name, weight in own.items():
+        torch.testing.assert_close(written[name], weight, msg=name)
+    valid = read_splits(scenes)["valid"]
+    engine = load_apart("tiny", device="cpu", dtype="float32")
+    assert report.after == score_objects(engine, valid, FinetuneSettings(steps=1)).figures
 
 
 def test_a_dense_head_is_trained_and_saved_and_gone_at_the_end(

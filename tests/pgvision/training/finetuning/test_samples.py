@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgvision.datasets import read_splits
+from pgvision.datasets import read_examples, read_splits
 from pgvision.errors import DataError, OptionError
+from pgvision.images import read_image
+from pgvision.runtime import find_checkpoint
 from pgvision.tokens import parse_suffix
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.data import Mixture, _held_back, read_mixture, read_parts
@@ -225,6 +227,25 @@ def test_a_validation_set_may_have_its_pictures_elsewhere(scenes: Path, tmp_path
         DataPlaces(data=scenes, valid_images=tmp_path)
 
 
+def test_every_epoch_shows_a_picture_in_another_view(scenes: Path) -> None:
+    samples = Samples([source(scenes)], 18, seed=3)
+    first = samples[0]
+    again = next(samples[k] for k in range(6, 12) if samples[k].name == first.name)
+    assert again.bgr.shape != first.bgr.shape or not np.array_equal(again.bgr, first.bgr)
+
+
+def test_a_texts_picture_is_neither_mirrored_nor_cropped(scenes: Path) -> None:
+    file = scenes / "train" / "examples.jsonl"
+    examples = read_examples(file)
+    one = TextSource(examples, FinetuneSettings(steps=1, task="caption"))
+    plain = read_image(examples[0].image).astype(float)
+    for chance in range(12):
+        seen = one.draw(0, np.random.default_rng(chance)).bgr
+        assert np.corrcoef(seen.ravel(), plain.ravel())[0, 1] > 0.9
+        mirrored = plain[:, ::-1].ravel()
+        assert np.corrcoef(seen.ravel(), mirrored)[0, 1] < 0.9
+
+
 def test_an_object_is_asked_for_if_enough_of_it_is_seen() -> None:
     box = np.array([[0.0, 0.0, 10.0, 10.0]])
     assert View((5, 0, 20, 20)).boxes(box)[1][0] == 0.5 > VISIBLE
@@ -285,6 +306,9 @@ def test_two_closed_sets_are_refused_and_each_part_has_its_task(scenes: Path) ->
         ("segment", False, 1.0, 2.0),
         ("ask", False, 0.0, 1.0),
     ]
+    samples = mixture.samples(find_checkpoint("tiny"), 400, seed=0)
+    drawn = [samples.place(number)[0] for number in range(240)]
+    assert [drawn.count(which) for which in range(3)] == [60, 120, 60]
     assert mixture.closed is mixture.parts[0] and mixture.codec is mixture.parts[1].codec
     assert mixture.questions and not any(text == "en" for text in mixture.questions)
     with pytest.raises(OptionError, match="two sets of classes"):
