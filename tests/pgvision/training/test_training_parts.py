@@ -25,7 +25,7 @@ from pgvision.scenes.vocabulary import SIGN_WORDS
 from pgvision.tokens import parse_suffix
 from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_tokenizer
 from pgvision.training.batches import BatchMaker
-from pgvision.training.dense import DenseHead, DenseTargets, dense_targets
+from pgvision.training.dense import DenseHead, DenseTargets, Truth, dense_targets
 from pgvision.training.losses import suffix_loss
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import COLOURS, Shard, load_shard, save_shard
@@ -168,6 +168,16 @@ def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) ->
         centre = np.array([row, column, row, column]) / 10 + 0.05
         workers = view.boxes[view.classes == 2]
         assert np.abs(workers - (edges + centre)).max(1).min() < 1e-5
+
+
+def test_where_two_of_a_class_overlap_the_smaller_one_is_taught() -> None:
+    boxes = np.array([[0.0, 0.0, 1.0, 1.0], [0.25, 0.25, 0.5, 0.5]], np.float32)
+    for order in ([0, 1], [1, 0]):
+        truth = Truth(boxes[order], np.zeros(2, np.int64), np.array([True]))
+        sides = dense_targets([truth], 4).sides[0, :, 0]
+        assert [tuple(one) for one in sides.tolist()] == [
+            (0.25, 0.25) if cell == 5 else (1.0, 1.0) for cell in range(16)
+        ]
 
 
 def test_suffix_loss_is_cross_entropy_for_words() -> None:

@@ -22,7 +22,7 @@ class Drill:
         self.seen: list[list[float]] = []
         self.folder, self.figures = folder, figures
         recipe = FinetuneSettings(steps=9, **settings)
-        self.watch = Watch(recipe, folder, every=1, validate=self.validate)
+        self.watch = Watch(recipe, folder, every=1, shown=self.model, validate=self.validate)
         self.watch.writers = []
         self.args = SimpleNamespace(output_dir=str(folder))
 
