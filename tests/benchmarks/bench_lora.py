@@ -111,7 +111,7 @@ def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         options = arguments(
-            settings, Path(folder), steps=settings.steps or 1, device="cpu", kind="pt"
+            settings, Path(folder), steps=settings.steps or 1, device="cpu", rate=2e-4
         )
         options.set_save(strategy="no")
         FinetuneTrainer(

@@ -123,6 +123,13 @@ class Mixture:
         """All questions, as prompts ask them."""
         return tuple(dict.fromkeys(text for one in self.parts for text in one.questions))
 
+    def is_known(self, card: CheckpointCard) -> bool:
+        """Whether a checkpoint has learnt before to find all that is here."""
+        if card.classes is None or not self.classes or self.closed is not None:
+            return False
+        only_objects = all(isinstance(one.train, Dataset) for one in self.parts)
+        return only_objects and set(self.classes) <= set(card.classes)
+
     @property
     def codec(self) -> MaskCodec | None:
         """Of the checkpoint, where masks are learnt."""

@@ -111,10 +111,11 @@ def finetune(
     require_shardable(settings)
     data = read_mixture([places] if isinstance(places, DataPlaces) else places, settings)
     engine = prepare(settings, device=device or own_gpu())
+    rate = settings.rate_for(engine.card.kind, knows=data.is_known(engine.card))
     engine = Engine(engine.model, engine.processor, _card(engine.card, data))
     validate = _validation(engine, data)
     too_long = answers_too_long(data, engine, _collator(engine)) if is_first() else {}
-    trainer, watch = _trainer(folder, engine, data, settings, validate)
+    trainer, watch = _trainer(folder, engine, data, settings, validate, rate)
     watch.progress = progress or watch.progress
     before = figures_before(folder, lambda: validate(settings.eval_limit).figures)
     resumed = last_checkpoint(folder)
@@ -155,7 +156,12 @@ def _best(trainer: FinetuneTrainer, watch: Watch, validate: _Validate) -> Valida
 
 
 def _trainer(
-    folder: Path, engine: Engine, data: Mixture, settings: FinetuneSettings, validate: _Validate
+    folder: Path,
+    engine: Engine,
+    data: Mixture,
+    settings: FinetuneSettings,
+    validate: _Validate,
+    rate: float,
 ) -> tuple[FinetuneTrainer, Watch]:
     samples = data.samples(engine.card, 0, settings.seed)
     collator = _collator(engine)
@@ -185,7 +191,7 @@ def _trainer(
             folder,
             steps=steps,
             device=engine.model.device.type,
-            kind=engine.card.kind,
+            rate=rate,
             pieces=shard_options(engine.model),
         ),
         train_dataset=samples,

@@ -33,8 +33,9 @@ class FinetuneSettings:
         steps, epochs, minutes: How long; one of them. Minutes are measured before the first step.
         batch_size: Examples that go through the model together, on each process.
         accumulation: So many such batches make a step.
-        learning_rate: At its highest; None: 5e-4 for checkpoints of our own, 2e-4 for LoRA, 1e-5
-            for all of a Google checkpoint's weights.
+        learning_rate: At its highest; None: for checkpoints of our own 1e-4 where they know all
+            classes (they have something to lose), else 5e-4; 2e-4 for LoRA, 1e-5 for all of a
+            Google checkpoint's weights.
         warmup: Share of the steps over which the rate rises; then it falls as a cosine.
         method: All weights, low-rank adapters (LoRA), or these over 4-bit weights (QLoRA).
         rank: Of the adapters.
@@ -154,13 +155,20 @@ class FinetuneSettings:
         about_objects = self.task in ("detect", "segment", "mix")
         return about_objects if self.token_mean is None else self.token_mean
 
-    def rate_for(self, kind: str) -> float:
-        """Return the rate at its highest, for a kind of checkpoint."""
+    def rate_for(self, kind: str, *, knows: bool = False) -> float:
+        """Return the rate at its highest.
+
+        Args:
+            kind: Of the checkpoint.
+            knows: Whether it has learnt to find all of the classes before.
+        """
         if self.learning_rate is not None:
             return self.learning_rate
         if self.method != "full":
             return 2e-4
-        return 5e-4 if kind == "tiny" else 1e-5
+        if kind != "tiny":
+            return 1e-5
+        return 1e-4 if knows else 5e-4
 
     def for_task(self, task: Task) -> "FinetuneSettings":
         """Return what of the settings concerns one data set of a mixture."""

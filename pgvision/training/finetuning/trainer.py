@@ -155,10 +155,19 @@ def arguments(
     *,
     steps: int,
     device: str,
-    kind: str,
+    rate: float,
     pieces: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return transformers' arguments for a run of ``steps``; ``pieces``: of `shard_options`."""
+    """Return transformers' arguments for a run of ``steps``.
+
+    Args:
+        settings: The run.
+        out: Its folder.
+        steps: How many it has.
+        device: Where it computes.
+        rate: Of learning, at its highest.
+        pieces: Of `shard_options`.
+    """
     on_cpu = device == "cpu"
     every = settings.eval_every or max(1, steps // 5)
     return TrainingArguments(
@@ -166,7 +175,7 @@ def arguments(
         max_steps=steps,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.rate_for(kind),
+        learning_rate=rate,
         lr_scheduler_type="cosine",
         warmup_steps=math.ceil(settings.warmup * steps),
         max_grad_norm=1.0,

@@ -94,7 +94,7 @@ def trainer_of(
         settings,
         losses_of(settings, collator, codec, usual=usual),
         model=engine.model,
-        args=arguments(settings, folder, steps=1, device="cpu", kind="tiny"),
+        args=arguments(settings, folder, steps=1, device="cpu", rate=5e-4),
         train_dataset=samples,
         data_collator=collator,
         callbacks=[],

@@ -350,3 +350,25 @@ def test_a_question_is_asked_in_each_of_its_ways(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps({**line, "paraphrases": ways[1:2]}))
     other = read_parts(DataPlaces(data=tmp_path), FinetuneSettings(task="ask", steps=1))
     assert Mixture((other,)).digest != digest
+
+
+def test_what_a_checkpoint_knows_is_learnt_slowly(scenes: Path, tmp_path: Path) -> None:
+    recipe, tiny = FinetuneSettings(steps=1), find_checkpoint("tiny")
+    known = read_mixture([DataPlaces(data=scenes)], recipe)
+    assert known.is_known(tiny)
+    assert not known.is_known(replace(tiny, classes=None))
+    assert not read_mixture([DataPlaces(data=scenes)], replace(recipe, closed_set=True)).is_known(
+        tiny
+    )
+    shutil.copytree(scenes, tmp_path / "new")
+    for part in ("train", "valid"):
+        file = tmp_path / "new" / part / "instances.json"
+        file.write_text(file.read_text().replace('"name": "helmet"', '"name": "excavator"'))
+    other = read_mixture([DataPlaces(data=tmp_path / "new")], recipe)
+    assert "excavator" in other.classes and not other.is_known(tiny)
+    rates = [
+        recipe.rate_for(kind, knows=knows) for kind in ("tiny", "pt") for knows in (True, False)
+    ]
+    assert rates == [1e-4, 5e-4, 1e-5, 1e-5]
+    assert replace(recipe, method="lora").rate_for("tiny", knows=True) == 2e-4
+    assert replace(recipe, learning_rate=3e-3).rate_for("tiny", knows=True) == 3e-3
