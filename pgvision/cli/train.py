@@ -147,7 +147,7 @@ class TrainOptions:
     eval_every: Annotated[
         int | None, _recipe("Steps between validations.", min=1, show_default="five in all")
     ] = None
-    eval_limit: Annotated[int, _recipe("Pictures in a validation.", min=1)] = 64
+    eval_limit: Annotated[int, _recipe("Pictures in a validation on the way.", min=1)] = 64
     patience: Annotated[
         int | None, _recipe("Stop after so many validations without a better figure.", min=1)
     ] = None

@@ -120,7 +120,6 @@ def main() -> None:
         start = "random" if options.scratch else f"{Path(options.eyes).stem}-eyes"
         model = str(other_start(options.out / start, eyes=options.eyes))
     variants = ABLATIONS if options.ablate else MASKS if options.masks else {"": {}}
-    is_known = False  # what the start finds, before the first step
     for count in options.pictures:
         train = part_of(options.train, options.out, count=count, rename=rename)
         for name, changed in variants.items():
@@ -138,12 +137,11 @@ def main() -> None:
                 steps=options.steps,
                 minutes=options.minutes,
                 eval_every=1_000_000,  # only at the end
-                eval_limit=1 if is_known else 64,
+                eval_limit=1,
                 **recipe,
             )
             folder = options.out / f"{start}-{count}-{name.replace(' ', '-')}"
             if (folder / "result.json").exists():
-                is_known = True
                 continue
             places = DataPlaces(data=train, valid=valid)
             began = time.monotonic()
@@ -155,10 +153,9 @@ def main() -> None:
                 "learning_rate": options.learning_rate or "default",
                 "steps": report.steps,
                 "minutes": round((time.monotonic() - began) / 60, 1),
-                **({} if is_known else {"before": report.before}),
+                "before": report.before,
                 "after": report.after,
             }
-            is_known = True
             if report.finished:
                 write_text(folder / "result.json", json.dumps(row))
             sys.stdout.write(json.dumps(row) + "\n")

@@ -58,7 +58,7 @@ class FinetuneReport:
     Attributes:
         folder: The checkpoint; ``Detector(model=folder)`` loads it.
         steps: How many were taken.
-        before: Figures on the validation part, before the first step.
+        before: Figures on the whole validation part, before the first step.
         after: The same of the weights that were written: the best ones.
         best_step: When these were reached.
         seconds: How long this call took.
@@ -117,7 +117,7 @@ def finetune(
     too_long = answers_too_long(data, engine, _collator(engine)) if is_first() else {}
     trainer, watch = _trainer(folder, engine, data, settings, validate, rate)
     watch.progress = progress or watch.progress
-    before = figures_before(folder, lambda: validate(settings.eval_limit).figures)
+    before = figures_before(folder, lambda: validate(None).figures)
     resumed = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     done = int(trainer.state.global_step)
@@ -131,18 +131,18 @@ def finetune(
     )
     if finished and is_first():
         _write(report, engine, settings, data, after.calibration)
-        _tell_worse(before, watch.best)
+        _tell_worse(report)
     return report
 
 
-def _tell_worse(before: Mapping[str, float], best: tuple[float, int] | None) -> None:
+def _tell_worse(report: FinetuneReport) -> None:
     """Warn where the start was better: on few pictures a checkpoint can lose what it knows."""
-    name, value = next(iter(before.items()), ("", 0.0))
-    if best is not None and best[0] < value:
+    name, value = next(iter(report.before.items()))
+    if report.after[name] < value:
         _LOG.warning(
-            "%s was %.3f before the first step and is at best %.3f: what you began with was "
-            "better. Take a lower --learning-rate, fewer steps, or more pictures",
-            name, value, best[0],
+            "%s was %.3f before the first step and is %.3f now: what you began with was better. "
+            "Take a lower --learning-rate, fewer steps, or more pictures",
+            name, value, report.after[name],
         )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ class FinetuneSettings:
             as fast), else float32.
         checkpointing: Recompute activations instead of keeping them.
         eval_every: Steps between validations; None: five in all.
-        eval_limit: Pictures in a validation during training; the last takes all.
+        eval_limit: Pictures in a validation during training; the first and the last take all.
         patience: Stop after so many validations without a better figure; None: never.
         ema: Decay of the averaged weights that are validated and written; 0: none.
         seed: Of all chance.
