@@ -131,12 +131,13 @@ def _of_coco(about: Mapping[str, object], images: Sequence[ImageRecord]) -> str:
     }
     said = (one.extra.get("license") for one in images)
     counts = Counter("" if number is None else _short(number) for number in said)
-    for number in dict.fromkeys([*licences, *sorted(counts)]):
-        if number:
-            words = licences.get(number, "not described in the file")
-            told.append(f"- licence {number}, {words}: {counts[number]} pictures")
-    if len(counts) > 1 and counts[""]:
-        told.append(f"- no licence named: {counts['']} pictures")
+    unnamed = counts.pop("", 0)
+    for number in sorted(counts or licences):  # files list many licences that no picture has
+        words = licences.get(number, "not described in the file")
+        many = f": {counts[number]} pictures" if counts else ""
+        told.append(f"- licence {number}, {words}{many}")
+    if counts and unnamed:
+        told.append(f"- no licence named: {unnamed} pictures")
     return "\n".join(told)
 
 

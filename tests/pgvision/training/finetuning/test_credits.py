@@ -129,6 +129,7 @@ def test_cocos_info_licences_and_each_pictures_own_are_told(tmp_path: Path) -> N
     licences = [
         {"id": 4, "name": "CC BY 2.0", "url": "http://cc/by"},
         {"id": 5, "name": "CC BY-SA 2.0", "url": "http://cc/sa"},
+        {"id": 6, "name": "of no picture here"},
     ]
     info = {"description": "Cats of\nthe town", "year": 2017, "contributor": ""}
     file = coco(tmp_path / "data", [4, 4, 5, 7, None], info=info, licenses=licences)
@@ -151,6 +152,11 @@ def test_cocos_info_licences_and_each_pictures_own_are_told(tmp_path: Path) -> N
         ["cats.json", f"{number}.jpg", licence, f"http://flickr/{number}"]
         for number, licence in enumerate("4457")
     ]
+
+
+def test_licences_of_a_file_are_told_where_no_picture_names_its_own(tmp_path: Path) -> None:
+    file = coco(tmp_path / "data", [None, None], licenses=[{"id": 6, "name": "CC0"}])
+    assert data_credits([read_dataset(file)], file) == "- licence 6, CC0"
 
 
 def test_no_list_of_pictures_where_none_names_a_licence(tmp_path: Path) -> None:
