@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -47,6 +47,7 @@ def maker(shard: Shard) -> BatchMaker:
     return BatchMaker([shard], tokenizer, NUM_IMAGE_TOKENS)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_the_tokenizer_writes_and_reads_any_text(text: str) -> None:
     tokenizer = _TOKENIZER
@@ -152,6 +153,21 @@ def test_a_batch_is_a_function_of_its_seed(maker: BatchMaker) -> None:
     assert torch.equal(one.ids, same.ids)
     assert torch.equal(one.pictures, same.pictures)
     assert not torch.equal(one.pictures, other.pictures)
+
+
+def test_absent_classes_are_asked_for_now_and_then(shard: Shard) -> None:
+    few = Shard(
+        images=shard.images[:1], offsets=np.array([0, 1]),
+        boxes=np.array([[0.1, 0.1, 0.3, 0.3]], np.float32), classes=np.zeros(1, np.int64),
+        colours=np.full(1, -1), texts=np.full(1, -1), codes=np.zeros((1, 16), np.int16),
+        sentences=('["", "", []]',), names=("helmet", "head", "cone"), absent=("truck",),
+    )  # fmt: skip
+    one = BatchMaker([few], _TOKENIZER, NUM_IMAGE_TOKENS)
+    view, rng = one._view(0, 0), np.random.default_rng(0)
+    asked = [one._class_to_ask(view, rng)[0] for _ in range(4000)]
+    shares = {name: asked.count(CLASSES.index(name)) / 4000 for name in ("truck", "head", "cone")}
+    wanted = {"truck": 0.2 * 0.15, "head": 0.97 * 0.1, "cone": 0.97 * 0.1}
+    assert shares == pytest.approx(wanted, abs=0.015)
 
 
 def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) -> None:

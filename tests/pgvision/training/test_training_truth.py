@@ -20,7 +20,7 @@ from pgvision.training.batches import Batch, BatchMaker, Wording
 from pgvision.training.dense import AskedHead, DenseHead
 from pgvision.training.finetuning.saving import last_checkpoint
 from pgvision.training.reading import text_losses
-from pgvision.training.recipes import RecipeTrainer, Run
+from pgvision.training.recipes import RecipeTrainer, Run, _Steps
 from pgvision.training.scene_cache import render_shard
 from pgvision.training.shards import Shard
 from pgvision.training.tiny import Settings, TinyRecipe, words_of
@@ -349,3 +349,10 @@ def test_processes_draw_pictures_of_their_own(recipe: TinyRecipe) -> None:
     assert torch.equal(again.pictures, there.pictures) and torch.equal(again.ids, there.ids)
     alone = recipe.draw(1, 0)  # the tower's: more pictures, and no prompts
     assert (len(alone.pictures), len(alone.ids)) == (recipe.settings.vision_images, 0)
+
+
+def test_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run = Run(draw=lambda *which: which, identity={}, steps=2, out=tmp_path, seed=1)
+    batches = _Steps(run)
+    assert [batches[k] for k in range(len(batches))] == [(0, 0), (0, 1), (1, 0), (1, 1)]
