@@ -77,12 +77,15 @@ def other_start(folder: Path, *, eyes: str | None) -> Path:
         return folder
     engine = load_apart("small", device="cpu")
     torch.manual_seed(0)
-    tower = engine.model.model.vision_tower
-    (engine.model if eyes is None else tower).apply(engine.model._init_weights)
+    drawn = type(engine.model)(engine.model.config)
+    tower = drawn.model.vision_tower
     if eyes not in (None, "random"):
         inner = getattr(tower, "vision_model", tower)
         inner.load_state_dict(eyes_weights(Path(eyes), blocks=BLOCKS, resolution=RESOLUTION))
-    engine.model.save_pretrained(folder)
+    if eyes is not None:
+        engine.model.model.vision_tower = tower
+        drawn = engine.model
+    drawn.save_pretrained(folder)
     engine.processor.save_pretrained(folder)
     card = Path(load_apart("small").card.location) / "pgvision.json"
     write_text(folder / card.name, card.read_text())
