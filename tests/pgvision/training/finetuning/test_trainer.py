@@ -35,8 +35,9 @@ def trainer_of(scenes: Path, out: Path, **options: object) -> FinetuneTrainer:
     data = read_mixture([DataPlaces(data=scenes)], settings)
     engine = prepare(settings, device="cpu")
     figures = iter(range(99))
+    rate = settings.rate_for(engine.card.kind)
     trainer, _ = _trainer(
-        out, engine, data, settings, lambda limit: Validation({"ap": next(figures) / 100})
+        out, engine, data, settings, lambda limit: Validation({"ap": next(figures) / 100}), rate
     )
     return trainer
 
