@@ -356,3 +356,18 @@ def test_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run = Run(draw=lambda *which: which, identity={}, steps=2, out=tmp_path, seed=1)
     batches = _Steps(run)
     assert [batches[k] for k in range(len(batches))] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@torch.no_grad()
+def test_each_loss_of_tiny_counts_once(recipe: TinyRecipe, batch: Batch) -> None:
+    model, first_loc = recipe.model, recipe.maker.first_loc
+    found = recipe(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model.model.vision_tower(batch.pictures).last_hidden_state
+        dense = recipe.head(seen, batch.dense)
+        projected = model.model.multi_modal_projector(seen)
+        told = text_losses(model, projected, batch, asked=recipe.asked, first_loc=first_loc)
+    expected = {"dense": dense, "suffix": told["suffix"], "asked": told["asked"]}
+    assert found.keys() == expected.keys()
+    for name, loss in expected.items():
+        assert float(found[name]) == pytest.approx(float(loss), rel=1e-5), name
