@@ -32,7 +32,12 @@ def test_adapters_start_as_nothing_and_alone_are_trained() -> None:
                 weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
         moved = engine.model(**inputs).logits
         assert float((moved - before).abs().max()) > 0.01
+        name = "model.language_model.layers.1.mlp.up_proj"
+        layer = engine.model.get_submodule(name)
+        low, high = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        whole = layer.weight + 2.0 * high @ low  # twice, whatever the rank
         _merge(engine.model)
+        torch.testing.assert_close(engine.model.get_submodule(name).weight, whole)
         torch.testing.assert_close(engine.model(**inputs).logits, moved, rtol=1e-4, atol=1e-3)
     assert not any("lora_" in name for name, _ in engine.model.named_parameters())
 
