@@ -21,6 +21,10 @@ class PromptError(PgvisionError, ValueError):
     """A phrase, class list, question or language that cannot be put into a prompt."""
 
 
+class UnknownNameError(PromptError):
+    """A class or question that the model was not trained on; ``unknown="ask"`` asks anyway."""
+
+
 class ImageError(PgvisionError, ValueError):
     """Bytes or an array that cannot be read as one picture."""
 

@@ -89,7 +89,7 @@ def test_no_torch_below_floor_three(room):
 
 @pytest.mark.parametrize("file", source_files(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_files_are_short(file):
-    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -108,9 +108,7 @@ def test_functions_are_short():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 where = f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
                 sizes[where] = code_lines(node)
-    long = {where: size for where, size in sizes.items() if size > 35}
-    assert len(long) <= 0.1 * len(sizes), long
-    assert not {where: size for where, size in long.items() if size > 60}
+    assert not {where: size for where, size in sizes.items() if size > 60}
 
 
 def test_no_circles_inside_rooms():

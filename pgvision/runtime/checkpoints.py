@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Final
 
@@ -15,6 +16,7 @@ _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
 DEFAULT: Final = "small"
 """What is asked where nothing is named: of the carried ones that which sees photographs."""
 CARD_NAME: Final = "pgvision.json"
+_DOMAINS: Final = ("photographs", "drawings")
 _ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
@@ -59,6 +61,14 @@ class CheckpointCard:
             same kind and resolution.
         notes: What its makers want users to know.
         closed_set: How it is asked for all of its classes at once; None: it was not trained so.
+        synonyms: For a class the other names that mean it: ``{"helmet": ("hard hat",)}``.
+        thresholds: For a class the least score that is kept by default, measured on held-out
+            images; classes without one keep every object.
+        trained_on: For a class ``"photographs"`` or ``"drawings"``; missing: unknown.
+        text_domain: ``"drawings"`` if captions, questions and readings were trained on drawings
+            only, so that they are refused on photographs; None: any image, or unknown.
+        false_alarms: For a kind of image the share in which a class was found that is not there,
+            in [0, 1], at the threshold.
     """
 
     name: str
@@ -73,6 +83,11 @@ class CheckpointCard:
     max_new_tokens: int | None = None
     notes: str | None = None
     closed_set: ClosedSet | None = None
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    trained_on: Mapping[str, str] = field(default_factory=dict, hash=False)
+    text_domain: str | None = None
+    false_alarms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def longest_answer(self, resolution: int) -> int:
         """Longest answer by default: the text budget that PaliGemma was trained with."""
@@ -254,17 +269,74 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
     limit, notes = content.get("max_new_tokens"), content.get("notes")
     if limit is not None and (type(limit) is not int or limit < 1):
         raise CheckpointError(f"{path}: max_new_tokens is {limit!r}, expected a number above 0")
+    classes = _read_words(path, content, "classes")
+    text_domain = content.get("text_domain")
+    if text_domain not in (None, *_DOMAINS):
+        raise CheckpointError(
+            f"{path}: text_domain is {text_domain!r}, expected one of {', '.join(_DOMAINS)}"
+        )
     return replace(
         card,
         kind=kind,
         codec=str(content.get("codec", card.codec)),
         about=str(content.get("about", card.about)),
-        classes=_read_words(path, content, "classes"),
+        classes=classes,
         questions=_read_words(path, content, "questions"),
         max_new_tokens=limit,
         notes=None if notes is None else str(notes),
         closed_set=_read_closed_set(path, content.get("closed_set")),
+        synonyms=_read_synonyms(path, content, classes),
+        thresholds=_read_shares(path, content, "thresholds", classes),
+        trained_on=_read_domains(path, content, classes),
+        text_domain=None if text_domain is None else str(text_domain),
+        false_alarms=_read_shares(path, content, "false_alarms", None),
     )
+
+
+def _read_map(
+    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
+) -> dict[str, object]:
+    """Return a JSON object whose keys are classes of the card (any text without ``classes``)."""
+    pairs = content.get(key, {})
+    if not isinstance(pairs, dict):
+        raise CheckpointError(f"{path}: {key} is {pairs!r:.80}, expected an object of name: value")
+    for name in pairs:
+        if classes is not None and name not in classes:
+            raise CheckpointError(f"{path}: {key} names {name!r}, which is not in 'classes'")
+    return pairs
+
+
+def _read_synonyms(
+    path: Path, content: dict[str, object], classes: tuple[str, ...] | None
+) -> dict[str, tuple[str, ...]]:
+    pairs = _read_map(path, content, "synonyms", classes)
+    return {name: _read_words(path, pairs, name) or () for name in pairs}
+
+
+def _read_shares(
+    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
+) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for name, value in _read_map(path, content, key, classes).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise CheckpointError(
+                f"{path}: {key} of {name!r} is {value!r}, expected a number in [0, 1]"
+            )
+        shares[name] = float(value)
+    return shares
+
+
+def _read_domains(
+    path: Path, content: dict[str, object], classes: tuple[str, ...] | None
+) -> dict[str, str]:
+    domains = _read_map(path, content, "trained_on", classes)
+    for name, value in domains.items():
+        if value not in _DOMAINS:
+            raise CheckpointError(
+                f"{path}: trained_on of {name!r} is {value!r}, expected one of "
+                f"{', '.join(_DOMAINS)}"
+            )
+    return {name: str(value) for name, value in domains.items()}
 
 
 def _read_closed_set(path: Path, content: object) -> ClosedSet | None:
