@@ -1,11 +1,14 @@
-"""Write aside, then rename: a reader never meets a half-written file."""
+"""Atomic file writing, and file names as text that every program can write."""
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -68,3 +71,25 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with replaced_path(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def readable_name(name: str) -> str:
+    r"""Return a file name as text that can be written as UTF-8.
+
+    Python keeps bytes of a file name that are no UTF-8 (a Latin-1 disk, an old zip) as lone
+    surrogates, which no file, terminal or JSON accepts. Each becomes ``%`` and two hex digits, as
+    in an address; `pgvision.datasets` finds the file by this name again.
+
+    Example:
+        >>> readable_name("caf\udce9.jpg"), readable_name("café.jpg")
+        ('caf%E9.jpg', 'café.jpg')
+    """
+    if name.isprintable() or not _SURROGATE.search(name):
+        return name
+    return _SURROGATE.sub(_percent, name)
+
+
+def _percent(match: "re.Match[str]") -> str:
+    code = ord(match[0])
+    # Surrogates outside the range of os.fsdecode stand for no byte.
+    return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"

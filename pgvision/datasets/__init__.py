@@ -7,6 +7,7 @@ from pgvision.datasets.coco import coco_to_dataset, dataset_to_coco, read_coco
 from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
 from pgvision.datasets.jsonl import read_examples, read_jsonl
 from pgvision.datasets.labelme import read_labelme
+from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
 from pgvision.datasets.reading import FORMATS, detect_format, read_dataset, read_splits
 from pgvision.datasets.records import (
     Annotation,
@@ -47,7 +48,9 @@ __all__ = [
     "dataset_to_coco",
     "detect_format",
     "estimate_tokens",
+    "find_split",
     "iter_examples",
+    "part_of",
     "read_coco",
     "read_dataset",
     "read_examples",
@@ -60,5 +63,7 @@ __all__ = [
     "segmentation_to_mask",
     "split_by_hash",
     "token_budget",
+    "training_part",
+    "validation_part",
     "write_dataset",
 ]
