@@ -3,12 +3,10 @@
 import json
 import time
 from collections.abc import Mapping
-from http.client import HTTPException
 from typing import Any, Final
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from pgvision.errors import CheckpointError
+from pgvision.http import HttpError, HttpPolicy, fetch
 
 KEY_NAME: Final = "PGVISION_ENGINE_KEY"
 _TRIES: Final = 4
@@ -20,15 +18,14 @@ class RefusedError(CheckpointError):
     """What a server said instead of an answer.
 
     Args:
-        where: The address that was asked.
+        message: Address, status and the text of the reply.
         code: The status.
-        said: The answer's text.
         wait: Seconds after which it wants to be asked again.
     """
 
-    def __init__(self, where: str, code: int, said: str, wait: float) -> None:
+    def __init__(self, message: str, code: int, wait: float) -> None:
         hint = f"; set {KEY_NAME}" if code in (401, 403) else ""
-        super().__init__(f"{where}: HTTP {code}: {said.strip()}{hint}")
+        super().__init__(f"{message}{hint}")
         self.code, self.wait = code, wait
 
 
@@ -66,7 +63,7 @@ class Endpoint:
                 if error.code not in _BUSY or not left:
                     raise
                 wait_s = max(wait_s, min(error.wait, 30.0))
-            except (OSError, HTTPException, ValueError, RecursionError) as error:
+            except (HttpError, ValueError, RecursionError) as error:
                 if not left or body is None:
                     raise CheckpointError(
                         f"{self.base}{path}: no answer ({error}); is the server running there?"
@@ -80,14 +77,11 @@ class Endpoint:
         if self._key:
             head["Authorization"] = f"Bearer {self._key}"
         data = None if body is None else json.dumps(body).encode()
+        policy = HttpPolicy(seconds=self._timeout, max_bytes=_MOST_BYTES)
         try:
-            with urlopen(
-                Request(f"{self.base}{path}", data=data, headers=head), timeout=self._timeout
-            ) as answer:
-                return json.loads(answer.read(_MOST_BYTES))
-        except HTTPError as error:
-            with error:
-                said = error.read(500).decode(errors="replace")
-            after = error.headers.get("Retry-After", "")
-            wait_s = float(after) if after.isdecimal() else 0.0
-            raise RefusedError(f"{self.base}{path}", error.code, said, wait_s) from error
+            reply = fetch(f"{self.base}{path}", policy=policy, headers=head, body=data)
+        except HttpError as error:
+            if error.status is None:
+                raise
+            raise RefusedError(str(error), error.status, error.retry_after) from error
+        return json.loads(reply)
