@@ -1,12 +1,12 @@
-"""Masks inside boxes: paste, run lengths, polygons, and the codec's crop.
+"""Masks in boxes: paste, run lengths, polygons, and the crop that the codec encodes.
 
-A model's mask is 64x64 numbers in a box; an object covers its box where they are above 0 after
-Pillow's bilinear resize, as in big_vision's evaluator. Everything here works on the box's crop. A
-full frame appears only in `paste_masks`, which is asked for it.
+A mask is 64x64 logits in a box; an object covers its box where they are above 0 after Pillow's
+bilinear resize, as in big_vision's evaluator. All functions work on the crop of the box; only
+`paste_masks` allocates full frames.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +41,7 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
         ``(0, 0)`` pixels if the box rounds to nothing or lies outside.
 
     Raises:
-        ShapeError: If a shape is another, or a number is NaN.
+        ShapeError: If a shape is wrong, or a number is NaN.
 
     Source:
         google-research/big_vision, evaluators/proj/paligemma/transfers/segmentation.py.
@@ -59,7 +59,7 @@ def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int,
     """Return full-frame masks ``(n, h, w)`` bool of ``(n, 64, 64)`` logits and ``(n, 4)`` boxes.
 
     Raises:
-        ShapeError: If a shape is another, or a number is NaN.
+        ShapeError: If a shape is wrong, or a number is NaN.
 
     Example:
         >>> paste_masks(np.ones((1, 64, 64)), [[1, 1, 3, 2]], image_hw=(3, 4)).astype(int)[0]
@@ -68,7 +68,7 @@ def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int,
                [0, 0, 0, 0]])
     """
     crops = _crops(mask_logits, xyxy, image_hw)
-    frames: BoolArray = np.zeros((len(_require_boxes_or_none(xyxy)), *image_hw), np.bool_)
+    frames: BoolArray = np.zeros((len(_require_boxes(xyxy)), *image_hw), np.bool_)
     for frame, (crop, (left, top)) in zip(frames, crops, strict=True):
         frame[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     return frames
@@ -114,15 +114,15 @@ def masks_to_polygons(
         mask_logits: ``(n, 64, 64)``.
         xyxy: ``(n, 4)`` pixels.
         image_hw: Height and width of the frame.
-        tolerance: How far a simplified outline may stray, in pixels; 0 keeps every corner, and
-            the area is that of the mask exactly.
+        tolerance: Largest distance of the simplified outline from the mask's, in pixels; 0 keeps
+            every corner, and the area is that of the mask exactly.
         min_area: Parts and holes below this area, in square pixels, are dropped.
 
     Returns:
         One geometry for each mask, in pixels, x before y; empty if the mask is.
 
     Raises:
-        ShapeError: If a shape is another, or ``tolerance`` or ``min_area`` is negative.
+        ShapeError: If a shape is wrong, or ``tolerance`` or ``min_area`` is negative.
 
     Example:
         >>> (shape,) = masks_to_polygons(np.ones((1, 64, 64)), [[2, 3, 6, 5]], image_hw=(9, 9))
@@ -132,7 +132,75 @@ def masks_to_polygons(
     if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
         raise ShapeError(f"tolerance, min_area: expected 0 or more, got {tolerance}, {min_area}")
     crops = _crops(mask_logits, xyxy, image_hw)
-    return [_outline(crop, corner, tolerance, min_area) for crop, corner in crops]
+    return [
+        mask_to_polygon(crop, corner, tolerance=tolerance, min_area=min_area)
+        for crop, corner in crops
+    ]
+
+
+def mask_to_polygon(
+    mask: BoolArray,
+    corner: tuple[int, int] = (0, 0),
+    *,
+    tolerance: float = 0.0,
+    min_area: float = 0.0,
+) -> MultiPolygon:
+    """Return the valid outline of one mask along pixel borders, holes kept.
+
+    Args:
+        mask: ``(h, w)`` bool: a whole frame, or a crop.
+        corner: Left and top of the crop in the frame, in pixels.
+        tolerance: As in `masks_to_polygons`.
+        min_area: As in `masks_to_polygons`.
+
+    Example:
+        >>> mask_to_polygon(np.array([[False, True, True]])).bounds
+        (1.0, 0.0, 3.0, 1.0)
+    """
+    lines, starts, ends = _runs(mask)
+    left, top = corner
+    bars = shapely.box(starts + left, lines + top, ends + left, lines + top + 1)
+    shape = shapely.union_all(bars)
+    if tolerance > 0:
+        shape = shapely.make_valid(shape.simplify(tolerance))
+    parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
+    if min_area > 0:
+        parts = [_filled(part, min_area) for part in parts if part.area >= min_area]
+    return MultiPolygon(parts)
+
+
+def polygon_rings(shape: MultiPolygon) -> list[tuple[float, ...]]:
+    """List the rings of a geometry, outer borders and holes, as ``(x0, y0, x1, y1, ...)``.
+
+    A point is inside the geometry if it is inside an odd number of the rings.
+
+    Example:
+        >>> polygon_rings(mask_to_polygon(np.array([[False, True, True]])))
+        [(3.0, 0.0, 3.0, 1.0, 1.0, 1.0, 1.0, 0.0)]
+    """
+    rings = (ring for part in shape.geoms for ring in (part.exterior, *part.interiors))
+    return [tuple(np.asarray(ring.coords)[:-1].ravel().tolist()) for ring in rings]
+
+
+def join_rings(rings: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Join rings into one, as YOLO's label files need it; nothing is left out.
+
+    Each further ring is reached from the first corner over a bridge of no width and left the same
+    way, which even-odd filling (``cv2.fillPoly``, Ultralytics) does not draw.
+
+    Args:
+        rings: ``(x0, y0, x1, y1, ...)`` each, outer borders and holes, not overlapping.
+
+    Example:
+        >>> join_rings([(0, 0, 2, 0, 2, 2), (5, 5, 7, 5, 7, 7)])
+        (0, 0, 2, 0, 2, 2, 0, 0, 5, 5, 7, 5, 7, 7, 5, 5)
+    """
+    if not rings:
+        return ()
+    joined = list(rings[0])
+    for ring in rings[1:]:
+        joined += [*rings[0][:2], *ring, *ring[:2]]
+    return tuple(joined)
 
 
 def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
@@ -180,27 +248,24 @@ def _require_logits(logits: ArrayLike) -> FloatArray:
     if array.ndim != 3 or array.shape[1:] != (SIDE, SIDE):
         raise ShapeError(f"mask_logits: expected (n, {SIDE}, {SIDE}), got {array.shape}")
     if not np.isfinite(array).all():
-        raise ShapeError("mask_logits: holds NaN or infinity; decode the codes again")
+        raise ShapeError("mask_logits: contains NaN or infinity; decode the codes again")
     return array
 
 
 def _require_boxes(xyxy: ArrayLike) -> FloatArray:
     array = np.asarray(xyxy, np.float64)
+    if array.size == 0:  # an empty list has no second axis
+        return array.reshape(0, 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ShapeError(f"xyxy: expected (n, 4) left, top, right, bottom; got {array.shape}")
     if not np.isfinite(array).all():
-        raise ShapeError("xyxy: holds NaN or infinity")
+        raise ShapeError("xyxy: contains NaN or infinity")
     return array
-
-
-def _require_boxes_or_none(xyxy: ArrayLike) -> FloatArray:
-    # An empty list has no second axis to check.
-    return np.zeros((0, 4)) if np.size(xyxy) == 0 else _require_boxes(xyxy)
 
 
 def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Iterator[Crop]:
     """Check everything now; make one crop at a time, since a crop can be as large as a frame."""
-    logits, rows = _require_logits(mask_logits), _require_boxes_or_none(xyxy)
+    logits, rows = _require_logits(mask_logits), _require_boxes(xyxy)
     if len(logits) != len(rows):
         raise ShapeError(f"mask_logits and xyxy: {len(logits)} masks, {len(rows)} boxes")
     return (_paste(one, row, image_hw) for one, row in zip(logits, rows, strict=True))
@@ -215,7 +280,7 @@ def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> C
     width, height = right - left, bottom - top
     picture = Image.fromarray(logits)
     if width * height > 4 * image_hw[0] * image_hw[1]:
-        # Mostly outside: resize the visible part alone, not gigabytes that nobody sees.
+        # Mostly outside: resize the visible part alone, not gigabytes that are cut off.
         across, down = SIDE / width, SIDE / height
         seen = (
             (x0 - left) * across,
@@ -237,21 +302,6 @@ def _runs(crop: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
     lines, starts = np.nonzero(steps == 1)
     ends = np.nonzero(steps == -1)[1]
     return lines, starts, ends
-
-
-def _outline(
-    crop: BoolArray, corner: tuple[int, int], tolerance: float, min_area: float
-) -> MultiPolygon:
-    rows, starts, ends = _runs(crop)
-    left, top = corner
-    bars = shapely.box(starts + left, rows + top, ends + left, rows + top + 1)
-    shape = shapely.union_all(bars)
-    if tolerance > 0:
-        shape = shapely.make_valid(shape.simplify(tolerance))
-    parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
-    if min_area > 0:
-        parts = [_filled(part, min_area) for part in parts if part.area >= min_area]
-    return MultiPolygon(parts)
 
 
 def _filled(part: Polygon, min_area: float) -> Polygon:

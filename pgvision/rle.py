@@ -1,10 +1,12 @@
-"""Run lengths, COCO's form of a mask: made, checked and read in one place.
+"""COCO run lengths (RLE): encoding, checks and decoding.
 
-``{"size": [height, width], "counts": ...}``: the lengths of runs outside and inside in turn, down
-the columns, from left to right; plain, or packed as text. pycocotools reads a text that is too
-short as uninitialised memory, so nothing reaches its C code unchecked.
+``{"size": [height, width], "counts": ...}``: alternating lengths of runs outside and inside the
+mask, column by column from the left; a plain list, or packed as text. pycocotools' C code reads
+past the end of a broken text and allocates by the coordinates of a polygon, so everything is
+checked before it is called.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,8 +18,7 @@ from pgvision.arrays import BoolArray, IntArray
 from pgvision.errors import DataError, ShapeError
 
 Rle: TypeAlias = dict[str, Any]
-_CHUNK = 4096
-"""Masks checked at a time: a character of text needs some fifty bytes while it is looked at."""
+_LARGEST_SIDE = 1 << 16  # pixels; bound of coordinates where the size of the image is unknown
 
 
 def mask_to_rle(mask: BoolArray) -> Rle:
@@ -88,12 +89,13 @@ def rle_to_mask(rle: Mapping[str, Any]) -> BoolArray:
     height, width = _size_of(rle)
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
-        runs, _, bad = _unpacked([_as_bytes(counts)])
-        if bad[0]:
+        unpacked = _unpack(_as_bytes(counts))
+        if unpacked is None:
             raise DataError(
-                "rle: not COCO's run-length text: a character that it has not, a run that is "
-                "negative or longer than any picture, or an end inside a number (cut off)"
+                "rle: counts are not COCO's run-length text: a foreign character, a run that is "
+                "negative or longer than any image, or an end inside a number (cut off)"
             )
+        runs = unpacked
     elif isinstance(counts, list | tuple) and all(type(count) is int for count in counts):
         runs = np.array(counts, np.int64)
     else:
@@ -183,79 +185,39 @@ def run_totals(counts: Sequence[bytes]) -> NDArray[np.int64]:
         >>> run_totals([b"04", b"0"]).tolist()
         [4, 0]
     """
-    totals = np.zeros(len(counts), np.int64)
-    for start in range(0, len(counts), _CHUNK):
-        part = counts[start : start + _CHUNK]
-        runs, owners, bad = _unpacked(part)
-        sums = np.zeros(len(part), np.int64)
-        np.add.at(sums, owners, runs)
-        totals[start : start + _CHUNK] = np.where(bad, -1, sums)
+    totals = np.full(len(counts), -1, np.int64)
+    for row, text in enumerate(counts):
+        runs = _unpack(text)
+        if runs is not None:
+            totals[row] = runs.sum()
     return totals
 
 
-def _unpacked(
-    counts: Sequence[bytes],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Read many texts at once: all runs, whose each run is, and which texts are broken.
+def _unpack(counts: bytes) -> NDArray[np.int64] | None:
+    """Return the runs of one packed text; None if it is broken.
 
-    COCO's packing: 5 bits a character above 48, low ones first; bit 5 says that more follow, bit 4
-    of the last is the sign; from the third run on, a run is the difference to the one two before.
+    COCO's packing: 5 bits a character above 48, low ones first; bit 5 means that more follow, bit 4
+    of the last is the sign; from the fourth run on, the difference to the run two before is stored.
 
     Source:
         cocodataset/cocoapi, common/maskApi.c, rleFrString.
     """
-    lengths = np.array([len(text) for text in counts], np.int64)
-    data = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48
-    owner = np.repeat(np.arange(len(counts)), lengths)
-    bad = np.zeros(len(counts), np.bool_)
-    bad[owner[(data < 0) | (data > 63)]] = True
-    last = (data & 32) == 0
-    ends = np.cumsum(lengths) - 1
-    filled = lengths > 0
-    bad[filled] |= ~last[ends[filled]]
-    # An unfinished run must not leak into the next mask: close it, its owner is bad already.
-    last[ends[filled]] = True
-    values, owners = _numbers(data, last, owner, bad)
-    return _undo_differences(values, owners, bad), owners, bad
-
-
-def _numbers(
-    data: NDArray[np.int64],
-    last: NDArray[np.bool_],
-    owner: NDArray[np.int64],
-    bad: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Characters -> stored numbers, and whose each number is."""
-    stop = np.flatnonzero(last)
-    start = np.concatenate([[0], stop[:-1] + 1]) if len(stop) else stop
-    size = stop - start + 1
-    too_long = size > 7  # more than 35 bits: no image is that large, and shifts would overflow
-    bad[owner[start[too_long]]] = True
-    place = np.arange(len(data)) - np.repeat(start, size)
-    parts = (data & 31) << np.minimum(5 * place, 35)
-    values = np.add.reduceat(parts, start) if len(start) else parts
-    negative = (data[stop] & 16) != 0
-    values = values - (negative.astype(np.int64) << np.minimum(5 * size, 40))
-    return values, owner[start]
-
-
-def _undo_differences(
-    values: NDArray[np.int64], owners: NDArray[np.int64], bad: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Add up the differences along each mask's odd and even runs; negative runs are broken."""
-    sizes = np.bincount(owners, minlength=len(bad))
-    first = np.cumsum(sizes) - sizes
-    place = np.arange(len(values)) - first[owners]
-    runs = values.copy()
-    for parity in (0, 1):
-        chosen = (place >= 1) & (place % 2 == parity)
-        steps, own = values[chosen], owners[chosen]
-        running = np.cumsum(steps)
-        begins = np.flatnonzero(np.diff(own, prepend=-1))
-        offset = np.repeat(running[begins] - steps[begins], np.diff(np.append(begins, len(own))))
-        runs[chosen] = running - offset
-    bad[owners[runs < 0]] = True
-    return runs
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if not len(digits):
+        return digits
+    last = np.flatnonzero((digits & 32) == 0)
+    if digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:
+        return None
+    first = np.concatenate([[0], last[:-1] + 1])
+    size = last - first + 1
+    if size.max() > 7:  # more than 35 bits: no image is that large, and shifts would overflow
+        return None
+    place = np.arange(len(digits)) - np.repeat(first, size)
+    runs: NDArray[np.int64] = np.add.reduceat((digits & 31) << 5 * place, first)
+    runs -= ((digits[last] & 16) != 0).astype(np.int64) << 5 * size
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return None if runs.min() < 0 else runs
 
 
 def polygons_to_rle(polygons: Sequence[Sequence[float]], image_hw: tuple[int, int]) -> Rle:
@@ -266,6 +228,9 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], image_hw: tuple[int, in
             enclose nothing and are left out; pycocotools reads one of 4 numbers as a box.
         image_hw: Height and width of the image, in pixels.
 
+    Raises:
+        DataError: If `ring_fault` finds fault with a ring.
+
     Source:
         cocodataset/cocoapi, PythonAPI/pycocotools/coco.py, ``annToRLE``.
 
@@ -275,10 +240,41 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], image_hw: tuple[int, in
         [[0, 1, 1, 0], [0, 1, 1, 0]]
     """
     rings = [list(ring) for ring in polygons if len(ring) >= 6]
+    for ring in rings:
+        if fault := ring_fault(ring, image_hw):
+            raise DataError(f"polygon {fault}")
     if not rings:
         return pack_rle({"size": image_hw, "counts": [image_hw[0] * image_hw[1]]})
     merged: Rle = coco_mask.merge(coco_mask.frPyObjects(rings, *image_hw))
     return merged
+
+
+def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
+    """Return what is wrong with the coordinates of a ring, or None.
+
+    A ring may leave the image by up to the image's own width and height. pycocotools allocates in
+    proportion to the length of a ring: one wild coordinate takes gigabytes, or ends the process.
+
+    Example:
+        >>> ring_fault([0, 0, 8, 0, 8, 9], (10, 10)) is None
+        True
+        >>> ring_fault([0, 0, 1e9, 0, 0, 9], (10, 10))
+        'reaches x = 1e+09, far outside the image (10 x 10 pixels, width x height)'
+    """
+    height, width = (side or _LARGEST_SIDE for side in image_hw)
+    if len(ring) % 2:
+        return f"has {len(ring)} numbers, expected pairs of x and y"
+    if not all(map(math.isfinite, ring)):
+        return "has a coordinate that is NaN or infinite"
+    for axis, side, name in ((0, width, "x"), (1, height, "y")):
+        values = ring[axis::2]
+        for value in (min(values), max(values)):
+            if not -side <= value <= 2 * side:
+                return (
+                    f"reaches {name} = {value:g}, far outside the image "
+                    f"({width} x {height} pixels, width x height)"
+                )
+    return None
 
 
 def rle_area(rle: Mapping[str, Any]) -> float:

@@ -145,3 +145,21 @@ def test_nms_refuses_what_does_not_fit() -> None:
         boxes.nms(two, [0.5, float("nan")], iou_threshold=0.5)
     with pytest.raises(ShapeError, match="class_ids"):
         boxes.nms(two, None, iou_threshold=0.5, class_ids=[1])
+
+
+def test_nms_keeps_a_box_of_exactly_the_threshold() -> None:
+    """Areas 100 and 100, 50 shared: IoU is 1/3 and, of the second pair, 1/2 exactly."""
+    half = [[0, 0, 10, 10], [0, 0, 10, 5]]
+    assert boxes.nms(half, [0.9, 0.8], iou_threshold=0.5).tolist() == [0, 1]
+    assert boxes.nms(half, [0.9, 0.8], iou_threshold=0.4999).tolist() == [0]
+    same = [[0, 0, 10, 10], [0, 0, 10, 10]]
+    assert boxes.nms(same, [0.8, 0.9], iou_threshold=1.0).tolist() == [1, 0]
+    assert boxes.nms([[0, 0, 1, 1], [5, 5, 6, 6]], None, iou_threshold=0.0).tolist() == [0, 1]
+
+
+def test_a_tall_box_is_clipped_by_each_side_alone() -> None:
+    tall = [[-3, 5, 20, 90], [5, -3, 20, 90], [5, 5, 70, 90], [5, 5, 20, 130]]
+    assert boxes.clip_boxes(tall, image_hw=(120, 60)).tolist() == [
+        [0, 5, 20, 90], [5, 0, 20, 90], [5, 5, 60, 90], [5, 5, 20, 120],
+    ]  # fmt: skip
+    assert boxes.box_area([[5, 5, 15, 25], [5, 25, 15, 5]]).tolist() == [200, 0]

@@ -10,13 +10,16 @@ from shapely import Point
 from pgvision.errors import DataError, ShapeError
 from pgvision.masks import (
     crop_mask,
+    join_rings,
     mask_areas,
+    mask_to_polygon,
     masks_to_polygons,
     masks_to_rle,
     paste_mask,
     paste_masks,
+    polygon_rings,
 )
-from pgvision.rle import mask_to_rle, rle_to_mask
+from pgvision.rle import mask_to_rle, polygons_to_rle, ring_fault, rle_to_mask, run_totals
 
 
 def blobs(count: int, seed: int = 0) -> np.ndarray:
@@ -213,7 +216,7 @@ def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width
     [
         ({"size": [4, 5], "counts": ""}, "20"),
         ({"size": [4, 5], "counts": "3"}, "20"),
-        ({"size": [4, 5], "counts": "\x7f\x7f"}, "a character that it has not"),
+        ({"size": [4, 5], "counts": "\x7f\x7f"}, "a foreign character"),
         ({"size": [4, 5], "counts": "P"}, "cut off"),
         ({"size": [4, 5], "counts": [3, 4]}, "20"),
         ({"size": [4, 5], "counts": [25, -5]}, "20"),
@@ -225,7 +228,7 @@ def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width
         ({"size": [True, 20], "counts": [20]}, "whole pixels"),
         ({"size": ["a", "b"], "counts": [20]}, "whole pixels"),
         ({"size": [4, 5], "counts": ["a"]}, "list of ints"),
-        ({"size": [4, 5], "counts": "o" * 60 + "0"}, "longer than any picture"),
+        ({"size": [4, 5], "counts": "o" * 60 + "0"}, "longer than any image"),
         ("rle", "size"),
     ],
 )
@@ -245,3 +248,74 @@ def test_wrong_shapes_are_named() -> None:
         crop_mask(np.ones((5, 5), np.bool_), [7, 7, 9, 9])
     with pytest.raises(ShapeError, match="bool"):
         mask_to_rle(np.ones((5, 5)))
+
+
+def packed(runs: list[int]) -> bytes:
+    """Pack run lengths as maskApi.c's rleToString does, written out here."""
+    text = bytearray()
+    for index, run in enumerate(runs):
+        rest = run - runs[index - 2] if index > 2 else run
+        while True:
+            digit, rest = rest & 31, rest >> 5
+            more = rest != (-1 if digit & 16 else 0)
+            text.append(48 + digit + 32 * more)
+            if not more:
+                break
+    return bytes(text)
+
+
+@given(st.lists(st.integers(0, 2**33), max_size=9))
+def test_totals_of_packed_runs(runs: list[int]) -> None:
+    assert run_totals([packed(runs), b"04"]).tolist() == [sum(runs), 4]
+
+
+@pytest.mark.parametrize("broken", [b"/4", b"0p", b"0\xff", b"P", b"0" + b"o" * 7 + b"0", b"O"])
+def test_broken_packed_runs_are_found(broken: bytes) -> None:
+    """Foreign characters, an end inside a number, more than 35 bits, a negative run."""
+    assert run_totals([broken]).tolist() == [-1]
+    with pytest.raises(DataError, match="run-length text"):
+        rle_to_mask({"size": [2, 2], "counts": broken})
+
+
+WILD = (
+    [0, 0, 1e8, 0, 1e8, 30], [0, 0, 30, -61, 30, 30], [0, 0, 30, 0, 121, 30], [-61, 0, 30, 0, 9, 9],
+    [0, 0, 30, 0, 9, 81], [0, 0, float("nan"), 0, 9, 9], [0, 0, 9, float("inf"), 9, 9], [0] * 7,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ring", WILD)
+def test_wild_coordinates_do_not_reach_c(ring: list[float]) -> None:
+    with pytest.raises(DataError, match=r"polygon (reaches|has)"):
+        polygons_to_rle([[0, 0, 9, 0, 9, 9], ring], (40, 60))
+
+
+def test_a_ring_may_leave_the_image_by_the_images_size() -> None:
+    ring = [-60, -40, 120, -40, 120, 80, -60, 80]
+    assert rle_to_mask(polygons_to_rle([ring], (40, 60))).all()
+    assert ring_fault(ring, (40, 60)) is None
+
+
+def test_parts_and_holes_of_exactly_min_area_stay() -> None:
+    mask = np.zeros((20, 30), np.bool_)
+    mask[2:4, 2:5] = True  # 6 pixels
+    mask[8:18, 8:28] = True
+    mask[10:12, 10:13] = False  # 6 pixels
+    shape = mask_to_polygon(mask, (100, 50), min_area=6)
+    assert (len(shape.geoms), shape.area, shape.bounds) == (2, mask.sum(), (102, 52, 128, 68))
+    assert mask_to_polygon(mask, min_area=6.1).area == 200
+
+
+@given(st.integers(0, 200))
+@settings(max_examples=60, deadline=None)
+def test_one_joined_ring_fills_the_mask(seed: int) -> None:
+    """Even-odd filling by shapely's point test stands for cv2.fillPoly, which draws its border."""
+    mask = np.kron(np.random.default_rng(seed).random((6, 9)) > 0.5, np.ones((3, 2))) > 0
+    ring = np.array(join_rings(polygon_rings(mask_to_polygon(mask)))).reshape(-1, 2)
+    y, x = np.mgrid[:18, :18] + 0.5
+    # Crossing number: an edge counts where it passes the row of the pixel's centre to the right.
+    inside = np.zeros(mask.shape, int)
+    for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, 0), strict=True):
+        passes = (y0 <= y) != (y1 <= y)
+        inside += passes & (x < x0 + (y - y0) / ((y1 - y0) or 1) * (x1 - x0))
+    np.testing.assert_array_equal(inside % 2 == 1, mask)
+    assert join_rings([]) == ()
