@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.loading import load, load_apart, unload
     from pgvision.runtime.opening import open_generator
-    from pgvision.runtime.protocol import DRAFTS, Drafts, Generation, Generator, Picture, Request
+    from pgvision.runtime.protocol import (
+        DRAFTS,
+        Drafts,
+        Generation,
+        Generator,
+        ObjectSpan,
+        Picture,
+        Request,
+    )
     from pgvision.runtime.remote import Remote
     from pgvision.runtime.threads import threads_for
 
@@ -28,6 +36,7 @@ _HOMES = {
     "Generator": "protocol",
     "LanguageReport": "leaks",
     "LeakReport": "leaks",
+    "ObjectSpan": "protocol",
     "Picture": "protocol",
     "Remote": "remote",
     "Request": "protocol",
@@ -51,6 +60,7 @@ __all__ = [
     "Generator",
     "LanguageReport",
     "LeakReport",
+    "ObjectSpan",
     "Picture",
     "Remote",
     "Request",

@@ -62,7 +62,7 @@ def _generation(text: str, listed: Sequence[Any], finished: bool) -> Generation:
         eos_logprobs=np.array([_end_logprob(table) for table in tables], np.float32),
         loc_probs=_rows(places, "bin", NUM_BINS),
         seg_probs=_rows(places, "code", NUM_CODES),
-        spans=find_spans([_symbol(piece) for piece in pieces]),
+        spans=find_spans([_symbol(piece) for piece in pieces], [_value(piece) for piece in pieces]),
     )
 
 
@@ -107,3 +107,8 @@ def _symbol(piece: str) -> Symbol:
     if not piece:
         return Symbol.END
     return Symbol.SEPARATOR if piece.strip() == ";" else Symbol.TEXT
+
+
+def _value(piece: str) -> int:
+    place = _TOKEN.fullmatch(piece)
+    return 0 if place is None else int(place["bin"] or place["code"])

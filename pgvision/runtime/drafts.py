@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pgvision.runtime.token_grammar import ObjectSpan
+from pgvision.runtime.protocol import ObjectSpan
 
 _NEAR: Final = 32
 """Bins by which the top edge of a drafted object may differ and still be meant."""

@@ -61,6 +61,7 @@ class Node:
 
     children: dict[int, int] = field(default_factory=dict)  # id -> node, or NEXT_OBJECT
     can_end: bool = False
+    label: int | None = None  # index of the label that ends here
     weighed: tuple[int, ...] = ()
     allowed: Allowed = field(default_factory=Allowed)
     last: Allowed = field(default_factory=Allowed)  # the same when no further object may come
@@ -102,13 +103,17 @@ def build_trie(
     nodes: list[Node] = [Node()]
     behind: set[int] = set()
     labels: Iterable[str] = [""] if form.label == "none" else form.labels or ()
-    for label in labels:
+    for number, label in enumerate(labels):
         words = f" {label}" if label else ""
         middle = _between(tokenizer, vocabulary, words)
         last = _plain(tokenizer, _BOX + words)[LOCS_PER_BOX:]
         stop = len(middle) - len(separator)
         behind |= _grow(nodes, middle, stop if middle[stop:] == separator else len(middle))
         _grow(nodes, last, None)
+        if form.label != "none":
+            nodes[_at_end_of(nodes, last)].label = number
+            # The label may end before a separator in another node than before <eos>.
+            nodes[_at_end_of(nodes, middle[:stop])].label = number
     if form.decoy is not None:
         _weigh(nodes, _between(tokenizer, vocabulary, f" {form.decoy}"))
     for node in nodes:
@@ -170,6 +175,13 @@ def _grow(nodes: list[Node], path: Sequence[int], separator_at: int | None) -> s
             behind.add(at)
     nodes[at].can_end = True
     return behind
+
+
+def _at_end_of(nodes: list[Node], path: Sequence[int]) -> int:
+    at = 0
+    for token in path:
+        at = nodes[at].children[token]
+    return at
 
 
 def _weigh(nodes: list[Node], path: Sequence[int]) -> None:

@@ -4,18 +4,53 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Literal, Protocol, get_args
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.runtime.token_grammar import ObjectSpan
 from pgvision.tokens import AnswerForm
 
 Drafts = Literal["off", "exact", "steady"]
 DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
+
+
+class ObjectSpan(NamedTuple):
+    """One object of an answer, as its tokens were written: no text has to be parsed for it.
+
+    Token positions are half-open and index ``Generation.token_ids`` and ``pieces``: locations
+    ``[start, box_stop)``, mask codes ``[box_stop, mask_stop)``, label ``[mask_stop, label_stop)``.
+
+    Attributes:
+        start: First location.
+        box_stop: After the last location.
+        mask_stop: After the last mask code; ``box_stop`` without a mask.
+        label_stop: After the last token of the label; ``mask_stop`` without a label.
+        loc_yxyx: Bins as written: top, left, bottom, right; fewer than 4 if the answer was cut off
+            inside the box.
+        codes: The 16 mask codes; empty without a mask, fewer if the answer was cut off.
+        label: Index into the labels of the request's `AnswerForm`; None where the form has no
+            labels (any text), or the answer was not constrained to them: then the label is
+            ``"".join(pieces[mask_stop:label_stop]).strip()``.
+        is_complete: False for the last object of an answer that was cut off inside it: in the box,
+            the mask, or where further tokens could have made its label another one. Such a
+            fragment is no object: tasks report it as a reject with the reason "truncated".
+        loc_row: The object's rows of ``Generation.loc_probs`` are ``[loc_row, loc_row + 4)``.
+        seg_row: Those of ``Generation.seg_probs`` are ``[seg_row, seg_row + 16)``, with a mask.
+    """
+
+    start: int
+    box_stop: int
+    mask_stop: int
+    label_stop: int
+    loc_yxyx: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+    label: int | None = None
+    is_complete: bool = True
+    loc_row: int = 0
+    seg_row: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +156,11 @@ class Generation:
         loc_probs: ``(l, 1024)`` over location bins, one row for each ``<loc>`` written.
         seg_probs: ``(s, 128)`` over mask codes, one row for each ``<seg>`` written.
         forced: ``(t,)`` whether the grammar left no choice.
-        spans: The tokens of each object; None where the answer was not read token by token.
+        spans: Each object with its bins, codes, label and tokens (see `ObjectSpan`), in the order
+            written. The last one is incomplete if the answer was cut off inside it. None where
+            the request has no form, or the engine gives no tokens. With ``normalised`` "allowed"
+            they are the whole answer; with "vocabulary" (not constrained) the text may hold
+            anything besides, which `pgvision.tokens.parse_suffix` reads.
         outside: ``(n,)`` probability mass outside the grammar where an object could begin: first at
             the start of the answer, then after each object; NaN where it was not computed. Much of
             it at the start says that the prompt does not suit the checkpoint.

@@ -14,8 +14,8 @@ import numpy as np
 from pgvision.arrays import FloatArray
 from pgvision.runtime.drafts import Place, draft_place
 from pgvision.runtime.label_trie import Allowed
-from pgvision.runtime.protocol import Request
-from pgvision.runtime.token_grammar import ObjectSpan, TokenCursor, TokenGrammar
+from pgvision.runtime.protocol import ObjectSpan, Request
+from pgvision.runtime.token_grammar import TokenCursor, TokenGrammar
 from pgvision.runtime.vocabulary import Vocabulary
 from pgvision.tokens import NUM_BINS
 
@@ -153,7 +153,8 @@ class Row:
     def spans(self) -> tuple[ObjectSpan, ...] | None:
         """The tokens of each object; None for text."""
         if self.cursor is not None:
-            return tuple(self.cursor.spans)
+            fragment = self.cursor.fragment
+            return (*self.cursor.spans, fragment) if fragment else tuple(self.cursor.spans)
         return None if self._walk is None else self._walk(self.written.ids)
 
     def plan(self) -> list[int]:
@@ -268,11 +269,15 @@ class Row:
         self._close(token)
 
     def _commit_forced(self) -> None:
-        while not self.is_done and self.cursor is not None:
+        # Inside an object past the limit too: forced tokens cost no pass, and half of a label may
+        # be the name of another class.
+        while self.cursor is not None and not self.finished:
             run = self.cursor.forced_run()
             if not run:
                 return
-            for token in run[: self.limit - len(self.written.ids)]:
+            for token in run:
+                if self.is_done and not self.cursor.is_inside_object:
+                    return
                 self._note(token, 0.0, forced=True)
                 self.written.eos.append(-np.inf)
                 self._record_forced_location(token)

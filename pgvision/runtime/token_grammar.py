@@ -8,7 +8,7 @@ leave the box an area, codes, and a trie of the labels with what follows them, t
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -22,21 +22,13 @@ from pgvision.runtime.label_trie import (
     build_trie,
     no_text,
 )
+from pgvision.runtime.protocol import ObjectSpan
 from pgvision.runtime.vocabulary import Vocabulary
 from pgvision.tokens import CODES_PER_MASK, NUM_BINS, NUM_CODES, AnswerForm, Grammar, Symbol
 from pgvision.tokens.grammar import LOCS_PER_BOX
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class ObjectSpan(NamedTuple):
-    """The tokens of one object: ``[start, box_stop)`` locations, codes, label, half-open."""
-
-    start: int
-    box_stop: int
-    mask_stop: int
-    label_stop: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +77,11 @@ class TokenGrammar:
 
     def walk(self, ids: Sequence[int]) -> tuple[ObjectSpan, ...]:
         """Find whole objects in ids that were written without the grammar."""
-        return find_spans([self._symbol(one) for one in ids])
+        table = self.vocabulary
+        values = [
+            token - (table.first_loc if table.is_loc(token) else table.first_seg) for token in ids
+        ]
+        return find_spans([self._symbol(one) for one in ids], values)
 
     def _symbol(self, token: int) -> Symbol:
         table = self.vocabulary
@@ -98,11 +94,12 @@ class TokenGrammar:
         return Symbol.SEPARATOR if token == self.trie.separator[0] else Symbol.TEXT
 
 
-def find_spans(symbols: Sequence[Symbol]) -> tuple[ObjectSpan, ...]:
+def find_spans(symbols: Sequence[Symbol], values: Sequence[int]) -> tuple[ObjectSpan, ...]:
     """Find whole objects among tokens that were written without the grammar.
 
     Args:
         symbols: What each token is; of a separator at least the first one.
+        values: The bin or code of each location or mask token; anything for other tokens.
 
     Returns:
         The tokens of each object that has four locations; a label ends before whatever is no text.
@@ -118,7 +115,18 @@ def find_spans(symbols: Sequence[Symbol]) -> tuple[ObjectSpan, ...]:
         mask = stop = box + CODES_PER_MASK * is_mask
         while stop < len(symbols) and symbols[stop] is Symbol.TEXT:
             stop += 1
-        found.append(ObjectSpan(at, box, mask, stop))
+        found.append(
+            ObjectSpan(
+                at,
+                box,
+                mask,
+                stop,
+                tuple(values[at:box]),
+                tuple(values[box:mask]),
+                loc_row=symbols[:at].count(Symbol.LOC),
+                seg_row=symbols[:at].count(Symbol.SEG),
+            )
+        )
         at = stop
     return tuple(found)
 
@@ -152,7 +160,7 @@ class TokenCursor:
     """
 
     __slots__ = (
-        "_bins", "_boxes", "_cursor", "_current", "_label", "_node", "_path", "_separated",
+        "_bins", "_boxes", "_cursor", "_current", "_label", "_named", "_node", "_path", "_separated",
         "_spans", "_text", "_written", "grammar", "is_done",
     )  # fmt: skip
 
@@ -169,6 +177,7 @@ class TokenCursor:
         self._current: ObjectSpan | None = None
         self._path: tuple[int, ...] = ()
         self._label: tuple[int, ...] = ()
+        self._named: int | None = None  # index of the label before the separator
         self._written = 0
 
     def fork(self) -> "TokenCursor":
@@ -182,7 +191,33 @@ class TokenCursor:
     @property
     def spans(self) -> list[ObjectSpan]:
         """The objects so far; one whose box is not complete is none."""
-        return [*self._spans, self._current] if self._current else list(self._spans)
+        return [*self._spans, self._labelled(self._current)] if self._current else [*self._spans]
+
+    @property
+    def fragment(self) -> ObjectSpan | None:
+        """The box that is not complete, if the answer is inside one."""
+        if self._current is not None or not self._bins:
+            return None
+        at, start = self._written, self._written - len(self._bins)
+        row = LOCS_PER_BOX * len(self._spans)
+        return ObjectSpan(start, at, at, at, self._bins, is_complete=False, loc_row=row)
+
+    @property
+    def is_inside_object(self) -> bool:
+        """Whether an object has begun that more tokens must or could complete."""
+        current = self._current
+        return bool(self._bins) if current is None else not self._labelled(current).is_complete
+
+    def _labelled(self, span: ObjectSpan) -> ObjectSpan:
+        """Add the label's index, and whether no further token could make it another label."""
+        if self.grammar.shut is not None or self._node is None:
+            return span._replace(is_complete=self.is_done)
+        nodes, behind = self.grammar.trie.nodes, self.grammar.trie.behind
+        node = nodes[self._node]
+        ends = (child == NEXT_OBJECT or child in behind for child in node.children.values())
+        label = self._named if self._node in behind else node.label
+        is_whole = self.is_done or self._node in behind or (node.can_end and all(ends))
+        return span._replace(label=label, is_complete=is_whole)
 
     @property
     def starts_object(self) -> bool:
@@ -301,10 +336,19 @@ class TokenCursor:
         if symbol is Symbol.LOC:
             self._bins = (*self._bins, token - table.first_loc)
             if len(self._bins) == LOCS_PER_BOX:
-                self._current = ObjectSpan(at - LOCS_PER_BOX, at, at, at)
+                at_row = LOCS_PER_BOX * len(self._spans), sum(len(one.codes) for one in self._spans)
+                self._current = ObjectSpan(
+                    at - LOCS_PER_BOX,
+                    at,
+                    at,
+                    at,
+                    self._bins,
+                    loc_row=at_row[0],
+                    seg_row=at_row[1],
+                )
         elif self._current is not None:
-            start, box, _, _ = self._current
-            self._current = ObjectSpan(start, box, at, at)
+            codes = (*self._current.codes, token - table.first_seg)
+            self._current = self._current._replace(mask_stop=at, label_stop=at, codes=codes)
         moves = self._cursor.allowed()
         if Symbol.TEXT in moves or Symbol.SEPARATOR in moves or Symbol.END in moves:
             self._node, self._path, self._text = 0, (), False
@@ -323,6 +367,11 @@ class TokenCursor:
             self._extend_label(token)
             return
         node = grammar.trie.nodes[self._node or 0].children[token]
+        if node == NEXT_OBJECT or (
+            node in grammar.trie.behind and self._node not in grammar.trie.behind
+        ):
+            at = grammar.trie.nodes[self._node or 0]
+            self._named = at.label if self._node not in grammar.trie.behind else self._named
         if node == NEXT_OBJECT:
             self._next_object()
             return
@@ -333,8 +382,7 @@ class TokenCursor:
     def _extend_label(self, token: int) -> None:
         self._path = (*self._path, token)
         if self._current is not None:
-            start, box, mask, _ = self._current
-            self._current = ObjectSpan(start, box, mask, self._written + 1)
+            self._current = self._current._replace(label_stop=self._written + 1)
 
     def _next_object(self) -> None:
         self._close_object()
@@ -345,7 +393,10 @@ class TokenCursor:
 
     def _close_object(self) -> None:
         if self._current is not None:
-            self._spans.append(self._current)
+            ended = self._labelled(self._current)
+            label = ended.label if ended.label is not None else self._named
+            label = None if self.grammar.shut is not None else label
+            self._spans.append(self._current._replace(label=label, is_complete=True))
             self._boxes[self._bins] += 1
             self._label = self._path
         self._current, self._bins, self._path = None, (), ()

@@ -8,7 +8,7 @@ import numpy as np
 from pgvision.arrays import FloatArray
 from pgvision.boxes import clip_boxes
 from pgvision.runtime import Generation
-from pgvision.runtime.token_grammar import ObjectSpan
+from pgvision.runtime.protocol import ObjectSpan
 from pgvision.tasks.asking import Answered, Ask, Window
 from pgvision.tasks.options import ObjectSettings
 from pgvision.tokens import NUM_CODES, ParsedObject, Reject, parse_suffix

@@ -11,9 +11,10 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from pgvision.errors import OptionError
-from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks
+from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks, load
 from pgvision.runtime.token_grammar import TokenGrammar
-from pgvision.tokens import AnswerForm
+from pgvision.scenes import render_scene
+from pgvision.tokens import AnswerForm, loc_text
 
 PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?", "ocr"]
 LIMIT = 24
@@ -125,7 +126,12 @@ def test_tokens_equal_generate_in_mixed_batches(engine: Engine, batch_size: int)
     ]
     expected = [reference(engine, request, request.form)[0] for request in requests]
     found = answers(engine, *requests, batch_size=batch_size)
-    assert [answer.token_ids.tolist() for answer in found] == expected
+    # A label that the limit cuts is completed where no choice is left.
+    written = [
+        answer.token_ids[: len(tokens)].tolist()
+        for answer, tokens in zip(found, expected, strict=True)
+    ]
+    assert written == expected
     assert len({tuple(tokens) for tokens in expected}) > 3, "the models must not say one thing"
 
 
@@ -410,3 +416,31 @@ def test_no_suffix_token_sees_what_follows_it(engine: Engine) -> None:
 
 def test_the_leak_test_can_fail(engine: Engine) -> None:
     assert not check_leaks(engine.model, use_types=False).ok
+
+
+def test_cut_answers_have_whole_labels_or_an_incomplete_last_object() -> None:
+    """Whatever the limit: a label is one that was asked for, or its object is marked as cut."""
+    labels = ("helmet", "helmet with a red stripe", "head")
+    form = AnswerForm("detect", labels)
+    image = render_scene(20_000_000).image
+    requests = [
+        ask(image, "detect helmet", form=form, max_new_tokens=limit) for limit in range(1, 16)
+    ]
+    for answer in answers(load("tiny"), *requests):
+        for number, span in enumerate(answer.spans):
+            is_last = number == len(answer.spans) - 1
+            assert span.is_complete or (is_last and not answer.finished)
+            assert "".join(answer.pieces[span.start : span.box_stop]) == loc_text(span.loc_yxyx)
+            assert answer.loc_probs[span.loc_row].argmax() == span.loc_yxyx[0]
+            if span.is_complete:
+                written = "".join(answer.pieces[span.mask_stop : span.label_stop])
+                assert written.strip() == labels[span.label]
+
+
+def test_a_label_without_a_choice_is_completed_past_the_limit() -> None:
+    form = AnswerForm("detect", ("helmet with a red stripe",))
+    image = render_scene(20_000_000).image
+    (answer,) = answers(load("tiny"), ask(image, "detect helmet", form=form, max_new_tokens=4))
+    assert answer.text.endswith(" helmet with a red stripe")
+    assert answer.spans[-1].is_complete
+    assert not answer.finished

@@ -14,7 +14,7 @@ from served import Answering, Desk, serving_model
 
 from pgvision import Answerer, Detector
 from pgvision.errors import CheckpointError, OptionError
-from pgvision.runtime import Picture, Remote, Request, find_checkpoint, load
+from pgvision.runtime import ObjectSpan, Picture, Remote, Request, find_checkpoint, load
 from pgvision.runtime.completions import read_completion
 from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm
@@ -130,7 +130,7 @@ def test_what_is_not_listed_counts_against_the_object():
     assert one.loc_probs[1, [200, 201]] == pytest.approx([0.9, 0.05])
     assert one.loc_probs.sum() == pytest.approx(4 * 0.95)
     assert np.exp(one.eos_logprobs[0]) == pytest.approx(0.05)  # 1 - 0.95: the most that is left
-    assert one.spans == ((0, 4, 4, 5),)
+    assert one.spans == (ObjectSpan(0, 4, 4, 5, (100, 200, 300, 400)),)
 
 
 def test_a_busy_server_is_asked_again_and_a_refusal_is_told(pictures):

@@ -87,7 +87,7 @@ def test_whatever_is_walked_is_read_back(data: st.DataObject, name: str) -> None
         if labels and label == "required":
             assert one.label in labels
     if label == "required" and labels is not None:
-        assert grammar.walk(ids) == tuple(cursor.spans)
+        assert [span[:6] for span in grammar.walk(ids)] == [span[:6] for span in cursor.spans]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

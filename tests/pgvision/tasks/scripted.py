@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from pgvision.runtime import CheckpointCard, Generation, Request, find_checkpoint
-from pgvision.runtime.token_grammar import ObjectSpan
+from pgvision.runtime.protocol import ObjectSpan
 
 TOKEN = re.compile(r"<loc\d{4}>|<seg\d{3}>| ?[^<\s]+|\s|<")
 CARD = replace(find_checkpoint("google/paligemma-3b-mix-224"), codec="tiny")
