@@ -160,8 +160,8 @@ class TokenCursor:
     """
 
     __slots__ = (
-        "_bins", "_boxes", "_cursor", "_current", "_label", "_named", "_node", "_path", "_separated",
-        "_spans", "_text", "_written", "grammar", "is_done",
+        "_bins", "_boxes", "_cursor", "_current", "_label", "_named", "_node", "_path",
+        "_separated", "_spans", "_text", "_written", "grammar", "is_done",
     )  # fmt: skip
 
     def __init__(self, grammar: TokenGrammar) -> None:
