@@ -17,7 +17,7 @@ from typer.main import get_command
 from pgvision.cli.app import app
 from pgvision.cli.model_options import ModelOptions
 from pgvision.images import VideoWriter
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?<!-->\n)^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Train the mask codec; ``pgvision codec train`` is its command.
+"""Train the mask codec; ``python -m vqvae train`` is its command.
 
 With ``decoder_only`` and ``start_from`` the decoder of a finished codec learns on, and its codes
 keep their meaning: encoder and codebook stay bit for bit what they were.
@@ -13,6 +13,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -110,6 +111,36 @@ def _warp(masks: Tensor, generator: torch.Generator) -> Tensor:
         masks[:, None], grid, padding_mode="border", align_corners=False
     )
     return pulled[:, 0]
+
+
+def read_mask_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Read masks and their weights from an ``.npz`` file.
+
+    Args:
+        path: Has ``masks`` ``(n, 64, 64)`` uint8 and, optionally, ``weights`` ``(n,)``.
+
+    Returns:
+        Masks, and how often each is drawn in training relative to the others (1 by default).
+
+    Raises:
+        CodecError: If the file cannot be read or has other arrays.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            masks: NDArray[np.uint8] = arrays["masks"]
+            weights = arrays["weights"] if "weights" in arrays else np.ones(len(masks))
+    # AttributeError and TypeError: an .npy file, whose content has no names.
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
+        raise CodecError(f"{path}: expected an .npz with 'masks' (n, 64, 64): {error}") from error
+    if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or masks.dtype != np.uint8:
+        raise CodecError(
+            f"{path}: expected masks (n, 64, 64) uint8, got {masks.shape} {masks.dtype}"
+        )
+    if weights.shape != (len(masks),) or weights.dtype.kind not in "fiub":
+        raise CodecError(
+            f"{path}: expected weights ({len(masks)},), got {weights.shape} {weights.dtype}"
+        )
+    return masks, weights.astype(np.float32)
 
 
 def train_codec(

@@ -43,10 +43,10 @@ class Job:
 
     Example:
         >>> import tempfile
-        >>> from pgvision.scenes import render_scene
+        >>> from pgvision import samples
         >>> import cv2
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = cv2.imwrite(str(folder / "a.png"), render_scene(20_000_000).image)
+        >>> _ = cv2.imwrite(str(folder / "a.png"), samples.load("site-01"))
         >>> job = Job(Recipe("detect", {"classes": "helmet"}), [folder], folder / "a.journal")
         >>> [len(job.run_all()), len(job.run_all())]
         [1, 0]

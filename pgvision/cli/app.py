@@ -11,7 +11,6 @@ from pgvision import __version__
 from pgvision.cli import objects, texts
 from pgvision.cli.bench import bench
 from pgvision.cli.bulk import merge
-from pgvision.cli.codec import codec_app
 from pgvision.cli.console import log_to_stderr, say
 from pgvision.cli.convert import convert
 from pgvision.cli.demo import demo
@@ -20,7 +19,6 @@ from pgvision.cli.evaluate import evaluate
 from pgvision.cli.exit_codes import FAILED, USAGE
 from pgvision.cli.export import export
 from pgvision.cli.live import live
-from pgvision.cli.scenes import scenes
 from pgvision.cli.serve import serve
 from pgvision.cli.train import train
 from pgvision.errors import OptionError, PgvisionError, PromptError
@@ -46,8 +44,6 @@ app.command()(merge)
 app.command()(train)
 app.command()(convert)
 app.command()(export)
-app.command()(scenes)
-app.add_typer(codec_app, name="codec", help="The mask codec: train it, measure it.")
 app.command()(doctor)
 app.command()(serve)
 app.command()(bench)

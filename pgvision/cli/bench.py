@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pgvision.runtime import Engine
 
 _CLASSES = ("helmet", "head", "worker", "vest", "cone", "barrel", "ladder", "truck", "sign")
-_FIRST_SEED = 40_000_000  # neither trained nor evaluated on
 
 
 @takes(ModelOptions)
@@ -77,7 +76,7 @@ def _compare(
     engine: "Engine", num_pictures: int, classes: tuple[str, ...], repeat: int
 ) -> dict[str, Any]:
     from pgvision import Detector
-    from pgvision.scenes import render_scene
+    from pgvision.samples import RENDERED, load
 
     detector = Detector(classes, generator=engine, batch_size=max(num_pictures, len(classes)))
     plain = Detector(
@@ -90,7 +89,7 @@ def _compare(
     objects = 0
     for round_ in range(repeat + 1):
         seeds = range(num_pictures * round_, num_pictures * (round_ + 1))
-        pictures = [render_scene(_FIRST_SEED + seed).image for seed in seeds]
+        pictures = [load(RENDERED[seed % len(RENDERED)]) for seed in seeds]
         engine.eyes.forget()
         seconds, results = _timed(partial(detector.predict, pictures))
         engine.eyes.forget()

@@ -13,16 +13,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from pgvision import samples
 from pgvision.boxes import box_iou
 from pgvision.cli.checks import Check
 from pgvision.errors import PgvisionError
 from pgvision.runtime import Generation, Picture, Remote, Request
 from pgvision.runtime.checkpoints import TINY_FOLDER
-from pgvision.scenes import render_scene
 from pgvision.tokens import parse_suffix
 
 ANSWERS: Final = Path(__file__).with_name("conformance.json")
-SEEDS: Final = (20_000_000, 20_000_002, 20_000_003)
+SAMPLES: Final = ("site-04", "site-05", "site-06")
 IMAGE_HW: Final = (240, 400)
 PROMPTS: Final = (
     "detect helmet",
@@ -71,7 +71,7 @@ class Verdict:
 
 def requests() -> list[Request]:
     """Return what is asked: each prompt about each picture."""
-    pictures = [Picture(render_scene(seed, image_hw=IMAGE_HW).image) for seed in SEEDS]
+    pictures = [Picture(samples.load(name)) for name in SAMPLES]
     return [
         Request(picture=picture, prefix=prompt, max_new_tokens=MAX_NEW_TOKENS)
         for picture in pictures

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-# Training takes seeds below 10,000,000, held-out figures from 20,000,000 on.
-PICTURE_SEEDS = (30_000_006, 30_000_005)
-VIDEO_SEED = 30_000_011
 NUM_FRAMES = 36
-PHOTOGRAPH = Path(__file__).with_name("photograph.jpg")  # CC BY 2.0; README, "Sources and licence"
 FPS = 12.0
+FRAME_HW = (360, 480)
 
 
 def demo(
@@ -21,7 +18,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")
     ] = Path("demo"),
 ) -> None:
-    """Find helmets and people in a photograph, rendered pictures and a rendered video."""
+    """Find helmets and people in a photograph, two drawings and a video."""
     from pgvision import Answerer, Detector
     from pgvision.cli.console import say
     from pgvision.cli.exit_codes import end
@@ -30,10 +27,8 @@ def demo(
 
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    drawn, video = _render(out)
-    say(f"drew {len(drawn)} pictures and a video of {NUM_FRAMES} frames")
-    shutil.copyfile(PHOTOGRAPH, out / PHOTOGRAPH.name)
-    pictures = [str(out / PHOTOGRAPH.name), *drawn]
+    pictures = _copy_samples(out)
+    video = _write_video(out / "site.mp4")
     sources = [*pictures, str(video)]
     options = BoxOptions(sources=sources, out=out, coco=out / "coco.json", overwrite=True)
     failed = run_job(
@@ -42,27 +37,36 @@ def demo(
         choose_outputs(options),
     )
     question = "how many workers wear a helmet?"
-    answer = Answerer()(drawn[0], question).text
-    say(f"{drawn[0]}: {question} {answer}")
+    answer = Answerer()(pictures[1], question).text
+    say(f"{pictures[1]}: {question} {answer}")
     say(f"done in {time.monotonic() - start:.0f} s")
     typer.echo(_where_to_look(out))
     end(failed)
 
 
-def _render(out: Path) -> tuple[list[str], Path]:
-    import cv2
+def _copy_samples(out: Path) -> list[str]:
+    """Write a photograph and two drawings into the folder, and return their paths."""
+    from pgvision import samples
 
-    from pgvision.scenes import render_scene, write_scene_video
+    names = {"photograph": "cyclist", "site-1": "site-01", "site-2": "site-02"}
+    for target, name in names.items():
+        shutil.copyfile(samples.path(name), out / f"{target}.jpg")
+    return [str(out / f"{target}.jpg") for target in names]
 
-    pictures = []
-    for number, seed in enumerate(PICTURE_SEEDS, start=1):
-        path = out / f"site-{number}.png"
-        cv2.imwrite(str(path), render_scene(seed).image)
-        pictures.append(str(path))
-    video = write_scene_video(
-        out / "site.mp4", VIDEO_SEED, num_frames=NUM_FRAMES, fps=FPS, camera="moving"
-    )
-    return pictures, video
+
+def _write_video(path: Path) -> Path:
+    """Write a video of a camera that moves across a sample image."""
+    from pgvision import samples
+    from pgvision.images import VideoWriter
+
+    image = samples.load("site-03")
+    height, width = FRAME_HW
+    with VideoWriter(path, FPS, FRAME_HW) as video:
+        for step in range(NUM_FRAMES):
+            share = step / (NUM_FRAMES - 1)
+            top, left = (int(share * (a - b)) for a, b in zip(image.shape, FRAME_HW, strict=False))
+            video.write(image[top : top + height, left : left + width])
+    return path
 
 
 def _where_to_look(out: Path) -> str:

@@ -126,12 +126,7 @@ class TrainOptions:
             "Every token counts alike, however long its answer.", show_default="yes for objects"
         ),
     ] = None
-    box_loss: Annotated[float, _recipe("Weight of L1 and GIoU of expected boxes.")] = 0.0
     mask_loss: Annotated[float, _recipe("Weight of BCE and Dice of decoded masks.")] = 0.0
-    dense_loss: Annotated[
-        float,
-        _recipe("Weight of a head on the picture's tokens: from scratch, or with little data."),
-    ] = 0.0
     loc_weight: Annotated[float, _recipe("What a coordinate counts in the loss of tokens.")] = 1.0
     seg_weight: Annotated[float, _recipe("What a mask's code counts.")] = 1.0
     label_weight: Annotated[float, _recipe("What a word counts.")] = 1.0

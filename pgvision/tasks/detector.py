@@ -28,9 +28,9 @@ class Detector(Predictor[DetectionResult]):
         CheckpointError: If the model cannot be loaded.
 
     Example:
-        >>> from pgvision.scenes import render_scene
+        >>> from pgvision import samples
         >>> detector = Detector("helmet", conf=0.3)
-        >>> result = detector(render_scene(20_000_000).image)
+        >>> result = detector(samples.load("site-01"))
         >>> result.xyxy.shape[1], set(result.labels) <= {"helmet"}
         (4, True)
     """

@@ -39,8 +39,8 @@ class Segmenter(Predictor[SegmentationResult]):
         PromptError, OptionError, CheckpointError: As for `pgvision.Detector`.
 
     Example:
-        >>> from pgvision.scenes import render_scene
-        >>> result = Segmenter("helmet")(render_scene(20_000_000).image)
+        >>> from pgvision import samples
+        >>> result = Segmenter("helmet")(samples.load("site-01"))
         >>> result.masks.shape[1:]
         (480, 640)
     """

@@ -85,8 +85,8 @@ class Captioner(Predictor[TextResult]):
         PromptError: If the language or style is unknown to this kind of checkpoint.
 
     Example:
-        >>> from pgvision.scenes import render_scene
-        >>> isinstance(Captioner()(render_scene(20_000_000).image).text, str)
+        >>> from pgvision import samples
+        >>> isinstance(Captioner()(samples.load("site-01")).text, str)
         True
     """
 
@@ -133,8 +133,8 @@ class Reader(Predictor[TextResult]):
         options: ``model``, ``device`` and the others of `pgvision.tasks.options.ModelOptions`.
 
     Example:
-        >>> from pgvision.scenes import render_scene
-        >>> isinstance(Reader()(render_scene(20_000_000).image).text, str)
+        >>> from pgvision import samples
+        >>> isinstance(Reader()(samples.load("site-01")).text, str)
         True
     """
 
@@ -166,8 +166,8 @@ class Answerer:
         options: ``model``, ``device`` and the others of `pgvision.tasks.options.ModelOptions`.
 
     Example:
-        >>> from pgvision.scenes import render_scene
-        >>> answer = Answerer()(render_scene(20_000_000).image, "is there a truck?")
+        >>> from pgvision import samples
+        >>> answer = Answerer()(samples.load("site-01"), "is there a truck?")
         >>> 0.0 <= answer.score <= 1.0
         True
     """

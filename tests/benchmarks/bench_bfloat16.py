@@ -15,7 +15,7 @@ from torch.nn import functional
 from pgvision import Detector
 from pgvision.boxes import box_iou
 from pgvision.results import DetectionResult
-from pgvision.scenes import CLASSES, Scene, render_scene
+from recipes.scenes import CLASSES, Scene, render_scene
 
 FIRST_SEED = 50_000_000  # training ends at 10,000,000
 

@@ -27,7 +27,7 @@ from pgvision import Detector
 from pgvision.batch import Job, Recipe
 from pgvision.images import read_image
 from pgvision.runtime import Generation, Request, load
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 def resident_mb() -> float:

@@ -18,8 +18,8 @@ from pgvision.evaluation import evaluate_detections
 from pgvision.images import Frame
 from pgvision.results import DetectionResult
 from pgvision.runtime import Picture, Request, load
-from pgvision.scenes import CLASSES, Scene, render_scene, render_video
-from pgvision.scenes.export import scene_annotations
+from recipes.scenes import CLASSES, Scene, render_scene, render_video
+from recipes.scenes.export import scene_annotations
 
 FIRST_SEED = 60_000_000
 LABEL = "helmet"

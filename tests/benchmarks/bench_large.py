@@ -37,9 +37,9 @@ from pgvision.runtime import (
 )
 from pgvision.runtime.head import OutputHead
 from pgvision.runtime.language import LanguageModel
-from pgvision.scenes import CLASSES, render_scene
 from pgvision.tokens import AnswerForm
-from pgvision.training.architecture import build_tokenizer
+from recipes.architecture import build_tokenizer
+from recipes.scenes import CLASSES, render_scene
 
 RESOLUTION = 224
 VOCABULARY = 257_216

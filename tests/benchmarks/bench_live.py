@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import psutil
 
-from pgvision.scenes import render_video
+from recipes.scenes import render_video
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pgvision" / "images"))
 from camera import camera, free_port

@@ -22,13 +22,13 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_large import build_model, build_processor, peak_gib, say
 
-from pgvision.scenes import render_scene
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.models import add_adapters
 from pgvision.training.finetuning.objectives import losses_of
 from pgvision.training.finetuning.samples import Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
+from recipes.scenes import render_scene
 
 PREFIX = "detect helmet"
 SUFFIX = " ; ".join(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pgvision.runtime import Picture, Request, load, open_generator
 from pgvision.runtime.onnx_export import export_onnx
-from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm
+from recipes.scenes import render_scene
 
 FIRST_SEED = 40_000_000
 PROMPTS = (

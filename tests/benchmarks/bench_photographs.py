@@ -31,7 +31,7 @@ from pgvision.datasets import Dataset, dataset_to_coco, read_dataset
 from pgvision.evaluation import STAT_NAMES, DetectionReport, evaluate_detections
 from pgvision.results import DetectionResult, Failure
 from pgvision.runtime import find_checkpoint
-from pgvision.training.held_out import separation
+from recipes.held_out import separation
 
 SHOWN = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
 

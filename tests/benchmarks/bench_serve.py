@@ -30,7 +30,7 @@ import numpy as np
 
 from pgvision import Detector
 from pgvision.images import decode_image
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 NUM_SCENES = 40
 BOUNDARY = "pgvision"

@@ -17,7 +17,7 @@ import torch
 from pgvision import Captioner, Detector
 from pgvision.images import Frame, iter_frames
 from pgvision.runtime import Engine, load
-from pgvision.scenes import render_scene, write_scene_video
+from recipes.scenes import render_scene, write_scene_video
 
 IMAGE_HW = (720, 1280)
 RENDERED = 100  # the video's length; longer runs read it again

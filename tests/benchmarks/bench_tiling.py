@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pgvision import Detector
-from pgvision.scenes import CLASSES, Scene, render_scene
-from pgvision.scenes.export import scene_annotations
+from recipes.scenes import CLASSES, Scene, render_scene
+from recipes.scenes.export import scene_annotations
 
 FIRST_SEED = 50_000_000  # training ends at 10,000,000
 FIGURES = {"AP": (0, 3, 4, 5), "AR": (8, 9, 10, 11)}  # of pycocotools: all, small, mid, large

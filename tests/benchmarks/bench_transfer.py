@@ -9,8 +9,9 @@ One line of JSON for each run, as it ends; a run that is there is not done again
     python tests/benchmarks/bench_transfer.py ... --pictures 50 --scratch --out runs/bccd
     python tests/benchmarks/bench_transfer.py ... --eyes dinov2.safetensors --out runs/hardhat
     python tests/benchmarks/bench_transfer.py ... --eyes random --out runs/hardhat
-    pgvision scenes --count 300 --out scenes && python tests/benchmarks/bench_transfer.py \\
-        --train scenes/instances.json ... --task segment --masks --model tiny --out runs/masks
+    python -m recipes.scenes --count 300 --out scenes
+    python tests/benchmarks/bench_transfer.py --train scenes/instances.json ... \\
+        --task segment --masks --model tiny --out runs/masks
 """
 
 import argparse
@@ -27,17 +28,15 @@ import torch
 
 from pgvision.files import write_text
 from pgvision.runtime import load_apart
-from pgvision.training.eyes import eyes_weights
 from pgvision.training.finetuning.runs import finetune
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
-from pgvision.training.small import BLOCKS, RESOLUTION
+from recipes.small.second_edition import BLOCKS, RESOLUTION
+from recipes.vision_tower import eyes_weights
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "plain cross-entropy": {"loc_sigma": 0.0},
     "neighbouring bins": {},
-    "bins and GIoU": {"box_loss": 1.0},
     "bins, noise boxes": {"closed_set": True},
-    "bins, dense head": {"dense_loss": 1.0},
     "bins, no views": {"augment": False},
 }
 MASKS: dict[str, dict[str, Any]] = {"codes alone": {}, "codes and mask loss": {"mask_loss": 1.0}}
@@ -106,7 +105,6 @@ def main() -> None:
     parser.add_argument("--model", default="small")
     parser.add_argument("--task", default="detect")
     parser.add_argument("--vision-share", type=float, default=FinetuneSettings.vision_share)
-    parser.add_argument("--dense-loss", type=float, default=0.0)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--scratch", action="store_true", help="begin with random weights")
     parser.add_argument("--eyes", help="begin with small's decoder and other eyes")
@@ -131,7 +129,6 @@ def main() -> None:
             recipe = {
                 "task": options.task,
                 "vision_share": options.vision_share,
-                "dense_loss": options.dense_loss,
                 "learning_rate": options.learning_rate,
                 **changed,
             }

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from pgvision.runtime import load
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pgvision" / "server"))
 from serving import as_png, running, until_ready

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from pycocotools.coco import COCO
 
 from pgvision.images import VideoWriter
-from pgvision.scenes import render_scene, render_video
+from recipes.scenes import render_scene, render_video
 
 
 def upload(page, file):

@@ -13,7 +13,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from pgvision.training.architecture import build_processor
+from recipes.architecture import build_processor
 
 WORDS = ("detect", "caption", "answer", "ocr", "en", "helmet", "what", "color", "is", "the")
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from pgvision.errors import DataError
 from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
 from pgvision.tokens import SEPARATOR
-from pgvision.training.dense import Truth, dense_targets
 from pgvision.training.finetuning.samples import Sample
 
 IGNORED: Final = -100
@@ -50,7 +49,6 @@ class Collator:
         self.vocabulary: Vocabulary = read_vocabulary(self.processor.tokenizer, "the processor")
         between = self._ids(f"<loc0000>{SEPARATOR}<loc0000>")[1:-1]
         self.separator = torch.tensor(between)
-        self._grid = round(float(processor.image_seq_length) ** 0.5)
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return a batch.
@@ -59,8 +57,7 @@ class Collator:
             The processor's ``input_ids``, ``attention_mask``, ``token_type_ids`` ``(b, t)`` and
             ``pixel_values``; ``labels`` ``(b, t)``, -100 where nothing is learnt; ``kept``, the
             positions whose logits predict a label in any row; ``masks`` ``(n, 64, 64)`` of all
-            objects with codes, in the order of their codes; ``dense``, the targets of the dense
-            head, where samples bring their truth; and ``names``.
+            objects with codes, in the order of their codes; and ``names``.
 
         Raises:
             DataError: If a row is longer than the model has places for, or lacks its ``<eos>``.
@@ -79,10 +76,6 @@ class Collator:
         masks = [one.masks for one in samples if one.masks is not None]
         if masks:
             found["masks"] = torch.from_numpy(np.concatenate(masks))
-        truths = [one.truth for one in samples]
-        if (known := next((one for one in truths if one is not None), None)) is not None:
-            nothing = Truth.nothing(len(known.known))
-            found["dense"] = dense_targets([one or nothing for one in truths], self._grid)
         found["names"] = [one.name for one in samples]
         return found
 

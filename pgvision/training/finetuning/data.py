@@ -88,12 +88,11 @@ class Parts:
         most = max(sum(not item.iscrowd for item in one.objects) for one in self.train.images)
         return max(4, -(-most * 6 // 5))
 
-    def source(self, card: CheckpointCard, classes: Sequence[str]) -> Source:
+    def source(self, card: CheckpointCard) -> Source:
         """Return where samples come from.
 
         Args:
             card: Of the checkpoint.
-            classes: All of the run.
         """
         if not isinstance(self.train, Dataset):
             return TextSource(self.train, self.settings)
@@ -103,7 +102,6 @@ class Parts:
             card.kind,
             codec=self.codec,
             num_objects=self.num_objects,
-            classes=tuple(classes),
         )
 
 
@@ -162,7 +160,7 @@ class Mixture:
 
     def samples(self, card: CheckpointCard, count: int, seed: int) -> Samples:
         """Return ``count`` samples for a checkpoint."""
-        sources = [one.source(card, self.classes) for one in self.parts]
+        sources = [one.source(card) for one in self.parts]
         return Samples(sources, count, seed, weights=[one.weight for one in self.parts])
 
 

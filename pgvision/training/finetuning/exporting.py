@@ -15,7 +15,7 @@ from pgvision.evaluation import Calibration
 from pgvision.files import replaced_path, write_text
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.training.cards import save_card
-from pgvision.training.finetuning.models import adapter_config, drop_dense_head, prepare
+from pgvision.training.finetuning.models import adapter_config, prepare
 from pgvision.training.finetuning.settings import FinetuneSettings
 
 CALIBRATION_NAME: Final = "calibration.json"
@@ -33,7 +33,6 @@ def export(
         settings: The run.
         folder: Where to.
     """
-    drop_dense_head(model)
     if settings.method == "qlora" and not settings.keep_adapter:
         model = _over_whole_weights(model, settings)
     if settings.keep_adapter and settings.method != "full":

@@ -7,12 +7,10 @@ import torch
 from pgvision.errors import DependencyError, OptionError
 from pgvision.runtime import Engine, load_apart
 from pgvision.runtime.threads import is_small
-from pgvision.training.dense import DenseHead
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution
 
-HEAD_NAME: Final = "dense_head"
 _MOST_PIECES: Final = 3  # of "<noise>": beyond, it becomes a token of its own
 
 
@@ -119,21 +117,6 @@ def add_adapters(model: Any, settings: FinetuneSettings) -> None:
     for name, weight in model.named_parameters():
         if "lora_" in name:
             weight.data = weight.data.float()
-
-
-def add_dense_head(model: Any, num_classes: int, *, seed: int) -> None:
-    """Hang a `DenseHead` into the model, so that it is trained, saved and resumed with it."""
-    width = model.config.text_config.hidden_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = DenseHead(width, num_classes=num_classes, num_colours=0, num_texts=0)
-    model.add_module(HEAD_NAME, head.to(model.device))
-
-
-def drop_dense_head(model: Any) -> None:
-    """Take the head away again, if there is one."""
-    if hasattr(model, HEAD_NAME):
-        delattr(model, HEAD_NAME)
 
 
 def adapter_config(settings: FinetuneSettings) -> Any:

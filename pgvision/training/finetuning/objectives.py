@@ -11,7 +11,7 @@ from pgvision.tokens import NUM_BINS, NUM_CODES
 from pgvision.training.finetuning.collator import IGNORED, Collator
 from pgvision.training.finetuning.samples import Samples
 from pgvision.training.finetuning.settings import FinetuneSettings
-from pgvision.training.localisation import MaskLoss, box_loss
+from pgvision.training.localisation import MaskLoss
 from pgvision.training.losses import token_losses
 
 if TYPE_CHECKING:
@@ -97,13 +97,9 @@ def losses_of(
         usual: See `TokenLoss`.
     """
     table = collator.vocabulary
-    first_loc, first_seg = table.first_loc, table.first_seg
+    first_seg = table.first_seg
     tokens = _token_loss(settings, collator, usual)
     drawn = None if codec is None or not settings.mask_loss else MaskLoss(codec)
-
-    def boxes(logits: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
-        each = box_loss(logits, labels, first_loc=first_loc)
-        return each.mean() if len(each) else logits[:0].sum()
 
     def shapes(logits: Tensor, labels: Tensor, masks: Tensor | None) -> Tensor:
         if masks is None or drawn is None:
@@ -113,7 +109,6 @@ def losses_of(
 
     return [
         (1.0, lambda logits, labels, masks: tokens(logits, labels)),
-        (settings.box_loss, boxes),
         (settings.mask_loss, shapes),
     ]
 

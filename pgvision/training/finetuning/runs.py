@@ -33,7 +33,7 @@ from pgvision.training.finetuning.exporting import (
     write_model_card,
 )
 from pgvision.training.finetuning.lengths import answers_too_long
-from pgvision.training.finetuning.models import add_dense_head, prepare
+from pgvision.training.finetuning.models import prepare
 from pgvision.training.finetuning.objectives import losses_of, usual_length
 from pgvision.training.finetuning.saving import last_checkpoint, load_trained, saving
 from pgvision.training.finetuning.settings import DataPlaces, FinetuneSettings
@@ -180,8 +180,6 @@ def _trainer(
     )
     samples = replace(samples, count=steps * size)
     usual = usual_length(samples, collator) if settings.counts_tokens else 0.0
-    if settings.dense_loss:
-        add_dense_head(engine.model, len(data.classes), seed=settings.seed)
     trainer = FinetuneTrainer(
         settings,
         losses_of(settings, collator, data.codec, usual=usual),

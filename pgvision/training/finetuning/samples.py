@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -21,7 +21,6 @@ from pgvision.tokens import (
     object_text,
     segment_prefix,
 )
-from pgvision.training.dense import Truth
 from pgvision.training.finetuning.augment import VISIBLE, View, draw_view, whole
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
@@ -42,7 +41,6 @@ class Sample:
         suffix: The answer.
         noise_from: The character of ``suffix`` where boxes that show nothing begin; None: nowhere.
         masks: ``(n, 64, 64)`` float32 of its objects, for the mask loss; None: none is known.
-        truth: All objects of the picture, for the dense loss; None: none is asked for.
     """
 
     name: str
@@ -51,7 +49,6 @@ class Sample:
     suffix: str
     noise_from: int | None = None
     masks: FloatArray | None = None
-    truth: Truth | None = None
 
 
 class Source(Protocol):
@@ -98,7 +95,6 @@ class ObjectSource:
         kind: Which prompts the checkpoint knows.
         codec: Turns masks into codes.
         num_objects: Boxes of a closed set's answer.
-        classes: All of the run, as the dense head numbers them; empty: the data set's own.
     """
 
     dataset: Dataset
@@ -106,7 +102,6 @@ class ObjectSource:
     kind: str
     codec: MaskCodec | None = None
     num_objects: int = 0
-    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -127,19 +122,7 @@ class ObjectSource:
         found = self._seen(record, view)
         picture = view.picture(bgr)
         ask = self._closed if self.settings.closed_set else self._asked
-        sample = ask(record, picture, found, rng)
-        return replace(
-            sample, truth=self._truth(record, found) if self.settings.dense_loss else None
-        )
-
-    def _truth(self, record: ImageRecord, found: "_Seen") -> Truth:
-        own = set(self.dataset.classes)
-        names = self.classes or tuple(dict.fromkeys(self.dataset.classes))
-        height, width = found.image_hw
-        boxes = found.boxes[:, [1, 0, 3, 2]] / (height, width, height, width)
-        classes = np.array([names.index(name) for name in found.names], np.int64)
-        crowds = {self.dataset.names[one.category_id] for one in record.objects if one.iscrowd}
-        return Truth(boxes, classes, np.array([name in own - crowds for name in names]))
+        return ask(record, picture, found, rng)
 
     def _seen(self, record: ImageRecord, view: View) -> "_Seen":
         items = [item for item in record.objects if not item.iscrowd]

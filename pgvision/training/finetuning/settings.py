@@ -18,7 +18,6 @@ _CHOICES: Final[dict[str, tuple[str, ...]]] = {
 }
 LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
 _LENGTHS: Final = ("steps", "epochs", "minutes")
-_LOSSES: Final = ("box_loss", "mask_loss", "dense_loss")
 _KINDS: Final = ("loc_weight", "seg_weight", "label_weight", "end_weight")
 
 
@@ -56,10 +55,7 @@ class FinetuneSettings:
         token_mean: Every token counts alike. False: mean over tokens, then examples, as in
             PaliGemma's article. There the one token of an empty answer weighs as much as all of a
             crowd's, and crowds come to be answered with nothing. None: True for objects.
-        box_loss: Weight of L1 and GIoU between expected and true boxes.
         mask_loss: Weight of BCE and Dice between decoded and true masks.
-        dense_loss: Weight of a head that reads class and box off every picture token, and is thrown
-            away at the end (`pgvision.training.dense`): for training from scratch, or on little.
         loc_weight, seg_weight, label_weight, end_weight: What a coordinate, a mask's code, a word,
             and a separator or the end of an answer count in the loss of its tokens.
         resolution: Side of the picture; position embeddings are interpolated. None: as it is.
@@ -103,9 +99,7 @@ class FinetuneSettings:
     label_smoothing: float = 0.0
     loc_sigma: float = 4.0
     token_mean: bool | None = None
-    box_loss: float = 0.0
     mask_loss: float = 0.0
-    dense_loss: float = 0.0
     loc_weight: float = 1.0
     seg_weight: float = 1.0
     label_weight: float = 1.0
@@ -135,7 +129,7 @@ class FinetuneSettings:
         for name in ("warmup", "negatives", "label_smoothing", "ema"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise OptionError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        for name in ("loc_sigma", "vision_share", *_LOSSES, *_KINDS):
+        for name in ("loc_sigma", "vision_share", "mask_loss", *_KINDS):
             if getattr(self, name) < 0.0:
                 raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.closed_set and self.task not in ("detect", "mix"):
@@ -144,10 +138,6 @@ class FinetuneSettings:
             raise OptionError(f"mask_loss: answers of task {self.task!r} hold no masks")
         if not any(getattr(self, name) for name in _KINDS):
             raise OptionError(f"{', '.join(_KINDS)} are all 0; nothing would be learnt")
-        if self.dense_loss and self.task not in ("detect", "segment", "mix"):
-            raise OptionError(f"dense_loss: data of task {self.task!r} hold no boxes")
-        if self.dense_loss and (self.freeze_vision or self.method != "full"):
-            raise OptionError("dense_loss teaches the vision tower, which is frozen; leave it out")
 
     @property
     def counts_tokens(self) -> bool:
@@ -177,7 +167,6 @@ class FinetuneSettings:
             task=task,
             closed_set=self.closed_set and task == "detect",
             mask_loss=self.mask_loss if task == "segment" else 0.0,
-            dense_loss=self.dense_loss if task in ("detect", "segment") else 0.0,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -43,8 +43,6 @@ def require_shardable(settings: FinetuneSettings) -> None:
         reasons.append("one process has none to share with: launch more, or without --use_fsdp")
     if settings.method == "qlora":
         reasons.append("leave out --four-bit: weights of 4 bits are not split, --lora alone is")
-    if settings.dense_loss:
-        reasons.append("leave out --dense-loss: its head works beside the model, on whole weights")
     if reasons:
         raise OptionError(f"FSDP: {'; '.join(reasons)}")
 

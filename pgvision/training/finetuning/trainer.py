@@ -13,7 +13,6 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from pgvision.errors import DataError
 from pgvision.training.finetuning.binding import is_first
-from pgvision.training.finetuning.models import HEAD_NAME
 from pgvision.training.finetuning.objectives import Loss
 from pgvision.training.finetuning.saving import WEIGHTS_NAME, load_trained, saving, trained_weights
 from pgvision.training.finetuning.settings import FinetuneSettings
@@ -110,16 +109,10 @@ class FinetuneTrainer(OrderedTrainer):
         """
         inputs = dict(inputs)
         names, kept, labels = inputs.pop("names"), inputs.pop("kept"), inputs.pop("labels")
-        masks, dense = inputs.pop("masks", None), inputs.pop("dense", None)
+        masks = inputs.pop("masks", None)
         found = model(**inputs, logits_to_keep=kept, use_cache=False)
         logits, wanted = found.logits.float(), labels[:, kept + 1]
         parts = [weight * loss(logits, wanted, masks) for weight, loss in self.losses if weight > 0]
-        if self.settings.dense_loss:
-            head = self.accelerator.unwrap_model(model).get_submodule(HEAD_NAME)
-            # Several processes wait for each other's gradients of every weight.
-            idle = torch.stack([0.0 * one.sum() for one in head.parameters()]).sum()
-            told = idle if dense is None else head(found.image_hidden_states, dense)
-            parts.append(self.settings.dense_loss * told)
         total = torch.stack(parts).sum()
         if not torch.isfinite(total):
             raise DataError(

@@ -9,7 +9,7 @@ import pytest
 
 from pgvision.cli.app import main
 from pgvision.images import VideoWriter
-from pgvision.scenes import render_scene, render_video
+from recipes.scenes import render_scene, render_video
 
 
 @pytest.fixture(autouse=True)

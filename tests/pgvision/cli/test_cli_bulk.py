@@ -5,7 +5,7 @@ import json
 import cv2
 import pytest
 
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

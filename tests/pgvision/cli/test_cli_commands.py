@@ -5,14 +5,12 @@ import subprocess
 import sys
 
 import cv2
-import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pgvision.datasets import read_dataset
 from pgvision.images import video_info
 from pgvision.results import result_from_dict
-from pgvision.scenes import render_scene
+from recipes.scenes.export import export_scenes
 
 
 def test_detect_writes_everything_that_it_was_asked_for(run, picture, tmp_path):
@@ -186,53 +184,11 @@ def test_the_installed_command_keeps_stdout_for_results(picture):
     assert "loaded tiny" in done.stderr
 
 
-def test_scenes_are_a_data_set(run, tmp_path):
-    out = tmp_path / "sites"
-    small = ("--height", 120, "--width", 160)
-    ran = run("scenes", "--count", 2, "--seed", 20_000_000, "--out", out, "--videos", 1, *small)
-    assert ran.code == 0
-    assert len(read_dataset(out / "instances.json").images) == 2
-    assert len(list((out / "images").iterdir())) == 2
-    (video,) = (out / "videos").iterdir()
-    assert video_info(video).image_hw == (120, 160)
-    again = run("scenes", "--count", 2, "--seed", 1, "--out", out, *small)
-    assert again.code == 2
-    assert "already holds" in again.err
-
-
-def test_scenes_are_listed_for_machines(run, tmp_path):
-    out = tmp_path / "sites"
-    small = ("--height", 120, "--width", 160)
-    ran = run(
-        "scenes", "-n", 3, "--seed", 20_000_007, "--out", out, "--videos", 2, "--json", *small
-    )
-    assert ran.code == 0
-    scenes, films = ran.lines[:3], ran.lines[3:]
-    assert [line["type"] for line in ran.lines] == ["Scene"] * 3 + ["SceneVideo"] * 2
-    truth = COCO(str(out / "instances.json"))
-    for line in scenes:
-        scene = render_scene(line["seed"], image_hw=(120, 160))
-        assert line["labels"] == [item.label for item in scene.objects]
-        image = truth.loadImgs([line["image_id"]])[0]
-        assert line["source"] == str(out / image["file_name"])
-        assert cv2.imread(line["source"]).shape == (*line["image_hw"], 3)
-    assert [line["seed"] for line in scenes] == [20_000_007, 20_000_008, 20_000_009]
-    assert [(line["seed"], line["camera"]) for line in films] == [
-        (20_000_007, "static"),
-        (20_000_008, "moving"),
-    ]
-    for line in films:
-        assert list(video_info(line["source"]).image_hw) == line["image_hw"]
-    # A folder that is taken gives no line: none was written.
-    again = run("scenes", "-n", 1, "--out", out, "--json", *small)
-    assert (again.code, again.out) == (2, "")
-
-
 @pytest.fixture
 def sites(run, tmp_path):
     """Two rendered scenes as a data set."""
     out = tmp_path / "sites"
-    run("scenes", "--count", 2, "--out", out, "--height", 240, "--width", 320)
+    export_scenes(out, count=2, seed=20_000_000, image_hw=(240, 320))
     return out
 
 
@@ -249,7 +205,7 @@ def test_convert_writes_examples_and_says_how_they_read_back(run, sites, tmp_pat
 
 def test_convert_splits_by_hash(run, tmp_path):
     sites = tmp_path / "sites"
-    run("scenes", "--count", 8, "--out", sites, "--height", 64, "--width", 64)
+    export_scenes(sites, count=8, seed=20_000_000, image_hw=(64, 64))
     source = sites / "instances.json"
     assert run("convert", source, tmp_path / "a", "--to", "yolo", "--val", 0.5).code == 0
     assert run("convert", source, tmp_path / "b", "--to", "yolo", "--val", 0.5).code == 0
@@ -279,36 +235,6 @@ def test_convert_needs_to_know_the_format(run, sites, tmp_path):
     ran = run("convert", sites / "instances.json", tmp_path / "folder")
     assert ran.code == 2
     assert "--to" in ran.err
-
-
-def test_codec_eval_measures_and_draws(run, tmp_path):
-    worst = tmp_path / "worst.png"
-    ran = run("codec", "eval", "--masks", "scenes:2", "--limit", 10, "--json", "--worst", worst)
-    assert ran.code == 0
-    figures = ran.lines[0]
-    assert figures["num_masks"] == 10
-    assert 0 <= figures["mean_iou"] <= 1
-    assert 1 <= figures["codes_used"] <= 128
-    assert cv2.imread(str(worst)) is not None
-
-
-def test_codec_trains_and_what_it_wrote_can_be_measured(run, tmp_path):
-    masks = np.zeros((32, 64, 64), np.uint8)
-    masks[:, 8:56, 8:56] = 255
-    np.savez(tmp_path / "masks.npz", masks=masks)
-    out = tmp_path / "codec"
-    words = ("--masks", tmp_path / "masks.npz")
-    train = ("codec", "train", *words, "--steps", 2, "--batch-size", 4, "--save-every", 1)
-    assert run(*train, "--out", out).code == 0
-    (weights,) = out.glob("*.safetensors")
-    assert run("codec", "eval", *words, "--codec", weights, "--json").code == 0
-    decoder = ("--decoder-only", "--start-from", weights, "--out", tmp_path / "decoder")
-    assert run(*train, *decoder).code == 0
-    # Nothing but what is drawn how often: a run of other weights is another run.
-    np.savez(tmp_path / "masks.npz", masks=masks, weights=np.arange(32))
-    ran = run(*train, *decoder, "--resume")
-    assert ran.code == 2
-    assert "weights was" in ran.err
 
 
 def test_demo_writes_what_it_says(run, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from served import Answering, Desk, serving_model
 
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

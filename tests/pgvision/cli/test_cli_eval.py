@@ -18,12 +18,13 @@ from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import weights_digest
 from pgvision.runtime.checkpoints import TINY_FOLDER, find_checkpoint
+from recipes.scenes.export import export_scenes
 
 
 @pytest.fixture
 def sites(run, tmp_path):
     out = tmp_path / "sites"
-    run("scenes", "--count", 3, "--out", out, "--height", 240, "--width", 320)
+    export_scenes(out, count=3, seed=20_000_000, image_hw=(240, 320))
     return out
 
 

@@ -16,8 +16,8 @@ from test_live_webhook import Listener, listening
 
 from pgvision import Detector
 from pgvision.images import VideoWriter, iter_frames
-from pgvision.scenes import render_video
 from pgvision.tracking.tracks import with_tracks
+from recipes.scenes import render_video
 
 FIELDS = {"time", "event", "zone", "track", "label", "score", "seconds", "frame", "xyxy", "dwell"}
 

@@ -11,6 +11,7 @@ from pgvision.datasets import read_dataset
 from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.runtime.session import Session
 from pgvision.runtime.threads import Threads
+from recipes.scenes.export import export_scenes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
 from mjpeg import pictures, serving
@@ -164,7 +165,7 @@ def test_the_doctor_looks_at_a_revision(run, hub):
 @pytest.fixture
 def sites(run, tmp_path):
     out = tmp_path / "sites"
-    run("scenes", "--count", 2, "--out", out, "--height", 240, "--width", 320)
+    export_scenes(out, count=2, seed=20_000_000, image_hw=(240, 320))
     return out
 
 

@@ -23,7 +23,6 @@ COMMANDS = (
     "train",
     "convert",
     "export",
-    "scenes",
     "doctor",
     "bench",
     "serve",
@@ -58,7 +57,7 @@ def test_all_commands_are_there():
     visible = {
         name for name, each in typer.main.get_command(app).commands.items() if not each.hidden
     }
-    assert visible == {*COMMANDS, "codec", "demo"}
+    assert visible == {*COMMANDS, "demo"}
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -95,9 +94,7 @@ def test_every_command_speaks_to_machines(name):
     assert "--json" in options_of(name)
 
 
-@pytest.mark.parametrize(
-    "words", [[name] for name in COMMANDS] + [["codec", "train"], ["codec", "eval"]]
-)
+@pytest.mark.parametrize("words", [[name] for name in COMMANDS])
 def test_help_teaches_by_examples(run, words):
     ran = run(*words, "--help")
     assert ran.code == 0
@@ -122,7 +119,6 @@ def test_help_teaches_by_examples(run, words):
         ["detect", "helmet", "a.jpg", "--no-such-option"],
         ["no-such-command"],
         ["convert", "somewhere"],
-        ["codec", "eval"],
     ],
 )
 def test_usage_errors_exit_with_2(run, words):

@@ -25,7 +25,7 @@ from pgvision.datasets import (
     write_dataset,
 )
 from pgvision.errors import DataError, OptionError, PromptError
-from pgvision.scenes.export import export_scenes
+from recipes.scenes.export import export_scenes
 
 
 class GridCodec:

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_masks
 from pgvision import Detector, Segmenter
 from pgvision.errors import OptionError
 from pgvision.labelling.cvat import create
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from pgvision import Answerer, Captioner, Detector, Segmenter
 from pgvision.errors import DependencyError, OptionError
 from pgvision.labelling.fiftyone import fiftyone_model
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pgvision import Detector
 from pgvision.errors import OptionError
 from pgvision.runtime import Engine, Picture, Request, load
 from pgvision.runtime.opening import open_generator
-from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm
+from recipes.scenes import render_scene
 
 
 def requests() -> list[Request]:

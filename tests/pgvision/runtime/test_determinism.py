@@ -17,7 +17,7 @@ import torch
 from pgvision import Captioner, Detector
 from pgvision.runtime import load, unload
 from pgvision.runtime.products import attend, linear
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 SEEDS = range(20_000_000, 20_000_004)
 

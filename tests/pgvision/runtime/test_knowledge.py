@@ -5,8 +5,8 @@ import pytest
 from pgvision.errors import PromptError
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
 from pgvision.runtime.knowledge import known_classes, known_question
-from pgvision.scenes import render_scene
-from pgvision.scenes.vocabulary import CLASSES
+from recipes.scenes import render_scene
+from recipes.scenes.vocabulary import CLASSES
 
 TINY = find_checkpoint("tiny")
 OPEN = CheckpointCard("a/b", "a/b", "mix", "google", False, None, "any phrase")

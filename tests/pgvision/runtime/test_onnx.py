@@ -12,8 +12,8 @@ from pgvision import Answerer, Detector
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.runtime import Picture, Request, load, open_generator
 from pgvision.runtime.onnx_export import export_onnx
-from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm
+from recipes.scenes import render_scene
 
 pytestmark = pytest.mark.slow  # the export alone takes half a minute
 
@@ -92,7 +92,7 @@ def test_no_torch_is_needed(folder, tmp_path):
         "sys.modules['torch'] = None  # as if it were not installed\n"
         "import json\n"
         "from pgvision import Detector\n"
-        "from pgvision.scenes import render_scene\n"
+        "from recipes.scenes import render_scene\n"
         "image = render_scene(20_000_000, image_hw=(240, 400)).image\n"
         f"print(json.dumps(Detector('worker', model={str(folder)!r})(image).xyxy.tolist()))"
     )

@@ -16,8 +16,8 @@ from pgvision import Answerer, Detector
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.runtime import ObjectSpan, Picture, Remote, Request, find_checkpoint, load
 from pgvision.runtime.completions import read_completion
-from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm
+from recipes.scenes import render_scene
 
 
 @pytest.fixture(scope="module")

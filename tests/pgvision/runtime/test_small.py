@@ -5,7 +5,7 @@ import numpy as np
 from pgvision import Detector
 from pgvision.boxes import box_iou
 from pgvision.runtime import find_checkpoint
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 
 def test_small_is_carried_and_says_what_it_knows() -> None:

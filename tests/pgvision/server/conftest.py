@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pgvision.runtime import load
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import as_png, running, until_ready

@@ -20,8 +20,8 @@ from pgvision import Detector
 from pgvision.cli.app import main
 from pgvision.errors import CheckpointError
 from pgvision.runtime import load
-from pgvision.scenes import render_scene
 from pgvision.server import ServeSettings
+from recipes.scenes import render_scene
 
 ROOT = Path(__file__).parents[3]
 

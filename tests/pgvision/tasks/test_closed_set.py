@@ -10,8 +10,8 @@ import pytest
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.images import iter_frames
 from pgvision.runtime import find_checkpoint
-from pgvision.scenes import render_scene
 from pgvision.tasks import Detector
+from recipes.scenes import render_scene
 
 CLOSED = {
     "prefix": "detect helmet",

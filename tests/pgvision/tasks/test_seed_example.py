@@ -8,7 +8,7 @@ import numpy as np
 import supervision as sv
 
 from pgvision import Answerer, Detector, Reader
-from pgvision.scenes import render_scene
+from recipes.scenes import render_scene
 
 SEED = 30_000_013
 

@@ -5,10 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.loss.loss_for_object_detection import generalized_box_iou
 
 from pgvision.errors import ShapeError
-from pgvision.training.localisation import MaskLoss, box_loss, expected_bins, generalised_iou
+from pgvision.training.localisation import MaskLoss
 from vqvae import MaskCodec
 
 LOC, SEG, SIZE = 50, 1200, 1400  # first ids and size of a made-up vocabulary
@@ -22,80 +21,6 @@ def logits_of(targets: Tensor, sharpness: float = 200.0) -> Tensor:
 def boxes_of(rng: np.random.Generator, count: int) -> Tensor:
     corners = np.sort(rng.integers(0, 1024, (count, 2, 2)), axis=1)
     return torch.from_numpy(corners.reshape(count, 4))
-
-
-def test_generalised_iou_is_detrs() -> None:
-    rng = np.random.default_rng(0)
-    boxes, others = boxes_of(rng, 200).float(), boxes_of(rng, 200).float()
-    expected = generalized_box_iou(boxes, others).diagonal()
-    torch.testing.assert_close(generalised_iou(boxes, others), expected)
-    assert (expected < 0).any() and (expected > 0.3).any()
-
-
-def test_generalised_iou_pulls_a_box_without_area_to_the_other() -> None:
-    crossed = torch.tensor([[600.0, 500.0, 400.0, 520.0]], requires_grad=True)
-    true = torch.tensor([[100.0, 100.0, 200.0, 200.0]])
-    value = generalised_iou(crossed, true)
-    assert -1 <= value.item() <= 0
-    (slope,) = torch.autograd.grad(value.sum(), crossed)
-    assert slope[0, 2] < 0 and slope[0, 3] < 0  # the far edges should come nearer
-    point = torch.full((1, 4), 7.0, requires_grad=True)
-    generalised_iou(point, point.detach()).sum().backward()
-    assert point.grad is not None and point.grad.isfinite().all()
-
-
-def test_expected_bins_are_the_mean() -> None:
-    logits = np.random.default_rng(1).normal(0, 3, (5, 1024))
-    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    found = expected_bins(torch.from_numpy(logits))
-    np.testing.assert_allclose(found.numpy(), chances @ np.arange(1024), rtol=1e-12)
-
-
-def test_a_box_costs_its_distance_and_its_giou() -> None:
-    rng = np.random.default_rng(2)
-    true, found = boxes_of(rng, 20), boxes_of(rng, 20)
-    told, said = (
-        torch.cat([torch.cat([row + LOC, OTHER[:1]]) for row in rows]) for rows in (true, found)
-    )
-    overlap = generalized_box_iou(found.float(), true.float()).diagonal()
-    distance = (found - true).abs().sum(1) / 1024
-    loss = box_loss(logits_of(said), told, first_loc=LOC)
-    torch.testing.assert_close(loss, 5 * distance + 2 * (1 - overlap))
-    alone = box_loss(logits_of(said), told, first_loc=LOC, l1=1.0, giou=0.0)
-    torch.testing.assert_close(alone, distance)
-    assert box_loss(logits_of(told), told, first_loc=LOC).abs().max() < 1e-6
-
-
-def test_only_whole_boxes_count_row_by_row() -> None:
-    ends_with_two = torch.tensor([LOC, LOC + 9, LOC + 5, LOC + 30, 3, LOC + 1, LOC + 2])
-    begins_with_two = torch.tensor([LOC + 3, LOC + 4, 3, 3, -100, -100, -100])
-    too_many = torch.tensor([*(LOC + edge for edge in (1, 2, 3, 4, 5)), -100, -100])
-    targets = torch.stack([ends_with_two, begins_with_two, too_many])
-    assert len(box_loss(logits_of(targets), targets, first_loc=LOC)) == 1
-    targets[0, 0] = -100  # its loss is masked
-    assert box_loss(logits_of(targets), targets, first_loc=LOC).shape == (0,)
-
-
-def test_what_is_no_bin_has_no_say() -> None:
-    targets = torch.tensor([LOC + 10, LOC + 20, LOC + 110, LOC + 220, 3])
-    logits = torch.randn(5, SIZE, generator=torch.Generator().manual_seed(0))
-    before = box_loss(logits, targets, first_loc=LOC)
-    logits[:, :LOC] += 50.0
-    logits[:, LOC + 1024 :] += 50.0
-    torch.testing.assert_close(box_loss(logits, targets, first_loc=LOC), before)
-
-
-def test_descent_finds_the_box_from_a_crossed_one() -> None:
-    targets = torch.tensor([100, 200, 300, 600]) + LOC
-    start = torch.tensor([700, 900, 600, 100]) + LOC
-    logits = logits_of(start, sharpness=8.0).requires_grad_()
-    descent = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(150):
-        descent.zero_grad()
-        box_loss(logits, targets, first_loc=LOC).sum().backward()
-        descent.step()
-    found = expected_bins(logits[:, LOC : LOC + 1024].detach())
-    assert (found - (targets - LOC)).abs().max() < 12
 
 
 @pytest.fixture(scope="module")

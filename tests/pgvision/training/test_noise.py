@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from pgvision.boxes import box_iou
 from pgvision.runtime import find_checkpoint
-from pgvision.scenes import CLASSES
 from pgvision.tokens import parse_suffix
-from pgvision.training.architecture import NUM_IMAGE_TOKENS, build_processor
-from pgvision.training.batches import CLOSED_OBJECTS, BatchMaker, Wording
 from pgvision.training.noise import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
-from pgvision.training.scene_cache import render_shard
-from pgvision.training.words import known_words
+from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
+from recipes.batches import CLOSED_OBJECTS, BatchMaker, Wording
+from recipes.scene_cache import render_shard
+from recipes.scenes import CLASSES
+from recipes.words import known_words
 from vqvae import MaskCodec
 
 

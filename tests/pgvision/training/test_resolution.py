@@ -12,8 +12,8 @@ from transformers import PaliGemmaForConditionalGeneration
 from pgvision import Detector
 from pgvision.errors import OptionError
 from pgvision.runtime import Engine, check_leaks, load
-from pgvision.scenes import render_scene
 from pgvision.training.resolution import resample, set_resolution
+from recipes.scenes import render_scene
 
 
 @pytest.fixture

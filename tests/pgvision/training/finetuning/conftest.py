@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pgvision.scenes.export import export_scenes
+from recipes.scenes.export import export_scenes
 
 TRAIN, VALID = 6, 2
 

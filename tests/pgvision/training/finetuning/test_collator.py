@@ -11,12 +11,11 @@ from pgvision.datasets import read_splits
 from pgvision.errors import DataError
 from pgvision.runtime import Engine, load, load_apart
 from pgvision.training.finetuning.collator import Collator
-from pgvision.training.finetuning.models import add_dense_head
 from pgvision.training.finetuning.objectives import TokenLoss, losses_of, usual_length
 from pgvision.training.finetuning.samples import ObjectSource, Sample
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
-from pgvision.training.localisation import MaskLoss, box_loss
+from pgvision.training.localisation import MaskLoss
 from pgvision.training.noise import NOISE
 from vqvae import MaskCodec
 
@@ -120,7 +119,7 @@ def test_a_step_of_the_trainer_takes_that_loss(collator: Collator, tmp_path: Pat
 def test_each_loss_has_its_weight_and_its_settings(scenes: Path, tmp_path: Path) -> None:
     settings = FinetuneSettings(
         steps=1, model="tiny", task="segment", dtype="float32", augment=False, negatives=0.0,
-        box_loss=0.7, mask_loss=0.3, label_smoothing=0.2, loc_sigma=3.0,
+        mask_loss=0.3, label_smoothing=0.2, loc_sigma=3.0,
     )  # fmt: skip
     codec = MaskCodec.load("tiny")
     source = ObjectSource(read_splits(scenes)["train"], settings, "tiny", codec=codec)
@@ -136,10 +135,9 @@ def test_each_loss_has_its_weight_and_its_settings(scenes: Path, tmp_path: Path)
     table = engine.vocabulary
     tokens = TokenLoss(first_loc=table.first_loc, usual=9.0, smoothing=0.2, loc_sigma=3.0)
     masks = torch.from_numpy(np.concatenate([one.masks for one in samples]))
-    boxes = box_loss(logits, labels, first_loc=table.first_loc)
     shapes = MaskLoss(codec)(logits, labels, masks, first_seg=table.first_seg)
-    assert len(boxes) == len(shapes) > 3
-    by_hand = tokens(logits, labels) + 0.7 * boxes.mean() + 0.3 * shapes.mean()
+    assert len(shapes) > 3
+    by_hand = tokens(logits, labels) + 0.3 * shapes.mean()
     torch.testing.assert_close(total, by_hand, rtol=1e-4, atol=0)
 
 
@@ -176,28 +174,6 @@ def test_the_weight_of_each_kind_reaches_its_tokens(collator: Collator) -> None:
         logits = torch.zeros(*labels.shape, size, requires_grad=True)
         loss(logits, labels, None).backward()
         assert (logits.grad[0].abs().sum(-1) > 0).tolist() == mine, name
-
-
-def test_the_dense_head_adds_its_loss(scenes: Path, tmp_path: Path) -> None:
-    """The head's part is what it says by itself of the projected picture, and reaches the tower."""
-    settings = FinetuneSettings(steps=1, model="tiny", dense_loss=0.5)
-    engine = load_apart("tiny", device="cpu", dtype="float32")
-    dataset = read_splits(scenes)["train"]
-    source = ObjectSource(dataset, settings, "tiny")
-    samples = [*(source.draw(k, np.random.default_rng(k)) for k in range(2)), SAMPLES[2]]
-    add_dense_head(engine.model, len(dataset.classes), seed=0)
-    collator = Collator(engine.processor, max_length=1024)
-    trainer = trainer_of(settings, collator, engine, samples, tmp_path, usual=9.0)
-    batch = collator(samples)
-    assert batch["dense"].known.any(1).tolist() == [True, True, False]  # a text knows nothing
-    both = trainer.compute_loss(engine.model, batch)
-    tokens = trainer.compute_loss(engine.model, {**batch, "dense": None})
-    seen = engine.model.model.get_image_features(batch["pixel_values"]).pooler_output
-    alone = engine.model.dense_head(seen, batch["dense"])
-    torch.testing.assert_close(both - tokens, 0.5 * alone, rtol=1e-4, atol=1e-5)
-    tower = engine.model.model.vision_tower.encoder.layers[0].mlp.fc1.weight
-    (gradient,) = torch.autograd.grad(both - tokens, tower)
-    assert float(gradient.abs().max()) > 0
 
 
 def test_no_answer_sees_what_follows_and_every_prompt_sees_itself(

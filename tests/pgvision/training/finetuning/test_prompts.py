@@ -21,7 +21,7 @@ def source(scenes: Path, **options: object) -> ObjectSource:
 
 
 def test_crowds_are_neither_taught_nor_called_absent(scenes: Path) -> None:
-    one = source(scenes, negatives=0.9, dense_loss=1.0)
+    one = source(scenes, negatives=0.9)
     record = next(
         record for record in one.dataset.images
         if len({item.category_id for item in record.objects}) < len(one.dataset.categories)

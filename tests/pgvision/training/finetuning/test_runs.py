@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 from transformers.integrations import is_tensorboard_available
 
@@ -95,7 +94,7 @@ def test_adapters_are_written_alone_where_that_is_asked_for(scenes: Path, tmp_pa
 
 
 def test_every_task_has_its_figures(scenes: Path, tmp_path: Path) -> None:
-    segment = run(scenes, tmp_path / "s", steps=1, task="segment", mask_loss=1.0, box_loss=1.0)
+    segment = run(scenes, tmp_path / "s", steps=1, task="segment", mask_loss=1.0)
     assert "ap50" in segment.after
     image = read_image(next((scenes / "valid" / "images").iterdir()))
     Segmenter("helmet", model=tmp_path / "s")(image)
@@ -122,28 +121,9 @@ def test_the_best_weights_are_written_not_the_last(scenes: Path, tmp_path: Path)
     assert report.after == score_objects(engine, valid, FinetuneSettings(steps=1)).figures
 
 
-def test_a_dense_head_is_trained_and_saved_and_gone_at_the_end(
-    scenes: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    report = run(scenes, out, steps=2, eval_every=1, dense_loss=1.0, warmup=0.0)
-    assert report.finished
-    states = [
-        load_file(out / f"checkpoint-{step}" / "trained.safetensors")["dense_head.layers.weight"]
-        for step in (1, 2)
-    ]
-    assert not torch.equal(*states)
-    written = load_file(out / "model.safetensors")
-    assert len(written) > 100 and not any("dense_head" in name for name in written)
-    assert not hasattr(load(out).model, "dense_head")
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"dense_loss": 1.0, "freeze_vision": True}, "vision tower, which is frozen"),
-        ({"dense_loss": 1.0, "method": "lora"}, "vision tower, which is frozen"),
-        ({"dense_loss": 1.0, "task": "caption"}, "hold no boxes"),
         ({"loc_weight": -1.0}, "loc_weight: expected 0 or more"),
         (dict.fromkeys(["loc_weight", "seg_weight", "label_weight", "end_weight"], 0.0), "all 0"),
     ],
@@ -157,7 +137,7 @@ def test_a_mixture_has_each_parts_figures(scenes: Path, tmp_path: Path) -> None:
     texts = scenes / "train" / "examples.jsonl"
     places = [DataPlaces(data=scenes, weight=2.0), DataPlaces(data=texts)]
     out = tmp_path / "out"
-    recipe = FinetuneSettings(**SMALL, task="mix", steps=2, eval_every=9, dense_loss=1.0)
+    recipe = FinetuneSettings(**SMALL, task="mix", steps=2, eval_every=9)
     report = finetune(places, out, recipe, device="cpu")
     name = f"detect {scenes.name}: ap"
     exact = report.after["ask examples.jsonl: exact"]

@@ -43,7 +43,6 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ("options", "told"),
     [
         ({"method": "qlora"}, "leave out --four-bit"),
-        ({"dense_loss": 1.0}, "leave out --dense-loss"),
     ],
 )
 def test_what_cannot_be_split_is_refused_by_name(

@@ -1,0 +1,1 @@
+"""Masks for `vqvae`'s training, and how well a codec reproduces them."""

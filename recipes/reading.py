@@ -1,0 +1,203 @@
+"""The language model's pass over pictures and text, written out so that it can be compiled."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
+from transformers import PaliGemmaForConditionalGeneration
+
+from pgvision.training.losses import suffix_loss
+from recipes.batches import Batch
+from recipes.dense import AskedHead
+from recipes.pointing import PlaceHead, ToldHead, Written
+
+Read = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def prefix_mask(attention: Tensor, types: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return PaliGemma's mask: the prefix sees itself whole, the suffix what came before it.
+
+    Args:
+        attention: ``(b, t)``: 0 on padding.
+        types: ``(b, t)``: 0 on the prefix, 1 on the suffix.
+        dtype: Of the result.
+
+    Returns:
+        ``(b, 1, t, t)``: 0 where row ``i`` may look at column ``j``, else the least number.
+    """
+    place = torch.arange(attention.shape[1], device=attention.device)
+    before = place[None, None, :] <= place[None, :, None]
+    both_prefix = (types[:, None, :] == 0) & (types[:, :, None] == 0)
+    seen = (before | both_prefix) & (attention[:, None, :] > 0)
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=attention.device)
+    return hidden.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def read_text(
+    text: nn.Module, embedded: Tensor, mask: Tensor, *, middle: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a Gemma over what `embed_rows` gives.
+
+    Args:
+        text: The language model.
+        embedded: ``(b, t, d)``.
+        mask: Of `prefix_mask`.
+        middle: After which layer to look in between.
+
+    Returns:
+        What layer ``middle``, the layer after it, and the last norm give, ``(b, t, d)`` each.
+    """
+    places = _places(embedded)
+    turns = text.rotary_emb(embedded, position_ids=places)  # type: ignore[operator]
+    hidden = between = after = embedded
+    for number, layer in enumerate(text.layers, start=1):  # type: ignore[arg-type]
+        hidden = layer(hidden, attention_mask=mask, position_ids=places, position_embeddings=turns)
+        between = hidden if number == middle else between
+        after = hidden if number == middle + 1 else after
+    return between, after, text.norm(hidden)  # type: ignore[operator]
+
+
+def _places(hidden: Tensor) -> Tensor:
+    """Return positions ``(1, t)``: PaliGemma counts from 1."""
+    return torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[None]
+
+
+def look_logits(text: nn.Module, number: int, hidden: Tensor, mask: Tensor, first: int) -> Tensor:
+    """Return where the first head of a layer looks from the positions after the picture.
+
+    Args:
+        text: The language model.
+        number: Of the layer.
+        hidden: ``(b, t, d)``, what goes into that layer.
+        mask: Of `prefix_mask`.
+        first: The first position to look from.
+
+    Returns:
+        ``(b, t - first, t)`` logits, hidden columns at the least number.
+    """
+    layer: Any = text.layers[number]  # type: ignore[index]
+    normed = layer.input_layernorm(hidden)
+    size = layer.self_attn.head_dim
+    asks = nn.functional.linear(normed[:, first:], layer.self_attn.q_proj.weight[:size])
+    keys = nn.functional.linear(normed, layer.self_attn.k_proj.weight[:size])
+    cos, sin = text.rotary_emb(hidden, position_ids=_places(hidden))  # type: ignore[operator]
+    asks, keys = _turned(asks, cos[:, first:], sin[:, first:]), _turned(keys, cos, sin)
+    logits: Tensor = (asks @ keys.mT).float() * size**-0.5 + mask[:, 0, first:]
+    return logits
+
+
+def _turned(rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate ``(b, t, d)`` as Gemma's rotary positions do."""
+    one, two = rows.chunk(2, -1)
+    return rows * cos + torch.cat([-two, one], -1) * sin
+
+
+def embed_rows(embed: nn.Module, ids: Tensor, pictures: Tensor) -> Tensor:
+    """Return embeddings ``(b, t, d)``: the picture's tokens first, then the text's.
+
+    Args:
+        embed: The language model's table.
+        ids: ``(b, t)``, image tokens included.
+        pictures: ``(b, p, d)`` projected tokens.
+    """
+    text: Tensor = embed(ids[:, pictures.shape[1] :])
+    return torch.cat([pictures.to(text.dtype), text], 1)
+
+
+def text_losses(
+    model: PaliGemmaForConditionalGeneration,
+    projected: Tensor,
+    batch: Batch,
+    *,
+    asked: AskedHead,
+    first_loc: int,
+    told: ToldHead | None = None,
+    place: PlaceHead | None = None,
+    read: Read = read_text,
+    groups: int = 4,
+    lengths: Sequence[int] = (),
+) -> dict[str, Tensor]:
+    """Return the losses of the language model on a batch, by name.
+
+    ``suffix`` is that of the answers, ``asked`` that of `AskedHead` on the middle layer; with a
+    `ToldHead` also its own, ``told``, ``edges`` and ``arrived``, and ``looks``, which is small
+    where the positions that write an object's coordinates look at that object.
+
+    Args:
+        model: Its language model and output layer are used.
+        projected: ``(b, p, d)`` picture tokens.
+        batch: The rows.
+        asked: The head.
+        first_loc: Id of ``<loc0000>``.
+        told: The other head.
+        place: Measures, as ``placed``, how well the picture tokens of the middle layer still know
+            where they are.
+        read: `read_text`, compiled or not.
+        groups: Rows go through in as many groups of like length.
+        lengths: Rows are padded to one of these, so that few shapes need compiling.
+    """
+    device, num_tokens = projected.device, projected.shape[1]
+    losses: dict[str, Tensor] = {}
+    dense, wanted = batch.dense.to(device), batch.asked.to(device)
+    text, total = model.model.language_model, int(batch.is_target.sum())
+    middle = len(text.layers) // 2
+    for rows in _rows_of_like_length(batch, groups):
+        longest = int(batch.attention[rows].sum(1).max())
+        end = next((size for size in lengths if size >= longest), longest)
+        ids, attention, types, is_target = (
+            F.pad(part[rows], (0, max(0, end - part.shape[1])))[:, :end].to(device)
+            for part in (batch.ids, batch.attention, batch.types, batch.is_target)
+        )
+        pictures = projected[rows * len(projected) // len(batch.ids)]
+        mask = prefix_mask(attention, types, torch.float32)
+        embedded = embed_rows(text.embed_tokens, ids, pictures)
+        between, after, hidden = read(text, embedded, mask, middle=middle)
+        # Only the positions before a suffix token predict one; the rest of the output layer would
+        # be work for nothing.
+        predicts = is_target[:, 1:]
+        logits, targets = model.lm_head(hidden[:, :-1][predicts]), ids[:, 1:][predicts]
+        share, of_rows = len(targets) / total, len(rows) / len(batch.ids)
+        parts = {"suffix": suffix_loss(logits, targets, first_loc=first_loc) * share}
+        found = asked(between[:, :num_tokens], dense, wanted, rows.to(device))
+        parts["asked"] = found * of_rows
+        if place is not None:
+            parts["placed"] = place(between[:, :num_tokens]) * of_rows
+        if told is not None:
+            written = Written.of(ids, is_target, first_loc=first_loc, num_tokens=num_tokens)
+            table = text.embed_tokens.weight[first_loc : first_loc + 1024]
+            read_off = _told_losses(text, told, written, table, between, after, mask)
+            parts |= {name: one * of_rows for name, one in read_off.items()}
+        for name, part in parts.items():
+            losses[name] = losses.get(name, torch.zeros((), device=device)) + part
+    return losses
+
+
+def _told_losses(
+    text: Any,
+    told: ToldHead,
+    written: Written,
+    table: Tensor,
+    between: Tensor,
+    after: Tensor,
+    mask: Tensor,
+) -> dict[str, Tensor]:
+    """Return what `ToldHead` reads off the middle layer and the one after it, and their looks."""
+    middle, num_tokens = len(text.layers) // 2, written.cells.shape[1]
+    words, edges = told(between, written, table)
+    looks = [
+        written.missed(look_logits(text, number, state, mask, num_tokens))
+        for number, state in ((middle, between), (middle + 1, after))
+    ]
+    return {
+        "told": words,
+        "edges": edges,
+        "arrived": told.arrived(after, written, num_tokens),
+        "looks": torch.stack(looks).mean(),
+    }
+
+
+def _rows_of_like_length(batch: Batch, groups: int) -> Iterable[Tensor]:
+    """Yield row numbers, short rows apart from long ones, so that little is padding."""
+    return batch.attention.sum(1).argsort(stable=True).chunk(groups)

@@ -1,0 +1,1 @@
+"""The bundled model ``"small"``: trained on photographs of people at work and on drawings."""

@@ -1,0 +1,54 @@
+"""Command line of the codec's training: ``python -m vqvae train --masks masks.npz --out DIR``."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from pgvision.errors import PgvisionError
+from vqvae.training import TrainingSettings, read_mask_file, train_codec
+
+
+def main() -> None:
+    """Train a mask codec, or the decoder of one, on 64x64 masks."""
+    parser = argparse.ArgumentParser(prog="python -m vqvae", description=main.__doc__)
+    train = parser.add_subparsers(required=True).add_parser("train", help=main.__doc__)
+    train.add_argument("--masks", type=Path, required=True, help=".npz with 'masks' (n, 64, 64)")
+    train.add_argument("--out", type=Path, default=Path("runs/codec"), help="codec and run state")
+    train.add_argument("--steps", type=int, default=TrainingSettings.steps)
+    train.add_argument("--batch-size", type=int, default=TrainingSettings.batch_size)
+    train.add_argument("--save-every", type=int, default=TrainingSettings.save_every)
+    train.add_argument("--seed", type=int, default=TrainingSettings.seed, help="random seed")
+    train.add_argument("--threads", type=int, default=0, help="of torch; 0: torch's default")
+    train.add_argument(
+        "--learning-rate", type=float, default=TrainingSettings.learning_rate, help="peak rate"
+    )
+    train.add_argument(
+        "--decoder-only", action="store_true", help="train the decoder of --start-from; codes stay"
+    )
+    train.add_argument("--start-from", metavar="CODEC", help="'tiny', 'google' or a file")
+    train.add_argument("--resume", action="store_true", help="resume the run in --out")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = {
+        name: getattr(options, name)
+        for name in TrainingSettings.__dataclass_fields__
+        if hasattr(options, name)
+    }
+    try:
+        masks, weights = read_mask_file(options.masks)
+        path = train_codec(
+            masks,
+            options.out,
+            settings=TrainingSettings(**given),
+            weights=weights,
+            start_from=options.start_from,
+            resume=options.resume,
+        )
+    except PgvisionError as error:
+        sys.exit(f"vqvae: {error}")
+    sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()
