@@ -1,26 +1,26 @@
-"""Bulk jobs that lose nothing: a journal of every answer, one file at the end, any number of parts.
+"""Bulk jobs that lose no answer: a SQLite journal, one file at the end, any number of shards.
 
-`Job` asks about all pictures of some sources and goes on where it was stopped; `merge` makes one
-file of the journals of several parts.
+`Job` asks about all images of some sources and resumes where it was stopped; `merge` makes one file
+of the journals of several shards.
 """
 
-from pgvision.batch.coco_files import describe_origin, found_entry, picture_name
-from pgvision.batch.coco_ids import KnownIds
+from pgvision.batch.coco_files import CocoEntries, KnownIds, describe_origin
 from pgvision.batch.items import Shard
-from pgvision.batch.jobs import Job
-from pgvision.batch.merging import Merged, merge
+from pgvision.batch.jobs import Job, Merged, merge
+from pgvision.batch.journal import Journal, Row
 from pgvision.batch.recipes import Outcome, Recipe, TaskName
 
 __all__ = [
+    "CocoEntries",
     "Job",
+    "Journal",
     "KnownIds",
     "Merged",
     "Outcome",
     "Recipe",
+    "Row",
     "Shard",
     "TaskName",
     "describe_origin",
-    "found_entry",
     "merge",
-    "picture_name",
 ]

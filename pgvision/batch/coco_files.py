@@ -1,59 +1,117 @@
-"""One file of everything that a job answered: COCO, or JSON lines. Streamed: no list of it all."""
+"""One file of all answers: COCO or JSON lines, streamed."""
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeAlias
 
-from pgvision.batch.coco_ids import KnownIds
-from pgvision.coco import annotation_entry, image_entry, relative_name, write_coco, write_results
+from pgvision.coco import (
+    FIX,
+    Problems,
+    annotation_entry,
+    image_entry,
+    read_content,
+    write_coco,
+    write_results,
+)
 from pgvision.errors import DataError
-from pgvision.files import replaced_path
+from pgvision.files import readable_name, replaced_path
 from pgvision.results import DetectionResult, TextResult, result_from_dict
 
-Answers: TypeAlias = Callable[[], Iterable[dict[str, Any]]]
+Entry: TypeAlias = dict[str, Any]
 
 
-def write_coco_file(path: Path, answers: Answers, *, ids: str | Path | None = None) -> int:
+def write_coco_file(
+    path: Path, answers: Callable[[], Iterable[Entry]], *, ids: str | Path | None = None
+) -> int:
     """Write all objects in COCO's form, aside and then renamed.
 
-    Without ``ids`` the file stands on its own: images (named relative to its folder, numbered in
-    the order of the answers), categories and annotations, each with its score. With ``ids``, an
-    annotation file, it is the plain list of results that evaluators read, with that file's numbers.
-    Failures are in neither.
+    Without ``ids`` the file is complete: images (named as in the answers, numbered in their order),
+    categories and annotations, each with its score. With ``ids``, an annotation file, it is the
+    list of results that evaluators read, with that file's ids. Failures are left out.
 
     Args:
         path: The file.
-        answers: Gives all answers as `to_dict` wrote them; called once for each list of the file.
+        answers: Returns all answers as `to_dict` wrote them; called once for each list of the file.
         ids: An annotation file to take ids from.
 
     Returns:
         The number of images.
 
     Raises:
-        DataError: If there are texts among the answers, or a picture is not in ``ids``.
+        DataError: If there are texts among the answers, or an image is not in ``ids``.
     """
-    images = _Counted(_results(answers))
+    entries = CocoEntries(None if ids is None else KnownIds(Path(ids)))
+    count = 0
+
+    def images() -> Iterator[Entry]:
+        nonlocal count
+        for count, result in enumerate(_detections(answers()), 1):  # noqa: B007
+            yield image_entry(count, describe_origin(result), result.image_hw)
+
+    def annotations() -> Iterator[Entry]:
+        for result in _detections(answers()):
+            yield from entries.of(result)
+
     if ids is not None:
-        known = KnownIds(Path(ids))
-        write_results(path, _known_objects(images, known))
+        write_results(path, annotations())
+        count = entries.num_images
     else:
-        names: dict[str, None] = {}
+        # The annotations are written before the categories, which they collect.
         write_coco(
-            path,
-            images=(
-                image_entry(number, picture_name(one, path), one.image_hw)
-                for number, one in enumerate(images, 1)
-            ),
-            annotations=_objects(_results(answers), names),
-            categories=_categories(names),
+            path, images=images(), annotations=annotations(), categories=entries.categories()
         )
     _sync(path)
-    return images.count
+    return count
 
 
-def write_json_lines(path: Path, answers: Iterable[dict[str, Any]]) -> int:
+class CocoEntries:
+    """Annotations of results, one after the other, with the numbers of one COCO file.
+
+    Args:
+        known: Ids of an annotation file; the entries are then COCO results.
+    """
+
+    def __init__(self, known: "KnownIds | None" = None) -> None:
+        self._known = known
+        self._names: dict[str, None] = {}
+        self.num_images = self.num_objects = 0
+
+    def of(self, result: DetectionResult) -> list[Entry]:
+        """Return the entries of the next image.
+
+        Raises:
+            DataError: If the image is not in the annotation file.
+        """
+        self.num_images += 1
+        if self._known is not None:
+            image_id = self._known.image_id(describe_origin(result))
+            entries = result.to_coco(image_id=image_id, category_ids=self._known.categories)
+            self.num_objects += len(entries)
+            return entries
+        self._names.update(dict.fromkeys(result.classes))
+        ids = {name: number for number, name in enumerate(self._names, 1)}
+        entries = []
+        for found in result.to_coco(image_id=self.num_images, category_ids=ids):
+            self.num_objects += 1
+            entry = annotation_entry(
+                self.num_objects,
+                found["image_id"],
+                found["category_id"],
+                found["bbox"],
+                segmentation=found.get("segmentation"),
+            )
+            entries.append(entry | {key: found[key] for key in ("score",) if key in found})
+        return entries
+
+    def categories(self) -> Iterator[Entry]:
+        """Yield the categories of the entries so far."""
+        for number, name in enumerate(self._names, 1):
+            yield {"id": number, "name": name}
+
+
+def write_json_lines(path: Path, answers: Iterable[Entry]) -> int:
     """Write all answers and failures, one JSON object a line, aside and then renamed.
 
     Returns:
@@ -68,92 +126,106 @@ def write_json_lines(path: Path, answers: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def found_entry(found: dict[str, Any], number: int) -> dict[str, Any]:
-    """Make an annotation, with its score, of a COCO result.
-
-    Example:
-        >>> box = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 4, 2], "score": 0.5}
-        >>> found_entry(box, 7)["id"], found_entry(box, 7)["score"]
-        (7, 0.5)
-    """
-    return annotation_entry(
-        number,
-        found["image_id"],
-        found["category_id"],
-        found["bbox"],
-        segmentation=found.get("segmentation"),
-    ) | {key: found[key] for key in ("score",) if key in found}
-
-
 def describe_origin(result: DetectionResult | TextResult) -> str:
-    """Name the picture: its source, and the frame number of a video.
+    """Name the image: its source, and the frame number of a video.
 
     Returns:
         ``"site.mp4#12"`` or ``"site.jpg"``.
     """
-    source = result.source or "picture"
+    source = readable_name(result.source or "image")
     return source if result.time is None else f"{source}#{result.frame_index}"
 
 
-def picture_name(result: DetectionResult, file: Path) -> str:
-    """Name a picture relative to the COCO file; cameras and addresses keep their own name."""
-    source, origin = result.source or "", describe_origin(result)
-    try:
-        is_file = Path(source).is_file()
-    except (OSError, ValueError):
-        is_file = False
-    return relative_name(source, file) + origin.removeprefix(source) if is_file else origin
+class KnownIds:
+    """The ids that an annotation file gives to images and categories.
+
+    Args:
+        path: The file; it needs no annotations.
+
+    Raises:
+        DataError: If it is not a COCO file, or its images or categories are invalid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        where = f"--coco-ids {path}"
+        content = read_content(path, where=where, outlines=False, required=("images", "categories"))
+        problems = Problems(where)
+        for place, what in content.problems:
+            if not place.startswith("annotations"):
+                problems.add(place, what)
+        self._names: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        for number, entry in content.images.items():
+            name = entry.fields.get("file_name")
+            if not isinstance(name, str) or not _parts(name):
+                problems.add(f"images[{entry.index}].file_name", f"is {name!r:.40}, expected text")
+                continue
+            parts = _parts(name)
+            self._names.setdefault(parts[-1], []).append((parts, number))
+        problems.refuse(FIX, DataError)
+        self.categories = {entry.fields["name"]: n for n, entry in content.categories.items()}
+        self._taken: dict[int, str] = {}
+
+    def image_id(self, image: str) -> int:
+        """Return the id of the image that shares the file name and most folders, from the right.
+
+        Args:
+            image: Path of the image.
+
+        Raises:
+            DataError: If there is none, or several, or if another image has taken the id.
+        """
+        parts = _parts(image)
+        shared = [
+            (_num_shared(parts, known), number, "/".join(known))
+            for known, number in self._names.get(parts[-1], [])
+        ]
+        most = max((count for count, _, _ in shared), default=0)
+        best = [(number, name) for count, number, name in shared if count == most]
+        if not best:
+            raise DataError(f"--coco-ids has no image with the file name {parts[-1]!r}")
+        (number, name), *others = best
+        if others:
+            names = ", ".join(repr(name) for _, name in best[:3])
+            raise DataError(
+                f"--coco-ids: {image} may be any of {names}; run it in the folder that the names "
+                "start from"
+            )
+        if self._taken.setdefault(number, image) != image:
+            raise DataError(
+                f"--coco-ids: {image} and {self._taken[number]} would both be {name!r}; leave one "
+                "out, or use an annotation file with both"
+            )
+        return number
 
 
-class _Counted:
-    """Counts what it hands on."""
-
-    def __init__(self, results: Iterable[DetectionResult]) -> None:
-        self._results, self.count = results, 0
-
-    def __iter__(self) -> Iterator[DetectionResult]:
-        for one in self._results:
-            self.count += 1
-            yield one
-
-
-def _results(answers: Answers) -> Iterator[DetectionResult]:
-    for answer in answers():
+def _detections(answers: Iterable[Entry]) -> Iterator[DetectionResult]:
+    for answer in answers:
         if answer["type"] == "Failure":
             continue
         result = result_from_dict(answer)
         if not isinstance(result, DetectionResult):
             raise DataError(
-                f"{result.source}: COCO files hold boxes, this is a {type(result).__name__}; "
+                f"{result.source}: COCO files contain boxes, this is a {type(result).__name__}; "
                 "write JSON lines"
             )
         yield result
 
 
-def _known_objects(results: Iterable[DetectionResult], known: KnownIds) -> Iterator[dict[str, Any]]:
-    for result in results:
-        image_id = known.image_id(describe_origin(result))
-        yield from result.to_coco(image_id=image_id, category_ids=known.categories)
+def _parts(name: str) -> tuple[str, ...]:
+    """Cut a path at either kind of separator."""
+    return tuple(part for part in PureWindowsPath(name).parts if part != ".")
 
 
-def _objects(
-    results: Iterable[DetectionResult], names: dict[str, None]
-) -> Iterator[dict[str, Any]]:
-    number = 0
-    for image_id, result in enumerate(results, 1):
-        names.update(dict.fromkeys(result.classes))
-        for found in result.to_coco(image_id=image_id):
-            number += 1
-            yield found_entry(found, number)
-
-
-def _categories(names: dict[str, None]) -> Iterator[dict[str, Any]]:
-    """Yield what the objects before have filled in."""
-    for number, name in enumerate(names, 1):
-        yield {"id": number, "name": name}
+def _num_shared(parts: tuple[str, ...], others: tuple[str, ...]) -> int:
+    count = 0
+    for here, there in zip(reversed(parts), reversed(others), strict=False):
+        if here != there:
+            break
+        count += 1
+    return count
 
 
 def _sync(path: Path) -> None:
-    """Force a finished file to the disk before anybody is told that it is there."""
+    """Force a finished file to the disk before it is reported."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,37 +1,38 @@
-"""What a job is asked about: a fixed list of pictures and videos, and what the files were."""
+"""Items of a job: a fixed list of images and videos, with file fingerprints."""
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pgvision.batch.database import Stamp
 from pgvision.errors import OptionError, PgvisionError
+from pgvision.files import readable_name
 from pgvision.images import is_live
 from pgvision.images.capture import without_password
 from pgvision.images.listing import is_glob, list_folder, list_glob
 from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.stored import Stored, is_stored, list_stored
 
-Stamp: TypeAlias = tuple[int, int, str]  # bytes, time of the last change in ns, digest
-
-_WHOLE: Final = 64 << 20  # of a larger file (a video) only both ends are digested
+_WHOLE: Final = 64 << 20  # bytes; of larger files (videos) only both ends are digested
 _END: Final = 1 << 20
 _MOST_SHARDS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A picture or a video.
+    """An image or a video.
 
     Attributes:
-        name: What it is called in the journal: its path as it was reached, or its address.
-        at: Its place among all items of the job, of other shards too.
-        source: What is opened.
-        stored: Where it lies, if it is no file of its own.
+        name: Its name in the journal, relative to the source.
+        at: Its place among all items of the job, those of other shards included.
+        source: Path or address that is opened.
+        stored: Its place in a tar file or store; None for a file.
     """
 
     name: str
@@ -41,11 +42,11 @@ class Item:
 
     @property
     def stamp(self) -> Stamp | None:
-        """What the file is now; None for what is no file."""
+        """Fingerprint of the file now; None for an address."""
         return None if "://" in self.source else stamp_of(Path(self.source))
 
     def is_unchanged(self, stamp: Stamp | None) -> bool:
-        """Whether it is what it was; its bytes are only read where its time says otherwise."""
+        """Whether it equals the fingerprint; bytes are read only if the time differs."""
         if self.stored is None:
             return "://" in self.source or is_same_file(Path(self.source), stamp)
         if stamp is None or self.stored.changed == stamp[1]:
@@ -62,10 +63,10 @@ class Shard:
 
     Attributes:
         number: From 1.
-        count: How many there are.
+        count: Number of parts.
 
     Raises:
-        OptionError: If there is no such part.
+        OptionError: If the numbers are out of range.
     """
 
     number: int
@@ -95,46 +96,61 @@ class Shard:
             raise OptionError(f"shard: expected two numbers like 3/16, got {text!r}")
         return cls(int(number), int(count))
 
-    def holds(self, name: str) -> bool:
-        """Whether an item is of this part.
+    def contains(self, name: str) -> bool:
+        """Whether this part contains an item.
 
         Example:
-            >>> [Shard(number, 3).holds("a.jpg") for number in (1, 2, 3)].count(True)
+            >>> [Shard(number, 3).contains("a.jpg") for number in (1, 2, 3)].count(True)
             1
         """
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.number - 1
 
     def __str__(self) -> str:
-        """Write it as `parse` reads it."""
+        """Return the form that `parse` reads."""
         return f"{self.number}/{self.count}"
 
 
 def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]:
-    """List all pictures and videos that sources hold, each once, in their order.
+    """List all images and videos of the sources, each once, in their order.
+
+    Names are relative to the source: to the folder, to the fixed part of a pattern, to the list or
+    tar file that names them. The same images have the same names wherever they are mounted. Where
+    two sources would give one name, as many parent folders are added as tell them apart.
 
     Args:
-        sources: Pictures, videos, folders, globs, lists (``.txt``, ``.jsonl``, ``.parquet``; see
+        sources: Images, videos, folders, globs, lists (``.txt``, ``.jsonl``, ``.parquet``; see
             `pgvision.images.manifests.read_manifest`), tar files, addresses of files, of objects
-            in stores and of their folders. What is named and not there stays in the list, and
-            fails when it is read; a tar file or store must be there.
+            in stores and of their folders. A path that does not exist stays in the list and
+            fails when it is read; a tar file or store must exist.
         recursive: Take folders with their subfolders.
 
     Raises:
-        OptionError: For a camera or another live source, which no second run can read again.
+        OptionError: For a camera or another live source, which cannot be read a second time.
         SourceError: For an empty folder, list or pattern.
-        DataError: For a manifest that is none.
+        DataError: For a manifest that cannot be read.
         DependencyError: For Parquet and stores, if pyarrow is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a/1.jpg", "b/1.jpg", "b/2.jpg"):
+        ...     (folder / name).parent.mkdir(exist_ok=True)
+        ...     (folder / name).touch()
+        >>> [item.name for item in list_items([f"{folder}/b"])]
+        ['1.jpg', '2.jpg']
+        >>> [item.name for item in list_items([f"{folder}/a", f"{folder}/b"])]
+        ['a/1.jpg', 'b/1.jpg', '2.jpg']
     """
-    places: dict[str, str | Stored] = {}
+    # Two spellings of one path are one item.
+    found: dict[str, _Found] = {}
     for source in sources:
-        for found in _expanded(source, recursive):
-            places.setdefault(_name(found), found)
+        for item in _expanded(source, recursive):
+            found.setdefault(item.place, item)
+    names = _unique_names(list(found.values()))
     return [
-        Item(name, at, found)
-        if isinstance(found, str)
-        else Item(name, at, found.source, stored=found)
-        for at, (name, found) in enumerate(places.items())
+        Item(name, at, item.source, stored=item.stored)
+        for at, (name, item) in enumerate(zip(names, found.values(), strict=True))
     ]
 
 
@@ -147,7 +163,7 @@ def listing_digest(items: Iterable[Item]) -> str:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Fingerprint a file: its size, its time of change, and a digest; None if it is not there.
+    """Fingerprint a file: size, modification time and digest; None if it does not exist.
 
     Example:
         >>> stamp_of(Path("no/such/file")) is None
@@ -170,7 +186,7 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def is_same_file(path: Path, stamp: Stamp | None) -> bool:
-    """Whether a file is what it was; its bytes are only read where its time says otherwise."""
+    """Whether a file equals a fingerprint; bytes are read only if the time differs."""
     try:
         about = path.stat()
     except (OSError, ValueError):
@@ -184,49 +200,113 @@ def is_same_file(path: Path, stamp: Stamp | None) -> bool:
 
 
 def stored_stamp(stored: Stored, data: bytes) -> Stamp:
-    """Fingerprint a picture in a tar file or a store, whose bytes have been read."""
+    """Fingerprint an image in a tar file or store whose bytes have been read."""
     return stored.size, stored.changed, hashlib.sha256(data).hexdigest()[:32]
 
 
-def _name(found: str | Stored) -> str:
-    if isinstance(found, Stored):
-        return found.name
-    return without_password(found) if "://" in found else str(Path(found).expanduser())
+# --- what sources contain --------------------------------------------------------------------
 
 
-def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[str | Stored]:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    name: str  # relative to the source
+    source: str
+    stored: Stored | None = None
+
+    @property
+    def place(self) -> str:
+        """Absolute path or address: the same for every spelling."""
+        if self.stored is not None:
+            return self.stored.name
+        return self.source if "://" in self.source else str(Path(self.source).absolute())
+
+
+def _unique_names(found: list[_Found]) -> list[str]:
+    names = [readable_name(item.name) for item in found]
+    for depth in range(1, 64):
+        count = Counter(names)
+        if len(count) == len(names):
+            return names
+        names = [
+            name if count[name] == 1 else _tail(item, depth)
+            for name, item in zip(names, found, strict=True)
+        ]
+    return [f"{number}/{name}" for number, name in enumerate(names)]
+
+
+def _tail(item: _Found, depth: int) -> str:
+    parts = Path(item.place).parts
+    return readable_name("/".join(parts[-(len(Path(item.name).parts) + depth) :]))
+
+
+def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[_Found]:
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
     if source.lower().startswith("file://"):
         source = url2pathname(urlsplit(source).path)
     if "://" in source or (source.isascii() and source.isdecimal()):
-        if is_live(source):
-            raise OptionError(
-                f"{_name(source)}: is live: what it showed cannot be read again, so that a job "
-                "cannot go on; leave --resume out, or record it to a file first"
-            )
-        yield from list_stored(source, recursive=recursive) if is_stored(source) else [source]
+        yield from _at_address(source, recursive)
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        yield from map(str, list_folder(path, recursive=recursive))
+        yield from _under(path, list_folder(path, recursive=recursive))
     elif path.is_file():
-        yield from _from_file(path, recursive, lists)
+        yield from _in_file(path, path.parent, recursive, lists)
     elif not path.exists() and is_glob(source):
         for file in list_glob(source):
-            yield from list_stored(str(file)) if is_stored(file.name) else [str(file)]
+            yield from _in_file(file, _fixed_part(path), recursive, lists=True)
     else:
-        yield str(path)
+        yield _Found(path.name, str(path))
 
 
-def _from_file(path: Path, recursive: bool, lists: bool) -> Iterator[str | Stored]:
+def _at_address(source: str, recursive: bool) -> Iterator[_Found]:
+    if is_live(source):
+        raise OptionError(
+            f"{without_password(source)}: is a live source, which cannot be read again, so that a "
+            "job cannot resume; use the task itself (pgvision detect), or record it to a file"
+        )
+    if is_stored(source):
+        for stored in list_stored(source, recursive=recursive):
+            yield _Found(stored.name, stored.source, stored)
+    else:
+        yield _Found(without_password(source), source)
+
+
+def _under(root: Path, files: Iterable[Path]) -> Iterator[_Found]:
+    for file in files:
+        name = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+        yield _Found(name.as_posix(), str(file))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder above the first part of a pattern that has wildcards."""
+    fixed = pattern
+    while is_glob(str(fixed)):
+        fixed = fixed.parent
+    return fixed
+
+
+def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[_Found]:
     if is_stored(path.name):
-        yield from list_stored(str(path))
-    elif path.suffix.lower() in MANIFEST_ENDINGS:
-        if not lists:
-            raise OptionError(f"{path}: a list within a list is not followed; name it as a source")
-        for _, entry in read_manifest(path):
-            inner = entry if "://" in entry else str(path.parent / Path(entry).expanduser())
-            yield from _expanded(inner, recursive, lists=False)
+        (packed,) = _under(root, [path])
+        for stored in list_stored(str(path)):
+            yield _Found(packed.name + stored.name.removeprefix(str(path)), stored.source, stored)
+    elif path.suffix.lower() not in MANIFEST_ENDINGS:
+        yield from _under(root, [path])
+    elif not lists:
+        raise OptionError(f"{path}: a list within a list is not followed; name it as a source")
     else:
-        yield str(path)
+        yield from _in_list(path, recursive)
+
+
+def _in_list(path: Path, recursive: bool) -> Iterator[_Found]:
+    """Expand a list; a relative entry is its own name."""
+    for _, entry in read_manifest(path):
+        if "://" in entry:
+            yield from _expanded(entry, recursive, lists=False)
+            continue
+        at = path.parent / Path(entry).expanduser()
+        for item in _expanded(str(at), recursive, lists=False):
+            below = Path(item.source).is_relative_to(path.parent) and item.stored is None
+            name = Path(item.source).relative_to(path.parent).as_posix() if below else item.name
+            yield _Found(name, item.source, item.stored)

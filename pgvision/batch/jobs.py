@@ -1,18 +1,21 @@
-"""A bulk job: pictures in, a journal that grows, one file at the end; stopped, it goes on."""
+"""Bulk jobs: images in, a journal of answers, one file at the end; a stopped job resumes."""
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch.coco_files import write_coco_file, write_json_lines
-from pgvision.batch.items import Item, Shard, Stamp, list_items, listing_digest
+from pgvision.batch.database import Answers, Stamp, connect, gather, runs_in
+from pgvision.batch.items import Item, Shard, list_items, listing_digest
 from pgvision.batch.journal import Journal, Row
-from pgvision.batch.ledger import Entry, Ledger
 from pgvision.batch.reading import Read, read_items
 from pgvision.batch.recipes import Outcome, Recipe
 from pgvision.errors import OptionError
+from pgvision.files import readable_name
 from pgvision.images import Frame, FrameFailure
 from pgvision.results import Failure
 
@@ -20,26 +23,27 @@ _MOST_NAMED: Final = 5
 
 
 class Job:
-    """Answers for all pictures of some sources, each exactly once, however often it is stopped.
+    """Answers for all images of some sources, each exactly once, however often it is stopped.
 
-    Each answer is a line of the journal before you see it. A run that was stopped at any moment is
-    repeated as it was, and asks about what is left. A picture that was replaced since is asked
-    again; pictures that came or went are noticed. Pictures that cannot be read are recorded with
-    their reason, and asked again with ``retry_unread`` or when the file has changed.
+    Each answer is in the journal before it is yielded. Repeat a stopped run as it was: it asks
+    about what is left. An image that was replaced in the meantime is asked again; images that were
+    added or removed are noticed. Images that cannot be read are recorded with their reason, and
+    asked again with ``retry_unread`` or when the file has changed.
 
     Args:
-        recipe: What is asked.
-        sources: Pictures, videos, folders, globs, lists, tar files, stores; see `iter_frames`.
+        recipe: The task.
+        sources: Images, videos, folders, globs, lists, tar files, stores; see `list_items`.
         journal: The journal's file.
         recursive: Take folders with their subfolders.
         stride: Of videos take each ``stride``-th frame.
         shard: Take one of several parts only; `pgvision.batch.merge` makes one file of them.
         retry_unread: Read again what could not be read.
+        shared: Whether the journal may contain other runs as well; see `Journal`.
         num_readers: Threads that read and decode ahead of the model; None: up to 4.
 
     Raises:
         OptionError: If an option is out of range, or a source is live.
-        SourceError: If a folder, list or pattern holds nothing.
+        SourceError: If a folder, list or pattern is empty.
 
     Example:
         >>> import tempfile
@@ -62,6 +66,7 @@ class Job:
         stride: int = 1,
         shard: Shard | None = None,
         retry_unread: bool = False,
+        shared: bool = False,
         num_readers: int | None = None,
     ) -> None:
         if isinstance(sources, str | os.PathLike):
@@ -70,19 +75,19 @@ class Job:
             raise OptionError(
                 f"stride, num_readers: expected at least 1, got {stride}, {num_readers}"
             )
-        self.recipe, self.path = recipe, Path(journal)
-        self._all = list_items([os.fspath(one) for one in sources], recursive=recursive)
-        mine = self._all if shard is None else [one for one in self._all if shard.holds(one.name)]
-        self.items, self.shard, self._stride = mine, shard, stride
-        self._retry = retry_unread
-        self._num_readers = num_readers or min(4, os.cpu_count() or 1)
+        self.path, self.shard = Path(journal), shard
+        listed = list_items([os.fspath(source) for source in sources], recursive=recursive)
+        self.num_listed, self.listing = len(listed), listing_digest(listed)
+        self.items = [item for item in listed if shard is None or shard.contains(item.name)]
+        self.asker = Asker(recipe, stride, num_readers or min(4, os.cpu_count() or 1))
         self.notes: list[str] = []
+        self._retry, self._shared = retry_unread, shared
 
     @property
-    def run(self) -> dict[str, object]:
-        """What makes the rows what they are, by name; the journal's head holds it."""
+    def settings(self) -> dict[str, object]:
+        """Everything that determines the answers, by name; it identifies the run in the journal."""
         shard = None if self.shard is None else str(self.shard)
-        return {**self.recipe.run, "stride": self._stride, "shard": shard}
+        return {**self.asker.recipe.settings, "stride": self.asker.stride, "shard": shard}
 
     def stream(self) -> Iterator[Outcome]:
         """Ask about everything that is left.
@@ -91,165 +96,276 @@ class Job:
             Each result or failure, once it is in the journal.
 
         Raises:
-            OptionError: If the journal is of another run; the message says what differs.
-            DataError: If the file is no journal.
-            OSError: If it cannot be written (a full disk). What was written stays good.
+            OptionError: If the journal is of another run; the message names what differs.
+            DataError: If the file is not a journal.
+            OSError: If it cannot be written (a full disk). What was written stays valid.
         """
-        with self.opened() as (journal, ledger, left):
+        with self.opened() as (journal, left):
             if left:
-                yield from self.answers(left, journal.add, ledger)
+                for outcome, rows in self.asker.ask(left, journal.frames()):
+                    for row in rows:
+                        journal.add(row)
+                    if outcome is not None:
+                        yield outcome
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[Journal, Ledger, list[Item]]]:
-        """Open the journal and write down what has changed since.
+    def opened(self) -> Iterator[tuple[Journal, list[Item]]]:
+        """Open the journal and bring it up to date with the sources.
 
         Yields:
-            The journal, what it holds, and the items that are left.
+            The journal, and the items that are left.
         """
-        with Journal(self.path, self.run) as journal:
-            ledger = self._opened(journal)
-            yield journal, ledger, [one for one in self.items if not self._is_whole(ledger, one)]
+        with Journal(self.path, self.settings, shared=self._shared) as journal:
+            self.notes = self._update(journal)
+            left = journal.left()
+            yield journal, [item for item in self.items if item.name in left]
 
     def run_all(self) -> list[Outcome]:
-        """Ask about everything that is left, and return what came; `stream` holds none of it."""
+        """Ask about everything that is left and return the outcomes; `stream` keeps none."""
         return list(self.stream())
 
     def num_left(self) -> int:
-        """Count the pictures and videos that have no whole answer in the journal."""
+        """Count the images and videos that have no complete answer in the journal."""
         if not self.path.exists():
             return len(self.items)
-        ledger = Ledger([self.path])
-        return sum(not self._is_whole(ledger, item) for item in self.items)
+        with self._answers() as answers:
+            return len(self.items) if answers is None else answers.num_left()
 
     def num_unread(self) -> int:
-        """Count the pictures and frames that could not be read."""
-        return Ledger([self.path]).num_unread()
+        """Count the images and frames that could not be read."""
+        with self._answers() as answers:
+            return 0 if answers is None else answers.num_failed()
 
     def results(self) -> Iterator[dict[str, Any]]:
-        """Yield all that is answered, in the order of the sources, as `to_dict` writes it."""
-        return Ledger([self.path]).results()
+        """Yield all answers in the order of the sources, as `to_dict` wrote them."""
+        with self._answers() as answers:
+            if answers is not None:
+                yield from answers.results()
 
     def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
-        """Assemble all objects into one COCO file; see `write_coco_file`."""
-        return write_coco_file(Path(path), Ledger([self.path]).results, ids=ids)
+        """Write all objects as one COCO file; see `write_coco_file`."""
+        return write_coco_file(Path(path), self.results, ids=ids)
 
     def write_json_lines(self, path: str | Path) -> int:
-        """Assemble all answers, and all failures, into one JSONL file."""
-        return write_json_lines(Path(path), Ledger([self.path]).results())
+        """Write all answers and failures as JSON lines; see `write_json_lines`."""
+        return write_json_lines(Path(path), self.results())
 
-    def _is_whole(self, ledger: Ledger, item: Item) -> bool:
-        entry = ledger.entries.get(item.name)
-        return entry is not None and entry.is_whole
+    @contextmanager
+    def _answers(self) -> Iterator[Answers | None]:
+        """Open the journal for reading; None if it does not contain the run."""
+        settings = json.loads(json.dumps(self.settings))
+        run = next((run for run, given, _, _ in runs_in(self.path) if given == settings), None)
+        if run is None:
+            yield None
+            return
+        with closing(connect(self.path)) as db:
+            yield Answers(db, run, str(self.path))
 
-    def _opened(self, journal: Journal) -> Ledger:
-        """Read the journal, and write down what has changed since."""
-        ledger, notes = Ledger([self.path]), []
-        digest = listing_digest(self._all)
-        known = ledger.listings[0]
-        if known.digest != digest:
-            places, gone = ledger.reseat(self.items)
-            if known.digest:
-                new = sum(item.name not in ledger.entries for item in self.items)
-                notes.append(f"the sources have changed: {known.count} then, {len(self._all)} now")
-                notes += [f"{new} are not answered yet"] if new else []
+    def _update(self, journal: Journal) -> list[str]:
+        """Bring the journal up to date with the sources; return notes on what changed."""
+        notes = []
+        # 1. Items that came or went.
+        digest, count = journal.listed()
+        if digest != self.listing:
+            gone = journal.list_items(
+                [item.name for item in self.items],
+                listing=self.listing,
+                num_listed=self.num_listed,
+                places=[item.at for item in self.items],
+            )
+            if digest is not None:
+                notes.append(f"the sources have changed: {count} then, {self.num_listed} now")
                 notes += [f"gone: {_some(gone)}"] if gone else []
-            counts = {"count": len(self._all), "digest": digest, "mine": len(self.items)}
-            journal.add({"type": "listing", **counts, "places": places})
-        if ledger.damaged:
-            notes.append(f"{ledger.damaged} damaged lines: what they held is asked again")
-        changed = [item for item in self.items if not _is_unchanged(ledger, item)]
-        for item in changed:
-            journal.add({"type": "forget", "name": item.name, "frames": None})
-            ledger.forget(item.name)
-        if changed:
-            notes.append(f"replaced since, and asked again: {_some([i.name for i in changed])}")
-        if self._retry:
-            notes += self._forget_unread(journal, ledger)
-        self.notes = notes
-        return ledger
+        # 2. Answers that were damaged on the disk.
+        if damaged := journal.forget_damaged():
+            notes.append(f"{len(damaged)} damaged answers are asked again: {_some(damaged)}")
+        # 3. Files that were replaced.
+        stamps = journal.stamps()
+        replaced = [
+            item.name
+            for item in self.items
+            if item.name in stamps and not item.is_unchanged(stamps[item.name])
+        ]
+        if replaced:
+            journal.forget(replaced)
+            notes.append(f"replaced since, and asked again: {_some(replaced)}")
+        # 4. Files that could not be read.
+        if self._retry and (failed := journal.forget_failures()):
+            notes.append(f"read again: {_some(failed)}")
+        return notes
 
-    def _forget_unread(self, journal: Journal, ledger: Ledger) -> list[str]:
-        names = [name for name, entry in ledger.entries.items() if entry.unread]
-        for name in names:
-            frames = sorted(ledger.entries[name].unread)
-            journal.add({"type": "forget", "name": name, "frames": frames})
-            ledger.forget(name, frames)
-        return [f"read again: {_some(names)}"] if names else []
 
-    def answers(
-        self, left: list[Item], add: Callable[[Row], None], ledger: Ledger | None = None
-    ) -> Iterator[Outcome]:
-        """Ask about some items and hand on their rows; what `stream` does once the journal is open.
+@dataclass(frozen=True)
+class Asker:
+    """Answers items with the model; it needs no journal, so that other machines can do it.
+
+    Attributes:
+        recipe: The task.
+        stride: Of videos take each ``stride``-th frame.
+        num_readers: Threads that read and decode ahead of the model.
+    """
+
+    recipe: Recipe
+    stride: int = 1
+    num_readers: int = 1
+
+    def ask(
+        self, items: Iterable[Item], frames: Mapping[str, frozenset[int]] | None = None
+    ) -> Iterator[tuple[Outcome | None, list[Row]]]:
+        """Ask about items.
 
         Args:
-            left: What to ask about.
-            add: Takes each row, before its result is yielded.
-            ledger: What is answered already of videos; None: nothing.
+            items: The items.
+            frames: Video frames that are answered already, by name.
 
         Yields:
-            Each result or failure.
+            Each outcome with the rows that the journal needs; at the end perhaps rows alone.
         """
-        entries = {} if ledger is None else ledger.entries
-        taken: dict[str, tuple[Item, Stamp | None]] = {}  # of frames on their way
-        videos: dict[str, None] = {}  # which are not known to be whole
-        now = ""
-        for outcome in self.recipe.stream(self._frames(left, entries, taken, videos)):
-            name = outcome.source or ""
-            if now != name:
-                _end(add, videos, now)
-                taken.pop(now, None)
-                now = name
-            item, stamp = taken[name]
-            place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
-            add({
-                "type": "answer",
-                "name": name,
-                "at": item.at,
-                "frame": place if name in videos else None,
-                "stamp": stamp,
-                "result": _exact(outcome),
-            })  # fmt: skip
-            yield outcome
-        for name in list(videos):
-            _end(add, videos, name)
-
-    def _frames(
-        self,
-        left: list[Item],
-        entries: Mapping[str, Entry],
-        taken: dict[str, tuple[Item, Stamp | None]],
-        videos: dict[str, None],
-    ) -> Iterator[Frame | FrameFailure]:
-        """Yield what is to be asked about; note what each frame is of, and which are videos."""
-
-        def wanted(item: Item, frame: int) -> bool:
-            videos[item.name] = None
-            return item.name not in entries or frame not in entries[item.name].rows
-
-        reads: Iterator[Read] = read_items(
-            left, stride=self._stride, wanted=wanted, num_threads=self._num_readers
+        state = _Reading(frames or {})
+        reads = read_items(
+            items, stride=self.stride, wanted=state.wanted, num_threads=self.num_readers
         )
+        current = ""
         with closing(reads):  # type: ignore[type-var]
-            for item, stamp, frame in reads:
-                taken[item.name] = item, stamp
-                yield frame
+            for outcome in self.recipe.stream(state.frames_of(reads)):
+                name, rows = outcome.source or "", []
+                if current != name:
+                    rows += state.finish(current)
+                    current = name
+                place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
+                rows.append(
+                    Row(
+                        name,
+                        state.stamps[name],
+                        place if name in state.videos else None,
+                        _repeatable(outcome),
+                        isinstance(outcome, Failure),
+                    )
+                )
+                yield outcome, rows
+        yield None, [row for name in list(state.videos) for row in state.finish(name)]
 
 
-def _end(add: Callable[[Row], None], videos: dict[str, None], name: str) -> None:
-    if name in videos:
-        del videos[name]
-        add({"type": "end", "name": name})
+@dataclass
+class _Reading:
+    """Frames on their way through the model: fingerprints, and videos that are not complete."""
+
+    answered: Mapping[str, frozenset[int]]
+    stamps: dict[str, Stamp | None] = field(default_factory=dict)
+    videos: dict[str, None] = field(default_factory=dict)
+
+    def wanted(self, item: Item, frame: int) -> bool:
+        self.videos[item.name] = None
+        return frame not in self.answered.get(item.name, ())
+
+    def frames_of(self, reads: Iterable[Read]) -> Iterator[Frame | FrameFailure]:
+        for item, stamp, frame in reads:
+            self.stamps[item.name] = stamp
+            yield frame
+
+    def finish(self, name: str) -> list[Row]:
+        self.stamps.pop(name, None)
+        if name not in self.videos:
+            return []
+        del self.videos[name]
+        return [Row(name)]
 
 
-def _is_unchanged(ledger: Ledger, item: Item) -> bool:
-    entry = ledger.entries.get(item.name)
-    return entry is None or item.is_unchanged(entry.stamp)
+@dataclass(frozen=True)
+class Merged:
+    """The answers of several journals of one job.
+
+    Attributes:
+        answers: All of them.
+        missing: What is not answered yet, in words; empty if the job is complete.
+    """
+
+    answers: Answers
+    missing: tuple[str, ...] = ()
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Yield all answers in the order of the sources, as `to_dict` wrote them."""
+        return self.answers.results()
+
+    def num_unread(self) -> int:
+        """Count the images and frames that could not be read."""
+        return self.answers.num_failed()
+
+    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
+        """Write one COCO file; see `Job.write_coco`."""
+        return write_coco_file(Path(path), self.results, ids=ids)
+
+    def write_json_lines(self, path: str | Path) -> int:
+        """Write one JSONL file; see `Job.write_json_lines`."""
+        return write_json_lines(Path(path), self.results())
 
 
-def _exact(outcome: Outcome) -> dict[str, object]:
-    """Write what is the same in every run; how long it took is not."""
+def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
+    """Bring together the journals of all shards (``--shard 1/3`` to ``3/3``) of one job.
+
+    Args:
+        journals: Their files, in any order.
+        partial: Accept a job that is not complete.
+
+    Raises:
+        OptionError: If they are not of one job, a shard occurs twice, or, without ``partial``,
+            something is missing.
+        DataError: If one of them is not a journal.
+    """
+    parts: list[tuple[Path, Shard, dict[str, Any], str | None, int]] = []
+    for path in map(Path, journals):
+        runs = runs_in(path)
+        if len(runs) != 1:
+            raise OptionError(f"{path}: contains {len(runs)} runs; merge takes journals of one")
+        _, settings, listing, num_listed = runs[0]
+        shard = Shard.parse(str(settings.pop("shard", None) or "1/1"))
+        parts.append((path, shard, settings, listing, num_listed))
+    if not parts:
+        raise OptionError("journals: expected at least one file, got none")
+    # 1. One job: the same settings, listing and number of shards, and each shard once.
+    first, first_shard, first_settings, first_listing, first_count = parts[0]
+    seen: dict[Shard, Path] = {}
+    for path, shard, settings, listing, num_listed in parts:
+        names = {*settings, *first_settings}
+        if other := [
+            name for name in sorted(names) if settings.get(name) != first_settings.get(name)
+        ]:
+            raise OptionError(f"{path}: is of another job than {first} (other {', '.join(other)})")
+        if shard.count != first_shard.count:
+            raise OptionError(f"{path}: is shard {shard}, and {first} is shard {first_shard}")
+        if shard in seen:
+            raise OptionError(f"{path}: shard {shard} occurs twice ({seen[shard]})")
+        seen[shard] = path
+        if listing is not None and first_listing is not None and listing != first_listing:
+            raise OptionError(
+                f"{path}: was made of {num_listed} images and videos (listing {listing[:8]}), "
+                f"{first} of {first_count} (listing {first_listing[:8]}): the sources differ; run "
+                "all shards on the same images"
+            )
+    # 2. Complete: each shard present, and each item answered.
+    absent = {*range(1, first_shard.count + 1)} - {shard.number for shard in seen}
+    missing = [f"no journal of shard {number}/{first_shard.count}" for number in sorted(absent)]
+    for path, _, _, listing, _ in parts:
+        with closing(connect(path)) as db:
+            part = Answers(db, 1, str(path))
+            if listing is None:
+                missing.append(f"{path} was stopped before it began")
+            elif left := part.num_left():
+                missing.append(f"{left} of {part.num_items()} left in {path}")
+    if missing and not partial:
+        raise OptionError(
+            f"the job is not complete: {'; '.join(missing)}; run what is missing, or accept that "
+            "(--partial)"
+        )
+    return Merged(gather(path for path, *_ in parts), tuple(missing))
+
+
+def _repeatable(outcome: Outcome) -> str:
+    """Write an outcome as JSON, without what differs from run to run: times."""
     data = outcome.to_dict()
-    return data if isinstance(outcome, Failure) else {**data, "timings": {}, "passes": None}
+    if not isinstance(outcome, Failure):
+        data |= {"timings": {}, "passes": None}
+    return readable_name(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def _some(names: list[str]) -> str:

@@ -1,193 +1,105 @@
-"""An append-only journal: one checksummed JSON line a row, so that a stop at any byte costs no row.
+"""SQLite journal of resumable runs: their settings, their items, and every answer.
 
-A line is ``{"sum": "<crc32 of the row's bytes>", "row": {...}}``. The first row is the head, which
-says by name what makes the rows what they are. A line that a stop cut off is taken away when the
-journal is opened again; a line that was damaged later is passed over and counted.
+Each answer is one transaction, in write-ahead mode: a killed process loses nothing that was
+reported as answered, and commits need no sync of their own. The log is synced and folded into the
+file every 64 answers or 2 seconds, which bounds what a power failure costs. At the end the file is
+put back into rollback mode: a journal at rest is one file, readable from read-only disks.
 """
 
+import hashlib
 import json
-import os
+import sqlite3
 import time
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final
+from typing import Final, NamedTuple, Self
 
+from pgvision.batch.database import (
+    Answers,
+    Stamp,
+    checksum,
+    connect,
+    create_tables,
+    has_tables,
+    reported_errors,
+)
 from pgvision.errors import DataError, OptionError
 
-# On Windows two processes on one journal are not noticed.
-fcntl: Any = import_module("fcntl") if os.name == "posix" else None
-
-Row = dict[str, Any]
-
-_VERSION: Final = 1
-_START: Final = b'{"sum": "'
-_BETWEEN: Final = b'", "row": '
-_ROW_AT: Final = len(_START) + 8 + len(_BETWEEN)
-_ROWS_BETWEEN_SYNCS: Final = 64
+_ANSWERS_BETWEEN_SYNCS: Final = 64
 _SECONDS_BETWEEN_SYNCS: Final = 2.0
-_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
+_STILL: Final = -1  # frame number of an image that is not a video frame
 
 
-def encode_row(row: Mapping[str, Any]) -> bytes:
-    """Write a row as its line.
-
-    Raises:
-        ValueError: If a number is NaN or infinite.
-
-    Example:
-        >>> json.loads(encode_row({"a": 1}))["row"]
-        {'a': 1}
-    """
-    text = _encode(row).encode("ascii")
-    return b"%b%08x%b%b}\n" % (_START, zlib.crc32(text), _BETWEEN, text)
-
-
-def decode_row(line: bytes) -> Row | None:
-    """Read a line back; None if it is not whole.
-
-    Example:
-        >>> line = encode_row({"a": 1})
-        >>> decode_row(line), decode_row(line[:-1]), decode_row(line.replace(b"1", b"2"))
-        ({'a': 1}, None, None)
-    """
-    text = line[_ROW_AT:-2]
-    if line[_ROW_AT - len(_BETWEEN) : _ROW_AT] != _BETWEEN or line[-2:] != b"}\n":
-        return None
-    if line[: _ROW_AT - len(_BETWEEN)] != b"%b%08x" % (_START, zlib.crc32(text)):
-        return None
-    try:
-        row = json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _refused(constant: str) -> object:
-    raise ValueError(f"{constant} is no JSON")
-
-
-@dataclass
-class Scan:
-    """A reading of a journal, from its first row to its last.
+class Row(NamedTuple):
+    """One answer, or the end of a video.
 
     Attributes:
-        path: The file.
-        damaged: Lines so far that are not whole.
-        end: Where the last line ends; bytes beyond it are of a line that was cut off.
+        name: Of the item.
+        stamp: Fingerprint of the file that was read; None if unknown.
+        frame: Number of the video frame; None for a still image.
+        result: `to_dict` of the result or failure as JSON; None: the video is complete.
+        failed: Whether it is a failure.
     """
 
-    path: Path
-    damaged: int = 0
-    end: int = 0
-
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        """Yield each whole row with the offset of its line.
-
-        Raises:
-            DataError: If the file cannot be read.
-        """
-        self.damaged = self.end = 0
-        try:
-            with self.path.open("rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    start, self.end = self.end, self.end + len(line)
-                    row = decode_row(line)
-                    if row is None:
-                        self.damaged += 1
-                    else:
-                        yield start, row
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
+    name: str
+    stamp: Stamp | None = None
+    frame: int | None = None
+    result: str | None = None
+    failed: bool = False
 
 
-def read_at(file: BinaryIO, offset: int) -> Row:
-    """Read the row whose line starts at ``offset``.
-
-    Raises:
-        DataError: If there is no whole line.
-    """
-    file.seek(offset)
-    row = decode_row(file.readline())
-    if row is None:
-        raise DataError(f"{file.name}: the line at byte {offset} was damaged while it was read")
-    return row
-
-
-def run_of(path: Path) -> dict[str, Any]:
-    """Read from a journal's head what makes its rows what they are.
-
-    Raises:
-        DataError: If the file does not begin with a head that this version reads.
-    """
-    first = next(iter(Scan(path)), None)
-    head = {} if first is None or first[0] != 0 else first[1]
-    if head.get("type") != "head" or not isinstance(head.get("run"), dict):
-        raise DataError(
-            f"{path}: expected a journal of a bulk job, and its first line is no head; "
-            "name another file, or delete it to begin anew"
-        )
-    if head.get("journal") != _VERSION:
-        raise DataError(
-            f"{path}: is a journal of version {head.get('journal')}, this pgvision reads "
-            f"{_VERSION}; go on with the one that wrote it"
-        )
-    return dict(head["run"])
-
-
-class Journal:
-    """A journal that this process alone writes to.
-
-    Every row is handed to the system at once, so that a killed process loses none; every 64 rows or
-    2 seconds they are forced to the disk, so that a power cut costs no more than those.
+class Journal(Answers):
+    """One run in a journal, open for writing by this process alone.
 
     Args:
-        path: The file; it is made if it is not there.
-        run: What makes the rows what they are, by name.
+        path: The file; made if it is missing.
+        settings: What makes the answers what they are, by name. Runs with other settings are other
+            runs.
+        shared: Whether the file may contain other runs as well. If not, other settings than those
+            of the run in the file are an error.
 
     Raises:
-        OptionError: If the journal is of another run (the message says what differs), or another
-            process writes to it.
-        DataError: If the file is no journal.
+        OptionError: If the journal is of another run (the message names what differs), or another
+            process has it open.
+        DataError: If the file is not a journal. It is left as it is.
         OSError: If it cannot be written.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "a.journal"
         >>> with Journal(path, {"task": "detect"}) as journal:
-        ...     journal.add({"name": "a.jpg"})
-        >>> [row for _, row in Scan(path)][1:]
-        [{'name': 'a.jpg'}]
+        ...     _ = journal.list_items(["a.jpg"], listing="1", num_listed=1, places=[0])
+        ...     journal.add(Row("a.jpg", result='{"type": "Failure"}', failed=True))
+        ...     journal.num_left(), list(journal.results())
+        (0, [{'type': 'Failure'}])
     """
 
-    def __init__(self, path: Path, run: Mapping[str, object]) -> None:
-        self.path = path
+    def __init__(self, path: Path, settings: Mapping[str, object], *, shared: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.path = path
+        db = connect(path)
         try:
-            self._lock()
-            self._end = _whole_length(path)
-            if self._end:
-                _require_same(path, run)
-            os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
-            self._unsynced, self._synced_at = 0, time.monotonic()
-            if not self._end:
-                self.add({"type": "head", "journal": _VERSION, "run": dict(run)})
-                self.sync()
-                _sync_folder(path.parent)
+            with reported_errors(path):
+                # No shared memory beside the file: that fails on network file systems. It also
+                # keeps the lock for as long as the journal is open.
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                db.execute("BEGIN IMMEDIATE")
+                if not has_tables(db):
+                    create_tables(db)
+                run = _run_id(db, path, settings, shared)
+                db.execute("COMMIT")
         except BaseException:
-            os.close(self._file)
+            db.close()
             raise
+        super().__init__(db, run, str(path))
+        self._unsynced, self._synced_at = 0, time.monotonic()
 
-    def __enter__(self) -> "Journal":
-        """Nothing more to open."""
+    def __enter__(self) -> Self:
+        """Return the journal."""
         return self
 
     def __exit__(
@@ -196,88 +108,213 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Force the rest to the disk; after a full disk what could be written is kept."""
+        """Fold the log into the file and close it; on a full disk the log stays beside it."""
         try:
+            with reported_errors(self.where):
+                self.db.execute("PRAGMA journal_mode = DELETE")
+        except OSError:
             if error is None:
-                self.sync()
-            else:
-                with suppress(OSError):
-                    self.sync()
+                raise
         finally:
-            os.close(self._file)
+            self.db.close()
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row.
+    # --- items ---------------------------------------------------------------------------------
+
+    def listed(self) -> tuple[str | None, int]:
+        """Return the digest and the length of the listing as of the last run; None: no run yet."""
+        query = "SELECT listing, num_listed FROM run WHERE id = ?"
+        with reported_errors(self.where):
+            digest, count = self.db.execute(query, (self.run,)).fetchone()
+        return digest, count
+
+    def list_items(
+        self, names: Sequence[str], *, listing: str, num_listed: int, places: Iterable[int]
+    ) -> list[str]:
+        """Replace the list of items; answers of items that stay are kept.
+
+        Args:
+            names: Names of this run's items.
+            listing: Digest of the names of all items, those of other shards included.
+            num_listed: How many these are.
+            places: Place of each of ``names`` among them.
+
+        Returns:
+            Names of answered items that are gone, and their answers with them.
+        """
+        with self._transaction() as db:
+            db.execute("CREATE TEMP TABLE now (name TEXT PRIMARY KEY, place INTEGER)")
+            db.executemany("INSERT INTO now VALUES (?, ?)", zip(names, places, strict=True))
+            gone = "run = ? AND name NOT IN (SELECT name FROM now)"
+            answered = "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
+            found = db.execute(
+                f"SELECT name FROM item WHERE {gone} AND {answered} ORDER BY place",  # noqa: S608
+                (self.run,),
+            ).fetchall()
+            db.execute(f"DELETE FROM item WHERE {gone}", (self.run,))  # noqa: S608
+            db.execute(
+                "INSERT INTO item (run, name, place) SELECT ?, name, place FROM now WHERE true "
+                "ON CONFLICT (run, name) DO UPDATE SET place = excluded.place",
+                (self.run,),
+            )
+            db.execute(
+                "UPDATE run SET listing = ?, num_listed = ? WHERE id = ?",
+                (listing, num_listed, self.run),
+            )
+            db.execute("DROP TABLE now")
+        return [name for (name,) in found]
+
+    def left(self) -> set[str]:
+        """Return the names of the items without a complete answer."""
+        query = "SELECT name FROM item WHERE run = ? AND NOT complete"
+        with reported_errors(self.where):
+            return {name for (name,) in self.db.execute(query, (self.run,))}
+
+    def stamps(self) -> dict[str, Stamp | None]:
+        """Return the fingerprint of each item that has an answer."""
+        query = (
+            "SELECT name, size, changed, digest FROM item WHERE run = ? AND "
+            "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
+        )
+        with reported_errors(self.where):
+            rows = self.db.execute(query, (self.run,)).fetchall()
+        return {
+            name: None if size is None else (size, changed, digest)
+            for name, size, changed, digest in rows
+        }
+
+    def frames(self) -> dict[str, frozenset[int]]:
+        """Return the answered frames of each video that is not complete."""
+        query = (
+            "SELECT name, frame FROM item JOIN answer ON answer.item = item.id "
+            "WHERE run = ? AND NOT complete"
+        )
+        found: dict[str, set[int]] = {}
+        with reported_errors(self.where):
+            for name, frame in self.db.execute(query, (self.run,)):
+                found.setdefault(name, set()).add(frame)
+        return {name: frozenset(frames) for name, frames in found.items()}
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def add(self, row: Row) -> None:
+        """Write an answer, in place of an earlier one, or the end of a video.
 
         Raises:
-            OSError: If it could not be written (a full disk): the journal then ends with the row
-                before, and stays good.
+            DataError: If the run has no such item.
+            OSError: If it cannot be written (a full disk). The journal stays valid and ends with
+                the answer before.
         """
-        line = encode_row(row)
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._file, line[written:])
-        except OSError as error:
-            os.ftruncate(self._file, self._end)
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
-        self._end += len(line)
+        with self._transaction() as db:
+            size, changed, digest = row.stamp or (None, None, None)
+            found = db.execute(
+                "SELECT id, size, changed, digest FROM item WHERE run = ? AND name = ?",
+                (self.run, row.name),
+            ).fetchone()
+            if found is None:
+                raise DataError(f"{self.where}: {row.name} is not an item of this run")
+            item = found[0]
+            if row.result is None:
+                db.execute("UPDATE item SET complete = 1 WHERE id = ?", (item,))
+            else:
+                if found[1:] != (size, changed, digest):  # frames of what the file was before
+                    db.execute("DELETE FROM answer WHERE item = ?", (item,))
+                db.execute(
+                    "UPDATE item SET size = ?, changed = ?, digest = ?, complete = ? WHERE id = ?",
+                    (size, changed, digest, row.frame is None, item),
+                )
+                db.execute(
+                    "INSERT OR REPLACE INTO answer (item, frame, failed, checksum, result) "
+                    "VALUES (?, ?, ?, ?, ?)",
+                    (
+                        item,
+                        _STILL if row.frame is None else row.frame,
+                        row.failed,
+                        checksum(row.result),
+                        row.result,
+                    ),
+                )
         self._unsynced += 1
         late = time.monotonic() - self._synced_at >= _SECONDS_BETWEEN_SYNCS
-        if late or self._unsynced >= _ROWS_BETWEEN_SYNCS:
+        if late or self._unsynced >= _ANSWERS_BETWEEN_SYNCS:
             self.sync()
 
     def sync(self) -> None:
-        """Force all rows to the disk."""
-        os.fsync(self._file)
+        """Force all answers to the disk."""
+        with reported_errors(self.where):
+            self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._unsynced, self._synced_at = 0, time.monotonic()
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    def forget(self, names: Iterable[str]) -> None:
+        """Delete the answers of some items, which are then asked again."""
+        with self._transaction() as db:
+            for name in names:
+                key = (self.run, name)
+                items = "SELECT id FROM item WHERE run = ? AND name = ?"
+                db.execute(f"DELETE FROM answer WHERE item IN ({items})", key)  # noqa: S608
+                db.execute("UPDATE item SET complete = 0 WHERE run = ? AND name = ?", key)
+
+    def forget_failures(self) -> list[str]:
+        """Delete all failures; returns the names of their items."""
+        return self._forget_where("failed")
+
+    def forget_damaged(self) -> list[str]:
+        """Delete the answers whose checksum does not fit; returns the names of their items."""
+        with reported_errors(self.where):
+            self.db.create_function("checksum_of", 1, checksum, deterministic=True)
+        return self._forget_where("checksum_of(result) <> checksum")
+
+    def _forget_where(self, condition: str) -> list[str]:
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT DISTINCT item.id, name FROM item "  # noqa: S608
+                "JOIN answer ON answer.item = item.id "
+                f"WHERE run = ? AND {condition} ORDER BY place",
+                (self.run,),
+            ).fetchall()
+            for item, _ in rows:
+                query = f"DELETE FROM answer WHERE item = ? AND {condition}"  # noqa: S608
+                db.execute(query, (item,))
+                db.execute("UPDATE item SET complete = 0 WHERE id = ?", (item,))
+        return [name for _, name in rows]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with reported_errors(self.where):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+
+def _run_id(
+    db: sqlite3.Connection, path: Path, settings: Mapping[str, object], shared: bool
+) -> int:
+    text = json.dumps(dict(settings), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()
+    found = db.execute("SELECT id FROM run WHERE key = ?", (key,)).fetchone()
+    if found is None:
+        others = [] if shared else db.execute("SELECT settings FROM run").fetchall()
+        if others:
             raise OptionError(
-                f"{self.path}: another process is writing to this journal; wait for it, or give "
-                "each its own --shard"
-            ) from error
-        except OSError:  # file systems without locks
-            return
+                f"{path}: is the journal of another run ({_differences(others[0][0], text)}); give "
+                "what was given then, name another journal, or delete it to ask everything again"
+            )
+        db.execute("INSERT INTO run (key, settings) VALUES (?, ?)", (key, text))
+        return int(db.execute("SELECT last_insert_rowid()").fetchone()[0])
+    return int(found[0])
 
 
-def _whole_length(path: Path) -> int:
-    """Return where whole lines end; 0 if not even the head is whole and nothing follows it."""
-    scan = Scan(path)
-    for _ in scan:
-        pass
-    return scan.end
-
-
-def _require_same(path: Path, run: Mapping[str, object]) -> None:
-    before, now = run_of(path), json.loads(_encode(dict(run)))
-    differing = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    if differing:
-        said = "; ".join(
-            f"{name}: {_short(before.get(name))} then, {_short(now.get(name))} now"
-            for name in differing
-        )
-        raise OptionError(
-            f"{path}: is the journal of another run ({said}); give what was given then, name "
-            "another journal, or delete it to ask everything anew"
-        )
-
-
-def _short(value: object) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _differences(before_text: str, now_text: str) -> str:
+    before, now = json.loads(before_text), json.loads(now_text)
+    show: Callable[[object], str] = lambda value: (  # noqa: E731
+        "nothing" if value is None else f"{value!r:.60}"
+    )
+    return "; ".join(
+        f"{name}: {show(before.get(name))} then, {show(now.get(name))} now"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    )

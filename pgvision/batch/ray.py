@@ -1,94 +1,112 @@
-"""The same job on many machines: Ray Data hands items to actors, the driver keeps the journal.
+"""Bulk jobs on a Ray cluster: actors answer blocks of items, the driver writes the journal.
 
-Every answer comes back to the driver and is a row of its journal before it counts: a worker that is
-lost costs the items that it had in hand, which Ray gives to another, and a driver that is killed
-goes on from the journal. Ray's own checkpoints are not used: they commit by blocks of files.
-Workers read the sources by the same paths, so that these lie where all machines see them.
+A block of at most 64 images is asked, returned and written to the journal as one. A worker that is
+lost costs the block that it worked on, which Ray asks again elsewhere; a driver that is killed
+resumes from the journal. Workers open the sources by the driver's paths, so that these must be
+mounted alike everywhere.
 """
 
-import json
 import os
-from collections.abc import Iterator
-from dataclasses import astuple
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch.items import Item
-from pgvision.batch.jobs import Job
+from pgvision.batch.jobs import Asker, Job
 from pgvision.batch.journal import Row
 from pgvision.errors import DependencyError, OptionError
-from pgvision.images.stored import Stored
+from pgvision.images.containers import VIDEO_ENDINGS
 
-_ITEMS_AT_ONCE: Final = 16
-_BLOCKS_AN_ACTOR: Final = 8
+MOST_IN_A_BLOCK: Final = 64
+_BLOCKS_EACH: Final = 2  # one that is worked on and one that waits, so that no actor idles
 
 
 def run_on_ray(
-    job: Job, *, address: str | None = None, num_actors: int = 1, gpus_each: float = 0.0
+    job: Job, *, address: str | None = None, num_actors: int = 1, gpus_each: float | None = None
 ) -> Iterator[int]:
     """Ask about everything that is left of a job, on a Ray cluster.
 
     Args:
         job: The job. Its journal is written here, by the driver alone.
-        address: Of the cluster, such as ``"auto"``; None: one on this machine, unless Ray runs in
-            this process already.
-        num_actors: Processes that hold the model, each with one copy.
-        gpus_each: GPUs that each of them needs.
+        address: Address of the cluster, such as ``"auto"``; None: one on this machine, unless Ray
+            runs in this process already.
+        num_actors: Processes that load the model, each one copy.
+        gpus_each: GPUs that each of them needs; None: one where the cluster has that many, a share
+            where it has fewer, none where it has none.
 
     Yields:
-        How many pictures and frames are answered so far, as they come.
+        How many images and frames are answered so far, after each answer.
 
     Raises:
         DependencyError: If Ray is not installed.
-        OptionError: If there are no actors.
+        OptionError: If ``num_actors`` is below 1.
     """
     if num_actors < 1:
         raise OptionError(f"num_actors: expected at least 1, got {num_actors}")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nobody is told
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
-        import ray.data
     except ImportError as error:
-        raise DependencyError("this needs Ray: pip install 'pgvision[ray]'") from error
+        raise DependencyError(
+            "this needs Ray; in a checkout of pgvision: pip install '.[ray]'"
+        ) from error
     if not ray.is_initialized():
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
-    with job.opened() as (journal, _, left):
+    with job.opened() as (journal, left):
         if not left:
             return
-        dataset = ray.data.from_items(
-            [{"item": json.dumps(astuple(one))} for one in left],
-            override_num_blocks=min(len(left), _BLOCKS_AN_ACTOR * num_actors),
-        ).map_batches(
-            Asker,
-            fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            batch_size=_ITEMS_AT_ONCE,
-            num_gpus=gpus_each or None,
-        )
+        if gpus_each is None:
+            gpus_each = min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_actors)
+        blocks = deque(_blocks(left, -(-len(left) // (num_actors * _BLOCKS_EACH))))
+        # A lost actor is started again, and its blocks are asked again.
+        make = ray.remote(max_restarts=-1, max_task_retries=-1, num_gpus=gpus_each)(_Worker)
+        actors = [make.remote(job.asker) for _ in range(min(num_actors, len(blocks)))]
+        frames = journal.frames()
+        pending: dict[Any, Any] = {}
+
+        def submit(actor: Any) -> None:
+            if blocks:
+                block = blocks.popleft()
+                known = {item.name: frames[item.name] for item in block if item.name in frames}
+                pending[actor.answer.remote(block, known)] = actor
+
+        for actor in actors * _BLOCKS_EACH:
+            submit(actor)
         count = 0
-        for line in dataset.iter_rows():
-            row: Row = json.loads(line["row"])
-            journal.add(row)
-            count += row["type"] == "answer"
-            yield count
+        while pending:
+            (done, *_), _ = ray.wait(list(pending), num_returns=1)
+            submit(pending.pop(done))
+            for row in ray.get(done):
+                journal.add(row)
+                if row.result is not None:
+                    count += 1
+                    yield count
 
 
-class Asker:
-    """What an actor holds: the job, and through it the model, which is loaded once a process.
+class _Worker:
+    """An actor; the model is loaded once in its process."""
 
-    Args:
-        job: The job.
-    """
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def answer(self, items: list[Item], frames: dict[str, frozenset[int]]) -> list[Row]:
+        """Answer a block of items."""
+        return [row for _, rows in self._asker.ask(items, frames) for row in rows]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Answer some items; their rows as JSON."""
-        items = []
-        for line in batch["item"].tolist():
-            name, at, source, stored = json.loads(line)
-            items.append(Item(name, at, source, stored=Stored(*stored) if stored else None))
-        rows: list[str] = []
-        for _ in self._job.answers(items, lambda row: rows.append(json.dumps(row))):
-            pass
-        return {"row": rows}
+
+def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Cut items into blocks of ``size``, at most 64, images; a video is a block of its own."""
+    size = min(size, MOST_IN_A_BLOCK)
+    block: list[Item] = []
+    for item in items:
+        is_video = Path(item.name).suffix.lower() in VIDEO_ENDINGS
+        if block and (is_video or len(block) == size):
+            yield block
+            block = []
+        block.append(item)
+        if is_video:
+            yield block
+            block = []
+    if block:
+        yield block

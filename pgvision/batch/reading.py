@@ -1,4 +1,4 @@
-"""Pictures read and decoded by several threads ahead of the model, in order, a few at a time."""
+"""Image reading and decoding in threads ahead of the model, in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from pgvision.batch.items import Item, Stamp, stored_stamp
+from pgvision.batch.database import Stamp
+from pgvision.batch.items import Item, stored_stamp
 from pgvision.errors import PgvisionError
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.images.containers import VIDEO_ENDINGS, sniff
@@ -18,27 +19,26 @@ from pgvision.images.stored import Stored
 Read: TypeAlias = tuple[Item, Stamp | None, Frame | FrameFailure]
 Wanted: TypeAlias = Callable[[Item, int], bool]
 
-_AHEAD: Final = 2
-"""Pictures that wait beside those that are being read: more would only hold memory."""
+_AHEAD: Final = 2  # images that wait for the model; more would only cost memory
 
 
 def read_items(
     items: Iterable[Item], *, stride: int, wanted: Wanted, num_threads: int
 ) -> Iterator[Read]:
-    """Read items ahead of whoever takes their frames.
+    """Read items ahead of the model.
 
-    Pictures are read and decoded in threads (OpenCV and Pillow let others work meanwhile); a
-    video, whose frames follow from one another, is read when its turn comes.
+    Images are read and decoded in threads (OpenCV and Pillow release the GIL). A video is read
+    frame by frame in its turn.
 
     Args:
-        items: What to read, drawn as it is read.
+        items: The items, drawn as they are read.
         stride: Of videos take each ``stride``-th frame.
-        wanted: Says whether a frame of a video is still to be asked about.
-        num_threads: How many read at a time.
+        wanted: Whether a frame of a video is still to be answered.
+        num_threads: Number of threads.
 
     Yields:
-        The item, its stamp as it was read, and a frame or the reason why there is none; in the
-        order of the items.
+        The item, its fingerprint when it was read, and a frame or failure; in the order of the
+        items.
     """
     source = iter(items)
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="pgvision-batch-reader")
@@ -56,7 +56,7 @@ def read_items(
 
 
 def _still(item: Item) -> list[Read] | Item:
-    """Read a picture; a video is given back as it is."""
+    """Read an image; return a video unread."""
     if item.stored is not None:
         return [_stored(item, item.stored)]
     if _is_video(item):
@@ -65,7 +65,7 @@ def _still(item: Item) -> list[Read] | Item:
     with closing(_opened(item, stride=1)) as frames:  # type: ignore[type-var]
         frame = next(frames)
     if isinstance(frame, Frame) and frame.time is not None:
-        return item  # what nothing but the try showed
+        return item  # a video that neither its name nor its first bytes showed
     return [(item, stamp, replace(frame, source=item.name))]
 
 
@@ -74,7 +74,7 @@ def _stored(item: Item, stored: Stored) -> Read:
     try:
         data = stored.read()
         stamp = stored_stamp(stored, data)
-        return item, stamp, stored.frame(data)
+        return item, stamp, replace(stored.frame(data), source=item.name)
     except PgvisionError as error:
         return item, stamp, FrameFailure(item.name, 0, error)
 

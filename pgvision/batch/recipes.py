@@ -1,4 +1,4 @@
-"""What a job asks, written down so that another process, or another machine, can ask the same."""
+"""Task of a job, described so that another process or machine can run the same."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,7 @@ from pgvision.runtime import find_revision, weights_digest
 Outcome: TypeAlias = DetectionResult | SegmentationResult | TextResult | Failure
 TaskName = Literal["detect", "segment", "caption", "ask", "read"]
 
-# What changes how fast an answer comes, and not what it is.
+# Options that change the speed of an answer and not the answer.
 _FREE: Final = frozenset({"batch_size", "threads", "generator", "model", "revision", "drafts"})
 
 
@@ -25,16 +25,16 @@ class Recipe:
 
     Attributes:
         task: ``"detect"``, ``"segment"``, ``"caption"``, ``"ask"`` or ``"read"``.
-        keywords: What `pgvision.Detector`, ``Segmenter``, ``Captioner``, ``Answerer`` or ``Reader``
-            takes, by name: ``classes``, ``language``, ``model``, ``conf``, ... For "ask" also
+        keywords: Keywords of `pgvision.Detector`, ``Segmenter``, ``Captioner``, ``Answerer`` or
+            ``Reader``: ``classes``, ``language``, ``model``, ``conf``, ... For "ask" also
             ``question`` and ``choices``.
 
     Raises:
-        OptionError: If there is no such task, or ``drafts="steady"`` is asked for: its answers hang
-            on the frame before, which a job that goes on has not seen.
+        OptionError: If there is no such task, or for ``drafts="steady"``: its answers depend on the
+            frame before, which a resumed job does not have.
 
     Example:
-        >>> Recipe("detect", {"classes": ["helmet"], "conf": 0.3}).run["conf"]
+        >>> Recipe("detect", {"classes": ["helmet"], "conf": 0.3}).settings["conf"]
         0.3
     """
 
@@ -51,8 +51,8 @@ class Recipe:
             raise OptionError("drafts: expected 'exact' or 'off' for a bulk job, got 'steady'")
 
     @property
-    def run(self) -> dict[str, object]:
-        """Everything that makes the answers what they are, by name: task, settings, weights."""
+    def settings(self) -> dict[str, object]:
+        """Everything that determines the answers, by name: task, options, digest of the weights."""
         settings = {
             name: _plain(value)
             for name, value in self.keywords.items()
@@ -65,7 +65,7 @@ class Recipe:
         if generator is not None:
             weights = f"generator {generator.card.name}"
         elif "://" in str(self.keywords.get("model")):
-            weights = str(self.keywords["model"])  # what serves there, only its owner knows
+            weights = str(self.keywords["model"])  # the weights of a server are unknown
         else:
             model, revision = self.keywords.get("model"), self.keywords.get("revision")
             kind = self.keywords.get("kind")
@@ -73,11 +73,11 @@ class Recipe:
         return {"task": self.task, **settings, "weights": weights, "pgvision": __version__}
 
     def stream(self, frames: Iterable[Frame | FrameFailure]) -> Iterator[Outcome]:
-        """Load the model and give results, in order."""
+        """Load the model and yield results in order."""
         from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
-        # A guess from the frame before costs a last bit of a probability now and then, and a job
-        # that goes on does not have it.
+        # A draft from the frame before changes the last bit of a probability now and then, and a
+        # resumed job does not have that frame.
         given: dict[str, Any] = {**self.keywords, "drafts": "off"}
         if self.task == "ask":
             question, choices = given.pop("question"), given.pop("choices", None)
@@ -93,5 +93,5 @@ def _plain(value: object) -> object:
     if isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Iterable):
-        return [_plain(one) for one in value]
+        return [_plain(element) for element in value]
     return str(value)

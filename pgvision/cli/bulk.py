@@ -89,19 +89,12 @@ def _run(job: "Job", options: RunOptions) -> bool:
 
 def _run_on_ray(job: "Job", options: RunOptions) -> bool:
     """Ask for what is left on a cluster; whether the user stopped it."""
-    from importlib.util import find_spec
-
     from pgvision.batch.ray import run_on_ray
     from pgvision.cli.console import Meter, say
 
     address = None if options.ray == "local" else options.ray
-    gpus = 0.0
-    if find_spec("torch") is not None and options.device != "cpu":
-        import torch
-
-        gpus = 1.0 if torch.cuda.is_available() else 0.0
     with Meter("pictures", job.num_left()) as meter:
-        counts = run_on_ray(job, address=address, num_actors=options.ray_actors, gpus_each=gpus)
+        counts = run_on_ray(job, address=address, num_actors=options.ray_actors)
         with closing(counts):  # type: ignore[type-var]
             try:
                 for count in counts:
@@ -203,9 +196,9 @@ def merge(
     for line in merged.missing:
         say(line, style="yellow")
     _assemble(merged, coco, coco_ids, answers)
-    for answer in merged.ledger.results() if json_lines else ():
+    for answer in merged.results() if json_lines else ():
         typer.echo(json.dumps(answer))
-    end(FAILED if merged.missing or merged.ledger.num_unread() else DONE)
+    end(FAILED if merged.missing or merged.num_unread() else DONE)
 
 
 def _require_files(journals: Sequence[Path], *, wanted: bool) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pgvision.batch import KnownIds, describe_origin, found_entry, picture_name
+from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
 from pgvision.cli.outputs import Outcome
-from pgvision.coco import image_entry, write_coco, write_results
+from pgvision.coco import image_entry, relative_name, write_coco, write_results
 from pgvision.results import DetectionResult, Failure
 
 
@@ -27,9 +27,9 @@ class CocoFile:
         """Read ``ids`` at once: a mistake in it should show before the work."""
         self.path = path
         self._known = None if ids is None else KnownIds(ids)
+        self._entries = CocoEntries(self._known)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._classes: tuple[str, ...] = ()
 
     def __enter__(self) -> "CocoFile":
         """Nothing to open before the end."""
@@ -47,14 +47,11 @@ class CocoFile:
         if self._known is not None:
             write_results(self.path, self._annotations)
         else:
-            categories = [
-                {"id": number, "name": name} for number, name in enumerate(self._classes, 1)
-            ]
             write_coco(
                 self.path,
                 images=self._images,
                 annotations=self._annotations,
-                categories=categories,
+                categories=self._entries.categories(),
             )
         say(f"wrote {self.path} ({len(self._annotations)} objects, {len(self._images)} images)")
 
@@ -66,18 +63,9 @@ class CocoFile:
         """
         if isinstance(outcome, Failure) or not isinstance(outcome, DetectionResult):
             return
-        self._classes = outcome.classes
-        origin = describe_origin(outcome)
-        if self._known is not None:
-            image_id = self._known.image_id(origin)
-            objects = outcome.to_coco(image_id=image_id, category_ids=self._known.categories)
-        else:
-            image_id = len(self._images) + 1
-            first = len(self._annotations) + 1
-            objects = [
-                found_entry(one, number)
-                for number, one in enumerate(outcome.to_coco(image_id=image_id), first)
-            ]
-        name = picture_name(outcome, self.path)
-        self._images.append(image_entry(image_id, name, outcome.image_hw))
-        self._annotations.extend(objects)
+        self._annotations += self._entries.of(outcome)
+        name = describe_origin(outcome)
+        source = outcome.source or ""
+        if "://" not in source and Path(source).is_file():
+            name = relative_name(source, self.path) + name.removeprefix(source)
+        self._images.append(image_entry(self._entries.num_images, name, outcome.image_hw))

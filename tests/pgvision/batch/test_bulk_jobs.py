@@ -1,12 +1,17 @@
 """A job that is stopped anywhere goes on: nothing is lost, nothing answered is asked again."""
 
+import json
 import multiprocessing
 import os
 import random
 import resource
+import shutil
+import sqlite3
 import sys
+import tempfile
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -17,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from answering import engine, make_job, make_pictures
 
 from pgvision.batch import Job, Recipe, Shard, merge
-from pgvision.batch.journal import Journal, Scan, encode_row
+from pgvision.batch.journal import Journal, Row
 from pgvision.errors import DataError, OptionError
 from pgvision.images import VideoWriter
 from pgvision.results import result_from_dict
@@ -46,11 +51,30 @@ def finals(job, base, name):
 
 
 def names_in(journal):
-    return [row["name"] for _, row in Scan(journal) if row["type"] == "answer"]
+    """The item of each answer in a journal; also while it is open or after a kill."""
+    with tempfile.TemporaryDirectory() as folder:
+        shot = snapshot(journal, Path(folder) / "copy")
+        with closing(sqlite3.connect(shot)) as db:
+            query = "SELECT name FROM answer JOIN item ON item.id = answer.item"
+            return [name for (name,) in db.execute(query)]
 
 
-def line_ends(data):
-    return [0] + [at + 1 for at, byte in enumerate(data) if byte == 10]
+def snapshot(journal, target):
+    """What a kill at this moment would leave on the disk."""
+    for ending in ("", "-wal"):
+        if Path(f"{journal}{ending}").exists():
+            shutil.copy(f"{journal}{ending}", f"{target}{ending}")
+    return target
+
+
+def content(journal):
+    """Everything that determines the files at the end."""
+    with closing(sqlite3.connect(journal)) as db:
+        query = (
+            "SELECT name, place, size, complete, frame, failed, result FROM item "
+            "JOIN answer ON item.id = answer.item ORDER BY place, frame"
+        )
+        return db.execute(query).fetchall()
 
 
 def test_whole_run(whole):
@@ -65,68 +89,59 @@ def test_whole_run(whole):
 
     found = Detector("helmet", generator=engine()).predict(frames)
     for path, result in zip(frames, found, strict=True):
-        read = result_from_dict(next(one for one in lines if one["source"] == path))
+        read = result_from_dict(next(one for one in lines if one["source"] == Path(path).name))
         assert np.array_equal(read.xyxy, result.xyxy)
         assert np.array_equal(read.scores, result.scores)
 
 
-@pytest.mark.parametrize("lines", [0, 1, 2, 3, 90, 102, 103, 150, 201, 202])
-def test_a_run_cut_off_ends_as_one_that_was_not(whole, tmp_path, lines):
-    resumed_after(whole, tmp_path, line_ends((whole / "whole.journal").read_bytes())[lines])
-
-
-def resumed_after(whole, tmp_path, cut):
-    data = (whole / "whole.journal").read_bytes()
-    journal, log = tmp_path / "cut.journal", tmp_path / "asked"
-    journal.write_bytes(data[:cut])
-    answered = names_in(journal)
+def resumed(whole, journal, log):
+    """Resume from a copy; nothing answered is asked again, and the files come out alike."""
+    answered = names_in(journal) if journal.exists() else []
     job = make_job(whole / "pictures", journal, log=log)
     came = [outcome.source for outcome in job.stream()]
     assert sorted(answered + came) == sorted(names_in(whole / "whole.journal"))  # lost, repeated: 0
     asked = log.read_text().split() if log.exists() else []
-    assert len(asked) == len(set(asked)) == len([n for n in came if not n.endswith("/100.png")])
+    assert len(asked) == len(set(asked)) == len([n for n in came if n != "100.png"])
     expected = (whole / "whole.json").read_bytes(), (whole / "whole.jsonl").read_bytes()
-    # The COCO file names pictures relative to itself: write it where the other one lies.
     assert finals(job, whole, "again") == expected
-    assert journal.read_bytes() == data
+    assert content(journal) == content(whole / "whole.journal")
+    return len(answered)
 
 
-@pytest.mark.slow  # each opening reads the journal
-def test_every_byte_is_a_place_to_be_cut(whole, tmp_path):
-    """Opening a journal cut anywhere leaves its whole lines; from each of these it goes on."""
-    data = (whole / "whole.journal").read_bytes()
-    ends, journal = line_ends(data), tmp_path / "cut.journal"
-    run = make_job(whole / "pictures", journal).run
-    head = ends[1]
-    line = 0
-    # PGVISION_CUT=1 cuts at each byte, which took over an hour beside other work and lost nothing;
-    # every 13th byte meets every place within a line, too.
-    for cut in range(0, len(data) + 1, int(os.environ.get("PGVISION_CUT", "13"))):
-        while line + 1 < len(ends) and ends[line + 1] <= cut:
-            line += 1
-        journal.write_bytes(data[:cut])
-        with Journal(journal, run):
-            pass
-        assert journal.stat().st_size == max(ends[line], head), cut
-    for cut in ends[::5]:
-        resumed_after(whole, tmp_path, cut)
-        (tmp_path / "asked").unlink(missing_ok=True)
+@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+def test_cut_at_every_transaction(whole, tmp_path, step):
+    """A copy of the files after each answer is what a kill there leaves; each copy resumes."""
+    job, shots = make_job(whole / "pictures", tmp_path / "j"), [tmp_path / "missing"]
+    for number, _ in enumerate(job.stream()):
+        if number % step == 0:
+            shots.append(snapshot(tmp_path / "j", tmp_path / f"cut-{number}"))
+    counts = [resumed(whole, shot, tmp_path / f"asked-{shot.name}") for shot in shots]
+    assert counts == [0, *range(1, NUM_PICTURES + 1, step)]
 
 
-def test_cuts_near_line_ends(whole, tmp_path):
-    data = (whole / "whole.journal").read_bytes()
-    ends, journal = line_ends(data), tmp_path / "cut.journal"
-    run = make_job(whole / "pictures", journal).run
-    for line in (1, 2, 3, 50, 120, 201):
-        for byte in (-2, -1, 0, 1, 2, 11, 18, 30):
-            cut = ends[line] + byte
-            journal.write_bytes(data[:cut])
-            with Journal(journal, run):
-                pass
-            assert (
-                journal.read_bytes()
-                == data[: ends[line] if byte >= 0 else max(ends[line - 1], ends[1])]
-            )
+def test_a_log_cut_at_any_byte_is_a_prefix_of_the_answers(tmp_path):
+    """Write-ahead frames that a power failure tore are left out with all that follow them."""
+    folder = make_pictures(tmp_path / "in", 12)
+    stream = make_job(folder, tmp_path / "j").stream()
+    before = [next(stream).source for _ in range(8)]
+    shot = snapshot(tmp_path / "j", tmp_path / "shot")
+    stream.close()
+    log = Path(f"{shot}-wal").read_bytes()
+    counts = []
+    for cut in [*range(0, len(log), 1531), len(log)]:
+        journal = tmp_path / "cut"
+        shutil.copy(shot, journal)
+        Path(f"{journal}-wal").write_bytes(log[:cut])
+        try:
+            counts.append(len(names_in(journal)))
+        except sqlite3.OperationalError:  # cut before the tables
+            counts.append(0)
+        assert counts[-1] == 0 or names_in(journal) == before[: counts[-1]]
+        if cut % 7 == 0:
+            assert len(make_job(folder, journal).run_all()) == 12 - counts[-1]
+            for ending in ("", "-wal"):
+                Path(f"{journal}{ending}").unlink(missing_ok=True)
+    assert counts == sorted(counts) and counts[-1] == 8 and len(set(counts)) == 9
 
 
 def work(folder, journal, log, seconds, limit, progress):
@@ -170,40 +185,36 @@ def test_killed_again_and_again(whole, tmp_path):
         kills += 1
     assert kills >= 10
     assert repeated == 0
-    job = make_job(whole / "pictures", journal)
-    assert job.run_all() == []
-    expected = (whole / "whole.json").read_bytes(), (whole / "whole.jsonl").read_bytes()
-    assert finals(job, whole, "again") == expected
-    assert journal.read_bytes() == (whole / "whole.journal").read_bytes()
+    assert make_job(whole / "pictures", journal).run_all() == []
+    assert resumed(whole, journal, tmp_path / "again") == NUM_PICTURES
 
 
 def test_a_full_disk_costs_nothing(whole, tmp_path):
-    """The quota of the process stands for the disk; the line that did not fit is taken back."""
+    """The quota of the process stands for the disk; the answer that did not fit is rolled back."""
     journal, log = tmp_path / "full.journal", tmp_path / "asked"
-    process, progress = start(whole / "pictures", journal, log, seconds=0, limit=20_000)
+    process, progress = start(whole / "pictures", journal, log, seconds=0, limit=600_000)
     process.join()
     said = os.read(progress, 1 << 16)
     os.close(progress)
     assert process.exitcode == 1
-    assert b"File too large" in said and b"full.journal" in said
+    assert b"cannot be written" in said and b"full.journal" in said
+    reported = said.partition(b"[")[0].count(b".")
+    assert reported > 10
+    assert resumed(whole, journal, tmp_path / "again") == reported
+
+
+def test_damaged_answers_are_asked_again(whole, tmp_path):
+    journal = snapshot(whole / "whole.journal", tmp_path / "damaged")
     data = journal.read_bytes()
-    assert 15_000 < len(data) <= 20_000
-    assert data.endswith(b"}\n")
-    job = make_job(whole / "pictures", journal)
-    job.run_all()
-    assert journal.read_bytes() == (whole / "whole.journal").read_bytes()
-
-
-def test_damaged_lines_are_asked_again(whole, tmp_path):
-    data = bytearray((whole / "whole.journal").read_bytes())
-    ends = line_ends(data)
-    data[ends[20] + 60] ^= 1
-    data[ends[30] : ends[31] - 1] = bytes(ends[31] - 1 - ends[30])  # a block that never came
-    journal = tmp_path / "damaged.journal"
+    for name in (b'"18.png"', b'"28.png"'):
+        at = data.index(b'"source": ' + name) - 40
+        data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     journal.write_bytes(data)
+    with pytest.raises(DataError, match="damaged"):
+        list(make_job(whole / "pictures", journal).results())
     job = make_job(whole / "pictures", journal)
-    assert [Path(one.source).stem for one in job.stream()] == ["18", "28"]
-    assert "2 damaged lines" in job.notes[0]
+    assert [one.source for one in job.stream()] == ["18.png", "28.png"]
+    assert "2 damaged answers" in job.notes[0]
     expected = (whole / "whole.json").read_bytes(), (whole / "whole.jsonl").read_bytes()
     assert finals(job, whole, "again") == expected
 
@@ -290,25 +301,22 @@ def film(path, count):
     return path
 
 
-@pytest.mark.parametrize("cut", [2, 3, 5, 8, 9, 10, 11, 12])
-def test_videos_go_on_at_their_frame(tmp_path, cut):
+def test_videos_resume_at_their_frame(tmp_path):
     folder = make_pictures(tmp_path / "in", 1)
     film(folder / "a.mp4", 8)
     job = make_job(folder, tmp_path / "whole", stride=2)
-    assert len(job.run_all()) == 5
-    data = (tmp_path / "whole").read_bytes()
-    ends = line_ends(data)
-    lines = min(cut, len(ends) - 1)
-    (tmp_path / "cut").write_bytes(data[: ends[lines]])
-    again = make_job(folder, tmp_path / "cut", stride=2)
-    again.run_all()
-    assert list(again.results()) == list(job.results())
-    assert len(names_in(tmp_path / "cut")) == 5
-    assert again.num_left() == 0
-    frames = [one["frame_index"] for one in job.results()]
-    assert frames == [0, 0, 2, 4, 6]
+    shots = []
+    for number, _ in enumerate(job.stream()):
+        shots.append(snapshot(tmp_path / "whole", tmp_path / f"cut-{number}"))
+    assert len(shots) == 5
+    for number, shot in enumerate(shots, 1):
+        again = make_job(folder, shot, stride=2)
+        assert len(again.run_all()) == 5 - number
+        assert list(again.results()) == list(job.results())
+        assert again.num_left() == 0
+    assert [one["frame_index"] for one in job.results()] == [0, 0, 2, 4, 6]
     job.write_coco(tmp_path / "o.json")
-    assert '"in/a.mp4#6"' in (tmp_path / "o.json").read_text()
+    assert '"a.mp4#6"' in (tmp_path / "o.json").read_text()
 
 
 def test_a_broken_video_is_not_read_for_ever(tmp_path):
@@ -340,14 +348,14 @@ def test_parts_make_the_whole(whole, tmp_path):
     merged = merge(parts)
     expected = (whole / "whole.json").read_bytes(), (whole / "whole.jsonl").read_bytes()
     assert finals(merged, whole, "merged") == expected
-    with pytest.raises(OptionError, match="no journal of part 3/3"):
+    with pytest.raises(OptionError, match="no journal of shard 3/3"):
         merge(parts[1:])
     with pytest.raises(OptionError, match="twice"):
         merge([*parts, parts[0]])
-    with pytest.raises(OptionError, match="part 1/1"):
+    with pytest.raises(OptionError, match="shard 1/1"):
         merge([parts[0], whole / "whole.journal"])
-    data = parts[0].read_bytes()
-    parts[0].write_bytes(data[: line_ends(data)[-2]])
+    with Journal(parts[0], make_job(whole / "pictures", "", shard=Shard(3, 3)).settings) as journal:
+        journal.forget([next(iter(journal.stamps()))])
     with pytest.raises(OptionError, match=f"1 of {sizes[0]} left"):
         merge(parts)
     assert merge(parts, partial=True).write_json_lines(tmp_path / "some.jsonl") == 199
@@ -358,13 +366,13 @@ def test_parts_of_other_sources_do_not_merge(tmp_path):
     make_job(folder, tmp_path / "1", shard=Shard(1, 2)).run_all()
     make_pictures(folder, 10)
     make_job(folder, tmp_path / "2", shard=Shard(2, 2)).run_all()
-    with pytest.raises(OptionError, match="run all parts again"):
+    with pytest.raises(OptionError, match="run all shards on the same"):
         merge([tmp_path / "1", tmp_path / "2"])
     make_job(folder, tmp_path / "1", shard=Shard(1, 2)).run_all()
     whole = make_job(folder, tmp_path / "3")
     whole.run_all()
     merged = merge([tmp_path / "1", tmp_path / "2"])
-    assert list(merged.ledger.results()) == list(whole.results())
+    assert list(merged.results()) == list(whole.results())
 
 
 def test_manifests_and_names_that_come_twice(tmp_path):
@@ -373,7 +381,7 @@ def test_manifests_and_names_that_come_twice(tmp_path):
     manifest.write_text('{"image": "in/2.png"}\n\n{"file_name": "in/0.png", "id": 4}\n')
     job = make_job(manifest, tmp_path / "j")
     assert [Path(one.source).name for one in job.stream()] == ["2.png", "0.png"]
-    both = Job(job.recipe, [folder, str(folder / "1.png")], tmp_path / "k")
+    both = Job(job.asker.recipe, [folder, str(folder / "1.png")], tmp_path / "k")
     assert len(both.items) == 3
     for text, error in (("[1]\n", "line 1"), ('{"image": 3}\n', "line 1"), ("\n", "no picture")):
         manifest.write_text(text)
@@ -383,7 +391,7 @@ def test_manifests_and_names_that_come_twice(tmp_path):
 
 @pytest.mark.parametrize("source", ["0", "rtsp://host/1", "http://host/live"])
 def test_what_is_live_cannot_go_on(tmp_path, source):
-    with pytest.raises(OptionError, match="is live"):
+    with pytest.raises(OptionError, match="is a live source"):
         make_job(source, tmp_path / "j")
 
 
@@ -393,17 +401,96 @@ def test_parts_that_are_none(text):
         Shard.parse(text)
 
 
-def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
-    folder = make_pictures(tmp_path / "in", 1)
-    for text in ("some notes\n", '{"a": 1}\n', encode_row({"type": "answer"}).decode()):
-        (tmp_path / "j").write_text(text)
-        with pytest.raises(DataError, match="journal"):
-            make_job(folder, tmp_path / "j").run_all()
-        assert (tmp_path / "j").read_text() == text
-    newer = encode_row({"type": "head", "journal": 99, "run": {}})
-    (tmp_path / "j").write_bytes(newer)
+def other_database(path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE places (url TEXT)")
+        db.commit()
+
+
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path):
+    """`--journal annotations.json` emptied the file when it did not end in a newline."""
+    folder, path = make_pictures(tmp_path / "in", 1), tmp_path / "j"
+    other_database(tmp_path / "places.sqlite")
+    coco = json.dumps({"images": [], "annotations": [], "categories": []}).encode()
+    for data in (b"x", coco, b"some notes\n", (tmp_path / "places.sqlite").read_bytes()):
+        path.write_bytes(data)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(path)
+        for name in ("j", "link"):
+            with pytest.raises(DataError, match="not a journal"):
+                make_job(folder, tmp_path / name).run_all()
+            with pytest.raises(DataError, match="not a journal"):
+                merge([tmp_path / name])
+        assert path.read_bytes() == data
+    path.unlink()
+    make_job(folder, path).run_all()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
     with pytest.raises(DataError, match="version 99"):
-        make_job(folder, tmp_path / "j").run_all()
+        make_job(folder, path).run_all()
+
+
+def test_one_file_may_contain_several_runs(tmp_path):
+    folder, path = make_pictures(tmp_path / "in", 3), tmp_path / "j"
+    boxes = make_job(folder, path, shared=True)
+    texts = make_job(folder, path, shared=True, task="caption")
+    assert len(boxes.run_all()) == len(texts.run_all()) == 3
+    assert boxes.run_all() == texts.run_all() == []
+    assert {one["type"] for one in boxes.results()} == {"DetectionResult"}
+    assert {one["type"] for one in texts.results()} == {"TextResult"}
+    with pytest.raises(OptionError, match="2 runs"):
+        merge([path])
+
+
+def test_a_job_in_progress_can_be_abandoned_and_read(tmp_path):
+    """A journal at rest is one file in rollback mode: readable where nothing can be written."""
+    path = tmp_path / "j"
+    job = make_job(make_pictures(tmp_path / "in", 3), path)
+    job.run_all()
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("j")] == ["j"]
+    assert path.read_bytes()[18:20] == b"\1\1"  # not the write-ahead mode
+    with Journal(path, job.settings) as journal, pytest.raises(DataError, match="not an item"):
+        journal.add(Row("unknown.png", result="{}"))
+
+
+def test_the_same_images_mounted_elsewhere_are_the_same_job(tmp_path):
+    """Two machines, two mount points, a relative and an absolute path: the shards fit."""
+    here = make_pictures(tmp_path / "here", 20)
+    there = tmp_path / "mnt" / "photos"
+    shutil.copytree(here, there)
+    make_job(here, tmp_path / "1", shard=Shard(1, 2)).run_all()
+    spelled = there.parent / ".." / "mnt" / "photos"
+    make_job(spelled, tmp_path / "2", shard=Shard(2, 2)).run_all()
+    whole = make_job(here, tmp_path / "whole")
+    whole.run_all()
+    assert list(merge([tmp_path / "1", tmp_path / "2"]).results()) == list(whole.results())
+    assert make_job(there, tmp_path / "whole").run_all() == []
+
+
+def test_names_that_sources_share_are_told_apart(tmp_path):
+    a, b = make_pictures(tmp_path / "a", 2), make_pictures(tmp_path / "b", 3)
+    recipe = make_job(a, "").asker.recipe
+
+    def names(*sources):
+        return [item.name for item in Job(recipe, sources, tmp_path / "j").items]
+
+    assert names(a, b) == ["a/0.png", "a/1.png", "b/0.png", "b/1.png", "2.png"]
+    assert names(a / "0.png", b / "2.png") == ["0.png", "2.png"]
+    assert names(str(tmp_path / "*" / "0.png")) == ["a/0.png", "b/0.png"]
+    assert names(a, f"{tmp_path}/./a", a / "1.png") == ["0.png", "1.png"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names there are UTF-8")
+def test_names_that_are_not_utf8(tmp_path):
+    folder = make_pictures(tmp_path / "in", 2)
+    (folder / "0.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    job = make_job(folder, tmp_path / "j")
+    assert len(job.run_all()) == 2
+    assert make_job(folder, tmp_path / "j").run_all() == []
+    assert job.write_json_lines(tmp_path / "o.jsonl") == 2
+    assert job.write_coco(tmp_path / "o.json") == 2
+    images = json.loads((tmp_path / "o.json").read_text())["images"]
+    assert {one["file_name"] for one in images} == {"1.png", "caf%E9.png"}
 
 
 def test_readers_end_with_the_run(tmp_path):

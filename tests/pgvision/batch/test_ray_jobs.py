@@ -11,9 +11,9 @@ pytest.importorskip("ray")
 sys.path.insert(0, str(Path(__file__).parent))
 from answering import make_job, make_pictures
 from storing import FORMS, bucket_served, stored_as
+from test_bulk_jobs import names_in
 
 from pgvision.batch import Job, Recipe
-from pgvision.batch.journal import Scan
 
 NUM_PICTURES = 96
 pytestmark = [
@@ -79,12 +79,12 @@ def test_a_worker_and_the_driver_are_lost_and_nothing_else(cluster, tmp_path):
         if count >= NUM_PICTURES // 2:
             break
     counts.close()  # the driver is stopped here
-    answered = [row["name"] for _, row in Scan(tmp_path / "ray") if row["type"] == "answer"]
+    answered = names_in(tmp_path / "ray")
     assert NUM_PICTURES // 2 <= len(answered) < NUM_PICTURES
 
     *_, last = run_on_ray(job, num_actors=2)
     assert last == NUM_PICTURES - len(answered)
-    names = [row["name"] for _, row in Scan(tmp_path / "ray") if row["type"] == "answer"]
+    names = names_in(tmp_path / "ray")
     assert len(names) == len(set(names)) == NUM_PICTURES
     assert job.num_left() == 0
     job.write_coco(tmp_path / "ray.json")
