@@ -77,17 +77,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
+    """The truth of one image.
+
+    Attributes:
+        boxes: ``(n, 4)`` top, left, bottom, right as shares of the image.
+        classes: ``(n,)`` numbers in the run's wording.
+        colours: ``(n,)``, -1 for unknown.
+        texts: The same for what is written on the objects.
+        codes: ``(n, 16)`` mask codes, -1 for unknown.
+        sentences: JSON with caption, reading and questions.
+        names: Number -> the shard's name, for classes of which every object is annotated.
+        absent: The same, for classes that the image does not show.
+        present: The same, for classes of which at least one object is annotated.
+    """
+
     boxes: FloatArray
-    classes: IntArray  # numbers in the run's wording
+    classes: IntArray
     colours: IntArray
     texts: IntArray
     codes: IntArray
     sentences: str
-    names: Mapping[int, str]  # class -> what the shard calls it, for the annotated ones
-    absent: Mapping[int, str]  # the same, for those that the shard never shows
+    names: Mapping[int, str]
+    absent: Mapping[int, str]
+    present: Mapping[int, str]
+
+    def narrowed(
+        self, *, names: Mapping[int, str], absent: Mapping[int, str], present: Mapping[int, str]
+    ) -> "View":
+        """Return the same image with other statements about its classes."""
+        return replace(self, names=names, absent=absent, present=present)
 
     def truth(self, num_classes: int) -> Truth:
+        """Return what the dense head learns from."""
         known = np.zeros(num_classes, np.bool_)
         known[[*self.names, *self.absent]] = True
         return Truth(self.boxes, self.classes, known, self.colours, self.texts)
@@ -142,7 +164,7 @@ class BatchMaker:
         places = np.array([int(rng.integers(len(self._shards[k].offsets) - 1)) for k in sources])
         pictures, views, rows = [], [], []
         for shard, place in zip(sources, places, strict=True):
-            view = self._view(int(shard), int(place))
+            view = self.view(int(shard), int(place))
             pictures.append(self._picture(int(shard), int(place), rng))
             views.append(view)
             rows += self._examples(view, num_prompts, rng)
@@ -157,19 +179,23 @@ class BatchMaker:
         pixels: FloatArray = relit(self._shards[shard].images[place][None], rng)[0]
         return pixels.transpose(2, 0, 1)
 
-    def _view(self, shard_index: int, place: int) -> _View:
+    def view(self, shard_index: int, place: int) -> View:
+        """Return the truth of one image of a shard."""
         shard = self._shards[shard_index]
         mine = slice(int(shard.offsets[place]), int(shard.offsets[place + 1]))
         number = self._wording.index
         numbers = np.array([number(name) for name in shard.names])
-        return _View(
-            shard.boxes[mine], numbers[shard.classes[mine]], shard.colours[mine],
+        names = {number(name): name for name in shard.names}
+        classes = numbers[shard.classes[mine]]
+        return View(
+            shard.boxes[mine], classes, shard.colours[mine],
             shard.texts[mine], shard.codes[mine], shard.sentences[place],
-            {number(name): name for name in shard.names},
+            names,
             {number(name): name for name in shard.absent},
+            {int(one): names[int(one)] for one in np.unique(classes)},
         )  # fmt: skip
 
-    def _examples(self, view: _View, count: int, rng: np.random.Generator) -> list[_Row]:
+    def _examples(self, view: View, count: int, rng: np.random.Generator) -> list[_Row]:
         """Draw prompts for one picture, no two alike if that can be had."""
         rows: list[_Row] = []
         for _ in range(3 * count):
@@ -182,7 +208,7 @@ class BatchMaker:
             rows.append(self._example(view, rng))
         return rows
 
-    def _example(self, view: _View, rng: np.random.Generator) -> _Row:
+    def _example(self, view: View, rng: np.random.Generator) -> _Row:
         task = str(rng.choice(list(TASK_SHARES), p=list(TASK_SHARES.values())))
         caption, reading, questions = json.loads(view.sentences)
         closed = self._wording.closed
@@ -209,7 +235,7 @@ class BatchMaker:
     def _words(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _class_to_ask(self, view: _View, rng: np.random.Generator) -> tuple[int, str]:
+    def class_to_ask(self, view: View, rng: np.random.Generator) -> tuple[int, str]:
         """Choose a class, and the words to ask for it with."""
         present = np.unique(view.classes)
         missing = np.setdiff1d(list(view.names), present)
@@ -225,8 +251,8 @@ class BatchMaker:
         phrases = self._wording.phrases.get(name, (name,))
         return number, phrases[int(rng.integers(len(phrases)))]
 
-    def _objects(self, view: _View, task: str, rng: np.random.Generator) -> _Row:
-        number, phrase = self._class_to_ask(view, rng)
+    def _objects(self, view: View, task: str, rng: np.random.Generator) -> _Row:
+        number, phrase = self.class_to_ask(view, rng)
         mine = np.flatnonzero(view.classes == number)
         with_masks = task == "segment" and bool((view.codes[mine] >= 0).all())
         kept = mine[: MAX_MASKS if with_masks else MAX_OBJECTS]
@@ -241,7 +267,7 @@ class BatchMaker:
             is_whole=len(kept) == len(mine),
         )
 
-    def _closed_set(self, view: _View, rng: np.random.Generator) -> _Row:
+    def _closed_set(self, view: View, rng: np.random.Generator) -> _Row:
         """Name every object of the closed set, in any order, and then boxes that show nothing."""
         names = {self._wording.index(name): name for name in self._wording.closed}
         mine = rng.permutation(np.flatnonzero(np.isin(view.classes, list(names))))[:CLOSED_OBJECTS]

@@ -3,9 +3,10 @@
     python tests/mutants/mutate.py                 # every area, as many faults as AREAS says
     python tests/mutants/mutate.py tokens --count 5 --seed 1
 
-A fault is one changed operator, constant, comparison, index or call in one function. The same seed plants
-the same faults. Each runs in a copy of the source, so the working tree is never touched. Exits with 1 if
-fewer than ``--goal`` of the faults are noticed; survivors are printed with their line.
+A fault is one changed operator, constant, comparison, index or call in one function. The same
+seed plants the same faults. Each runs in a copy of the source, so the working tree is never
+touched. Exits with 1 if fewer than ``--goal`` of the faults are noticed; survivors are printed
+with their line.
 """
 
 import argparse
@@ -23,11 +24,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SWAPS: dict[type, type] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-    ast.And: ast.Or, ast.Or: ast.And, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-CALLS = {"min": "max", "max": "min", "any": "all", "all": "any", "floor": "ceil", "ceil": "floor", "minimum": "maximum", "maximum": "minimum"}
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+CALLS = {
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "floor": "ceil",
+    "ceil": "floor",
+    "minimum": "maximum",
+    "maximum": "minimum",
+}
 
 
 @dataclass(frozen=True)
@@ -57,10 +81,27 @@ def faults(file: Path) -> Iterator[Fault]:
     """Yield every single fault of a file, in the order of its nodes."""
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    skipped = {id(n) for one in ast.walk(tree) if isinstance(one, (ast.arg, ast.AnnAssign)) and one.annotation for n in ast.walk(one.annotation)}
-    skipped |= {id(n) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) and one.returns for n in ast.walk(one.returns)}
-    raised = {id(n) for one in ast.walk(tree) if isinstance(one, (ast.Raise, ast.JoinedStr)) for n in ast.walk(one)}
-    inside = {id(n) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) for n in ast.walk(one)}
+    skipped = {
+        id(n)
+        for one in ast.walk(tree)
+        if isinstance(one, (ast.arg, ast.AnnAssign)) and one.annotation
+        for n in ast.walk(one.annotation)
+    }
+    skipped |= {
+        id(n)
+        for one in ast.walk(tree)
+        if isinstance(one, ast.FunctionDef) and one.returns
+        for n in ast.walk(one.returns)
+    }
+    raised = {
+        id(n)
+        for one in ast.walk(tree)
+        if isinstance(one, (ast.Raise, ast.JoinedStr))
+        for n in ast.walk(one)
+    }
+    inside = {
+        id(n) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) for n in ast.walk(one)
+    }
     for node in ast.walk(tree):
         if id(node) not in inside or id(node) in skipped or id(node) in raised:
             continue
@@ -76,20 +117,36 @@ def changes(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in SWAPS:
         yield ast.unparse(ast.Compare(node.left, [SWAPS[type(node.ops[0])]()], node.comparators))
     elif isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
-        if not isinstance(node.left, (ast.Constant, ast.JoinedStr)) or not isinstance(node.left.value if isinstance(node.left, ast.Constant) else "", str):
+        if not isinstance(node.left, (ast.Constant, ast.JoinedStr)) or not isinstance(
+            node.left.value if isinstance(node.left, ast.Constant) else "", str
+        ):
             yield f"({ast.unparse(ast.BinOp(node.left, SWAPS[type(node.op)](), node.right))})"
     elif isinstance(node, ast.BoolOp):
         yield f"({ast.unparse(ast.BoolOp(SWAPS[type(node.op)](), node.values))})"
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
         yield f"({ast.unparse(node.operand)})"
-    elif isinstance(node, ast.Constant) and type(node.value) in (int, float) and not isinstance(node.value, bool):
+    elif (
+        isinstance(node, ast.Constant)
+        and type(node.value) in (int, float)
+        and not isinstance(node.value, bool)
+    ):
         yield repr(node.value + 1)
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield repr(not node.value)
     elif isinstance(node, ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        name = (
+            node.func.id
+            if isinstance(node.func, ast.Name)
+            else node.func.attr
+            if isinstance(node.func, ast.Attribute)
+            else ""
+        )
         if name in CALLS:
-            func = ast.Name(CALLS[name]) if isinstance(node.func, ast.Name) else ast.Attribute(node.func.value, CALLS[name])
+            func = (
+                ast.Name(CALLS[name])
+                if isinstance(node.func, ast.Name)
+                else ast.Attribute(node.func.value, CALLS[name])
+            )
             yield ast.unparse(ast.Call(func, node.args, node.keywords))
     elif isinstance(node, ast.Slice) and isinstance(node.step, ast.UnaryOp):
         yield ":"
@@ -121,7 +178,7 @@ def chosen(area: Area, count: int, seed: int) -> list[Fault]:
     files = [path for pattern in area.files for path in sorted(ROOT.glob(pattern))]
     if not files:
         raise SystemExit(f"no file matches {area.files}")
-    pools = [[one for one in faults(path)] for path in files]
+    pools = [list(faults(path)) for path in files]
     for pool in pools:
         rng.shuffle(pool)
     picked: list[Fault] = []
@@ -141,10 +198,30 @@ def noticed(fault: Fault, area: Area, copy: Path, timeout: float) -> str | None:
     target.write_text(fault.source, encoding="utf-8")
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", *area.tests],
-            cwd=copy, env=os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "HYPOTHESIS_STORAGE_DIRECTORY": str(copy / ".hypothesis")},
-            capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--no-header",
+                *area.tests,
+            ],
+            cwd=copy,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(copy),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "HYPOTHESIS_STORAGE_DIRECTORY": str(copy / ".hypothesis"),
+            },
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return "a test that does not end"
     finally:
@@ -157,30 +234,51 @@ def noticed(fault: Fault, area: Area, copy: Path, timeout: float) -> str | None:
 
 def main() -> None:
     """Plant, run, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("areas", nargs="*", choices=[*AREAS, []], help="default: all")
     parser.add_argument("--count", type=int, help="faults of each area")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--goal", type=float, default=0.95)
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for the tests of one fault")
+    parser.add_argument(
+        "--timeout", type=float, default=300.0, help="seconds for the tests of one fault"
+    )
     options = parser.parse_args()
     seen = total = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "demo", "__pycache__", ".hypothesis", "*.egg-info"))
+        shutil.copytree(
+            ROOT,
+            copy,
+            ignore=shutil.ignore_patterns(
+                ".git", ".venv", "build", "demo", "__pycache__", ".hypothesis", "*.egg-info"
+            ),
+        )
         for name in options.areas or AREAS:
             area, survivors, started = AREAS[name], [], time.monotonic()
             picked = chosen(area, options.count or area.count, options.seed)
             for fault in picked:
                 test = noticed(fault, area, copy, options.timeout)
-                place = f"{fault.file.relative_to(ROOT)}:{fault.line}: {fault.before!r} -> {fault.after!r}"
-                print(f"{'seen' if test else 'MISSED'} {place}{f' ({test})' if test else ''}", flush=True)
+                file = fault.file.relative_to(ROOT)
+                place = f"{file}:{fault.line}: {fault.before!r} -> {fault.after!r}"
+                print(
+                    f"{'seen' if test else 'MISSED'} {place}{f' ({test})' if test else ''}",
+                    flush=True,
+                )
                 if test is None:
                     survivors.append(place)
             seen, total = seen + len(picked) - len(survivors), total + len(picked)
-            print(f"== {name}: {len(picked) - len(survivors)} of {len(picked)} noticed, {time.monotonic() - started:.0f} s", flush=True)
+            print(
+                f"== {name}: {len(picked) - len(survivors)} of {len(picked)} noticed,",
+                f"{time.monotonic() - started:.0f} s",
+                flush=True,
+            )
     share = seen / max(1, total)
-    print(f"{seen} of {total} planted faults noticed: {100 * share:.0f}% (goal {100 * options.goal:.0f}%)")
+    print(
+        f"{seen} of {total} planted faults noticed:",
+        f"{100 * share:.0f}% (goal {100 * options.goal:.0f}%)",
+    )
     raise SystemExit(share < options.goal)
 
 

@@ -163,15 +163,15 @@ def test_absent_classes_are_asked_for_now_and_then(shard: Shard) -> None:
         sentences=('["", "", []]',), names=("helmet", "head", "cone"), absent=("truck",),
     )  # fmt: skip
     one = BatchMaker([few], _TOKENIZER, NUM_IMAGE_TOKENS)
-    view, rng = one._view(0, 0), np.random.default_rng(0)
-    asked = [one._class_to_ask(view, rng)[0] for _ in range(4000)]
+    view, rng = one.view(0, 0), np.random.default_rng(0)
+    asked = [one.class_to_ask(view, rng)[0] for _ in range(4000)]
     shares = {name: asked.count(CLASSES.index(name)) / 4000 for name in ("truck", "head", "cone")}
     wanted = {"truck": 0.2 * 0.15, "head": 0.97 * 0.1, "cone": 0.97 * 0.1}
     assert shares == pytest.approx(wanted, abs=0.015)
 
 
 def test_dense_targets_say_where_objects_are(maker: BatchMaker, shard: Shard) -> None:
-    view = maker._view(0, 5)
+    view = maker.view(0, 5)
     targets = dense_targets([view.truth(len(CLASSES))], 10)
     assert targets.present.shape == (1, 100, len(CLASSES))
     for box, label in zip(view.boxes, view.classes, strict=True):
@@ -240,7 +240,7 @@ def test_the_dense_head_prefers_the_truth() -> None:
 
 
 def test_edges_cost_what_they_are_of_the_side(maker: BatchMaker) -> None:
-    targets = dense_targets([maker._view(0, row).truth(len(CLASSES)) for row in range(SIZE)], 10)
+    targets = dense_targets([maker.view(0, row).truth(len(CLASSES)) for row in range(SIZE)], 10)
     here = targets.present > 0
     spans = targets.edges[..., 2:] - targets.edges[..., :2]
     torch.testing.assert_close(targets.sides[here], spans[here])
@@ -248,7 +248,7 @@ def test_edges_cost_what_they_are_of_the_side(maker: BatchMaker) -> None:
     checked = 0
     for row in range(SIZE):
         for label, count in zip(
-            *np.unique(maker._view(0, row).classes, return_counts=True), strict=True
+            *np.unique(maker.view(0, row).classes, return_counts=True), strict=True
         ):
             if count == 1:
                 tokens = float(targets.present[row, :, label].sum())

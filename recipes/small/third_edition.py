@@ -1,0 +1,222 @@
+"""Trains ``small``, third edition: ``python -m recipes.small.third_edition``.
+
+The frozen blocks are read from files (`recipes.small.cache`); the two upper blocks of the image
+encoder, the projector and the language model learn. Training-only heads guide them, as in the
+second edition. A run resumes from ``state.pt`` in its folder with the same command.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+
+from pgvision.files import replaced_path
+from recipes.batches import Batch
+from recipes.dense import AskedHead, DenseHead
+from recipes.pointing import PlaceHead, ToldHead
+from recipes.reading import text_losses
+from recipes.scenes.vocabulary import SIGN_WORDS
+from recipes.shards import COLOURS
+from recipes.small.cache import FROZEN
+from recipes.small.prompts import WORDING, PhotographBatches
+
+_LOG = logging.getLogger(__name__)
+# Weights of the losses; the suffix loss counts whole.
+_WEIGHTS: Final = {
+    "suffix": 1.0,
+    "dense": 0.5,
+    "asked": 0.5,
+    "looks": 0.3,
+    "edges": 0.2,
+    "arrived": 0.2,
+    "place": 0.2,
+    "told": 0.1,
+    "placed": 0.0,
+}
+_WARMUP: Final = 60  # steps
+_LOG_EVERY, _SAVE_EVERY = 20, 100  # steps
+
+
+class ThirdEdition(nn.Module):
+    """Model and training-only heads.
+
+    Args:
+        start: Checkpoint folder to begin with.
+    """
+
+    def __init__(self, start: Path) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.processor = AutoProcessor.from_pretrained(start)
+        self.model = PaliGemmaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        self.model.set_attn_implementation("eager")  # its backward pass is faster on a CPU
+        tower = self.model.model.vision_tower
+        self.tower = getattr(tower, "vision_model", tower)
+        self.grid = self.tower.config.image_size // self.tower.config.patch_size
+        for part in (self.tower.embeddings, *self.tower.encoder.layers[:FROZEN]):
+            part.requires_grad_(False)
+        width = self.model.config.text_config.hidden_size
+        self.head = DenseHead(
+            self.tower.config.hidden_size,
+            num_classes=len(WORDING.classes),
+            num_colours=len(COLOURS),
+            num_texts=len(SIGN_WORDS),
+        )
+        self.asked, self.told = AskedHead(width), ToldHead(width)
+        self.place, self.placed = PlaceHead(width, grid=self.grid), PlaceHead(width, grid=self.grid)
+        self.first_loc = int(self.processor.tokenizer.convert_tokens_to_ids("<loc0000>"))
+        # The longest rows differ; few sizes keep padding and memory steady.
+        self.lengths = [self.grid**2 + one for one in (16, 32, 48, 64, 96, 144)]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a batch, by name."""
+        hidden = batch.pictures
+        for layer in self.tower.encoder.layers[FROZEN:]:
+            hidden = layer(hidden, attention_mask=None)
+        seen = self.tower.post_layernorm(hidden)
+        projected = self.model.model.multi_modal_projector(seen)
+        losses = {"dense": self.head(seen, batch.dense), "place": self.place(projected)}
+        return losses | text_losses(
+            self.model, projected, batch, asked=self.asked, told=self.told, place=self.placed,
+            first_loc=self.first_loc, groups=3, lengths=self.lengths,
+        )  # fmt: skip
+
+    def optimiser(self) -> torch.optim.AdamW:
+        """Return AdamW over five groups, by name.
+
+        AdamW throughout: torch's Muon multiplies in bfloat16, 20 times slower on a CPU without it.
+        """
+        groups: dict[str, list[nn.Parameter]] = {
+            name: [] for name in ("vision", "vision rest", "text", "text rest", "heads")
+        }
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                part = "vision" if "vision_tower" in name or "projector" in name else "text"
+                is_matrix = parameter.ndim == 2 and ".layers." in name
+                groups[part if is_matrix else f"{part} rest"].append(parameter)
+        for head in (self.head, self.asked, self.told, self.place, self.placed):
+            groups["heads"] += list(head.parameters())
+        named = [{"params": held, "name": name, "lr": 0.0} for name, held in groups.items()]
+        return torch.optim.AdamW(named, betas=(0.9, 0.98), weight_decay=0.02)
+
+    def trained(self) -> dict[str, Tensor]:
+        """Return the state of all that learns."""
+        names = {name for name, one in self.named_parameters() if one.requires_grad}
+        return {name: one for name, one in self.state_dict().items() if name in names}
+
+
+def learning_rates(
+    step: int, *, steps: int, head_steps: int, decay: float, rate: float, vision_rate: float
+) -> dict[str, float]:
+    """Return the rate of each group at a step: the heads first, a rise, a plateau, a fall to 0."""
+    fall = min(1.0, (steps - step) / (decay * steps))
+    rise = min(1.0, max(0, step - head_steps) / _WARMUP)
+    model = {
+        "vision": vision_rate,
+        "vision rest": vision_rate / 2,
+        "text": rate,
+        "text rest": rate / 2,
+    }
+    return {name: one * rise * fall for name, one in model.items()} | {"heads": 1.5e-3 * fall}
+
+
+def save_state(
+    recipe: ThirdEdition, optimiser: torch.optim.Optimizer, step: int, path: Path
+) -> None:
+    """Write the state of a run; an earlier one stays whole until this one is."""
+    state = {"weights": recipe.trained(), "optimiser": optimiser.state_dict(), "step": step}
+    with replaced_path(path) as aside:
+        torch.save(state, aside)
+
+
+def train(recipe: ThirdEdition, options: argparse.Namespace) -> None:
+    """Take the steps that are left."""
+    optimiser, state_path, step = recipe.optimiser(), options.out / "state.pt", 0
+    # 1. Resume.
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        recipe.load_state_dict(state["weights"], strict=False)
+        optimiser.load_state_dict(state["optimiser"])
+        step = int(state["step"])
+        _LOG.info("resumed at step %d", step)
+    batches = PhotographBatches(
+        options.cache, recipe.processor.tokenizer, recipe.grid**2, scenes=options.scenes
+    )
+    recent: list[dict[str, float]] = []
+    started = time.monotonic()
+    while step < options.steps:
+        # 2. A batch is a function of its step.
+        torch.manual_seed(step)
+        batch = batches.draw((7, step), num_images=options.images, num_prompts=options.prompts)
+        rates = learning_rates(
+            step, steps=options.steps, head_steps=options.head_steps, decay=options.decay,
+            rate=options.rate, vision_rate=options.vision_rate,
+        )  # fmt: skip
+        for group in optimiser.param_groups:
+            group["lr"] = rates[group["name"]]
+        # 3. One step. Heads are not clipped with the model: they are thrown away.
+        losses = recipe(batch)
+        total = torch.stack([_WEIGHTS[name] * one for name, one in losses.items()]).sum()
+        if not torch.isfinite(total):
+            raise SystemExit(f"step {step}: the loss is not finite: {losses}")
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(recipe.model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        # 4. Curve and state.
+        recent.append({name: float(one.detach()) for name, one in losses.items()})
+        if step % _LOG_EVERY == 0:
+            line: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - started)}
+            line |= {
+                name: round(float(np.mean([one[name] for one in recent])), 4) for name in losses
+            }
+            recent = []
+            with (options.out / "curve.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            _LOG.info("%s", line)
+        if step % _SAVE_EVERY == 0 or step == options.steps:
+            save_state(recipe, optimiser, step, state_path)
+
+
+def export(recipe: ThirdEdition, folder: Path) -> None:
+    """Write weights in half precision with the processor, as transformers does."""
+    recipe.model.to(torch.float16).save_pretrained(folder)
+    recipe.processor.save_pretrained(folder)
+
+
+def main() -> None:
+    """Train, then export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="files of recipes.small.cache")
+    parser.add_argument("--start", type=Path, required=True, help="checkpoint folder to begin with")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--images", type=int, default=12, help="images of one step")
+    parser.add_argument("--prompts", type=int, default=2, help="prompts of one image")
+    parser.add_argument("--scenes", type=float, default=0.22, help="share of rendered scenes")
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--vision-rate", type=float, default=6e-5)
+    parser.add_argument("--head-steps", type=int, default=40, help="first steps: heads alone")
+    parser.add_argument(
+        "--decay", type=float, default=0.6, help="last share, over which rates fall"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    recipe = ThirdEdition(options.start)
+    train(recipe, options)
+    export(recipe, options.out / "checkpoint")
+
+
+if __name__ == "__main__":
+    main()
