@@ -24,9 +24,7 @@ from pgvision.masks import crop_mask, masks_to_rle
 from pgvision.results import DetectionResult
 from pgvision.rle import rle_to_mask
 from pgvision.runtime import Picture, Request, load
-from pgvision.tasks.asking import Answered
-from pgvision.tasks.detector import Detector
-from pgvision.tasks.segmenter import Segmenter
+from pgvision.tasks import Answered, Detector, Segmenter
 from pgvision.tokens.bins import decode_boxes, encode_boxes
 from pgvision.tokens.scoring import SCORE_RULES
 from recipes.scenes import CLASSES, Scene, caption_counts, render_scene
@@ -113,15 +111,15 @@ def _constant(result: DetectionResult) -> DetectionResult:
 def detection_figures(model: str, count: int) -> dict[str, Any]:
     """Return AP for every score rule, with constant scores, soft edges, and other decoding."""
     gt = ground_truth(count, masks=False)
-    answered = ask_all(Detector(CLASSES, model=model), count)
+    answered = ask_all(Detector(CLASSES, model=model, conf=0.0), count)
     figures: dict[str, Any] = {}
     for rule in SCORE_RULES:
-        reader = Detector(CLASSES, model=model, score=rule)
+        reader = Detector(CLASSES, model=model, conf=0.0, score=rule)
         found = [reader.read(frame, asked) for frame, asked in answered]
         figures[rule] = _average_precision(gt, found, "bbox")
         if rule == SCORE_RULES[0]:
             figures["constant"] = _average_precision(gt, [_constant(f) for f in found], "bbox")
-    reader = Detector(CLASSES, model=model, soft=True)
+    reader = Detector(CLASSES, model=model, conf=0.0, soft=True)
     soft = [reader.read(frame, asked) for frame, asked in answered]
     figures["soft edges, default rule"] = _average_precision(gt, soft, "bbox")
     figures["objects"] = len(gt["annotations"])
@@ -140,8 +138,8 @@ def decoding_figures(model: str, count: int) -> dict[str, Any]:
     """Return AP without the grammar, and with objects beyond the model's own stop."""
     gt = ground_truth(count, masks=False)
     others = {
-        "unconstrained": Detector(CLASSES, model=model, constrained=False),
-        "2 objects past the end": Detector(CLASSES, model=model, extra_objects=2),
+        "unconstrained": Detector(CLASSES, model=model, conf=0.0, constrained=False),
+        "2 objects past the end": Detector(CLASSES, model=model, conf=0.0, extra_objects=2),
     }
     figures: dict[str, Any] = {}
     for name, detector in others.items():
@@ -206,11 +204,11 @@ def separation(
 def segmentation_figures(model: str, count: int) -> dict[str, Any]:
     """Return mask AP with arg-max and soft codes, and the ceiling that the codec allows."""
     gt = ground_truth(count, masks=True)
-    segmenter = Segmenter(CLASSES, model=model)
+    segmenter = Segmenter(CLASSES, model=model, conf=0.0)
     answered = ask_all(segmenter, count)
     figures = {"ceiling of the codec": codec_ceiling(gt, segmenter.codec)}
     for name, soft in (("arg-max", False), ("soft", True)):
-        reader = Segmenter(CLASSES, model=model, soft=soft)
+        reader = Segmenter(CLASSES, model=model, conf=0.0, soft=soft)
         found = [reader.read(frame, asked) for frame, asked in answered]
         figures[name] = _average_precision(gt, found, "segm")
         if not soft:

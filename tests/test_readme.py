@@ -188,5 +188,5 @@ def test_the_pages_are_built_and_their_links_lead_somewhere(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "tasks" / "index.html").read_text(encoding="utf-8")
-    assert 'id="pgvision.tasks.detector.Detector.stream"' in page
+    assert 'id="pgvision.tasks.detect.Detector.stream"' in page
     assert page.count("&gt;&gt;&gt;") > 5, "examples are shown as code"

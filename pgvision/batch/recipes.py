@@ -81,8 +81,8 @@ class Recipe:
         given: dict[str, Any] = {**self.keywords, "drafts": "off"}
         if self.task == "ask":
             question, choices = given.pop("question"), given.pop("choices", None)
-            asked = Answerer(**given).stream(frames, question, choices=choices, on_error="record")
-            return iter(asked)
+            asked = Answerer(**given).task(question, choices)
+            return asked.stream(frames, on_error="record")
         kinds = {"detect": Detector, "segment": Segmenter, "caption": Captioner, "read": Reader}
         make: Any = kinds[self.task]
         found: Iterator[Outcome] = make(**given).stream(frames, on_error="record")

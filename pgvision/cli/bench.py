@@ -78,7 +78,9 @@ def _compare(
     from pgvision import Detector
     from pgvision.samples import RENDERED, load
 
-    detector = Detector(classes, generator=engine, batch_size=max(num_pictures, len(classes)))
+    detector = Detector(
+        classes, generator=engine, conf=0.0, batch_size=max(num_pictures, len(classes))
+    )
     plain = Detector(
         classes, generator=engine, batch_size=max(num_pictures, len(classes)), constrained=False
     )

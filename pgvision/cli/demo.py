@@ -32,7 +32,7 @@ def demo(
     sources = [*pictures, str(video)]
     options = BoxOptions(sources=sources, out=out, coco=out / "coco.json", overwrite=True)
     failed = run_job(
-        Detector(["helmet", "person"], conf=0.25).stream(sources),
+        Detector(["helmet", "person"], conf=0.25, unknown="ask").stream(sources),
         options,
         choose_outputs(options),
     )

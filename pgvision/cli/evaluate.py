@@ -182,8 +182,9 @@ def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter
         **options.for_load,
         batch_size=options.batch_size,
         classes_per_prompt=options.classes_per_prompt,
-        conf=options.conf,
+        conf=options.conf or 0.0,
         extra_objects=options.extra_objects,
+        unknown=options.unknown,
     )
 
 
@@ -199,7 +200,7 @@ def _evaluate_texts(options: EvalOptions) -> bool:
 
     def ask(image: Path, language: str, question: str) -> str:
         make = Answerer if options.task == "ask" else Captioner
-        task = make(language, **options.for_load)
+        task = make(language, **options.for_load, unknown=options.unknown)
         return task(image, question).text if isinstance(task, Answerer) else task(image).text
 
     figures, failed = evaluate_texts(cases, ask, options.out, task=options.task)

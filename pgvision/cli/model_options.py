@@ -72,6 +72,7 @@ class ModelOptions:
         quantize: What the weights are rounded to; None means not at all.
         threads: Of the processor; None means what suits the model.
         compiled: Whether the passes that write answers are compiled.
+        unknown: Whether names, questions and images outside the model's training are refused.
     """
 
     model: Model = None
@@ -111,6 +112,15 @@ class ModelOptions:
             rich_help_panel=MODEL_PANEL,
         ),
     ] = False
+
+    unknown: Annotated[
+        Literal["refuse", "ask"],
+        typer.Option(
+            help="Classes, questions and images that the model was not trained on: refuse them, "
+            "or ask anyway.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = "refuse"
 
     @property
     def for_load(self) -> LoadKeywords:

@@ -89,22 +89,12 @@ def _made(
 
 
 def asked(phrase: str, options: ModelOptions) -> tuple[str, ...]:
-    """Split into classes and hold them to what the checkpoint knows, before it is loaded.
-
-    Args:
-        phrase: As typed: classes between semicolons.
-        options: Which model.
-
-    Returns:
-        The classes, as the checkpoint knows them.
-    """
-    from pgvision.cli.console import say
+    """Split a phrase into classes (between semicolons), and refuse those unknown to the model."""
     from pgvision.runtime import find_checkpoint
-    from pgvision.runtime.knowledge import known_classes
+    from pgvision.tasks.names import known_classes
     from pgvision.tokens import require_classes
 
     classes = require_classes(split_phrases(phrase))
-    names, notes = known_classes(classes, find_checkpoint(options.model, kind=options.kind))
-    for note in notes:
-        say(note, style="yellow")
-    return names
+    card = find_checkpoint(options.model, kind=options.kind)
+    known_classes(classes, card, unknown=options.unknown)
+    return classes

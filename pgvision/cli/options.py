@@ -11,6 +11,7 @@ import typer
 
 from pgvision.cli.bulk_options import JournalFile, Ray, RayActors, Resume, RetryUnread, ShardText
 from pgvision.cli.model_options import MODEL_HELP, MODEL_PANEL, LoadKeywords, ModelOptions
+from pgvision.errors import OptionError
 from pgvision.images import OnError
 
 _Options = TypeVar("_Options")
@@ -25,7 +26,12 @@ ImagesFolder = Annotated[
 Split = Annotated[str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)]
 Conf = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Keep objects of at least this score.", show_default="all"),
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Keep objects of at least this score; 0 keeps all.",
+        show_default="the thresholds of the model's card; all with --coco",
+    ),
 ]
 
 ColorBy = Literal["class", "track", "index"]
@@ -76,6 +82,7 @@ class TaskKeywords(LoadKeywords):
 
     batch_size: int | None
     drafts: Drafts
+    unknown: Literal["refuse", "ask"]
 
 
 class ObjectKeywords(TypedDict):
@@ -86,7 +93,7 @@ class ObjectKeywords(TypedDict):
     max_objects: int | None
     classes_per_prompt: int | None
     extra_objects: int
-    tile: int | None
+    tile: int | Literal["auto"] | None
     calibrate: Path | None
 
 
@@ -210,7 +217,12 @@ class RunOptions(ModelOptions):
     @property
     def for_model(self) -> TaskKeywords:
         """The keywords of a task."""
-        return TaskKeywords(**self.for_load, batch_size=self.batch_size, drafts=self.drafts)
+        return TaskKeywords(
+            **self.for_load,
+            batch_size=self.batch_size,
+            drafts=self.drafts,
+            unknown=self.unknown,
+        )
 
     @property
     def for_stream(self) -> StreamKeywords:
@@ -223,7 +235,7 @@ class BoxOptions(RunOptions):
     """What commands take beside `RunOptions` that find objects.
 
     Attributes:
-        conf: Least score of an object that is kept; None keeps all.
+        conf: Least score of an object that is kept; None: the thresholds of the card.
         nms: Overlap from which two objects of a class are one.
         max_objects: How many of a picture are kept, the best first.
         classes_per_prompt: How many classes are asked for at once; None: as the checkpoint likes.
@@ -252,9 +264,11 @@ class BoxOptions(RunOptions):
     classes_per_prompt: ClassesPerPrompt = None
     extra_objects: ExtraObjects = 0
     tile: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            min=1, help="Look at squares of this side too: small objects, large pictures."
+            metavar="SIDE|auto",
+            help="Look at square tiles of this side in pixels too, for small objects in large "
+            "images; 'auto' chooses the side.",
         ),
     ] = None
     calibrate: Annotated[
@@ -295,14 +309,23 @@ class BoxOptions(RunOptions):
     def for_objects(self) -> ObjectKeywords:
         """The keywords of a task that finds objects, beside `for_model`."""
         return ObjectKeywords(
-            conf=self.conf,
+            # A COCO file is for evaluators, who want every object.
+            conf=0.0 if self.conf is None and self.coco else self.conf,
             nms=self.nms,
             max_objects=self.max_objects,
             classes_per_prompt=self.classes_per_prompt,
             extra_objects=self.extra_objects,
-            tile=self.tile,
+            tile=_tile(self.tile),
             calibrate=self.calibrate,
         )
+
+
+def _tile(side: str | None) -> int | Literal["auto"] | None:
+    if side is None or side == "auto":
+        return side  # type: ignore[return-value]
+    if not side.isdecimal():
+        raise OptionError(f"--tile: expected a side in pixels or auto, got {side!r}")
+    return int(side)
 
 
 def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:

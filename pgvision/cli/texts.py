@@ -91,7 +91,7 @@ def ask(
         from pgvision import Answerer
 
         answerer = Answerer(language, free_text=free, num_alternatives=best, **options.for_model)
-        return answerer.stream(sources, question, choices=choices, **options.for_stream)
+        return answerer.task(question, choices).stream(sources, **options.for_stream)
 
     end(run_task(stream, options))
 

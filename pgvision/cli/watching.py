@@ -113,7 +113,13 @@ def watch(classes: tuple[str, ...], options: LiveOptions, watched: Watch) -> int
     """
     source = _source(options)
     watched.source = source if isinstance(source, Live) else None
-    detector = Detector(classes, **options.for_load, conf=options.conf, drafts=options.drafts)
+    detector = Detector(
+        classes,
+        **options.for_load,
+        conf=options.conf,
+        drafts=options.drafts,
+        unknown=options.unknown,
+    )
     results = detector.stream(source, on_error="record")
     with closing(results), Meter("frames") as meter:  # type: ignore[type-var]
         try:

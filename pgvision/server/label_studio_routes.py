@@ -11,12 +11,12 @@ from pgvision.errors import DataError, PgvisionError, PromptError
 from pgvision.labelling.label_studio import LabelConfig, prediction, read_label_config
 from pgvision.results import DetectionResult
 from pgvision.runtime import CheckpointCard
-from pgvision.runtime.knowledge import known_classes
 from pgvision.server.fields import checked
 from pgvision.server.forms import Form, read_json
 from pgvision.server.refusals import Refusal
 from pgvision.server.service import Service
 from pgvision.server.tasks import KINDS
+from pgvision.tasks.names import known_classes
 
 _HOME = "LABEL_STUDIO_URL"
 
@@ -79,7 +79,7 @@ def _names(config: LabelConfig, card: CheckpointCard) -> dict[str, str]:
     refused: list[str] = []
     for label in config.labels:
         try:
-            names |= dict.fromkeys(known_classes([label], card)[0], label)
+            names |= {name.given: label for name in known_classes([label], card)}
         except PromptError as error:
             refused.append(str(error))
     if not names:

@@ -74,7 +74,8 @@ class Service:
         )
         decoded = time.perf_counter()
         job = Job(frame, asks, deadline_of(request, self.settings))
-        answers = await self._wait(request, batcher, job)
+        # No prompts: the task refuses the image.
+        answers = await self._wait(request, batcher, job) if asks else []
         result = await run_in_threadpool(_read, prepared.task, frame, answers)
         timings = {
             "picture": decoded - started,

@@ -6,7 +6,6 @@ from typing import Any
 
 from pgvision.results import Answer
 from pgvision.runtime import Generator
-from pgvision.runtime.knowledge import known_classes, known_question
 from pgvision.server.fields import (
     AskFields,
     CaptionFields,
@@ -17,7 +16,6 @@ from pgvision.server.fields import (
 )
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 from pgvision.tasks.asking import Task
-from pgvision.tokens import require_classes
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Prepared:
 
     Attributes:
         task: Its ``plan`` and ``read``.
-        notes: What the caller should know: names that were changed, a question that is not known.
+        notes: What the caller should know: names that were asked for under another.
     """
 
     task: Task[Answer]
@@ -34,11 +32,9 @@ class Prepared:
 
 
 def _objects(fields: ObjectFields, generator: Generator) -> Prepared:
-    classes = require_classes(fields.classes)
-    names, notes = known_classes(classes, generator.card)
     make = Segmenter if isinstance(fields, SegmentFields) else Detector
     task = make(
-        names,
+        fields.classes,
         generator=generator,
         conf=fields.conf,
         nms=fields.nms,
@@ -46,7 +42,7 @@ def _objects(fields: ObjectFields, generator: Generator) -> Prepared:
         tile=fields.tile,
         soft=fields.soft,
     )
-    return Prepared(task, notes)
+    return Prepared(task, task.notes)
 
 
 def _caption(fields: CaptionFields, generator: Generator) -> Prepared:
@@ -54,11 +50,8 @@ def _caption(fields: CaptionFields, generator: Generator) -> Prepared:
 
 
 def _ask(fields: AskFields, generator: Generator) -> Prepared:
-    asked, warning = fields.question, None
-    if fields.choices is None:
-        asked, warning = known_question(fields.question, generator.card)
     answerer = Answerer(fields.language, generator=generator)
-    return Prepared(answerer.task(asked, fields.choices), () if warning is None else (warning,))
+    return Prepared(answerer.task(fields.question, fields.choices))
 
 
 def _read(fields: ReadFields, generator: Generator) -> Prepared:

@@ -1,7 +1,18 @@
-"""What users type: Detector, Segmenter, Captioner, Answerer and Reader."""
+"""Tasks, which users type: Detector, Segmenter, Captioner, Answerer and Reader."""
 
-from pgvision.tasks.detector import Detector
-from pgvision.tasks.segmenter import Segmenter
-from pgvision.tasks.texts import Answerer, Captioner, Reader
+from pgvision.tasks.asking import Answered, Ask, Task
+from pgvision.tasks.detect import Detector, Segmenter
+from pgvision.tasks.run import Predictor
+from pgvision.tasks.text import Answerer, Captioner, Reader
 
-__all__ = ["Answerer", "Captioner", "Detector", "Reader", "Segmenter"]
+__all__ = [
+    "Answered",
+    "Answerer",
+    "Ask",
+    "Captioner",
+    "Detector",
+    "Predictor",
+    "Reader",
+    "Segmenter",
+    "Task",
+]

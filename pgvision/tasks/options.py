@@ -1,49 +1,88 @@
-"""The options that tasks share, each written once; `Unpack` gives them to every signature."""
+"""Options of the tasks: each written once with its type and range, and one checker for all."""
 
 import difflib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal, TypedDict, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pgvision.errors import OptionError
 from pgvision.evaluation import Calibration
 from pgvision.images import Color
 from pgvision.runtime import Drafts, Generator
-from pgvision.tokens.scoring import DEFAULT_SCORE, ScoreRule, require_score_rule
+from pgvision.tokens.scoring import DEFAULT_SCORE, ScoreRule
 
 Labels = Literal["asked", "open"]
+Unknown = Literal["refuse", "ask"]
 
 
-class ReadOptions(TypedDict, total=False):
-    """How frames are read.
+class Range(NamedTuple):
+    """Least and greatest value of a number, both included."""
+
+    low: float
+    high: float = math.inf
+
+
+Count: TypeAlias = Annotated[int, Range(1)]
+Share: TypeAlias = Annotated[float, Range(0, 1)]
+Conf: TypeAlias = Share | Literal["auto"]
+
+
+class ImageOptions(TypedDict, total=False):
+    """Options of a call with one image.
 
     Attributes:
         color: "bgr" (OpenCV's order, the default) or "rgb", for arrays.
+        conf: `Detector` and `Segmenter` only: replaces the task's ``conf`` for this call.
+    """
+
+    color: Color
+    conf: Conf | None
+
+
+class ReadOptions(ImageOptions, total=False):
+    """Options of ``predict`` and ``stream``.
+
+    Attributes:
         recursive: Read folders with their subfolders.
         stride: Of a video use each ``stride``-th frame.
     """
 
-    color: Color
     recursive: bool
-    stride: int
+    stride: Count
 
 
 class ModelOptions(TypedDict, total=False):
-    """Which model answers, and how it is run.
+    """Which model runs, and how.
 
     Attributes:
         model: Hub id, folder, ``"tiny"``, ``"small"`` or the address of an engine that serves one
             (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"small"``.
         revision, device, dtype, quantize, threads, compiled: See `pgvision.runtime.load`.
-        batch_size: Prompts that go through the model together; None: 8, or 1 for what is live (a
-            camera, an address that names no video file), whose pictures should not wait.
-        drafts: "exact" (default): over video the last frame's answer is the guess at the next,
-            which saves passes and changes no answer. "steady": bins that are nearly as good as
-            the best stay as they were (at most 0.8% of the picture's side off), so that boxes do
+        batch_size: Prompts that go through the model together; None: 8, or 1 for live sources (a
+            camera, an address that names no video file), whose images should not wait.
+        drafts: "exact" (default): over video the last frame's answer is a speculative draft of the
+            next, which saves passes and changes no answer. "steady": bins that are nearly as good
+            as the best stay as they were (at most 0.8% of the image's side off), so that boxes do
             not tremble. "off".
-        generator: Another engine to ask (`pgvision.runtime.Generator`).
-        kind: "pt", "mix", "ft", ...: which prompts the model knows; None: what its card says.
+        generator: Another engine (`pgvision.runtime.Generator`).
+        kind: "pt", "mix", "ft", ...: the kind of prompts; None: what the checkpoint's card says.
+        unknown: "refuse" (default): names, questions and images that a model was not trained on
+            are refused where its card lists what it was trained on. "ask": ask anyway.
     """
 
     model: str | Path | None
@@ -51,131 +90,164 @@ class ModelOptions(TypedDict, total=False):
     device: str | None
     dtype: str | None
     quantize: str | None
-    threads: int | None
+    threads: Count | None
     compiled: bool
-    batch_size: int | None
+    batch_size: Count | None
     drafts: Drafts
     generator: Generator | None
     kind: str | None
+    unknown: Unknown
+
+
+class AnswerOptions(ModelOptions, total=False):
+    """Options of an `Answerer`.
+
+    Attributes:
+        free_text: Send the question as it is, without "answer {language}" in front; mix
+            checkpoints take that. Not compared with the questions of the card.
+        num_alternatives: How many best answers to return in ``.alternatives``, the answer first.
+    """
+
+    free_text: bool
+    num_alternatives: Count
 
 
 class ObjectOptions(ModelOptions, total=False):
-    """What is kept of the objects that a model names.
+    """Which of the objects that a model names are kept.
 
     Attributes:
-        conf: Keep objects of at least this score, after calibration; None keeps all.
-        nms: Objects of one label that overlap more than this are one; None: only where several
-            prompts or tiles are merged.
-        max_objects: At most so many per image, the best ones.
+        conf: Least score, after calibration. "auto" (default): the thresholds of the checkpoint's
+            card, where it has them; 0 keeps everything.
+        nms: Of boxes of one class that overlap more than this the best stays; None: only where
+            several prompts or tiles are merged.
+        max_objects: At most this many per image, the best ones.
         score: How token probabilities become a score: see `pgvision.tokens.scoring`.
         soft: Probability-weighted edges (and masks) instead of the most probable tokens.
         classes_per_prompt: Names in one prompt; None: what suits the kind of checkpoint.
-        tile: Also look at square parts of this side in pixels; for small objects in large images.
+        tile: Side in pixels of square tiles to look at besides the whole image, for small objects
+            in large images. "auto": chosen from the image's size and the model's resolution.
         calibrate: File with a fitted `pgvision.evaluation.Calibration` that maps scores.
         convention: "1024" (default) or "1023": how location bins map to pixels.
         labels: "asked" (default): the model can write no label but the names asked for. "open":
             any text.
-        constrained: Whether answers are held to the grammar while they are written (default). False
-            leaves the model alone and reads what comes.
-        extra_objects: So many further objects than the model wants to name, each with the low score
-            that it deserves; for recall.
+        constrained: Whether answers follow the grammar while they are written (default). False
+            parses whatever the model writes.
+        extra_objects: This many objects after the model's own stop, each with its low score, for
+            recall; use ``conf=0`` with it.
         closed_set: Ask for all classes at once, as a checkpoint was trained to be asked whose card
             has a `pgvision.runtime.checkpoints.ClosedSet`: every answer has the same number of
             boxes, and the likelihood of the class is the score. None: where the card has one that
-            holds all names asked for. `Detector` only.
+            includes all names asked for. `Detector` only.
     """
 
-    conf: float | None
-    nms: float | None
-    max_objects: int | None
-    score: str
+    conf: Conf | None
+    nms: Share | None
+    max_objects: Count | None
+    score: ScoreRule
     soft: bool
-    classes_per_prompt: int | None
-    tile: int | None
+    classes_per_prompt: Count | None
+    tile: Annotated[int, Range(32)] | Literal["auto"] | None
     calibrate: str | Path | None
-    convention: str
+    convention: Literal["1024", "1023"]
     labels: Labels
     constrained: bool
-    extra_objects: int
+    extra_objects: Annotated[int, Range(0)]
     closed_set: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectSettings:
-    """`ObjectOptions` with every default filled in, checked."""
+    """`ObjectOptions` with their defaults, the calibration loaded; see there."""
 
-    conf: float | None
-    nms: float | None
-    max_objects: int | None
-    score: ScoreRule
-    soft: bool
-    classes_per_prompt: int | None
-    tile: int | None
-    calibration: Calibration | None
-    convention: str
-    labels: Labels
-    constrained: bool
-    extra_objects: int
-    closed_set: bool | None
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            OptionError: If one is outside its range.
-        """
-        for name in ("conf", "nms"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value <= 1.0:
-                raise OptionError(f"{name}: expected a number in [0, 1], got {value}")
-        for name in ("max_objects", "tile", "classes_per_prompt"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}: expected at least 1, got {value}")
-        if self.extra_objects < 0:
-            raise OptionError(f"extra_objects: expected 0 or more, got {self.extra_objects}")
-        if self.labels not in ("asked", "open"):
-            raise OptionError(f"labels: expected 'asked' or 'open', got {self.labels!r}")
+    conf: float | Literal["auto"] = "auto"
+    nms: float | None = None
+    max_objects: int | None = None
+    score: ScoreRule = DEFAULT_SCORE
+    soft: bool = False
+    classes_per_prompt: int | None = None
+    tile: int | Literal["auto"] | None = None
+    calibration: Calibration | None = None
+    convention: str = "1024"
+    labels: Labels = "asked"
+    constrained: bool = True
+    extra_objects: int = 0
+    closed_set: bool | None = None
+    unknown: Unknown = "refuse"
 
 
 def object_settings(options: ObjectOptions) -> ObjectSettings:
-    """Fill in the defaults.
+    """Fill in the defaults; None means the default.
 
     Raises:
-        OptionError: If an option is outside its range.
+        DataError: If the calibration cannot be read.
     """
+    known = {item.name for item in fields(ObjectSettings)}
+    given: dict[str, Any] = {
+        name: value for name, value in options.items() if name in known and value is not None
+    }
     calibrate = options.get("calibrate")
-    return ObjectSettings(
-        conf=options.get("conf"),
-        nms=options.get("nms"),
-        max_objects=options.get("max_objects"),
-        score=require_score_rule(options.get("score", DEFAULT_SCORE)),
-        soft=options.get("soft", False),
-        classes_per_prompt=options.get("classes_per_prompt"),
-        tile=options.get("tile"),
-        calibration=None if calibrate is None else Calibration.load(calibrate),
-        convention=options.get("convention", "1024"),
-        labels=options.get("labels", "asked"),
-        constrained=options.get("constrained", True),
-        extra_objects=options.get("extra_objects", 0),
-        closed_set=options.get("closed_set"),
-    )
+    if calibrate is not None:
+        given["calibration"] = Calibration.load(calibrate)
+    return ObjectSettings(**given)
 
 
-def require_known(given: Mapping[str, object], options: type, task: str) -> None:
-    """Refuse keywords that a task does not have.
+def check_options(given: Mapping[str, object], options: type, task: str) -> None:
+    """Raise unless every keyword exists and has the type and range that its TypedDict declares.
 
     Args:
         given: The keywords.
-        options: The TypedDict that lists them.
-        task: Name of the task, for the error.
+        options: The TypedDict.
+        task: Name of the task, for the message.
 
     Raises:
-        OptionError: With the nearest name that exists.
+        OptionError: With the nearest existing name, or with what was expected.
+
+    Example:
+        >>> check_options({"conf": "0.3"}, ObjectOptions, "Detector")
+        Traceback (most recent call last):
+        pgvision.errors.OptionError: conf: expected a number in [0, 1] or 'auto', got '0.3' (str)
     """
-    known = list(get_type_hints(options))
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(known)}"
+    hints = get_type_hints(options, include_extras=True)
+    for name, value in given.items():
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(hints)}"
             raise OptionError(f"{name}: {task} has no such option; {hint}")
+        choices = [part for part in _alternatives(hints[name]) if part is not NoneType]
+        if value is not None and not any(_fits(value, part) for part in choices):
+            expected = " or ".join(_describe(part) for part in choices)
+            raise OptionError(
+                f"{name}: expected {expected}, got {value!r:.80} ({type(value).__name__})"
+            )
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(part for each in get_args(hint) for part in _alternatives(each))
+    return (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        base, allowed = get_args(hint)
+        return _fits(value, base) and bool(allowed.low <= value <= allowed.high)
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if hint is Generator:
+        return hasattr(value, "generate") and hasattr(value, "card")
+    if hint in (int, float):  # numpy's numbers included, True excluded; a range excludes NaN
+        kind = Integral if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    if get_origin(hint) is Annotated:
+        base, (low, high) = get_args(hint)
+        return f"{names[base]} " + (
+            f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
+        )
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return names.get(hint, f"a {hint.__name__}")

@@ -1,6 +1,6 @@
-"""From answers to scored objects in pixels: what each token of an object says."""
+"""From the answer to one prompt to scored objects in pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,211 +10,229 @@ from pgvision.boxes import clip_boxes
 from pgvision.runtime import Generation
 from pgvision.runtime.protocol import ObjectSpan
 from pgvision.tasks.asking import Answered, Ask, Window
+from pgvision.tasks.names import ClassName
 from pgvision.tasks.options import ObjectSettings
-from pgvision.tokens import NUM_CODES, ParsedObject, Reject, parse_suffix
+from pgvision.tokens import NUM_CODES, Reject, decode_boxes, match_label, parse_suffix
+from pgvision.tokens.parsing import TRUNCATED
 from pgvision.tokens.scoring import edge_spread, object_score
 
-BETWEEN_ANSWERS = "\n"
-"""Stands between the answers of several prompts in ``raw_text``."""
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
-    """One object with everything that its tokens say.
+    """One object of an answer.
 
     Attributes:
-        parsed: The object as the parser read it, its box in pixels of the frame, its place in the
-            answers of the frame joined by ``BETWEEN_ANSWERS``.
-        label: The name asked for, else the model's words.
+        loc_yxyx: Bins as written: top, left, bottom, right, counted in ``window``.
+        codes: The 16 codes of its mask; empty without one.
+        text: The model's own words; None if it wrote none.
+        class_id: Index into the classes asked for; -1 if the label is none of them.
+        label: The name that the user gave, else the model's words.
+        xyxy: Left, top, right, bottom in pixels of the frame.
         score: In [0, 1], calibrated; None if unknown.
-        edges: ``(4,)`` probability-weighted box in pixels: left, top, right, bottom.
-        edge_std: ``(4,)`` standard deviation of each edge in pixels, same order.
-        seg_probs: ``(16, 128)``, or None without a mask.
-        window: The part of the frame that was looked at; None: all of it.
+        edge_std: ``(4,)`` standard deviation of each edge in pixels, in the order of ``xyxy``.
+        seg_probs: ``(16, 128)``, or None without a mask or probabilities.
+        window: The part of the frame that the prompt was about; None: all of it.
+        start, end: Place in the answers of the frame, joined by ``BETWEEN_ANSWERS``.
     """
 
-    parsed: ParsedObject
-    label: str | None
+    loc_yxyx: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+    text: str | None = None
+    class_id: int = -1
+    label: str | None = None
+    xyxy: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     score: float | None = None
-    edges: FloatArray | None = None
     edge_std: FloatArray | None = None
     seg_probs: FloatArray | None = None
     window: Window | None = None
-
-    @property
-    def xyxy(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom in pixels of the frame."""
-        return self.parsed.xyxy
+    start: int = 0
+    end: int = 0
 
 
-def read_objects(
-    answers: Sequence[Answered],
-    *,
+def read_answer(
+    ask: Ask,
+    answer: Generation,
+    names: Sequence[ClassName],
     image_hw: tuple[int, int],
-    classes: tuple[str, ...],
     settings: ObjectSettings,
+    *,
+    offset: int = 0,
 ) -> tuple[list[Found], list[Reject]]:
-    """Read the objects of all answers about one frame, and what could not be read.
+    """Return the objects of one answer, scored, and its fragments that are no objects.
 
-    Rejects are placed in the answers' texts joined by ``BETWEEN_ANSWERS``.
+    An answer that followed the grammar is read from the engine's spans, without parsing text; any
+    other is parsed.
+
+    Args:
+        ask: The prompt.
+        answer: What the model wrote.
+        names: All classes of the task.
+        image_hw: Height and width of the frame.
+        settings: Score rule, calibration, convention.
+        offset: Where this answer begins in the joined answers of the frame.
     """
+    follows_grammar = answer.normalised == "allowed" and answer.spans is not None
+    written, rejects = _from_spans(ask, answer) if follows_grammar else _from_text(ask, answer)
+    left, top, right, bottom = window = ask.window or (0, 0, image_hw[1], image_hw[0])
+    bins = np.array([item.loc_yxyx for item, _ in written], np.int64).reshape(-1, 4)
+    boxes = decode_boxes(
+        bins, image_hw=(bottom - top, right - left), convention=settings.convention
+    ).astype(np.float64) + np.array([left, top, left, top])
+    ids = {name.trained: index for index, name in enumerate(names)}
     found: list[Found] = []
-    rejects: list[Reject] = []
-    offset = 0
-    for ask, answer in answers:
-        window = ask.window or (0, 0, image_hw[1], image_hw[0])
-        left, top, right, bottom = window
-        parsed = parse_suffix(
-            answer.text,
-            image_hw=(bottom - top, right - left),
-            classes=ask.classes,
-            convention=settings.convention,
+    ended = 0  # token after the last scored object
+    for (item, span), box in zip(written, boxes.tolist(), strict=True):
+        class_id = ids.get(ask.classes[item.class_id], -1) if item.class_id >= 0 else -1
+        if item.class_id >= 0 > class_id:
+            continue  # a closed set names all of its classes, asked for or not
+        one = replace(
+            item,
+            xyxy=tuple(box),
+            label=names[class_id].given if class_id >= 0 else item.text,
+            class_id=class_id,
+            window=ask.window,
+            start=item.start + offset,
+            end=item.end + offset,
         )
-        trace = _Trace(answer)
-        for item in parsed.objects:
-            if item.class_id >= 0 and ask.classes[item.class_id] not in classes:
-                continue  # a closed set names all of its classes, asked for or not
-            measured = _measure(item, trace, window, settings)
-            found.append(_place(measured, ask, classes, (left, top), offset))
-        rejects += [
-            replace(one, start=one.start + offset, end=one.end + offset) for one in parsed.rejects
-        ]
-        offset += len(answer.text) + len(BETWEEN_ANSWERS)
-    return found, rejects
+        if span is not None:
+            one = _measured(one, span, answer, ended, window, settings)
+            ended = span.label_stop
+        found.append(one)
+    moved = [replace(one, start=one.start + offset, end=one.end + offset) for one in rejects]
+    return found, moved
 
 
-def presence_of(answers: Sequence[Answered]) -> dict[str, float] | None:
-    """Return the chance that there is any at all, for each class that can be told apart.
+def presence_of(answers: Sequence[Answered], names: Sequence[ClassName]) -> dict[str, float] | None:
+    """Return the probability that a class is in the image at all, where it can be told.
 
-    These are the classes with a prompt of their own, and those of a closed set: its answers never
-    end early, so there it is the likelihood of the class for the box that shows it best.
+    That is for classes with a prompt of their own, and for those of a closed set: its answers never
+    end early, so there it is the greatest likelihood of the class among the boxes.
     """
+    given = {name.trained: name.given for name in names}
     found: dict[str, float] = {}
     for ask, answer in answers:
         if ask.form is not None and ask.form.decoy is not None:
-            chances = _best_likelihoods(answer, ask.classes)
+            chances = _best_likelihoods(ask, answer)
         elif answer.presence is not None and len(ask.classes) == 1:
             chances = {ask.classes[0]: answer.presence}
         else:
             continue
-        found |= {name: max(chance, found.get(name, 0.0)) for name, chance in chances.items()}
+        for name, chance in chances.items():
+            key = given.get(name, name)
+            found[key] = max(chance, found.get(key, 0.0))
     return found or None
 
 
-def _best_likelihoods(answer: Generation, classes: Sequence[str]) -> dict[str, float]:
+def _best_likelihoods(ask: Ask, answer: Generation) -> dict[str, float]:
     if answer.logprobs is None or answer.spans is None:
         return {}
-    best = dict.fromkeys(classes, 0.0)
+    best = dict.fromkeys(ask.classes, 0.0)
     for span in answer.spans:
-        label = slice(span.mask_stop, span.label_stop)
-        name = "".join(answer.pieces[label]).strip()
+        name = "".join(answer.pieces[span.mask_stop : span.label_stop]).strip()
         if name in best:
-            best[name] = max(best[name], float(np.exp(answer.logprobs[label].sum())))
+            likelihood = float(np.exp(answer.logprobs[span.mask_stop : span.label_stop].sum()))
+            best[name] = max(best[name], _inside(answer) * likelihood)
     return best
 
 
-def column(
-    found: Sequence[Found], value: Callable[[Found], FloatArray | None]
-) -> FloatArray | None:
-    """Stack one measure of all objects; None as soon as one object lacks it."""
-    rows = [value(item) for item in found]
-    known = [row for row in rows if row is not None]
-    if len(known) != len(rows):
-        return None
-    return np.array(known, np.float32).reshape(-1, 4)
+def _from_spans(
+    ask: Ask, answer: Generation
+) -> tuple[list[tuple[Found, ObjectSpan | None]], list[Reject]]:
+    """Return objects without pixels, their class as an index into the prompt's; and fragments."""
+    starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)]).tolist()
+    written: list[tuple[Found, ObjectSpan | None]] = []
+    rejects: list[Reject] = []
+    for span in answer.spans or ():
+        start, end = starts[span.start], starts[span.label_stop]
+        if not span.is_complete:
+            rejects.append(Reject(answer.text[start:end], TRUNCATED, start, end))
+            continue
+        text = "".join(answer.pieces[span.mask_stop : span.label_stop]).strip() or None
+        row = match_label(text, ask.classes) if span.label is None else span.label
+        item = Found(span.loc_yxyx, span.codes, text, row, start=start, end=end)
+        written.append((item, span))
+    return written, rejects
 
 
-class _Trace:
-    """Finds the tokens of an object by where its first character stands."""
-
-    def __init__(self, answer: Generation) -> None:
-        self.answer = answer
-        starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)])
-        self._spans = {int(starts[span.start]): span for span in answer.spans or ()}
-        self._last = 0  # first token after the objects that have been read
-        ids = answer.pieces
-        self._locs = np.cumsum([piece.startswith("<loc") for piece in ids])
-        self._segs = np.cumsum([piece.startswith("<seg") for piece in ids])
-
-    def span(self, item: ParsedObject) -> ObjectSpan | None:
-        """Return the tokens of an object, or None if they were not told apart."""
-        return self._spans.get(item.start)
-
-    def presence(self, span: ObjectSpan, ends: FloatArray) -> float:
-        """Probability that the answer went on from the last object to this one."""
-        passed = ends[self._last : span.start + 1]
-        self._last = span.label_stop
-        return float(np.prod(1.0 - np.exp(np.minimum(passed, 0.0))))
-
-    def loc_rows(self, span: ObjectSpan) -> FloatArray | None:
-        """Return ``(4, 1024)`` over bins, or None."""
-        table = self.answer.loc_probs
-        first = int(self._locs[span.start]) - 1
-        return None if table is None else table[first : first + 4]
-
-    def seg_rows(self, span: ObjectSpan) -> FloatArray | None:
-        """Return ``(16, 128)`` over codes, or None without a mask."""
-        table = self.answer.seg_probs
-        if table is None or span.mask_stop == span.box_stop:
-            return None
-        first = int(self._segs[span.box_stop]) - 1
-        rows: FloatArray = table[first : first + 16]
-        return rows if rows.shape == (16, NUM_CODES) else None
+def _from_text(
+    ask: Ask, answer: Generation
+) -> tuple[list[tuple[Found, ObjectSpan | None]], list[Reject]]:
+    # Pixels are computed from the bins later: any size will do here.
+    parsed = parse_suffix(answer.text, image_hw=(1024, 1024), classes=ask.classes)
+    starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)]).tolist()
+    spans = {starts[span.start]: span for span in answer.spans or ()}
+    written = [
+        (
+            Found(
+                item.loc_yxyx,
+                item.codes or (),
+                item.label,
+                item.class_id,
+                start=item.start,
+                end=item.end,
+            ),
+            spans.get(item.start),
+        )
+        for item in parsed.objects
+    ]
+    return written, list(parsed.rejects)
 
 
-def _place(
-    one: Found, ask: Ask, classes: tuple[str, ...], corner: tuple[int, int], offset: int
+def _measured(
+    one: Found,
+    span: ObjectSpan,
+    answer: Generation,
+    ended: int,
+    window: Window,
+    settings: ObjectSettings,
 ) -> Found:
-    """Move an object of one answer to where it stands in the frame and in all answers."""
-    (left, top), item = corner, one.parsed
-    x1, y1, x2, y2 = item.xyxy
-    number = classes.index(ask.classes[item.class_id]) if item.class_id >= 0 else -1
-    placed = replace(
-        item,
-        class_id=number,
-        xyxy=(x1 + left, y1 + top, x2 + left, y2 + top),
-        start=item.start + offset,
-        end=item.end + offset,
-    )
-    label = classes[number] if number >= 0 else item.label
-    return replace(one, parsed=placed, label=label, window=ask.window)
-
-
-def _measure(item: ParsedObject, trace: _Trace, window: Window, settings: ObjectSettings) -> Found:
-    """Score an object and its edges; what the engine did not say stays unknown."""
-    span, logprobs, ends = trace.span(item), trace.answer.logprobs, trace.answer.eos_logprobs
-    locs = None if span is None else trace.loc_rows(span)
-    if span is None or locs is None or logprobs is None or ends is None:
-        return Found(item, item.label)
+    """Add score, spread and soft edges; what the engine does not return stays unknown."""
+    logprobs, ends, table = answer.logprobs, answer.eos_logprobs, answer.loc_probs
+    if table is None or logprobs is None or ends is None:
+        return one
+    # 1. The model wanted an object list at all, and went on from the last object to this one.
+    passed = np.exp(np.minimum(ends[ended : span.start + 1], 0.0))
+    presence = _inside(answer) * float(np.prod(1.0 - passed))
+    # 2. Label tokens that had no alternative carry no evidence.
     label = logprobs[span.mask_stop : span.label_stop]
-    if trace.answer.forced is not None:  # what had to come says nothing
-        label = label[~trace.answer.forced[span.mask_stop : span.label_stop]]
+    if answer.forced is not None:
+        label = label[~answer.forced[span.mask_stop : span.label_stop]]
+    rows = table[span.loc_row : span.loc_row + 4]
     score = object_score(
-        presence=trace.presence(span, ends),
-        loc_probs=locs,
-        loc_yxyx=item.loc_yxyx,
+        presence=presence,
+        loc_probs=rows,
+        loc_yxyx=one.loc_yxyx,
         label_logprobs=label,
-        seg_logprobs=logprobs[span.box_stop : span.mask_stop] if item.codes else None,
+        seg_logprobs=logprobs[span.box_stop : span.mask_stop] if one.codes else None,
         rule=settings.score,
     )
     if settings.calibration is not None:
         score = float(settings.calibration.apply(np.array([score]))[0])
-    edges, spread = _in_pixels(*edge_spread(locs), window, settings.convention)
-    if settings.soft and edges[0] < edges[2] and edges[1] < edges[3]:
-        left, top, right, bottom = (float(edge) for edge in edges)
-        # Places are counted from the window's corner until `_place`.
-        x, y = window[:2]
-        item = replace(item, xyxy=(left - x, top - y, right - x, bottom - y))
-    return Found(item, item.label, score, edges, spread, trace.seg_rows(span))
+    # 3. Edges as averages over bins, and their spread.
+    edges, spread = _in_pixels(*edge_spread(rows), window, settings.convention)
+    is_box = settings.soft and edges[0] < edges[2] and edges[1] < edges[3]
+    xyxy = (edges[0], edges[1], edges[2], edges[3]) if is_box else one.xyxy
+    codes = None if answer.seg_probs is None else answer.seg_probs[span.seg_row : span.seg_row + 16]
+    has_codes = bool(one.codes) and codes is not None and codes.shape == (16, NUM_CODES)
+    probs = codes if has_codes else None
+    return replace(one, xyxy=xyxy, score=score, edge_std=spread, seg_probs=probs)
+
+
+def _inside(answer: Generation) -> float:
+    """Return the mass inside the grammar at the answer's start: little for a foreign prompt."""
+    outside = answer.outside
+    if outside is None or not len(outside) or np.isnan(outside[0]):
+        return 1.0
+    return 1.0 - float(outside[0])
 
 
 def _in_pixels(
     mean: FloatArray, spread: FloatArray, window: Window, convention: str
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[list[float], FloatArray]:
     left, top, right, bottom = window
-    order = [1, 0, 3, 2]  # tokens say y first
+    order = [1, 0, 3, 2]  # tokens are y first
     sides = np.array([right - left, bottom - top, right - left, bottom - top], np.float64)
     scale = sides / float(convention)
     edges = mean[order] * scale + np.array([left, top, left, top])
     inside = clip_boxes(edges[None].astype(np.float32), image_hw=(bottom, right))[0]
-    return inside, (spread[order] * scale).astype(np.float32)
+    return inside.tolist(), (spread[order] * scale).astype(np.float32)

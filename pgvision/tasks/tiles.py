@@ -1,5 +1,6 @@
 """Square parts of large images, and what becomes of objects that their borders cut."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from pgvision.arrays import FloatArray
+from pgvision.errors import OptionError
 from pgvision.tasks.asking import Window
 from pgvision.tasks.reading import Found
 
@@ -15,6 +17,11 @@ _COVERED: Final = 0.5
 """Share of a fragment that must lie in another box for it to be a part of it."""
 _ALIGNED: Final = 0.6
 """How well two fragments must agree along the border that cut them."""
+_AUTO_FROM: Final = 1.5  # times the model's resolution: smaller images are not cut
+_AUTO_MOST: Final = 16  # tiles
+_MOST: Final = 400  # tiles; more is a mistyped side
+_LOG: Final = logging.getLogger(__name__)
+_LOGGED: Final[set[tuple[tuple[int, int], int]]] = set()  # (image_hw, side)
 
 
 def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> list[Window]:
@@ -33,12 +40,22 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
     Returns:
         Left, top, right, bottom of each tile, row by row.
 
+    Raises:
+        OptionError: If these are more than 400.
+
     Example:
         >>> tiles((100, 250), 100)
         [(0, 0, 100, 100), (80, 0, 180, 100), (150, 0, 250, 100)]
     """
     height, width = image_hw
     step = max(1, round(side * (1 - overlap)))
+    count = -(-max(height - side, 0) // step) + 1
+    count *= -(-max(width - side, 0) // step) + 1
+    if count > _MOST:
+        raise OptionError(
+            f"tile: {side} pixels would cut {width}x{height} into {count} tiles, at most {_MOST}; "
+            f"use a larger side, or tile='auto'"
+        )
 
     def starts(length: int) -> list[int]:
         last = max(0, length - side)
@@ -49,6 +66,41 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
         for top in starts(height)
         for left in starts(width)
     ]
+
+
+def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
+    """Choose the side of tiles for ``tile="auto"``, and log the price once for each size.
+
+    Args:
+        image_hw: Height and width of the image.
+        resolution: Side in pixels of the square that the model sees.
+
+    Returns:
+        None where the whole image suffices; else a side near the resolution, larger where that
+        would be more than 16 tiles.
+
+    Example:
+        >>> auto_tile((480, 640), 448), auto_tile((1080, 1920), 448)
+        (None, 448)
+    """
+    if max(image_hw) <= _AUTO_FROM * resolution:
+        return None
+    side = resolution
+    while len(tiles(image_hw, side)) > _AUTO_MOST:
+        side += max(1, side // 8)
+    if (image_hw, side) not in _LOGGED:
+        _LOGGED.add((image_hw, side))
+        count = len(tiles(image_hw, side))
+        _LOG.info(
+            "tile='auto': images of %dx%d are asked in %d tiles of %d pixels besides the whole, "
+            "which takes about %d times as long",
+            image_hw[1],
+            image_hw[0],
+            count,
+            side,
+            count + 1,
+        )
+    return side
 
 
 def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Found]:
@@ -105,7 +157,7 @@ def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None
     shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     if (shared <= 0).any():
         return None
-    has_masks = one.parsed.codes is not None or other.parsed.codes is not None
+    has_masks = bool(one.codes or other.codes)
     joined = None if has_masks else _joined(one, other, image_hw, shared)
     if joined is not None:
         return joined
@@ -124,9 +176,8 @@ def _reaching(one: Found, fragment: Found, image_hw: tuple[int, int]) -> Found:
     if not (cut & (outer != a)).any():
         return one
     left, top, right, bottom = np.where(cut, outer, a).tolist()
-    parsed = replace(one.parsed, xyxy=(left, top, right, bottom))
     window = _around(one.window, fragment.window)
-    return replace(one, parsed=parsed, window=window, edges=None, edge_std=None)
+    return replace(one, xyxy=(left, top, right, bottom), window=window, edge_std=None)
 
 
 def _joined(
@@ -143,9 +194,8 @@ def _joined(
             left, top = (float(v) for v in np.minimum(a[:2], b[:2]))
             right, bottom = (float(v) for v in np.maximum(a[2:], b[2:]))
             best = max((one, other), key=lambda item: item.score or 0.0)
-            parsed = replace(best.parsed, xyxy=(left, top, right, bottom))
             window = _around(one.window, other.window)
-            return replace(best, parsed=parsed, window=window, edges=None, edge_std=None)
+            return replace(best, xyxy=(left, top, right, bottom), window=window, edge_std=None)
     return None
 
 

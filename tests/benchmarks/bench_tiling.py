@@ -103,11 +103,11 @@ def main() -> None:
         f"{'tile':>14} {names}  found  s/image\n"
     )
     for tile in (None, *options.tiles):
-        detector = Detector(options.classes, model=options.model, tile=tile)
+        detector = Detector(options.classes, model=options.model, tile=tile, conf=0)
         line = measure(coco, scenes, detector, edges)
         sys.stdout.write(f"{tile or 'whole':>14} {line}\n")
         if tile is not None:
-            with mock.patch("pgvision.tasks.objects.join_fragments", lambda found, _: list(found)):
+            with mock.patch("pgvision.tasks.detect.join_fragments", lambda found, _: list(found)):
                 line = measure(coco, scenes, detector, edges)
             sys.stdout.write(f"{f'{tile}, unjoined':>14} {line}\n")
         sys.stdout.flush()

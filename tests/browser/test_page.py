@@ -126,8 +126,6 @@ def test_questions_captions_and_reading(new_page, address, picture):
     ask(page, task="ask", words="how many workers wear a helmet?")
     expected = answer_of(address, picture, "ask", question="how many workers wear a helmet?")
     assert shown(page).locator(".answer").inner_text() == expected["text"]
-    ask(page, words="is everybody safe?", task="ask")
-    assert "do not trust its answer" in shown(page).locator(".notes").inner_text()
     ask(page, task="caption")
     expected = answer_of(address, picture, "caption")
     assert shown(page).locator(".answer").inner_text() == expected["text"]

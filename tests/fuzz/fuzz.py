@@ -42,7 +42,7 @@ from pgvision.datasets import read_dataset, read_examples
 from pgvision.errors import PgvisionError
 from pgvision.images import VideoWriter, image_hw_of, iter_frames, read_image, video_info
 from pgvision.runtime.checkpoints import find_checkpoint
-from pgvision.runtime.knowledge import known_classes, known_question
+from pgvision.tasks.names import known_classes, known_question
 from pgvision.tokens import parse_suffix
 from vqvae import MaskCodec
 from vqvae.checkpoint import load_checkpoint, tensor_table
@@ -318,8 +318,8 @@ def cards(folder: Path, dice: random.Random) -> None:
     (folder / name).write_bytes(broken_json(data, dice))
     try:
         card = find_checkpoint(folder)
-        known_question("is it", card)
-        known_classes(["helmet"], card)
+        known_question("is it", card, unknown="ask")
+        known_classes(["helmet"], card, unknown="ask")
     except PgvisionError as error:
         assert str(error)
     finally:

@@ -81,7 +81,7 @@ def _answered(engine: Engine, some: Dataset, settings: FinetuneSettings) -> list
     ids = {category.name: category.id for category in some.categories}
     rows: list[dict[str, Any]] = []
     with answering(engine) as live:
-        asked = task(names, generator=live)
+        asked = task(names, generator=live, conf=0.0, unknown="ask")
         outcomes = asked.stream([one.path for one in some.images], on_error="record")
         read = 0
         for image, outcome in zip(some.images, outcomes, strict=True):

@@ -233,16 +233,16 @@ def test_fewer_images_than_were_answered(run, sites, tmp_path):
     assert (ran.lines[0]["num_images"], ran.lines[0]["answers"]["num_answers"]) == (2, 2)
 
 
-def test_a_class_that_the_checkpoint_does_not_know_is_said_beside_its_figure(run, sites, tmp_path):
+def test_a_class_that_the_checkpoint_was_not_trained_on_is_refused(run, sites, tmp_path):
     data = sites / "instances.json"
     document = json.loads(data.read_text())
-    document["categories"][0]["name"] = "hard hat"
+    document["categories"][0]["name"] = "zebra"
     data.write_text(json.dumps(document))
     words = ("--out", tmp_path / "report", "--limit", 1, "--worst", 0)
     ran = run("eval", "--data", data, *words)
-    assert ran.code == 0
-    assert "tiny does not know 'hard hat' and would find none" in ran.err
-    assert "It knows helmet" in ran.err
+    assert ran.code == 2
+    assert "tiny was not trained on the class 'zebra'" in ran.err
+    assert run("eval", "--data", data, *words, "--unknown", "ask").code == 0
 
 
 def test_where_no_picture_can_be_read_there_is_no_figure(run, sites, tmp_path):

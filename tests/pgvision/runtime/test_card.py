@@ -62,3 +62,11 @@ def test_bundled_cards_name_their_text_domain_and_synonyms(name: str) -> None:
     assert card.text_domain == "drawings"
     assert "hard hat" in card.synonyms["helmet"]
     assert set(card.trained_on) == set(card.classes or ())
+
+
+def test_a_card_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
+    """It had ended in a RecursionError (found by fuzzing)."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pgvision.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        find_checkpoint(tmp_path)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pgvision.scenes import render_scene
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from pgvision.errors import OptionError
 from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks, load
 from pgvision.runtime.token_grammar import TokenGrammar
-from pgvision.scenes import render_scene
 from pgvision.tokens import AnswerForm, loc_text
 
 PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?", "ocr"]

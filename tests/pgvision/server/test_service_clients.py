@@ -92,7 +92,7 @@ def test_openais_client_gets_boxes_as_text_and_as_json(client, png, found):
 
 
 def test_openais_client_understands_refusals(client, png):
-    with pytest.raises(openai.UnprocessableEntityError, match="does not know 'zebra'"):
+    with pytest.raises(openai.UnprocessableEntityError, match="not trained on the class 'zebra'"):
         chat(client, png, "detect zebra")
     with pytest.raises(openai.UnprocessableEntityError, match="image_url"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])

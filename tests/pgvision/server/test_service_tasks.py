@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
-from pgvision import Answerer, Captioner, Detector, Reader, Segmenter
+from pgvision import Answerer, Captioner, Detector, Reader, Segmenter, samples
 
 
 def post(address, png, **fields):
@@ -94,13 +94,20 @@ def test_texts_equal_the_library(service, png, scene, task, fields, expected):
 
 def test_names_that_mean_a_known_class_are_asked_for_by_it(service, png):
     body = post(f"{service}/v1/detect", png, classes="Helmets").json()
-    assert body["categories"] == [{"id": 1, "name": "helmet"}]
+    assert body["categories"] == [{"id": 1, "name": "Helmets"}]
     assert body["notes"] == ["'Helmets' is asked for as 'helmet'"]
 
 
-def test_a_question_outside_of_the_list_comes_with_a_warning(service, png):
-    body = post(f"{service}/v1/ask", png, question="is everybody safe?").json()
-    assert "do not trust" in body["notes"][0]
+def test_a_question_outside_of_the_list_is_refused(service, png):
+    sent = post(f"{service}/v1/ask", png, question="is everybody safe?")
+    assert sent.status_code == 422
+    assert "was not trained on the question" in sent.json()["error"]["message"]
+
+
+def test_a_photograph_is_refused_by_text_tasks_with_the_reason(service):
+    body = post(f"{service}/v1/caption", samples.path("astronaut").read_bytes()).json()
+    assert (body["text"], body["score"]) == ("", None)
+    assert "looks like a photograph" in body["rejects"][0]["reason"]
 
 
 def test_the_annotated_picture_comes_along(service, png):

@@ -27,7 +27,19 @@ def spans(pieces: tuple[str, ...]) -> tuple[ObjectSpan, ...]:
         stop = mask
         while stop < len(pieces) and not re.match(r" ?;|<loc|<seg|$", pieces[stop]):
             stop += 1
-        found.append(ObjectSpan(at, box, mask, stop))
+        before = pieces[:at]
+        found.append(
+            ObjectSpan(
+                at,
+                box,
+                mask,
+                stop,
+                tuple(int(piece[4:8]) for piece in pieces[at:box]),
+                tuple(int(piece[4:7]) for piece in pieces[box:mask]),
+                loc_row=sum(piece.startswith("<loc") for piece in before),
+                seg_row=sum(piece.startswith("<seg") for piece in before),
+            )
+        )
         at = stop
     return tuple(found)
 

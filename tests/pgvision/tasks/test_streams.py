@@ -115,6 +115,50 @@ def test_a_live_picture_does_not_wait_for_a_full_batch(own_capture: bool) -> Non
     assert got[-1] == 15
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_slow_iterator_gets_each_result_before_its_next_frame(name: str) -> None:
+    """The iterator waits for the last result, as a robot or a request queue does."""
+    results: list[object] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        for number in range(5):
+            deadline = time.monotonic() + 10
+            while len(results) < number:
+                assert time.monotonic() < deadline, "the result waits for further frames"
+                time.sleep(0.001)
+            yield np.full((20, 30, 3), 7, np.uint8)
+
+    for result in STREAMS[name](frames(), None):
+        results.append(result)  # noqa: PERF402  (frames() watches it grow)
+    assert len(results) == 5
+
+
+def test_images_of_a_list_share_batches() -> None:
+    model = engine()
+    Detector("helmet", generator=model).predict([np.zeros((20, 30, 3), np.uint8)] * 11)
+    assert [len(batch) for batch in model.batches] == [8, 3]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "batch_size", "rows"), [(1, None, 1), (3, None, 3), (20, None, 8), (3, 2, 2)]
+)
+def test_one_image_lays_out_as_many_rows_as_it_has_prompts(
+    num_classes: int, batch_size: int | None, rows: int
+) -> None:
+    asked: list[int | None] = []
+
+    class Noting(Scripted):
+        def generate(self, requests: object, *, batch_size: int | None = None) -> object:
+            asked.append(batch_size)
+            return super().generate(requests, batch_size=batch_size)
+
+    names = [f"thing {number}" for number in range(num_classes)]
+    model = Noting(lambda request: "")
+    detector = Detector(names, generator=model, kind="pt", batch_size=batch_size)
+    detector(np.zeros((20, 30, 3), np.uint8))
+    assert asked == [rows]
+
+
 def test_a_slow_model_sees_what_is_there_now(tmp_path: Path) -> None:
     def slowly(request: object) -> str:
         time.sleep(0.15)

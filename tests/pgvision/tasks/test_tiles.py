@@ -15,7 +15,6 @@ from pgvision.runtime import Request
 from pgvision.tasks import Detector
 from pgvision.tasks.reading import Found
 from pgvision.tasks.tiles import join_fragments, tiles
-from pgvision.tokens import ParsedObject
 
 
 def sees(request: Request) -> str:
@@ -91,8 +90,7 @@ def test_tiles_cover_the_image() -> None:
 
 
 def masked(xyxy: tuple[float, ...], window: tuple[int, ...] | None) -> Found:
-    parsed = ParsedObject((0, 0, 9, 9), xyxy, "helmet", 0, (0,) * 16, 0, 1)
-    return Found(parsed, "helmet", score=0.5, window=window)
+    return Found(xyxy=xyxy, label="helmet", codes=(0,) * 16, score=0.5, window=window)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -1,0 +1,371 @@
+"""Runs tasks: frames in, prompts through an engine, one result per frame out, in order."""
+
+from collections import deque
+from collections.abc import Generator as Coroutine
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
+
+from pgvision.errors import OptionError, SourceError
+from pgvision.images import Frame, FrameFailure, Live, OnError, is_live, iter_frames
+from pgvision.results import Failure
+from pgvision.runtime import (
+    CheckpointCard,
+    Drafts,
+    Generation,
+    Generator,
+    Picture,
+    Request,
+    find_revision,
+    open_generator,
+)
+from pgvision.tasks.asking import Answered, Ask, Task, Window
+from pgvision.tasks.options import ImageOptions, ModelOptions, ReadOptions, check_options
+
+Result = TypeVar("Result")
+
+_BATCH_SIZE: Final = 8  # where neither the user nor the source names one
+_FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
+_CLOSE_SECONDS: Final = 10.0
+_PATIENCE: Final = 0.01
+"""Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""
+
+
+def card_of(options: ModelOptions) -> CheckpointCard:
+    """Find the checkpoint that the options name, without loading it.
+
+    Raises:
+        CheckpointError, OptionError: See `pgvision.runtime.find_revision`.
+    """
+    generator, kind = options.get("generator"), options.get("kind")
+    if generator is None:
+        return find_revision(options.get("model"), options.get("revision"), kind=kind)
+    return replace(generator.card, kind=kind or generator.card.kind)
+
+
+class Runner:
+    """An engine and how it is used; tasks of one model share it.
+
+    Args:
+        options: See `pgvision.tasks.options.ModelOptions`; already checked.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded.
+    """
+
+    def __init__(self, options: ModelOptions) -> None:
+        self.options = options
+        self.batch_size = options.get("batch_size")
+        self.drafts: Drafts = options.get("drafts") or "exact"
+        self.generator: Generator = options.get("generator") or open_generator(
+            options.get("model"),
+            revision=options.get("revision"),
+            device=options.get("device"),
+            dtype=options.get("dtype"),
+            kind=options.get("kind"),
+            quantize=options.get("quantize"),
+            threads=options.get("threads"),
+            compiled=options.get("compiled") or False,
+        )
+        self.card = card_of({**options, "generator": self.generator})
+
+    def __str__(self) -> str:
+        given = {name: value for name, value in self.options.items() if value is not None}
+        given = {"model": self.card.name, **given}
+        given.pop("generator", None)
+        return ", ".join(f"{key}={value!r}" for key, value in given.items())
+
+    def one(self, task: Task[Result], image: Any, how: ImageOptions) -> Result:
+        """Return the result of one image.
+
+        Raises:
+            SourceError: If ``image`` is no image, or several.
+        """
+        frames = iter_frames(image, color=how.get("color", "bgr"), prefetch=0)
+        with closing(cast("Coroutine[Frame | FrameFailure]", frames)):
+            first = list(islice(frames, 2))
+        if len(first) != 1:
+            raise SourceError(
+                f"image: expected one image, got {'several' if first else 'none'}; use predict() "
+                "for a list of results or stream() for a video"
+            )
+        if isinstance(first[0], FrameFailure):
+            raise first[0].error
+        asks = task.plan(first[0])
+        # As many rows as there are prompts, so that the cache is no larger than needed.
+        size = min(self.batch_size or _BATCH_SIZE, max(1, len(asks)))
+        (result,) = _Stream(task, self, size).results(frame for frame in first)
+        if isinstance(result, Failure):
+            raise result.error
+        return result
+
+    def stream(
+        self, task: Task[Result], frames: Any, on_error: OnError, how: ReadOptions
+    ) -> Iterator[Result | Failure]:
+        """Return an iterator over a result per frame, in order, lazy and in constant memory.
+
+        Raises:
+            OptionError: If ``stride`` is given beside a `Live`, which has its own.
+        """
+        if isinstance(frames, Live) and "stride" in how:
+            raise OptionError("stride: a Live has its own; write Live(source, stride=...)")
+        if is_live(frames):
+            frames = Live(frames, stride=how.get("stride", 1))
+        is_live_source = isinstance(frames, Live)
+        may_be_slow = isinstance(frames, Iterable) and not isinstance(frames, Sized | Live)
+        source = iter_frames(
+            frames,
+            color=how.get("color", "bgr"),
+            recursive=how.get("recursive", False),
+            stride=how.get("stride", 1),
+            on_error=on_error,
+            # Frames of a live source that were read ahead would not be the newest any more.
+            prefetch=0 if is_live_source or may_be_slow else _FRAMES_AHEAD,
+        )
+        if may_be_slow:
+            return _Stream(task, self, self.batch_size).results(_with_gaps(source))
+        size = self.batch_size or (1 if is_live_source else None)
+        return _Stream(task, self, size).results(source)
+
+
+@dataclass
+class _Pending(Generic[Result]):
+    """A frame (or its failure) whose answers are not all there yet."""
+
+    frame: Frame | FrameFailure
+    asks: Sequence[Ask] = ()
+    answers: dict[int, Generation] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.answers) == len(self.asks)
+
+    def answered(self) -> list[Answered]:
+        return [(ask, self.answers[at]) for at, ask in enumerate(self.asks)]
+
+
+def _with_gaps(
+    source: Iterator[Frame | FrameFailure],
+) -> Iterator[Frame | FrameFailure | None]:
+    """Read frames in a thread; yield None where the next is not there within `_PATIENCE`."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
+    try:
+        while True:
+            coming = executor.submit(next, source, None)
+            while not wait([coming], timeout=_PATIENCE).done:
+                yield None
+            frame = coming.result()
+            if frame is None:
+                return
+            yield frame
+    finally:
+        # A source that is stuck cannot be closed: it is left after a while.
+        closing_it = executor.submit(cast("Coroutine[None]", source).close)
+        executor.shutdown(wait=bool(wait([closing_it], timeout=_CLOSE_SECONDS).done))
+
+
+class _Stream(Generic[Result]):
+    """One call: frames that wait for their answers, and the last answers of a video."""
+
+    def __init__(self, task: Task[Result], runner: Runner, batch_size: int | None) -> None:
+        self._task, self._runner, self._batch_size = task, runner, batch_size
+        self._pending: deque[_Pending[Result]] = deque()
+        self._owners: dict[int, tuple[_Pending[Result], int]] = {}
+        self._last: dict[int, Generation] = {}
+        self._last_of: tuple[str, tuple[int, int]] | None = None
+        self._is_over = False
+        self._error: Exception | None = None
+
+    def results(self, source: Iterator[Frame | FrameFailure | None]) -> Iterator[Result | Failure]:
+        """Yield results; ``source`` yields None while it has no frame yet."""
+        generator = self._runner.generator
+        with closing(cast("Coroutine[None]", source)):
+            # The engine is called again whenever `_requests` ended early.
+            while not self._is_over:
+                self._owners.clear()
+                for number, generation in generator.generate(
+                    self._requests(source), batch_size=self._batch_size
+                ):
+                    pending, place = self._owners.pop(number)
+                    pending.answers[place] = generation
+                    yield from self._ready()
+                yield from self._ready()
+        if self._error is not None:
+            raise self._error
+
+    def _requests(self, source: Iterator[Frame | FrameFailure | None]) -> Iterator[Request]:
+        """Yield the prompts of frames; end early when finished results should not wait longer."""
+        number = 0
+        while True:
+            try:
+                frame = next(source)
+            except StopIteration:
+                self._is_over = True
+                return
+            except Exception as error:  # noqa: BLE001  (raised by `results`, after the frames before)
+                self._is_over, self._error = True, error
+                return
+            if frame is None:
+                if self._owners:
+                    return
+                continue
+            asks = () if isinstance(frame, FrameFailure) else self._task.plan(frame)
+            pending: _Pending[Result] = _Pending(frame, asks)
+            self._pending.append(pending)
+            if isinstance(frame, FrameFailure) or not asks:  # a result without an answer
+                return
+            drafts = self._drafts(frame)
+            pictures: dict[Window | None, Picture] = {}
+            for place, ask in enumerate(pending.asks):
+                if ask.window not in pictures:
+                    pictures[ask.window] = picture_of(frame, ask.window)
+                self._owners[number] = (pending, place)
+                number += 1
+                last = drafts.get(place)
+                yield request_of(
+                    ask,
+                    pictures[ask.window],
+                    draft=() if last is None else last.token_ids,
+                    drafts=self._runner.drafts,
+                )
+
+    def _drafts(self, frame: Frame) -> dict[int, Generation]:
+        """Return the last answers of this video, for a frame of the same size."""
+        if frame.time is None or self._runner.drafts == "off":
+            return {}
+        return self._last if self._last_of == (frame.source, frame.image_hw) else {}
+
+    def _ready(self) -> Iterator[Result | Failure]:
+        while self._pending and self._pending[0].is_complete:
+            pending = self._pending.popleft()
+            frame = pending.frame
+            if isinstance(frame, FrameFailure):
+                yield Failure(source=frame.source, index=frame.index, error=frame.error)
+                continue
+            self._last, self._last_of = pending.answers, (frame.source, frame.image_hw)
+            yield self._task.read(frame, pending.answered())
+
+
+def picture_of(frame: Frame, window: Window | None) -> Picture:
+    """Cut a window (left, top, right, bottom) out of a frame; None: the whole frame."""
+    left, top, right, bottom = window or (0, 0, *frame.image_hw[::-1])
+    return Picture(frame.bgr[top:bottom, left:right], is_passing=frame.time is not None)
+
+
+def request_of(ask: Ask, picture: Picture, *, draft: Any = (), drafts: Drafts = "exact") -> Request:
+    """Return what an engine takes for one prompt about one picture."""
+    return Request(
+        picture=picture,
+        prefix=ask.prefix,
+        form=ask.form,
+        constrained=ask.constrained,
+        draft=draft,
+        drafts=drafts,
+        num_alternatives=ask.num_alternatives,
+        max_new_tokens=ask.max_new_tokens,
+    )
+
+
+class Predictor(Generic[Result]):
+    """A task over a model, for one image, many, or a stream.
+
+    ``plan`` and ``read`` are the task without the model, for other ways to run it: a service that
+    gathers batches, an evaluation that reads one answer by many rules. Predictors can be pickled:
+    what they were made of is written, and the model is loaded again.
+
+    Args:
+        task: The prompts and how their answers are read.
+        runner: The engine.
+    """
+
+    def __init__(self, task: Task[Result], runner: Runner, *made_of: object) -> None:
+        self._task, self._runner, self._made_of = task, runner, made_of
+        self.generator, self.kind = runner.generator, runner.card.kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments of the constructor, not the model."""
+        return partial(cast("Any", type(self)), *self._made_of, **self._runner.options), ()
+
+    def plan(self, frame: Frame) -> Sequence[Ask]:
+        """Return the prompts about a frame; none where the task refuses the frame."""
+        return self._task.plan(frame)
+
+    def read(self, frame: Frame, answers: Sequence[Answered]) -> Result:
+        """Return the result, from the answers to all prompts of the plan, in its order."""
+        return self._task.read(frame, answers)
+
+    def __call__(self, image: Any, **how: Unpack[ImageOptions]) -> Result:
+        """Return the result of one image: an array, a PIL image or a path.
+
+        Args:
+            image: One image; arrays are BGR unless ``color="rgb"``.
+            how: ``color``, ``conf``: see `pgvision.tasks.options.ImageOptions`.
+        """
+        return self._runner.one(self._for_call(how), image, how)
+
+    @overload
+    def predict(
+        self,
+        frames: Any,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **how: Unpack[ReadOptions],
+    ) -> list[Result]: ...
+    @overload
+    def predict(
+        self, frames: Any, *, on_error: OnError, **how: Unpack[ReadOptions]
+    ) -> list[Result | Failure]: ...
+    def predict(
+        self, frames: Any, *, on_error: OnError = "raise", **how: Unpack[ReadOptions]
+    ) -> list[Result] | list[Result | Failure]:
+        """Return one result per image, in order; see `stream` for the arguments.
+
+        Every result contains its image. For a long video use `stream`, which keeps none.
+        """
+        return list(self._runner.stream(self._for_call(how), frames, on_error, how))
+
+    @overload
+    def stream(
+        self,
+        frames: Any,
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        **how: Unpack[ReadOptions],
+    ) -> Iterator[Result]: ...
+    @overload
+    def stream(
+        self, frames: Any, *, on_error: OnError, **how: Unpack[ReadOptions]
+    ) -> Iterator[Result | Failure]: ...
+    def stream(
+        self, frames: Any, *, on_error: OnError = "raise", **how: Unpack[ReadOptions]
+    ) -> Iterator[Result] | Iterator[Result | Failure]:
+        """Yield one result per image, lazily and in constant memory.
+
+        Latency: images of a list, folder or video file share batches of ``batch_size`` prompts. An
+        iterator of yours that is slower than the model gets each result as soon as it is finished.
+
+        Args:
+            frames: Anything that `pgvision.images.iter_frames` takes: arrays, PIL images, paths,
+                folders, videos, cameras, and iterables of these. Of a live source (a camera, an
+                address, a capture of one) you get the newest frame each time, and those that came
+                meanwhile are dropped: see `pgvision.images.Live`, which can also reconnect.
+            on_error: "raise", "skip" (logged) or "record" (a `Failure` takes the place).
+            how: ``color``, ``recursive``, ``stride``, ``conf``: see
+                `pgvision.tasks.options.ReadOptions`.
+
+        Returns:
+            Results as they come, with the image attached, for ``result.plot()``. If ``frames``
+            raises midway, the results of the frames before come first, and then its exception.
+        """
+        return self._runner.stream(self._for_call(how), frames, on_error, how)
+
+    def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
+        """Return the task of one call, with the options that may change by call."""
+        check_options(how, ReadOptions, type(self).__name__)
+        if how.get("conf") is not None:
+            raise OptionError(f"conf: a {type(self).__name__} returns no objects; leave conf out")
+        return self._task
