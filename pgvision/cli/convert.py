@@ -1,6 +1,5 @@
 """`pgvision convert`: data sets from one format to another, and the linter."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -128,7 +127,7 @@ def convert(
     if out is not None:
         # What --check lists is not said twice.
         said = [] if check else [one for part in parts.values() for one in part.findings]
-        done = _write(parts, out, examples, options, as_json, said) and done
+        done = _write(parts, out, examples, options, said) and done
     end(DONE if done else FAILED)
 
 
@@ -138,7 +137,7 @@ def _require_goal(out: Path | None, check: bool) -> None:
 
 
 def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Dataset]":
-    from pgvision.datasets import read_splits, split_by_hash
+    from pgvision.datasets import find_split, read_splits, split_by_hash
 
     parts = read_splits(
         source,
@@ -150,9 +149,8 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
         on_error="record" if check else "raise",
     )
     if options.split is not None:
-        if options.split not in parts:
-            raise OptionError(f"--split {options.split}: {source} has {', '.join(parts)}")
-        parts = {options.split: parts[options.split]}
+        name = find_split(parts, options.split, source=source)
+        parts = {name: parts[name]}
     if options.val is None:
         return parts
     if len(parts) > 1:
@@ -214,7 +212,6 @@ def _write(
     out: Path,
     examples: "ExampleOptions",
     options: ConvertOptions,
-    as_json: bool,
     said: "list[Finding]",
 ) -> bool:
     """Write and say what came of it; False where something that was there is not in it."""
@@ -231,9 +228,6 @@ def _write(
     findings = [*said, *report.findings]
     for line in finding_lines(findings):
         say(line, style="yellow")
-    if target == "jsonl":
-        for split, part in parts.items():
-            _say_round_trip(split, part, examples, codec, as_json)
     return not any(finding.is_loss for finding in findings)
 
 
@@ -260,30 +254,6 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
         more = "; ..." if len(members) > num_examples else ""
         lines.append((is_loss, f"{part}{rule}: {len(members)} ({shown}{more})"))
     return [text for _, text in sorted(lines, key=lambda line: not line[0])]
-
-
-def _say_round_trip(
-    split: str,
-    part: "Dataset",
-    examples: "ExampleOptions",
-    codec: "MaskCodec | None",
-    as_json: bool,
-) -> None:
-    from pgvision.cli.console import say
-    from pgvision.datasets import round_trip
-
-    figures = round_trip(part, options=examples, codec=codec).to_dict()
-    if as_json:
-        typer.echo(json.dumps({"split": split, "round_trip": figures}))
-    known = {key: value for key, value in figures.items() if value is not None}
-    if codec is None:
-        del known["num_masks"]
-    shown = ", ".join(
-        f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else
-        f"{key.replace('_', ' ')} {value}"
-        for key, value in known.items()
-    )  # fmt: skip
-    say(f"{split}: read back: {shown}")
 
 
 def _format_of(out: Path) -> WriteFormat:

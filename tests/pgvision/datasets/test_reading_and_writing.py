@@ -90,7 +90,7 @@ def test_formats_by_their_files(tmp_path):
     with pytest.raises(DataError, match=r"expected \*\.json files, found none"):
         read_splits(tmp_path / "empty", format="coco")
     for unknown in (tmp_path / "empty", tmp_path / "x.csv"):
-        with pytest.raises(DataError, match="format cannot be told"):
+        with pytest.raises(DataError, match="the format is unknown"):
             detect_format(unknown)
 
 

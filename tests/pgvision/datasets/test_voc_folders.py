@@ -145,7 +145,7 @@ def test_a_file_with_an_entity_is_refused_and_nothing_is_read(tmp_path, entity):
         (xml(box("", 1, 1, 9, 9)), "<object> lacks <name>"),
         (xml(box("dog", 1, 1, "nan", 9)), "xmax"),
         (xml(box("dog", 1, 1, "", 9)), "xmax"),
-        (xml(box("dog", 1, 1, "1e300", 9)), "overflow"),
+        (xml(box("dog", 1, 1, "1e300", 9)), "xmax"),
         (xml(size="<width>9999999</width><height>9999999</height>"), "at most"),
         (xml(filename="../../a.jpg"), "leaves the image folder"),
         (xml(filename="/etc/a.jpg"), "absolute"),

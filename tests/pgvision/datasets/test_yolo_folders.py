@@ -415,10 +415,10 @@ def test_what_leaves_the_image_is_cut_at_its_border_or_left_out(tmp_path):
         assert report.num_objects == 2
         lost = [finding.message for finding in report.findings if finding.is_loss]
         assert lost == [
-            "2 objects were left out: their boxes lie outside the image "
+            "2 objects were left out: their boxes are outside the image "
             "(a.png annotation 2, a.png annotation 3)"
         ]
-        assert any("2 objects reach beyond the border" in f.message for f in report.findings)
+        assert any("2 objects were cut at the border" in f.message for f in report.findings)
         text = (tmp_path / task / "labels" / "a.txt").read_text()
         assert all(0 <= float(word) <= 1 for line in text.splitlines() for word in line.split()[1:])
     back = read_dataset(tmp_path / "detect").images[0].objects
@@ -436,7 +436,8 @@ def test_what_label_files_have_no_room_for_is_said(tmp_path):
     data = Dataset((image,), (category,), info={"licenses": []})
     report = write_dataset(data, tmp_path / "yolo", format="yolo")
     assert not any(finding.is_loss for finding in report.findings)
-    assert {finding.message for finding in report.findings} == {
+    assert [f.rule for f in report.findings if "val" in f.message] == ["no-validation"]
+    assert {f.message for f in report.findings if f.rule == "not-kept"} == {
         "1 images lost fields of their own (license)",
         "1 areas were left out: they are not those of the boxes (a.png annotation 9)",
         "1 annotations lost fields of their own (occluded, text)",
@@ -446,4 +447,5 @@ def test_what_label_files_have_no_room_for_is_said(tmp_path):
     }
     plain = replace(data, images=(replace(image, objects=(), extra={}),), info={})
     plain = replace(plain, categories=(Category(30, "x"),))
-    assert write_dataset(plain, tmp_path / "plain", format="yolo").findings == ()
+    report = write_dataset({"train": plain, "val": plain}, tmp_path / "plain", format="yolo")
+    assert report.findings == ()
