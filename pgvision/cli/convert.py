@@ -1,6 +1,7 @@
 """`pgvision convert`: data sets from one format to another, and the linter."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,6 +34,30 @@ class ConvertOptions:
     ] = None
     images: ImagesFolder = None
     split: Split = None
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep this class only (repeatable); images without it stay as negatives.",
+            show_default="all",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Rename a class (repeatable); classes with one name become one.",
+            show_default="none",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            help="Leave broken entries out and list them; exit code 1.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = False
     target_format: Annotated[
         WriteFormat | None,
         typer.Option(
@@ -127,7 +152,7 @@ def convert(
     if out is not None:
         # What --check lists is not said twice.
         said = [] if check else [one for part in parts.values() for one in part.findings]
-        done = _write(parts, out, examples, options, said) and done
+        done = _write(parts, out, examples, options, as_json, said) and done
     end(DONE if done else FAILED)
 
 
@@ -146,11 +171,15 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
         codec=_reading_codec(source, options),
         convention=options.convention,
         split=options.split,
-        on_error="record" if check else "raise",
+        on_error="record" if check or options.skip_broken else "raise",
     )
     if options.split is not None:
         name = find_split(parts, options.split, source=source)
         parts = {name: parts[name]}
+    names = _renamed(options.rename or [])
+    if options.classes:
+        parts = {key: part.select(options.classes) for key, part in parts.items()}
+    parts = {key: part.rename(names) for key, part in parts.items()} if names else parts
     if options.val is None:
         return parts
     if len(parts) > 1:
@@ -158,6 +187,14 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
             f"--val: {source} is split already ({', '.join(parts)}); name one: --split"
         )
     return split_by_hash(next(iter(parts.values())), val=options.val)
+
+
+def _renamed(pairs: "list[str]") -> dict[str, str]:
+    """Parse ``OLD=NEW`` pairs."""
+    for pair in pairs:
+        if not all(map(str.strip, pair.partition("=")[::2])):
+            raise OptionError(f"--rename {pair!r}: expected OLD=NEW, like RBC='red blood cell'")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _reading_codec(source: Path, options: ConvertOptions) -> "MaskCodec | None":
@@ -212,6 +249,7 @@ def _write(
     out: Path,
     examples: "ExampleOptions",
     options: ConvertOptions,
+    as_json: bool,
     said: "list[Finding]",
 ) -> bool:
     """Write and say what came of it; False where something that was there is not in it."""
@@ -224,7 +262,12 @@ def _write(
     report = write_dataset(
         whole, out, format=target, options=examples, codec=codec, images=options.image_files
     )
-    say(f"wrote {report.path}: {report.num_images} images, {report.num_objects} objects")
+    counted = f"{report.num_images} images, {report.num_objects} objects"
+    say(f"wrote {report.path}, counted by reading it back: {counted}")
+    if as_json:
+        counts = {"num_images": report.num_images, "num_objects": report.num_objects}
+        rows = [asdict(finding) for finding in report.findings]
+        typer.echo(json.dumps({"path": str(report.path), **counts, "findings": rows}))
     findings = [*said, *report.findings]
     for line in finding_lines(findings):
         say(line, style="yellow")

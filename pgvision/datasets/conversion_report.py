@@ -121,8 +121,9 @@ def _without_masks(dataset: Dataset) -> Dataset:
 
 def _by_class(image: ImageRecord, dataset: Dataset | None) -> dict[str, list[Annotation]]:
     found: dict[str, list[Annotation]] = {}
-    for item in image.objects if dataset is not None else ():
-        found.setdefault(dataset.names[item.category_id], []).append(item)
+    names = {} if dataset is None else dataset.names
+    for item in image.objects:
+        found.setdefault(names[item.category_id], []).append(item)
     return found
 
 

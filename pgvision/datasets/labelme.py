@@ -88,9 +88,9 @@ def read_labelme(
         with errors.entry(file.name):
             files.append(AnnotationFile(file, entry.text("imagePath")))
     records: list[tuple[ImageRecord, list[str]]] = []
-    for file, image in find_named(ImageFinder(given, images), files, errors):
-        with errors.entry(file.path.name):
-            entry = entries[file.path]
+    for named, image in find_named(ImageFinder(given, images), files, errors):
+        with errors.entry(named.path.name):
+            entry = entries[named.path]
             shapes = [
                 Fields(shape, f"{entry.where}: shapes[{index}]")
                 for index, shape in enumerate(entry.items("shapes"))

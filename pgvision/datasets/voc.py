@@ -72,12 +72,13 @@ def read_voc(
     numbers = {name: index for index, name in enumerate(names, start=1)}
     records: list[ImageRecord] = []
     used = 0
-    for file, image in find_named(ImageFinder(root, images), files, errors):
-        with errors.entry(file.path.name):
-            image_hw = size_of(*file.size, image.path, where=str(file.path), lacks="<size>")
+    for named, image in find_named(ImageFinder(root, images), files, errors):
+        with errors.entry(named.path.name):
+            height, width = named.size
+            image_hw = size_of(height, width, image.path, where=str(named.path), lacks="<size>")
             objects = tuple(
                 replace(item, id=used + index, category_id=numbers[name])
-                for index, (name, item) in enumerate(file.objects, start=1)
+                for index, (name, item) in enumerate(named.objects, start=1)
             )
             used += len(objects)
             records.append(ImageRecord(len(records) + 1, image.name, image.path, image_hw, objects))

@@ -271,7 +271,9 @@ def load_inputs(
     truth = whole
     if classes is not None or image_ids is not None:
         truth = whole.select(classes, image_ids)
-    where, outputs, notes = "results", None, ()
+    where, outputs = "results", None
+    notes: tuple[str, ...] = ()
+    records: Sequence[Record]
     if isinstance(results, str | Path):
         where = f"results {results}"
         results = _read_results(results)

@@ -203,7 +203,8 @@ def _clusters(pairs: Pairs) -> NDArray[np.int64]:
     if not size:
         return np.zeros(0, np.int64)
     edges = coo_array((np.ones(len(row), np.int8), (row, len(found) + column)), shape=(size, size))
-    return connected_components(edges, directed=False)[1][row].astype(np.int64)
+    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1][row]
+    return labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pgvision.evaluation.metrics import reliability
 
 from pgvision.errors import EvaluationError, OptionError
 from pgvision.evaluation import Calibration, fit_calibration
+from pgvision.evaluation.metrics import reliability
 
 
 def drawn(temperature, count=20000, seed=0):
