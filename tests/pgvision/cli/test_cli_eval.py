@@ -135,7 +135,8 @@ def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, t
     assert ran.code == 1
     assert first.name in ran.err
     assert ran.lines[0]["outputs"]["num_outputs"] == 2
-    assert any("1 of 3 pictures unread" in note for note in ran.lines[0]["notes"])
+    assert any("1 of 3 images unread and not scored: " in note for note in ran.lines[0]["notes"])
+    assert ran.lines[0]["num_images"] == 2
     # Asked again, and still a failure, until there is a picture.
     again = run("eval", "--data", sites / "instances.json", "--out", out, "--json")
     assert (again.code, "going on after 2 of 3" in again.err) == (1, True)
