@@ -1,14 +1,13 @@
-"""Overlays on BGR pictures: boxes, labels, masks, contours, a caption below.
+"""Overlays on BGR images: boxes, labels, masks, contours, a caption below.
 
-It takes arrays and knows nothing of results. Masks are drawn crop by crop, which is 15 times faster
-than full-frame overlays. Colours are chosen by ``color_ids``: equal numbers share a colour, and -1
-(no class, no track yet) is grey.
+Functions take arrays. Masks are drawn crop by crop, which is 15 times faster than full-frame
+overlays. ``color_ids`` choose colours: equal numbers share a colour, and -1 (no class, no track
+yet) is grey.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from numpy.typing import NDArray
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import ShapeError
+from pgvision.fonts import Letters, fit_font_size
 
 Crop = tuple[BoolArray, tuple[int, int]]
 Color = tuple[int, int, int]  # blue, green, red
 
-# Bright, apart from each other in hue and in lightness; grey, the last, is for id -1.
+# Bright, and far apart in hue and lightness; grey, the last, is for id -1.
 _HEX = (
     *("ffb000", "00b4d8", "fb5607", "70e000", "b5179e", "f9f871", "3a86ff", "ff6f91"),
     *("2a9d8f", "e63946", "9d4edd", "c8b6ff", "a47148", "90e0ef", "d4e157", "9e9e9e"),
@@ -29,20 +29,12 @@ _HEX = (
 _COLORS: tuple[Color, ...] = tuple(
     (int(code[4:], 16), int(code[2:4], 16), int(code[:2], 16)) for code in _HEX
 )
-# How much a place around a box (see `_around`) is disliked for itself.
+# Cost of each place around a box (see `_around`), in parts of a hidden label.
 _RANKS = np.array([0.0, 0.1, 0.15, 0.2, 0.3, 0.3, 0.35, 0.35, 0.5, 0.55])
-# Pillow's own font has Latin letters alone. These have more, where the system carries them.
-_FONTS = (
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/truetype/noto/NotoSans-Regular.ttf",
-    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf",
-    "/System/Library/Fonts/Supplemental/Arial Unicode.ttf",
-    "C:/Windows/Fonts/arial.ttf",
-)
 
 
 def fit_thickness(image_hw: tuple[int, int]) -> int:
-    """Choose a line width that looks alike on small and large pictures.
+    """Choose a line width that fits the size of the image.
 
     Args:
         image_hw: Height and width in pixels.
@@ -83,7 +75,7 @@ def draw_boxes(
     """
     import cv2
 
-    # The last column is w - 1: a line along the right border would fall outside the picture.
+    # The last column is w - 1: a line at x = w would fall outside the image.
     last = np.array([bgr.shape[1] - 1, bgr.shape[0] - 1] * 2)
     corners = np.minimum(xyxy, last).astype(int).reshape(-1, 4).tolist()
     for color, (left, top, right, bottom) in zip(
@@ -94,24 +86,33 @@ def draw_boxes(
 
 
 def draw_labels(
-    bgr: ByteArray, xyxy: FloatArray, texts: Sequence[str], *, color_ids: IntArray
+    bgr: ByteArray,
+    xyxy: FloatArray,
+    texts: Sequence[str],
+    *,
+    color_ids: IntArray,
+    suffixes: Sequence[str] | None = None,
+    font: str | Path | None = None,
+    font_size: int | None = None,
 ) -> ByteArray:
     """Write a text at each box: outside of it where there is room, and always touching it.
 
-    Of the places around a box the one is taken that hides least of the boxes and of other texts.
-    Texts beyond Latin letters are set with a font of the system, where it carries one.
+    Of the places around a box the one is chosen that hides least of the boxes and of other texts.
 
     Args:
         bgr: ``(h, w, 3)`` uint8, writeable; it is drawn on.
         xyxy: ``(n, 4)`` pixels: left, top, right, bottom.
-        texts: ``n`` texts.
+        texts: ``n`` texts. One that is wider than the image is shortened.
         color_ids: ``(n,)`` whole numbers, see the module.
+        suffixes: ``n`` endings that are never shortened (scores).
+        font: A font file (.ttf, .otf, .ttc) that is preferred; by default see `pgvision.fonts`.
+        font_size: Height of the letters in pixels; by default it fits the image, at least 11.
 
     Returns:
         ``bgr``.
 
     Raises:
-        ShapeError: If there is not one text and one number for each box.
+        ShapeError: If there is not one text, number and suffix for each box.
 
     Example:
         >>> canvas = np.zeros((60, 80, 3), np.uint8)
@@ -120,13 +121,17 @@ def draw_labels(
         np.True_
     """
     colors = _colors_of(color_ids, len(xyxy))
-    if len(texts) != len(xyxy):
+    endings = [""] * len(texts) if suffixes is None else list(suffixes)
+    if len(texts) != len(xyxy) or len(endings) != len(xyxy):
         raise ShapeError(f"texts must name all {len(xyxy)} boxes, got {len(texts)}")
-    tags = [_tag(text, bgr.shape) for text in texts]
+    letters = Letters(font_size or fit_font_size(bgr.shape), font)
+    tags = [
+        letters.tag(text, ending, bgr.shape[1]) for text, ending in zip(texts, endings, strict=True)
+    ]
     sizes = np.array([tag.shape[::-1] for tag in tags], dtype=float).reshape(-1, 2)
     corners = _places(np.asarray(xyxy, dtype=float).reshape(-1, 4), sizes, bgr.shape[:2])
     for tag, color, (left, top) in zip(tags, colors, corners.tolist(), strict=True):
-        # A tag larger than the picture loses its end, not its beginning.
+        # A tag larger than the image loses its end, not its beginning.
         region = bgr[top : top + tag.shape[0], left : left + tag.shape[1]]
         ink = tag[: region.shape[0], : region.shape[1], None]
         region[:] = np.rint(np.array(color) * (1 - ink) + np.array(_ink_on(color)) * ink)
@@ -148,7 +153,7 @@ def draw_masks(
         ``bgr``.
 
     Raises:
-        ShapeError: If a crop reaches beyond the picture, or ``color_ids`` does not number each.
+        ShapeError: If a crop reaches beyond the image, or ``color_ids`` does not number each.
 
     Example:
         >>> canvas = np.zeros((60, 80, 3), np.uint8)
@@ -168,9 +173,9 @@ def draw_masks(
 def draw_contours(
     bgr: ByteArray, crops: Sequence[Crop], *, color_ids: IntArray, thickness: int
 ) -> ByteArray:
-    """Draw the outlines of masks, those of holes included, so that they show on their own colour.
+    """Draw the outlines of masks, those of holes included, visible on their own colour.
 
-    An amber outline on a yellow helmet has a black rim, or, one pixel wide, is a darker amber.
+    An outline has a black rim (amber on a yellow helmet), or, one pixel wide, is a darker colour.
 
     Args:
         bgr: ``(h, w, 3)`` uint8, writeable; it is drawn on.
@@ -182,7 +187,7 @@ def draw_contours(
         ``bgr``.
 
     Raises:
-        ShapeError: If a crop reaches beyond the picture, or ``color_ids`` does not number each.
+        ShapeError: If a crop reaches beyond the image, or ``color_ids`` does not number each.
 
     Example:
         >>> canvas = np.zeros((60, 80, 3), np.uint8)
@@ -210,15 +215,19 @@ def draw_contours(
     return bgr
 
 
-def with_caption(bgr: ByteArray, text: str) -> ByteArray:
-    """Put a text into a dark bar below the picture, wrapped to its width.
+def with_caption(
+    bgr: ByteArray, text: str, *, font: str | Path | None = None, font_size: int | None = None
+) -> ByteArray:
+    """Add a dark bar with a text below the image, wrapped to its width.
 
     Args:
         bgr: ``(h, w, 3)`` uint8; it is not changed.
         text: Any text; its line breaks are kept.
+        font: As in `draw_labels`.
+        font_size: As in `draw_labels`.
 
     Returns:
-        A new picture of the same width, taller by the bar.
+        A new image of the same width, taller by the bar.
 
     Example:
         >>> with_caption(np.zeros((90, 160, 3), np.uint8), "two workers").shape[1]
@@ -227,15 +236,14 @@ def with_caption(bgr: ByteArray, text: str) -> ByteArray:
     from PIL import Image, ImageDraw
 
     width = bgr.shape[1]
-    size = max(10, round(_text_height(bgr.shape) * 1.6))
-    margin = size // 2
-    font = _font(size, latin=text.isascii())
-    lines = _wrapped(text, font, max(1, width - 2 * margin))
-    step = round(size * 1.35)
+    letters = Letters(font_size or round(1.2 * fit_font_size(bgr.shape)), font)
+    margin = letters.size // 2
+    lines = letters.wrap(text, max(1, width - 2 * margin))
+    step = round(letters.size * 1.35)
     bar = Image.new("RGB", (width, step * len(lines) + 2 * margin), (28, 28, 28))
     pen = ImageDraw.Draw(bar)
     for number, line in enumerate(lines):
-        pen.text((margin, margin + number * step), line, font=font, fill=(245, 245, 245))
+        letters.draw(pen, line, (margin, margin + number * step), (245, 245, 245))
     return np.concatenate([bgr, np.asarray(bar)[..., ::-1]], axis=0)
 
 
@@ -248,28 +256,13 @@ def _colors_of(color_ids: IntArray, count: int) -> list[Color]:
 
 
 def _ink_on(color: Color) -> Color:
-    # Black on light colours, white on dark ones, by the usual weights of perceived lightness.
+    # Black on light colours, white on dark ones, by the luma weights of Rec. 601.
     blue, green, red = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
-def _tag(text: str, shape: tuple[int, ...]) -> FloatArray:
-    """Set a text: how much ink is at each pixel, from 0 to 1, with its margin."""
-    from PIL import Image, ImageDraw
-
-    line = " ".join(text.split())
-    size = max(8, round(_text_height(shape) * 1.3))
-    font = _font(size, latin=line.isascii())
-    ascent, descent = font.getmetrics()
-    margin = max(1, size // 6)
-    width = max(1, round(font.getlength(line))) + 2 * margin
-    tag = Image.new("L", (width, ascent + descent + 2 * (margin // 2)))
-    ImageDraw.Draw(tag).text((margin, margin // 2), line, font=font, fill=255)
-    return np.asarray(tag, dtype=np.float32) / 255
-
-
 def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[Any]:
-    """Choose the left top corner of each tag; small boxes, which have least room, come first."""
+    """Choose the left top corner of each tag; small boxes have least room and come first."""
     room = np.maximum(np.array(image_hw[::-1]) - sizes, 0)
     gap = fit_thickness(image_hw) // 2
     areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1.0)
@@ -287,7 +280,7 @@ def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int])
 
 
 def _around(box: NDArray[Any], size: NDArray[Any], gap: int) -> NDArray[Any]:
-    """List the left top corners of a tag around a box, the best liked first."""
+    """List the left top corners of a tag around a box, the preferred first."""
     left, top, right, bottom = box
     width, height = size
     above, below = top - gap - height, bottom + gap + 1
@@ -303,41 +296,11 @@ def _around(box: NDArray[Any], size: NDArray[Any], gap: int) -> NDArray[Any]:
 
 
 def _shared(some: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
-    """Areas that rectangles have in common, ``(len(some), len(others))``."""
+    """Return the shared areas of rectangles, ``(len(some), len(others))``."""
     low = np.maximum(some[:, None, :2], others[None, :, :2])
     high = np.minimum(some[:, None, 2:], others[None, :, 2:])
     shared: NDArray[Any] = np.maximum(high - low, 0).prod(axis=2)
     return shared
-
-
-def _text_height(shape: tuple[int, ...]) -> float:
-    return float(np.clip(min(shape[:2]) / 48, 6, 60))
-
-
-def _font_path() -> str | None:
-    return next((path for path in _FONTS if Path(path).is_file()), None)
-
-
-@lru_cache(maxsize=8)
-def _font(size: int, *, latin: bool) -> Any:  # noqa: ANN401  # Pillow has no common base for its fonts
-    from PIL import ImageFont
-
-    path = None if latin else _font_path()
-    return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
-
-
-def _wrapped(text: str, font: Any, width: int) -> list[str]:  # noqa: ANN401
-    lines = []
-    for paragraph in text.splitlines() or [""]:
-        line = ""
-        for word in paragraph.split():
-            longer = f"{line} {word}".strip()
-            if line and font.getlength(longer) > width:
-                lines.append(line)
-                longer = word
-            line = longer
-        lines.append(line)
-    return lines
 
 
 def _region(bgr: ByteArray, crop: Crop) -> ByteArray:

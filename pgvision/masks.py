@@ -160,9 +160,10 @@ def mask_to_polygon(
     lines, starts, ends = _runs(mask)
     left, top = corner
     bars = shapely.box(starts + left, lines + top, ends + left, lines + top + 1)
-    shape = shapely.union_all(bars)
+    # Simplifying by 0 removes the corners of bars within a straight border.
+    shape = shapely.union_all(bars).simplify(tolerance)
     if tolerance > 0:
-        shape = shapely.make_valid(shape.simplify(tolerance))
+        shape = shapely.make_valid(shape)
     parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
     if min_area > 0:
         parts = [_filled(part, min_area) for part in parts if part.area >= min_area]

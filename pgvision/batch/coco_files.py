@@ -133,7 +133,8 @@ def describe_origin(result: DetectionResult | TextResult) -> str:
         ``"site.mp4#12"`` or ``"site.jpg"``.
     """
     source = readable_name(result.source or "image")
-    return source if result.time is None else f"{source}#{result.frame_index}"
+    is_single = result.time is None and result.frame_index == 0
+    return source if is_single else f"{source}#{result.frame_index}"
 
 
 class KnownIds:

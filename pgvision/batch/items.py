@@ -13,8 +13,8 @@ from urllib.request import url2pathname
 from pgvision.batch.database import Stamp
 from pgvision.errors import OptionError, PgvisionError
 from pgvision.files import readable_name
+from pgvision.http import hide_secrets
 from pgvision.images import is_live
-from pgvision.images.capture import without_password
 from pgvision.images.listing import is_glob, list_folder, list_glob
 from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.stored import Stored, is_stored, list_stored
@@ -33,12 +33,14 @@ class Item:
         at: Its place among all items of the job, those of other shards included.
         source: Path or address that is opened.
         stored: Its place in a tar file or store; None for a file.
+        fault: Why this entry of a list cannot be read; "" for an image.
     """
 
     name: str
     at: int
     source: str
     stored: Stored | None = None
+    fault: str = ""
 
     @property
     def stamp(self) -> Stamp | None:
@@ -149,7 +151,7 @@ def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]
             found.setdefault(item.place, item)
     names = _unique_names(list(found.values()))
     return [
-        Item(name, at, item.source, stored=item.stored)
+        Item(name, at, item.source, item.stored, item.fault)
         for at, (name, item) in enumerate(zip(names, found.values(), strict=True))
     ]
 
@@ -212,12 +214,15 @@ class _Found:
     name: str  # relative to the source
     source: str
     stored: Stored | None = None
+    fault: str = ""
 
     @property
     def place(self) -> str:
         """Absolute path or address: the same for every spelling."""
         if self.stored is not None:
             return self.stored.name
+        if self.fault:
+            return f"{self.source}, {self.name}"
         return self.source if "://" in self.source else str(Path(self.source).absolute())
 
 
@@ -262,14 +267,14 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[_
 def _at_address(source: str, recursive: bool) -> Iterator[_Found]:
     if is_live(source):
         raise OptionError(
-            f"{without_password(source)}: is a live source, which cannot be read again, so that a "
+            f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
             "job cannot resume; use the task itself (pgvision detect), or record it to a file"
         )
     if is_stored(source):
         for stored in list_stored(source, recursive=recursive):
             yield _Found(stored.name, stored.source, stored)
     else:
-        yield _Found(without_password(source), source)
+        yield _Found(hide_secrets(source), source)
 
 
 def _under(root: Path, files: Iterable[Path]) -> Iterator[_Found]:
@@ -301,7 +306,10 @@ def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[_
 
 def _in_list(path: Path, recursive: bool) -> Iterator[_Found]:
     """Expand a list; a relative entry is its own name."""
-    for _, entry in read_manifest(path):
+    for number, entry in read_manifest(path):
+        if not isinstance(entry, str):
+            yield _Found(f"{path.name}#{number}", str(path), fault=str(entry))
+            continue
         if "://" in entry:
             yield from _expanded(entry, recursive, lists=False)
             continue

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from pgvision.batch.database import Stamp
 from pgvision.batch.items import Item, stored_stamp
-from pgvision.errors import PgvisionError
+from pgvision.errors import DataError, PgvisionError
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.images.containers import VIDEO_ENDINGS, sniff
 from pgvision.images.stored import Stored
@@ -56,16 +56,18 @@ def read_items(
 
 
 def _still(item: Item) -> list[Read] | Item:
-    """Read an image; return a video unread."""
+    """Read an image; return a video, or a file of several images, unread."""
+    if item.fault:
+        return [(item, None, FrameFailure(item.name, 0, DataError(item.fault)))]
     if item.stored is not None:
         return [_stored(item, item.stored)]
     if _is_video(item):
         return item
     stamp = item.stamp
     with closing(_opened(item, stride=1)) as frames:  # type: ignore[type-var]
-        frame = next(frames)
-    if isinstance(frame, Frame) and frame.time is not None:
-        return item  # a video that neither its name nor its first bytes showed
+        frame, *others = islice(frames, 2)
+    if others or (isinstance(frame, Frame) and frame.time is not None):
+        return item  # several pages, or a video that neither its name nor its first bytes showed
     return [(item, stamp, replace(frame, source=item.name))]
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from pgvision.errors import OptionError
-from pgvision.images.capture import without_password
+from pgvision.http import hide_secrets
 
 MOST_WAITING: Final = 1000
 _TIMEOUT: Final = 10.0
@@ -54,7 +54,7 @@ class Webhook:
         if not named or parts.scheme not in ("http", "https") or parts.username:
             raise OptionError(
                 "--post: expected http://host/... or https://host/... without a user name, got "
-                f"{without_password(address)!r}"
+                f"{hide_secrets(address)!r}"
             )
         # Paths and queries of webhooks hold their secrets: logs name the host alone.
         self._address, self._name = address, f"{parts.scheme}://{parts.hostname}"

@@ -1,6 +1,6 @@
-"""Pixels in and out: any picture or video source to BGR frames, and frames to a video file.
+"""Image input and video output: any image or video source to BGR frames, frames to a video file.
 
-Public names load on first use, so that importing this package does not load OpenCV.
+Public names are imported on first use, so that importing this package does not load OpenCV.
 """
 
 from importlib import import_module
@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgvision.images.choices import Color, OnError
     from pgvision.images.frames import Frame, FrameFailure
-    from pgvision.images.live import Live
+    from pgvision.images.live import Live, LiveEvent
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import decode_image, image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
-    from pgvision.images.video import VideoInfo, VideoWriter, copy_audio, video_info
+    from pgvision.images.video import VideoInfo, video_info
+    from pgvision.images.video_writer import VideoWriter, copy_audio
 
+_MODULES = {
+    "choices": ("Color", "OnError"),
+    "frames": ("Frame", "FrameFailure"),
+    "live": ("Live", "LiveEvent"),
+    "pixels": ("to_bgr",),
+    "reading": ("decode_image", "image_hw_of", "read_image"),
+    "sources": ("is_live", "iter_frames"),
+    "video": ("VideoInfo", "video_info"),
+    "video_writer": ("VideoWriter", "copy_audio"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Color",
     "Frame",
     "FrameFailure",
     "Live",
+    "LiveEvent",
     "OnError",
     "VideoInfo",
     "VideoWriter",
@@ -32,24 +45,6 @@ __all__ = [
     "to_bgr",
     "video_info",
 ]
-
-_HOMES = {
-    "Frame": "frames",
-    "FrameFailure": "frames",
-    "Color": "choices",
-    "decode_image": "reading",
-    "Live": "live",
-    "to_bgr": "pixels",
-    "image_hw_of": "reading",
-    "read_image": "reading",
-    "OnError": "choices",
-    "is_live": "sources",
-    "iter_frames": "sources",
-    "VideoInfo": "video",
-    "VideoWriter": "video",
-    "copy_audio": "video",
-    "video_info": "video",
-}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""One picture with its origin, or the reason why there is none."""
+"""One image with its origin, or the reason why it could not be read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,19 +7,22 @@ import numpy as np
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import PgvisionError, ShapeError
+from pgvision.files import readable_name
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One picture, and where it comes from.
+    """One image, and where it comes from.
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8, in OpenCV's order: blue, green, red.
-        source: A path, ``"camera:0"``, ``"array"``, ``"pil"``, ``"capture"``, or an address (with
-            its password struck out).
+        source: A path, ``"camera:0"``, ``"array"``, ``"pil"``, ``"capture"``, or an address
+            (without its secrets). Bytes of a path that are not UTF-8 are written as in
+            `pgvision.files.readable_name`.
         index: 0-based position within the source: the frame number of a video or of a stack of
-            arrays; the position in its list of an array or PIL image; 0 for a picture file.
-        time: Seconds from the start of the video; None for what is not video.
+            arrays; the page of a TIFF; the position in its list of an array or PIL image; 0 for a
+            single image.
+        time: Seconds from the start of a video or animation; None for all else.
 
     Raises:
         ShapeError: If ``bgr`` is not ``(h, w, 3)`` uint8.
@@ -36,7 +39,8 @@ class Frame:
     time: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the picture."""
+        """Check the image."""
+        object.__setattr__(self, "source", readable_name(self.source))
         array = self.bgr
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
             raise ShapeError(f"Frame.bgr must be a uint8 array, got {_name(array)}; use to_bgr()")
@@ -50,21 +54,21 @@ class Frame:
 
     @property
     def ok(self) -> Literal[True]:
-        """True: there is a picture (a `FrameFailure` says False)."""
+        """True: the image was read (`FrameFailure` returns False)."""
         return True
 
 
 @dataclass(frozen=True)
 class FrameFailure:
-    """A picture that could not be had, in the place where it should have been.
+    """An image that could not be read, in its place among the frames.
 
     Attributes:
         source: As in `Frame`.
-        index: As in `Frame`; for a video that breaks off, the first frame that is missing.
-        error: What went wrong.
+        index: As in `Frame`; for a video that breaks off, the first missing frame.
+        error: The reason.
 
     Example:
-        >>> FrameFailure("broken.jpg", 0, PgvisionError("broken.jpg: no picture")).ok
+        >>> FrameFailure("broken.jpg", 0, PgvisionError("broken.jpg: no image")).ok
         False
     """
 
@@ -72,9 +76,13 @@ class FrameFailure:
     index: int
     error: PgvisionError
 
+    def __post_init__(self) -> None:
+        """Make the source writable as UTF-8."""
+        object.__setattr__(self, "source", readable_name(self.source))
+
     @property
     def ok(self) -> Literal[False]:
-        """False: there is no picture."""
+        """False: there is no image."""
         return False
 
 

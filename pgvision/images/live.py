@@ -1,42 +1,62 @@
-"""The newest frame of what is live: a reader that never falls behind and finds its way back."""
+"""Latest-frame reader of live sources, with reconnection."""
 
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from pgvision.errors import OptionError, SourceError
-from pgvision.images.capture import without_password
+from pgvision.http import hide_secrets
 from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.opencv import cv2
 from pgvision.images.sources import iter_frames
 
-FIRST_WAIT: Final = 0.5
-LONGEST_WAIT: Final = 30.0
-_CLOSE_SECONDS: Final = 10.0
+FIRST_WAIT: Final = 0.5  # seconds before the first attempt to reconnect; doubled each time
+LONGEST_WAIT: Final = 30.0  # seconds
+STEADY_SECONDS: Final = 30.0  # a connection that lasted this long resets the back-off
+_CLOSE_SECONDS: Final = 2.0  # wait for the reader thread, which may hang in a network read
 
 _log = logging.getLogger("pgvision.images")
+
+
+@dataclass(frozen=True)
+class LiveEvent:
+    """A connection that was lost, or is back.
+
+    Attributes:
+        kind: ``"lost"`` when the source ends or breaks off (once, not for each failed attempt);
+            ``"reconnected"`` when its first frame comes again.
+        source: Name of the source, without secrets.
+        seconds: When, on the clock of ``Frame.time``.
+        reason: Why it was lost; empty for ``"reconnected"``.
+    """
+
+    kind: Literal["lost", "reconnected"]
+    source: str
+    seconds: float
+    reason: str = ""
 
 
 class Live:
     """Frames of a camera or an address, the newest each time.
 
-    One thread reads as fast as the source sends. What came while you were busy is dropped and
-    counted, so that no queue grows and what you see is what is there now. Frames keep their number
-    at the source (dropped ones leave gaps, and numbers go on after a reconnection); their time is
-    that of their coming, in seconds since the iteration began.
+    One thread reads as fast as the source sends, over one connection. Frames that arrive while you
+    are busy are dropped and counted, so that no queue grows and a frame is never old. Frames keep
+    their number at the source (dropped ones leave gaps; numbers continue after a reconnection);
+    their time is that of their arrival, in seconds since the iteration began.
 
     Args:
         source: A camera number, an address, an open ``cv2.VideoCapture``, or with ``paced`` a file.
-        patience: How long a lost source is tried again, in seconds, with waits that double from
-            0.5 s to 30 s; None: for ever; 0: its end is the end. What cannot be had in the first
-            place is an error at once.
+        patience: How long to try again when the source is lost or cannot be opened, in seconds;
+            None: for ever; 0: not at all. The waits double from 0.5 s to 30 s; only a connection
+            that lasts 30 s resets them, so that a flapping camera is not flooded.
         stride: Take every ``stride``-th frame.
-        paced: Let a video file run at its own pace, as a camera would send it.
-        limit: End after so many seconds, whatever comes; None: never.
+        paced: Play a video file at its own pace, as a camera would send it.
+        limit: End after so many seconds; None: never.
+        on_event: Called with each `LiveEvent` at once, from the reader thread: it must be quick.
 
     Attributes:
         num_read: Frames that the source sent.
@@ -44,7 +64,7 @@ class Live:
         num_reconnects: How often the source came back.
 
     Raises:
-        OptionError: If ``patience`` is negative, or given with a capture, which knows no address.
+        OptionError: If ``patience`` is negative, or given with a capture, which has no address.
 
     Example:
         >>> import tempfile
@@ -68,6 +88,7 @@ class Live:
         stride: int = 1,
         paced: bool = False,
         limit: float | None = None,
+        on_event: Callable[[LiveEvent], None] | None = None,
     ) -> None:
         if patience is not None and not patience >= 0:
             raise OptionError(f"patience: expected seconds >= 0 or None, got {patience}")
@@ -76,9 +97,9 @@ class Live:
                 "patience: a cv2.VideoCapture cannot be opened again; pass the address or number"
             )
         self.source, self._patience, self._stride, self._paced = source, patience, stride, paced
-        self._limit = limit
+        self._limit, self.on_event = limit, on_event
         self._ready = threading.Condition()
-        self._frames()  # which refuses at once what it cannot read
+        self._frames()  # checks the source and the stride; nothing is opened
         self._begin()
 
     def _begin(self) -> None:
@@ -89,10 +110,11 @@ class Live:
         self._ended = False
         self._began = time.monotonic()
         self._last: Frame | None = None
+        self._is_lost = False
 
     @property
     def seconds(self) -> float:
-        """Now, on the clock of ``Frame.time``: minus a frame's time, how long ago it came."""
+        """Now, on the clock of ``Frame.time``: ``seconds - frame.time`` is the age of a frame."""
         return time.monotonic() - self._began
 
     def __iter__(self) -> Iterator[Frame | FrameFailure]:
@@ -118,11 +140,11 @@ class Live:
             stop.set()
             thread.join(_CLOSE_SECONDS)
             if thread.is_alive():
-                _log.warning("%s did not answer and was left", self._name)
+                _log.warning("%s: no answer within %g s; left open", self._name, _CLOSE_SECONDS)
 
     @property
     def _name(self) -> str:
-        return without_password(str(self.source)) if self._last is None else self._last.source
+        return hide_secrets(str(self.source)) if self._last is None else self._last.source
 
     def _frames(self) -> Iterator[Frame | FrameFailure]:
         source: Any = self.source
@@ -140,62 +162,69 @@ class Live:
 
     def _read(self, stop: threading.Event) -> None:
         try:
-            self._connect(stop)
-        except Exception as error:  # noqa: BLE001  (kept, not swallowed: the iteration raises it)
+            self._failure = self._connect(stop)
+        except Exception as error:  # noqa: BLE001  (the iteration raises it)
             self._error = error
         finally:
             with self._ready:
                 self._ended = True
                 self._ready.notify()
 
-    def _connect(self, stop: threading.Event) -> None:
-        """Read the source, and again whenever it is lost, until patience ends."""
-        wait, lost_at = FIRST_WAIT, None
+    def _connect(self, stop: threading.Event) -> FrameFailure | None:
+        """Read the source, again whenever it is lost, until patience ends; return the failure."""
+        wait, lost_at = FIRST_WAIT, 0.0
         while True:
-            before = self.num_read
-            failure = self._take_all(stop, is_back=lost_at is not None)
-            if stop.is_set():
-                return
-            if self.num_read > before:
-                wait, lost_at = FIRST_WAIT, None
-            if self._patience == 0 or self.num_read == 0:
-                self._failure = failure
-                return
+            # 1. Read one connection to its end.
+            before, opened = self.num_read, time.monotonic()
+            failure, is_final = self._read_connection(stop)
+            if stop.is_set() or is_final or self._patience == 0:
+                return failure
+            # 2. Report the loss once; patience counts from here until a frame comes again.
             now = time.monotonic()
-            if lost_at is None:
+            if self.num_read > before or not self._is_lost:
                 lost_at = now
-                _log.warning("%s: lost after %d frames; trying again", self._name, self.num_read)
+                reason = str(failure.error) if failure else f"ended after {self.num_read} frames"
+                self._is_lost = True
+                self._report("lost", reason)
+            # 3. Back off: only a steady connection resets the wait.
+            if self.num_read > before and now - opened >= STEADY_SECONDS:
+                wait = FIRST_WAIT
             if self._patience is not None and now + wait - lost_at > self._patience:
                 error = SourceError(f"{self._name}: lost, not back within {self._patience:g} s")
-                self._failure = FrameFailure(self._name, self.num_read, error)
-                return
+                return FrameFailure(self._name, self.num_read, error)
             if stop.wait(wait):
-                return
+                return None
             wait = min(2 * wait, LONGEST_WAIT)
 
-    def _take_all(self, stop: threading.Event, *, is_back: bool) -> FrameFailure | None:
-        """Read one connection to its end; return how it failed, if it did."""
+    def _read_connection(self, stop: threading.Event) -> tuple[FrameFailure | None, bool]:
+        """Read one connection; return its failure, if any, and whether trying again is useless."""
         first = 0 if self._last is None else self._last.index + self._stride
         with closing(self._frames()) as frames:  # type: ignore[type-var]
             for frame in frames:
                 if isinstance(frame, FrameFailure):
-                    return frame
+                    return frame, False
                 if frame.time is None:
-                    error = SourceError(f"{frame.source}: expected what is live, got a picture")
-                    return FrameFailure(frame.source, frame.index, error)
+                    error = SourceError(f"{frame.source}: expected a live source, got an image")
+                    return FrameFailure(frame.source, frame.index, error), True
                 if self._paced and stop.wait(max(0.0, frame.time - self.seconds)):
-                    return None
+                    return None, True
                 if stop.is_set():
-                    return None
-                if is_back:
-                    is_back = False
-                    self.num_reconnects += 1
-                    _log.warning("%s: back again", self._name)
+                    return None, True
+                if self._is_lost:
+                    self._is_lost = False
+                    if self._last is not None:
+                        self.num_reconnects += 1
+                    self._report("reconnected", "")
                 self._offer(replace(frame, index=frame.index + first, time=self._time(frame)))
-        return None
+        return None, False
+
+    def _report(self, kind: Literal["lost", "reconnected"], reason: str) -> None:
+        _log.warning("%s: %s%s", self._name, kind, f" ({reason}); trying again" if reason else "")
+        if self.on_event is not None:
+            self.on_event(LiveEvent(kind, self._name, self.seconds, reason))
 
     def _time(self, frame: Frame) -> float:
-        """Seconds at which a frame came, after the one before."""
+        """Return the arrival time of a frame, after the one before."""
         came = frame.time if self._paced and frame.time is not None else self.seconds
         last = -1.0 if self._last is None or self._last.time is None else self._last.time
         return max(came, last + 1e-3)

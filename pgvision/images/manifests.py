@@ -1,31 +1,42 @@
-"""Files that list pictures: text, JSON lines, Parquet -> paths and addresses."""
+"""Lists of images: text, JSON lines, CSV, Parquet -> paths and addresses."""
 
+import csv
 import json
+import logging
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePath
+from typing import Final, TypeAlias
 
 from pgvision.errors import DataError, DependencyError, SourceError
-from pgvision.images.listing import list_text
+from pgvision.images.containers import is_ignored
 
-MANIFEST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".parquet"})
-_NAME_KEYS: Final = ("image", "file_name", "path")
+MANIFEST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".csv", ".parquet"})
+_COLUMNS: Final = ("image", "file_name", "path", "filename", "image_path")
+_EXPECTED: Final = ", ".join(_COLUMNS)
+_UTF16_STARTS: Final = (b"\xff\xfe", b"\xfe\xff")
+
+Entry: TypeAlias = tuple[int, str | DataError]
+
+_log = logging.getLogger("pgvision.images")
 
 
-def read_manifest(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield what a list of pictures names.
+def read_manifest(file: Path) -> Iterator[Entry]:
+    """Yield the entries of a list of images; a broken entry costs that entry alone.
 
     Args:
-        file: A ``.txt`` of one path a line; a ``.jsonl`` of objects or a ``.parquet`` of rows with
-            ``image``, ``file_name`` or ``path`` (the first that is there). Paths are relative to
-            the file's own folder.
+        file: A ``.txt`` of one path a line (blank lines and ``#`` comments are left out); a
+            ``.jsonl`` of objects, a ``.csv`` with a header or a ``.parquet`` of rows, with a column
+            ``image``, ``file_name``, ``path``, ``filename`` or ``image_path`` (the first that
+            exists). Paths are relative to the file's own folder. Of a CSV with one row for each
+            object, each image is yielded once. Names that folders leave out (`is_ignored`) are left
+            out here too, with a warning.
 
     Yields:
-        The number of the line or row, from 1, and the path or address.
+        The number of the line or row, from 1, and the path or address; or the error of this entry.
 
     Raises:
-        SourceError: If it cannot be read, or names nothing.
-        DataError: If a line or row names nothing.
+        SourceError: If the file cannot be read, or has no entry.
+        DataError: If a table has no such column.
         DependencyError: For Parquet, if pyarrow is not installed.
 
     Example:
@@ -35,40 +46,93 @@ def read_manifest(file: Path) -> Iterator[tuple[int, str]]:
         >>> list(read_manifest(file))
         [(1, 'a.jpg')]
     """
-    readers = {".jsonl": _json_lines, ".parquet": _parquet_rows}
-    read = readers.get(file.suffix.lower())
-    if read is None:
-        yield from list_text(file)
-        return
-    count = 0
+    readers = {".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    count = ignored = 0
     try:
-        for count, entry in read(file):
-            yield count, entry
+        for count, entry in readers.get(file.suffix.lower(), _text_lines)(file):
+            if isinstance(entry, str) and _is_left_out(entry):
+                ignored += 1
+            else:
+                yield count, entry
     except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{file}: expected a manifest that can be read: {error}") from error
+        raise SourceError(f"{file}: expected a list in UTF-8 or UTF-16: {error}") from error
     if not count:
-        raise SourceError(f"{file}: the manifest names no picture")
+        raise SourceError(f"{file}: the list contains no path")
+    if ignored:
+        _log.warning("%s: left out %d entries: hidden files or overlays", file, ignored)
 
 
-def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open(encoding="utf-8-sig") as lines:
+def _is_left_out(entry: str) -> bool:
+    """Apply the rule of folders; of an absolute path or address the last part alone counts."""
+    path = PurePath(entry)
+    return is_ignored(path.name if path.is_absolute() or "://" in entry else path)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield lines; bytes that are not UTF-8 become what `os.fsdecode` makes of a file name."""
+    with file.open("rb") as stream:
+        encoding = "utf-16" if stream.read(2) in _UTF16_STARTS else "utf-8-sig"
+    # newline="\n": str.splitlines would also split at characters that file names may contain.
+    with file.open(encoding=encoding, errors="surrogateescape", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield number, _named_in(line, f"{file}, line {number}")
+                yield number, line.strip()
 
 
-def _named_in(line: str, where: str) -> str:
+def _text_lines(file: Path) -> Iterator[Entry]:
+    for number, line in _lines(file):
+        if not line.startswith("#") or _is_file(file.parent / line):
+            yield number, line
+
+
+def _is_file(path: Path) -> bool:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: expected a JSON object, got {line.strip():.40}") from error
-    for key in _NAME_KEYS:
-        if isinstance(entry, dict) and isinstance(entry.get(key), str) and entry[key].strip():
-            return str(entry[key])
-    raise DataError(f"{where}: expected an object with one of {', '.join(_NAME_KEYS)}, a path")
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, a null byte
+        return False
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, str]]:
+def _json_lines(file: Path) -> Iterator[Entry]:
+    for number, line in _lines(file):
+        where = f"{file}, line {number}"
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            yield number, DataError(f"{where}: expected a JSON object, got {line:.40}")
+            continue
+        values = [entry.get(name) for name in _COLUMNS] if isinstance(entry, dict) else []
+        paths = [value for value in values if isinstance(value, str) and value.strip()]
+        expected = f"{where}: expected an object with a path as one of {_EXPECTED}"
+        yield number, paths[0] if paths else DataError(expected)
+
+
+def _csv_rows(file: Path) -> Iterator[Entry]:
+    lines = _lines(file)
+    _, header = next(lines, (0, ""))
+    # Spreadsheets of many languages write semicolons.
+    for delimiter in (",", ";", "\t"):
+        names = [
+            name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter))
+        ]
+        column = next((names.index(name) for name in _COLUMNS if name in names), None)
+        if column is not None:
+            break
+    else:
+        raise DataError(f"{file}: expected a header with one of {_EXPECTED}, got {header:.60}")
+    seen = set()
+    for number, line in lines:
+        try:
+            path = next(csv.reader([line], delimiter=delimiter))[column].strip()
+        except (csv.Error, IndexError):
+            path = ""
+        if not path:
+            yield number, DataError(f"{file}, line {number}: no path in the column {names[column]}")
+        elif path not in seen:
+            seen.add(path)
+            yield number, path
+
+
+def _parquet_rows(file: Path) -> Iterator[Entry]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -77,14 +141,14 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with pq.ParquetFile(file) as table:
-            key = next((name for name in _NAME_KEYS if name in table.schema_arrow.names), None)
+            key = next((name for name in _COLUMNS if name in table.schema_arrow.names), None)
             if key is None:
-                raise DataError(f"{file}: expected a column {', '.join(_NAME_KEYS)}, of paths")
+                raise DataError(f"{file}: expected a column of paths, one of {_EXPECTED}")
             for batch in table.iter_batches(columns=[key]):
                 for value in batch.column(0).to_pylist():
                     number += 1
-                    if not isinstance(value, str) or not value.strip():
-                        raise DataError(f"{file}, row {number}: {key}: expected a path")
-                    yield number, value
+                    is_path = isinstance(value, str) and value.strip()
+                    fault = DataError(f"{file}, row {number}: {key}: expected a path")
+                    yield number, value if is_path else fault
     except (pa.ArrowException, KeyError, IndexError) as error:  # of broken files
-        raise SourceError(f"{file}: no Parquet that can be read: {error}") from error
+        raise SourceError(f"{file}: not a Parquet file that can be read: {error}") from error

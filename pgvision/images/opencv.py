@@ -1,4 +1,4 @@
-"""OpenCV, or one command that mends its absence."""
+"""OpenCV, imported with a message about missing system libraries."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _level = 0  # what the level was before the first of them
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep OpenCV's own log off stderr while something that may fail is opened.
+    """Silence OpenCV's own log while something that may fail is opened.
 
     Our error says what went wrong; OpenCV's lines beside it name its C++ files. The level is a
     setting of the whole process, so it is held for as short as possible; blocks may overlap, in

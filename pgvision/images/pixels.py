@@ -1,4 +1,4 @@
-"""Whatever holds a picture in memory -> ``(h, w, 3)`` uint8, blue, green, red."""
+"""Arrays and PIL images -> ``(h, w, 3)`` uint8, blue, green, red."""
 
 import logging
 import struct
@@ -13,8 +13,8 @@ from pgvision.errors import ImageError, OptionError, ShapeError
 from pgvision.images.choices import Color
 from pgvision.images.opencv import cv2
 
-# What Pillow raises on broken files, by format; UserWarning is among them where warnings are
-# errors (its TIFF reader warns about what it then fails on).
+# Errors of Pillow on broken files, by format; UserWarning is among them where warnings are errors
+# (its TIFF reader warns about what it then fails on).
 PIL_ERRORS = (
     OSError,
     SyntaxError,
@@ -33,25 +33,26 @@ PIL_ERRORS = (
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _SHAPES = "(h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+_DARK = 64  # of 255; a 16-bit image up to here probably has 14 bits or fewer
 
 _log = logging.getLogger("pgvision.images")
 
 
 def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> ByteArray:
-    """Make one picture ``(h, w, 3)`` uint8 in OpenCV's order: blue, green, red.
+    """Convert one image to ``(h, w, 3)`` uint8 in OpenCV's order: blue, green, red.
 
     Args:
         picture: An array ``(h, w)`` or ``(h, w, 1)`` (gray), ``(h, w, 3)`` or ``(h, w, 4)`` (the
-            fourth is alpha) of uint8; of uint16 (its whole range: divided by 257); or of floats
-            in [0, 1]. Or a PIL image of any mode: its EXIF orientation is applied, and of an
-            animation the frame at which it stands is taken, which is the first one of a file
-            just opened.
-        color: Order of the array's channels, ``"bgr"`` or ``"rgb"``. PIL images know theirs.
+            fourth is alpha) of uint8; of uint16 (full range: divided by 257); or of floats in
+            [0, 1]. Or a PIL image of any mode: its EXIF orientation is applied, and the current
+            frame of an animation is taken, which is the first one of a file just opened.
+        color: Order of the array's channels, ``"bgr"`` or ``"rgb"``. PIL images declare theirs.
 
     Returns:
-        ``(h, w, 3)`` uint8 BGR, contiguous; the array itself, not a copy, where it is that
-        already. Transparent pixels are laid over white, as a page would show them. Colour
-        profiles are not applied.
+        ``(h, w, 3)`` uint8 BGR, contiguous; the array itself, not a copy, if it already has this
+        form. Transparent pixels are laid over white, as on a page. Colour profiles are not applied.
+        A 16-bit image that uses a small part of its range (12 bits of a microscope) becomes nearly
+        black, which is logged.
 
     Raises:
         ShapeError: If the array has another shape, dtype or value range, NaN included. Booleans
@@ -68,8 +69,9 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
     if color not in ("bgr", "rgb"):
         raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
     if isinstance(picture, Image.Image):
+        is_wide = picture.mode.startswith("I") or ";16" in str(getattr(picture, "tile", ""))
         try:
-            return _pil_to_bgr(picture)
+            return _reported(_pil_to_bgr(picture), is_wide, _origin(picture))
         except PIL_ERRORS as error:
             if isinstance(error, (ImageError, ShapeError)):
                 raise
@@ -77,7 +79,20 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
     if not isinstance(picture, np.ndarray):
         raise ShapeError(_not_an_array(picture))
     _require_picture_shape(picture)
-    return _bytes_to_bgr(_to_bytes(picture), color)
+    bgr = _bytes_to_bgr(_to_bytes(picture), color)
+    return _reported(bgr, picture.dtype == np.uint16, "an array")
+
+
+def _reported(bgr: ByteArray, is_wide: bool, origin: str) -> ByteArray:
+    """Log a 16-bit image that becomes nearly black."""
+    if is_wide and bgr.max() <= _DARK:
+        _log.warning(
+            "%s: 16-bit image with values up to about %d of 65535, so it is nearly black; if it "
+            "has 10 to 14 bits, pass the array scaled to its range: array / 2**bits",
+            origin,
+            257 * int(bgr.max()),
+        )
+    return bgr
 
 
 def _not_an_array(value: object) -> str:
@@ -92,16 +107,16 @@ def _not_an_array(value: object) -> str:
 def _require_picture_shape(array: NDArray[Any]) -> None:
     shape = array.shape
     if array.size == 0:
-        raise ShapeError(f"expected at least one pixel, got shape {shape}: the picture is empty")
+        raise ShapeError(f"expected at least one pixel, got shape {shape}: the image is empty")
     if array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)):
         return
     if array.ndim == 3 and shape[0] in (1, 3, 4):
         fix = "channels come last: pass array.transpose(1, 2, 0)"
     elif array.ndim == 4:
-        fix = "pass one picture of the stack, array[i], or the whole stack to iter_frames"
+        fix = "pass one image of the stack, array[i], or the whole stack to iter_frames"
     else:
         fix = "height comes first, then width, then blue, green, red"
-    raise ShapeError(f"expected a picture of shape {_SHAPES}, got {shape}; {fix}")
+    raise ShapeError(f"expected an image of shape {_SHAPES}, got {shape}; {fix}")
 
 
 def _to_bytes(array: NDArray[Any]) -> ByteArray:
@@ -152,7 +167,7 @@ def _over_white(array: ByteArray) -> ByteArray:
 
 
 def _checked(array: object) -> ByteArray:
-    """Give an answer that its library types loosely our name; nothing is copied."""
+    """Return the array with its type; nothing is copied."""
     return np.asarray(array, dtype=np.uint8)
 
 
@@ -206,7 +221,7 @@ def orientation_of(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except PIL_ERRORS as error:
-        _log.warning("EXIF of %s cannot be read (%s): not turned", _origin(image), error)
+        _log.warning("EXIF of %s cannot be read (%s): it is not turned", _origin(image), error)
         return 1
     return orientation if orientation in range(1, 9) else 1
 
@@ -216,10 +231,10 @@ def _origin(image: Image.Image) -> str:
 
 
 def require_moderate(pixels: int) -> None:
-    """Hold OpenCV, which would first allocate, to Pillow's limit.
+    """Apply Pillow's limit to OpenCV and FFmpeg, which allocate first.
 
     Raises:
-        ImageError: If a picture has more pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS``.
+        ImageError: If an image has more pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS``.
 
     Example:
         >>> require_moderate(1920 * 1080)

@@ -1,46 +1,51 @@
-"""One picture, from a file or an address -> BGR; and its size, from the header alone."""
+"""One image file, or its bytes -> BGR frames; and its size, from the header alone."""
 
-import base64
 import io
+import logging
 import os
-from http.client import HTTPException
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from typing import BinaryIO, Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
-from pgvision.images.containers import sniff
+from pgvision.http import HttpError, HttpPolicy, open_address
+from pgvision.images.containers import archive_kind, sniff
 from pgvision.images.opencv import cv2, quiet
 from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate, to_bgr
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _START_OF_SCAN = 0xDA
+_APP2 = 0xE2
 _END_OF_IMAGE = b"\xff\xd9"
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
-_TIMEOUT = 15.0
-_MOST_BYTES = 1 << 28
 _MOST_IN_A_FILE = 1 << 31
+# Formats whose further frames are images in their own right; with times, but for TIFF's pages.
+_ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "HEIF"})
+_SUBFILE_TAG, _NOT_A_PAGE = 254, 1 | 4  # TIFF: a smaller copy of another page, or a mask of it
+_reported: set[str] = set()
+
+_log = logging.getLogger("pgvision.images")
 
 
 class NotAnImageError(ImageError):
-    """Bytes that no picture format claims (a caller may still try them as a video)."""
+    """Bytes of no known image format (a caller may still try them as a video)."""
 
 
 def read_image(path: str | os.PathLike[str]) -> ByteArray:
-    """Read a picture file, upright, as BGR.
+    """Read an image file, upright, as BGR.
 
-    JPEG, PNG, WebP, GIF, TIFF, BMP and whatever else the installed Pillow reads. All eight EXIF
-    orientations are applied. Of an animation or a file of several pages, the first one is read.
-    CMYK, palettes and gray become colour; transparent pixels are laid over white; 16 bits become
-    8. JPEG in gray or YCbCr is decoded by OpenCV, which is about twice as fast; the rest by Pillow,
-    which refuses truncated files and, above 179 million pixels, what may be a decompression bomb.
+    JPEG, PNG, WebP, GIF, TIFF, BMP and all else that the installed Pillow reads. All eight EXIF
+    orientations are applied. Of an animation or a file of several pages the first one is read, and
+    the log reports how many there are; `pgvision.images.iter_frames` reads all. CMYK, palettes and
+    gray become colour; transparent pixels are laid over white; 16 bits become 8. JPEG in gray or
+    YCbCr is decoded by OpenCV, which is about twice as fast; the rest by Pillow, which refuses
+    truncated files and, above 179 million pixels, possible decompression bombs.
 
     Args:
         path: The file; ``~`` is the home folder.
@@ -50,8 +55,8 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
 
     Raises:
         SourceError: If there is no such file, or it cannot be opened.
-        ImageError: If the file is empty, not a picture, of a kind that cannot be read (HEIC), or
-            cut short: OpenCV would fill the missing part with gray and say nothing.
+        ImageError: If the file is empty, not an image, of a kind that cannot be read (HEIC), or
+            cut short: OpenCV would fill the missing part with gray silently.
         DependencyError: If OpenCV cannot be loaded.
 
     Example:
@@ -62,20 +67,17 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
         [[[0, 0, 255], [0, 0, 255]]]
     """
     file = Path(path).expanduser()
-    data = _read_bytes(file)
-    if not data:
-        raise ImageError(f"{file}: expected a picture, got an empty file (0 bytes)")
-    return decode_image(data, str(file))
+    return decode_image(read_bytes(file), str(file))
 
 
 def image_hw_of(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
-    """Read height and width from a picture's header: those that `read_image` would give.
+    """Read height and width from an image's header: those that `read_image` would return.
 
     Args:
         path: The file (``~`` is the home folder), or its bytes as an open file.
 
     Raises:
-        ImageError: If there is no such file, or it is no picture.
+        ImageError: If there is no such file, or it is not an image.
 
     Example:
         >>> import tempfile
@@ -88,58 +90,46 @@ def image_hw_of(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             turned = orientation_of(image) in _TURNED
-            # Of TIFF Pillow gives the turned size at once, and turns the pixels by itself.
+            # Of TIFF Pillow returns the turned size at once, and turns the pixels by itself.
             width, height = image.size
             return (width, height) if turned and image.format != "TIFF" else (height, width)
     except PIL_ERRORS as error:
         raise ImageError(f"{file}: cannot be read as an image: {error}") from error
 
 
-def picture_at(address: str, name: str) -> ByteArray | None:
-    """Fetch a picture by http, to be decoded as a file is; None if no picture is sent there.
+def fetch_image(address: str, name: str) -> bytes | None:
+    """Fetch the bytes of an image by http; None if the address sends something else.
 
     Args:
         address: ``http://`` or ``https://``, with or without user and password.
-        name: What errors call it.
+        name: Its name in errors, without secrets.
 
     Raises:
-        SourceError: If the server refuses, or does not answer.
-        ImageError: If what it sends as a picture is none.
+        SourceError: If the server refuses, or does not answer within 15 s.
     """
-    parts = urlsplit(address)
-    # Only http and https come here (`pgvision.images.sources`), and redirects lead to no file.
-    request = Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())  # noqa: S310
-    request.add_header("User-Agent", "pgvision")
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        request.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     try:
-        with urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
-            kind = answer.headers.get_content_type()
-            # A stream of pictures says "multipart", and a file of unknown kind "octet-stream".
+        with open_address(address, policy=HttpPolicy()) as reply:
+            kind = reply.content_type
+            # A stream of images has the type "multipart", a file of unknown kind "octet-stream".
             if not kind.startswith("image/") and kind != "application/octet-stream":
                 return None
-            start = answer.read(16)
+            start = reply.read(16)
             if kind == "application/octet-stream" and sniff(start) != "image":
                 return None
-            data = start + answer.read(_MOST_BYTES)
-    except HTTPError as error:
-        error.close()  # it is the answer as well, with a socket of its own
-        raise SourceError(f"{name}: the server answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise SourceError(f"{name}: cannot be reached: {error}") from error
-    return decode_image(data, name)
+            return start + reply.read()
+    except HttpError as error:
+        raise SourceError(f"{name}: cannot be fetched: {error}") from error
 
 
 def decode_image(data: bytes, name: str) -> ByteArray:
-    """Decode the bytes of a picture file as `read_image` does.
+    """Decode the bytes of an image file as `read_image` does.
 
     Args:
         data: The whole file.
-        name: What errors call it.
+        name: Its name in errors.
 
     Raises:
-        ImageError: If it is no picture, or not a whole one.
+        ImageError: If it is not an image, or not a whole one.
 
     Example:
         >>> file = io.BytesIO()
@@ -147,14 +137,58 @@ def decode_image(data: bytes, name: str) -> ByteArray:
         >>> decode_image(file.getvalue(), "red").shape
         (1, 2, 3)
     """
-    try:
-        return _decode_jpeg(data) if data[:3] == b"\xff\xd8\xff" else _decode_with_pillow(data)
-    except PgvisionError as error:
-        kind = NotAnImageError if isinstance(error, NotAnImageError) else ImageError
-        raise kind(f"{name}: {error}") from error
+    with _named(name):
+        if data[:3] == b"\xff\xd8\xff":
+            return _decode_jpeg(data, name)
+        with _opened(data, name) as image:
+            _warn_of_others(image, name)
+            return to_bgr(image)
 
 
-def _read_bytes(file: Path) -> bytes:
+def decode_frames(data: bytes, name: str) -> Iterator[tuple[ByteArray, float | None]]:
+    """Decode all pages or frames of an image file.
+
+    Args:
+        data: The whole file.
+        name: Its name in errors.
+
+    Yields:
+        ``(h, w, 3)`` uint8 BGR, and its time in seconds from the start of an animation; None for
+        single images and pages. Smaller copies of a page within a TIFF are left out.
+
+    Raises:
+        ImageError: If it is not an image, or a page is not whole.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> pages = [Image.new("L", (2, 1), shade) for shade in (0, 9)]
+        >>> pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+        >>> [(int(bgr[0, 0, 0]), time) for bgr, time in decode_frames(file.getvalue(), "a.tif")]
+        [(0, None), (9, None)]
+    """
+    with _named(name):
+        image = None if data[:3] == b"\xff\xd8\xff" else _opened(data, name)
+    if image is None or image.format not in _ANIMATED | {"TIFF"}:
+        yield decode_image(data, name), None
+        return
+    with image:
+        pages, time = _own_images(image), 0.0
+        for index in pages:
+            with _named(f"{name}, image {index + 1}" if len(pages) > 1 else name):
+                image.seek(index)
+                bgr = to_bgr(image)
+            yield bgr, time if len(pages) > 1 and image.format in _ANIMATED else None
+            # Browsers show frames without a duration for 0.1 s.
+            time += float(image.info.get("duration") or 100.0) / 1000
+
+
+def read_bytes(file: Path) -> bytes:
+    """Read a whole image file.
+
+    Raises:
+        SourceError: If there is no such file, or it cannot be opened.
+        ImageError: If it is empty, or too large for an image.
+    """
     try:
         size = file.stat().st_size
         data = file.read_bytes() if size <= _MOST_IN_A_FILE else None
@@ -165,20 +199,80 @@ def _read_bytes(file: Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise SourceError(f"{file}: cannot be opened: {error}") from error
     if data is None:
-        raise ImageError(f"{file}: {size} bytes are no picture that can be read safely")
+        raise ImageError(f"{file}: {size} bytes are too many for an image")
+    if not data:
+        raise ImageError(f"{file}: expected an image, got an empty file (0 bytes)")
     return data
 
 
-def _decode_jpeg(data: bytes) -> ByteArray:
-    components, scan, pixels = _jpeg_layout(data)
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn what Pillow raises into errors that begin with the name of the file."""
+    try:
+        yield
+    except PgvisionError as error:
+        kind = NotAnImageError if isinstance(error, NotAnImageError) else ImageError
+        raise kind(f"{name}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{name}: too large to be read safely: {error}; if you trust it, open it with Pillow, "
+            "PIL.Image.MAX_IMAGE_PIXELS raised, and pass the PIL image"
+        ) from error
+    except PIL_ERRORS as error:
+        raise ImageError(f"{name}: expected a whole image, got broken data: {error}") from error
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    image.filename = name  # for messages about its EXIF block
+    return image
+
+
+def _own_images(image: Image.Image) -> list[int]:
+    """List the images of a file, without smaller copies of a TIFF's page; the first is current."""
+    if image.format == "ICO":
+        return list(range(len(image.info.get("sizes", "1"))))
+    indices = list(range(int(getattr(image, "n_frames", 1))))
+    if image.format == "TIFF" and len(indices) > 1:
+        kinds = []
+        for index in indices:
+            image.seek(index)
+            kinds.append(image.tag_v2.get(_SUBFILE_TAG, 0))  # type: ignore[attr-defined]
+        image.seek(0)
+        indices = [index for index in indices if not index or not kinds[index] & _NOT_A_PAGE]
+    return indices
+
+
+def _warn_of_others(image: Image.Image, name: str) -> None:
+    """Log that further images of a file are not read."""
+    if (count := len(_own_images(image))) < 2:
+        return
+    if image.format in _ANIMATED | {"TIFF"}:
+        rest = "the first one is read; name the file as a source (iter_frames) to read all"
+    elif image.format not in _reported:  # photographs of many telephones: once is enough
+        _reported.add(image.format or "")
+        rest = "the main one is read (files of this kind are not reported again)"
+    else:
+        return
+    _log.warning("%s: contains %d images; %s", name, count, rest)
+
+
+def _decode_jpeg(data: bytes, name: str) -> ByteArray:
+    components, scan, pixels, has_others = _jpeg_layout(data)
     require_moderate(pixels)
     # Coded data never holds FF D9, so after the first scan it can only be the end marker; an
     # embedded thumbnail's own end marker lies before.
     if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
         raise ImageError(
-            "truncated JPEG: the end marker is missing, so part of the picture is too; "
+            "truncated JPEG: the end marker is missing, so part of the image is too; "
             "copy or download the file again"
         )
+    if has_others:
+        with suppress(*PIL_ERRORS), _opened(data, name) as image:
+            _warn_of_others(image, name)
     if components in (1, 3):
         try:
             with quiet():
@@ -189,7 +283,8 @@ def _decode_jpeg(data: bytes) -> ByteArray:
             picture = None
         if picture is not None:
             return _turned(np.asarray(picture, dtype=np.uint8), _jpeg_orientation(data))
-    return _decode_with_pillow(data)
+    with _opened(data, name) as image:
+        return to_bgr(image)
 
 
 def _jpeg_orientation(data: bytes) -> int:
@@ -210,9 +305,14 @@ def _turned(picture: ByteArray, orientation: int) -> ByteArray:
     return np.ascontiguousarray(picture)
 
 
-def _jpeg_layout(data: bytes) -> tuple[int, int, int]:
-    """Walk the segments: (colour components, offset of the first scan or -1, pixels)."""
-    components, position, pixels = 0, 2, 0
+def _jpeg_layout(data: bytes) -> tuple[int, int, int, bool]:
+    """Walk the segments.
+
+    Returns:
+        Colour components, offset of the first scan or -1, pixels, and whether the file contains
+        further images (MPO).
+    """
+    components, position, pixels, has_others = 0, 2, 0, False
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
@@ -222,27 +322,11 @@ def _jpeg_layout(data: bytes) -> tuple[int, int, int]:
             components = data[position + 9]
             height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
             pixels = int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        has_others |= marker == _APP2 and data[position + 4 : position + 8] == b"MPF\0"
         if marker == _START_OF_SCAN:
-            return components, position, pixels
+            return components, position, pixels, has_others
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return components, -1, pixels
-
-
-def _decode_with_pillow(data: bytes) -> ByteArray:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return to_bgr(image)
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
-    except PgvisionError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"too large to be read safely: {error}; if you trust it, open it with Pillow, "
-            "PIL.Image.MAX_IMAGE_PIXELS raised, and pass the PIL image"
-        ) from error
-    except PIL_ERRORS as error:
-        raise ImageError(f"expected a whole picture, got broken data: {error}") from error
+    return components, -1, pixels, has_others
 
 
 def _unidentified(data: bytes) -> ImageError:
@@ -251,5 +335,10 @@ def _unidentified(data: bytes) -> ImageError:
             "HEIC / HEIF cannot be read here; convert it to JPEG, or "
             "pip install pillow-heif and call pillow_heif.register_heif_opener() first"
         )
+    if kind := archive_kind(data[:8]):
+        return ImageError(
+            f"is a {kind} archive, whose members cannot be read one by one; unpack it and name "
+            "the folder, or the .tar file"
+        )
     start = data[:12]
-    return NotAnImageError(f"expected a picture, got bytes of no known format ({start!r} ...)")
+    return NotAnImageError(f"expected an image, got bytes of no known format ({start!r} ...)")

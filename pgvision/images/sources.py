@@ -1,13 +1,16 @@
-"""Whatever holds pictures -> frames, lazily, in order, read ahead of the model."""
+"""Image sources -> frames, lazily, in order, read ahead of the model."""
 
 import logging
 import operator
 import os
 import re
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias, TypeGuard
+from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -16,14 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError
-from pgvision.images.capture import (
-    Clip,
-    address_frames,
-    camera_frames,
-    capture_frames,
-    file_frames,
-    without_password,
-)
+from pgvision.files import readable_name
+from pgvision.http import hide_secrets
+from pgvision.images.capture import camera_frames, capture_frames, declared_frames
 from pgvision.images.choices import Color, OnError
 from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
 from pgvision.images.frames import Frame, FrameFailure
@@ -31,8 +29,7 @@ from pgvision.images.listing import is_glob, list_folder, list_glob
 from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.opencv import cv2
 from pgvision.images.pixels import to_bgr
-from pgvision.images.prefetch import read_ahead
-from pgvision.images.reading import NotAnImageError, picture_at, read_image
+from pgvision.images.reading import NotAnImageError, decode_frames, fetch_image, read_bytes
 from pgvision.images.stored import Stored, is_stored, list_stored
 
 Source: TypeAlias = (
@@ -46,6 +43,8 @@ _ACCEPTED = (
     "an array, a PIL image, a path, a folder, a glob, a .txt list, a video, a camera number, "
     "an address, a cv2.VideoCapture, or an iterable of these"
 )
+_CLOSE_SECONDS: Final = 10.0  # wait for a source that hangs when the consumer stops
+_END: Final = None
 
 _log = logging.getLogger("pgvision.images")
 
@@ -55,6 +54,17 @@ class _Options:
     color: Color
     recursive: bool
     stride: int
+    # Real paths of files read so far, if several sources may contain the same ones; else None.
+    seen: set[str] | None = field(default=None)
+
+    def is_repeated(self, file: Path) -> bool:
+        """Note a file; whether it was read before in this call."""
+        if self.seen is None:
+            return False
+        place = os.path.realpath(file)
+        is_repeated = place in self.seen
+        self.seen.add(place)
+        return is_repeated
 
 
 def iter_frames(
@@ -66,42 +76,45 @@ def iter_frames(
     on_error: OnError = "raise",
     prefetch: int = 4,
 ) -> Iterator[Frame | FrameFailure]:
-    """Yield the pictures of any source, in order, with constant memory.
+    """Yield the images of any source, in order, with constant memory.
 
     Args:
-        frames: One of these, or an iterable of them, mixed; an iterable may hold iterables.
+        frames: One of these, or an iterable of them, mixed; an iterable may contain iterables.
 
             - An array as in `to_bgr`, or ``(n, h, w, 3)``: n frames. A PIL image.
-            - A path (``str`` or ``Path``): a picture, a video, a folder (its pictures and videos in
-              natural order), a list (``.txt``, ``.jsonl``, ``.parquet``: `read_manifest`), a tar
-              file of pictures (WebDataset). What any other file is, its first bytes say; failing
-              that, its ending; failing that, a try.
+            - A path (``str`` or ``Path``): an image (all pages of a TIFF, all frames of an
+              animation), a video, a folder (its images and videos in natural order), a list
+              (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``: `read_manifest`), a tar file of images
+              (WebDataset). The kind of any other file follows from its first bytes; failing that,
+              from its ending; failing that, from a try.
             - A glob: ``"site/**/*.jpg"``.
             - A camera: its number, ``0`` or ``"0"`` (a file of that name is ``"./0"``) or path.
-            - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on: a video, or by http a
-              picture; ``s3://``, ``gs://`` and so on: the pictures there (`list_stored`).
-            - An open ``cv2.VideoCapture``: what is left in it. It stays open; up to ``prefetch``
+            - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on: a video, or by http an
+              image; ``s3://``, ``gs://`` and so on: the images there (`list_stored`).
+            - An open ``cv2.VideoCapture``: its remaining frames. It stays open; up to ``prefetch``
               frames more than you took have been read from it.
             - A `Frame` or `FrameFailure`: passed on.
-        color: Order of the channels of arrays, ``"bgr"`` or ``"rgb"``. All else knows its own.
-        recursive: Take the subfolders of folders too.
+        color: Order of the channels of arrays, ``"bgr"`` or ``"rgb"``. All other kinds declare it.
+        recursive: Include the subfolders of folders.
         stride: Take every ``stride``-th frame of videos, cameras, addresses and captures.
-        on_error: What to do about a picture or source that cannot be read: ``"raise"`` its error,
+        on_error: What to do about an image or source that cannot be read: ``"raise"`` its error,
             ``"skip"`` it with a warning in the log, or ``"record"`` a `FrameFailure` in its place.
-            A video that breaks off counts as such, after the frames that it did give. An exception
-            of your own iterable is always raised.
+            A video that breaks off counts as such, after the frames that were read. An exception of
+            your own iterable is always raised.
         prefetch: How many frames may wait for you; they are read in one thread, which ends when you
             stop. 0 reads in your own thread, each frame when you ask for it.
 
     Yields:
-        A `Frame` each; with ``on_error="record"`` also `FrameFailure`.
+        A `Frame` each; with ``on_error="record"`` also `FrameFailure`. Where several sources are
+        given, a file of a folder or pattern that was read before is left out, with a warning; a
+        file that is itself named twice is read twice.
 
     Raises:
-        OptionError: At once, if an option is out of range or ``frames`` is nothing that can hold
-            pictures (None, a dict, a set, bytes, a negative number).
-        SourceError: For a source that is not there, or a video that breaks off.
-        ImageError: For a picture file that cannot be read.
-        ShapeError: For an array that is no picture.
+        OptionError: At once, if an option is out of range or ``frames`` cannot contain images
+            (None, a dict, a set, bytes, a negative number).
+        SourceError: For a source that does not exist, or a video that breaks off.
+        ImageError: For an image file that cannot be read.
+        ShapeError: For an array that is not an image.
 
     Example:
         >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
@@ -115,16 +128,19 @@ def iter_frames(
     _require_count(stride, "stride", 1)
     _require_count(prefetch, "prefetch", 0)
     _require_source(frames)
-    outcomes = _outcomes(frames, _Options(color, recursive, stride), position=0, depth=0)
-    ahead = read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
-    return _settle(ahead, on_error)
+    # Only of a list are the files noted: memory stays constant for folders and generators.
+    seen: set[str] | None = set() if isinstance(frames, list | tuple) and len(frames) > 1 else None
+    options = _Options(color, recursive, stride, seen)
+    outcomes = _outcomes(frames, options, position=0, depth=0)
+    ahead = _read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
+    return _apply(on_error, ahead)
 
 
 def is_live(source: object) -> bool:
-    """Whether a source gives pictures at its own pace, so that waiting for more means falling back.
+    """Whether a source sends frames at its own pace, so that a slow reader falls behind.
 
-    A camera, an address unless its name ends like a file's, or a capture without a declared
-    end; an iterable is not looked into.
+    A camera, an address unless its name ends like a file's, or a capture without a declared end;
+    the items of an iterable are not looked at.
 
     Args:
         source: Whatever `iter_frames` takes.
@@ -134,7 +150,7 @@ def is_live(source: object) -> bool:
         (True, True, True, False)
     """
     if isinstance(source, cv2.VideoCapture):
-        return source.isOpened() and Clip.of(source, "capture").num_frames is None
+        return source.isOpened() and declared_frames(source) is None
     if not isinstance(source, str):
         return _is_whole(source)
     scheme = _SCHEME.match(source)
@@ -150,8 +166,8 @@ def _ending_at(address: str) -> str:
     return Path(path).suffix.lower()
 
 
-def _settle(outcomes: Iterator[Outcome], on_error: OnError) -> Iterator[Outcome]:
-    """Turn recorded failures into what the caller asked for."""
+def _apply(on_error: OnError, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Raise, skip or pass on recorded failures."""
     try:
         for outcome in outcomes:
             if isinstance(outcome, Frame) or on_error == "record":
@@ -159,16 +175,42 @@ def _settle(outcomes: Iterator[Outcome], on_error: OnError) -> Iterator[Outcome]
             elif on_error == "raise":
                 raise outcome.error
             else:
-                _log.warning("skipped %s (%d): %s", outcome.source, outcome.index, outcome.error)
+                reason = readable_name(str(outcome.error))
+                _log.warning("skipped %s (%d): %s", outcome.source, outcome.index, reason)
     finally:
         if isinstance(outcomes, Generator):
             outcomes.close()
 
 
+def _read_ahead(producer: Generator[Outcome, None, None], *, depth: int) -> Iterator[Outcome]:
+    """Yield the items of ``producer`` in order, with up to ``depth`` items waiting.
+
+    The producer runs in one thread, one item at a time; its exceptions are raised in their turn.
+    When the consumer stops early, the producer is closed in its own thread, and the thread ends
+    before this returns. A producer that hangs for more than 10 s is abandoned, with a warning.
+    """
+    executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
+    waiting: deque[Future[Outcome | None]] = deque()
+    try:
+        for _ in range(depth):
+            waiting.append(executor.submit(next, producer, _END))
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(executor.submit(next, producer, _END))
+            yield item
+    finally:
+        for future in waiting:
+            future.cancel()
+        closing = executor.submit(producer.close)
+        done, _ = wait([closing], timeout=_CLOSE_SECONDS)
+        executor.shutdown(wait=bool(done))
+        if not done:
+            _log.warning("the source did not answer within %g s and was abandoned", _CLOSE_SECONDS)
+
+
 def _outcomes(
     item: object, options: _Options, *, position: int, depth: int
 ) -> Generator[Outcome, None, None]:
-    """Yield what one source gives; its failures are values, in their place."""
+    """Yield the frames of one source; its failures are values, in their place."""
     name, index = _name(item), position if isinstance(item, np.ndarray | Image.Image) else 0
     try:
         yield from _open(item, options, position=position, depth=depth)
@@ -206,10 +248,10 @@ def _many(items: object, options: _Options, depth: int) -> Iterator[Outcome]:
     if depth == 2 or not isinstance(items, Iterable):
         raise OptionError(
             f"expected sources nested at most one level deep, got {_kind(items)} below that; "
-            "a picture given as nested lists? pass np.asarray(..., dtype=np.uint8)"
+            "an image given as nested lists? pass np.asarray(..., dtype=np.uint8)"
         )
-    # What is not a list may hand out one buffer again and again (capture.read(buffer)), which
-    # would change under the frames that wait.
+    # A generator may yield one buffer again and again (capture.read(buffer)), which would change
+    # under the frames that wait.
     reused = not isinstance(items, Sequence)
     for position, item in enumerate(items):
         own = item.copy() if reused and isinstance(item, np.ndarray) else item
@@ -232,28 +274,35 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
         yield from _from_address(text, options)
     else:
         raise SourceError(
-            f"{without_password(text)}: {scheme[1]}:// is not read here; "
-            "download it and pass the path"
+            f"{hide_secrets(text)}: {scheme[1]}:// is not read here; download it and pass the path"
         )
 
 
 def _from_address(text: str, options: _Options) -> Iterator[Outcome]:
-    name = without_password(text)
-    if text.lower().startswith("http") and _ending_at(text) not in VIDEO_ENDINGS:
-        # FFmpeg would decode a picture too, and neither turn it nor know transparency.
-        picture = picture_at(text, name)
-        if picture is not None:
-            yield Frame(picture, name)
+    # An image is read by our own http client: FFmpeg would decode it without its orientation and
+    # transparency. A stream is read by FFmpeg, over one connection.
+    from pgvision.images.video import StillImageError, address_frames
+
+    name, is_http = hide_secrets(text), text.lower().startswith("http")
+    if is_http and _ending_at(text) in IMAGE_ENDINGS:
+        data = fetch_image(text, name)
+        if data is not None:
+            yield from _decoded(data, name)
             return
-    yield from address_frames(text, stride=options.stride)
+    try:
+        yield from address_frames(text, stride=options.stride)
+    except StillImageError:
+        data = fetch_image(text, name) if is_http else None
+        if data is None:
+            raise
+        yield from _decoded(data, name)
 
 
 def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[Outcome]:
     path = Path(text).expanduser()
     if _exists(path):
         if path.is_dir():
-            for file in list_folder(path, recursive=options.recursive):
-                yield from _contained(_from_file(file, options), str(file))
+            yield from _from_files(list_folder(path, recursive=options.recursive), text, options)
         elif path.is_char_device():
             yield from camera_frames(str(path), stride=options.stride)
         elif path.suffix.lower() in MANIFEST_ENDINGS and lists:
@@ -261,12 +310,28 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
         elif is_stored(path.name):
             yield from _from_stored(list_stored(str(path)))
         else:
+            options.is_repeated(path)
             yield from _from_file(path, options)
     elif is_glob(text):
-        for file in list_glob(text):
-            yield from _contained(_from_path(str(file), options, lists=False), str(file))
+        yield from _from_files(list_glob(text), text, options)
     else:
         raise SourceError(f"{path}: no such file or folder (looked from {Path.cwd()})")
+
+
+def _from_files(files: Sequence[Path], source: str, options: _Options) -> Iterator[Outcome]:
+    """Read the files of a folder or pattern, each once in a call."""
+    num_repeated = 0
+    for file in files:
+        if is_stored(file.name):
+            inner = _from_stored(list_stored(str(file)))
+        elif options.is_repeated(file):
+            num_repeated += 1
+            continue
+        else:
+            inner = _from_file(file, options)
+        yield from _contained(inner, str(file))
+    if num_repeated:
+        _log.warning("%s: left out %d files that were read before", source, num_repeated)
 
 
 def _exists(path: Path) -> bool:
@@ -283,11 +348,14 @@ def _exists(path: Path) -> bool:
 
 def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
     for number, entry in read_manifest(file):
+        if isinstance(entry, PgvisionError):
+            yield FrameFailure(f"{file}#{number}", 0, entry)
+            continue
         if _SCHEME.match(entry):
             inner = _from_text(entry, options)
         else:
             inner = _from_path(str(file.parent / Path(entry).expanduser()), options, lists=False)
-        for outcome in _contained(inner, without_password(entry)):
+        for outcome in _contained(inner, hide_secrets(entry)):
             if isinstance(outcome, FrameFailure):
                 error = type(outcome.error)(f"{file}, line {number}: {outcome.error}")
                 yield replace(outcome, error=error)
@@ -295,42 +363,53 @@ def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
                 yield outcome
 
 
-def _from_stored(pictures: Iterable[Stored]) -> Iterator[Outcome]:
-    for one in pictures:
-        try:
-            yield one.frame(one.read())
-        except PgvisionError as error:
-            yield FrameFailure(one.name, 0, error)
+def _from_stored(images: Iterable[Stored]) -> Iterator[Outcome]:
+    for stored in images:
+        yield from _contained(stored.frames(), stored.name)
 
 
-def _contained(outcomes: Iterator[Outcome], name: str) -> Iterator[Outcome]:
-    """Keep one file's failure from ending the folder, glob or list that it stands in."""
+def _contained(outcomes: Iterator[Outcome], name: str, index: int = 0) -> Iterator[Outcome]:
+    """Keep the failure of one file from ending its folder, pattern or list."""
     try:
-        yield from outcomes
+        for outcome in outcomes:
+            index = outcome.index + 1
+            yield outcome
     except PgvisionError as error:
-        yield FrameFailure(name, 0, error)
+        yield FrameFailure(name, index, error)
 
 
 def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
     kind = _file_kind(path)
     if kind == "video":
-        yield from file_frames(path, str(path), stride=options.stride)
+        yield from _from_video(path, options)
         return
+    decoded = _decoded(read_bytes(path), str(path))
     try:
-        picture = read_image(path)
+        first = next(decoded)
     except NotAnImageError as error:
         if kind == "image":
             raise
-        yield from _as_a_last_try(path, options, error)
+        try:
+            yield from _from_video(path, options)
+        except SourceError as second:
+            raise ImageError(f"{error}; nor is it a video ({second})") from second
     else:
-        yield Frame(picture, str(path))
+        yield from chain([first], decoded)
 
 
-def _as_a_last_try(path: Path, options: _Options, error: ImageError) -> Iterator[Outcome]:
-    try:
-        yield from file_frames(path, str(path), stride=options.stride)
-    except SourceError as second:
-        raise ImageError(f"{error}; nor is it a video ({second})") from second
+def _from_video(path: Path, options: _Options) -> Iterator[Outcome]:
+    from pgvision.images.video import file_frames  # PyAV is not needed for images
+
+    yield from file_frames(path, str(path), stride=options.stride)
+
+
+def _decoded(data: bytes, name: str) -> Iterator[Outcome]:
+    """Yield all pages or frames of an image file; a broken one ends it as a failure."""
+    frames = (
+        Frame(bgr, name, at, time) for at, (bgr, time) in enumerate(decode_frames(data, name))
+    )
+    yield next(frames)
+    yield from _contained(frames, name, index=1)
 
 
 def _file_kind(path: Path) -> Kind | None:
@@ -351,7 +430,7 @@ def _name(item: object) -> str:
     if isinstance(item, Image.Image):
         return str(getattr(item, "filename", "") or "pil")
     if isinstance(item, str | os.PathLike):
-        return without_password(str(os.fspath(item)))
+        return hide_secrets(str(os.fspath(item)))
     if isinstance(item, cv2.VideoCapture):
         return "capture"
     return f"camera:{item}" if _is_whole(item) else _kind(item)
@@ -371,7 +450,7 @@ def _require_count(value: object, name: str, least: int) -> None:
 
 
 def _require_source(item: object) -> None:
-    """Refuse what cannot hold pictures, before anything is opened."""
+    """Refuse what cannot contain images, before anything is opened."""
     if isinstance(item, np.ndarray | Image.Image | str | os.PathLike | Frame | FrameFailure):
         return
     if isinstance(item, cv2.VideoCapture):
@@ -382,7 +461,7 @@ def _require_source(item: object) -> None:
         raise OptionError(f"expected a camera number >= 0, got {item}")
     fix = ""
     if isinstance(item, bytes | bytearray | memoryview):
-        fix = "; for an encoded picture pass PIL.Image.open(io.BytesIO(data))"
+        fix = "; for an encoded image pass PIL.Image.open(io.BytesIO(data))"
     elif isinstance(item, Mapping):
         fix = "; pass list(mapping.values())"
     elif isinstance(item, Set):

@@ -1,6 +1,6 @@
-"""Pictures that are no files of their own: members of tar files (WebDataset), objects in stores.
+"""Images in tar files (WebDataset) and in object stores.
 
-Nothing is unpacked: a member is read where it lies. Stores are what pyarrow's file systems reach
+Nothing is unpacked: a member is read at its offset. Stores are those of pyarrow's file systems
 (``s3://``, ``gs://``, ``abfs://``, ``hdfs://``), with their own credentials and settings.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path, PureWindowsPath
 from typing import IO, Any, Final
 
 from pgvision.errors import DependencyError, ImageError, SourceError
-from pgvision.images.capture import without_password
-from pgvision.images.containers import IMAGE_ENDINGS, sniff
+from pgvision.files import readable_name
+from pgvision.http import hide_secrets
+from pgvision.images.containers import IMAGE_ENDINGS, is_ignored, sniff
 from pgvision.images.frames import Frame
 from pgvision.images.listing import natural_key
-from pgvision.images.reading import decode_image
+from pgvision.images.reading import decode_frames, decode_image
 
 _STORE: Final = re.compile(r"(s3|gs|gcs|abfss?|hdfs|viewfs)://", re.IGNORECASE)
 _MOST_BYTES: Final = 1 << 31
@@ -27,15 +28,15 @@ _TAR: Final = ".tar"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a picture lies.
+    """Location of an image.
 
     Attributes:
-        name: ``"shards/0.tar/12.jpg"`` or ``"s3://bucket/12.jpg"``; no password is in it.
-        source: What the user named: the tar file, or an address with all that it needs.
-        path: Of the file that holds it, in its file system.
-        start: Where it begins in a tar file; 0 for an object, which is a picture as a whole.
-        size: Its bytes.
-        changed: When that file changed, in ns; 0 if nobody knows.
+        name: ``"shards/0.tar/12.jpg"`` or ``"s3://bucket/12.jpg"``, without secrets.
+        source: As the user named it: the tar file, or an address with its credentials.
+        path: Path of the file that contains it, in its file system.
+        start: Offset in the tar file; 0 for an object.
+        size: Number of bytes.
+        changed: Modification time of that file in ns; 0 if unknown.
     """
 
     name: str
@@ -46,14 +47,14 @@ class Stored:
     changed: int
 
     def read(self) -> bytes:
-        """Read its bytes.
+        """Read the bytes.
 
         Raises:
             SourceError: If it cannot be read, or ends too early.
-            ImageError: If it is too large to be a picture.
+            ImageError: If it is too large for an image.
         """
         if not 0 <= self.size <= _MOST_BYTES:
-            raise ImageError(f"{self.name}: {self.size} bytes are no picture that is read safely")
+            raise ImageError(f"{self.name}: {self.size} bytes are too many for an image")
         try:
             with _opened(self.source, self.path) as file:
                 file.seek(self.start)
@@ -65,14 +66,32 @@ class Stored:
         return data
 
     def frame(self, data: bytes) -> Frame:
-        """Decode its bytes.
+        """Decode the bytes; of several pages or frames the first one, with a warning.
 
         Raises:
-            ImageError: If they are no picture.
+            ImageError: If they are not an image.
         """
-        if sniff(data[:16]) == "video":
-            raise ImageError(f"{self.name}: is a video, and these are read from files alone")
+        self._require_image(data)
         return Frame(decode_image(data, self.name), self.name)
+
+    def frames(self) -> Iterator[Frame]:
+        """Read and decode the image.
+
+        Yields:
+            All its pages or frames.
+
+        Raises:
+            SourceError: If it cannot be read.
+            ImageError: If it is not an image.
+        """
+        data = self.read()
+        self._require_image(data)
+        for index, (bgr, time) in enumerate(decode_frames(data, self.name)):
+            yield Frame(bgr, self.name, index, time)
+
+    def _require_image(self, data: bytes) -> None:
+        if sniff(data[:16]) == "video":
+            raise ImageError(f"{self.name}: is a video; videos are only read from files")
 
 
 def is_stored(source: str) -> bool:
@@ -90,15 +109,17 @@ def is_stored(source: str) -> bool:
 
 
 def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
-    """List the pictures of a tar file (in its order), or of a store (in natural order).
+    """List the images of a tar file (in its order), or of a store (in natural order).
+
+    Names that `is_ignored` excludes are left out, as in folders.
 
     Args:
         source: A path, or the address of an object, a tar file, or a folder of either.
         recursive: Take folders of stores with their subfolders.
 
     Raises:
-        SourceError: If it cannot be read, holds nothing, or a tar file is compressed or names what
-            lies outside it.
+        SourceError: If it cannot be read, contains no image, or a tar file is compressed or has
+            members whose names lead outside of it.
         DependencyError: For a store, if pyarrow is not installed.
     """
     if _STORE.match(source) is None:
@@ -115,7 +136,7 @@ def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
     ]
     if not found:
         hint = "" if recursive else "; recursive=True (--recursive) looks deeper"
-        raise SourceError(f"{without_password(source)}: no picture here{hint}")
+        raise SourceError(f"{hide_secrets(source)}: no image here{hint}")
     return found
 
 
@@ -132,25 +153,28 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
             _opened(source, path) as file,
             tarfile.open(fileobj=_Headers(file), mode="r:") as tar,  # type: ignore[call-overload]
         ):
-            found = [
-                Stored(f"{name}/{_inside(one.name, name)}", source, path, *span, changed)
-                for one in _walked(tar)
-                if Path(one.name).suffix.lower() in IMAGE_ENDINGS and one.isreg()
-                # What is sparse does not lie there in one piece.
-                for span in ([] if one.issparse() else [(one.offset_data, one.size)])
-            ]
+            found = []
+            for member in _walked(tar):
+                is_image = Path(member.name).suffix.lower() in IMAGE_ENDINGS and member.isreg()
+                if not is_image or member.issparse():  # sparse: not stored in one piece
+                    continue
+                inside = _inside(member.name, name)
+                if not is_ignored(inside):
+                    full = readable_name(f"{name}/{inside}")
+                    span = member.offset_data, member.size
+                    found.append(Stored(full, source, path, *span, changed))
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{name}: expected a whole tar file, not compressed (members of one that is cannot be "
             f"reached one by one): {error}"
         ) from error
     if not found:
-        raise SourceError(f"{name}: no picture in this tar file")
+        raise SourceError(f"{name}: no image in this tar file")
     return found
 
 
 class _Headers:
-    """A tar file as its headers are read: one that claims gigabytes for a name gets none."""
+    """A tar file whose headers are read: one that declares gigabytes for a name is refused."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell
@@ -162,16 +186,16 @@ class _Headers:
 
 
 def _walked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (one := tar.next()) is not None:
-        yield one
-        tar.members = []  # type: ignore[attr-defined]  # it would keep them all
+    while (member := tar.next()) is not None:
+        yield member
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
 
 
 def _inside(member: str, name: str) -> str:
     """Return a member's name without ``./``; refuse one that would lead elsewhere as a path."""
     parts = PureWindowsPath(member).parts  # knows both separators, and drives
     if PureWindowsPath(member).anchor or ".." in parts or "\0" in member:
-        raise SourceError(f"{name}: the member {member!r:.80} would lie outside")
+        raise SourceError(f"{name}: the member {member!r:.80} leads outside of it")
     return "/".join(parts)
 
 
@@ -182,22 +206,20 @@ def _objects(source: str, recursive: bool) -> list[tuple[str, int, int]]:
     try:
         about = system.get_file_info(root)
         if about.type == FileType.NotFound:
-            raise SourceError(f"{without_password(source)}: no such object or folder")
+            raise SourceError(f"{hide_secrets(source)}: no such object or folder")
         if about.type == FileType.File:
             infos = [about]
         else:
             infos = system.get_file_info(FileSelector(root, recursive=recursive))
     except (OSError, ValueError) as error:
-        raise SourceError(f"{without_password(source)}: cannot be listed: {error}") from error
-    taken = IMAGE_ENDINGS | {_TAR}
-    wanted = [
-        (one.path, int(one.size), int(one.mtime_ns or 0))
-        for one in infos
-        if one.type == FileType.File
-        and (one is about or Path(one.path).suffix.lower() in taken)
-        and (one is about or not one.base_name.startswith("."))
-    ]
-    return sorted(wanted, key=lambda one: natural_key(Path(one[0])))
+        raise SourceError(f"{hide_secrets(source)}: cannot be listed: {error}") from error
+    wanted = []
+    for info in infos:
+        inside = info.path.removeprefix(root).lstrip("/")
+        is_wanted = Path(info.path).suffix.lower() in IMAGE_ENDINGS | {_TAR}
+        if info is about or (info.type == FileType.File and is_wanted and not is_ignored(inside)):
+            wanted.append((info.path, int(info.size), int(info.mtime_ns or 0)))
+    return sorted(wanted, key=lambda entry: natural_key(Path(entry[0])))
 
 
 def _address(source: str, path: str) -> str:
@@ -216,10 +238,10 @@ def _system(source: str) -> tuple[Any, str]:
     try:
         from pyarrow.fs import FileSystem
     except ImportError as error:
-        name = without_password(source)
+        name = hide_secrets(source)
         raise DependencyError(f"{name}: stores need pyarrow: pip install pyarrow") from error
     try:
         system, path = FileSystem.from_uri(source)
     except (OSError, ValueError) as error:
-        raise SourceError(f"{without_password(source)}: no store's address: {error}") from error
+        raise SourceError(f"{hide_secrets(source)}: not the address of a store: {error}") from error
     return system, path

@@ -1,53 +1,53 @@
-"""Video files: what they say of themselves, writing them, and their sound."""
+"""Video reading through PyAV: files and addresses -> frames, and what a file declares."""
 
-import heapq
 import logging
-import math
 import os
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
-from operator import itemgetter
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
 
 from pgvision.arrays import ByteArray
-from pgvision.errors import OptionError, ShapeError, SourceError
-from pgvision.files import replaced_path
-from pgvision.images.capture import Clip, open_file
-from pgvision.images.opencv import cv2
+from pgvision.errors import ImageError, SourceError
+from pgvision.http import hide_secrets
+from pgvision.images.containers import ISO_BOXES
+from pgvision.images.frames import Frame, FrameFailure
+from pgvision.images.pixels import require_moderate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
+    from av.container import InputContainer
     from av.video.stream import VideoStream
 
-_ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-_MAX_SIDE = 16384  # libx264
-# No B frames: with them a file's end is reckoned too early where times are uneven.
-_H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
-
-AudioOutcome: TypeAlias = Literal["copied", "absent in source"]
+_TIMEOUT: Final = 15.0  # seconds, to open an address and to wait for each packet
+# Demuxers of files. Playlists (HLS, DASH, concat) are not among them: they name other files and
+# addresses, which FFmpeg would open.
+_FILE_FORMATS: Final = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,h264,hevc,mjpeg,mjpeg_2000,ivf,dv,mxf,"
+    "mxf_opatom,rm,gif,apng,nut,av1,obu,vc1,dhav,xmv,wtv,gxf,yuv4mpegpipe"
+)
+_STILL_FORMATS: Final = frozenset({"image2", "gif", "apng", "webp_anim", "ico"})
 
 _log = logging.getLogger("pgvision.images")
 
 
+class StillImageError(SourceError):
+    """An address that sends an image, not a video."""
+
+
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says of itself.
+    """What a video file declares.
 
     Attributes:
         fps: Frames per second (the mean, if it varies).
-        num_frames: Stored in MP4, MOV and AVI; elsewhere OpenCV's estimate from the duration;
-            None if there is neither.
+        num_frames: As stored in MP4, MOV and AVI; elsewhere estimated from the duration; None if
+            there is neither.
         image_hw: Height and width of the frames as they are read, rotation applied.
     """
 
@@ -64,6 +64,7 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
 
     Example:
         >>> import tempfile
+        >>> from pgvision.images import VideoWriter
         >>> path = Path(tempfile.mkdtemp()) / "clip.mp4"
         >>> with VideoWriter(path, fps=25, image_hw=(48, 64)) as writer:
         ...     for shade in range(3):
@@ -72,269 +73,290 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
         VideoInfo(fps=25.0, num_frames=3, image_hw=(48, 64))
     """
     file = Path(path).expanduser()
-    capture = open_file(file, str(file))
-    try:
-        clip = Clip.of(capture, str(file))
-        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-    finally:
-        capture.release()
-    if clip.fps is None or height <= 0 or width <= 0:
-        raise SourceError(f"{file}: the video declares no frame rate or size (damaged header?)")
-    return VideoInfo(clip.fps, clip.num_frames, (height, width))
+    with _open_file(file, str(file)) as stream, closing(_Video(stream, str(file))) as video:
+        fps, hw = video.fps, (video.stream.height, video.stream.width)
+        if fps is None or min(hw) <= 0:
+            raise SourceError(f"{file}: the video declares no frame rate or size (damaged header?)")
+        # The display matrix comes with the first frame.
+        first = next(video.decode(), None)
+        turned = first is not None and first.rotation % 180 != 0
+        return VideoInfo(fps, video.num_frames, hw[::-1] if turned else hw)
 
 
-class VideoWriter:
-    """Write BGR frames to a video file: aside first, and in its place when all is well.
-
-    ``.mp4``, ``.mov`` and ``.mkv`` get H.264, which browsers play, ``.avi`` Motion JPEG. Sound is
-    another step: see `copy_audio`. Leaving the ``with`` block by an exception leaves no file
-    behind, and an older file of that name as it was. An H.264 frame has even sides: of an odd
-    side the last row or column is not written, which is logged once.
-
-    Args:
-        path: The file; its folder is made.
-        fps: Frames per second, of frames that come without a time of their own.
-        image_hw: Height and width that every frame must have.
+def file_frames(path: Path, name: str, *, stride: int) -> Iterator[Frame | FrameFailure]:
+    """Yield every ``stride``-th frame of a video file, and a failure if the file breaks off.
 
     Raises:
-        OptionError: If the ending, ``fps`` or ``image_hw`` is not one that can be written.
+        SourceError: If it cannot be opened, or contains no frame.
+    """
+    with _open_file(path, name) as stream, closing(_Video(stream, name)) as video:
+        count = yield from _frames(video, stride)
+        failure = _ending(video, count, path)
+    if failure is not None:
+        yield failure
+
+
+def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailure]:
+    """Yield frames of a video at an address (rtsp, rtmp, http, ...), over one connection.
+
+    A live address declares no length, so its end is logged and is not an error. If it sends no time
+    stamps (MJPEG over http), the time of a frame is its arrival, from the start of the reading.
+
+    Raises:
+        SourceError: If it cannot be opened within 15 s, or sends no frame.
+        StillImageError: If it sends an image.
+    """
+    name = hide_secrets(address)
+    with closing(_Video(address, name)) as video:
+        kind = video.container.format.name
+        if kind in _STILL_FORMATS or kind.endswith("_pipe"):
+            raise StillImageError(f"{name}: is an image, not a video")
+        count = yield from _frames(video, stride)
+        failure = None if video.num_frames is None else _ending(video, count, None)
+    if failure is not None:
+        yield failure
+    elif video.num_frames is None:
+        reason = f": {_reason(video.error)}" if video.error else ""
+        _log.warning("%s: ended after %d frames%s", name, count, reason)
+
+
+class _Video:
+    """An open video stream.
+
+    Args:
+        source: An open file, or an address.
+        name: Its name in errors, without secrets.
+
+    Attributes:
+        fps: Frames per second; None if not declared.
+        num_frames: Number of frames, stored or estimated; None if not declared.
+        error: The last error of reading or decoding; None so far.
+        last_seconds: Time of the last decoded frame.
+    """
+
+    def __init__(self, source: BinaryIO | str, name: str) -> None:
+        self.name, self.opened = name, time.monotonic()
+        self.error: Exception | None = None
+        self.last_seconds: float | None = None
+        is_file = not isinstance(source, str)
+        options = {"format_whitelist": _FILE_FORMATS} if is_file else {"rtsp_flags": "prefer_tcp"}
+        timeout = None if is_file else (_TIMEOUT, _TIMEOUT)
+        try:
+            self.container: InputContainer = av.open(source, "r", options=options, timeout=timeout)
+        except (av.FFmpegError, OSError, ValueError, UnicodeError) as error:
+            raise _not_a_video(source, name, _reason(error)) from error
+        try:
+            stream = self.container.streams.best("video")
+            if stream is None:
+                raise _not_a_video(source, name, "there is no video stream")
+            self.stream: VideoStream = stream  # type: ignore[assignment]
+            self._require_moderate()
+        except BaseException:
+            self.container.close()
+            raise
+        rate = self.stream.average_rate
+        self.fps = float(rate) if rate else None
+        seconds = (self.container.duration or 0) / av.time_base
+        estimate = round(seconds * self.fps) if self.fps else 0
+        self.num_frames = self.stream.frames or estimate or None
+        # FFmpeg makes up 25 stamps a second for MJPEG over http (AVFMT_NOTIMESTAMPS).
+        self._is_unstamped = not is_file and bool(self.container.format.flags & 0x80)
+        # Frame threads delay the newest frame of a live address.
+        self.stream.thread_type = "AUTO" if is_file else "SLICE"
+
+    def _require_moderate(self) -> None:
+        try:
+            require_moderate(self.stream.width * self.stream.height)
+        except ImageError as error:
+            raise SourceError(f"{self.name}: its frames are {error}") from error
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None:  # for streams whose frames grow
+            self.stream.codec_context.options = {"max_pixels": str(2 * limit)}
+
+    def decode(self) -> Iterator[av.VideoFrame]:
+        """Yield decoded frames; packets that cannot be decoded are skipped, as players do."""
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                self.error = error
+                return
+            if packet is None:
+                return
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, OSError) as error:
+                self.error = error
+            else:
+                yield from frames
+
+    def seconds_at(self, frame: av.VideoFrame, index: int) -> float | None:
+        """Return the time of a frame from the start of the file, or of its arrival."""
+        if self._is_unstamped:
+            return time.monotonic() - self.opened
+        if frame.pts is not None and frame.time_base is not None:
+            origin = (self.container.start_time or 0) / av.time_base
+            return max(0.0, float(frame.pts * frame.time_base) - origin)
+        return index / self.fps if self.fps else None
+
+    def close(self) -> None:
+        """Close the stream; an open file stays open."""
+        self.container.close()
+
+
+def _open_file(path: Path, name: str) -> BinaryIO:
+    """Open a file for FFmpeg, which then takes no part of the name for a protocol or pattern."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise SourceError(f"{name}: no such file (looked from {Path.cwd()})") from error
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{name}: cannot be opened: {error}") from error
+    if path.stat().st_size == 0:
+        file.close()
+        raise SourceError(f"{name}: expected a video, got an empty file (0 bytes)")
+    return file
+
+
+def _not_a_video(source: BinaryIO | str, name: str, reason: str) -> SourceError:
+    if isinstance(source, str):
+        reason += "; check address and network"
+    else:
+        cut = cut_short(Path(source.name))
+        reason = f"the file is cut short: {cut}" if cut else "no video that FFmpeg knows"
+    return SourceError(f"{name}: cannot be opened as a video: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """Return FFmpeg's reason without the path or address that it repeats."""
+    return hide_secrets(getattr(error, "strerror", None) or str(error))
+
+
+def _frames(video: _Video, stride: int) -> Generator[Frame, None, int]:
+    """Yield every ``stride``-th frame; return the number of frames."""
+    index = 0
+    for frame in video.decode():
+        video.last_seconds = video.seconds_at(frame, index)
+        if index % stride == 0:
+            yield Frame(_to_bgr(frame, video.name), video.name, index, video.last_seconds)
+        index += 1
+    if index == 0:
+        reason = f": {_reason(video.error)}" if video.error else ""
+        raise SourceError(f"{video.name}: expected a video with frames, got no frame{reason}")
+    return index
+
+
+def _to_bgr(frame: av.VideoFrame, name: str) -> ByteArray:
+    try:
+        bgr = np.asarray(frame.to_ndarray(format="bgr24"), dtype=np.uint8)
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise SourceError(f"{name}: a frame cannot be converted: {_reason(error)}") from error
+    turns = frame.rotation // 90 % 4  # counter-clockwise, from the display matrix
+    return np.ascontiguousarray(np.rot90(bgr, turns)) if turns else bgr
+
+
+def _ending(video: _Video, count: int, path: Path | None) -> FrameFailure | None:
+    """Check whether a video of ``count`` frames ended where it should.
+
+    FFmpeg reads a cut file up to the cut and then reports a regular end. A failure if the file is
+    shorter than it declares; or if its container stores the number of frames and more than 2 frames
+    and 1% of them, and the last part of its time, are missing. Other containers only estimate the
+    number: a shortfall is logged.
+    """
+    declared, total = video.num_frames, f" of {video.num_frames}" if video.num_frames else ""
+    cut = cut_short(path) if path is not None else None
+    if cut is not None:
+        error = SourceError(f"{video.name}: ended after frame {count}{total}: cut short, {cut}")
+        return FrameFailure(video.name, count, error)
+    if declared is None or declared - count <= max(2, declared // 100):
+        return None
+    if video.stream.frames and video.last_seconds is not None and video.fps is not None:
+        duration = declared / video.fps
+        if duration - video.last_seconds > max(3 / video.fps, duration / 100):
+            text = f"{video.name}: ended after frame {count}{total}: damaged data"
+            return FrameFailure(video.name, count, SourceError(text))
+    _log.warning("%s: %d frames came, about %d were declared", video.name, count, declared)
+    return None
+
+
+# --- lengths that containers declare ---------------------------------------------------------
+
+
+def cut_short(path: Path) -> str | None:
+    """Compare the lengths that a video container declares with the size of the file.
+
+    Args:
+        path: An MP4 / MOV, AVI, Matroska or WebM file.
+
+    Returns:
+        None if the file contains all that it declares, or declares nothing; otherwise the gap.
+
+    Raises:
+        OSError: If the file cannot be read.
 
     Example:
         >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "clip.mp4"
-        >>> with VideoWriter(path, fps=30, image_hw=(48, 64)) as writer:
-        ...     writer.write(np.zeros((48, 64, 3), np.uint8))
-        >>> path.exists()
-        True
+        >>> path = Path(tempfile.mkdtemp()) / "cut.avi"
+        >>> _ = path.write_bytes(b"RIFF" + (1000).to_bytes(4, "little") + b"AVI LIST")
+        >>> cut_short(path)
+        'the file declares 1008 bytes and has 16'
     """
-
-    def __init__(self, path: str | os.PathLike[str], fps: float, image_hw: tuple[int, int]) -> None:
-        """Check what is asked; nothing is opened before the ``with`` block."""
-        self.path = Path(path).expanduser()
-        self.fps = _require_fps(fps)
-        self.image_hw = _require_size(image_hw, self.path)
-        self.num_frames = 0
-        self._tick = _tick(self.fps, fine=self.path.suffix.lower() != ".avi")
-        self._next = 0  # the first free place in time, in ticks
-        self._stack = ExitStack()
-        self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
-
-    def __enter__(self) -> "VideoWriter":
-        """Open the file aside."""
-        height, width = self.image_hw
-        if (height % 2 or width % 2) and self.path.suffix.lower() != ".avi":
-            _log.warning(
-                "%s: odd size %dx%d: the last row or column is not written",
-                self.path,
-                height,
-                width,
-            )
-        with ExitStack() as stack:
-            aside = stack.enter_context(replaced_path(self.path))
-            container = _new_container(aside)
-            stack.callback(_give_up, container)
-            self._stream = self._add_stream(container)
-            self._stack = stack.pop_all()
-        self._container, self.num_frames, self._next = container, 0, 0
-        return self
-
-    def write(self, bgr: ByteArray, time: float | None = None) -> None:
-        """Append one frame.
-
-        Args:
-            bgr: ``(h, w, 3)`` uint8, blue, green, red, of the size given at the start.
-            time: Seconds from the start of the video at which it is shown; None: one frame of
-                ``fps`` after the one before. A time that does not come after the one before is
-                moved behind it.
-
-        Raises:
-            ShapeError: If it has another shape or dtype.
-            OptionError: If the writer is not open.
-            SourceError: If it cannot be written (a full disk).
-        """
-        if self._container is None or self._stream is None:
-            raise OptionError(f"{self.path}: not open; write inside 'with VideoWriter(...)'")
-        if not isinstance(bgr, np.ndarray) or bgr.dtype != np.uint8:
-            got = bgr.dtype if isinstance(bgr, np.ndarray) else type(bgr).__name__
-            raise ShapeError(f"{self.path}: expected a uint8 frame, got {got}")
-        if bgr.shape != (*self.image_hw, 3):
-            raise ShapeError(
-                f"{self.path}: expected a frame of shape {(*self.image_hw, 3)}, got {bgr.shape}; "
-                "resize it, or open one writer per size"
-            )
-        with self._full_disk_explained():
-            self._container.mux(self._stream.encode(self._frame(bgr, self._stream, time)))
-        self.num_frames += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Put the file in its place, or take everything back.
-
-        Raises:
-            OptionError: If no frame was written.
-            SourceError: If the rest cannot be written (a full disk).
-        """
-        container, stream = self._container, self._stream
-        self._container = self._stream = None
-        if error is not None:
-            self._stack.__exit__(kind, error, trace)
-            return
-        with self._stack:  # whose own end renames the file, or removes it if this raises
-            if container is not None and stream is not None:
-                if self.num_frames == 0:
-                    raise OptionError(f"{self.path}: no frame was written, so there is no video")
-                with self._full_disk_explained():
-                    container.mux(stream.encode(None))
-                    container.close()
-
-    def _add_stream(self, container: "OutputContainer") -> "VideoStream":
-        height, width = self.image_hw
-        if self.path.suffix.lower() == ".avi":
-            stream = container.add_stream("mjpeg", rate=_rate(self.fps), options={"q": "3"})
-            stream.pix_fmt, stream.height, stream.width = "yuvj420p", height, width
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(12)
+        file.seek(0)
+        if start[:4] == b"RIFF":
+            declared: int | None = int.from_bytes(start[4:8], "little") + 8
+        elif start[:4] == b"\x1a\x45\xdf\xa3":
+            declared = _matroska_length(file)
+        elif start[4:8] in ISO_BOXES:
+            return _iso_gap(file, size)
         else:
-            stream = container.add_stream("libx264", rate=_rate(self.fps), options=_H264)
-            stream.pix_fmt = "yuv420p"
-            stream.height, stream.width = height - height % 2, width - width % 2
-            # Said in the file, or players guess the matrix by the size of the picture.
-            context = stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709
-            context.color_range = ColorRange.MPEG
-        stream.codec_context.time_base = self._tick
-        return stream
-
-    def _frame(self, bgr: ByteArray, stream: "VideoStream", time: float | None) -> av.VideoFrame:
-        cut = np.ascontiguousarray(bgr[: stream.height, : stream.width])
-        full = self.path.suffix.lower() == ".avi"
-        frame = av.VideoFrame.from_ndarray(cut, format="bgr24").reformat(
-            format=stream.pix_fmt,
-            dst_colorspace=Colorspace.ITU601 if full else Colorspace.ITU709,
-            dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
-        )
-        place = self._next if time is None else round(Fraction(time) / self._tick)
-        frame.pts, frame.time_base = max(place, self._next), self._tick
-        # Matroska counts in milliseconds: two frames closer than that would be one.
-        apart = 1 / _rate(self.fps) if time is None else Fraction(1, 1000)
-        self._next = frame.pts + math.ceil(apart / self._tick)
-        return frame
-
-    @contextmanager
-    def _full_disk_explained(self) -> "Iterator[None]":
-        try:
-            yield
-        except (av.FFmpegError, OSError) as error:
-            raise SourceError(
-                f"{self.path}: the video could not be written (disk full?): {error}"
-            ) from error
+            return None
+    # 8: an AVI whose writer never came back to fill in the length.
+    if declared is None or declared == 8 or declared <= size:
+        return None
+    return f"the file declares {declared} bytes and has {size}"
 
 
-def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) -> AudioOutcome:
-    """Give ``video`` the sound of ``source``, packet by packet, without coding it anew.
-
-    Of several sound tracks all are copied. Sound that outlasts the pictures is kept.
-
-    Args:
-        source: The video whose sound is wanted.
-        video: The file that `VideoWriter` wrote, of the same length in time; it is replaced.
-
-    Returns:
-        ``"copied"`` or ``"absent in source"``.
-
-    Raises:
-        SourceError: If one of the files cannot be read, or the container of ``video`` cannot hold
-            the sound's codec; ``video`` is then left as it was.
-    """
-    sound_file, video_file = Path(source).expanduser(), Path(video).expanduser()
-    for file in (sound_file, video_file):
-        if not file.is_file():
-            raise SourceError(f"{file}: no such file (looked from {Path.cwd()})")
-    try:
-        with av.open(str(sound_file)) as sound, av.open(str(video_file)) as pictures:
-            if not sound.streams.audio:
-                return "absent in source"
-            with (
-                replaced_path(video_file) as aside,
-                _new_container(aside) as target,
-            ):
-                _remux(pictures, sound, target)
-    except (av.FFmpegError, ValueError) as error:
-        raise SourceError(
-            f"{video_file}: the sound of {sound_file} does not fit: {error}"
-        ) from error
-    return "copied"
+def _iso_gap(file: BinaryIO, size: int) -> str | None:
+    """Walk the top-level boxes of an MP4; the last one must end where the file does."""
+    position, names = 0, set()
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        name, length = header[4:8], int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        elif length == 0:
+            length = size - position
+        if length < 8 or not name.isalnum():
+            break  # padding or garbage behind the last box
+        names.add(name)
+        position += length
+    if position > size:
+        return f"the file declares {position} bytes and has {size}"
+    return None if b"moov" in names else "its index (moov) is missing"
 
 
-def _remux(pictures: "InputContainer", sound: "InputContainer", target: "OutputContainer") -> None:
-    """Interleave both inputs by time, so that players need not seek."""
-    inputs = ((pictures, pictures.streams.video), (sound, sound.streams.audio))
-    packets = []
-    for container, streams in inputs:
-        twins = {stream.index: target.add_stream_from_template(stream) for stream in streams}
-        packets.append(_retargeted(container, list(streams), twins))
-    for _, packet in heapq.merge(*packets, key=itemgetter(0)):
-        target.mux_one(packet)
+def _matroska_length(file: BinaryIO) -> int | None:
+    file.seek(4)
+    header = _read_vint(file)
+    if header is None or header > os.fstat(file.fileno()).st_size:  # seeks end at 2^63
+        return None
+    file.seek(header, os.SEEK_CUR)
+    if file.read(4) != b"\x18\x53\x80\x67":  # Segment
+        return None
+    length = _read_vint(file)
+    return None if length is None else file.tell() + length
 
 
-def _retargeted(
-    container: "InputContainer", streams: list["Stream"], twins: "Mapping[int, Stream]"
-) -> "Iterator[tuple[float, Packet[Stream]]]":
-    """Yield (seconds, packet), each packet readdressed to the stream that is its twin."""
-    for packet in container.demux(streams):
-        if packet.dts is None:  # the empty packet that marks the end
-            continue
-        seconds = float(packet.dts * packet.time_base)
-        packet.stream = twins[packet.stream.index]
-        yield seconds, packet
-
-
-def _require_fps(fps: float) -> float:
-    if isinstance(fps, bool) or not isinstance(fps, int | float | np.number | Fraction):
-        raise OptionError(f"fps must be a number, got {type(fps).__name__}")
-    rate = float(fps)
-    if not (math.isfinite(rate) and 0 < rate <= 1000):
-        raise OptionError(f"fps must be above 0 and at most 1000, got {fps!r}")
-    return rate
-
-
-def _new_container(path: Path) -> "OutputContainer":
-    # The index first, so that a page can play while it loads.
-    index_first = {} if path.suffix.lower() in (".avi", ".mkv") else {"movflags": "+faststart"}
-    return av.open(str(path), "w", options=index_first)
-
-
-def _give_up(container: "OutputContainer") -> None:
-    """Close what may be closed already; a full disk has been reported by then."""
-    with suppress(av.FFmpegError, OSError):
-        container.close()
-
-
-def _rate(fps: float) -> Fraction:
-    return Fraction(fps).limit_denominator(1001)  # 30000/1001 and its kin stay exact
-
-
-def _tick(fps: float, *, fine: bool) -> Fraction:
-    """Choose the unit of time: a frame at ``fps`` is a whole number of it.
-
-    With ``fine`` it is a tenth of a millisecond or less, for frames with times of their own.
-    """
-    step = 1 / _rate(fps)
-    return step / max(1, math.ceil(step * 10_000)) if fine else step
-
-
-def _require_size(image_hw: tuple[int, int], path: Path) -> tuple[int, int]:
-    ending = path.suffix.lower()
-    if ending not in _ENDINGS:
-        raise OptionError(f"{path}: a video must end in {', '.join(_ENDINGS)}, got {ending!r}")
-    height, width = (int(side) for side in image_hw)
-    least, most = (1, 65535) if ending == ".avi" else (2, _MAX_SIDE)
-    if min(height, width) < least or max(height, width) > most:
-        raise OptionError(
-            f"{path}: sides must be {least}..{most} pixels for {ending}, got {height}x{width}"
-        )
-    return height, width
+def _read_vint(file: BinaryIO) -> int | None:
+    """Read an EBML length; None if it is "unknown" (all ones), as live recordings write."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    width = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
+    return None if value == (1 << 7 * width) - 1 else value

@@ -1,14 +1,13 @@
-"""What every task returns: frozen, checked at construction, and with exits to other formats.
+"""Results of all tasks: frozen, checked at construction, with conversions to other formats.
 
-`DetectionResult`, `SegmentationResult` and `TextResult` are answers; `Failure` takes their place in
-a list when a frame could not be read and ``on_error="record"`` was asked for. All four have ``ok``.
+A task returns `DetectionResult`, `SegmentationResult` or `TextResult`; with ``on_error="record"`` a
+`Failure` takes the place of an image that could not be read. All four have ``ok``.
 """
 
-from pgvision.results.answer import Answer
+from pgvision.results.answer import Answer, Failure
 from pgvision.results.detection import DetectionResult
-from pgvision.results.failure import Failure
-from pgvision.results.reading_back import result_from_dict
 from pgvision.results.segmentation import SegmentationResult
+from pgvision.results.tables import load_results, result_from_dict, save_results, to_table
 from pgvision.results.text import TextResult
 
 __all__ = [
@@ -17,5 +16,8 @@ __all__ = [
     "Failure",
     "SegmentationResult",
     "TextResult",
+    "load_results",
     "result_from_dict",
+    "save_results",
+    "to_table",
 ]

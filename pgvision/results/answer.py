@@ -1,20 +1,23 @@
-"""What all answers have in common: where they come from and what the model wrote."""
+"""Fields and methods of all results, and failures in their place."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import DataError, OptionError, PgvisionError
-from pgvision.results.checks import (
-    frozen_image,
-    require_count,
-    require_seconds,
-    require_timings,
+from pgvision.files import readable_name, write_text
+from pgvision.results.checks import frozen_image, require_count, require_number, require_numbers
+from pgvision.results.plotting import (
+    IMAGE_ENDINGS,
+    encode_image,
+    require_ending,
+    show_image,
+    write_image,
 )
 from pgvision.tokens.bins import require_image_hw
 from pgvision.tokens.parsing import Reject
@@ -24,21 +27,21 @@ _Result = TypeVar("_Result", bound="Answer")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """The fields that every answer has. Frozen and checked; `None` always means unknown.
+    """Base of results: the fields that all have. Frozen and checked; `None` means unknown.
 
     Attributes:
         image_hw: Height and width of the original image, in pixels.
-        prefix: What the model was asked.
-        raw_text: What it wrote, unchanged.
-        rejects: Fragments of ``raw_text`` that could not be read, each with its reason.
-        truncated: Whether the answer was cut off before the model ended it.
+        prefix: The prompt.
+        raw_text: The model's output, unchanged.
+        rejects: Fragments of ``raw_text`` that could not be parsed, each with its reason.
+        truncated: Whether the output was cut off before its end.
         timings: Seconds per phase.
-        passes: How often the model ran for this answer; None if unknown.
+        passes: How often the model ran for this result; None if unknown.
         source: Path, address, ``"array"`` ...; None if unknown.
-        frame_index: 0-based position within the source; 0 for a still.
-        time: Seconds from the start of a video; None for a still.
-        image: ``(h, w, 3)`` uint8 BGR, a read-only view, or None. It serves `plot` and is neither
-            compared nor written by `to_dict`.
+        frame_index: 0-based position within the source; 0 for a single image.
+        time: Seconds from the start of a video; None for a single image.
+        image: ``(h, w, 3)`` uint8 BGR, a read-only view, or None. It is used by `plot`, and is
+            neither compared nor written by `to_dict`.
 
     Example:
         >>> answer = Answer(image_hw=(480, 640), prefix="ocr", raw_text="EXIT")
@@ -58,24 +61,27 @@ class Answer:
     time: float | None = None
     image: ByteArray | None = field(default=None, repr=False)
 
-    # Fields that files written by 0.1.0 lack; reading such a file back leaves them unknown.
+    # Fields that older files lack; they stay unknown when such a file is read.
     _newer: ClassVar[frozenset[str]] = frozenset({"passes"})
+    _not_compared: ClassVar[frozenset[str]] = frozenset({"image"})
+    _endings: ClassVar[tuple[str, ...]] = (*IMAGE_ENDINGS, ".json", ".txt")
 
     def __post_init__(self) -> None:
-        """Check every field and replace it by its own frozen form."""
+        """Check every field and replace it by its frozen form."""
         self._set("image_hw", require_image_hw(self.image_hw))
         for name in ("prefix", "raw_text"):
             if not isinstance(getattr(self, name), str):
                 raise OptionError(f"{name} must be a str, got {getattr(self, name)!r}")
         self._set("rejects", tuple(self.rejects))
         self._set("truncated", bool(self.truncated))
-        self._set("timings", require_timings(self.timings))
+        self._set("timings", require_numbers(self.timings, "timings"))
         if self.passes is not None:
             self._set("passes", require_count(self.passes, "passes"))
-        self._set("source", None if self.source is None else str(self.source))
+        if self.source is not None:
+            self._set("source", readable_name(str(self.source)))
         self._set("frame_index", require_count(self.frame_index, "frame_index"))
         if self.time is not None:
-            self._set("time", require_seconds(self.time, "time"))
+            self._set("time", require_number(self.time, "time"))
         if self.image is not None:
             self._set("image", frozen_image(self.image, self.image_hw))
 
@@ -83,19 +89,19 @@ class Answer:
         """Equal if of one class and equal in every field but ``image``, arrays by value."""
         if type(other) is not type(self):
             return NotImplemented
-        names = [each.name for each in fields(self) if each.name != "image"]
-        return all(_same(getattr(self, name), getattr(other, name)) for name in names)
+        names = {field.name for field in fields(self)} - self._not_compared
+        return all(_is_same(getattr(self, name), getattr(other, name)) for name in names)
 
     @property
     def ok(self) -> bool:
-        """True: this is an answer, not a `Failure`."""
+        """True: this is a result, not a `Failure`."""
         return True
 
     def with_image(self: _Result, bgr: ByteArray | None) -> _Result:
-        """Give a result its picture, so that `plot` and `save` need none; None takes it away.
+        """Return this result with an image, so that `plot` and `save` need none; None removes it.
 
-        A result holds on to its picture: of a video, 2.8 MB for each frame of 720p. Where many
-        results are kept, ``[one.with_image(None) for one in detector.stream("site.mp4")]``.
+        The image of a result stays in memory: 2.8 MB for each frame of a 720p video. To keep many
+        results, use ``[result.with_image(None) for result in detector.stream("site.mp4")]``.
 
         Args:
             bgr: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``. It is viewed, not copied.
@@ -104,7 +110,7 @@ class Answer:
             A new result; this one is unchanged.
 
         Raises:
-            ShapeError: If the picture has another size or dtype.
+            ShapeError: If the image has another size or dtype.
 
         Example:
             >>> answer = Answer(image_hw=(4, 6)).with_image(np.zeros((4, 6, 3), np.uint8))
@@ -113,8 +119,8 @@ class Answer:
         """
         return replace(self, image=bgr)
 
-    def require_picture(self, image: ByteArray | None = None) -> ByteArray:
-        """Choose the picture to work on: the one passed, else the result's own.
+    def require_image(self, image: ByteArray | None = None) -> ByteArray:
+        """Return the image to work on: the one passed, else the result's own.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``, or None.
@@ -124,24 +130,84 @@ class Answer:
 
         Raises:
             OptionError: If there is neither.
-            ShapeError: If the picture has another size or dtype.
+            ShapeError: If the image has another size or dtype.
 
         Example:
-            >>> Answer(image_hw=(4, 6)).require_picture(np.zeros((4, 6, 3), np.uint8)).shape
+            >>> Answer(image_hw=(4, 6)).require_image(np.zeros((4, 6, 3), np.uint8)).shape
             (4, 6, 3)
         """
         if image is not None:
             return frozen_image(image, self.image_hw)
         if self.image is None:
             raise OptionError(
-                "this result carries no picture: pass image= (BGR), or use result.with_image(bgr)"
+                "this result has no image: pass image= (BGR), or use result.with_image(bgr)"
             )
         return self.image
 
-    def to_dict(self) -> dict[str, object]:
-        """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
+    def plot(self, image: ByteArray | None = None) -> ByteArray:
+        """Draw the result on a copy of the image; the base class draws nothing.
 
-        Numbers are exact: `from_dict` gives back an equal result.
+        Args:
+            image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``; by default the result's own.
+
+        Returns:
+            A new BGR image.
+        """
+        return self.require_image(image).copy()
+
+    def show(self, image: ByteArray | None = None) -> None:
+        """Show the plotted image: inline in a notebook, elsewhere in a window.
+
+        A window stays open until a key is pressed. An image whose shorter side is below 480 pixels
+        is enlarged.
+
+        Args:
+            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+
+        Raises:
+            OptionError: If there is no image.
+            DependencyError: If there is no display.
+        """
+        show_image(self.plot(image), PurePath(self.source or "result").name)
+
+    def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
+        """Write the plotted image, all fields, or a text, by the ending of ``path``.
+
+        The file is renamed into place when it is complete.
+
+        Args:
+            path: ``.jpg``, ``.jpeg``, ``.png``, ``.bmp``, ``.webp``: the plotted image. ``.json``:
+                all fields but the image. ``.txt``: the text of a `TextResult`, else a YOLO label
+                file (see `DetectionResult.to_yolo`).
+            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            OptionError: If the ending is unknown, an image is needed and there is none, or the
+                format cannot contain an image of this size.
+
+        Example:
+            >>> import tempfile
+            >>> path = Answer(image_hw=(4, 6)).save(Path(tempfile.mkdtemp()) / "a.json")
+            >>> path.name
+            'a.json'
+        """
+        target = Path(path)
+        ending = require_ending(target, self._endings)
+        if ending == ".json":
+            write_text(target, self.to_json(indent=2) + "\n")
+        elif ending == ".txt":
+            write_text(target, self._as_text())
+        else:
+            write_image(target, self.plot(image))
+        return target
+
+    def to_dict(self) -> dict[str, object]:
+        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
+
+        Numbers are exact: `from_dict` returns an equal result.
 
         Returns:
             A dict whose keys are the names of the fields, and ``type``, the class's name.
@@ -156,8 +222,13 @@ class Answer:
             "prefix": self.prefix,
             "raw_text": self.raw_text,
             "rejects": [
-                {"text": each.text, "reason": each.reason, "start": each.start, "end": each.end}
-                for each in self.rejects
+                {
+                    "text": reject.text,
+                    "reason": reject.reason,
+                    "start": reject.start,
+                    "end": reject.end,
+                }
+                for reject in self.rejects
             ],
             "truncated": self.truncated,
             "timings": dict(self.timings),
@@ -181,13 +252,13 @@ class Answer:
 
     @classmethod
     def from_dict(cls: type[_Result], data: Mapping[str, object]) -> _Result:
-        """Read back what `to_dict` wrote.
+        """Build a result from what `to_dict` returned.
 
         Args:
             data: The dict, from `to_dict` or ``json.loads``. Keys beyond the fields are ignored.
 
         Returns:
-            A result equal to the one written; its ``image`` is None.
+            A result equal to the written one; its ``image`` is None.
 
         Raises:
             DataError: If it is another kind of result, or a field is missing or broken.
@@ -200,24 +271,36 @@ class Answer:
         if not isinstance(data, Mapping) or data.get("type") != cls.__name__:
             got = data.get("type") if isinstance(data, Mapping) else type(data).__name__
             raise DataError(f"expected a dict with type {cls.__name__!r}, got {got!r}")
-        names = [each.name for each in fields(cls) if each.name != "image"]
+        names = [field.name for field in fields(cls) if field.name != "image"]
         if missing := [name for name in names if name not in {*data, *cls._newer}]:
-            raise DataError(f"a {cls.__name__} needs {', '.join(missing)}, which the dict lacks")
+            raise DataError(
+                f"a {cls.__name__} needs {', '.join(missing)}; the dict has no such key"
+            )
         try:
-            return cls(**cls._decoded({name: data[name] for name in names if name in data}))
+            return cls(**cls._decoded(data, {name: data[name] for name in names if name in data}))
         except (PgvisionError, TypeError, ValueError, KeyError) as error:
             raise DataError(f"cannot read a {cls.__name__} back: {error}") from error
 
     @classmethod
-    def _decoded(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the class; ``values`` are the fields that ``data`` contains."""
         values["rejects"] = tuple(
-            Reject(text=each["text"], reason=each["reason"], start=each["start"], end=each["end"])
-            for each in values["rejects"]
+            Reject(
+                text=entry["text"], reason=entry["reason"], start=entry["start"], end=entry["end"]
+            )
+            for entry in values["rejects"]
         )
         return values
 
+    def _as_text(self) -> str:
+        return self.raw_text + "\n"
+
+    def _repr_jpeg_(self) -> bytes | None:
+        # A notebook keeps what it shows: the PNG of a photograph is four times larger.
+        return None if self.image is None else encode_image(self.plot())
+
     def _set(self, name: str, value: object) -> None:
-        # The one way to store a checked value in a frozen dataclass.
+        # A frozen dataclass has no other way to store a checked value.
         object.__setattr__(self, name, value)
 
     def _origin(self) -> str:
@@ -232,7 +315,63 @@ class Answer:
         return "; ".join(parts)
 
 
-def _same(one: object, other: object) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image that could not be read or answered, recorded instead of raised.
+
+    Attributes:
+        source: Path, address or name of the image.
+        index: 0-based position within its source.
+        error: The error that ``on_error="raise"`` would have raised.
+
+    Example:
+        >>> from pgvision.errors import ImageError
+        >>> failure = Failure(source="a.jpg", index=0, error=ImageError("0 bytes"))
+        >>> failure.ok, failure.to_dict()["message"]
+        (False, '0 bytes')
+    """
+
+    source: str
+    index: int
+    error: PgvisionError
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            OptionError: If ``error`` is not one of pgvision's, or ``index`` no whole number.
+        """
+        object.__setattr__(self, "source", readable_name(str(self.source)))
+        require_count(self.index, "index")
+        if not isinstance(self.error, PgvisionError):
+            raise OptionError(f"error must be a PgvisionError, got {self.error!r}")
+
+    @property
+    def ok(self) -> bool:
+        """False: there is no result."""
+        return False
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the failure as plain Python values, ready for ``json.dumps``.
+
+        Returns:
+            ``type``, ``source``, ``index``, ``error`` (the error's class) and ``message``.
+
+        Example:
+            >>> from pgvision.errors import ImageError
+            >>> Failure(source="a.jpg", index=0, error=ImageError("0 bytes")).to_dict()["error"]
+            'ImageError'
+        """
+        return {
+            "type": "Failure",
+            "source": self.source,
+            "index": self.index,
+            "error": type(self.error).__name__,
+            "message": readable_name(str(self.error)),
+        }
+
+
+def _is_same(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
         return both and np.array_equal(one, other)  # type: ignore[arg-type]

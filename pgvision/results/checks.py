@@ -1,119 +1,125 @@
-"""Checks that results run on their fields, each returning a read-only copy of what was passed."""
+"""Checks of the fields of results; arrays become read-only copies."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pgvision.arrays import ByteArray, FloatArray, IntArray
+from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import require_boxes
 from pgvision.errors import OptionError, ShapeError
 
-_WHOLE = (int, np.integer)
+Index = int | slice | Sequence[int] | Sequence[bool] | IntArray | BoolArray
+
 _REAL = (int, float, np.integer, np.floating)
 
 
 def require_count(value: object, name: str) -> int:
-    """Check that ``value`` is a whole number of at least 0.
-
-    Returns:
-        ``value`` as an int.
+    """Return ``value`` as an int.
 
     Raises:
-        OptionError: If it is not.
+        OptionError: If it is not a whole number of at least 0.
 
     Example:
         >>> require_count(3, "frame_index")
         3
     """
-    if isinstance(value, _WHOLE) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
         return int(value)
     raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}")
 
 
-def require_seconds(value: object, name: str) -> float:
-    """Check that ``value`` is a finite number of seconds, 0 or more.
-
-    Returns:
-        ``value`` as a float.
+def require_number(value: object, name: str, *, most: float = math.inf) -> float:
+    """Return ``value`` as a float.
 
     Raises:
-        OptionError: If it is not.
+        OptionError: If it is not a finite number from 0 to ``most``.
 
     Example:
-        >>> require_seconds(2, "time")
-        2.0
+        >>> require_number(1, "score", most=1.0)
+        1.0
     """
-    if isinstance(value, _REAL) and math.isfinite(value) and value >= 0:
-        return float(value)
-    raise OptionError(f"{name} must be seconds, a finite number of at least 0, got {value!r}")
+    is_real = isinstance(value, _REAL) and not isinstance(value, bool)
+    if is_real and math.isfinite(value) and 0 <= value <= most:  # type: ignore[arg-type,operator]
+        return float(value)  # type: ignore[arg-type]
+    bounds = f"in [0, {most:g}]" if most < math.inf else "finite and at least 0"
+    raise OptionError(f"{name} must be a number {bounds}, or None if unknown, got {value!r}")
 
 
-def require_timings(timings: Mapping[str, float]) -> dict[str, float]:
-    """Check a mapping of phases to seconds.
-
-    Returns:
-        A new dict.
-
-    Raises:
-        OptionError: If a duration is not a finite number of at least 0.
+def require_numbers(
+    values: Mapping[str, float], name: str, *, most: float = math.inf
+) -> dict[str, float]:
+    """Return a new dict of numbers, each checked as in `require_number`.
 
     Example:
-        >>> require_timings({"decode": 0.5})
+        >>> require_numbers({"decode": 0.5}, "timings")
         {'decode': 0.5}
     """
     return {
-        str(phase): require_seconds(seconds, f"timings[{phase!r}]")
-        for phase, seconds in timings.items()
+        str(key): require_number(value, f"{name}[{key!r}]", most=most)
+        for key, value in values.items()
     }
 
 
-def require_score(value: object, name: str = "score") -> float:
-    """Check one score.
+def frozen(
+    values: ArrayLike,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: type[np.generic],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+) -> NDArray[Any]:
+    """Return a read-only copy of finite numbers of one shape and range.
 
-    Returns:
-        ``value`` as a float in [0, 1].
-
-    Raises:
-        OptionError: If it is not a number in [0, 1].
-
-    Example:
-        >>> require_score(1)
-        1.0
-    """
-    if isinstance(value, _REAL) and not isinstance(value, bool) and 0 <= value <= 1:
-        return float(value)
-    raise OptionError(f"{name} must be a number in [0, 1], or None if unknown, got {value!r}")
-
-
-def require_presence(presence: Mapping[str, float]) -> dict[str, float]:
-    """Check a mapping of classes to scores.
-
-    Returns:
-        A new dict.
+    Args:
+        values: The numbers.
+        name: Name of the field in errors.
+        shape: The expected shape.
+        dtype: float32, or int64 for whole numbers.
+        low: Least value.
+        high: Largest value.
 
     Raises:
-        OptionError: If a score is not a number in [0, 1].
+        ShapeError: If shape, kind or range differ.
 
     Example:
-        >>> require_presence({"helmet": 0.5})
-        {'helmet': 0.5}
+        >>> frozen([0.5], "scores", (1,), np.float32, low=0, high=1).flags.writeable
+        False
     """
-    return {
-        str(name): require_score(score, f"presence[{name!r}]") for name, score in presence.items()
-    }
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{name} must have shape {shape}, got ragged rows") from error
+    if array.shape == (0,) and 0 in shape:
+        array = np.zeros(shape, np.int64)
+    if array.shape != shape:
+        raise ShapeError(f"{name} must have shape {shape}, got {array.shape}")
+    is_whole = np.issubdtype(dtype, np.integer)
+    if array.dtype.kind not in ("iu" if is_whole else "fiu"):
+        kind = "whole" if is_whole else "real"
+        raise ShapeError(f"{name} must be {kind} numbers, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):
+        copy = array.astype(dtype)
+    if not np.isfinite(copy).all():
+        raise ShapeError(f"{name} must be finite; pass None if they are unknown")
+    if copy.size:
+        least, most = copy.min(), copy.max()
+        if (low is not None and least < low) or (high is not None and most > high):
+            bounds = f"at least {low:g}" if high is None else f"in [{low}, {high}]"
+            raise ShapeError(f"{name} must be {bounds}, got {least} to {most}")
+    copy.setflags(write=False)
+    return copy
 
 
 def frozen_boxes(xyxy: ArrayLike, image_hw: tuple[int, int]) -> FloatArray:
-    """Check boxes: ``(n, 4)``, finite, left <= right, top <= bottom, inside the image.
-
-    Returns:
-        A read-only float32 copy.
+    """Return a read-only float32 copy of boxes.
 
     Raises:
-        ShapeError: If a box is not that.
+        ShapeError: If they are not ``(n, 4)``, finite, left <= right, top <= bottom, inside the
+            image.
 
     Example:
         >>> frozen_boxes([[0, 0, 640, 480]], (480, 640)).flags.writeable
@@ -136,70 +142,11 @@ def frozen_boxes(xyxy: ArrayLike, image_hw: tuple[int, int]) -> FloatArray:
     return boxes
 
 
-def frozen_reals(
-    values: ArrayLike, name: str, shape: tuple[int, ...], *, unit: bool = False
-) -> FloatArray:
-    """Check finite real numbers of one shape, in [0, 1] if ``unit``.
-
-    Returns:
-        A read-only float32 copy.
-
-    Raises:
-        ShapeError: If shape, dtype or range are others.
-
-    Example:
-        >>> frozen_reals([0.5], "scores", (1,), unit=True).tolist()
-        [0.5]
-    """
-    array = _of_shape(values, name, shape, kinds="fiu", promise="real numbers")
-    with np.errstate(over="ignore"):
-        frozen = array.astype(np.float32)
-    if not np.isfinite(frozen).all():
-        raise ShapeError(f"{name} must be finite; pass None if they are unknown")
-    if unit and frozen.size and (frozen.min() < 0 or frozen.max() > 1):
-        raise ShapeError(f"{name} must be in [0, 1], got {frozen.min()} to {frozen.max()}")
-    frozen.setflags(write=False)
-    return frozen
-
-
-def frozen_wholes(
-    values: ArrayLike,
-    name: str,
-    shape: tuple[int, ...],
-    *,
-    low: int | None = None,
-    high: int | None = None,
-) -> IntArray:
-    """Check whole numbers of one shape, from ``low`` to ``high`` (both included).
-
-    Returns:
-        A read-only int64 copy.
-
-    Raises:
-        ShapeError: If shape, dtype or range are others.
-
-    Example:
-        >>> frozen_wholes([0, -1], "class_ids", (2,), low=-1, high=0).tolist()
-        [0, -1]
-    """
-    array = _of_shape(values, name, shape, kinds="iu", promise="whole numbers")
-    frozen = array.astype(np.int64)
-    if frozen.size:
-        smallest, largest = int(frozen.min()), int(frozen.max())
-        if (low is not None and smallest < low) or (high is not None and largest > high):
-            raise ShapeError(f"{name} must be {low} to {high}, got {smallest} to {largest}")
-    frozen.setflags(write=False)
-    return frozen
-
-
 def frozen_image(image: object, image_hw: tuple[int, int]) -> ByteArray:
-    """Check that ``image`` is BGR of the size that the result speaks of.
-
-    Returns:
-        A read-only view: a picture is too large to copy for each frame of a video.
+    """Return a read-only view of a BGR image; it is too large to copy for each frame of a video.
 
     Raises:
-        ShapeError: If it is not ``(h, w, 3)`` uint8.
+        ShapeError: If it is not ``(h, w, 3)`` uint8 of the expected size.
 
     Example:
         >>> frozen_image(np.zeros((4, 6, 3), np.uint8), (4, 6)).shape
@@ -207,11 +154,9 @@ def frozen_image(image: object, image_hw: tuple[int, int]) -> ByteArray:
     """
     expected = (*image_hw, 3)
     if not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
-        got = (
-            f"{image.shape} {image.dtype}"
-            if isinstance(image, np.ndarray)
-            else type(image).__name__
-        )
+        got = type(image).__name__
+        if isinstance(image, np.ndarray):
+            got = f"{image.shape} {image.dtype}"
         raise ShapeError(
             f"image must be a BGR array of shape {expected} and dtype uint8, got {got}"
         )
@@ -220,17 +165,40 @@ def frozen_image(image: object, image_hw: tuple[int, int]) -> ByteArray:
     return view
 
 
-def _of_shape(
-    values: ArrayLike, name: str, shape: tuple[int, ...], *, kinds: str, promise: str
-) -> NDArray[Any]:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ShapeError(f"{name} must have shape {shape}, got ragged rows") from error
-    if array.size == 0 and 0 in shape and array.shape == (0,):
-        array = np.zeros(shape, dtype=np.int64)
-    if array.shape != shape:
-        raise ShapeError(f"{name} must have shape {shape}, got {array.shape}")
-    if array.dtype.kind not in kinds:
-        raise ShapeError(f"{name} must be {promise}, got dtype {array.dtype}")
-    return array
+def require_names(
+    names: Sequence[str | None], what: str, *, count: int | None = None
+) -> tuple[Any, ...]:
+    """Return names as a tuple; with ``count`` one for each box, None for a missing name.
+
+    Raises:
+        OptionError: If one is not a name.
+        ShapeError: If there are not ``count``.
+    """
+    if isinstance(names, str):
+        raise OptionError(f"{what} must be a sequence of names, got the one string {names!r}")
+    for name in names:
+        if not (isinstance(name, str) or (count is not None and name is None)):
+            raise OptionError(f"{what} must be names, got {name!r}")
+    if count is not None and len(names) != count:
+        raise ShapeError(f"{what} must name all {count} boxes, got {len(names)}")
+    return tuple(names)
+
+
+def rows_of(index: Index, count: int) -> IntArray:
+    """Return the rows that a mask, a slice, indices, or one index choose of ``count``.
+
+    Raises:
+        ShapeError: If the index is a mask of another length or of another kind.
+    """
+    if isinstance(index, slice):
+        return np.arange(count)[index]
+    array = np.asarray(index)
+    if array.shape == (0,) and array.dtype.kind == "f":
+        array = array.astype(np.int64)
+    if array.ndim > 1 or array.dtype.kind not in "biu":
+        raise ShapeError(
+            f"index a result by a mask, a slice, or whole numbers, got {array.dtype} {array.shape}"
+        )
+    if array.dtype.kind == "b" and array.shape != (count,):
+        raise ShapeError(f"a mask must have shape ({count},), got {array.shape}")
+    return np.atleast_1d(np.arange(count)[array])

@@ -1,25 +1,32 @@
-"""What a detector returns: boxes in pixels, their scores and names."""
+"""Detection results: boxes in pixels, scores and names, and conversions to other formats."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from pgvision.errors import OptionError, ShapeError
-from pgvision.results import exits, picture
+from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from pgvision.errors import OptionError
+from pgvision.results import conversions
 from pgvision.results.answer import Answer
 from pgvision.results.checks import (
+    Index,
+    frozen,
     frozen_boxes,
-    frozen_reals,
-    frozen_wholes,
-    require_presence,
+    require_count,
+    require_names,
+    require_numbers,
+    rows_of,
 )
+from pgvision.results.plotting import write_image
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
@@ -27,35 +34,34 @@ if TYPE_CHECKING:
     import supervision as sv
 
 _Detected = TypeVar("_Detected", bound="DetectionResult")
-Index = int | slice | Sequence[int] | Sequence[bool] | IntArray | BoolArray
 
-# A box counts as one over the whole image if no edge is further from the border than this part
-# of the side; one location bin is a tenth of it.
-_WHOLE_IMAGE_MARGIN = 0.01
+_WHOLE_IMAGE_MARGIN = 0.01  # part of a side; ten times a location bin
+
+_log = logging.getLogger("pgvision.results")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DetectionResult(Answer):
-    """The objects found in one image, in the order in which the model wrote them.
+    """Objects found in one image, in the order in which the model wrote them.
 
-    Like a list, a result without objects is false: ``if result:`` asks whether anything was found.
-    Whether a frame could be read at all is ``result.ok``. Arrays are read-only copies.
+    Like a list, a result without objects is false: ``if result:`` is true if anything was found.
+    Whether the image could be read at all is ``result.ok``. Arrays are read-only copies.
 
     Attributes:
         xyxy: ``(n, 4)`` float32 pixels: left, top, right, bottom, inside the image.
-        labels: ``n`` names: the class asked for where the answer names it, else the model's own
-            words; None where it wrote none and more than one class was asked for.
-        class_ids: ``(n,)`` positions in ``classes``; -1 where the answer names none of them.
-        classes: The names that were asked for.
-        texts: ``n`` names in the model's own words ("Helmets" where "helmet" was asked for); None
-            where it wrote none. Left out, they are ``labels`` as passed.
+        labels: ``n`` names: the queried class if the output names it, else the model's own words;
+            None if it wrote none and more than one class was queried.
+        class_ids: ``(n,)`` positions in ``classes``; -1 if the output names none of them.
+        classes: The queried names.
+        texts: ``n`` names in the model's own words ("Helmets" if "helmet" was queried); None if it
+            wrote none. Left out, they are ``labels`` as passed.
         scores: ``(n,)`` float32 in [0, 1], or None if unknown.
         loc_yxyx: ``(n, 4)`` location bins as the model wrote them: top, left, bottom, right; or
             None.
         edge_std: ``(n, 4)`` float32 pixels, the standard deviation of each edge: left, top, right,
             bottom; or None.
-        tracker_ids: ``(n,)`` numbers of the tracks; -1 where an object has none yet; or None.
-        presence: Of each class asked for, the score in [0, 1] that there is any at all; or None.
+        tracker_ids: ``(n,)`` numbers of the tracks; -1 if an object has none yet; or None.
+        presence: For each queried class, the score in [0, 1] that there is any; or None.
 
     Example:
         >>> result = DetectionResult(
@@ -81,6 +87,7 @@ class DetectionResult(Answer):
     presence: Mapping[str, float] | None = None
 
     _newer: ClassVar[frozenset[str]] = Answer._newer | {"texts", "presence"}
+    _more_columns: ClassVar[tuple[str, ...]] = ()
     _per_object: ClassVar[tuple[str, ...]] = (
         *("xyxy", "labels", "texts", "class_ids", "scores", "loc_yxyx", "edge_std", "tracker_ids"),
     )
@@ -89,38 +96,46 @@ class DetectionResult(Answer):
         """Check every field and replace it by its own frozen form.
 
         Raises:
-            ShapeError: If an array has another shape, dtype or range than it must.
-            OptionError: If a name is no string.
+            ShapeError, OptionError: If an array or a name is not valid.
         """
         super().__post_init__()
         self._set("xyxy", frozen_boxes(self.xyxy, self.image_hw))
         n = len(self.xyxy)
-        self._set("classes", _names(self.classes, "classes"))
-        ids = frozen_wholes(self.class_ids, "class_ids", (n,), low=-1, high=len(self.classes) - 1)
+        self._set("classes", require_names(self.classes, "classes"))
+        high = len(self.classes) - 1
+        ids = frozen(self.class_ids, "class_ids", (n,), np.int64, low=-1, high=high)
         self._set("class_ids", ids)
-        words = _names(self.labels, "labels", count=n)
-        texts = words if self.texts == () else _names(self.texts, "texts", count=n)
+        words = require_names(self.labels, "labels", count=n)
+        texts = words if self.texts == () else require_names(self.texts, "texts", count=n)
         self._set("texts", texts)
-        asked = ((*self.classes, None)[class_id] for class_id in ids.tolist())
-        self._set("labels", tuple(map(_first_known, asked, words)))
+        queried = ((*self.classes, None)[class_id] for class_id in ids.tolist())
+        pairs = zip(queried, words, strict=True)
+        self._set("labels", tuple(word if name is None else name for name, word in pairs))
         if self.presence is not None:
-            self._set("presence", require_presence(self.presence))
-        if self.scores is not None:
-            self._set("scores", frozen_reals(self.scores, "scores", (n,), unit=True))
-        if self.loc_yxyx is not None:
-            bins = frozen_wholes(self.loc_yxyx, "loc_yxyx", (n, 4), low=0, high=1023)
-            self._set("loc_yxyx", bins)
-        if self.edge_std is not None:
-            self._set("edge_std", _frozen_spread(self.edge_std, n))
-        if self.tracker_ids is not None:
-            self._set("tracker_ids", frozen_wholes(self.tracker_ids, "tracker_ids", (n,)))
+            self._set("presence", require_numbers(self.presence, "presence", most=1.0))
+        self._freeze("scores", (n,), np.float32, low=0, high=1)
+        self._freeze("loc_yxyx", (n, 4), np.int64, low=0, high=1023)
+        self._freeze("edge_std", (n, 4), np.float32, low=0)
+        self._freeze("tracker_ids", (n,), np.int64)
+
+    def _freeze(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: type[np.generic],
+        low: float | None = None,
+        high: float | None = None,
+    ) -> None:
+        """Check an optional array."""
+        if (value := getattr(self, name)) is not None:
+            self._set(name, frozen(value, name, shape, dtype, low=low, high=high))
 
     def __len__(self) -> int:
         """Count the objects."""
         return len(self.xyxy)
 
     def __iter__(self: _Detected) -> Iterator[_Detected]:
-        """Give each object as a result of its own."""
+        """Yield each object as a result with one object."""
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self: _Detected, index: Index) -> _Detected:
@@ -130,7 +145,7 @@ class DetectionResult(Answer):
             ShapeError: If the index is a mask of another length or holds something else.
             IndexError: If there is no such object.
         """
-        rows = _rows(index, len(self))
+        rows = rows_of(index, len(self))
         chosen: dict[str, Any] = {}
         for name in self._per_object:
             value = getattr(self, name)
@@ -141,7 +156,7 @@ class DetectionResult(Answer):
         return replace(self, **chosen)
 
     def __repr__(self) -> str:
-        """Count the objects by name, and say the image's size and where it came from."""
+        """Return the number of objects by name, the image's size and its source."""
         noun = "object" if len(self) == 1 else "objects"
         # An untrained model may write a label of hundreds of letters.
         counts = Counter((label or "unnamed")[:60] for label in self.labels)
@@ -150,25 +165,31 @@ class DetectionResult(Answer):
         return f"{type(self).__name__}({len(self)} {noun}{listed}; {self._origin()})"
 
     @property
-    def whole_image(self) -> BoolArray:
-        """``(n,)`` bool: boxes whose four edges all lie within 1 % of the image's border.
+    def xywh(self) -> FloatArray:
+        """``(n, 4)`` float32 pixels: left, top, width, height (COCO's order)."""
+        return xyxy_to_xywh(self.xyxy)
 
-        Such a box often means that the model took the picture, not a thing in it.
-        """
+    @property
+    def xyxyn(self) -> FloatArray:
+        """``(n, 4)`` float32 in [0, 1]: left, top, right, bottom as parts of width and height."""
+        return self._normalized(self.xyxy)
+
+    def _normalized(self, boxes: FloatArray) -> FloatArray:
         height, width = self.image_hw
-        side = np.array([width, height, width, height], dtype=np.float32)
-        border = np.array([0, 0, width, height], dtype=np.float32)
-        near: BoolArray = (np.abs(self.xyxy - border) <= side * _WHOLE_IMAGE_MARGIN).all(axis=1)
-        return near
+        sides = np.array([width, height, width, height], np.float32)
+        return np.divide(boxes, sides, dtype=np.float32)
+
+    @property
+    def whole_image(self) -> BoolArray:
+        """``(n,)`` bool: boxes within 1 % of the image's border on all sides, often no objects."""
+        margins = np.abs(self.xyxyn - np.array([0, 0, 1, 1], np.float32))
+        return np.asarray((margins <= _WHOLE_IMAGE_MARGIN).all(axis=1))
 
     def with_trackers(self: _Detected, tracker_ids: Sequence[int] | IntArray) -> _Detected:
-        """Give the objects the numbers of their tracks.
+        """Return this result with the numbers of tracks.
 
         Args:
-            tracker_ids: ``(n,)`` whole numbers; -1 for an object that has no track yet.
-
-        Returns:
-            A new result; this one is unchanged.
+            tracker_ids: ``(n,)`` whole numbers; -1 for an object without a track.
 
         Raises:
             ShapeError: If there are not ``n`` whole numbers.
@@ -182,62 +203,120 @@ class DetectionResult(Answer):
         boxes: bool = True,
         labels: bool = True,
         scores: bool = True,
+        masks: bool = True,
+        contours: bool = True,
         color_by: Literal["class", "track", "index"] = "class",
         thickness: int | None = None,
+        font: str | Path | None = None,
+        font_size: int | None = None,
     ) -> ByteArray:
-        """Draw the objects on a copy of the picture.
+        """Draw the objects on a copy of the image.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``; by default the result's own.
             boxes: Draw the boxes.
             labels: Write the names beside the boxes.
-            scores: Add the scores to the names, where they are known.
-            color_by: What shares a colour: a class, a track, or nothing.
-            thickness: Width of the lines in pixels; by default it fits the image.
+            scores: Add the scores to the names, if they are known.
+            masks: Tint the pixels of each object, if there are masks.
+            contours: Draw the outlines of the masks.
+            color_by: Objects of one class, of one track, or none share a colour.
+            thickness: Pixels; by default it fits the image.
+            font: Font file; by default one that has the letters of the names is searched.
+            font_size: Height of the letters, in pixels; by default it fits the image.
 
         Returns:
-            A new BGR picture of the same size, fit for ``cv2.imshow`` and video writers.
+            A new BGR image of the same size.
 
         Raises:
-            OptionError: If there is no picture, or an option is outside what it may be.
-            ShapeError: If the picture has another size or dtype.
+            OptionError: If there is no image, or an option is out of range.
+            ShapeError: If the image has another size or dtype.
         """
-        style = picture.Style(
-            boxes=boxes, labels=labels, scores=scores, color_by=color_by, thickness=thickness
-        )
-        return picture.plot_objects(self.require_picture(image), self, style)
+        if thickness is not None and require_count(thickness, "thickness") == 0:
+            raise OptionError("thickness must be at least 1; use boxes=False to draw no boxes")
+        if font_size is not None and require_count(font_size, "font_size") == 0:
+            raise OptionError("font_size must be at least 1; use labels=False to write no names")
+        canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
+        width = thickness or drawing.fit_thickness(self.image_hw)
+        crops = self._mask_crops()
+        if masks:
+            drawing.draw_masks(canvas, crops, color_ids=color_ids[: len(crops)])
+        if contours:
+            ids = color_ids[: len(crops)]
+            drawing.draw_contours(canvas, crops, color_ids=ids, thickness=width)
+        if boxes:
+            drawing.draw_boxes(canvas, self.xyxy, color_ids=color_ids, thickness=width)
+        if labels:
+            drawing.draw_labels(
+                canvas,
+                self.xyxy,
+                [label or "unnamed" for label in self.labels],
+                color_ids=color_ids,
+                suffixes=[self._suffix(row, scores) for row in range(len(self))],
+                font=font,
+                font_size=font_size,
+            )
+        return canvas
 
-    def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
-        """Write the plotted picture, or everything but the picture as JSON.
+    def _color_ids(self, color_by: str) -> IntArray:
+        if color_by not in ("class", "track", "index"):
+            raise OptionError(f"color_by must be class, track or index, got {color_by!r}")
+        if color_by == "track" and self.tracker_ids is None:
+            raise OptionError("color_by='track' needs tracker_ids; see result.with_trackers(ids)")
+        chosen = {"class": self.class_ids, "track": self.tracker_ids}.get(color_by)
+        return np.arange(len(self)) if chosen is None else chosen
 
-        The file is written aside and renamed, so that a reader never meets half of one.
+    def _suffix(self, row: int, with_score: bool) -> str:
+        parts = []
+        if self.tracker_ids is not None and self.tracker_ids[row] >= 0:
+            parts.append(f"#{self.tracker_ids[row]}")
+        if with_score and self.scores is not None:
+            parts.append(f"{self.scores[row]:.2f}")
+        return " ".join(parts)
 
-        Args:
-            path: Ends in .jpg, .jpeg, .png, .bmp, .webp or .json.
-            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
-
-        Returns:
-            ``path``.
-
-        Raises:
-            OptionError: If the ending is another one, or a picture is needed and there is none.
-        """
-        return picture.save_result(self, Path(path), lambda: self.plot(image))
+    def _mask_crops(self) -> list[drawing.Crop]:
+        """Return the masks as crops with their corners; a detector has none."""
+        return []
 
     def crops(self, image: ByteArray | None = None, *, padding: int = 0) -> list[ByteArray]:
-        """Cut the objects out of the picture.
+        """Cut the objects out of the image.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
-            padding: Pixels to add on each side, as far as the image goes.
+            padding: Pixels to add on each side, up to the border of the image.
 
         Returns:
-            ``n`` BGR copies. Edges are rounded outwards; each is at least one pixel wide and high.
+            ``n`` BGR copies; edges are rounded outwards, to one pixel or more.
 
         Raises:
-            OptionError: If there is no picture, or ``padding`` is no whole number of at least 0.
+            OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
-        return exits.crops(self.require_picture(image), self.xyxy, padding)
+        return conversions.cut_boxes(
+            self.require_image(image), self.xyxy, require_count(padding, "padding")
+        )
+
+    def save_crops(
+        self, folder: str | Path, image: ByteArray | None = None, *, padding: int = 0
+    ) -> list[Path]:
+        """Write each object as ``folder/label/source.frame.number.jpg``.
+
+        Args:
+            folder: Where to; it is created.
+            image: As in `crops`.
+            padding: As in `crops`.
+
+        Returns:
+            ``n`` paths.
+
+        Raises:
+            OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
+        """
+        stem = conversions.file_name(PurePath(self.source or "image").stem)
+        paths = []
+        for row, crop in enumerate(self.crops(image, padding=padding)):
+            label = conversions.file_name(self.labels[row] or "unnamed")
+            paths.append(Path(folder) / label / f"{stem}.{self.frame_index}.{row}.jpg")
+            write_image(paths[-1], crop)
+        return paths
 
     def to_supervision(self) -> sv.Detections:
         """Convert to supervision's ``Detections``.
@@ -245,78 +324,164 @@ class DetectionResult(Answer):
         Returns:
             Detections with ``confidence`` (None if unknown), ``class_id`` (-1 kept), ``tracker_id``
             and, in ``data``: ``class_name`` (the labels; "" for None), ``text`` (the model's own
-            words), ``prefix`` and, if known, ``edge_std`` and ``loc_yxyx``. The fields that belong
-            to the answer as a whole (``raw_text``, ``rejects``, ``truncated``, ``timings``,
-            ``source``, ``time``) have no place in ``Detections``, whose merge refuses values that
-            differ: read them from the result.
+            words), ``prefix``, ``edge_std`` (NaN if unknown) and ``loc_yxyx`` (-1 if unknown): the
+            same keys in all results, so that ``Detections.merge`` works. Fields of the whole image
+            (``raw_text``, ``source``, ...) stay in the result.
         """
-        return exits.to_supervision(self)
+        import supervision as sv
+
+        n, texts = len(self), np.empty(len(self), dtype=object)
+        texts[:] = self.texts
+        spread, bins, ids = self.edge_std, self.loc_yxyx, self.tracker_ids
+        data: dict[str, Any] = {
+            # The key that supervision's annotators and trackers read.
+            "class_name": np.array([label or "" for label in self.labels], dtype=str),
+            "text": texts,
+            "prefix": np.array([self.prefix] * n, dtype=str),
+            "edge_std": np.full((n, 4), np.nan, np.float32) if spread is None else spread.copy(),
+            "loc_yxyx": np.full((n, 4), -1) if bins is None else bins.copy(),
+        }
+        # Copies, because supervision's users write into its arrays.
+        return sv.Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=None if self.scores is None else self.scores.copy(),
+            class_id=self.class_ids.astype(int),
+            tracker_id=None if ids is None else ids.astype(int),
+            data=data,
+        )
 
     def to_fiftyone(self) -> fol.Detections:
         """Convert to FiftyOne's ``Detections``; needs fiftyone, and no database.
 
         Returns:
             One ``Detection`` an object: ``label``, ``bounding_box`` (left, top, width, height as
-            parts of the image), ``confidence`` (None if unknown), ``index`` (the track, if any).
+            parts of the image), ``confidence`` (None if unknown), ``index`` (the track, if any),
+            and, with masks, ``mask``: bool, of the box alone.
 
         Raises:
             DependencyError: If fiftyone is not installed.
         """
-        return exits.to_fiftyone(self)
+        masks = [crop for crop, _ in self._mask_crops()]
+        shares = self._normalized(self.xywh)
+        return conversions.fiftyone_detections(
+            self.labels, shares, self.scores, self.tracker_ids, masks
+        )
 
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None
     ) -> list[dict[str, Any]]:
         """Convert to COCO's list of results.
 
-        Objects whose label is none of the classes (nor a key of ``category_ids``) have no category
-        and are left out; a warning in the log counts them, and `to_dict` keeps them. An unknown
-        score is left out too, never made up; evaluation refuses such a list and says so.
+        Objects whose label is none of the classes (nor a key of ``category_ids``) are left out; a
+        warning in the log counts them. An unknown score is left out too; evaluation refuses such a
+        list.
 
         Args:
             image_id: The image's id in the annotation file.
             category_ids: Id of each name; by default the position in ``classes`` plus 1.
 
         Returns:
-            One dict an object: ``image_id``, ``category_id``, ``bbox`` (xywh) and ``score``.
+            One dict an object: ``image_id``, ``category_id``, ``bbox`` (xywh), ``score``, and with
+            masks ``segmentation`` as compressed run lengths.
 
         Raises:
             DataError: If ``category_ids`` lacks one of the classes that were found.
         """
-        return exits.to_coco(self, image_id, category_ids)
+        entries, boxes, outlines = [], self.xywh.tolist(), self._segmentations()
+        for row, label in enumerate(self.labels):
+            category_id = conversions.category_id_of(int(self.class_ids[row]), label, category_ids)
+            if category_id is None:
+                continue
+            entry = {"image_id": image_id, "category_id": category_id, "bbox": boxes[row]}
+            if self.scores is not None:
+                entry["score"] = float(self.scores[row])
+            entries.append(entry | ({"segmentation": outlines[row]} if outlines else {}))
+        self._warn_left_out(len(self) - len(entries), "COCO category")
+        return entries
+
+    def _segmentations(self) -> list[dict[str, Any]]:
+        return []
 
     def to_yolo(self, *, scores: bool = False) -> list[str]:
-        """Convert to the lines of a YOLO label file: class, centre x, centre y, width, height.
+        """Convert to the lines of a YOLO label file; ``save("a.txt")`` writes them.
 
-        Objects whose label is none of the classes have no number and are left out; a warning in the
-        log counts them.
+        Objects whose label is none of the classes are left out; a warning in the log counts them.
 
         Args:
-            scores: Add the score as a sixth column, as prediction files have it.
+            scores: Add the score as the last column, as prediction files have it.
 
         Returns:
-            One line an object, coordinates as parts of the image's width and height.
+            One line an object: class and, as parts of the image's width and height, centre x,
+            centre y, width, height; with masks the corners of the outline instead.
 
         Raises:
-            OptionError: If ``scores`` are asked for and unknown.
+            OptionError: If ``scores`` are requested and unknown.
         """
-        return exits.to_yolo(self, scores)
+        if scores and self.scores is None:
+            raise OptionError("scores=True, but this result's scores are unknown")
+        lines = []
+        shapes = self._yolo_shapes()
+        for row in np.flatnonzero((self.class_ids >= 0) & [len(shape) > 0 for shape in shapes]):
+            numbers = [f"{part:.6f}" for part in shapes[row]]
+            if scores and self.scores is not None:
+                numbers.append(f"{self.scores[row]:.6f}")
+            lines.append(" ".join([str(self.class_ids[row]), *numbers]))
+        self._warn_left_out(len(self) - len(lines), "YOLO class or outline")
+        return lines
+
+    def _yolo_shapes(self) -> list[list[float]]:
+        shapes: list[list[float]] = self._normalized(xyxy_to_cxcywh(self.xyxy)).tolist()
+        return shapes
+
+    def _as_text(self) -> str:
+        return "".join(f"{line}\n" for line in self.to_yolo())
+
+    def _warn_left_out(self, count: int, what: str) -> None:
+        if count:
+            _log.warning(
+                "%s: %d of %d objects have no %s (classes: %s) and are left out",
+                *(self.source or "result", count, len(self), what, list(self.classes)),
+            )
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Convert to one dict of plain values for each object, for tables.
+
+        Returns:
+            Dicts with ``source``, ``frame_index``, ``time``, ``label``, ``text``, ``class_id``,
+            ``score``, ``left`` ... ``bottom``, ``tracker_id``, ``left_std`` ...; None if unknown.
+        """
+        unknown = [None] * len(self)
+        columns: dict[str, Sequence[Any]] = {
+            "label": self.labels,
+            "text": self.texts,
+            "class_id": self.class_ids.tolist(),
+            "score": unknown if self.scores is None else self.scores.tolist(),
+            **dict(zip(conversions.EDGES, self.xyxy.T.tolist(), strict=True)),
+            "tracker_id": unknown if self.tracker_ids is None else self.tracker_ids.tolist(),
+        }
+        for at, edge in enumerate(conversions.EDGES):
+            spread = self.edge_std
+            columns[f"{edge}_std"] = unknown if spread is None else spread[:, at].tolist()
+        origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
+        return [
+            origin | {name: values[row] for name, values in columns.items()}
+            for row in range(len(self))
+        ]
 
     def to_pandas(self) -> pd.DataFrame:
         """Convert to a table, one row an object; needs pandas.
 
         Returns:
-            Columns ``source``, ``frame_index``, ``time``, ``label``, ``text``, ``class_id``,
-            ``score`` (NaN if unknown), ``left``, ``top``, ``right``, ``bottom``, ``tracker_id`` and
-            the four ``..._std`` of the edges (missing values if unknown).
+            The columns of `to_rows`; missing values if unknown. `pgvision.results.to_table` joins
+            many results.
 
         Raises:
             DependencyError: If pandas is not installed.
         """
-        return exits.to_pandas(self)
+        return conversions.pandas_table(self.to_rows(), self._more_columns)
 
     def to_dict(self) -> dict[str, object]:
-        """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
+        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
             A dict whose keys are the names of the fields, and ``type``. Each array is a list of
@@ -333,44 +498,3 @@ class DetectionResult(Answer):
             else:
                 data[name] = None if value is None else list(value)
         return data
-
-    def _repr_jpeg_(self) -> bytes | None:
-        return None if self.image is None else picture.jpeg_bytes(self.plot())
-
-
-def _names(names: Sequence[str | None], what: str, *, count: int | None = None) -> tuple[Any, ...]:
-    # With a count: one for each box, and None where there is no name.
-    if isinstance(names, str):
-        raise OptionError(f"{what} must be a sequence of names, got the one string {names!r}")
-    for name in names:
-        if not (isinstance(name, str) or (count is not None and name is None)):
-            raise OptionError(f"{what} must hold names, got {name!r}")
-    if count is not None and len(names) != count:
-        raise ShapeError(f"{what} must name all {count} boxes, got {len(names)}")
-    return tuple(names)
-
-
-def _first_known(asked: str | None, words: str | None) -> str | None:
-    return words if asked is None else asked
-
-
-def _frozen_spread(edge_std: FloatArray, count: int) -> FloatArray:
-    spread = frozen_reals(edge_std, "edge_std", (count, 4))
-    if spread.size and spread.min() < 0:
-        raise ShapeError(f"edge_std must be at least 0 pixels, got {spread.min()}")
-    return spread
-
-
-def _rows(index: Index, count: int) -> IntArray:
-    if isinstance(index, slice):
-        return np.arange(count)[index]
-    array = np.asarray(index)
-    if array.shape == (0,) and array.dtype.kind == "f":
-        array = array.astype(np.int64)
-    if array.ndim > 1 or array.dtype.kind not in "biu":
-        raise ShapeError(
-            f"index a result by a mask, a slice, or whole numbers, got {array.dtype} {array.shape}"
-        )
-    if array.dtype.kind == "b" and array.shape != (count,):
-        raise ShapeError(f"a mask must have shape ({count},), got {array.shape}")
-    return np.atleast_1d(np.arange(count)[array])

@@ -1,26 +1,25 @@
-"""What a segmenter returns: the detector's fields, and a small mask for each object."""
+"""Segmentation results: detections with a mask for each object."""
 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.errors import ShapeError
-from pgvision.results import exits, picture
-from pgvision.results.checks import frozen_reals, frozen_wholes
 from pgvision.results.detection import DetectionResult
 
 if TYPE_CHECKING:
-    import fiftyone.core.labels as fol
-    import pandas as pd
     import supervision as sv
     from shapely import MultiPolygon
+
+    from pgvision.drawing import Crop
 
 _SIDE = 64
 _LITTLE_FLOAT32 = np.dtype("<f4")
@@ -28,14 +27,20 @@ _LITTLE_FLOAT32 = np.dtype("<f4")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SegmentationResult(DetectionResult):
-    """Objects with masks. A mask is kept as 64 x 64 logits inside its box.
+    """Objects with masks: 64 x 64 logits inside each box, or run lengths.
 
-    Arrays of the image's size appear only when `masks` is asked for; `rle`, `polygons`, `area` and
-    `plot` work on the crops.
+    The model's results have logits; results read from a file have run lengths, which are 70 times
+    smaller and give the same masks. Arrays of the image's size are made only by `masks`; `rle`,
+    `polygons`, `area` and `plot` work on crops.
 
     Attributes:
-        mask_logits: ``(n, 64, 64)`` float32; an object covers its box where they are above 0.
+        mask_logits: ``(n, 64, 64)`` float32; an object covers its box where they are above 0. None
+            if unknown; then there is ``mask_rle``.
+        mask_rle: ``n`` COCO run lengths of the image's size, or None.
         codes: ``(n, 16)`` mask codes as the model wrote them, or None.
+
+    Raises:
+        ShapeError: If there is neither logits nor run lengths, or both.
 
     Example:
         >>> result = SegmentationResult(
@@ -45,212 +50,204 @@ class SegmentationResult(DetectionResult):
         ((1, 480, 640), [400])
     """
 
-    mask_logits: FloatArray
+    mask_logits: FloatArray | None = None
+    mask_rle: tuple[dict[str, Any], ...] | None = None
     codes: IntArray | None = None
 
-    _per_object: ClassVar[tuple[str, ...]] = (*DetectionResult._per_object, "mask_logits", "codes")
+    _masks: ClassVar[frozenset[str]] = frozenset({"mask_logits", "mask_rle"})
+    _newer: ClassVar[frozenset[str]] = DetectionResult._newer | _masks
+    _not_compared: ClassVar[frozenset[str]] = DetectionResult._not_compared | _masks
+    _more_columns: ClassVar[tuple[str, ...]] = ("area",)
+    _per_object: ClassVar[tuple[str, ...]] = (*DetectionResult._per_object, *_masks, "codes")
 
     def __post_init__(self) -> None:
-        """Check every field and replace it by its own frozen form.
+        """Check every field and replace it by its frozen form.
 
         Raises:
             ShapeError: If an array has another shape, dtype or range than it must.
         """
         super().__post_init__()
         n = len(self.xyxy)
-        self._set("mask_logits", frozen_reals(self.mask_logits, "mask_logits", (n, _SIDE, _SIDE)))
-        if self.codes is not None:
-            self._set("codes", frozen_wholes(self.codes, "codes", (n, 16), low=0, high=127))
+        if (self.mask_logits is None) == (self.mask_rle is None):
+            raise ShapeError("masks: expected mask_logits or mask_rle, one of the two")
+        self._freeze("mask_logits", (n, _SIDE, _SIDE), np.float32)
+        self._freeze("codes", (n, 16), np.int64, low=0, high=127)
+        if self.mask_rle is not None:
+            self._set("mask_rle", _checked_rle(self.mask_rle, n, self.image_hw))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if all fields are equal, and the logits; or the masks if a side has no logits."""
+        is_equal = super().__eq__(other)
+        if is_equal is not True or not isinstance(other, SegmentationResult):
+            return is_equal
+        if self.mask_logits is None or other.mask_logits is None:
+            return self.rle() == other.rle()
+        return np.array_equal(self.mask_logits, other.mask_logits)
 
     @cached_property
     def masks(self) -> BoolArray:
         """``(n, h, w)`` bool of the image's size, read-only.
 
-        Made when first asked for and kept as long as the result lives: ``n * h * w`` bytes. What
-        needs no such array (`rle`, `polygons`, `area`, `plot`) makes none.
+        Made on first use and kept: ``n * h * w`` bytes. `rle`, `polygons`, `area` and `plot` need
+        no such array.
         """
-        from pgvision.masks import paste_masks
-
-        masks = paste_masks(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        masks = np.zeros((len(self), *self.image_hw), np.bool_)
+        for frame, (crop, (left, top)) in zip(masks, self._mask_crops(), strict=True):
+            frame[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
         masks.setflags(write=False)
         return masks
 
     @cached_property
     def area(self) -> IntArray:
         """``(n,)`` covered pixels, read-only."""
-        from pgvision.masks import mask_areas
-
-        area = mask_areas(self.mask_logits, self.xyxy, image_hw=self.image_hw)
+        area = np.array([np.count_nonzero(crop) for crop, _ in self._mask_crops()], np.int64)
         area.setflags(write=False)
         return area
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave full-frame masks out of pickles: they are made again where they are wanted."""
+        """Leave full-frame masks out of pickles: they are made again on first use."""
         return {name: value for name, value in vars(self).items() if name != "masks"}
 
     def rle(self) -> list[dict[str, Any]]:
-        """Give each mask as COCO's compressed run lengths, without full-frame arrays.
+        """Return each mask as COCO's compressed run lengths, without full-frame arrays.
 
         Returns:
             ``n`` dicts ``{"size": [h, w], "counts": str}``.
         """
         from pgvision.masks import masks_to_rle
 
+        if self.mask_logits is None:
+            return [{**rle, "size": list(rle["size"])} for rle in self.mask_rle or ()]
         return masks_to_rle(self.mask_logits, self.xyxy, image_hw=self.image_hw)
 
     def polygons(self, *, tolerance: float = 0.0, min_area: float = 0.0) -> list[MultiPolygon]:
-        """Give each mask as valid shapely geometry in pixels, holes kept.
+        """Return each mask as valid shapely geometry in pixels, holes kept.
 
         Args:
-            tolerance: How far a simplified outline may stray, in pixels; 0 keeps every corner.
-            min_area: Parts smaller than this many square pixels are dropped.
+            tolerance: Largest distance of a simplified outline from the mask's, in pixels; 0 keeps
+                every corner.
+            min_area: Parts and holes smaller than this many square pixels are dropped.
 
         Returns:
             ``n`` MultiPolygons, empty for an empty mask.
-        """
-        from pgvision.masks import masks_to_polygons
-
-        return masks_to_polygons(
-            self.mask_logits,
-            self.xyxy,
-            image_hw=self.image_hw,
-            tolerance=tolerance,
-            min_area=min_area,
-        )
-
-    def plot(
-        self,
-        image: ByteArray | None = None,
-        *,
-        boxes: bool = True,
-        labels: bool = True,
-        scores: bool = True,
-        masks: bool = True,
-        contours: bool = True,
-        color_by: Literal["class", "track", "index"] = "class",
-        thickness: int | None = None,
-    ) -> ByteArray:
-        """Draw the objects on a copy of the picture.
-
-        Args:
-            image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``; by default the result's own.
-            boxes: Draw the boxes.
-            labels: Write the names beside the boxes.
-            scores: Add the scores to the names, where they are known.
-            masks: Tint the pixels of each object.
-            contours: Draw the outlines of the masks.
-            color_by: What shares a colour: a class, a track, or nothing.
-            thickness: Width of the lines in pixels; by default it fits the image.
-
-        Returns:
-            A new BGR picture of the same size.
 
         Raises:
-            OptionError: If there is no picture, or an option is outside what it may be.
-            ShapeError: If the picture has another size or dtype.
+            ShapeError: If ``tolerance`` or ``min_area`` is negative or not finite.
         """
-        style = picture.Style(
-            boxes=boxes,
-            labels=labels,
-            scores=scores,
-            masks=masks,
-            contours=contours,
-            color_by=color_by,
-            thickness=thickness,
-        )
-        return picture.plot_objects(self.require_picture(image), self, style, self._mask_crops())
+        from pgvision.masks import mask_to_polygon
+
+        if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
+            raise ShapeError(f"tolerance, min_area: expected >= 0, got {tolerance}, {min_area}")
+        return [
+            mask_to_polygon(crop, corner, tolerance=tolerance, min_area=min_area)
+            for crop, corner in self._mask_crops()
+        ]
 
     def to_supervision(self, *, compact_masks: bool = False) -> sv.Detections:
         """Convert to supervision's ``Detections``, as `DetectionResult.to_supervision` does.
 
         Args:
-            compact_masks: Give ``mask`` as supervision's ``CompactMask`` (run lengths of crops)
+            compact_masks: Make ``mask`` supervision's ``CompactMask`` (run lengths of crops)
                 instead of ``(n, h, w)`` bool, which takes ``n * h * w`` bytes.
 
         Returns:
-            Detections with ``mask`` and, in ``data``, the ``codes`` if known. The logits stay here.
+            Detections with ``mask`` and, in ``data``, the ``codes`` (-1 if unknown). The logits are
+            left out.
         """
-        detections = exits.to_supervision(self)
-        if self.codes is not None:
-            detections.data["codes"] = self.codes.copy()
+        detections = super().to_supervision()
+        codes = self.codes
+        detections.data["codes"] = np.full((len(self), 16), -1) if codes is None else codes.copy()
         detections.mask = self._compact() if compact_masks else self.masks.copy()
         return detections
 
-    def to_fiftyone(self) -> fol.Detections:
-        """Convert to FiftyOne's ``Detections``, as `DetectionResult.to_fiftyone` does.
+    def _segmentations(self) -> list[dict[str, Any]]:
+        return self.rle()
+
+    def _yolo_shapes(self) -> list[list[float]]:
+        from pgvision.masks import join_rings, polygon_rings
+
+        # One ring for an object: its parts and holes are joined, so that nothing is left out.
+        rings = [np.array(join_rings(polygon_rings(shape))) for shape in self.polygons()]
+        height, width = self.image_hw
+        return [(ring.reshape(-1, 2) / [width, height]).ravel().tolist() for ring in rings]
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Convert to one dict for each object, as `DetectionResult.to_rows` does, with ``area``.
 
         Returns:
-            Detections with ``mask``: bool, of the box alone, as FiftyOne wants it.
-
-        Raises:
-            DependencyError: If fiftyone is not installed.
+            Dicts of plain values.
         """
-        return exits.to_fiftyone(self, [crop for crop, _ in self._mask_crops()])
-
-    def to_coco(
-        self, *, image_id: int, category_ids: Mapping[str, int] | None = None
-    ) -> list[dict[str, Any]]:
-        """Convert to COCO's list of results, as `DetectionResult.to_coco` does, with masks.
-
-        Args:
-            image_id: The image's id in the annotation file.
-            category_ids: Id of each name; by default the position in ``classes`` plus 1.
-
-        Returns:
-            One dict an object, with ``segmentation`` as compressed run lengths.
-
-        Raises:
-            DataError: If ``category_ids`` lacks one of the classes that were found.
-        """
-        return exits.to_coco(self, image_id, category_ids, self.rle())
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Convert to a table, as `DetectionResult.to_pandas` does, with a column ``area``.
-
-        Returns:
-            One row an object.
-
-        Raises:
-            DependencyError: If pandas is not installed.
-        """
-        return super().to_pandas().assign(area=self.area)
+        areas = self.area.tolist()
+        return [row | {"area": area} for row, area in zip(super().to_rows(), areas, strict=True)]
 
     def to_dict(self) -> dict[str, object]:
-        """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
+        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
-            As `DetectionResult.to_dict`, and ``codes``, ``mask_logits`` (base64 of little-endian
-            float32, 64 x 64 an object, so that nothing is rounded) and, for readers that know
-            COCO, ``rle``, which `from_dict` does not need.
+            As `DetectionResult.to_dict`, with ``codes`` and ``rle``: the masks exactly, some 300
+            bytes an object. The logits (16 KB an object) are left out.
         """
-        packed = self.mask_logits.astype(_LITTLE_FLOAT32).tobytes()
-        return super().to_dict() | {
-            "codes": None if self.codes is None else self.codes.tolist(),
-            "mask_logits": base64.b64encode(packed).decode("ascii"),
-            "rle": self.rle(),
-        }
+        codes = None if self.codes is None else self.codes.tolist()
+        return super().to_dict() | {"codes": codes, "rle": self.rle()}
 
-    def _mask_crops(self) -> list[tuple[BoolArray, tuple[int, int]]]:
+    def _mask_crops(self) -> list[Crop]:
         from pgvision.masks import paste_mask
+        from pgvision.rle import rle_to_mask
 
-        return [
-            paste_mask(logits, box, self.image_hw)
-            for logits, box in zip(self.mask_logits, self.xyxy, strict=True)
-        ]
+        if self.mask_logits is not None:
+            return [
+                paste_mask(logits, box, self.image_hw)
+                for logits, box in zip(self.mask_logits, self.xyxy, strict=True)
+            ]
+        crops = []
+        for rle, box in zip(self.mask_rle or (), self.xyxy.tolist(), strict=True):
+            mask = rle_to_mask(rle)
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            # The whole pixels of the box, and more if the mask leaves it.
+            left, top, right, bottom = map(math.floor, box)
+            if len(rows):
+                left, right = min(left, int(columns[0])), max(right, int(columns[-1]) + 1)
+                top, bottom = min(top, int(rows[0])), max(bottom, int(rows[-1]) + 1)
+            crops.append((mask[top:bottom, left:right].copy(), (left, top)))
+        return crops
 
     def _compact(self) -> sv.CompactMask:
         import supervision as sv
 
-        # Rounded outwards, because CompactMask keeps nothing outside the box it is given.
+        # Rounded outwards, because CompactMask keeps nothing outside of its boxes.
         around = np.concatenate([np.floor(self.xyxy[:, :2]), np.ceil(self.xyxy[:, 2:])], axis=1)
         return sv.CompactMask.from_coco_rle(self.rle(), around, self.image_hw)
 
     @classmethod
-    def _decoded(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        if values.get("mask_logits") is None:
+            values["mask_rle"] = tuple(data["rle"])
+            return super()._decoded(data, values)
+        # Until 0.2 files contained the logits: base64 of little-endian float32.
         packed = base64.b64decode(values["mask_logits"], validate=True)
         if len(packed) % (_SIDE * _SIDE * _LITTLE_FLOAT32.itemsize):
             raise ShapeError(
-                f"mask_logits must hold 64 x 64 float32 an object, got {len(packed)} B"
+                f"mask_logits must be 64 x 64 float32 an object, got {len(packed)} bytes"
             )
         logits = np.frombuffer(packed, dtype=_LITTLE_FLOAT32).reshape(-1, _SIDE, _SIDE)
-        return super()._decoded(values | {"mask_logits": logits})
+        return super()._decoded(data, values | {"mask_logits": logits})
+
+
+def _checked_rle(
+    rles: tuple[dict[str, Any], ...], count: int, image_hw: tuple[int, int]
+) -> tuple[dict[str, Any], ...]:
+    """Return run lengths with sizes as tuples and packed counts as text."""
+    from pgvision.rle import pack_rle, pixels_fault, rle_fault, run_totals
+
+    if len(rles) != count:
+        raise ShapeError(f"mask_rle must have one entry for each of {count} boxes, got {len(rles)}")
+    checked = []
+    for row, rle in enumerate(rles):
+        fault = rle_fault(rle, image_hw)
+        if fault is None:
+            counts = pack_rle(rle)["counts"]
+            fault = pixels_fault(int(run_totals([counts])[0]), image_hw)
+        if fault is not None:
+            raise ShapeError(f"mask_rle[{row}] {fault}")
+        checked.append({"size": image_hw, "counts": counts.decode("ascii")})
+    return tuple(checked)

@@ -1,7 +1,7 @@
-"""What a captioner, answerer or reader returns."""
+"""Text results: captions, answers, and what is written in an image."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pgvision.arrays import ByteArray
 from pgvision.drawing import with_caption
 from pgvision.errors import OptionError
-from pgvision.files import write_text
 from pgvision.results.answer import Answer
-from pgvision.results.checks import require_score
-from pgvision.results.exits import fiftyone_labels
-from pgvision.results.picture import jpeg_bytes, save_result
+from pgvision.results.checks import require_number
+from pgvision.results.conversions import fiftyone_labels
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
@@ -28,8 +26,8 @@ class TextResult(Answer):
     Attributes:
         text: The answer, stripped of surrounding space.
         score: Its probability in [0, 1], or None if unknown.
-        alternatives: Other answers with their scores, best first; empty unless asked for.
-        language: The language code that was asked for, or None.
+        alternatives: Other answers with their scores, best first; empty unless requested.
+        language: The requested language code, or None.
 
     Example:
         >>> result = TextResult(image_hw=(480, 640), text="2", score=0.9, source="site.jpg")
@@ -52,21 +50,21 @@ class TextResult(Answer):
         if not isinstance(self.text, str):
             raise OptionError(f"text must be a str, got {self.text!r}")
         if self.score is not None:
-            self._set("score", require_score(self.score))
+            self._set("score", require_number(self.score, "score", most=1.0))
         self._set("alternatives", _require_alternatives(self.alternatives))
 
     def __str__(self) -> str:
-        """Give the text itself."""
+        """Return the text."""
         return self.text
 
     def __repr__(self) -> str:
-        """Show the text, its score, the image's size and where it came from."""
+        """Return the text, its score, the image's size and its source."""
         score = "" if self.score is None else f", score {self.score:.2f}"
         return f"TextResult({self.text!r}{score}; {self._origin()})"
 
     @property
     def question(self) -> str | None:
-        """The question that was asked, in words; None for a caption or a reading.
+        """The question in words; None for a caption or a reading.
 
         Example:
             >>> TextResult(image_hw=(4, 6), prefix="answer en how many?", text="2").question
@@ -75,17 +73,25 @@ class TextResult(Answer):
         asked = _QUESTION.fullmatch(self.prefix.strip())
         return None if asked is None else asked[1]
 
-    def plot(self, image: ByteArray | None = None) -> ByteArray:
-        """Draw the text into a bar below the picture, under the question if one was asked.
+    def plot(
+        self,
+        image: ByteArray | None = None,
+        *,
+        font: str | Path | None = None,
+        font_size: int | None = None,
+    ) -> ByteArray:
+        """Draw the text into a bar below the image, under the question if there was one.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+            font: A font file; by default one that has the letters is searched.
+            font_size: Height of the letters in pixels; by default it fits the image.
 
         Returns:
-            A new BGR picture, taller than the image by the bar.
+            A new BGR image, taller than the image by the bar.
 
         Raises:
-            OptionError: If there is no picture.
+            OptionError: If there is no image.
 
         Example:
             >>> import numpy as np
@@ -94,37 +100,21 @@ class TextResult(Answer):
             ... ).shape[1]
             160
         """
-        lines = (self.question, self.text or "(nothing)")
-        return with_caption(self.require_picture(image), "\n".join(filter(None, lines)))
+        lines = "\n".join(filter(None, (self.question, self.text or "(nothing)")))
+        return with_caption(self.require_image(image), lines, font=font, font_size=font_size)
 
-    def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
-        """Write the picture with its text, the bare text (``.txt``), or everything (``.json``).
-
-        Args:
-            path: Ends in .jpg, .jpeg, .png, .bmp, .webp, .txt or .json.
-            image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Convert to one dict of plain values, for tables.
 
         Returns:
-            ``path``.
-
-        Raises:
-            OptionError: If the ending is another one, or a picture is needed and there is none.
-
-        Example:
-            >>> import tempfile
-            >>> folder = Path(tempfile.mkdtemp())
-            >>> path = TextResult(image_hw=(90, 160), text="EXIT").save(folder / "a.txt")
-            >>> path.read_text().strip()
-            'EXIT'
+            A list of one dict: ``source``, ``frame_index``, ``time``, ``question``, ``text``,
+            ``score``.
         """
-        target = Path(path)
-        if target.suffix.lower() == ".txt":
-            write_text(target, self.text + "\n")
-            return target
-        return save_result(self, target, lambda: self.plot(image), endings=(".txt",))
+        origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
+        return [origin | {"question": self.question, "text": self.text, "score": self.score}]
 
     def to_dict(self) -> dict[str, object]:
-        """Write every field but ``image`` as plain Python values, ready for ``json.dumps``.
+        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
             A dict whose keys are the names of the fields, and ``type``.
@@ -151,13 +141,13 @@ class TextResult(Answer):
         """
         return fiftyone_labels().Classification(label=self.text, confidence=self.score)
 
-    def _repr_jpeg_(self) -> bytes | None:
-        return None if self.image is None else jpeg_bytes(self.plot())
+    def _as_text(self) -> str:
+        return self.text + "\n"
 
     @classmethod
-    def _decoded(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         values["alternatives"] = tuple((text, score) for text, score in values["alternatives"])
-        return super()._decoded(values)
+        return super()._decoded(data, values)
 
 
 def _require_alternatives(
@@ -167,6 +157,8 @@ def _require_alternatives(
     for text, score in pairs:
         if not isinstance(text, str):
             raise OptionError(f"alternatives must be (text, score) pairs, got {text!r}")
-        known = None if score is None else require_score(score, "a score in alternatives")
+        known = (
+            None if score is None else require_number(score, "a score in alternatives", most=1.0)
+        )
         checked.append((text, known))
     return tuple(checked)

@@ -1,10 +1,12 @@
 """Overlays change pixels where they should, and only there."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pgvision import drawing
-from pgvision.errors import ShapeError
+from pgvision import drawing, fonts
+from pgvision.errors import OptionError, ShapeError
 
 _BOXES = np.array([[20, 30, 60, 80], [100, 10, 150, 50]], dtype=np.float32)
 _IDS = np.array([0, 1])
@@ -173,3 +175,97 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ShapeError, match="beyond"):
             crop = (np.ones((20, 20), bool), corner)
             drawing.draw_masks(_canvas(), [crop], color_ids=np.array([0]))
+
+
+def label_ink(text: str, suffix: str = "", **options: object) -> np.ndarray:
+    """Return where a label at a box in the middle changes a grey canvas."""
+    canvas = np.full((200, 300, 3), 40, np.uint8)
+    drawing.draw_labels(
+        canvas, np.array([[100, 90, 200, 120]]), [text],
+        color_ids=np.array([0]), suffixes=[suffix], **options,
+    )  # fmt: skip
+    rows, columns = np.nonzero((canvas != 40).any(axis=2))
+    return canvas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+
+
+def test_a_long_label_keeps_its_score() -> None:
+    long, other = label_ink("a helmet " * 30, "0.87"), label_ink("a helmet " * 30, "0.12")
+    assert long.shape == other.shape
+    assert long.shape[1] <= 300
+    differs = np.flatnonzero((long != other).any(axis=(0, 2)))
+    assert len(differs)
+    assert differs.min() > 0.8 * long.shape[1]  # the same beginning, another end
+    short = label_ink("cone", "0.87")
+    assert short.shape[1] < label_ink("cone cone", "0.87").shape[1] < 300
+
+
+def test_a_word_wider_than_the_caption_is_broken() -> None:
+    picture = np.zeros((60, 200, 3), np.uint8)
+    one, four = drawing.with_caption(picture, "m" * 12), drawing.with_caption(picture, "m" * 48)
+    assert len(four) > len(one)
+    ink = lambda image: (image[60:] > 120).sum()  # noqa: E731
+    assert ink(four) == pytest.approx(4 * ink(one), rel=0.1)  # nothing is cut off
+
+
+def test_letters_are_at_least_11_pixels_and_follow_font_size() -> None:
+    small = np.full((40, 60, 3), 40, np.uint8)
+    drawing.draw_labels(small, np.array([[5, 20, 55, 39]]), ["Ag"], color_ids=np.array([0]))
+    assert (small != 40).any(axis=(1, 2)).sum() >= 11
+    assert label_ink("Ag", font_size=40).shape[0] > 1.8 * label_ink("Ag", font_size=20).shape[0]
+    with pytest.raises(OptionError, match=r"font: .*none\.ttf"):
+        label_ink("Ag", font="none.ttf")
+
+
+@pytest.mark.parametrize(
+    "text", ["helmet", "каска", "κράνος", "خوذة", "קסדה", "საფარი", "սաղավարտ", "😀"]
+)
+def test_eight_scripts_have_letters_in_the_bundled_font(
+    text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """matplotlib reads the table of the font's letters; no letter may be an empty box."""
+    from matplotlib.ft2font import FT2Font
+
+    known = FT2Font(fonts._bundled_font()).get_charmap()
+    assert all(ord(letter) in known for letter in text)
+    assert all(fonts._has_letter(fonts._bundled_font(), letter) for letter in text)
+    label_ink(text)
+    assert caplog.text == ""
+
+
+def test_a_script_without_a_font_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fonts, "_system_fonts", list)
+    monkeypatch.setattr(fonts, "_script_fonts", {})
+    monkeypatch.setattr(fonts, "_missing", set())
+    assert not fonts._has_letter(fonts._bundled_font(), "安")
+    for text in ("安全帽 1", "黄色头盔", "हेलमेट"):
+        assert label_ink(text).any()
+    assert caplog.text.count("no installed font has") == 2
+    assert "'安' (CJK)" in caplog.text
+    assert "'ह' (DEVANAGARI)" in caplog.text
+
+
+def test_a_font_of_the_system_is_searched_for_the_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy of the bundled font with another letter as its 'A' stands for a Chinese font."""
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(fonts._bundled_font())
+    for table in font["cmap"].tables:
+        if 0x41 in table.cmap and table.format in (4, 12):
+            table.cmap = {0x5B89: table.cmap[0x41]}
+    (tmp_path / "deep").mkdir()
+    font.save(tmp_path / "deep" / "ChineseSans.ttf")
+    monkeypatch.setattr(fonts, "_FONT_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr(fonts, "_script_fonts", {})
+    fonts._system_fonts.cache_clear()
+    try:
+        np.testing.assert_array_equal(label_ink("安安"), label_ink("AA"))
+        # Letters of several fonts in one line, up to the rounding of their places.
+        mixed, plain = label_ink("o安o", font_size=30), label_ink("oAo", font_size=30)
+        assert np.abs(mixed.astype(int) - plain).mean() < 6
+    finally:
+        fonts._system_fonts.cache_clear()
+    assert caplog.text == ""

@@ -104,7 +104,7 @@ def linked(name, target, kind):
 )
 def test_members_that_would_lie_outside(tmp_path, name):
     path = packed(tmp_path / "a.tar", [(tarfile.TarInfo(name), b"x")])
-    with pytest.raises(SourceError, match="would lie outside"):
+    with pytest.raises(SourceError, match="leads outside of it"):
         list_stored(str(path))
 
 
@@ -117,7 +117,7 @@ def test_links_folders_and_sidecars_in_tar_files_are_no_pictures(tmp_path):
         (tarfile.TarInfo("e.json"), b"{}"),
     ]
     path = packed(tmp_path / "a.tar", members)
-    with pytest.raises(SourceError, match="no picture in this tar file"):
+    with pytest.raises(SourceError, match="no image in this tar file"):
         list_stored(str(path))
     packed(path, [*members, (tarfile.TarInfo("f.png"), b"no picture")])
     assert [one.name for one in list_stored(str(path))] == [f"{path}/f.png"]
@@ -135,7 +135,7 @@ def test_a_member_that_claims_terabytes(tmp_path):
         file.truncate((1 << 41) + 2048)
     (failure,) = iter_frames(str(path), on_error="record")
     assert isinstance(failure, FrameFailure)
-    assert "2199023255552 bytes are no picture" in str(failure.error)
+    assert "2199023255552 bytes are too many for an image" in str(failure.error)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
@@ -184,18 +184,27 @@ def test_parquet_that_names_no_pictures(tmp_path):
     path = tmp_path / "a.parquet"
     for columns, error in (
         ({"width": [1]}, "expected a column"),
-        ({"image": ["a.png", None]}, "row 2"),
-        ({"path": [7]}, "row 1"),
-        ({"image": [{"bytes": b"x", "path": "a"}]}, "row 1"),
+        ({"height": [1]}, "one of image"),
     ):
         pq.write_table(pa.table(columns), path)
         with pytest.raises(DataError, match=error):
             make_job(path, tmp_path / "j")
+    for number, (columns, row) in enumerate(
+        (
+            ({"image": [str(make_pictures(tmp_path / "in", 1) / "0.png"), None]}, 2),
+            ({"path": [7]}, 1),
+            ({"image": [{"bytes": b"x", "path": "a"}]}, 1),
+        )
+    ):
+        pq.write_table(pa.table(columns), path)
+        *good, bad = make_job(path, tmp_path / f"row{number}").stream()
+        assert len(good) == row - 1
+        assert f"row {row}" in str(bad.error)
     pq.write_table(pa.table({"image": pa.array([], pa.string())}), path)
-    with pytest.raises(SourceError, match="names no picture"):
+    with pytest.raises(SourceError, match="contains no path"):
         make_job(path, tmp_path / "j")
     path.write_bytes(b"PAR1 and nothing else PAR1")
-    with pytest.raises(SourceError, match="no Parquet"):
+    with pytest.raises(SourceError, match="not a Parquet"):
         make_job(path, tmp_path / "j")
 
 

@@ -99,11 +99,88 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 5.0
 
 
-@pytest.mark.parametrize("patience", [0.0, None])
-def test_without_a_first_frame_there_is_nothing_to_wait_for(patience: float | None) -> None:
-    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=patience)
+def test_without_patience_a_source_that_is_not_there_is_an_error_at_once() -> None:
+    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=0.0)
     assert isinstance(failure, FrameFailure)
     assert isinstance(failure.error, SourceError)
+
+
+def test_patience_waits_for_a_camera_that_starts_later() -> None:
+    """A unit that boots before its camera; ended by its patience if the camera never comes."""
+    port, events = free_port(), []
+    live = Live(f"http://127.0.0.1:{port}/live", patience=None, on_event=events.append)
+    watching = iter(live)
+
+    def start() -> None:
+        time.sleep(0.8)
+        with camera(port):
+            back.wait(60)
+
+    back = threading.Event()
+    helper = threading.Thread(target=start)
+    helper.start()
+    try:
+        assert number_in(next(watching).bgr) >= 0
+    finally:
+        watching.close()
+        back.set()
+        helper.join()
+    assert [event.kind for event in events] == ["lost", "reconnected"]
+    assert live.num_reconnects == 0
+    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=0.6)
+    assert "not back within 0.6 s" in str(failure.error)
+
+
+def flapping(num_frames: int, connections: list[float]) -> object:
+    """Send a few frames to each client and hang up."""
+
+    def film(handler: object) -> None:
+        connections.append(time.monotonic())
+        for index in range(num_frames):
+            handler.picture(index)
+
+    return film
+
+
+def test_a_flapping_camera_is_reported_at_once_and_not_flooded() -> None:
+    connections: list[float] = []
+    events = []
+    with serving(flapping(3, connections)) as address:
+        live = Live(address, patience=None, limit=4.0, on_event=events.append)
+        frames = list(live)
+        # 0.5 s, 1 s and 2 s of waiting: four connections, one for each, within 4 s.
+        assert len(connections) == 4
+    gaps = np.diff(connections)
+    assert gaps == pytest.approx([0.5, 1.0, 2.0], abs=0.45)
+    kinds = [event.kind for event in events]
+    assert kinds == ["lost", "reconnected"] * 3 + ["lost"]
+    assert events[0].reason == "ended after 3 frames"
+    assert events[0].source == address
+    moments = [event.seconds for event in events]
+    assert moments == sorted(moments)
+    assert moments[0] < 0.5  # not when the camera is back
+    assert live.num_reconnects == 3
+    assert [frame.index for frame in frames] == sorted({frame.index for frame in frames})
+
+
+def test_a_steady_connection_resets_the_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgvision.images.live.STEADY_SECONDS", 0.0)
+    connections: list[float] = []
+    with serving(flapping(3, connections)) as address:
+        list(Live(address, patience=None, limit=2.2))
+    assert np.diff(connections) == pytest.approx([0.5] * (len(connections) - 1), abs=0.35)
+    assert len(connections) >= 3
+
+
+def test_patience_counts_from_the_present_loss() -> None:
+    """Two losses of 0.5 s and 1 s under a patience of 1.2 s, 1.5 s together."""
+    connections: list[float] = []
+    with serving(flapping(3, connections)) as address:
+        *frames, last = Live(address, patience=1.2)
+    assert len(connections) == 3  # the third loss would wait for 2 s
+    assert "not back within 1.2 s" in str(last.error)
+    assert last.index == 9
+    assert {frame.index // 3 for frame in frames} == {0, 1, 2}
 
 
 def test_the_end_of_an_address_is_the_end_without_patience() -> None:
@@ -145,7 +222,7 @@ def test_what_cannot_be_live_is_refused(tmp_path: Path) -> None:
     still = tmp_path / "still.png"
     cv2.imwrite(str(still), np.zeros((8, 8, 3), np.uint8))
     (failure,) = Live(still)
-    assert "expected what is live" in str(failure.error)
+    assert "expected a live source" in str(failure.error)
     with pytest.raises(OptionError, match="patience"):
         Live(0, patience=-1.0)
     with pytest.raises(OptionError, match="cannot be opened again"):

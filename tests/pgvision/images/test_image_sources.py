@@ -108,7 +108,7 @@ def test_text_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [f.ok for f in got] == [True, True, False]
     assert "all.txt, line 5" in str(got[2].error)
     names.write_text("# nothing\n")
-    with pytest.raises(SourceError, match="holds no path"):
+    with pytest.raises(SourceError, match="contains no path"):
         list(iter_frames(names))
     names.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SourceError, match="UTF-8"):

@@ -1,0 +1,108 @@
+"""Parts of the conversions of detections: FiftyOne, COCO categories, pandas, crops, file names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from pgvision.errors import DataError, DependencyError
+
+if TYPE_CHECKING:
+    import fiftyone.core.labels as fol
+    import pandas as pd
+
+EDGES = ("left", "top", "right", "bottom")
+
+
+def fiftyone_labels() -> Any:
+    """Return ``fiftyone.core.labels``, which needs no database.
+
+    Raises:
+        DependencyError: If fiftyone is not installed.
+    """
+    try:
+        import fiftyone.core.labels as fol
+    except ImportError as error:
+        message = "to_fiftyone() needs fiftyone: pip install 'pgvision[fiftyone]'"
+        raise DependencyError(message) from error
+    return fol
+
+
+def fiftyone_detections(
+    labels: Sequence[str | None],
+    xywhn: FloatArray,
+    scores: FloatArray | None,
+    tracker_ids: IntArray | None,
+    masks: Sequence[BoolArray],
+) -> fol.Detections:
+    """See `DetectionResult.to_fiftyone`; ``masks`` are those of the boxes, or empty."""
+    fiftyone = fiftyone_labels()
+    return fiftyone.Detections(
+        detections=[
+            fiftyone.Detection(
+                label=label,
+                bounding_box=xywhn[row].tolist(),
+                confidence=None if scores is None else float(scores[row]),
+                index=None if tracker_ids is None else int(tracker_ids[row]),
+                **({"mask": masks[row]} if masks else {}),
+            )
+            for row, label in enumerate(labels)
+        ]
+    )
+
+
+def category_id_of(
+    class_id: int, label: str | None, category_ids: Mapping[str, int] | None
+) -> int | None:
+    """Return the COCO id of an object's category; None if it has none.
+
+    Raises:
+        DataError: If ``category_ids`` lacks the class that was found.
+    """
+    if category_ids is None:
+        return class_id + 1 if class_id >= 0 else None
+    if label is not None and label in category_ids:
+        return int(category_ids[label])
+    if class_id >= 0:
+        known = ", ".join(map(repr, category_ids))
+        raise DataError(f"category_ids has no id for the class {label!r}; it contains {known}")
+    return None
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file or folder on any system."""
+    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", text).strip(". ")[:100] or "unnamed"
+
+
+def pandas_table(rows: Sequence[Mapping[str, Any]], more: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of `DetectionResult.to_rows` as a table; ``more`` columns are whole numbers.
+
+    Raises:
+        DependencyError: If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DependencyError("to_pandas() needs pandas: pip install pandas") from error
+    spread = [f"{edge}_std" for edge in EDGES]
+    names = ["source", "frame_index", "time", "label", "text", "class_id", "score", *EDGES]
+    table = pd.DataFrame(rows, columns=[*names, "tracker_id", *spread, *more])
+    whole = dict.fromkeys(("frame_index", "class_id", *more), "int64")
+    reals = dict.fromkeys(("score", *EDGES, *spread), "float32")
+    return table.astype({"time": "Float64", "tracker_id": "Int64", **whole, **reals})
+
+
+def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:
+    """See `DetectionResult.crops`."""
+    height, width = bgr.shape[:2]
+    low = np.floor(xyxy[:, :2]).astype(int) - margin
+    high = np.ceil(xyxy[:, 2:]).astype(int) + margin
+    # A box of no width on the right border still gets the last column.
+    low = np.clip(low, 0, [width - 1, height - 1])
+    high = np.maximum(np.minimum(high, [width, height]), low + 1)
+    corners = zip(low.tolist(), high.tolist(), strict=True)
+    return [bgr[y0:y1, x0:x1].copy() for (x0, y0), (x1, y1) in corners]
