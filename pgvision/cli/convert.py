@@ -1,7 +1,7 @@
 """`pgvision convert`: data sets from one format to another, and the linter."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,6 +34,30 @@ class ConvertOptions:
     ] = None
     images: ImagesFolder = None
     split: Split = None
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep this class only (repeatable); images without it stay as negatives.",
+            show_default="all",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="Rename a class (repeatable); classes with one name become one.",
+            show_default="none",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = None
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            help="Leave broken entries out and list them; exit code 1.",
+            rich_help_panel=INPUT_PANEL,
+        ),
+    ] = False
     target_format: Annotated[
         WriteFormat | None,
         typer.Option(
@@ -138,7 +162,7 @@ def _require_goal(out: Path | None, check: bool) -> None:
 
 
 def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Dataset]":
-    from pgvision.datasets import read_splits, split_by_hash
+    from pgvision.datasets import find_split, read_splits, split_by_hash
 
     parts = read_splits(
         source,
@@ -147,12 +171,15 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
         codec=_reading_codec(source, options),
         convention=options.convention,
         split=options.split,
-        on_error="record" if check else "raise",
+        on_error="record" if check or options.skip_broken else "raise",
     )
     if options.split is not None:
-        if options.split not in parts:
-            raise OptionError(f"--split {options.split}: {source} has {', '.join(parts)}")
-        parts = {options.split: parts[options.split]}
+        name = find_split(parts, options.split, source=source)
+        parts = {name: parts[name]}
+    names = _renamed(options.rename or [])
+    if options.classes:
+        parts = {key: part.select(options.classes) for key, part in parts.items()}
+    parts = {key: part.rename(names) for key, part in parts.items()} if names else parts
     if options.val is None:
         return parts
     if len(parts) > 1:
@@ -160,6 +187,14 @@ def _read(source: Path, options: ConvertOptions, check: bool) -> "dict[str, Data
             f"--val: {source} is split already ({', '.join(parts)}); name one: --split"
         )
     return split_by_hash(next(iter(parts.values())), val=options.val)
+
+
+def _renamed(pairs: "list[str]") -> dict[str, str]:
+    """Parse ``OLD=NEW`` pairs."""
+    for pair in pairs:
+        if not all(map(str.strip, pair.partition("=")[::2])):
+            raise OptionError(f"--rename {pair!r}: expected OLD=NEW, like RBC='red blood cell'")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _reading_codec(source: Path, options: ConvertOptions) -> "MaskCodec | None":
@@ -227,13 +262,15 @@ def _write(
     report = write_dataset(
         whole, out, format=target, options=examples, codec=codec, images=options.image_files
     )
-    say(f"wrote {report.path}: {report.num_images} images, {report.num_objects} objects")
+    counted = f"{report.num_images} images, {report.num_objects} objects"
+    say(f"wrote {report.path}, counted by reading it back: {counted}")
+    if as_json:
+        counts = {"num_images": report.num_images, "num_objects": report.num_objects}
+        rows = [asdict(finding) for finding in report.findings]
+        typer.echo(json.dumps({"path": str(report.path), **counts, "findings": rows}))
     findings = [*said, *report.findings]
     for line in finding_lines(findings):
         say(line, style="yellow")
-    if target == "jsonl":
-        for split, part in parts.items():
-            _say_round_trip(split, part, examples, codec, as_json)
     return not any(finding.is_loss for finding in findings)
 
 
@@ -260,30 +297,6 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
         more = "; ..." if len(members) > num_examples else ""
         lines.append((is_loss, f"{part}{rule}: {len(members)} ({shown}{more})"))
     return [text for _, text in sorted(lines, key=lambda line: not line[0])]
-
-
-def _say_round_trip(
-    split: str,
-    part: "Dataset",
-    examples: "ExampleOptions",
-    codec: "MaskCodec | None",
-    as_json: bool,
-) -> None:
-    from pgvision.cli.console import say
-    from pgvision.datasets import round_trip
-
-    figures = round_trip(part, options=examples, codec=codec).to_dict()
-    if as_json:
-        typer.echo(json.dumps({"split": split, "round_trip": figures}))
-    known = {key: value for key, value in figures.items() if value is not None}
-    if codec is None:
-        del known["num_masks"]
-    shown = ", ".join(
-        f"{key.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else
-        f"{key.replace('_', ' ')} {value}"
-        for key, value in known.items()
-    )  # fmt: skip
-    say(f"{split}: read back: {shown}")
 
 
 def _format_of(out: Path) -> WriteFormat:

@@ -180,7 +180,6 @@ def check_extras() -> Iterator[Check]:
     for package, extra, use in (
         ("trackers", "track", "--track"),
         ("pandas", "pandas", "to_pandas()"),
-        ("hotcoco", "fast", "eval --engine hotcoco"),
     ):
         if _version(package) is None:
             yield Check(package, "note", f"absent: no {use}", f"pip install 'pgvision[{extra}]'")

@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pgvision.datasets import ImageRecord
-from pgvision.datasets.image_files import file_digest
+from pgvision.datasets import ImageRecord, file_digest
 from pgvision.errors import DataError, OptionError
 from pgvision.files import write_text
 from pgvision.results import DetectionResult, result_from_dict

@@ -10,7 +10,7 @@ from pgvision.cli.console import Meter, say
 from pgvision.cli.eval_answers import Answers
 from pgvision.datasets import Dataset, ImageRecord, dataset_to_coco
 from pgvision.errors import DataError
-from pgvision.evaluation import DetectionReport, count_answers, evaluate_detections, match_scores
+from pgvision.evaluation import DetectionReport, count_outputs, evaluate_detections, match_scores
 from pgvision.evaluation.calibration import fit_calibration
 from pgvision.files import write_text
 from pgvision.results import DetectionResult, Failure
@@ -31,8 +31,8 @@ class Scoring:
     """
 
     iou_type: Literal["bbox", "segm"]
-    engine: Literal["faster", "hotcoco", "pycocotools"]
-    scoreless: Literal["refuse", "interval"]
+    engine: Literal["faster", "pycocotools"]
+    scoreless: Literal["refuse", "f1"]
     model: str | None = None
     data: str | None = None
     conf: float | None = None
@@ -112,11 +112,14 @@ def score(
         scoring.iou_type,
         scoring.engine,
         scoreless=scoring.scoreless,
-        answers=count_answers(found.values()),
+        image_ids=list(found),
+        outputs=count_outputs(found.values()),
     )
     report = replace(report, model=scoring.model, data=scoring.data, conf=scoring.conf)
     if unread := len(dataset.images) - len(found):
-        note = f"{unread} of {len(dataset.images)} pictures unread: their objects count as missed"
+        names = [image.file_name for image in dataset.images if image.id not in found]
+        shown = ", ".join(names[:5]) + (", ..." if unread > 5 else "")
+        note = f"{unread} of {len(dataset.images)} images unread and not scored: {shown}"
         report = replace(report, notes=(*report.notes, note))
     report.save(folder / "report.json")
     report.save(folder / "report.png")

@@ -93,7 +93,7 @@ def evaluate_texts(
     references = [case.references for case in answered]
     if task == "ask":
         metrics = ("exact", "anls", "count", *(("vqa",) if _ten_each(references) else ()))
-        figures = dict(evaluate_answers(answers, references, metrics).figures)
+        figures = dict(evaluate_answers(answers, references, metrics).metrics)
     else:
         report = evaluate_captions(answers, references)
         figures = {"cider": report.cider, "bleu4": report.bleu4}

@@ -76,13 +76,13 @@ class EvalOptions(ModelOptions):
         ),
     ] = None
     engine: Annotated[
-        Literal["faster", "hotcoco", "pycocotools"],
+        Literal["faster", "pycocotools"],
         typer.Option(help="Evaluator; all give the same figures.", rich_help_panel=SCORING_PANEL),
     ] = "faster"
     scoreless: Annotated[
-        Literal["refuse", "interval"],
+        Literal["refuse", "f1"],
         typer.Option(
-            help="For predictions without scores: refuse AP, or give its range over all orders.",
+            help="For predictions without scores: refuse them, or report all metrics but AP.",
             rich_help_panel=SCORING_PANEL,
         ),
     ] = "refuse"
@@ -110,7 +110,7 @@ def evaluate(*, options: EvalOptions) -> None:
     [bold]Examples[/bold]
 
     pgvision eval --data heldout/instances.json --out report
-    pgvision eval --data heldout/instances.json --task segment --engine hotcoco
+    pgvision eval --data heldout/instances.json --task segment --engine pycocotools
     pgvision eval --data heldout/examples.jsonl --task ask
     pgvision eval --data val.json --calibrate isotonic --model google/paligemma2-3b-mix-448
     """
@@ -124,9 +124,10 @@ def _dataset(options: EvalOptions) -> "Dataset":
 
     from pgvision.cli.console import say
     from pgvision.cli.convert import finding_lines
-    from pgvision.datasets import read_dataset
+    from pgvision.datasets import read_evaluation_part
 
-    dataset = read_dataset(options.data, images=options.images, split=options.split)
+    part, dataset = read_evaluation_part(options.data, images=options.images, split=options.split)
+    say(f"evaluating on {part}: {len(dataset.images)} images, {dataset.num_objects} objects")
     for line in finding_lines(dataset.findings):
         say(line, style="yellow")
     if options.limit is None:

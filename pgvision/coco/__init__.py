@@ -1,9 +1,7 @@
-"""COCO files: read piece by piece and checked, by one notion of what is sound, and written."""
+"""COCO files: read with one set of checks, and written."""
 
-from pgvision.coco.content import FIX, CocoContent, Entry, outline_area
-from pgvision.coco.problems import Problems
-from pgvision.coco.reading import read_content
-from pgvision.coco.stream import holds_objects
+from pgvision.coco.checks import Problems
+from pgvision.coco.content import FIX, CocoContent, Entry, outline_area, read_content
 from pgvision.coco.writing import (
     annotation_entry,
     image_entry,
@@ -18,7 +16,6 @@ __all__ = [
     "Entry",
     "Problems",
     "annotation_entry",
-    "holds_objects",
     "image_entry",
     "outline_area",
     "read_content",

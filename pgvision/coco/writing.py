@@ -1,4 +1,4 @@
-"""COCO files, written entry by entry: the text of half a gigabyte never stands in memory."""
+"""COCO files, written entry by entry, so that memory does not grow with the file."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import orjson
 from pgvision.coco.content import outline_area
 from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
-from pgvision.files import replaced_path
+from pgvision.files import readable_name, replaced_path
 
 Fields = Mapping[str, Any]
 _CAREFUL = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -76,32 +76,53 @@ def _write(path: str | Path, pieces: Iterable[bytes]) -> None:
         except DataError:
             raise
         except ValueError as error:
-            raise DataError(f"{path}: holds a number that is not finite: {error}") from error
+            raise DataError(f"{path}: contains a number that is not finite: {error}") from error
 
 
 def _joined(entries: Iterable[Fields]) -> Iterator[bytes]:
     source, number = iter(entries), 0
     while batch := list(islice(source, _BATCH)):
-        # People read short lists; of long ones only the time that they take is noticed.
-        text = _fast(batch) if number or len(batch) == _BATCH else _CAREFUL(batch).encode()
+        # Short lists keep the standard library's blanks, for readers; long ones are written fast.
+        text = _fast(batch) if number or len(batch) == _BATCH else _encode(batch)
         yield b", " * bool(number) + text[1:-1]
         number += 1
 
 
+def _encode(value: object) -> bytes:
+    """Return JSON in the standard library's layout.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+    """
+    try:
+        return _CAREFUL(value).encode()
+    except UnicodeEncodeError:  # file names that are no UTF-8
+        return _CAREFUL(_readable(value)).encode()
+
+
+def _readable(value: Any) -> Any:
+    """Return a JSON value with text that can be written; see `readable_name`."""
+    if isinstance(value, str):
+        return readable_name(value)
+    if isinstance(value, Mapping):
+        return {readable_name(str(key)): _readable(part) for key, part in value.items()}
+    return [_readable(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 def _fast(value: object) -> bytes:
-    """Return JSON; floats are most of a COCO file, and orjson writes them many times faster."""
+    """Return JSON by orjson, which writes floats many times faster, where it can be used."""
     try:
         text = orjson.dumps(value)
-    except TypeError:  # whole numbers of more than 64 bits
-        return _CAREFUL(value).encode()
-    # It writes NaN as null, so that a null may have been a number.
-    return _CAREFUL(value).encode() if b"null" in text else text
+    except TypeError:  # whole numbers of more than 64 bits, and text that is no UTF-8
+        return _encode(value)
+    # orjson writes NaN as null.
+    return _encode(value) if b"null" in text else text
 
 
 def _pieces(info: dict[str, Any], lists: Mapping[str, Iterable[Fields]]) -> Iterator[bytes]:
     yield b"{"
     for key, value in info.items():
-        yield f"{_CAREFUL(key)}: {_CAREFUL(value)}, ".encode()
+        yield _encode(key) + b": " + _encode(value) + b", "
     for place, (key, entries) in enumerate(lists.items()):
         yield f'{", " * bool(place)}"{key}": ['.encode()
         yield from _joined(entries)
@@ -162,16 +183,16 @@ def annotation_entry(
     return entry if segmentation is None else entry | {"segmentation": segmentation}
 
 
-def relative_name(picture: str | Path, file: str | Path) -> str:
-    """Return how an annotation file should name a picture: relative to its own folder.
+def relative_name(image: str | Path, file: str | Path) -> str:
+    """Return how an annotation file should name an image: relative to its own folder.
 
     Args:
-        picture: The picture.
+        image: Path of the image.
         file: The annotation file that names it, written or to be written.
 
     Returns:
-        The path with forward slashes; it climbs (``../``) where the picture lies elsewhere, and is
-        absolute where no relative path leads there (another drive).
+        The path with forward slashes; it begins with ``../`` where the image is in another folder,
+        and is absolute where no relative path leads there (another drive).
 
     Example:
         >>> relative_name("site/a.jpg", "site/out.json"), relative_name("a.jpg", "out/all.json")
@@ -179,6 +200,6 @@ def relative_name(picture: str | Path, file: str | Path) -> str:
     """
     folder = Path(file).parent.absolute()
     try:
-        return Path(os.path.relpath(Path(picture).absolute(), folder)).as_posix()
+        return Path(os.path.relpath(Path(image).absolute(), folder)).as_posix()
     except ValueError:
-        return Path(picture).absolute().as_posix()
+        return Path(image).absolute().as_posix()

@@ -1,15 +1,7 @@
-"""Files of examples: COCO, YOLO, Pascal VOC, LabelMe and JSONL, read, written and checked."""
+"""Data sets of labelled images: COCO, YOLO, Pascal VOC, LabelMe and JSONL."""
 
-from pgvision.datasets.budgets import estimate_tokens, token_budget
-from pgvision.datasets.check_report import CheckReport, Forecast
-from pgvision.datasets.checks import check_dataset
 from pgvision.datasets.coco import coco_to_dataset, dataset_to_coco, read_coco
-from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
-from pgvision.datasets.jsonl import read_examples, read_jsonl
-from pgvision.datasets.labelme import read_labelme
-from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
-from pgvision.datasets.reading import FORMATS, detect_format, read_dataset, read_splits
-from pgvision.datasets.records import (
+from pgvision.datasets.dataset import (
     Annotation,
     Category,
     Dataset,
@@ -18,13 +10,27 @@ from pgvision.datasets.records import (
     Polygons,
     Rle,
     Segmentation,
+    file_digest,
+    merge_datasets,
+    split_by_hash,
 )
-from pgvision.datasets.round_trip import RoundTrip, round_trip
-from pgvision.datasets.segmentations import segmentation_to_mask
-from pgvision.datasets.splits import split_by_hash
+from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
+from pgvision.datasets.formats import FORMATS, detect_format
+from pgvision.datasets.jsonl import read_examples, read_jsonl
+from pgvision.datasets.labelme import read_labelme
+from pgvision.datasets.linter import CheckReport, check_dataset, estimate_tokens, token_budget
+from pgvision.datasets.outlines import segmentation_to_mask
+from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
+from pgvision.datasets.reading import (
+    part_files,
+    read_dataset,
+    read_evaluation_part,
+    read_splits,
+)
+from pgvision.datasets.truth import plot_truth, truth_result
 from pgvision.datasets.voc import read_voc
 from pgvision.datasets.writing import WriteReport, write_dataset
-from pgvision.datasets.yolo import read_yolo
+from pgvision.datasets.yolo import label_path, read_yolo
 
 __all__ = [
     "FORMATS",
@@ -35,12 +41,10 @@ __all__ = [
     "Example",
     "ExampleOptions",
     "Finding",
-    "Forecast",
     "ImageRecord",
     "MaskCodec",
     "Polygons",
     "Rle",
-    "RoundTrip",
     "Segmentation",
     "WriteReport",
     "check_dataset",
@@ -48,22 +52,28 @@ __all__ = [
     "dataset_to_coco",
     "detect_format",
     "estimate_tokens",
+    "file_digest",
     "find_split",
     "iter_examples",
+    "label_path",
+    "merge_datasets",
+    "part_files",
     "part_of",
+    "plot_truth",
     "read_coco",
     "read_dataset",
+    "read_evaluation_part",
     "read_examples",
     "read_jsonl",
     "read_labelme",
     "read_splits",
     "read_voc",
     "read_yolo",
-    "round_trip",
     "segmentation_to_mask",
     "split_by_hash",
     "token_budget",
     "training_part",
+    "truth_result",
     "validation_part",
     "write_dataset",
 ]

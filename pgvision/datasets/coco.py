@@ -1,13 +1,11 @@
-"""COCO files as data sets: nothing renumbered, re-rasterised or dropped.
+"""COCO files as data sets, read and written without renumbering or rasterising.
 
-What is sound is decided in `pgvision.coco`. Supervision's reader rasterises polygons differently
-and its writer renumbers ids and turns masks with holes into crowds, which is why both directions
-are here.
+The rules of what is accepted are those of `pgvision.coco.content`.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pgvision.coco import (
     FIX,
@@ -19,22 +17,20 @@ from pgvision.coco import (
     write_coco,
 )
 from pgvision.collecting import without_collecting
-from pgvision.datasets.image_files import image_hw_of
-from pgvision.datasets.picture_names import PictureNames, picture_folders
-from pgvision.datasets.records import (
+from pgvision.datasets.dataset import (
     Annotation,
     Category,
     Dataset,
     Finding,
     ImageRecord,
+    OnError,
     Rle,
     Segmentation,
 )
-from pgvision.errors import DataError, PgvisionError
+from pgvision.datasets.image_names import ImageFinder, size_of
+from pgvision.errors import DataError
 
-OnError = Literal["raise", "record"]
 _IMAGE_FIELDS = ("id", "file_name", "width", "height")
-_CHUNK = 1 << 16
 
 
 def read_coco(
@@ -46,13 +42,13 @@ def read_coco(
         path: The JSON file.
         images: The image folder; looked for near the file if not given.
         on_error: ``"raise"`` refuses a file with a broken entry; ``"record"`` leaves the entry out
-            and has a finding for each, for a linter that looks at the rest too.
+            and adds a finding for each.
 
     Returns:
-        The data set, with the file's own ids. What was mended is in ``findings``.
+        The data set, with the file's own ids. Corrections are in ``findings``.
 
     Raises:
-        DataError: If the file is cut, lacks images, annotations or categories, or holds entries
+        DataError: If the file is cut, lacks images, annotations or categories, or contains entries
             that are not sound by the rules of `pgvision.coco.content`; or if it names an image
             outside the folder. The message names file and entries.
 
@@ -72,8 +68,7 @@ def read_coco(
     """
     file = Path(path)
     with without_collecting():
-        content = read_content(file, where=str(file), for_records=True)
-        return _dataset(content, file, None if images is None else Path(images), on_error)
+        return _dataset(read_content(file, where=str(file)), file, images, on_error)
 
 
 def coco_to_dataset(
@@ -82,23 +77,25 @@ def coco_to_dataset(
     """Turn a parsed COCO object into a data set; see `read_coco`.
 
     Args:
-        value: What ``json.load`` gave.
-        source: The file that it stands for: named in errors, and where images are looked for.
+        value: What ``json.load`` returned.
+        source: The file that it comes from: named in errors, and images are looked for beside it.
         images: The image folder.
 
     Raises:
         DataError: As `read_coco`.
     """
-    content = read_content(value, where=str(source), for_records=True)
-    return _dataset(content, Path(source), None if images is None else Path(images), "raise")
+    content = read_content(value, where=str(source))
+    return _dataset(content, Path(source), images, "raise")
 
 
-def _dataset(content: CocoContent, file: Path, images: Path | None, on_error: OnError) -> Dataset:
+def _dataset(
+    content: CocoContent, file: Path, images: str | Path | None, on_error: OnError
+) -> Dataset:
     placed = _place_images(content, file, images)
     if on_error == "raise" or not placed:
         content.problems.refuse(FIX, DataError)
     objects = _objects(content)
-    findings = [Finding("mended", "warning", note) for note in content.notes]
+    findings = [Finding("mended", "warning", note) for note in content.problems.notes]
     findings += [
         Finding("broken-entry", "error", f"{place}: {what}") for place, what in content.problems
     ]
@@ -132,55 +129,57 @@ def _rest(entry: Entry, *known: str) -> dict[str, Any]:
 
 
 def _place_images(
-    content: CocoContent, file: Path, images: Path | None
+    content: CocoContent, file: Path, images: str | Path | None
 ) -> dict[int, tuple[Path, tuple[int, int]]]:
-    """Find path and size of each sound image; what prevents it goes to the problems."""
-    sound = {number: entry for number, entry in content.images.items() if entry.sound}
-    names = [entry.fields.get("file_name") for entry in sound.values()]
-    known = [name for name in names if isinstance(name, str)]
-    folders = picture_folders(file.parent, file.stem, images, source=file)
-    pictures = PictureNames(file.parent, folders, known)
+    """Find path and size of each sound image; add the problems of the others."""
+    named: dict[int, str] = {}
+    for number, entry in content.images.items():
+        name = entry.fields.get("file_name")
+        if entry.sound and isinstance(name, str) and name:
+            named[number] = name
+        elif entry.sound:
+            place = f"images[{entry.index}].file_name"
+            content.problems.add(place, f"is {name!r:.40}, expected text")
+    found = ImageFinder(file, images).find_all(list(named.values()), file.parent, file.stem)
     placed = {}
-    for (number, entry), name in zip(sound.items(), names, strict=True):
+    for number, outcome in zip(named, found, strict=True):
+        entry = content.images[number]
         place = f"images[{entry.index}]"
-        if not isinstance(name, str) or not name:
-            content.problems.add(f"{place}.file_name", f"is {name!r:.40}, expected text")
-            continue
         try:
-            path = pictures.find(name, where=place).path
-            placed[number] = (path, entry.image_hw or image_hw_of(path))
+            if isinstance(outcome, DataError):
+                raise outcome
+            image_hw = entry.image_hw or size_of(
+                None, None, outcome.path, where=place, lacks="'width' and 'height'"
+            )
+            placed[number] = (outcome.path, image_hw)
         except DataError as error:
             content.problems.add(place, str(error).removeprefix(f"{place}: "))
-        except PgvisionError as error:
-            content.problems.add(
-                place, f"lacks 'width' and 'height', and the image does not tell: {error}"
-            )
     return placed
 
 
 def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
     """Make the annotations of each image."""
     objects: dict[int, list[Annotation]] = {}
-    for start in range(0, len(content), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        rows = zip(
-            content.ids[part].tolist(),
-            content.image_ids[part].tolist(),
-            content.category_ids[part].tolist(),
-            map(tuple, content.xywh[part].tolist()),
-            content.outlines[part],
-            content.crowd[part].tolist(),
-            content.area[part].tolist(),
-            content.extra[part],
-            strict=True,
-        )
-        for number, image_id, category_id, xywh, outline, crowd, area, extra in rows:
-            if isinstance(outline, Mapping):
-                outline = _run_lengths(outline)
-            known = None if area != area else area
-            objects.setdefault(image_id, []).append(
-                Annotation(number, category_id, xywh, outline, crowd, known, extra)
-            )
+    rows = zip(
+        content.ids.tolist(),
+        content.image_ids.tolist(),
+        content.category_ids.tolist(),
+        content.xywh.tolist(),
+        content.crowd.tolist(),
+        content.has_area.tolist(),
+        content.area.tolist(),
+        strict=True,
+    )
+    for row, (number, image_id, category_id, xywh, crowd, has_area, area) in enumerate(rows):
+        outline = content.outlines[row]
+        if isinstance(outline, Mapping):
+            outline = _run_lengths(outline)
+        item = Annotation(
+            number, category_id, tuple(xywh), outline, crowd, area if has_area else None,
+            content.other_fields(row),
+        )  # fmt: skip
+        objects.setdefault(image_id, []).append(item)
+        content.outlines[row] = None
     return objects
 
 
@@ -193,16 +192,16 @@ def _run_lengths(rle: Mapping[str, Any]) -> Rle:
 
 
 def dataset_to_coco(dataset: Dataset) -> dict[str, object]:
-    """Turn a data set into the object that a COCO file holds.
+    """Turn a data set into the object that a COCO file contains.
 
     Ids, names, boxes, outlines and other fields are those that were read. A missing ``area`` is
-    computed (of the mask, or else of the box), because COCO tools fail without it.
+    computed (of the mask, or of the box), because COCO tools fail without it.
 
     Args:
         dataset: The data set.
 
     Returns:
-        A dict that ``json.dump`` takes and that pycocotools' ``COCO.dataset`` may hold.
+        A dict for ``json.dump`` or for pycocotools' ``COCO.dataset``.
 
     Raises:
         DataError: If an area has to be computed from a broken mask.
@@ -223,7 +222,7 @@ def dataset_to_coco(dataset: Dataset) -> dict[str, object]:
 
 
 def write_coco_file(path: Path, dataset: Dataset, names: Mapping[int, str] | None = None) -> None:
-    """Write a data set as a COCO file, piece by piece.
+    """Write a data set as a COCO file, entry by entry.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""From labelled images to what a model is trained on: image, prefix, suffix."""
+"""Training examples of labelled images: image, prefix, suffix."""
 
 import hashlib
 import random
@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray
-from pgvision.datasets.records import Annotation, Dataset, ImageRecord
-from pgvision.datasets.segmentations import segmentation_to_mask
+from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord
+from pgvision.datasets.outlines import segmentation_to_mask
 from pgvision.errors import DataError, OptionError
 from pgvision.masks import crop_mask
 from pgvision.tokens import (
@@ -29,7 +29,7 @@ Convention = Literal["1024", "1023"]
 
 
 class MaskCodec(Protocol):
-    """What turns masks into codes and back; `vqvae.MaskCodec` is one."""
+    """Encoder and decoder of mask codes; `vqvae.MaskCodec` is one."""
 
     def encode(self, masks: FloatArray) -> IntArray:
         """Turn ``(b, 64, 64)`` masks in [0, 1] into ``(b, 16)`` codes."""
@@ -39,13 +39,13 @@ class MaskCodec(Protocol):
 
 
 class Example(NamedTuple):
-    """One thing to learn.
+    """A training example.
 
     Attributes:
         image: Path of the image.
-        prefix: What is asked (no ``<image>``, no newline: the processor adds both).
-        suffix: What the model should say; "" for nothing to be found.
-        paraphrases: Other ways to ask for the same.
+        prefix: The prompt (no ``<image>``, no newline: the processor adds both).
+        suffix: The target; "" where there is nothing to find.
+        paraphrases: Other prompts with the same target.
     """
 
     image: Path
@@ -56,7 +56,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleOptions:
-    """How objects become prompts and answers.
+    """How objects become prefixes and suffixes.
 
     Attributes:
         task: ``"detect"`` writes boxes, ``"segment"`` boxes and mask codes.
@@ -64,9 +64,9 @@ class ExampleOptions:
             first; ``"random"`` by ``seed`` and image name.
         prompts: ``"joined"`` asks for all classes at once, ``"per_class"`` for one at a time, as
             ``kind="refcoco-seg"`` always does.
-        empty: Images without objects: ``"keep"`` asks and answers with an empty suffix;
-            ``"drop"`` leaves them out; ``"negatives"`` keeps them and asks every image for
-            classes that it does not show, too.
+        empty: Images without objects: ``"keep"`` gives them an empty suffix; ``"drop"`` leaves
+            them out; ``"negatives"`` keeps them, and adds prompts for absent classes to every
+            image.
         num_negatives: How many absent classes an image is asked for (``"negatives"``, and empty
             images with ``"per_class"``).
         seed: For ``"random"`` and for choosing absent classes.
@@ -108,7 +108,7 @@ class ExampleOptions:
 
 
 class Target(NamedTuple):
-    """A prompt of one image, and the objects that answer it, in the order of the suffix."""
+    """A prompt of one image and its objects, in the order of the suffix."""
 
     classes: tuple[str, ...]
     objects: tuple[Annotation, ...]
@@ -162,10 +162,10 @@ def example_of(
 
 
 def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) -> list[Target]:
-    """List the prompts of one image with the objects that answer each.
+    """List the prompts of one image with the objects of each.
 
-    Objects without extent in bins are left out, because no parser takes them back. An image that
-    has nothing but such objects or crowds gives no prompt: "nothing there" would be a lie.
+    Objects without extent in bins are left out, because parsers reject them. An image with nothing
+    but such objects or crowds gives no prompt: an empty suffix would be wrong.
     """
     kept = [item for item in image.objects if options.crowds == "keep" or not item.iscrowd]
     shown = _with_extent(kept, image, options)
@@ -190,7 +190,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
 
 
 def _stable(text: str) -> int:
-    """Turn text into a seed that is the same in every process, unlike ``hash``."""
+    """Hash text to a seed that is the same in every process, unlike ``hash``."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
@@ -212,7 +212,7 @@ def _with_extent(
 
 def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions) -> IntArray:
     """Return the bins of objects' boxes inside the image: ``(n, 4)``, top first, at most 1023."""
-    # Not float32: 1e-5 of a bin is enough to round to the neighbour.
+    # float64: an error of 1e-5 bins can round to the next bin.
     boxes = np.asarray([clipped_xyxy(item, image.image_hw) for item in items], dtype=np.float64)
     bins: IntArray = encode_boxes(
         boxes.reshape(-1, 4), image_hw=image.image_hw, convention=options.convention
@@ -229,6 +229,23 @@ def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, fl
         min(max(top, 0.0), float(height)),
         min(max(right, 0.0), float(width)),
         min(max(bottom, 0.0), float(height)),
+    )
+
+
+def is_outside(item: Annotation, image_hw: tuple[int, int]) -> bool:
+    """Whether a box shares nothing with its image, not even an edge without extent.
+
+    Example:
+        >>> is_outside(Annotation(1, 1, (9.0, 0.0, 5.0, 5.0)), (8, 8))
+        True
+    """
+    left, top, width, height = item.xywh
+    sides = ((left, width, image_hw[1]), (top, height, image_hw[0]))
+    return any(
+        start + length < 0
+        or start > side
+        or (length > 0 and (start + length <= 0 or start >= side))
+        for start, length, side in sides
     )
 
 
@@ -273,7 +290,7 @@ def prefix_of(target: Target, options: ExampleOptions) -> str:
     return _prefix(target.classes, options.task, options.kind)
 
 
-@lru_cache(maxsize=4096)  # most images are asked for the same classes
+@lru_cache(maxsize=4096)  # most images share their classes
 def _prefix(classes: tuple[str, ...], task: str, kind: Kind) -> str:
     ask = detect_prefix if task == "detect" else segment_prefix
     prefix: str = ask(list(classes), kind=kind)
@@ -287,12 +304,12 @@ def suffix_of(
     options: ExampleOptions,
     codes: IntArray | None,
 ) -> str:
-    """Return the answer of a target: bins clamped to 1023, objects joined by ``" ; "``."""
+    """Return the suffix of a target: bins clamped to 1023, objects joined by ``" ; "``."""
     if not target.objects:
         return ""
     bins = bins_of(target.objects, image, options)
     masks: Iterable[Iterable[int]] = [()] * len(bins) if codes is None else codes
-    # A refcoco-seg checkpoint is asked for one phrase, and does not repeat it.
+    # The suffix of a refcoco-seg checkpoint does not repeat the phrase.
     bare = options.kind == "refcoco-seg"
     names = (None if bare else dataset.names[item.category_id] for item in target.objects)
     return SEPARATOR.join(map(object_text, bins, names, masks))

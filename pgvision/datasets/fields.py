@@ -1,32 +1,13 @@
-"""Strict reading of JSON: a wrong field is named with its file, and NaN is no number."""
+"""JSON objects read field by field, for formats with one small file for each image."""
 
-import math
-from pathlib import Path
+from typing import Any
 
-from pgvision.coco.stream import parse_json as parse_json
-from pgvision.coco.stream import read_text as read_text
-from pgvision.coco.values import kind_of
+from pgvision.coco.checks import kind_of, number_fault, whole_number
 from pgvision.errors import DataError
 
 
-def load_json(path: Path) -> object:
-    """Read a JSON file, refusing what the standard refuses.
-
-    Raises:
-        DataError: If the file is missing, is not UTF-8, is cut, or holds NaN or Infinity.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "a.json"
-        >>> _ = file.write_text('{"area": 3}')
-        >>> load_json(file)
-        {'area': 3}
-    """
-    return parse_json(read_text(path), str(path))
-
-
 class Fields:
-    """One JSON object, read field by field; every error says which file and which entry.
+    """A JSON object; errors name the file, the entry and the field.
 
     Example:
         >>> entry = Fields({"id": 4, "width": 640.0}, "a.json: image 0")
@@ -40,14 +21,14 @@ class Fields:
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, dict):
             raise DataError(f"{where}: expected a JSON object, got {kind_of(value)}")
-        self.values: dict[str, object] = value
+        self.values: dict[str, Any] = value
         self.where = where
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
     def fail(self, key: str, expected: str) -> DataError:
-        """Return the error for field ``key``, which is not what was ``expected``."""
+        """Return the error of a field that is not what was ``expected``."""
         if key not in self.values:
             return DataError(f"{self.where}: lacks {key!r}")
         return DataError(f"{self.where}: {key!r} is {self.values[key]!r:.80}, expected {expected}")
@@ -58,24 +39,13 @@ class Fields:
         Raises:
             DataError: If it is missing or something else.
         """
-        value = self.values.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        number = whole_number(self.values.get(key))
+        if number is None:
             raise self.fail(key, "a whole number")
-        return int(value)
-
-    def number(self, key: str) -> float:
-        """Return a finite number.
-
-        Raises:
-            DataError: If it is missing or something else.
-        """
-        value = self.values.get(key)
-        if not is_number(value):
-            raise self.fail(key, "a finite number")
-        return float(value)  # type: ignore[arg-type]
+        return number
 
     def text(self, key: str) -> str:
-        """Return a text, not empty.
+        """Return a text that is not empty.
 
         Raises:
             DataError: If it is missing or something else.
@@ -85,7 +55,7 @@ class Fields:
             raise self.fail(key, "text")
         return value
 
-    def items(self, key: str) -> list[object]:
+    def items(self, key: str) -> list[Any]:
         """Return a list.
 
         Raises:
@@ -96,30 +66,19 @@ class Fields:
             raise self.fail(key, "a list")
         return value
 
-    def numbers(self, key: str) -> tuple[float, ...]:
-        """Return a list of finite numbers.
+    def points(self, key: str) -> list[tuple[float, float]]:
+        """Return a list of x, y pairs.
 
         Raises:
             DataError: If it is missing or something else.
         """
-        values = self.items(key)
-        if not all(is_number(value) for value in values):
-            raise self.fail(key, "a list of finite numbers")
-        return tuple(float(value) for value in values)  # type: ignore[arg-type]
+        points = []
+        for point in self.items(key):
+            if not isinstance(point, list) or len(point) != 2 or any(map(number_fault, point)):
+                raise self.fail(key, "a list of x, y pairs of finite numbers")
+            points.append((float(point[0]), float(point[1])))
+        return points
 
-    def rest(self, *known: str) -> dict[str, object]:
+    def rest(self, *known: str) -> dict[str, Any]:
         """Return the fields other than ``known``."""
         return {key: value for key, value in self.values.items() if key not in known}
-
-
-def is_number(value: object) -> bool:
-    """Whether ``value`` is a finite int or float, and not a bool.
-
-    Example:
-        >>> [is_number(value) for value in (1, 2.5, True, "3", float("inf"))]
-        [True, True, False, False, False]
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    # An integer of 400 digits is JSON, but no coordinate.
-    return abs(value) < 1e15 and math.isfinite(value)

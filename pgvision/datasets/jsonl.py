@@ -1,31 +1,36 @@
-"""JSONL files of ``{"image", "prefix", "suffix"}``: read as examples, or parsed back to objects."""
+"""JSONL files of ``{"image", "prefix", "suffix"}``: read as examples, or parsed into objects."""
 
 import json
 from collections import Counter
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pgvision.datasets.examples import Convention, Example, MaskCodec
-from pgvision.datasets.fields import Fields, parse_json, read_text
-from pgvision.datasets.image_files import image_hw_of
-from pgvision.datasets.picture_names import PictureNames, picture_folders
-from pgvision.datasets.records import (
+from pgvision.coco.checks import parse_json, read_bytes
+from pgvision.datasets.dataset import (
     Annotation,
     Category,
     Dataset,
+    EntryErrors,
     Finding,
     ImageRecord,
+    OnError,
     Rle,
 )
+from pgvision.datasets.examples import Convention, Example, MaskCodec
+from pgvision.datasets.fields import Fields
+from pgvision.datasets.formats import refuse_foreign
+from pgvision.datasets.image_names import FoundImage, ImageFinder
 from pgvision.errors import DataError, ImageError
+from pgvision.images import image_hw_of
 from pgvision.masks import masks_to_rle
 from pgvision.tokens import SEPARATOR, ParsedObject, check_suffix, parse_suffix
 
 _Object: TypeAlias = tuple[int, tuple[int, ...], int]
-"""Category, bins, and which of those that one line names there."""
+"""Category, bins, and number among equal objects of one line."""
 
 
 class _Line(NamedTuple):
@@ -41,12 +46,12 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
     """Read a JSONL file of examples of any task. Images are not opened.
 
     Args:
-        path: The file: one JSON object a line with ``image``, ``prefix`` and ``suffix``, and where
-            there are other ways to ask for the same, ``paraphrases``, a list of them.
+        path: The file: one JSON object a line with ``image``, ``prefix`` and ``suffix``, and
+            optionally ``paraphrases``, a list of other prompts with the same suffix.
         images: Image folder; looked for near the file if not given.
 
     Raises:
-        DataError: If a line is cut or lacks a field, an image lies outside the image folder, or
+        DataError: If a line is cut or lacks a field, an image is outside the image folder, or
             there is no line. The message names file and line.
 
     Example:
@@ -58,7 +63,7 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
     """
     return tuple(
         Example(line.path, line.prefix, line.suffix, line.paraphrases)
-        for line in _lines(path, images)
+        for line in _lines(path, images, EntryErrors("raise"))
     )
 
 
@@ -73,28 +78,38 @@ def example_line(name: str, prefix: str, suffix: str) -> str:
     return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
-def _lines(path: str | Path, images: str | Path | None) -> list[_Line]:
+def _lines(
+    path: str | Path, images: str | Path | None, errors: EntryErrors, known: Container[str] = ()
+) -> list[_Line]:
+    """Read the lines of a file; images with a known size need not be where they are named."""
     file = Path(path)
-    entries = [
-        Fields(parse_json(line, f"{file}: line {index}"), f"{file}: line {index}")
-        # Only "\n" ends a line: JSON text may hold U+2028 and its like.
-        for index, line in enumerate(read_text(file).split("\n"), start=1)
-        if line.strip()
-    ]
-    if not entries:
-        raise DataError(f"{file}: holds no example; expected one JSON object a line")
-    names = [entry.text("image") for entry in entries]
-    chosen = None if images is None else Path(images)
-    folders = picture_folders(file.parent, file.stem, chosen, source=file)
-    pictures = PictureNames(file.parent, folders, names)
+    finder = ImageFinder(file, images)
+    data = read_bytes(file)
+    if b'"prefix"' not in data:
+        refuse_foreign([file])
+    entries: list[tuple[Fields, str]] = []
+    # Only "\n" ends a line: JSON text may contain U+2028 and the like.
+    for index, text in enumerate(data.split(b"\n"), start=1):
+        where = f"{file}: line {index}"
+        with errors.entry(f"line {index}"):
+            if text.strip():
+                entry = Fields(parse_json(text, where), where)
+                entries.append((entry, entry.text("image")))
+    if not entries and not errors.findings:
+        raise DataError(f"{file}: contains no example; expected one JSON object a line")
     lines = []
-    for entry, name in zip(entries, names, strict=True):
-        suffix = entry.values.get("suffix")
-        if not isinstance(suffix, str):
-            raise entry.fail("suffix", 'text ("" for nothing)')
-        found = pictures.find(name, where=entry.where)
-        said = (entry.text("prefix"), suffix, _paraphrases(entry))
-        lines.append(_Line(name, found.path, *said, entry.where))
+    names = list(dict.fromkeys(name for _, name in entries if name not in known))
+    found = dict(zip(names, finder.find_all(names, file.parent, file.stem), strict=True))
+    for entry, name in entries:
+        with errors.entry(entry.where.rpartition(": ")[2]):
+            image = found.get(name, FoundImage(name, file.parent / name))
+            if isinstance(image, DataError):
+                raise DataError(f"{entry.where}: {image}")
+            suffix = entry.values.get("suffix")
+            if not isinstance(suffix, str):
+                raise entry.fail("suffix", 'text ("" for nothing)')
+            texts = (entry.text("prefix"), suffix, _paraphrases(entry))
+            lines.append(_Line(name, image.path, *texts, entry.where))
     return lines
 
 
@@ -111,41 +126,47 @@ def read_jsonl(
     images: str | Path | None = None,
     codec: MaskCodec | None = None,
     convention: Convention = "1024",
+    on_error: OnError = "raise",
+    known_hw: Mapping[str, tuple[int, int]] | None = None,
 ) -> Dataset:
-    """Parse the ``detect`` and ``segment`` lines of a JSONL file back to objects.
+    """Parse the ``detect`` and ``segment`` lines of a JSONL file into objects.
 
-    Lines about one image are put together; an object that several of them name, at the same place,
-    is one object. Images are opened for their size only.
+    Lines about one image are merged; an object at the same place in several of them is one object.
+    Images are opened for their size only.
 
     Args:
         path: The JSONL file.
         images: Image folder; looked for near the file if not given.
-        codec: Turns mask codes into masks; without it objects keep their boxes alone.
+        codec: Decodes mask codes; without it objects have boxes only.
         convention: Bins of a side that the file was written with.
+        on_error: ``"raise"`` refuses a broken line; ``"record"`` leaves it out and adds a finding.
+        known_hw: Height and width, by name, of images that need not be opened.
 
     Returns:
         The data set: classes in the order in which prompts name them, ids from 1. What could not
-        be read is in ``findings``.
+        be parsed is in ``findings``.
 
     Raises:
         DataError: As `read_examples`; if an image's size cannot be read; or if no line asks for
             objects.
     """
-    lines = _lines(path, images)
+    errors = EntryErrors(on_error)
+    lines = _lines(path, images, errors, known_hw or {})
     asked = {line: classes for line in lines if (classes := prefix_classes(line.prefix))}
     if not asked:
         raise DataError(f"{path}: no line has a prefix 'detect ...' or 'segment ...'")
-    reader = _Reader(codec, convention)
+    reader = _Reader(codec, convention, known_hw or {})
     for line in lines:
-        if line not in asked:
-            reader.note("left-out", "warning", line, f"{line.prefix!r:.60} asks for no objects")
-            continue
-        reader.add(line, asked[line])
-    return reader.dataset()
+        with errors.entry(line.name):
+            if line in asked:
+                reader.add(line, asked[line])
+            else:
+                reader.note(line, "left-out", f"{line.prefix!r:.60} asks for no objects", "warning")
+    return reader.dataset(errors.findings)
 
 
 def prefix_classes(prefix: str) -> tuple[str, ...]:
-    """Return the classes that a detection or segmentation prompt asks for, else nothing.
+    """Return the classes of a detection or segmentation prompt, else nothing.
 
     Example:
         >>> prefix_classes("detect helmet ; head"), prefix_classes("caption en")
@@ -158,26 +179,29 @@ def prefix_classes(prefix: str) -> tuple[str, ...]:
 
 
 class _Reader:
-    """Gathers the objects of one file by image."""
+    """Objects of one file by image."""
 
-    def __init__(self, codec: MaskCodec | None, convention: Convention) -> None:
-        self.codec = codec
-        self.convention = convention
+    def __init__(
+        self,
+        codec: MaskCodec | None,
+        convention: Convention,
+        known_hw: Mapping[str, tuple[int, int]],
+    ) -> None:
+        self.codec, self.convention, self.known_hw = codec, convention, known_hw
         self.numbers: dict[str, int] = {}
         self.records: dict[str, tuple[Path, tuple[int, int], dict[_Object, Annotation]]] = {}
         self.findings: list[Finding] = []
         self.used = 0
 
-    def note(self, rule: str, level: str, line: _Line, message: str) -> None:
-        severity = "error" if level == "error" else "warning"
-        self.findings.append(
-            Finding(rule, severity, f"{line.where}: {message}", line.name)  # type: ignore[arg-type]
-        )
+    def note(
+        self, line: _Line, rule: str, message: str, level: Literal["error", "warning"] = "error"
+    ) -> None:
+        self.findings.append(Finding(rule, level, f"{line.where}: {message}", line.name))
 
     def add(self, line: _Line, classes: tuple[str, ...]) -> None:
         if line.name not in self.records:
             try:
-                size = image_hw_of(line.path)
+                size = self.known_hw.get(line.name) or image_hw_of(line.path)
             except ImageError as error:
                 raise DataError(f"{line.where}: bins need the image's size: {error}") from error
             self.records[line.name] = (line.path, size, {})
@@ -188,24 +212,24 @@ class _Reader:
             line.suffix, image_hw=image_hw, classes=list(classes), convention=self.convention
         )
         for reject in parsed.rejects:
-            self.note("reject", "error", line, f"{reject.text!r:.60}: {reject.reason}")
-        # What a reader forgives a model should not learn to write.
+            self.note(line, "reject", f"{reject.text!r:.60}: {reject.reason}")
+        # The parser accepts forms that a model should not be trained to write.
         for problem in () if parsed.rejects else check_suffix(line.suffix, "any"):
-            self.note("form", "warning", line, problem)
-        # One object may be named by several lines (`detect x`, `segment x`, `detect x ; y`); what
-        # one line says twice is there twice.
-        said: Counter[tuple[int, tuple[int, ...]]] = Counter()
+            self.note(line, "form", problem, "warning")
+        # Several lines may name one object (`detect x`, `segment x`, `detect x ; y`); two equal
+        # objects of one line are two objects.
+        seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
         for found in parsed.objects:
             category, runs = self._class_and_mask(found, line, classes, image_hw)
             key = (category, tuple(found.loc_yxyx))
-            said[key] += 1
-            known = objects.get((*key, said[key]))
+            seen[key] += 1
+            known = objects.get((*key, seen[key]))
             if known is None:
                 self.used += 1
                 xywh = _xywh(found, image_hw, self.convention)
-                objects[(*key, said[key])] = Annotation(self.used, category, xywh, runs)
+                objects[(*key, seen[key])] = Annotation(self.used, category, xywh, runs)
             elif known.segmentation is None and runs is not None:
-                objects[(*key, said[key])] = replace(known, segmentation=runs)
+                objects[(*key, seen[key])] = replace(known, segmentation=runs)
 
     def _class_and_mask(
         self, found: ParsedObject, line: _Line, classes: tuple[str, ...], image_hw: tuple[int, int]
@@ -213,24 +237,24 @@ class _Reader:
         if found.class_id >= 0:
             name = classes[found.class_id]
         elif found.label is None and len(classes) == 1:
-            # Referring checkpoints write no label: the prompt says what it is.
+            # Referring checkpoints write no label: it is the class of the prompt.
             name = classes[0]
         else:
             name = found.label or "(no label)"
-            self.note("label", "error", line, f"label {name!r} is not in the prompt")
+            self.note(line, "label", f"label {name!r} is not in the prompt")
         category = self.numbers.setdefault(name, len(self.numbers) + 1)
         runs = None
         if found.codes is not None and self.codec is not None:
             runs = decode_masks([found], image_hw, self.codec)[0]
         return category, runs
 
-    def dataset(self) -> Dataset:
+    def dataset(self, broken: list[Finding]) -> Dataset:
         images = tuple(
             ImageRecord(index, name, path, image_hw, tuple(objects.values()))
             for index, (name, (path, image_hw, objects)) in enumerate(self.records.items(), 1)
         )
         categories = tuple(Category(number, name) for name, number in self.numbers.items())
-        return Dataset(images=images, categories=categories, findings=tuple(self.findings))
+        return Dataset(images=images, categories=categories, findings=(*broken, *self.findings))
 
 
 def _xywh(
@@ -243,7 +267,7 @@ def _xywh(
 def bins_to_pixels(
     loc_yxyx: tuple[int, int, int, int], image_hw: tuple[int, int], convention: Convention
 ) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of bins in full precision: files are not float32.
+    """Return left, top, right, bottom of bins in float64.
 
     Example:
         >>> bins_to_pixels((1, 2, 3, 1023), (480, 640), "1024")
@@ -257,7 +281,7 @@ def bins_to_pixels(
 def decode_masks(
     objects: list[ParsedObject], image_hw: tuple[int, int], codec: MaskCodec
 ) -> list[Rle]:
-    """Decode the codes of parsed objects, all of which have some, into run lengths."""
+    """Decode the codes of parsed objects into run lengths."""
     codes = np.asarray([found.codes for found in objects], dtype=np.int64)
     boxes = np.asarray([found.xyxy for found in objects], dtype=np.float32).reshape(-1, 4)
     logits = np.asarray(codec.decode(codes), dtype=np.float32)

@@ -1,33 +1,43 @@
-"""LabelMe folders, read: one JSON file an image, its shapes as boxes and outlines."""
+"""LabelMe folders, read: one JSON file for each image, its shapes as boxes and outlines."""
 
 import base64
 import binascii
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pgvision.arrays import BoolArray
-from pgvision.datasets.fields import Fields, is_number, load_json
-from pgvision.datasets.image_files import image_hw_of, stated_hw
-from pgvision.datasets.picture_names import Picture, PictureNames, picture_folders
-from pgvision.datasets.records import (
+from pgvision.coco.checks import parse_json, read_bytes
+from pgvision.datasets.dataset import (
     Annotation,
     Category,
     Dataset,
+    EntryErrors,
     Finding,
     ImageRecord,
+    OnError,
     Segmentation,
 )
-from pgvision.datasets.segmentations import (
+from pgvision.datasets.fields import Fields
+from pgvision.datasets.image_names import (
+    AnnotationFile,
+    ImageFinder,
+    find_named,
+    size_of,
+    walk_files,
+)
+from pgvision.datasets.outlines import (
     mask_to_runs,
     mask_xywh,
     polygons_xywh,
     segmentation_to_mask,
 )
-from pgvision.errors import DataError, ImageError
+from pgvision.errors import DataError
+from pgvision.rle import ring_fault
 
 _CIRCLE_CORNERS = 64
 _POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
@@ -36,59 +46,85 @@ _READ = ("label", "points", "shape_type", "group_id", "mask")
 _COCO = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
-def read_labelme(path: str | Path, *, images: str | Path | None = None) -> Dataset:
+def read_labelme(
+    path: str | Path, *, images: str | Path | None = None, on_error: OnError = "raise"
+) -> Dataset:
     """Read LabelMe annotations: polygons, rectangles, circles and masks.
 
-    Shapes of one label with the same ``group_id`` are parts of one object. Points and lines
-    enclose nothing: they are left out and listed in ``findings``.
+    Shapes of one label with the same ``group_id`` are parts of one object. Points and lines have
+    no area: they are left out and listed in ``findings``.
 
     Args:
         path: Folder with LabelMe's JSON files, or one of them.
-        images: Image folder; looked for from the JSON files if not given.
+        images: Image folder; looked for near the JSON files if not given.
+        on_error: ``"raise"`` refuses a broken file; ``"record"`` leaves it out and adds a finding.
 
     Returns:
         The data set; classes in alphabetical order from id 1; flags, description and the like in
-        ``extra``.
+        ``extra``. Where ``imagePath`` is not there (renamed images) and an image has the JSON
+        file's name, that is used, with a finding.
 
     Raises:
-        DataError: If a file is cut or holds NaN, a shape lacks its label or points, or an image
-            lies outside the image folder.
+        DataError: If a file is cut or contains NaN, a shape lacks its label or points, or an image
+            is outside the image folder.
 
     Source:
         https://github.com/wkentaro/labelme, labelme/label_file.py and shape.py
     """
     given = Path(path)
-    files = [given] if given.is_file() else sorted(given.rglob("*.json"))
-    entries = [Fields(load_json(file), str(file)) for file in files]
-    kept = [(file, e) for file, e in zip(files, entries, strict=True) if "shapes" in e]
-    if not kept:
+    errors = EntryErrors(on_error)
+    entries: dict[Path, Fields] = {}
+    for file in [given] if given.is_file() else walk_files(given, (".json",)):
+        with errors.entry(file.name):
+            entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
+            # The embedded image is a hundred times larger than the shapes.
+            entry.values.pop("imageData", None)
+            if "shapes" in entry:
+                entries[file] = entry
+    if not entries and not errors.findings:
         raise DataError(f"{given}: expected LabelMe files (JSON with 'shapes'), found none")
-    shapes = [
-        [
-            Fields(shape, f"{file}: shapes[{index}]")
-            for index, shape in enumerate(entry.items("shapes"))
-        ]
-        for file, entry in kept
-    ]
-    names = sorted({shape.text("label") for part in shapes for shape in part if _encloses(shape)})
+    files = []
+    for file, entry in entries.items():
+        with errors.entry(file.name):
+            files.append(AnnotationFile(file, entry.text("imagePath")))
+    records: list[tuple[ImageRecord, list[str]]] = []
+    for named, image in find_named(ImageFinder(given, images), files, errors):
+        with errors.entry(named.path.name):
+            entry = entries[named.path]
+            shapes = [
+                Fields(shape, f"{entry.where}: shapes[{index}]")
+                for index, shape in enumerate(entry.items("shapes"))
+            ]
+            errors.findings += _left_out(shapes)
+            height, width = (
+                entry.integer(side) if side in entry else None
+                for side in ("imageHeight", "imageWidth")
+            )
+            image_hw = size_of(
+                height, width, image.path, where=entry.where, lacks="imageHeight and imageWidth"
+            )
+            labels, objects = _objects(shapes, image_hw)
+            flags = entry.values.get("flags")
+            extra = {"flags": flags} if flags else {}
+            record = ImageRecord(0, image.name, image.path, image_hw, objects, extra)
+            records.append((record, labels))
+    return _dataset(records, errors.findings)
+
+
+def _dataset(records: list[tuple[ImageRecord, list[str]]], findings: list[Finding]) -> Dataset:
+    """Number images, objects and classes."""
+    names = sorted({label for _, labels in records for label in labels})
     numbers = {name: index for index, name in enumerate(names, start=1)}
-    records: list[ImageRecord] = []
-    used = 0
-    chosen = None if images is None else Path(images)
-    places: dict[Path, PictureNames] = {}
-    for (file, entry), part in zip(kept, shapes, strict=True):
-        if file.parent not in places:
-            folders = picture_folders(file.parent, "", chosen, source=given)
-            places[file.parent] = PictureNames(file.parent, folders)
-        picture = places[file.parent].find(entry.text("imagePath"), where=str(file))
-        records.append(_read_image(entry, part, picture, len(records) + 1, numbers, used))
-        used += len(records[-1].objects)
+    images, used = [], 0
+    for index, (record, labels) in enumerate(records, start=1):
+        objects = tuple(
+            replace(item, id=used + place, category_id=numbers[label])
+            for place, (item, label) in enumerate(zip(record.objects, labels, strict=True), start=1)
+        )
+        used += len(objects)
+        images.append(replace(record, id=index, objects=objects))
     categories = tuple(Category(number, name) for name, number in numbers.items())
-    return Dataset(tuple(records), categories, findings=_left_out(shapes))
-
-
-def _encloses(shape: Fields) -> bool:
-    return _kind(shape) in _POINTS
+    return Dataset(tuple(images), categories, findings=tuple(findings))
 
 
 def _kind(shape: Fields) -> str:
@@ -96,52 +132,38 @@ def _kind(shape: Fields) -> str:
     return str(shape.values.get("shape_type") or "polygon")
 
 
-def _left_out(shapes: list[list[Fields]]) -> tuple[Finding, ...]:
-    return tuple(
+def _left_out(shapes: list[Fields]) -> list[Finding]:
+    return [
         Finding(
-            "left-out",
-            "warning",
-            f"{shape.where}: a {_kind(shape)} encloses nothing and was left out",
+            "left-out", "warning", f"{shape.where}: a {_kind(shape)} has no area and was left out"
         )
-        for part in shapes
-        for shape in part
-        if not _encloses(shape)
-    )
+        for shape in shapes
+        if _kind(shape) not in _POINTS
+    ]
 
 
-def _read_image(
-    entry: Fields,
-    shapes: list[Fields],
-    picture: Picture,
-    number: int,
-    classes: dict[str, int],
-    used: int,
-) -> ImageRecord:
-    name, path = picture
+def _objects(
+    shapes: list[Fields], image_hw: tuple[int, int]
+) -> tuple[list[str], tuple[Annotation, ...]]:
+    """Return labels and objects; ids and category ids are given later."""
     groups: dict[object, list[Fields]] = {}
-    for index, shape in enumerate(shape for shape in shapes if _encloses(shape)):
+    for index, shape in enumerate(shape for shape in shapes if _kind(shape) in _POINTS):
         group = shape.values.get("group_id")
         key = ("alone", index) if group is None else (shape.text("label"), str(group))
         groups.setdefault(key, []).append(shape)
-    image_hw = _image_hw(entry, path)
     objects = []
-    for index, parts in enumerate(groups.values(), start=used + 1):
+    for parts in groups.values():
         xywh, segmentation = _outline(parts, image_hw)
-        category = classes[parts[0].text("label")]
-        extra = _extra(parts)
-        objects.append(Annotation(index, category, xywh, segmentation, extra=extra))
-    flags = entry.values.get("flags")
-    return ImageRecord(
-        number, name, path, image_hw, tuple(objects), {"flags": flags} if flags else {}
-    )
+        objects.append(Annotation(0, 0, xywh, segmentation, extra=_extra(parts)))
+    return [parts[0].text("label") for parts in groups.values()], tuple(objects)
 
 
 def _outline(
     parts: list[Fields], image_hw: tuple[int, int]
 ) -> tuple[tuple[float, float, float, float], Segmentation | None]:
-    """Return box and outline of one object; pixel masks may have holes and become run lengths."""
+    """Return box and outline of the shapes of an object; masks become run lengths."""
     kinds = {_kind(part) for part in parts}
-    rings = tuple(_ring(part) for part in parts if _kind(part) != "mask")
+    rings = tuple(_ring(part, image_hw) for part in parts if _kind(part) != "mask")
     if "mask" not in kinds:
         boxes = kinds == {"rectangle"} and all(map(_is_upright, rings))
         return polygons_xywh(rings), (None if boxes else rings)
@@ -156,57 +178,44 @@ def _outline(
     return mask_xywh(mask), mask_to_runs(mask)
 
 
-def _image_hw(entry: Fields, path: Path) -> tuple[int, int]:
-    if "imageHeight" in entry and "imageWidth" in entry:
-        height, width = entry.integer("imageHeight"), entry.integer("imageWidth")
-        if (stated := stated_hw(height, width, where=entry.where)) is not None:
-            return stated
-    try:
-        return image_hw_of(path)
-    except ImageError as error:
-        raise DataError(
-            f"{entry.where}: lacks imageHeight and imageWidth, and the image does not tell: {error}"
-        ) from error
-
-
 def _extra(parts: list[Fields]) -> dict[str, object]:
-    """Return what else the shapes say: flags, description and what other tools add."""
-    found: dict[str, object] = {}
+    """Return the other fields of shapes: flags, description and those of other tools."""
+    extra: dict[str, object] = {}
     for part in reversed(parts):
-        said = part.rest(*_READ, *_COCO)
-        found |= {
-            key: value for key, value in said.items() if value not in (None, "", {}, [], False)
+        rest = part.rest(*_READ, *_COCO)
+        extra |= {
+            key: value for key, value in rest.items() if value not in (None, "", {}, [], False)
         }
-    return found
+    return extra
 
 
-def _ring(shape: Fields) -> tuple[float, ...]:
+def _ring(shape: Fields, image_hw: tuple[int, int]) -> tuple[float, ...]:
     kind = _kind(shape)
     points = _points(shape, kind)
-    if kind not in ("rectangle", "circle") or (kind == "rectangle" and len(points) > 2):
-        return tuple(value for point in points for value in point)
-    (x1, y1), (x2, y2) = points[0], points[1]
+    ring = tuple(value for point in points for value in point)
     if kind == "circle":
-        # LabelMe keeps the centre and one point of the rim.
-        radius = math.hypot(x2 - x1, y2 - y1)
+        # LabelMe stores the centre and one point of the rim.
+        (x, y), (rim_x, rim_y) = points[0], points[1]
+        radius = math.hypot(rim_x - x, rim_y - y)
         turns = [2 * math.pi * step / _CIRCLE_CORNERS for step in range(_CIRCLE_CORNERS)]
-        rim = [(x1 + radius * math.cos(turn), y1 + radius * math.sin(turn)) for turn in turns]
-        return tuple(value for point in rim for value in point)
-    left, right, top, bottom = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
-    return (left, top, right, top, right, bottom, left, bottom)
+        corners = [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
+        return tuple(value for point in corners for value in point)
+    if kind == "rectangle" and len(points) == 2:
+        left, right = sorted(ring[0::2])
+        top, bottom = sorted(ring[1::2])
+        ring = (left, top, right, top, right, bottom, left, bottom)
+    elif kind != "rectangle" and (fault := ring_fault(ring, image_hw)):
+        raise DataError(f"{shape.where}: 'points' {fault}")
+    return ring
 
 
 def _is_upright(ring: tuple[float, ...]) -> bool:
-    """Whether all corners of a ring are corners of its box: newer tools may turn rectangles."""
+    """Whether all corners of a ring are corners of its box: newer tools may rotate rectangles."""
     return len(set(ring[0::2])) == 2 and len(set(ring[1::2])) == 2
 
 
 def _points(shape: Fields, kind: str) -> list[tuple[float, float]]:
-    points = []
-    for point in shape.items("points"):
-        if not isinstance(point, list) or len(point) != 2 or not all(map(is_number, point)):
-            raise shape.fail("points", "a list of x, y pairs of finite numbers")
-        points.append((float(point[0]), float(point[1])))
+    points = shape.points("points")
     if len(points) < _POINTS[kind]:
         raise DataError(
             f"{shape.where}: a {kind} of {len(points)} points, expected at least {_POINTS[kind]}"

@@ -1,73 +1,114 @@
-"""Pascal VOC folders, read: one XML file an image."""
+"""Pascal VOC folders, read: one XML file for each image."""
 
 import math
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pgvision.datasets.image_files import image_hw_of, stated_hw
-from pgvision.datasets.picture_names import Picture, PictureNames, picture_folders
-from pgvision.datasets.records import Annotation, Category, Dataset, ImageRecord, Polygons
-from pgvision.errors import DataError, ImageError
+from pgvision.datasets.dataset import (
+    Annotation,
+    Category,
+    Dataset,
+    EntryErrors,
+    ImageRecord,
+    OnError,
+    Polygons,
+)
+from pgvision.datasets.formats import refuse_foreign
+from pgvision.datasets.image_names import (
+    AnnotationFile,
+    ImageFinder,
+    find_named,
+    size_of,
+    walk_files,
+)
+from pgvision.datasets.outlines import polygons_xywh
+from pgvision.errors import DataError
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+_FURTHEST = 2**30  # pixels
 
-def read_voc(path: str | Path, *, images: str | Path | None = None) -> Dataset:
+
+def read_voc(
+    path: str | Path, *, images: str | Path | None = None, on_error: OnError = "raise"
+) -> Dataset:
     """Read Pascal VOC annotations.
-
-    Boxes are read by supervision, whose reading of VOC's 1-based, inclusive pixels is the
-    devkit's. Its walk over the folder is not used: it skips an XML file whose image is missing,
-    decodes every picture for its size, and numbers classes by the file that names them first.
 
     Args:
         path: Folder with ``Annotations/`` or with XML files, or one XML file.
-        images: Image folder; looked for from the XML files if not given.
+        images: Image folder; looked for near the XML files if not given.
+        on_error: ``"raise"`` refuses a broken file; ``"record"`` leaves it out and adds a finding.
 
     Returns:
         The data set; classes in alphabetical order from id 1; ``difficult``, ``truncated``,
-        ``occluded``, ``pose``, attributes and parts of an object are kept in its ``extra``.
+        ``occluded``, ``pose``, attributes and parts of an object are in its ``extra``. Where
+        ``<filename>`` is not there (renamed images) and an image has the XML file's name, that is
+        used, with a finding.
 
     Raises:
         DataError: If a file is cut, declares entities (external ones could read other files), or
             lacks a box or name.
 
     Source:
-        http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/index.html
+        http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/index.html: pixels are counted from
+        1, and the right and lower edges are included.
     """
     given = Path(path)
     root = given.parent if given.is_file() else given
     usual = (root / name for name in ("Annotations", "annotations"))
-    folder = next((place for place in usual if any(place.rglob("*.xml"))), root)
-    files = [given] if given.is_file() else sorted(folder.rglob("*.xml"))
-    folder = given.parent if given.is_file() else folder
-    if not files:
+    folder = next((place for place in usual if walk_files(place, (".xml",))), root)
+    paths = [given] if given.is_file() else walk_files(folder, (".xml",))
+    if not paths:
         raise DataError(f"{folder}: expected Pascal VOC files (*.xml), found none")
-    trees = [_read_xml(file) for file in files]
-    names = sorted({_text(item, "name", file) for file, tree in zip(files, trees, strict=True)
-                    for item in tree.findall("object")})  # fmt: skip
+    errors = EntryErrors(on_error)
+    files = []
+    for file in paths:
+        with errors.entry(file.name):
+            files.append(_read_file(file))
+    names = sorted({name for file in files for name, _ in file.objects})
     numbers = {name: index for index, name in enumerate(names, start=1)}
-    chosen = None if images is None else Path(images)
-    texts = [_text(tree, "filename", file) for file, tree in zip(files, trees, strict=True)]
-    folders = picture_folders(folder, "", chosen, source=root)
-    places = {}
-    for place in dict.fromkeys(file.parent for file in files):
-        inner = place.relative_to(folder) if chosen is None else Path()
-        # The devkit's folder first: JPEGImages/ beside Annotations/.
-        there = [each / inner for each in sorted(folders, key=lambda f: f.name != "JPEGImages")]
-        own = [text for file, text in zip(files, texts, strict=True) if file.parent == place]
-        places[place] = PictureNames(place, there, own)
     records: list[ImageRecord] = []
     used = 0
-    for index, (file, tree, text) in enumerate(zip(files, trees, texts, strict=True), start=1):
-        picture = places[file.parent].find(text, where=str(file))
-        records.append(_read_image(file, tree, picture, index, numbers, used))
-        used += len(records[-1].objects)
+    for named, image in find_named(ImageFinder(root, images), files, errors):
+        with errors.entry(named.path.name):
+            height, width = named.size
+            image_hw = size_of(height, width, image.path, where=str(named.path), lacks="<size>")
+            objects = tuple(
+                replace(item, id=used + index, category_id=numbers[name])
+                for index, (name, item) in enumerate(named.objects, start=1)
+            )
+            used += len(objects)
+            records.append(ImageRecord(len(records) + 1, image.name, image.path, image_hw, objects))
     categories = tuple(Category(number, name) for name, number in numbers.items())
-    return Dataset(images=tuple(records), categories=categories)
+    return Dataset(tuple(records), categories, findings=tuple(errors.findings))
+
+
+@dataclass(frozen=True)
+class _VocFile(AnnotationFile):
+    """One XML file, read; ids of objects are given later."""
+
+    size: tuple[int | None, int | None] = (None, None)
+    objects: tuple[tuple[str, Annotation], ...] = ()
+
+
+def _read_file(path: Path) -> _VocFile:
+    tree = _read_xml(path)
+    objects = []
+    for item in tree.findall("object"):
+        name = _text(item, "name", path)
+        polygons = _polygons(item, path)
+        box = Annotation(0, 0, _box(item, polygons, path), polygons, extra=_flags(item))
+        objects.append((name, box))
+    height, width = (tree.findtext(f"size/{tag}") or "" for tag in ("height", "width"))
+    size = (_whole(height), _whole(width))
+    return _VocFile(path, _text(tree, "filename", path), size, tuple(objects))
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.strip().isdecimal() and len(text) < 20 else None
 
 
 def _read_xml(file: Path) -> "Element":
@@ -81,19 +122,20 @@ def _read_xml(file: Path) -> "Element":
     except DefusedXmlException as error:
         raise DataError(
             f"{file}: refused: it declares an XML entity, which could read other files or grow "
-            f"without end ({type(error).__name__}); VOC needs none, take the DOCTYPE out"
+            f"without end ({type(error).__name__}); VOC needs none, remove the DOCTYPE"
         ) from error
     except (ParseError, ValueError, LookupError) as error:
         raise DataError(f"{file}: not complete XML: {error}") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     if root is None or root.tag != "annotation":
+        refuse_foreign([file])
         raise DataError(f"{file}: expected <annotation> at the top, as Pascal VOC has it")
     return root
 
 
 def _xml_source(file: Path) -> bytes | str:
-    """Return bytes for the parser, or text where it does not know the encoding (GBK, Shift JIS)."""
+    """Return bytes for the parser, or text for encodings that it lacks (GBK, Shift JIS)."""
     data = file.read_bytes()
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         return data
@@ -111,79 +153,54 @@ def _text(element: "Element", tag: str, file: Path) -> str:
     return text
 
 
-def _read_image(
-    file: Path, tree: "Element", picture: Picture, number: int, classes: dict[str, int], used: int
-) -> ImageRecord:
-    name, path = picture
-    items = tree.findall("object")
-    boxes = _read_boxes(tree, file)
-    objects = tuple(
-        Annotation(
-            id=used + index,
-            category_id=classes[_text(item, "name", file)],
-            xywh=box,
-            segmentation=_polygons(item, file),
-            extra=_flags(item),
-        )
-        for index, (item, box) in enumerate(zip(items, boxes, strict=True), start=1)
-    )
-    return ImageRecord(number, name, path, _image_hw(tree, path, file), objects)
+def _numbers(element: "Element", tags: tuple[str, ...], file: Path) -> list[float]:
+    """Return the numbers under some tags of an element."""
+    numbers = []
+    for tag in tags:
+        text = element.findtext(tag) or ""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= _FURTHEST:
+            raise DataError(
+                f"{file}: <{element.tag}>: <{tag}> is {text!r:.40}, expected a number of pixels"
+            )
+        numbers.append(number)
+    return numbers
 
 
-def _read_boxes(tree: "Element", file: Path) -> list[tuple[float, float, float, float]]:
-    """Read the boxes alone: supervision would rasterise polygons over the whole image."""
-    from copy import deepcopy
-    from xml.etree.ElementTree import SubElement
-
-    from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
-
-    bare = deepcopy(tree)
-    for item in bare.findall("object"):
-        for polygon in item.findall("polygon"):
-            item.remove(polygon)
-        if item.find("bndbox") is None and (ring := _turned(item, file)) is not None:
-            box = SubElement(item, "bndbox")
-            edges = (min(ring[0::2]), min(ring[1::2]), max(ring[0::2]), max(ring[1::2]))
-            for index, tag in enumerate(("xmin", "ymin", "xmax", "ymax")):
-                SubElement(box, tag).text = repr(edges[index] + (index < 2))
-    try:
-        with np.errstate(over="raise"):
-            found, _ = detections_from_xml_obj(bare, [], (1, 1))
-    except (ValueError, FloatingPointError) as error:
-        raise DataError(f"{file}: {error}") from error
-    corners = found.xyxy.astype(float).tolist()
-    return [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in corners]
-
-
-def _turned(item: "Element", file: Path) -> tuple[float, ...] | None:
-    """Return the corners of a rotated box (roLabelImg's centre, sides and angle in radians)."""
-    box = item.find("robndbox")
+def _box(
+    item: "Element", polygons: Polygons | None, file: Path
+) -> tuple[float, float, float, float]:
+    box = item.find("bndbox")
+    if box is None and item.find("robndbox") is not None and polygons:
+        return polygons_xywh(polygons)
     if box is None:
-        return None
-    try:
-        texts = [box.findtext(tag) or "" for tag in ("cx", "cy", "w", "h", "angle")]
-        cx, cy, w, h, angle = map(float, texts)
-    except ValueError as error:
-        raise DataError(f"{file}: <robndbox>: expected numbers: {error}") from error
-    cos, sin = math.cos(angle), math.sin(angle)
-    corners = [(-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2)]
-    places = [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in corners]
-    return tuple(value for place in places for value in place)
+        raise DataError(f"{file}: <object> lacks <bndbox>")
+    left, top, right, bottom = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)
+    return (left - 1, top - 1, right - left + 1, bottom - top + 1)
 
 
 def _polygons(item: "Element", file: Path) -> Polygons | None:
+    """Return the polygons of an object, or the corners of a rotated box (roLabelImg)."""
     rings = []
     for polygon in item.findall("polygon"):
         try:
-            # VOC counts pixels from 1.
+            # Pixels are counted from 1.
             ring = tuple(float(point.text or "") - 1 for point in polygon.iter() if len(point) == 0)
         except ValueError as error:
             raise DataError(f"{file}: <polygon>: expected numbers: {error}") from error
-        if len(ring) % 2:
-            raise DataError(f"{file}: <polygon>: expected x, y pairs, got {len(ring)} numbers")
+        if len(ring) % 2 or not all(abs(number) <= _FURTHEST for number in ring):
+            raise DataError(f"{file}: <polygon>: expected x, y pairs in pixels, got {ring!r:.60}")
         rings.append(ring)
-    if not rings and (turned := _turned(item, file)) is not None:
-        rings.append(turned)
+    box = item.find("robndbox")
+    if not rings and box is not None:
+        cx, cy, w, h, angle = _numbers(box, ("cx", "cy", "w", "h", "angle"), file)
+        cos, sin = math.cos(angle), math.sin(angle)
+        corners = [(-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2)]
+        places = [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in corners]
+        rings.append(tuple(value for place in places for value in place))
     return tuple(rings) or None
 
 
@@ -207,15 +224,3 @@ def _flags(item: "Element") -> dict[str, object]:
             for part in parts
         ]
     return flags
-
-
-def _image_hw(tree: "Element", path: Path, file: Path) -> tuple[int, int]:
-    texts = [tree.findtext(f"size/{tag}") or "" for tag in ("height", "width")]
-    if all(text.strip().isdecimal() and len(text) < 20 for text in texts):
-        stated = stated_hw(int(texts[0]), int(texts[1]), where=str(file))
-        if stated is not None:
-            return stated
-    try:
-        return image_hw_of(path)
-    except ImageError as error:
-        raise DataError(f"{file}: lacks <size>, and the image does not tell: {error}") from error

@@ -1,43 +1,44 @@
-"""Write a data set as COCO, YOLO or JSONL: aside first, then renamed."""
+"""Write a data set as COCO, YOLO or JSONL, atomically, and read it back to compare."""
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 import yaml
 
-from pgvision.coco import relative_name
+from pgvision.coco import read_content, relative_name
 from pgvision.datasets.coco import write_coco_file
+from pgvision.datasets.conversion_report import compare_datasets
+from pgvision.datasets.dataset import Dataset, Finding, ImageRecord
 from pgvision.datasets.examples import ExampleOptions, MaskCodec, example_of, targets_of
-from pgvision.datasets.image_files import image_path, posix_name
-from pgvision.datasets.jsonl import example_line
-from pgvision.datasets.losses import Losses, lost_in_examples, lost_in_yolo
-from pgvision.datasets.records import Dataset, Finding, ImageRecord
-from pgvision.datasets.yolo import IDS_FILE
-from pgvision.datasets.yolo_labels import label_text
+from pgvision.datasets.image_names import list_images
+from pgvision.datasets.jsonl import example_line, read_jsonl
+from pgvision.datasets.yolo import IDS_FILE, label_path, label_text, read_written_yolo
 from pgvision.errors import DataError, OptionError
-from pgvision.files import replaced_path, write_text
+from pgvision.files import readable_name, replaced_path, write_text
 
 WriteFormat = Literal["coco", "yolo", "jsonl"]
 _FILE_OF = {"coco": ("annotations", ".json"), "jsonl": ("examples", ".jsonl")}
+_Names = dict[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteReport:
-    """What was written.
+    """Result of `write_dataset`, counted by reading back what was written.
 
     Attributes:
         path: The file or folder.
-        num_images: Images that are in what was written.
-        num_objects: Objects that are.
+        num_images: Images that are read back.
+        num_objects: Objects that are read back.
         num_copied: Image files placed in the folder.
-        findings: What the format could not hold, counted by kind, and images that were not there
-            to be copied. `Finding.is_loss` tells images and objects from fields.
+        findings: What the format does not contain, counted by kind, and images that were not there
+            to be copied. `Finding.is_loss` distinguishes images and objects from fields.
     """
 
     path: Path
@@ -56,7 +57,7 @@ def write_dataset(
     codec: MaskCodec | None = None,
     images: Literal["copy", "link", "none"] = "copy",
 ) -> WriteReport:
-    """Write a data set, or its splits.
+    """Write a data set, or its splits, read it back and compare.
 
     A folder gets the annotations and the images: COCO ``annotations.json`` and ``images/``, JSONL
     ``examples.jsonl`` and ``images/``, YOLO ``data.yaml``, ``labels/`` and ``images/``. With
@@ -64,7 +65,7 @@ def write_dataset(
 
     Args:
         dataset: The data set, or one for each split.
-        out: A folder that is not there or empty; or a file ``*.json`` or ``*.jsonl`` for the
+        out: A folder that does not exist or is empty; or a file ``*.json`` or ``*.jsonl`` for the
             annotations alone, which is replaced. It names the images relative to its own folder.
         format: ``"coco"``, ``"yolo"`` or ``"jsonl"``.
         options: For JSONL, how objects become text; for YOLO, ``task="segment"`` writes polygons.
@@ -72,10 +73,10 @@ def write_dataset(
         images: Whether to copy image files into the folder, link to them, or leave them out.
 
     Returns:
-        What was written and what the format could not hold.
+        What was written and what the format does not contain.
 
     Raises:
-        OptionError: If the format or ``images`` is unknown, or ``out`` holds files already.
+        OptionError: If the format or ``images`` is unknown, or ``out`` has files already.
         DataError: If two images would share a place, or a mask is needed and missing.
 
     Example:
@@ -91,81 +92,183 @@ def write_dataset(
     if images not in ("copy", "link", "none"):
         raise OptionError(f"images={images!r}: expected copy, link or none")
     target, chosen = Path(out), options or ExampleOptions()
+    if format == "jsonl" and chosen.task == "segment" and codec is None:
+        raise OptionError("task='segment' needs codec=..., which turns masks into codes")
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    writer = _Writer(format, chosen, codec)
     if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
         if len(parts) > 1:
             raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
         (part,) = parts.values()
         names = {image.id: relative_name(image.path, target) for image in part.images}
-        return _report(target, [_write_file(target, part, names, format, chosen, codec)], 0, [])
-    missing: list[Finding] = []
+        writer.write_file(target, part, names, "")
+        return writer.report(target)
+    places = _places(parts, format)
     with _new_folder(target) as folder:
-        places = _places(parts, format)
+        for split, part in parts.items():
+            writer.place_images(part, folder / places[split], split, images)
         if format == "yolo":
-            losses = _write_yolo(parts, folder, places, chosen)
+            writer.write_yolo(parts, folder, places, images)
         else:
             stem, ending = _FILE_OF[format]
-            losses = [
-                _write_file(
-                    folder / f"{split or stem}{ending}",
-                    part,
-                    _names_in(part, target, images),
-                    format,
-                    chosen,
-                    codec,
-                    split,
-                )
-                for split, part in parts.items()
-            ]
-        copied = sum(
-            _place_images(part, folder / places[split], split, images, missing)
-            for split, part in parts.items()
+            for split, part in parts.items():
+                names = {image.id: _new_name(image) for image in part.images}
+                if images == "none":
+                    names = {i.id: relative_name(i.path, target / "a") for i in part.images}
+                writer.write_file(folder / f"{split or stem}{ending}", part, names, split)
+    return writer.report(target)
+
+
+class _Writer:
+    """Writes the parts of one data set and collects the report."""
+
+    def __init__(
+        self, format_: WriteFormat, options: ExampleOptions, codec: MaskCodec | None
+    ) -> None:
+        self._format, self._options, self._codec = format_, options, codec
+        self._findings: list[Finding] = []
+        self._counts = [0, 0, 0]  # images, objects, copied files
+
+    def report(self, path: Path) -> WriteReport:
+        num_images, num_objects, num_copied = self._counts
+        return WriteReport(
+            path=path,
+            num_images=num_images,
+            num_objects=num_objects,
+            num_copied=num_copied,
+            findings=tuple(self._findings),
         )
-    return _report(target, losses, copied, missing)
 
+    def write_file(self, path: Path, dataset: Dataset, names: _Names, split: str) -> None:
+        """Write a COCO or JSONL file and count what is in it."""
+        if self._format == "coco":
+            write_coco_file(path, dataset, names)
+            # COCO keeps everything: counting is enough.
+            content = read_content(path, where=str(path), outlines=False)
+            content.problems.refuse("report this as a bug of pgvision", DataError)
+            counts = (len(content.images), len(content))
+            expected = (len(dataset.images), dataset.num_objects)
+            if counts != expected:
+                raise DataError(f"{path}: wrote {expected} images and objects, read back {counts}")
+            self._add_counts(*counts)
+            return
+        with replaced_path(path) as aside, aside.open("w", encoding="utf-8") as file:
+            for image in dataset.images:
+                for target in targets_of(image, dataset, self._options):
+                    example = example_of(target, image, dataset, self._options, self._codec)
+                    name = readable_name(names[image.id])
+                    file.write(example_line(name, example.prefix, example.suffix))
+        after = None
+        if path.stat().st_size:
+            sizes = {readable_name(names[image.id]): image.image_hw for image in dataset.images}
+            convention = self._options.convention
+            after = read_jsonl(path, convention=convention, known_hw=sizes)
+        # Codes are not decoded here, which takes a second for a hundred masks.
+        masks = self._options.task == "detect"
+        self._compare(dataset, after, names, split, bins=True, masks=masks)
 
-def _names_in(part: Dataset, target: Path, how: str) -> dict[int, str]:
-    """Name the images of a folder: as they are copied into it, or from there to where they lie."""
-    if how == "none":
-        return {image.id: relative_name(image.path, target / "a") for image in part.images}
-    return {image.id: _relative_name(image) for image in part.images}
+    def write_yolo(
+        self, parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], images: str
+    ) -> None:
+        """Write data.yaml, label files and ids, and read the labels back."""
+        first = next(iter(parts.values()))
+        if any(part.categories != first.categories for part in parts.values()):
+            raise DataError("YOLO splits share one list of names, but these have other categories")
+        config = {split or "train": places[split] for split in parts}
+        self._add_needed_keys(config)
+        text = yaml.safe_dump(
+            {**config, "names": dict(enumerate(first.classes))}, sort_keys=False, allow_unicode=True
+        )
+        write_text(folder / "data.yaml", text)
+        numbers = {category.id: index for index, category in enumerate(first.categories)}
+        ids: dict[str, int] = {}
+        sizes: dict[str, dict[Path, tuple[int, int]]] = {}
+        for split, part in parts.items():
+            sizes[split] = {}
+            for image in part.images:
+                name = f"{places[split]}/{_new_name(image)}"
+                file = label_path(folder / name)
+                if file.exists():
+                    raise DataError(
+                        f"two images would share the label file {file.relative_to(folder)}"
+                    )
+                write_text(file, label_text(image, numbers, self._options.task))
+                ids[name] = image.id
+                sizes[split][folder / name] = image.image_hw
+        categories = {category.name: category.id for category in first.categories}
+        content = {"categories": categories, "images": ids}
+        write_text(folder / IDS_FILE, json.dumps(content, ensure_ascii=False))
+        for split, after in read_written_yolo(folder, sizes).items():
+            names = {image.id: _new_name(image) for image in parts[split].images}
+            self._compare(parts[split], after, names, split, bins=False, masks=True)
+            there = {path for path in sizes[split] if path.is_file()}
+            if images != "none" and not there <= set(list_images(folder / places[split])):
+                raise DataError(f"{folder}: not all images of {split or 'the data'} can be listed")
 
+    def _add_needed_keys(self, config: dict[str, str]) -> None:
+        """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""
+        only = next(iter(config.values()))
+        config.setdefault("train", only)
+        if "val" not in config:
+            config["val"] = config.get("valid", only)
+            if "valid" not in config:
+                message = (
+                    f"data.yaml: 'val' names {config['val']} too, because Ultralytics needs the "
+                    "key: figures on it are of images that were trained on. Hold a part back: "
+                    "--val 0.2"
+                )
+                self._findings.append(Finding("no-validation", "warning", message))
 
-def _write_file(
-    path: Path,
-    dataset: Dataset,
-    names: Mapping[int, str],
-    format: WriteFormat,  # noqa: A002
-    options: ExampleOptions,
-    codec: MaskCodec | None,
-    split: str = "",
-) -> Losses:
-    if format == "coco":
-        write_coco_file(path, dataset, names)
-        losses = Losses(split)
-        losses.num_images, losses.num_objects = len(dataset.images), dataset.num_objects
-        return losses
-    if options.task == "segment" and codec is None:
-        raise OptionError("task='segment' needs codec=..., which turns masks into codes")
-    targets = {image.id: targets_of(image, dataset, options) for image in dataset.images}
-    with replaced_path(path) as aside, aside.open("w", encoding="utf-8") as file:
-        for image in dataset.images:
-            for target in targets[image.id]:
-                example = example_of(target, image, dataset, options, codec)
-                file.write(example_line(names[image.id], example.prefix, example.suffix))
-    return lost_in_examples(targets, dataset, options, split)
+    def place_images(self, part: Dataset, folder: Path, split: str, how: str) -> None:
+        """Copy or link the images of a part."""
+        renamed = [image.file_name for image in part.images if _is_hidden(image)]
+        if renamed:
+            message = (
+                f"{len(renamed)} image names begin with a dot, which readers skip: written with _ "
+                f"({', '.join(renamed[:3])})"
+            )
+            self._findings.append(Finding("not-kept", "warning", message, split=split))
+        for image in part.images if how != "none" else ():
+            target = folder / _new_name(image)
+            if not image.path.is_file():
+                message = f"{image.path} is not there; it was described and not copied"
+                finding = Finding("missing-file", "error", message, image.file_name, split)
+                self._findings.append(finding)
+                continue
+            if target.exists() or target.is_symlink():
+                raise DataError(f"two images of the data set are called {image.file_name!r}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if how == "link":
+                target.symlink_to(image.path.resolve())
+            else:
+                shutil.copyfile(image.path, target)
+            self._counts[2] += 1
 
+    def _compare(
+        self,
+        before: Dataset,
+        after: Dataset | None,
+        names: _Names,
+        split: str,
+        *,
+        bins: bool,
+        masks: bool,
+    ) -> None:
+        if after is not None:
+            self._add_counts(len(after.images), after.num_objects)
+        self._findings += compare_datasets(
+            before,
+            after,
+            names={number: readable_name(name) for number, name in names.items()},
+            options=self._options,
+            bins=bins,
+            masks=masks,
+            split=split,
+        )
 
-def _report(
-    target: Path, losses: Sequence[Losses], copied: int, missing: list[Finding]
-) -> WriteReport:
-    return WriteReport(
-        path=target,
-        num_images=sum(part.num_images for part in losses),
-        num_objects=sum(part.num_objects for part in losses),
-        num_copied=copied,
-        findings=(*missing, *(finding for part in losses for finding in part.findings())),
-    )
+    def _add_counts(self, num_images: int, num_objects: int) -> None:
+        self._counts[0] += num_images
+        self._counts[1] += num_objects
 
 
 def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]:  # noqa: A002
@@ -180,7 +283,7 @@ def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside ``target`` that takes its place if all goes well."""
+    """Yield a folder beside ``target`` that is renamed to it on success."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise OptionError(f"{target}: already holds files; name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,62 +296,16 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _relative_name(image: ImageRecord) -> str:
-    """Return the name inside the new image folder: no climbing, and of an absolute one the end."""
-    name = posix_name(image.file_name, image.path.parent)
-    if Path(name).is_absolute():
-        return Path(name).name
-    return "/".join(part for part in name.split("/") if part not in ("..", "."))
+def _new_name(image: ImageRecord) -> str:
+    """Return the name inside the new image folder: no ``..``, no folder of an absolute name."""
+    name = image.file_name
+    if "\\" in name and not (image.path.parent / name).is_file():
+        name = PureWindowsPath(name).as_posix()
+    if Path(name).is_absolute() or re.match(r"[A-Za-z]:/", name):
+        name = Path(name).name
+    parts = [part for part in name.split("/") if part not in ("..", ".", "")]
+    return readable_name("/".join(f"_{p[1:]}" if p.startswith(".") else p for p in parts))
 
 
-def _place_images(
-    part: Dataset, folder: Path, split: str, how: str, findings: list[Finding]
-) -> int:
-    if how == "none":
-        return 0
-    copied = 0
-    for image in part.images:
-        target = image_path(_relative_name(image), folder, where="data set")
-        if not image.path.is_file():
-            message = f"{image.path} is not there; it was described and not copied"
-            findings.append(Finding("missing-file", "error", message, image.file_name, split))
-            continue
-        if target.exists() or target.is_symlink():
-            raise DataError(f"two images of the data set are called {image.file_name!r}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if how == "link":
-            target.symlink_to(image.path.resolve())
-        else:
-            shutil.copyfile(image.path, target)
-        copied += 1
-    return copied
-
-
-def _write_yolo(
-    parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], options: ExampleOptions
-) -> list[Losses]:
-    first = next(iter(parts.values()))
-    if any(part.categories != first.categories for part in parts.values()):
-        raise DataError("YOLO splits share one list of names, but these have other categories")
-    config: dict[str, object] = {split or "train": places[split] for split in parts}
-    # Ultralytics asks for both keys, whatever the splits are called.
-    only = next(iter(config.values()))
-    config.setdefault("train", only)
-    config.setdefault("val", config.get("valid", only))
-    config["names"] = dict(enumerate(first.classes))
-    numbers: dict[str, int] = {}
-    for split, part in parts.items():
-        labels = folder / places[split].replace("images", "labels", 1)
-        for image in part.images:
-            name = _relative_name(image)
-            file = labels / Path(name).with_suffix(".txt")
-            if file.exists():
-                raise DataError(f"two images would share the label file {file.relative_to(folder)}")
-            write_text(file, label_text(image, first, options.task))
-            numbers[f"{places[split]}/{name}"] = image.id
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_text(folder / "data.yaml", text)
-    categories = {category.name: category.id for category in first.categories}
-    ids = {"categories": categories, "images": numbers}
-    write_text(folder / IDS_FILE, json.dumps(ids, ensure_ascii=False))
-    return [lost_in_yolo(part, options, split) for split, part in parts.items()]
+def _is_hidden(image: ImageRecord) -> bool:
+    return any(part.startswith(".") and part.strip(".") for part in image.file_name.split("/"))

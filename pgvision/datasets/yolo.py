@@ -1,66 +1,105 @@
-"""YOLO folders, read: ``data.yaml``, ``obj.data`` or ``labels/``; boxes, polygons, key points.
+"""YOLO folders: ``data.yaml``, ``obj.data`` or ``labels/``; boxes, polygons, key points.
 
-Supervision's reader is not used: it keeps float32 (a box of 113.92 comes back as 113.91999), takes
-a line of 6 numbers for a box and a line of 8 for a polygon of 3 corners without a word, and turns
-polygons into masks with rounded corners.
+Supervision's reader is not used: it returns float32 (113.92 becomes 113.91999), reads a line of 6
+numbers as a box and one of 8 as a polygon of 3 corners, and turns polygons into masks.
 """
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
-from pgvision.datasets.fields import Fields, load_json, read_text
-from pgvision.datasets.image_files import IMAGE_ENDINGS, image_hw_of, list_images
-from pgvision.datasets.records import (
+from pgvision.coco.checks import parse_json, read_bytes, read_text
+from pgvision.datasets.dataset import (
     Annotation,
     Category,
     Dataset,
+    EntryErrors,
     Finding,
     ImageRecord,
+    OnError,
     Polygons,
 )
-from pgvision.datasets.segmentations import polygons_xywh
-from pgvision.datasets.yolo_config import CONFIG_NAMES, Split, YoloConfig, lines_of
+from pgvision.datasets.examples import clipped_xyxy, is_outside
+from pgvision.datasets.fields import Fields
+from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images, walk_files
+from pgvision.datasets.outlines import one_ring, polygons_xywh
+from pgvision.datasets.yolo_config import Split, YoloConfig, find_config, lines_of
 from pgvision.errors import DataError, ImageError
+from pgvision.images import image_hw_of
 
 IDS_FILE = "coco_ids.json"
-"""Beside data.yaml: the COCO ids that label files have no room for."""
+"""Beside data.yaml: the COCO ids, for which label files have no place."""
 
 _NAMES_FILES = ("classes.txt", "obj.names")
+_FURTHEST = 2.0  # shares of a side; a label beyond is in pixels, or wrong
 
 
-def read_yolo(path: str | Path, *, images: str | Path | None = None) -> dict[str, Dataset]:
+def label_path(image: Path) -> Path:
+    """Return the label file of an image, for reading and for writing.
+
+    The last folder called ``images`` becomes ``labels``, as in Ultralytics.
+
+    Source:
+        ultralytics/data/utils.py, ``img2label_paths``.
+
+    Example:
+        >>> label_path(Path("yolo/images/train/images/a.jpg")).as_posix()
+        'yolo/images/train/labels/a.txt'
+    """
+    return label_folder(image.parent) / f"{image.stem}.txt"
+
+
+def label_folder(folder: Path) -> Path:
+    """Return the folder of the labels of the images in ``folder``; see `label_path`."""
+    return _swap(folder, "images", "labels")
+
+
+def _swap(folder: Path, old: str, new: str) -> Path:
+    """Replace the last part called ``old``."""
+    parts = list(folder.parts)
+    if old not in parts:
+        return folder
+    index = len(parts) - 1 - parts[::-1].index(old)
+    return Path(*parts[:index], new, *parts[index + 1 :])
+
+
+def read_yolo(
+    path: str | Path, *, images: str | Path | None = None, on_error: OnError = "raise"
+) -> dict[str, Dataset]:
     """Read a YOLO data set.
 
-    The label file of a picture is where Ultralytics looks for it: the last ``images`` of its path
-    becomes ``labels``; failing that, beside the picture.
+    The label file of an image is that of `label_path`, or else beside the image.
 
     Args:
         path: ``data.yaml`` (or Darknet's ``obj.data``), or its folder, or a folder with
             ``labels/`` and ``images/`` (or such folders in it), or pictures with their labels and
             ``classes.txt``.
         images: Image folder, if the labels in ``labels/`` are of images elsewhere.
+        on_error: ``"raise"`` refuses a broken label file or image; ``"record"`` leaves the image
+            out and adds a finding.
 
     Returns:
         One data set per split, in the order of the file; a split is called ``"train"`` if nothing
-        names it. Coordinates are rounded to 1e-9 pixel: what was written from decimal pixels comes
-        back as the same number. With ``kpt_shape`` objects have boxes, and COCO's ``keypoints`` in
+        names it. Coordinates are rounded to 1e-9 pixel, so that decimal pixels are read back as
+        the same numbers. With ``kpt_shape`` objects have boxes, and COCO's ``keypoints`` in
         ``extra``. An optional split that is not there is an error in ``findings``.
 
     Raises:
-        DataError: If train or val is not there, lies outside the data set or is empty; if a line
-            has another count of numbers than 5 (a box), 1 + 2k, k >= 3 (a polygon) or what
-            ``kpt_shape`` says; or if a class is not among the names.
+        DataError: If train or val is not there, is outside the data set or is empty; if a line
+            has another count of numbers than 5 (a box), 1 + 2k, k >= 3 (a polygon) or that of
+            ``kpt_shape``; if coordinates are no shares of the image's sides (pixels); or if a
+            class has no name.
 
     Source:
         https://docs.ultralytics.com/datasets/detect/ (/segment/, /pose/); ultralytics/data/utils.py
     """
     given = Path(path).absolute()
     root = given.parent if given.is_file() else given
-    file = given if given.is_file() else _config_of(root)
+    file = given if given.is_file() else find_config(root)
     config = None if file is None else YoloConfig(file)
     findings: list[Finding] = []
     if images is not None:
@@ -73,20 +112,19 @@ def read_yolo(path: str | Path, *, images: str | Path | None = None) -> dict[str
         labels = _Labels()
     names = (config and config.names()) or _names_beside(root, splits, labels)
     keypoints = None if config is None else config.num_keypoints()
-    reader = _Reader(root, names, keypoints, labels)
+    reader = _Reader(root, names, keypoints, labels, on_error)
     return reader.read(splits, findings)
 
 
-def _config_of(root: Path) -> Path | None:
-    files = (root / name for name in CONFIG_NAMES)
-    return next((file for file in files if file.is_file()), None)
-
-
 def _splits_of_folder(root: Path, findings: list[Finding]) -> dict[str, Split]:
-    """Return the splits of a folder that no file describes."""
+    """Return the splits of a folder without data.yaml."""
     folders = {"train": root}
     if (root / "labels").is_dir():
-        parts = sorted(part.name for part in (root / "labels").iterdir() if part.is_dir())
+        parts = sorted(
+            part.name
+            for part in (root / "labels").iterdir()
+            if part.is_dir() and not part.name.startswith(".")
+        )
         folders = {"train": root / "images"}
         if parts and not any((root / "labels").glob("*.txt")):
             folders = {part: root / "images" / part for part in parts}
@@ -100,7 +138,7 @@ def _splits_of_folder(root: Path, findings: list[Finding]) -> dict[str, Split]:
         )
     splits = {key: Split([place], list_images(place)) for key, place in folders.items()}
     for split in splits.values():
-        if not split.pictures:
+        if not split.images:
             raise DataError(
                 f"{split.folders[0]}: expected the images of the labels in {root}, found none"
             )
@@ -118,46 +156,56 @@ def _names_beside(root: Path, splits: dict[str, Split], labels: "_Labels") -> li
     )
 
 
+def read_written_yolo(
+    folder: Path, images: Mapping[str, Mapping[Path, tuple[int, int]]]
+) -> dict[str, Dataset]:
+    """Read the labels of a written folder, whose images need not be there.
+
+    Args:
+        folder: The folder with data.yaml.
+        images: Height and width of the images of each split, by path.
+
+    Raises:
+        DataError: As `read_yolo`.
+    """
+    names = YoloConfig(folder / "data.yaml").names() or []
+    reader = _Reader(folder.absolute(), names, None, _Labels(), "raise")
+    read = {}
+    for split, sizes in images.items():
+        reader.known_hw = {path.absolute(): size for path, size in sizes.items()}
+        place = folder.absolute() / "images" / split
+        read[split] = reader.read_split(Split([place], list(reader.known_hw)))
+    return read
+
+
 class _Labels:
-    """Knows the label file of each picture: the one place for it."""
+    """Label files of images: by `label_path`, or in a folder of labels given with the images."""
 
     def __init__(self, images: Path | None = None, labels: Path | None = None) -> None:
         self._images, self._labels = images, labels
 
     def of_folder(self, folder: Path) -> Path:
         """Return the label folder of an image folder."""
-        if self._labels is not None:
-            return self._labels
-        return _swapped(folder, "images", "labels")
+        return label_folder(folder) if self._labels is None else self._labels
 
-    def of(self, picture: Path) -> Path:
-        """Return the label file of a picture, there or not."""
+    def of(self, image: Path) -> Path:
+        """Return the label file of an image, which need not exist."""
         if self._images is not None and self._labels is not None:
-            return (self._labels / picture.relative_to(self._images)).with_suffix(".txt")
-        place = _swapped(picture.parent, "images", "labels") / f"{picture.stem}.txt"
-        beside = picture.with_suffix(".txt")
+            return (self._labels / image.relative_to(self._images)).with_suffix(".txt")
+        place, beside = label_path(image), image.with_suffix(".txt")
         return beside if not place.is_file() and beside.is_file() else place
 
-    def has_picture(self, label: Path) -> bool:
-        """Whether there is a picture whose label file this might be."""
-        places = [label.parent, _swapped(label.parent, "labels", "images")]
+    def has_image(self, label: Path) -> bool:
+        """Whether there is an image whose label file this may be."""
+        places = [label.parent, _swap(label.parent, "labels", "images")]
         if self._images is not None and self._labels is not None:
             places = [self._images / label.relative_to(self._labels).parent]
         endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
         return any((place / f"{label.stem}{end}").is_file() for place in places for end in endings)
 
 
-def _swapped(folder: Path, old: str, new: str) -> Path:
-    """Replace the last part called ``old``."""
-    parts = list(folder.parts)
-    if old not in parts:
-        return folder
-    index = len(parts) - 1 - parts[::-1].index(old)
-    return Path(*parts[:index], new, *parts[index + 1 :])
-
-
 class _Ids:
-    """Hands out ids: those of the file that `write_dataset` leaves, or else counted from 1."""
+    """Ids: those of the file that `write_dataset` leaves, or else counted from 1."""
 
     def __init__(self, root: Path, names: list[str]) -> None:
         self.categories = list(range(1, len(names) + 1))
@@ -166,7 +214,7 @@ class _Ids:
         self._root = root
         file = root / IDS_FILE
         if file.is_file():
-            entry = Fields(load_json(file), str(file))
+            entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
             categories = Fields(entry.values.get("categories"), f"{file}: categories")
             if set(categories.values) == set(names):
                 self.categories = [categories.integer(name) for name in names]
@@ -183,9 +231,16 @@ class _Reader:
     """Reads the splits of one data set, which share names and ids."""
 
     def __init__(
-        self, root: Path, names: list[str], keypoints: tuple[int, int] | None, labels: _Labels
+        self,
+        root: Path,
+        names: list[str],
+        keypoints: tuple[int, int] | None,
+        labels: _Labels,
+        on_error: OnError,
     ) -> None:
         self._root, self._keypoints, self._labels = root, keypoints, labels
+        self._on_error = on_error
+        self.known_hw: Mapping[Path, tuple[int, int]] = {}
         self._ids = _Ids(root, names)
         self._categories = tuple(
             Category(number, name) for number, name in zip(self._ids.categories, names, strict=True)
@@ -195,41 +250,40 @@ class _Reader:
         own = (self._root / IDS_FILE).is_file()
         known: dict[tuple[Path, ...], str] = {}
         for key, split in splits.items():
-            first = known.setdefault(tuple(split.pictures), key)
+            first = known.setdefault(tuple(split.images), key)
             if first != key and not own:
-                note = f"{key} names the same pictures as {first}: they were read once"
+                note = f"{key} names the same images as {first}: they were read once"
                 findings.append(Finding("same-split", "warning", note, key))
-        read = {key: self._read_split(splits[key]) for key in known.values()}
+        read = {key: self.read_split(splits[key]) for key in known.values()}
         first = next(iter(read))
         read[first] = replace(read[first], findings=(*findings, *read[first].findings))
         return read
 
-    def _read_split(self, split: Split) -> Dataset:
+    def read_split(self, split: Split) -> Dataset:
         records = []
         base = self._base(split)
-        for path in split.pictures:
-            try:
-                image_hw = image_hw_of(path)
-            except ImageError as error:
-                raise DataError(f"YOLO boxes need the image's size: {error}") from error
-            file = self._labels.of(path)
-            objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
+        errors = EntryErrors(self._on_error)
+        for path in split.images:
             name = path.relative_to(base).as_posix()
-            records.append(ImageRecord(self._ids.image(path), name, path, image_hw, objects))
+            with errors.entry(name):
+                image_hw = self.known_hw.get(path) or _image_hw(path)
+                file = self._labels.of(path)
+                objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
+                records.append(ImageRecord(self._ids.image(path), name, path, image_hw, objects))
         alone = tuple(note for folder in split.folders for note in self._labels_alone(folder))
-        return Dataset(tuple(records), self._categories, findings=alone)
+        return Dataset(tuple(records), self._categories, findings=(*errors.findings, *alone))
 
     def _base(self, split: Split) -> Path:
         """Return the folder that the names of a split start at."""
         one = split.folders[0] if len(split.folders) == 1 else self._root
-        if all(path.is_relative_to(one) for path in split.pictures):
+        if all(path.is_relative_to(one) for path in split.images):
             return one
-        return Path(os.path.commonpath([path.parent for path in split.pictures]))
+        return Path(os.path.commonpath([path.parent for path in split.images]))
 
     def _labels_alone(self, folder: Path) -> Iterator[Finding]:
         place = self._labels.of_folder(folder)
-        for file in sorted(place.rglob("*.txt")) if place.is_dir() else []:
-            if self._labels.has_picture(file) or not _starts_with_number(file):
+        for file in walk_files(place, (".txt",)) if place.is_dir() else []:
+            if self._labels.has_image(file) or not _starts_with_number(file):
                 continue
             name = file.relative_to(place).as_posix()
             message = f"{file} labels an image that is not there"
@@ -258,14 +312,21 @@ class _Reader:
             yield Annotation(next(self._ids.annotations), category, xywh, polygons, extra=extra)
 
 
+def _image_hw(path: Path) -> tuple[int, int]:
+    try:
+        return image_hw_of(path)
+    except ImageError as error:
+        raise DataError(f"YOLO boxes need the image's size: {error}") from error
+
+
 def _starts_with_number(file: Path) -> bool:
-    """Tell labels from notes (classes.txt, README) that lie among them."""
+    """Distinguish labels from notes (classes.txt, README) in the same folder."""
     words = read_text(file).split(maxsplit=1)
     return bool(words) and words[0].isdecimal() and file.name not in _NAMES_FILES
 
 
 def _keypoints(values: list[float], each: int, image_hw: tuple[int, int]) -> dict[str, object]:
-    """Return COCO's fields; where YOLO has no visibility, a point at 0, 0 is one not labelled."""
+    """Return COCO's fields; without visibility, a point at 0, 0 is one that is not labelled."""
     height, width = image_hw
     points: list[float] = []
     for start in range(0, len(values), each):
@@ -301,6 +362,12 @@ def _parse_line(
             f"{where}: expected a whole class number and finite coordinates, got "
             f"{' '.join(words)!r:.80}"
         )
+    far = max(map(abs, numbers[1:] if keypoints is None else numbers[1:5]))
+    if far > _FURTHEST:
+        raise DataError(
+            f"{where}: a coordinate of {far:g}, but YOLO's are shares of the image's sides, from 0 "
+            "to 1. Divide pixels by width and height"
+        )
     return int(numbers[0]), numbers[1:]
 
 
@@ -324,3 +391,50 @@ def _ring_to_pixels(values: list[float], image_hw: tuple[int, int]) -> tuple[flo
 def _decimal(value: float) -> float:
     """Round to 1e-9 pixel; ``+ 0.0`` turns -0.0 into 0.0."""
     return round(value, 9) + 0.0
+
+
+def label_text(
+    image: ImageRecord, numbers: Mapping[int, int], task: Literal["detect", "segment"] = "detect"
+) -> str:
+    r"""Return the label file of one image: a line for each object, cut at the border.
+
+    Every digit is written that a number needs to be read back the same. Crowds and objects outside
+    the image are left out.
+
+    Args:
+        image: The image.
+        numbers: Number of each category id in data.yaml.
+        task: ``"detect"`` writes boxes; ``"segment"`` polygons, and corners where there is only a
+            box.
+
+    Example:
+        >>> box = Annotation(id=1, category_id=3, xywh=(320.0, 120.0, 160.0, 240.0))
+        >>> label_text(ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640), (box,)), {3: 0})
+        '0 0.625 0.5 0.25 0.5\n'
+    """
+    lines = []
+    for item in image.objects:
+        if item.iscrowd or is_outside(item, image.image_hw):
+            continue
+        values = _box(item, image) if task == "detect" else _polygon(item, image)
+        lines.append(" ".join([str(numbers[item.category_id]), *map(repr, values)]) + "\n")
+    return "".join(lines)
+
+
+def _box(item: Annotation, image: ImageRecord) -> list[float]:
+    x, y, w, h = item.xywh
+    height, width = image.image_hw
+    if min(x, y, width - (x + w), height - (y + h)) < 0:
+        # Trainers reject an image for one number outside [0, 1].
+        left, top, right, bottom = clipped_xyxy(item, image.image_hw)
+        x, y, w, h = left, top, right - left, bottom - top
+    return [(x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
+
+
+def _polygon(item: Annotation, image: ImageRecord) -> list[float]:
+    height, width = image.image_hw
+    ring = () if item.segmentation is None else one_ring(item.segmentation, image.image_hw)
+    if not ring:
+        left, top, right, bottom = clipped_xyxy(item, image.image_hw)
+        ring = (left, top, right, top, right, bottom, left, bottom)
+    return [value / (height if index % 2 else width) for index, value in enumerate(ring)]

@@ -1,9 +1,10 @@
-"""What ``data.yaml`` and Darknet's ``obj.data`` say: names, splits, key points.
+"""``data.yaml`` and Darknet's ``obj.data``: class names, splits, key points.
 
-Every form of an entry that Ultralytics reads is read; what names nothing that is there is refused.
+All forms of an entry that Ultralytics reads are read; entries that name nothing are refused.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,9 +12,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import yaml
 
-from pgvision.datasets.fields import Fields, read_text
-from pgvision.datasets.image_files import IMAGE_ENDINGS, list_images
-from pgvision.datasets.records import Finding
+from pgvision.coco.checks import read_text
+from pgvision.datasets.dataset import Finding
+from pgvision.datasets.fields import Fields
+from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images
 from pgvision.errors import DataError
 
 CONFIG_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml", "obj.data")
@@ -23,27 +25,48 @@ _SPLITS = _NEEDED | {"test", "minival"}
 _ABSENT = ("", "null", "Null", "NULL", "~", "None")
 
 
+def find_config(folder: Path) -> Path | None:
+    """Return the file that describes a YOLO folder: by its name, or the one YAML with ``names``.
+
+    Raises:
+        DataError: If several YAML files have class names and none has a usual name.
+    """
+    usual = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
+    if usual is not None or not folder.is_dir():
+        return usual
+    others = [
+        file
+        for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+        if re.search(r"^names\s*:", read_text(file), re.MULTILINE)
+    ]
+    if len(others) > 1:
+        raise DataError(
+            f"{folder}: {', '.join(file.name for file in others)} all have class names; name one"
+        )
+    return others[0] if others else None
+
+
 @dataclass
 class Split:
-    """The pictures of one split.
+    """The images of one split.
 
     Attributes:
-        folders: Folders that entries name, for labels that have no picture.
-        pictures: The picture files, in order.
+        folders: Folders that entries name, where label files without an image are looked for.
+        images: The image files, in order.
     """
 
     folders: list[Path] = field(default_factory=list)
-    pictures: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
 
 
 class YoloConfig:
-    """One ``data.yaml`` or ``obj.data``, read; scalars stay as they are written.
+    """A ``data.yaml`` or ``obj.data``; scalars stay text, as they are written.
 
     Args:
         file: The file.
 
     Raises:
-        DataError: If it is no YAML, or no mapping.
+        DataError: If it is not YAML, or not a mapping.
     """
 
     def __init__(self, file: Path) -> None:
@@ -55,7 +78,7 @@ class YoloConfig:
             self.fields = Fields({key.strip(): value.strip() for key, _, value in pairs}, str(file))
         else:
             try:
-                # Text alone: YAML 1.1 makes False of "no", 7 of "007" and 750 of "12:30".
+                # Text only: YAML 1.1 makes False of "no", 7 of "007" and 750 of "12:30".
                 value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (makes no objects)
             except yaml.YAMLError as error:
                 raise DataError(f"{file}: not YAML that can be read: {error}") from error
@@ -122,11 +145,11 @@ class YoloConfig:
         raise self.fields.fail("kpt_shape", "[number of points, 2 or 3]")
 
     def splits(self) -> tuple[dict[str, Split], list[Finding]]:
-        """Return the splits in the order of the file, and what is wrong with optional ones.
+        """Return the splits in the order of the file, and the problems of optional ones.
 
         Raises:
             DataError: If train or val names what is not there, is outside the data set, could mean
-                two places, or holds no pictures.
+                two places, or holds no images.
         """
         found: dict[str, Split] = {}
         findings: list[Finding] = []
@@ -147,7 +170,7 @@ class YoloConfig:
         if value in _ABSENT or value == []:
             return False
         if key in _SPLITS or get_close_matches(key, _SPLITS, cutoff=0.75):
-            return True  # a misspelt key that names nothing is found as such
+            return True  # a misspelt key that names nothing is reported
         # An unknown key is a split if it names places: "author: me" and "license: CC/BY" do not.
         entries = value if isinstance(value, list) else [value]
         return all(isinstance(entry, str) and self._is_place(entry, key) for entry in entries)
@@ -165,7 +188,7 @@ class YoloConfig:
         split = Split()
         for entry in entries:
             if not isinstance(entry, str):
-                raise self.fields.fail(key, "a folder, a .txt list of pictures, or a list of these")
+                raise self.fields.fail(key, "a folder, a .txt list of images, or a list of these")
             places = self._places(entry, key)
             if not places:
                 raise DataError(
@@ -174,19 +197,19 @@ class YoloConfig:
                 )
             if places[0].is_dir():
                 split.folders.append(places[0])
-                split.pictures += list_images(places[0])
+                split.images += list_images(places[0])
             elif places[0].suffix.lower() in IMAGE_ENDINGS:
-                split.pictures.append(places[0])
+                split.images.append(places[0])
             else:
-                split.pictures += self._listed(places[0])
-        split.pictures = list(dict.fromkeys(split.pictures))
-        if not split.pictures:
+                split.images += self._listed(places[0])
+        split.images = list(dict.fromkeys(split.images))
+        if not split.images:
             raise DataError(f"{self.file}: {key}: expected images in {value!r}, found none")
         return split
 
     def _listed(self, file: Path) -> list[Path]:
-        """Return the pictures of a list: ``./`` starts at the list, other names at the data set."""
-        pictures = []
+        """Return the images of a list: ``./`` starts at the list, other names at the data set."""
+        images = []
         for line in lines_of(file):
             where = f"{file.name}: {line}"
             if line.replace("\\", "/").startswith("./"):
@@ -197,14 +220,12 @@ class YoloConfig:
                     place for place in [file.parent / line] if place.is_file()
                 ]
             if not places:
-                raise DataError(
-                    f"{file}: picture {line!r} is not there; correct or remove the line"
-                )
-            pictures.append(places[0])
-        return pictures
+                raise DataError(f"{file}: image {line!r} is not there; correct or remove the line")
+            images.append(places[0])
+        return images
 
     def _places(self, value: str, key: str) -> list[Path]:
-        """Return what an entry means, kept inside the data set; nothing if it is not there."""
+        """Return the place of an entry inside the data set; nothing if it does not exist."""
         entry = value.strip().replace("\\", "/")
         outside = True
         for base in self._bases:
@@ -226,14 +247,14 @@ class YoloConfig:
                 return hits
         if outside:
             raise DataError(
-                f"{self.file}: {key}: {value!r} lies outside the data set's folder {self.root}; "
+                f"{self.file}: {key}: {value!r} is outside the data set's folder {self.root}; "
                 "move it in, name that folder (path: ...), or name the image folder (images=...)"
             )
         return []
 
 
 def _forms(entry: str, base: Path) -> list[str]:
-    """Return readings of an entry, all of which count.
+    """Return the readings of an entry.
 
     Roboflow writes ``../train/images`` beside train/, or the data set's own name before it; Darknet
     starts at the folder above, which it calls ``data``.
@@ -248,7 +269,7 @@ def _forms(entry: str, base: Path) -> list[str]:
 
 
 def lines_of(file: Path) -> list[str]:
-    """Return the lines of a text file that hold something.
+    """Return the lines of a text file that are not empty.
 
     Raises:
         DataError: As `read_text`.

@@ -1,40 +1,46 @@
-"""Measure a generative detector honestly: COCO figures, answers, masks, text, calibration.
+"""Evaluation: COCO figures, metrics for generative models, masks, text, calibration.
 
-Needs numpy and an evaluator, never torch; predictions may come from any program.
+Needs numpy and a COCO evaluator, never torch; predictions may come from any program.
 """
 
-from pgvision.evaluation.answers import AnswerCounts, count_answers
 from pgvision.evaluation.calibration import Calibration, fit_calibration
 from pgvision.evaluation.captions import CaptionReport, evaluate_captions
-from pgvision.evaluation.detection import evaluate_detections, match_scores
-from pgvision.evaluation.engines import STAT_NAMES
-from pgvision.evaluation.referring import (
-    BigVisionReferring,
-    ReferringAnswer,
-    ReferringReport,
-    big_vision_referring,
-    evaluate_referring,
+from pgvision.evaluation.detection import (
+    Mistakes,
+    evaluate_detections,
+    find_mistakes,
+    match_scores,
 )
-from pgvision.evaluation.report import DetectionReport
-from pgvision.evaluation.text import TextReport, evaluate_answers
+from pgvision.evaluation.engine import STAT_NAMES
+from pgvision.evaluation.outputs import OutputCounts, count_outputs
+from pgvision.evaluation.referring import ReferringReport, evaluate_referring
+from pgvision.evaluation.report import ClassMetrics, DetectionReport
+from pgvision.evaluation.text import (
+    ReadingReport,
+    TextReport,
+    evaluate_answers,
+    evaluate_reading,
+)
 from pgvision.evaluation.vqa import vqa_accuracy
 
 __all__ = [
     "STAT_NAMES",
-    "AnswerCounts",
-    "BigVisionReferring",
     "Calibration",
     "CaptionReport",
+    "ClassMetrics",
     "DetectionReport",
-    "ReferringAnswer",
+    "Mistakes",
+    "OutputCounts",
+    "ReadingReport",
     "ReferringReport",
     "TextReport",
-    "big_vision_referring",
-    "count_answers",
+    "count_outputs",
     "evaluate_answers",
     "evaluate_captions",
     "evaluate_detections",
+    "evaluate_reading",
     "evaluate_referring",
+    "find_mistakes",
     "fit_calibration",
     "match_scores",
     "vqa_accuracy",

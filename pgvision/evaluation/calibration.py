@@ -1,4 +1,4 @@
-"""A map from scores to precision, fitted on a validation set and kept beside the checkpoint."""
+"""Calibration of scores: a monotone map to precision, fitted on a validation set."""
 
 import json
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pgvision.errors import EvaluationError, OptionError
-from pgvision.evaluation.columns import read_json
+from pgvision.coco.checks import parse_json, read_bytes
+from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.files import write_text
 
 Method = Literal["temperature", "isotonic"]
@@ -19,14 +19,14 @@ _EDGE = 1e-12  # a score of exactly 0 or 1 has no finite logit
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A monotone map from scores to precision. It never changes the order of two scores.
+    """A monotone map from scores to precision, which keeps the order of scores.
 
     Attributes:
         method: ``"temperature"``: sigmoid(logit(score) / temperature). ``"isotonic"``: linear
             between knots (flat steps may make scores equal, never swap them).
         temperature: Above 1 softens scores, below 1 sharpens them; 1.0 for isotonic maps.
         knots: ``(score, precision)`` pairs, both rising; empty for temperature.
-        num_fitted: Predictions that it was fitted to.
+        num_fitted: Predictions used to fit it.
     """
 
     method: Method
@@ -88,7 +88,7 @@ class Calibration:
         return mapped.astype(dtype)
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, aside and then renamed; :meth:`load` gives exactly the same map back."""
+        """Write JSON atomically; :meth:`load` returns exactly the same map."""
         content = {
             "format": _FORMAT,
             "method": self.method,
@@ -100,12 +100,15 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what :meth:`save` wrote.
+        """Read a file of :meth:`save`.
 
         Raises:
             EvaluationError: If the file is missing, broken, or no calibration.
         """
-        content = read_json(path, "calibration")
+        try:
+            content = parse_json(read_bytes(Path(path)), f"calibration {path}")
+        except DataError as error:
+            raise EvaluationError(f"{error}. Fix: fit and save it again.") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise EvaluationError(
                 f"calibration {path}: expected a file of format {_FORMAT!r}. "

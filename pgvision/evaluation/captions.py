@@ -12,12 +12,18 @@ Ngram = tuple[str, ...]
 _ORDERS = 4
 _SIGMA = 6.0
 _CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|m|d|ll|re|ve))(?!\w)")
-_TOKEN = re.compile(r"n't(?!\w)|'(?:s|m|d|ll|re|ve)(?!\w)|\w+(?:[-.,/&]\w+)*|[$%#@]", re.UNICODE)
+# Words that the Penn Treebank splits in two.
+_SPLIT = re.compile(
+    r"\b(?:(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)|(more)('n))\b|('t)(is|was)\b"
+)
+_TOKEN = re.compile(
+    r"n't(?!\w)|'(?:s|m|d|ll|re|ve|n|t)(?!\w)|\w+(?:[-.,/&]\w+)*|[$%#@&+*=<>^~|]", re.UNICODE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionReport:
-    """Figures of captions.
+    """Metrics of captions.
 
     Attributes:
         cider: CIDEr-D over the corpus, 0 to 10 (papers often print it times 100).
@@ -37,16 +43,16 @@ def evaluate_captions(
 ) -> CaptionReport:
     """Score one caption per image against its references.
 
-    Words are split by :func:`caption_words`, which stands in for the Java tokenizer of
-    coco-caption: on plain sentences they agree; on unusual punctuation the last digits may not.
+    Words are split by :func:`caption_words` instead of coco-caption's Java tokenizer: the rules are
+    those of the Penn Treebank; texts with unusual punctuation may differ in the last digits.
 
     Args:
         captions: ``n`` captions.
         references: ``n`` lists of reference captions.
 
     Returns:
-        The figures. CIDEr weighs words by how rare they are in these references, so it wants the
-        whole split at once; with a single image it is 0.
+        The metrics. CIDEr weighs words by how rare they are in these references, so that it needs
+        the whole split at once; with a single image it is 0.
 
     Raises:
         EvaluationError: If there are none, lengths differ, or something is not text.
@@ -74,10 +80,11 @@ def caption_words(text: str) -> list[str]:
     """Split a caption into lower-case words as the Penn Treebank does, without punctuation.
 
     Example:
-        >>> caption_words("The man's T-shirt isn't red, it's blue.")
-        ['the', 'man', "'s", 't-shirt', 'is', "n't", 'red', 'it', "'s", 'blue']
+        >>> caption_words("The man's T-shirt isn't red, he cannot see it.")
+        ['the', 'man', "'s", 't-shirt', 'is', "n't", 'red', 'he', 'can', 'not', 'see', 'it']
     """
     apart = _CONTRACTION.sub(r" \1", text.lower().replace("\u2019", "'"))
+    apart = _SPLIT.sub(lambda match: " ".join(filter(None, match.groups())), apart)
     return _TOKEN.findall(apart)
 
 

@@ -1,42 +1,62 @@
-"""Boxes and masks scored as COCO does, behind a door that lets nothing odd through."""
+"""Boxes and masks scored as COCO does, with metrics for generative detectors beside AP."""
 
-from dataclasses import replace
-from importlib.util import find_spec
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgvision.errors import EvaluationError, OptionError
-from pgvision.evaluation.answers import AnswerCounts
-from pgvision.evaluation.engines import (
+from pgvision.evaluation.engine import (
+    MAX_DETS,
     Accumulated,
     Engine,
     IouType,
     defined_mean,
-    require_engine,
     run_engine,
 )
-from pgvision.evaluation.figures import best_f1, confusion_matrix, reliability
-from pgvision.evaluation.ground_truth import GroundTruth, load_ground_truth
-from pgvision.evaluation.matching import greedy_match, group_pairs
-from pgvision.evaluation.predictions import Predictions, load_predictions
-from pgvision.evaluation.report import ClassFigures, DetectionReport
-from pgvision.evaluation.scoreless import ap_interval, mean_f1, mean_iou, score_free
+from pgvision.evaluation.inputs import (
+    GroundTruth,
+    Predictions,
+    ResultsSource,
+    TruthSource,
+    load_inputs,
+)
+from pgvision.evaluation.matching import greedy_match, overlapping_pairs
+from pgvision.evaluation.metrics import (
+    best_f1,
+    confusion_matrix,
+    mean_f1,
+    mean_iou,
+    reliability,
+    score_free,
+)
+from pgvision.evaluation.outputs import OutputCounts
+from pgvision.evaluation.report import ClassMetrics, DetectionReport
 
-Scoreless = Literal["refuse", "interval"]
+Scoreless = Literal["refuse", "f1"]
+
+_NO_SCORES: Final = (
+    "results: no record has a score, and AP ranks predictions by score: without scores it would be "
+    "that of the file's order. Fix: score the predictions (Detector does), or pass "
+    'scoreless="f1" for precision, recall, F1 and IoU without AP; do not write 1.0 for unknown.'
+)
 
 
 def evaluate_detections(
-    gt: object,
-    results: object,
+    gt: TruthSource,
+    results: ResultsSource,
     iou_type: IouType = "bbox",
     engine: Engine = "faster",
     *,
+    classes: Sequence[str] | None = None,
+    image_ids: Collection[int] | None = None,
+    max_dets: int = MAX_DETS,
     scoreless: Scoreless = "refuse",
     details: bool = True,
-    answers: AnswerCounts | None = None,
+    outputs: OutputCounts | None = None,
 ) -> DetectionReport:
     """Score boxes or masks against COCO ground truth.
 
@@ -45,23 +65,25 @@ def evaluate_detections(
         results: A COCO results file, its records (boxes are left, top, width, height in pixels;
             lists, tuples or arrays), or ``(image_id, result)`` pairs of results.
         iou_type: ``"bbox"`` or ``"segm"``.
-        engine: ``"faster"`` (faster-coco-eval; pycocotools stands in, with a note, where it is
-            not installed), ``"hotcoco"`` or ``"pycocotools"``. All give the same figures.
-        scoreless: What to do with predictions that have no scores: ``"refuse"``, or
-            ``"interval"`` for bounds on AP over all orders. Constant scores get the interval too
-            when it is asked for.
-        details: Whether to compute what stands beside the COCO figures and the per-class AP:
-            figures without order, best thresholds, mean F1, mean IoU, reliability, confusions.
-        answers: Counts of the answers behind ``results``, where those are plain records.
+        engine: ``"faster"`` (faster-coco-eval) or ``"pycocotools"``, the reference. Both give the
+            same numbers.
+        classes: Names of the classes to score, if not all were queried; others are left out.
+        image_ids: Ids of the images to score, if there are not results for all.
+        max_dets: Predictions kept for each image and class. COCO keeps 100; dense scenes (shelves,
+            crowds) need more.
+        scoreless: Predictions without scores: ``"refuse"`` them, or compute all metrics but AP
+            (``"f1"``).
+        details: Whether to compute the metrics beside the COCO figures and the AP of each class:
+            F1 without order, best thresholds, mean F1, mean IoU, reliability, confusion.
+        outputs: Counts over the model's outputs, where ``results`` are plain records.
 
     Returns:
-        The report.
+        The report. Its ``notes`` name classes and images that were not queried.
 
     Raises:
         EvaluationError: If the ground truth or the results are not sound, or results have no
             scores and ``scoreless`` is ``"refuse"``.
-        OptionError: If an option is unknown.
-        DependencyError: If the engine asked for is not installed.
+        OptionError: If an option, a class or an image id is unknown.
 
     Source:
         cocodataset/cocoapi, PythonAPI/pycocotools/cocoeval.py.
@@ -73,101 +95,87 @@ def evaluate_detections(
         ...     "annotations": [
         ...         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}]}
         >>> found = [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20], "score": 0.9}]
-        >>> report = evaluate_detections(truth, found, engine="pycocotools")
-        >>> [round(figure, 6) for figure in report.stats[:3]]
-        [1.0, 1.0, 1.0]
+        >>> report = evaluate_detections(truth, found)
+        >>> round(report.ap50, 6), round(report.per_class["helmet"].ap, 6)
+        (1.0, 1.0)
     """
-    _require_options(iou_type, engine, scoreless)
+    _require_options(iou_type=iou_type, engine=engine, scoreless=scoreless, max_dets=max_dets)
     masks = iou_type == "segm"
-    truth = load_ground_truth(gt, masks=masks)
-    found = load_predictions(results, truth, masks=masks)
+    truth, found = load_inputs(gt, results, masks=masks, classes=classes, image_ids=image_ids)
     if found.scores is None and scoreless == "refuse":
         raise EvaluationError(_NO_SCORES)
-    used, notes = _available(engine)
-    equal = found.scores is None or (len(found) > 1 and len(np.unique(found.scores)) == 1)
-    figures = None
+    accumulated = None
     if found.scores is not None:
-        figures = run_engine(truth, found, iou_type=iou_type, engine=used)
+        accumulated = run_engine(truth, found, iou_type=iou_type, engine=engine, max_dets=max_dets)
     report = DetectionReport(
         iou_type=iou_type,
-        engine=used,
-        stats=None if figures is None else figures.stats(),
-        ap_interval=ap_interval(truth, found) if equal and scoreless == "interval" else None,
-        per_class=_per_class(truth, found, figures),
-        curves=None if figures is None else figures.precision[[0, 5], :, :, 0, 2].T.swapaxes(1, 2),
-        score_free=(),
-        best_f1=None,
-        mean_f1=None,
-        miou=None,
-        threshold=None,
-        reliability=None,
-        confusion=None,
-        answers=answers or found.answers,
+        engine=engine,
+        max_dets=max_dets,
+        stats=None if accumulated is None else accumulated.stats(),
+        per_class=_per_class(truth, found, accumulated),
+        curves=None if accumulated is None else _curves(accumulated),
+        outputs=outputs or found.outputs,
         data=str(gt) if isinstance(gt, str | Path) else None,
         num_images=len(truth.image_ids),
         num_annotations=len(truth),
         num_crowds=int(truth.crowd.sum()),
         num_detections=len(found),
-        notes=(*truth.notes, *notes, *_notes(found, equal=equal)),
+        notes=(*truth.notes, *found.notes, *_score_notes(found)),
     )
     return _with_details(report, truth, found) if details else report
 
 
-_NO_SCORES = (
-    "results: not one record has a score, and AP ranks predictions by score: any number it gave "
-    "would be that of the file's order. Fix: score the predictions (Detector does), or pass "
-    'scoreless="interval" for the range of AP over all orders, beside precision, recall and F1; '
-    "do not write 1.0 for unknown."
-)
-
-
-def _require_options(iou_type: str, engine: str, scoreless: str) -> None:
-    require_engine(engine)
-    for name, value, known in (
-        ("iou_type", iou_type, get_args(IouType)),
-        ("scoreless", scoreless, get_args(Scoreless)),
-    ):
-        if value not in known:
+def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: int) -> None:
+    options = {"iou_type": IouType, "engine": Engine, "scoreless": Scoreless}
+    given = {"iou_type": iou_type, "engine": engine, "scoreless": scoreless}
+    for name, known in options.items():
+        if given[name] not in get_args(known):
             raise OptionError(
-                f"{name}: expected one of {', '.join(known)}, got {value!r}. Fix: choose one."
+                f"{name}: expected one of {', '.join(get_args(known))}, got {given[name]!r}. "
+                "Fix: choose one."
             )
+    if max_dets < 1:
+        raise OptionError(f"max_dets: expected at least 1, got {max_dets}. Fix: COCO keeps 100.")
 
 
-def _available(engine: Engine) -> tuple[Engine, tuple[str, ...]]:
-    if engine == "faster" and find_spec("faster_coco_eval") is None:
-        return "pycocotools", ("faster-coco-eval is not installed: pycocotools ran in its place",)
-    return engine, ()
+def _curves(accumulated: Accumulated) -> NDArray[np.float64]:
+    """Return ``(k, 2, 101)`` precision at IoU 0.5 and 0.75."""
+    return accumulated.precision[[0, 5], :, :, 0, 2].transpose(2, 0, 1)
 
 
-def _notes(found: Predictions, *, equal: bool) -> tuple[str, ...]:
-    if found.scores is not None and equal:
-        return (
-            f"all {len(found)} scores are {found.scores[0]:g}: the AP above is that of the file's "
-            'order; scoreless="interval" gives its range over all orders',
-        )
-    return ()
+def _score_notes(found: Predictions) -> tuple[str, ...]:
+    if found.scores is None or len(found) < 2 or len(np.unique(found.scores)) > 1:
+        return ()
+    return (
+        f"all {len(found)} scores are {found.scores[0]:g}: AP is that of the file's order; quote "
+        "F1 instead",
+    )
 
 
 def _per_class(
-    truth: GroundTruth, found: Predictions, figures: Accumulated | None
-) -> tuple[ClassFigures, ...]:
-    annotations = _class_counts(truth, truth.category[~truth.crowd])
-    detections = _class_counts(truth, found.category)
-    entries = []
+    truth: GroundTruth, found: Predictions, accumulated: Accumulated | None
+) -> dict[str, ClassMetrics]:
+    annotations = truth.count_by_class(truth.category[~truth.crowd])
+    detections = truth.count_by_class(found.category)
+    entries = {}
     for place, name in enumerate(truth.names):
         ap = ap50 = ap75 = ar = None
-        if figures is not None:
-            precision = figures.precision[:, :, place, 0, 2]
+        if accumulated is not None:
+            precision = accumulated.precision[:, :, place, 0, 2]
             ap, ap50, ap75 = map(_defined, (precision, precision[0], precision[5]))
-            ar = _defined(figures.recall[:, place, 0, 2])
-        entries.append(
-            ClassFigures(
-                category_id=int(truth.category_ids[place]), name=name,
-                ap=ap, ap50=ap50, ap75=ap75, ar=ar, best_f1=None,
-                num_annotations=int(annotations[place]), num_detections=int(detections[place]),
-            )
-        )  # fmt: skip
-    return tuple(entries)
+            ar = _defined(accumulated.recall[:, place, 0, 2])
+        entries[name] = ClassMetrics(
+            category_id=int(truth.category_ids[place]),
+            name=name,
+            ap=ap,
+            ap50=ap50,
+            ap75=ap75,
+            ar=ar,
+            best_f1=None,
+            num_annotations=int(annotations[place]),
+            num_detections=int(detections[place]),
+        )
+    return entries
 
 
 def _defined(values: NDArray[np.float64]) -> float | None:
@@ -175,77 +183,137 @@ def _defined(values: NDArray[np.float64]) -> float | None:
     return None if mean == -1 else mean
 
 
-def _class_counts(truth: GroundTruth, category: NDArray[np.int64]) -> NDArray[np.int64]:
-    place = np.searchsorted(truth.category_ids, category)
-    return np.bincount(place, minlength=len(truth.category_ids))
-
-
 def _with_details(
     report: DetectionReport, truth: GroundTruth, found: Predictions
 ) -> DetectionReport:
-    everything = group_pairs(truth, found, most=None, lowest=0.0)
-    report = replace(
-        report,
-        score_free=tuple(score_free(truth, everything, iou) for iou in (0.5, 0.75)),
-        miou=mean_iou(truth, everything),
-    )
-    if found.scores is None:
-        return _at_threshold(report, truth, found, None)
-    match = greedy_match(group_pairs(truth, found), truth.crowd, len(found), iou=0.5)
-    counted, correct = match >= -1, match >= 0
-    best = best_f1(found.scores[counted], correct[counted], int((~truth.crowd).sum()))
-    per_class = tuple(
-        replace(
-            entry,
-            best_f1=best_f1(found.scores[chosen], correct[chosen], entry.num_annotations),
-        )
-        for entry in report.per_class
-        for chosen in [counted & (found.category == entry.category_id)]
-    )
-    report = replace(
-        report,
-        best_f1=best,
-        per_class=per_class,
-        reliability=reliability(found.scores[counted], correct[counted]),
-    )
-    return _at_threshold(report, truth, found, None if best is None else best.threshold)
-
-
-def _at_threshold(
-    report: DetectionReport, truth: GroundTruth, found: Predictions, threshold: float | None
-) -> DetectionReport:
+    """Add the metrics beside AP; overlaps are computed once for all."""
+    pairs = overlapping_pairs(truth, found)
+    best, threshold, diagram, per_class = None, None, None, dict(report.per_class)
+    if found.scores is not None:
+        match = greedy_match(truth, found, pairs, iou=0.5, max_dets=report.max_dets)
+        counted, correct = match >= -1, match >= 0
+        best = best_f1(found.scores[counted], correct[counted], int((~truth.crowd).sum()))
+        threshold = None if best is None else best.threshold
+        diagram = reliability(found.scores[counted], correct[counted])
+        for name, entry in per_class.items():
+            rows = counted & (found.category == entry.category_id)
+            best_here = best_f1(found.scores[rows], correct[rows], entry.num_annotations)
+            per_class[name] = replace(entry, best_f1=best_here)
     return replace(
         report,
+        per_class=per_class,
+        score_free=tuple(score_free(truth, pairs, len(found), iou) for iou in (0.5, 0.75)),
+        best_f1=best,
+        mean_f1=mean_f1(truth, found, pairs, threshold=threshold),
+        miou=mean_iou(truth, pairs),
         threshold=threshold,
-        mean_f1=mean_f1(truth, found, threshold=threshold),
-        confusion=confusion_matrix(truth, found, threshold=threshold),
+        reliability=diagram,
+        confusion=confusion_matrix(truth, found, pairs, threshold=threshold),
     )
 
 
 def match_scores(
-    gt: object, results: object, iou_type: IouType = "bbox", *, iou: float = 0.5
+    gt: TruthSource,
+    results: ResultsSource,
+    iou_type: IouType = "bbox",
+    *,
+    iou: float = 0.5,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Scores and whether each prediction is right: what a calibration is fitted to.
+    """Return scores and whether each prediction is correct, to fit a calibration.
 
     Args:
         gt: Ground truth, as in :func:`evaluate_detections`.
         results: Scored predictions, likewise.
         iou_type: ``"bbox"`` or ``"segm"``.
-        iou: Overlap that makes a prediction right, at least 0.5.
+        iou: Overlap that makes a prediction correct, at least 0.5.
 
     Returns:
-        ``(m,)`` scores and ``(m,)`` bool, without predictions that only a crowd excuses.
+        ``(m,)`` scores and ``(m,)`` bool, without predictions that match only a crowd.
 
     Raises:
         EvaluationError: If the inputs are not sound or have no scores.
         OptionError: If ``iou`` is outside [0.5, 1].
     """
-    if not 0.5 <= iou <= 1:
-        raise OptionError(f"iou: expected 0.5 to 1, got {iou}. Fix: 0.5 is COCO's loosest match.")
-    _require_options(iou_type, "pycocotools", "refuse")
-    truth = load_ground_truth(gt, masks=iou_type == "segm")
-    found = load_predictions(results, truth, masks=iou_type == "segm")
+    found, match, _ = _matched(gt, results, iou_type, iou)
     if found.scores is None:
         raise EvaluationError(_NO_SCORES)
-    match = greedy_match(group_pairs(truth, found), truth.crowd, len(found), iou=iou)
     return found.scores[match >= -1], match[match >= -1] >= 0
+
+
+@dataclass(frozen=True, eq=False)
+class Mistakes:
+    """Mistakes in one image, by the matching of AP.
+
+    Attributes:
+        missed: ``(g,)`` bool over its annotations without crowds, in the order of the file.
+        wrong: ``(n,)`` bool over its predictions, in the order given: neither matched nor on a
+            crowd of their class.
+    """
+
+    missed: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        """Misses plus false predictions."""
+        return int(self.missed.sum() + self.wrong.sum())
+
+
+def find_mistakes(
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, iou: float = 0.5
+) -> dict[int, Mistakes]:
+    """Find what was missed and what is wrong in each image, as AP at one IoU counts it.
+
+    Args:
+        gt: Ground truth, as in :func:`evaluate_detections`.
+        results: Predictions, likewise; leave out those below the threshold of interest.
+        iou_type: ``"bbox"`` or ``"segm"``.
+        iou: Overlap that makes a prediction correct, at least 0.5.
+
+    Returns:
+        The mistakes of each image of the ground truth, by image id.
+
+    Raises:
+        EvaluationError: If the inputs are not sound.
+        OptionError: If ``iou`` is outside [0.5, 1].
+
+    Example:
+        >>> truth = {"images": [{"id": 1}], "categories": [{"id": 3, "name": "helmet"}],
+        ...          "annotations": [
+        ...              {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}]}
+        >>> find_mistakes(truth, [])[1].missed.tolist()
+        [True]
+    """
+    found, match, truth = _matched(gt, results, iou_type, iou)
+    is_missed = np.ones(len(truth), np.bool_)
+    is_missed[match[match >= 0]] = False
+    wrong = (match == -1) | (match == -3)
+    annotations, predictions = (
+        _rows_by_image(truth.image[~truth.crowd]),
+        _rows_by_image(found.image),
+    )
+    missed, nothing = is_missed[~truth.crowd], np.zeros(0, np.int64)
+    return {
+        number: Mistakes(
+            missed[annotations.get(number, nothing)], wrong[predictions.get(number, nothing)]
+        )
+        for number in truth.image_ids.tolist()
+    }
+
+
+def _rows_by_image(image: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    order = np.argsort(image, kind="stable")
+    starts = np.flatnonzero(np.diff(image[order])) + 1
+    groups = np.split(order, starts) if len(order) else []
+    return {int(image[rows[0]]): rows for rows in groups}
+
+
+def _matched(
+    gt: TruthSource, results: ResultsSource, iou_type: IouType, iou: float
+) -> tuple[Predictions, NDArray[np.int64], GroundTruth]:
+    if not 0.5 <= iou <= 1:
+        raise OptionError(f"iou: expected 0.5 to 1, got {iou}. Fix: 0.5 is COCO's loosest match.")
+    _require_options(iou_type=iou_type, engine="faster", scoreless="refuse", max_dets=MAX_DETS)
+    truth, found = load_inputs(gt, results, masks=iou_type == "segm")
+    pairs = overlapping_pairs(truth, found)
+    return found, greedy_match(truth, found, pairs, iou=iou), truth

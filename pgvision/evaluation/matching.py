@@ -1,122 +1,123 @@
-"""Which prediction goes with which annotation, by pycocotools' rules, without its loops.
+"""Pairs of predictions and annotations that overlap, and their matching by pycocotools' rules.
 
-Only pairs that overlap enough are ever looked at one by one, and those are few.
+The overlaps of an image are computed once, for all metrics, and only pairs that can matter are
+kept: memory grows with the pairs that overlap, not with all pairs of a dense image.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgvision.evaluation.ground_truth import GroundTruth
-from pgvision.evaluation.predictions import Predictions
+from pgvision.evaluation.engine import MAX_DETS
+from pgvision.evaluation.inputs import GroundTruth, Predictions
 
-MAX_PER_CLASS = 100  # pycocotools keeps so many predictions per image and class
-LOWEST_IOU = 0.5
+LOWEST_IOU: Final = 0.5
+_PAIRS_AT_ONCE: Final = 1 << 20  # pairs whose IoU is computed in one array operation, 100 MB
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs of the same group (image and class, or image) that overlap enough.
+    """Overlapping pairs of one image: of one class at any IoU, of two classes from IoU 0.5.
 
     Attributes:
-        found: ``(p,)`` rows of predictions; predictions appear by falling score within a group.
+        found: ``(p,)`` rows of predictions.
         truth: ``(p,)`` rows of annotations.
         iou: ``(p,)`` float64; against a crowd, intersection over the prediction's own area.
-        kept: ``(m,)`` rows of the predictions that take part: the best 100 of each group.
+        same_class: ``(p,)`` bool.
     """
 
     found: NDArray[np.int64]
     truth: NDArray[np.int64]
     iou: NDArray[np.float64]
-    kept: NDArray[np.int64]
+    same_class: NDArray[np.bool_]
+
+    def where(self, keep: NDArray[np.bool_]) -> "Pairs":
+        """Return some of the pairs."""
+        return Pairs(self.found[keep], self.truth[keep], self.iou[keep], self.same_class[keep])
 
     def at(self, iou: float, chosen: NDArray[np.bool_] | None = None) -> "Pairs":
-        """The pairs with at least this IoU, and, if given, only those ``chosen`` of ``p``."""
+        """Return the pairs of at least this IoU, as pycocotools compares, and of those chosen."""
         keep = self.iou >= min(iou, 1 - 1e-10)
-        if chosen is not None:
-            keep &= chosen
-        return Pairs(self.found[keep], self.truth[keep], self.iou[keep], self.kept)
+        return self.where(keep if chosen is None else keep & chosen)
 
 
-def group_pairs(
-    truth: GroundTruth,
-    found: Predictions,
-    *,
-    by_class: bool = True,
-    most: int | None = MAX_PER_CLASS,
-    chosen: NDArray[np.bool_] | None = None,
-    lowest: float = LOWEST_IOU,
-) -> Pairs:
-    """All pairs of predictions and annotations of one image, and of one class if ``by_class``.
+def overlapping_pairs(truth: GroundTruth, found: Predictions) -> Pairs:
+    """Return the pairs of predictions and annotations of one image that overlap.
 
     Args:
         truth: The ground truth.
         found: The predictions.
-        by_class: Whether only equal classes pair up.
-        most: Predictions kept per group, the best first; None keeps all.
-        chosen: ``(n,)`` predictions that take part; None means all.
-        lowest: IoU that a pair has at least; 0 takes all that overlap.
     """
-    truth_group = groups(truth, truth.image, truth.category, by_class=by_class)
-    found_group = groups(truth, found.image, found.category, by_class=by_class)
-    scores = np.zeros(len(found)) if found.scores is None else found.scores
-    order = np.lexsort((-scores, found_group))
-    if chosen is not None:
-        order = order[chosen[order]]
-    if most is not None:
-        order = order[_rank(found_group[order]) < most]
-    rows = np.argsort(truth_group, kind="stable")
-    sorted_groups = truth_group[rows]
-    first = np.searchsorted(sorted_groups, found_group[order], "left")
-    count = np.searchsorted(sorted_groups, found_group[order], "right") - first
-    pair_found = np.repeat(order, count)
-    pair_truth = rows[np.repeat(first, count) + _rank(np.repeat(np.arange(len(order)), count))]
-    iou = _pair_iou(truth, found, pair_found, pair_truth, order, found_group)
-    keep = (iou >= lowest) & (iou > 0)
-    return Pairs(pair_found[keep], pair_truth[keep], iou[keep], order)
+    # 1. Group both sides by image.
+    truth_place = np.searchsorted(truth.image_ids, truth.image)
+    found_place = np.searchsorted(truth.image_ids, found.image)
+    truth_order = np.argsort(truth_place, kind="stable")
+    found_order = np.argsort(found_place, kind="stable")
+    num_images = len(truth.image_ids)
+    num_truth = np.bincount(truth_place, minlength=num_images)
+    num_found = np.bincount(found_place, minlength=num_images)
+    truth_start, found_start = np.cumsum(num_truth) - num_truth, np.cumsum(num_found) - num_found
+    # 2. Compute IoUs for as many images at once as memory allows, and keep what overlaps.
+    num_pairs = num_truth * num_found
+    batch = (np.cumsum(num_pairs) - num_pairs) // _PAIRS_AT_ONCE
+    parts = []
+    for images in np.split(np.arange(num_images), np.flatnonzero(np.diff(batch)) + 1):
+        images = images[num_pairs[images] > 0]
+        if len(images):
+            rows = _grid(
+                found_start[images], num_found[images], truth_start[images], num_truth[images]
+            )
+            parts.append(_pairs_of(truth, found, found_order[rows[0]], truth_order[rows[1]]))
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Pairs(none, none, np.zeros(0), np.zeros(0, np.bool_))
+    return Pairs(
+        np.concatenate([part.found for part in parts]),
+        np.concatenate([part.truth for part in parts]),
+        np.concatenate([part.iou for part in parts]),
+        np.concatenate([part.same_class for part in parts]),
+    )
 
 
-def groups(
-    truth: GroundTruth,
-    image: NDArray[np.int64],
-    category: NDArray[np.int64],
-    *,
-    by_class: bool = True,
-) -> NDArray[np.int64]:
-    """A number for each row's image, or for its image and class."""
-    place = np.searchsorted(truth.image_ids, image)
-    if not by_class:
-        return place
-    return place * len(truth.category_ids) + np.searchsorted(truth.category_ids, category)
+def _grid(
+    found_start: NDArray[np.int64],
+    num_found: NDArray[np.int64],
+    truth_start: NDArray[np.int64],
+    num_truth: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return positions of all pairs of each image, prediction by prediction."""
+    sizes = num_found * num_truth
+    inside = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    across = np.repeat(num_truth, sizes)
+    return (
+        np.repeat(found_start, sizes) + inside // across,
+        np.repeat(truth_start, sizes) + inside % across,
+    )
 
 
-def _rank(sorted_groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Position of each element within its run of equal values."""
-    starts = np.flatnonzero(np.diff(sorted_groups, prepend=-1))
-    sizes = np.diff(np.append(starts, len(sorted_groups)))
-    return np.arange(len(sorted_groups)) - np.repeat(starts, sizes)
-
-
-def _pair_iou(
+def _pairs_of(
     truth: GroundTruth,
     found: Predictions,
     pair_found: NDArray[np.int64],
     pair_truth: NDArray[np.int64],
-    order: NDArray[np.int64],
-    found_group: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    crowd = truth.crowd[pair_truth]
+) -> Pairs:
+    """Compute the IoU of pairs, and keep those that overlap."""
+    same = truth.category[pair_truth] == found.category[pair_found]
     if found.masks is not None:
-        return _mask_iou(truth, found, pair_found, pair_truth, found_group)
-    a, b = found.xywh[pair_found], truth.xywh[pair_truth]
-    low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    area = a[:, 2] * a[:, 3]
-    union = np.where(crowd, area, area + b[:, 2] * b[:, 3] - shared)
-    iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return iou
+        iou = _mask_iou(truth, found, pair_found, pair_truth)
+    else:
+        a, b = found.xywh[pair_found], truth.xywh[pair_truth]
+        low = np.maximum(a[:, :2], b[:, :2])
+        high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+        shared = np.prod(np.maximum(high - low, 0), axis=1)
+        area = a[:, 2] * a[:, 3]
+        # Against a crowd, the union is the prediction itself.
+        union = np.where(truth.crowd[pair_truth], area, area + b[:, 2] * b[:, 3] - shared)
+        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    keep = (iou >= LOWEST_IOU) | ((iou > 0) & same)
+    return Pairs(pair_found[keep], pair_truth[keep], iou[keep], same[keep])
 
 
 def _mask_iou(
@@ -124,16 +125,15 @@ def _mask_iou(
     found: Predictions,
     pair_found: NDArray[np.int64],
     pair_truth: NDArray[np.int64],
-    found_group: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """IoU of mask pairs, group by group; pairs of a group are a full grid, row by row."""
+    """Compute the IoU of masks image by image; the pairs of an image are a full grid."""
     from pycocotools import mask as coco_mask
 
-    truth_masks, found_masks = truth.rles(), found.masks or []
+    truth_masks, found_masks = truth.masks or [], found.masks or []
     iou = np.zeros(len(pair_found))
-    starts = np.flatnonzero(np.diff(found_group[pair_found], prepend=-1))
-    ends = np.append(starts, len(pair_found))[1:]  # none where nothing can pair up
-    for begin, end in zip(starts, ends, strict=True):
+    starts = np.flatnonzero(np.diff(found.image[pair_found], prepend=-1))
+    starts[0] = 0  # an image id of -1
+    for begin, end in zip(starts, [*starts[1:], len(pair_found)], strict=True):
         rows = pair_found[begin:end]
         wide = int(np.argmax(rows != rows[0])) or len(rows)
         columns = pair_truth[begin : begin + wide]
@@ -146,46 +146,67 @@ def _mask_iou(
     return iou
 
 
+def kept_predictions(
+    truth: GroundTruth, found: Predictions, max_dets: int = MAX_DETS
+) -> NDArray[np.int64]:
+    """Return the rows of the best predictions of each image and class, the best first."""
+    group = np.searchsorted(truth.image_ids, found.image) * len(truth.category_ids)
+    group += truth.class_places(found.category)
+    scores = np.zeros(len(found)) if found.scores is None else found.scores
+    order = np.lexsort((-scores, group))
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.diff(np.append(starts, len(order)))
+    rank = np.arange(len(order)) - np.repeat(starts, sizes)
+    return order[rank < max_dets]
+
+
 def greedy_match(
-    pairs: Pairs, crowd: NDArray[np.bool_], num_found: int, *, iou: float
+    truth: GroundTruth,
+    found: Predictions,
+    pairs: Pairs,
+    *,
+    iou: float,
+    max_dets: int = MAX_DETS,
 ) -> NDArray[np.int64]:
     """Match at one IoU as pycocotools does: by falling score, each takes the best annotation left.
 
     Args:
-        pairs: Pairs by :func:`group_pairs`.
-        crowd: ``(g,)`` which annotations are crowds; a crowd takes any number of predictions.
-        num_found: Number of predictions, ``n``.
+        truth: The ground truth.
+        found: The predictions.
+        pairs: By `overlapping_pairs`.
         iou: Threshold, at least 0.5.
+        max_dets: Predictions kept for each image and class.
 
     Returns:
         ``(n,)`` annotation row of each prediction; -1 no match, -2 matched to a crowd (ignored),
-        -3 not among the 100 kept.
+        -3 not among those kept.
     """
-    near = pairs.at(iou)
-    place = np.full(num_found, -1)
-    place[pairs.kept] = np.arange(len(pairs.kept))
-    is_crowd = crowd[near.truth]
-    # pycocotools lets a later annotation win a tie, and any annotation win against a crowd
+    kept = kept_predictions(truth, found, max_dets)
+    place = np.full(len(found), -1)
+    place[kept] = np.arange(len(kept))
+    near = pairs.at(iou, pairs.same_class & (place[pairs.found] >= 0))
+    is_crowd = truth.crowd[near.truth]
+    # pycocotools prefers the later annotation of a tie, and any annotation to a crowd.
     order = np.lexsort((-near.truth, -near.iou, is_crowd, place[near.found]))
-    result = np.full(num_found, -3)
-    result[pairs.kept] = -1
+    result = np.full(len(found), -3)
+    result[kept] = -1
     matched: dict[int, int] = {}
     taken: set[int] = set()
     rows = np.column_stack([near.found, near.truth, is_crowd])[order]
-    for found, truth, to_crowd in rows.tolist():
-        if found in matched:
+    for prediction, annotation, to_crowd in rows.tolist():
+        if prediction in matched:
             continue
         if to_crowd:
-            matched[found] = -2
-        elif truth not in taken:
-            taken.add(truth)
-            matched[found] = truth
+            matched[prediction] = -2
+        elif annotation not in taken:
+            taken.add(annotation)
+            matched[prediction] = annotation
     result[list(matched)] = list(matched.values())
     return result
 
 
-def most_matches(pairs: Pairs) -> NDArray[np.int64]:
-    """Annotation rows of a largest one-to-one assignment; how many they are, no order changes."""
+def largest_matching(pairs: Pairs) -> NDArray[np.int64]:
+    """Return the annotation rows of a largest one-to-one assignment, whatever the scores."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 

@@ -1,21 +1,19 @@
-"""Referring segmentation: one phrase, one mask; and big_vision's figures with its arithmetic."""
+"""Referring segmentation: one mask for a phrase."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgvision.errors import EvaluationError
-from pgvision.masks import paste_mask
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferringReport:
-    """Figures over pairs of a true and a predicted mask.
+    """Metrics over pairs of a true and a predicted mask.
 
     Attributes:
         miou: Mean of the IoUs; 0 for a missing prediction.
@@ -39,10 +37,10 @@ def evaluate_referring(
 
     Args:
         pairs: ``(true mask, predicted mask)``, each ``(h, w)`` bool of one size; None for no
-            prediction. Read one by one, so a generator keeps memory small.
+            prediction. They are read one by one, so that a generator saves memory.
 
     Returns:
-        The figures. Two empty masks agree (IoU 1); a missing prediction never does.
+        The metrics. Two empty masks agree (IoU 1); a missing prediction never does.
 
     Raises:
         EvaluationError: If there are no pairs, or masks of a pair differ in shape or dtype.
@@ -79,111 +77,3 @@ def evaluate_referring(
         num_missing=sum(absent),
         num_pairs=len(iou),
     )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReferringAnswer:
-    """One referring example as big_vision scores it.
-
-    Attributes:
-        mask: ``(h, w)`` bool, the true mask at the original image's size.
-        box_yxyx: True box in [0, 1]: top, left, bottom, right.
-        loc_yxyx: The 4 predicted bins in [0, 1023] in the order written, or None if the answer
-            did not hold 4 loc and 16 seg tokens.
-        mask_logits: ``(64, 64)`` float32 decoder output, above 0 inside; None likewise.
-    """
-
-    mask: NDArray[np.bool_]
-    box_yxyx: tuple[float, float, float, float]
-    loc_yxyx: tuple[int, int, int, int] | None
-    mask_logits: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BigVisionReferring:
-    """big_vision's figures.
-
-    Attributes:
-        miou: Mean mask IoU; invalid answers count 0.
-        boxacc: Share of boxes with IoU of at least 0.5 and 0.75.
-        invalid: Number of answers that are no valid box and mask.
-        total: Number of answers.
-    """
-
-    miou: float
-    boxacc: dict[float, float]
-    invalid: int
-    total: int
-
-
-def big_vision_referring(answers: Iterable[ReferringAnswer]) -> BigVisionReferring:
-    """Score answers as big_vision's segmentation evaluator does, to the last bit.
-
-    Bins are divided by 1023, box corners in pixels are cut (not rounded) to integers, and the 64 x
-    64 mask is resized to that box by Pillow's bilinear filter before it is compared with 0.
-
-    Args:
-        answers: The examples, read one by one.
-
-    Returns:
-        Its ``miou``, ``boxacc/0.5``, ``boxacc/0.75``, ``invalid`` and ``total``.
-
-    Raises:
-        EvaluationError: If there are no answers.
-
-    Source:
-        google-research/big_vision, evaluators/proj/paligemma/transfers/segmentation.py.
-
-    Example:
-        >>> truth = np.zeros((10, 10), bool)
-        >>> truth[:5, :5] = True
-        >>> answer = ReferringAnswer(
-        ...     mask=truth, box_yxyx=(0, 0, 0.5, 0.5), loc_yxyx=None, mask_logits=None)
-        >>> big_vision_referring([answer]).invalid
-        1
-    """
-    ious: list[float] = []
-    boxes: list[float] = []
-    invalid = 0
-    for answer in answers:
-        valid = _is_valid(answer)
-        bins = answer.loc_yxyx if valid and answer.loc_yxyx is not None else (0, 0, 0, 0)
-        box = np.array(bins) / 1023
-        boxes.append(_box_iou(box, answer.box_yxyx))
-        height, width = answer.mask.shape
-        y1, x1, y2, x2 = (int(v) for v in box * np.array([height, width, height, width]))
-        if not valid or answer.mask_logits is None or x2 <= x1 or y2 <= y1:
-            ious.append(0.0)
-            invalid += 1
-            continue
-        guess, _ = paste_mask(answer.mask_logits, (x1, y1, x2, y2), (height, width))
-        shared = int((answer.mask[y1:y2, x1:x2] & guess).sum())
-        # No true pixel and none found: big_vision divides by 0 there; nothing is shared, so 0.
-        ious.append(shared / max(int(answer.mask.sum()) + int(guess.sum()) - shared, 1))
-    if not ious:
-        raise EvaluationError("answers: expected at least one. Fix: check the split's name.")
-    return BigVisionReferring(
-        miou=sum(ious) / len(ious),
-        boxacc={t: sum(t <= iou for iou in boxes) / len(boxes) for t in (0.5, 0.75)},
-        invalid=invalid,
-        total=len(ious),
-    )
-
-
-def _is_valid(answer: ReferringAnswer) -> bool:
-    if answer.loc_yxyx is None or answer.mask_logits is None:
-        return False
-    top, left, bottom, right = answer.loc_yxyx
-    in_range = all(0 <= place <= 1023 for place in answer.loc_yxyx)
-    return in_range and bottom > top and right > left
-
-
-def _box_iou(found: NDArray[np.float64], truth: tuple[float, float, float, float]) -> float:
-    overlap = (*np.maximum(found[:2], truth[:2]), *np.minimum(found[2:], truth[2:]))
-    union = _area(found) + _area(truth) - _area(overlap)
-    return _area(overlap) / union if union > 0 else 0.0
-
-
-def _area(box_yxyx: Any) -> float:
-    y1, x1, y2, x2 = box_yxyx
-    return max(float(x2 - x1), 0.0) * max(float(y2 - y1), 0.0)

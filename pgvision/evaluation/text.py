@@ -1,10 +1,11 @@
-"""Answers in words against what people said: exact, nearly, within 5 per cent, or the count."""
+"""Text metrics: answers (exact, ANLS, relaxed, count, VQA) and reading (CER, WER)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from pgvision.errors import EvaluationError, OptionError
 from pgvision.evaluation.vqa import vqa_accuracy
@@ -57,24 +58,8 @@ def _similarity(answer: str, reference: str) -> float:
     longer = max(len(answer), len(reference))
     if not longer:
         return 1.0
-    distance = edit_distance(answer, reference) / longer
+    distance = Levenshtein.distance(answer, reference) / longer
     return 1 - distance if distance < 0.5 else 0.0
-
-
-def edit_distance(first: str, second: str) -> int:
-    """Fewest insertions, deletions and replacements of characters between two texts.
-
-    Example:
-        >>> edit_distance("kitten", "sitting")
-        3
-    """
-    above = list(range(len(second) + 1))
-    for row, left in enumerate(first, start=1):
-        line = [row]
-        for column, top in enumerate(second, start=1):
-            line.append(min(above[column] + 1, line[-1] + 1, above[column - 1] + (left != top)))
-        above = line
-    return above[-1]
 
 
 def relaxed_match(answer: str, references: Sequence[str]) -> float:
@@ -140,12 +125,12 @@ class TextReport:
     """Means of text metrics.
 
     Attributes:
-        figures: Mean of each metric asked for, in [0, 1].
+        metrics: Mean of each metric asked for, in [0, 1].
         per_answer: The values of each metric, in the order given.
         num_answers: Answers.
     """
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     per_answer: dict[str, tuple[float, ...]]
     num_answers: int
 
@@ -171,7 +156,7 @@ def evaluate_answers(
         OptionError: If a metric is unknown.
 
     Example:
-        >>> evaluate_answers(["2", "red"], [["two"], ["red"]], ["exact", "count"]).figures
+        >>> evaluate_answers(["2", "red"], [["two"], ["red"]], ["exact", "count"]).metrics
         {'exact': 0.5, 'count': 1.0}
     """
     require_texts(answers, references)
@@ -189,14 +174,76 @@ def evaluate_answers(
         for metric in metrics
     }
     return TextReport(
-        figures={metric: float(np.mean(each)) for metric, each in values.items()},
+        metrics={metric: float(np.mean(each)) for metric, each in values.items()},
         per_answer={str(metric): each for metric, each in values.items()},
         num_answers=len(answers),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingReport:
+    """Metrics of read text (OCR), over all texts together.
+
+    Attributes:
+        cer: Character error rate: edits over characters of the references. It may exceed 1.
+        wer: Word error rate: edits over words of the references.
+        exact: Share of texts that equal their reference.
+        per_text: ``(characters edited, words edited)`` of each text.
+        num_texts: Texts.
+    """
+
+    cer: float
+    wer: float
+    exact: float
+    per_text: tuple[tuple[int, int], ...]
+    num_texts: int
+
+
+def evaluate_reading(
+    texts: Sequence[str], references: Sequence[str], *, fold: bool = False
+) -> ReadingReport:
+    """Score read texts by character and word error rate.
+
+    Args:
+        texts: ``n`` texts. Runs of blanks and line breaks count as one blank.
+        references: ``n`` true texts.
+        fold: Whether case is ignored.
+
+    Raises:
+        EvaluationError: If there are none, the lengths differ, something is not text, or all
+            references are empty.
+
+    Source:
+        Morris et al. 2004, From WER and RIL to MER and WIL (Interspeech), equation 1.
+
+    Example:
+        >>> report = evaluate_reading(["STOP here"], ["STOP there"])
+        >>> report.cer, report.wer
+        (0.1, 0.5)
+    """
+    require_texts(texts, [[reference] for reference in references])
+    edits, characters, words = [], 0, 0
+    for text, reference in zip(texts, references, strict=True):
+        given, wanted = (" ".join((t.lower() if fold else t).split()) for t in (text, reference))
+        distance = Levenshtein.distance(given, wanted)
+        edits.append((distance, Levenshtein.distance(given.split(), wanted.split())))
+        characters += len(wanted)
+        words += len(wanted.split())
+    if not characters:
+        raise EvaluationError(
+            "references: all are empty, so that no error rate is defined. Fix: leave them out."
+        )
+    return ReadingReport(
+        cer=sum(each for each, _ in edits) / characters,
+        wer=sum(each for _, each in edits) / words,
+        exact=sum(each == 0 for each, _ in edits) / len(edits),
+        per_text=tuple(edits),
+        num_texts=len(edits),
+    )
+
+
 def require_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Refuse texts that cannot be paired up.
+    """Check that there is a list of references for each text.
 
     Raises:
         EvaluationError: If there are none, lengths differ, or something is not text.

@@ -25,7 +25,7 @@ if way == "plain":
 else:
     from pgvision.evaluation import evaluate_detections
     engine, details = way.split("+")
-    module = {"faster": "faster_coco_eval", "hotcoco": "hotcoco"}.get(engine, "pycocotools")
+    module = {"faster": "faster_coco_eval"}.get(engine, "pycocotools")
     __import__(module)
 start = time.process_time()
 if way == "plain":
@@ -56,7 +56,7 @@ def agree(num_sets: int) -> None:
     random_set = load(folder / "conftest.py").random_set
     reference = load(folder / "test_evaluation_engines.py").pycocotools_run
     for iou_type in ("bbox", "segm"):
-        worst, used = dict.fromkeys(("faster", "hotcoco", "pycocotools"), 0.0), 0
+        worst, used = dict.fromkeys(("faster", "pycocotools"), 0.0), 0
         for seed in range(num_sets):
             truth, results = random_set(seed, masks=iou_type == "segm")
             if not results:
@@ -119,8 +119,7 @@ def speed(num_images: int, iou_type: str) -> None:
               f"annotations, {len(results)} predictions")  # fmt: skip
         del truth, results
         base = expected = None
-        for way in ("plain", "pycocotools+bare", "faster+bare", "faster+details", "hotcoco+bare",
-                    "hotcoco+details"):  # fmt: skip
+        for way in ("plain", "pycocotools+bare", "faster+bare", "faster+details"):  # fmt: skip
             best = min(measure(way, files, iou_type) for _ in range(1 if base is None else 2))
             seconds, memory, stats = best
             base, expected = base or seconds, expected or stats

@@ -46,7 +46,7 @@ def score_objects(
 ) -> Validation:
     """Measure AP, AP50, AR, mIoU, F1 and the AP50 of each class, on a data set's first pictures.
 
-    ``miou`` is `pgvision.evaluation.scoreless.mean_iou`, of masks for task "segment". F1 is the
+    ``miou`` is `pgvision.evaluation.metrics.mean_iou`, of masks for task "segment". F1 is the
     best at IoU 0.5, ``mean f1`` that over IoU 0.5:0.95 at the same threshold.
 
     Args:
@@ -67,7 +67,7 @@ def score_objects(
     figures = {"ap": float(stats[0]), "ap50": float(stats[1]), "ar": float(stats[8])}
     figures["miou"] = report.miou or 0.0
     figures |= {"f1": best.f1 if best else 0.0, "mean f1": report.mean_f1 or 0.0}
-    per_class = {one.name: one.ap50 for one in report.per_class if one.num_annotations}
+    per_class = {one.name: one.ap50 for one in report.per_class.values() if one.num_annotations}
     figures |= {f"ap50 {name}": float(value or 0.0) for name, value in per_class.items()}
     scores, correct = match_scores(truth, rows, iou_type)
     fitted = fit_calibration(scores, correct, "isotonic") if len(scores) else None

@@ -49,7 +49,7 @@ def test_eval_writes_its_files(run, sites, tmp_path):
     assert json.loads((out / "report.json").read_text())["stats"] == report["stats"]
     said = (report["model"], report["data"], report["conf"])
     assert said == ("tiny", str(sites / "instances.json"), None)
-    assert report["answers"]["num_answers"] == 2
+    assert report["outputs"]["num_outputs"] == 2
     assert cv2.imread(str(out / "report.png")) is not None
     assert json.loads((out / "calibration.json").read_text())["method"] == "temperature"
     records = json.loads((out / "results.json").read_text())
@@ -134,8 +134,9 @@ def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, t
     ran = run("eval", "--data", sites / "instances.json", "--out", out, "--json")
     assert ran.code == 1
     assert first.name in ran.err
-    assert ran.lines[0]["answers"]["num_answers"] == 2
-    assert any("1 of 3 pictures unread" in note for note in ran.lines[0]["notes"])
+    assert ran.lines[0]["outputs"]["num_outputs"] == 2
+    assert any("1 of 3 images unread and not scored: " in note for note in ran.lines[0]["notes"])
+    assert ran.lines[0]["num_images"] == 2
     # Asked again, and still a failure, until there is a picture.
     again = run("eval", "--data", sites / "instances.json", "--out", out, "--json")
     assert (again.code, "going on after 2 of 3" in again.err) == (1, True)
@@ -230,7 +231,7 @@ def test_fewer_images_than_were_answered(run, sites, tmp_path):
     ran = run(*words, "--limit", 2)
     assert ran.code == 0
     assert "going on after 2 of 2 images" in ran.err
-    assert (ran.lines[0]["num_images"], ran.lines[0]["answers"]["num_answers"]) == (2, 2)
+    assert (ran.lines[0]["num_images"], ran.lines[0]["outputs"]["num_outputs"]) == (2, 2)
 
 
 def test_a_class_that_the_checkpoint_was_not_trained_on_is_refused(run, sites, tmp_path):

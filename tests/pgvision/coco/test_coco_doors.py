@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import os
+import re
 
 import numpy as np
 import pytest
@@ -205,7 +207,7 @@ def test_the_linter_lists_every_broken_entry_and_looks_at_the_rest(folder):
 def test_a_file_without_classes_is_read_but_neither_passed_nor_scored(folder):
     data = GOOD | {"categories": [], "annotations": []}
     report = check_dataset(read_coco(put(folder, data)))
-    assert [one.rule for one in report.errors] == ["no-categories"]
+    assert [one.rule for one in report.errors] == ["no-categories", "no-annotations"]
     with pytest.raises(EvaluationError, match="0 categories"):
         evaluate_detections(data, FOUND)
 
@@ -223,15 +225,15 @@ def test_missing_areas_are_those_of_the_masks_for_all(folder):
     del data["annotations"][0]["area"]
     expected = coco_mask.area(coco_mask.frPyObjects([ring], 48, 64)).sum()
     assert dataset_to_coco(read_coco(put(folder, data)))["annotations"][0]["area"] == expected
-    assert read_content(data, where="x", outlines=False).known_areas()[0] == expected
+    assert read_content(data, where="x", outlines=False).area[0] == expected
 
 
-def test_a_file_read_in_pieces_is_the_file_read_at_once(folder, monkeypatch):
+def test_other_fields_blanks_and_a_byte_order_mark_are_read(folder):
     data = copy.deepcopy(GOOD) | {"info": {"year": 2017, "by": ["é\u2028", -1.5e-3]}, "n": [1, [2]]}
     data["annotations"] *= 3
     for number, entry in enumerate(copy.deepcopy(data["annotations"])):
         data["annotations"][number] = entry | {"id": number, "note": "}]" * number}
-    monkeypatch.setattr("pgvision.coco.stream._BLOCK", 7)
+    before = copy.deepcopy(data)
     for text in (json.dumps(data), json.dumps(data, indent=3, ensure_ascii=False)):
         for mark in ("", "\ufeff"):
             (folder / "x.json").write_text(mark + text, encoding="utf-8")
@@ -240,6 +242,38 @@ def test_a_file_read_in_pieces_is_the_file_read_at_once(folder, monkeypatch):
             assert dataset_to_coco(dataset)["annotations"] == [
                 {"iscrowd": 0, **entry} for entry in data["annotations"]
             ]
+    read_content(data, where="x")
+    assert data == before  # content that is in memory is not changed
+
+
+def test_nan_in_any_field_of_a_file_is_named(folder):
+    for path in (["info"], ["images", 0, "score"], ["annotations", 1, "note"]):
+        data = copy.deepcopy(GOOD)
+        target = data
+        for step in path[:-1]:
+            target = target[step]
+        target[path[-1]] = {"deep": [1, math.nan]}
+        place = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path)[1:]
+        with pytest.raises(DataError, match=rf"{re.escape(place)}.deep\[1\]: contains NaN"):
+            read_coco(put(folder, data))
+
+
+@pytest.mark.parametrize("far", [1e7, 3e8, 1e9, -1e8])
+def test_a_wild_coordinate_is_refused_before_it_takes_memory(folder, far):
+    data = item("segmentation", [[0, 0, far, 0, far, 30]])
+    del data["annotations"][0]["area"]
+    with pytest.raises(DataError, match=r"annotations\[0\].segmentation: .*far outside"):
+        read_coco(put(folder, data))
+
+
+def test_names_that_are_no_utf8_are_written_and_found_again(folder):
+    name = os.fsdecode(b"caf\xe9 50%.png")
+    (folder / "a.png").rename(folder / name)
+    write_coco(folder / "out.json", images=[GOOD["images"][0] | {"file_name": name}],
+               annotations=GOOD["annotations"], categories=GOOD["categories"])  # fmt: skip
+    held = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+    assert held["images"][0]["file_name"] == "caf%E9 50%.png"
+    assert read_coco(folder / "out.json").images[0].path == folder / name
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_an_absolute_name_inside_the_image_folder_is_taken(tmp_path):
             lambda d: d["images"][0].update(id=True),
             r"images\[0\]\.id: is True, expected an integer",
         ),
-        (lambda d: d["images"][0].update(width=0), "does not tell"),
+        (lambda d: d["images"][0].update(width=0), "the image cannot be read"),
         (lambda d: d["images"][0].pop("width"), "lacks 'width'"),
         (
             lambda d: d["categories"][0].update(name=""),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -20,10 +20,11 @@ from pgvision.datasets import (
     iter_examples,
     read_dataset,
     read_examples,
-    round_trip,
+    read_jsonl,
     segmentation_to_mask,
     write_dataset,
 )
+from pgvision.datasets.examples import clipped_xyxy, targets_of
 from pgvision.errors import DataError, OptionError, PromptError
 from recipes.scenes.export import export_scenes
 
@@ -141,8 +142,6 @@ def test_boxes_outside_or_without_extent_are_left_out():
     lost = [item(number, 5, box) for number, box in enumerate(boxes, start=10)]
     data = Dataset((shot(1, *lost, LOW),), CATEGORIES[:1])
     assert labels(next(iter_examples(data)).suffix) == ["helmet"]
-    report = round_trip(data)
-    assert (report.num_objects, report.num_left_out, report.num_lost) == (1, 4, 0)
     assert list(iter_examples(Dataset((shot(1, *lost),), CATEGORIES[:1]))) == []
 
 
@@ -164,7 +163,6 @@ def test_a_refcoco_seg_checkpoint_is_asked_one_bare_phrase_and_writes_no_label()
     found = list(iter_examples(data, options=options, codec=GridCodec()))
     assert [example.prefix for example in found] == ["helmet", "head"]
     assert all(re.fullmatch(r"(<loc\d{4}>){4}(<seg\d{3}>){16}", one.suffix) for one in found)
-    assert round_trip(data, options=options, codec=GridCodec()).num_lost == 0
 
 
 def test_what_cannot_be_written_is_refused():
@@ -200,39 +198,27 @@ def test_unknown_options_are_refused(bad):
     st.sampled_from(["1024", "1023"]),
     st.sampled_from(["raster", "area", "random"]),
 )
-@settings(max_examples=150)
-def test_boxes_come_back_within_half_a_bin(shares, image_hw, convention, order):
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_boxes_are_read_back_within_half_a_bin(tmp_path, shares, image_hw, convention, order):
     height, width = image_hw
     objects = [
         item(n, 5, (x * width, y * height, min(w, 1 - x) * width, min(h, 1 - y) * height))
         for n, (x, y, w, h) in enumerate(shares)
     ]
     data = Dataset((shot(1, *objects, image_hw=image_hw),), CATEGORIES)
-    report = round_trip(data, options=ExampleOptions(convention=convention, order=order))
-    slack = 1e-9
-    assert report.num_lost == 0
-    assert report.max_bin_error <= 0.5 + slack
-    if convention == "1023":
-        assert report.num_out_of_range == report.max_bin_error_out_of_range == 0
-    assert report.max_bin_error_out_of_range <= 1 + slack
-
-
-def test_the_far_edge_costs_one_bin_under_1024_and_none_under_1023():
-    whole = Dataset((shot(1, item(1, 5, (0, 0, 1024, 512))),), CATEGORIES[:1])
-    there = round_trip(whole)
-    assert (there.num_objects, there.num_lost, there.num_out_of_range) == (1, 0, 2)
-    assert (there.max_bin_error, there.max_bin_error_out_of_range) == (0, 1)
-    other = round_trip(whole, options=ExampleOptions(convention="1023"))
-    assert (other.num_out_of_range, other.max_bin_error) == (0, 0)
-
-
-def test_masks_come_back_as_the_codec_paints_them():
-    # Tiles of a quarter of the box: the codec can hold this mask, and this one only half.
-    exact = item(1, 5, (0, 0, 64, 64), segmentation=square(0, 0, 64, 32))
-    data = Dataset((shot(1, exact, image_hw=(1024, 1024)),), CATEGORIES[:1])
-    report = round_trip(data, options=ExampleOptions(task="segment"), codec=GridCodec())
-    assert report.mean_mask_iou == pytest.approx(1, abs=0.04)
-    assert report.to_dict()["num_masks"] == 1
+    options = ExampleOptions(convention=convention, order=order)
+    write_dataset(data, tmp_path / "a.jsonl", format="jsonl", options=options)
+    if not (tmp_path / "a.jsonl").read_text():
+        return
+    name = json.loads((tmp_path / "a.jsonl").read_text())["image"]
+    back = read_jsonl(tmp_path / "a.jsonl", convention=convention, known_hw={name: image_hw})
+    kept = next(iter(targets_of(data.images[0], data, options))).objects
+    bins = np.array([int(convention) / side for side in (width, height) * 2])
+    for before, after in zip(kept, back.images[0].objects, strict=True):
+        wanted = np.array(clipped_xyxy(before, image_hw)) * bins
+        gap = np.abs(np.array(after.xyxy) * bins - wanted)
+        # Bin 1023 is the last: the far edge costs up to one bin under convention 1024.
+        assert (gap <= np.where(wanted > 1023.5, 1, 0.5) + 1e-6).all()
 
 
 def test_a_data_set_becomes_jsonl_and_comes_back(tmp_path):
@@ -345,15 +331,13 @@ def test_what_examples_do_not_hold_is_counted(tmp_path):
     assert len({line["image"] for line in lines}) == report.num_images
     lost = {f.message for f in report.findings if f.is_loss}
     assert lost == {
-        "2 crowd regions were left out: examples have no word for them "
-        "(1.png annotation 4, 2.png annotation 7)",
+        "2 crowd regions were left out (1.png annotation 4, 2.png annotation 7)",
         "1 objects were left out: their boxes have no extent in bins (1.png annotation 5)",
-        "1 objects were left out: their boxes lie outside the image (3.png annotation 6)",
-        "2 images were left out: all their objects were left out, and 'nothing there' would be "
-        "wrong (2.png, 3.png)",
+        "1 objects were left out: their boxes are outside the image (3.png annotation 6)",
+        "2 images were left out with all their objects (2.png, 3.png)",
     }
     kept = " | ".join(f.message for f in report.findings if not f.is_loss)
-    for words in ("2 areas", "5 masks", "1 annotations lost fields of their own (score)", "4 ids"):
+    for words in ("2 areas", "5 masks", "1 annotations lost fields of their own (score)"):
         assert words in kept
 
 
@@ -361,7 +345,7 @@ def test_what_examples_do_not_hold_is_counted(tmp_path):
     ("bad", "message"),
     [
         ('{"image": "a.png", "prefix": "detect', r"line 2: not complete JSON"),
-        ('{"image": "a.png", "prefix": "detect cat", "suffix": NaN}', "line 2: holds NaN"),
+        ('{"image": "a.png", "prefix": "detect cat", "suffix": NaN}', "line 2: contains NaN"),
         ({"image": "a.png", "prefix": "detect cat"}, "line 2: lacks 'suffix'"),
         ({"image": "a.png", "suffix": ""}, "line 2: lacks 'prefix'"),
         ({"prefix": "detect cat", "suffix": ""}, "line 2: lacks 'image'"),
@@ -376,7 +360,7 @@ def test_broken_lines_are_named(tmp_path, bad, message):
 
 
 def test_no_lines_no_objects_and_no_image_are_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no example"):
+    with pytest.raises(DataError, match="contains no example"):
         read_examples(jsonl(tmp_path, ""))
     with pytest.raises(DataError, match="no line has a prefix"):
         read_dataset(jsonl(tmp_path, entry("caption en", "a cat")))

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -200,3 +201,25 @@ def test_a_cut_file_and_a_folder_without_shapes_are_refused(tmp_path):
     (tmp_path / "a.json").write_text(text[:-20])
     with pytest.raises(DataError, match=r"a\.json: not complete JSON"):
         read_labelme(tmp_path)
+
+
+def test_embedded_images_are_not_kept(tmp_path):
+    for number in range(40):
+        data = base64.b64encode(bytes(1_000_000)).decode()
+        write(tmp_path, shape("man", TRIANGLE), name=f"{number}", imageData=data)
+    read_labelme(tmp_path / "0.json")  # imports
+    tracemalloc.start()
+    assert read_labelme(tmp_path).num_objects == 40
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30_000_000  # the parser of one file; 53 MB when all were kept
+
+
+def test_wild_coordinates_and_broken_files_are_named(tmp_path):
+    write(tmp_path, shape("man", [[0, 0], [1e9, 0], [1e9, 30]]))
+    write(tmp_path, shape("man", TRIANGLE), name="b")
+    with pytest.raises(DataError, match=r"a\.json: shapes\[0\]: 'points' .*far outside"):
+        read_labelme(tmp_path)
+    data = read_labelme(tmp_path, on_error="record")
+    assert [image.file_name for image in data.images] == ["b.jpg"]
+    assert [(f.rule, f.where) for f in data.findings] == [("broken-entry", "a.json")]

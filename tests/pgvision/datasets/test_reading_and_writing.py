@@ -1,6 +1,7 @@
 """Formats told apart, parts named, and nothing half-written left behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from pgvision.datasets import (
     Dataset,
     ImageRecord,
     detect_format,
+    merge_datasets,
+    plot_truth,
     read_dataset,
+    read_evaluation_part,
     read_splits,
+    truth_result,
     write_dataset,
 )
 from pgvision.errors import DataError, OptionError, SourceError
@@ -90,7 +95,7 @@ def test_formats_by_their_files(tmp_path):
     with pytest.raises(DataError, match=r"expected \*\.json files, found none"):
         read_splits(tmp_path / "empty", format="coco")
     for unknown in (tmp_path / "empty", tmp_path / "x.csv"):
-        with pytest.raises(DataError, match="format cannot be told"):
+        with pytest.raises(DataError, match="the format is unknown"):
             detect_format(unknown)
 
 
@@ -234,3 +239,156 @@ def test_a_root_whose_sub_folders_are_the_splits(tmp_path):
 def test_json_files_are_told_by_their_own_keys(tmp_path, content, expected):
     (tmp_path / "x.json").write_text(json.dumps(content))
     assert detect_format(tmp_path / "x.json") == expected
+
+
+def written_parts(tmp_path, format_, names):
+    parts = {
+        name: dataset(tmp_path / f"src{number}", number=number)
+        for number, name in enumerate(names, start=1)
+    }
+    write_dataset(parts, tmp_path / "out", format=format_)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("format_", ["coco", "yolo", "jsonl"])
+@pytest.mark.parametrize(
+    ("names", "split", "expected"),
+    [
+        (("train", "val", "test"), None, "val"),
+        (("train", "valid"), None, "valid"),
+        (("train", "test"), None, "test"),
+        (("train", "val", "test"), "test", "test"),
+        (("train", "val"), "train", "train"),
+        (("train",), None, "train"),
+    ],
+)
+def test_evaluation_reads_the_validation_part_whatever_the_format(
+    tmp_path, format_, names, split, expected
+):
+    name, part = read_evaluation_part(written_parts(tmp_path, format_, names), split=split)
+    assert name == expected
+    assert part.images[0].path.is_file()
+    assert len(part.images) == 1
+
+
+def test_evaluation_refuses_parts_that_cannot_be_told_and_data_without_annotations(tmp_path):
+    with pytest.raises(DataError, match=r"which part to evaluate on: a, b"):
+        read_evaluation_part(written_parts(tmp_path, "coco", ("a", "b")))
+    bare = dataset(tmp_path / "bare")
+    bare = replace(bare, images=(replace(bare.images[0], objects=()),))
+    write_dataset(bare, tmp_path / "none", format="yolo")
+    with pytest.raises(DataError, match="1 images and no annotation"):
+        read_evaluation_part(tmp_path / "none")
+
+
+def test_cocos_other_files_are_left_out_and_splits_are_known_by_their_words(tmp_path):
+    data = dataset(tmp_path / "src")
+    for name in ("instances_val2017", "person_keypoints_val2017", "instances_train2017"):
+        write_dataset(data, tmp_path / "annotations" / f"{name}.json", format="coco")
+    panoptic = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 3}]}],
+        "categories": [{"id": 3, "name": "helmet"}],
+    }
+    (tmp_path / "annotations" / "panoptic_val2017.json").write_text(json.dumps(panoptic))
+    assert sorted(read_splits(tmp_path)) == ["instances_train2017", "instances_val2017"]
+    assert read_dataset(tmp_path, split="val2017").num_objects == 1
+    assert list(read_splits(tmp_path, split="person_keypoints_val2017")) == [
+        "person_keypoints_val2017"
+    ]
+    with pytest.raises(DataError, match="is COCO panoptic annotations"):
+        read_dataset(tmp_path / "annotations" / "panoptic_val2017.json")
+
+
+BOX = {"x": 15, "y": 15, "width": 20, "height": 20}
+FOREIGN = {
+    "project.json": ([{"id": 1, "data": {"image": "/a.jpg"}, "annotations": [
+        {"result": [{"type": "rectanglelabels", "value": {"rectanglelabels": ["helmet"]}}]}]}],
+        "Label Studio"),
+    "tasks.json": ([{"id": 1, "data": {"image": "/a.jpg"}, "predictions": []}], "Label Studio"),
+    "annotations.xml": ("<annotations><version>1.1</version><meta/></annotations>", "CVAT"),
+    "via.json": ({"a.jpg9": {"filename": "a.jpg", "regions": [
+        {"shape_attributes": {"name": "rect", "x": 5}, "region_attributes": {}}]}}, "VIA"),
+    "_annotations.createml.json": (
+        [{"image": "a.jpg", "annotations": [{"label": "helmet", "coordinates": BOX}]}], "CreateML"),
+    "_annotations.csv": ("filename,width,height,class,xmin,ymin,xmax,ymax\n", "CSV"),
+    "metadata.jsonl": ({"file_name": "a.jpg", "objects": {"bbox": [[5, 5, 20, 20]]}},
+                       "ImageFolder"),
+    "train.jsonl": ({"image": "a.jpg", "conversations": [{"from": "human"}]}, "ShareGPT, LLaVA"),
+    "captions.json": ({"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": "a cat"}],
+                       "categories": []}, "captions"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_formats_of_other_tools_are_named_with_a_way_out(tmp_path, name):
+    content, tool = FOREIGN[name]
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / name).write_text(text + "\n")
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError, match=rf"{name}: is .*{tool}.*Fix: "):
+            read_dataset(place)
+
+
+def two_classes(folder):
+    data = dataset(folder)
+    (image,) = data.images
+    other = Annotation(8, 4, (30.0, 5.0, 20.0, 10.0), ((30.0, 5, 50, 5, 50, 15),))
+    image = replace(image, objects=(*image.objects, other))
+    return Dataset((image,), (*HELMET, Category(4, "RBC")))
+
+
+def test_classes_are_selected_renamed_and_merged(tmp_path):
+    data = two_classes(tmp_path)
+    one = data.select(["RBC"])
+    assert (one.classes, [item.id for item in one.images[0].objects]) == (("RBC",), [8])
+    renamed = data.rename({"RBC": "red blood cell"})
+    assert renamed.classes == ("helmet", "red blood cell")
+    both = data.rename({"RBC": "helmet"})
+    assert (both.classes, [i.category_id for i in both.images[0].objects]) == (("helmet",), [3, 3])
+    for change in (lambda: data.select(["rbc"]), lambda: data.rename({"x": "y"})):
+        with pytest.raises(OptionError, match="it has helmet, RBC"):
+            change()
+    with pytest.raises(OptionError, match="empty"):
+        data.rename({"RBC": " "})
+    merged = merge_datasets({"a": data, "b": renamed})
+    assert merged.classes == ("RBC", "helmet", "red blood cell")
+    names = [[merged.names[i.category_id] for i in image.objects] for image in merged.images]
+    assert names == [["helmet", "RBC"], ["helmet", "red blood cell"]]
+    assert [image.file_name for image in merged.images] == ["a/a.png", "b/a.png"]
+
+
+def test_the_truth_is_drawn(tmp_path):
+    data = two_classes(tmp_path)
+    result = truth_result(data.images[0], data)
+    assert (result.labels, result.xyxy.tolist()) == (
+        ("helmet", "RBC"),
+        [[4, 5, 24, 15], [30, 5, 50, 15]],
+    )
+    assert truth_result(data.select(["RBC"]).images[0], data).masks.sum() == pytest.approx(100, 0.2)
+    drawn = plot_truth(data.images[0], data)
+    assert (drawn.shape, drawn.any()) == ((48, 64, 3), True)
+
+
+ROUTES = [(a, b) for a in ("coco", "yolo", "jsonl") for b in ("coco", "yolo", "jsonl")]
+
+
+@pytest.mark.parametrize(("first", "second"), ROUTES)
+def test_nothing_is_lost_between_any_two_formats(tmp_path, first, second):
+    data = two_classes(tmp_path / "src")
+    for number, format_ in enumerate((first, second)):
+        report = write_dataset(data, tmp_path / str(number), format=format_)
+        assert (report.num_images, report.num_objects) == (1, 2)
+        assert not [finding for finding in report.findings if finding.is_loss]
+        data = read_dataset(tmp_path / str(number))
+        names = sorted(data.names[item.category_id] for item in data.images[0].objects)
+        assert (len(data.images), names) == (1, ["RBC", "helmet"])
+
+
+def test_a_writer_that_loses_labels_is_found_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("pgvision.datasets.writing.label_text", lambda *_: "")
+    report = write_dataset(two_classes(tmp_path / "src"), tmp_path / "out", format="yolo")
+    assert report.num_objects == 0
+    lost = [finding.message for finding in report.findings if finding.is_loss]
+    assert lost[0].startswith("2 objects were not read back (a.png annotation 7, a.png annotation")

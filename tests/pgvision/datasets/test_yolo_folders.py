@@ -1,7 +1,9 @@
 """YOLO: exact from COCO and back, and lines that are no box and no polygon refused."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -415,10 +417,10 @@ def test_what_leaves_the_image_is_cut_at_its_border_or_left_out(tmp_path):
         assert report.num_objects == 2
         lost = [finding.message for finding in report.findings if finding.is_loss]
         assert lost == [
-            "2 objects were left out: their boxes lie outside the image "
+            "2 objects were left out: their boxes are outside the image "
             "(a.png annotation 2, a.png annotation 3)"
         ]
-        assert any("2 objects reach beyond the border" in f.message for f in report.findings)
+        assert any("2 objects were cut at the border" in f.message for f in report.findings)
         text = (tmp_path / task / "labels" / "a.txt").read_text()
         assert all(0 <= float(word) <= 1 for line in text.splitlines() for word in line.split()[1:])
     back = read_dataset(tmp_path / "detect").images[0].objects
@@ -436,7 +438,8 @@ def test_what_label_files_have_no_room_for_is_said(tmp_path):
     data = Dataset((image,), (category,), info={"licenses": []})
     report = write_dataset(data, tmp_path / "yolo", format="yolo")
     assert not any(finding.is_loss for finding in report.findings)
-    assert {finding.message for finding in report.findings} == {
+    assert [f.rule for f in report.findings if "val" in f.message] == ["no-validation"]
+    assert {f.message for f in report.findings if f.rule == "not-kept"} == {
         "1 images lost fields of their own (license)",
         "1 areas were left out: they are not those of the boxes (a.png annotation 9)",
         "1 annotations lost fields of their own (occluded, text)",
@@ -446,4 +449,57 @@ def test_what_label_files_have_no_room_for_is_said(tmp_path):
     }
     plain = replace(data, images=(replace(image, objects=(), extra={}),), info={})
     plain = replace(plain, categories=(Category(30, "x"),))
-    assert write_dataset(plain, tmp_path / "plain", format="yolo").findings == ()
+    report = write_dataset({"train": plain, "val": plain}, tmp_path / "plain", format="yolo")
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["images/a.png", "sub/images/a.png", "images/images/a.png", "a.png", "labels/a.png"]
+)
+@pytest.mark.parametrize("split", ["", "train"])
+def test_labels_are_written_where_ultralytics_and_we_read_them(tmp_path, name, split):
+    path = image_at(tmp_path / "src" / name, (64, 48))
+    item = Annotation(1, 3, (4.0, 5.0, 20.0, 10.0))
+    data = Dataset((ImageRecord(7, name, path, (48, 64), (item,)),), (Category(3, "helmet"),))
+    report = write_dataset({split: data} if split else data, tmp_path / "out", format="yolo")
+    assert (report.num_images, report.num_objects) == (1, 1)
+    (image,) = (tmp_path / "out" / "images").rglob("*.png")
+    # ultralytics/data/utils.py, img2label_paths
+    head, tail = str(image).rsplit("/images/", 1)
+    assert Path(f"{head}/labels/{tail}").with_suffix(".txt").read_text().startswith("0 ")
+    back = read_dataset(tmp_path / "out")
+    assert [item.xywh for item in back.images[0].objects] == [(4, 5, 20, 10)]
+
+
+def test_a_single_part_is_said_to_be_its_own_validation(tmp_path):
+    data = dataset_at(tmp_path / "src", [(1.0, 2.0, 3.0, 4.0)])
+    for parts, said in ((data, 1), ({"train": data}, 1), ({"train": data, "valid": data}, 0)):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        found = write_dataset(parts, tmp_path / "out", format="yolo").findings
+        assert sum(finding.rule == "no-validation" for finding in found) == said
+
+
+def test_labels_in_pixels_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"a\.txt: line 1: a coordinate of 32.*Divide pixels"):
+        read_yolo(folder_with(tmp_path, "0 32 16 12 8"))
+    assert read_yolo(folder_with(tmp_path, "0 0.5 0.5 1.02 1"))["train"].num_objects == 1
+
+
+def test_a_yaml_of_another_name_is_found(tmp_path):
+    folder = folder_with(tmp_path, "1 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").rename(folder / "hardhat.yaml")
+    assert read_dataset(folder).classes == ("helmet", "head")
+    (folder / "other.yml").write_text("names: [a]")
+    with pytest.raises(DataError, match=r"hardhat\.yaml, other\.yml all have class names"):
+        read_dataset(folder)
+
+
+def test_broken_label_files_cost_their_image_alone(tmp_path):
+    folder = folder_with(tmp_path, "0 0.5 0.5 0.25")
+    image_at(folder / "images" / "b.png", (10, 10))
+    (folder / "labels" / "b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    data = read_splits(folder, on_error="record")["train"]
+    assert [image.file_name for image in data.images] == ["b.png"]
+    assert [(f.rule, f.where) for f in data.findings if f.rule == "broken-entry"] == [
+        ("broken-entry", "a.png")
+    ]

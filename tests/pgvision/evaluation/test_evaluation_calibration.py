@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pgvision.errors import EvaluationError, OptionError
 from pgvision.evaluation import Calibration, fit_calibration
-from pgvision.evaluation.figures import reliability
+from pgvision.evaluation.metrics import reliability
 
 
 def drawn(temperature, count=20000, seed=0):
@@ -106,5 +106,5 @@ def test_refusals(tmp_path):
         with pytest.raises(EvaluationError, match="Fix:"):
             Calibration.load(path)
     path.write_text(json.dumps(content)[:-9])
-    with pytest.raises(EvaluationError, match="not whole JSON"):
+    with pytest.raises(EvaluationError, match="not complete JSON"):
         Calibration.load(path)

@@ -11,20 +11,21 @@ from rich.console import Console
 
 from pgvision.errors import OptionError
 from pgvision.evaluation import STAT_NAMES, evaluate_detections, match_scores
-from pgvision.evaluation.figures import best_f1, reliability
-from pgvision.evaluation.plots import report_figure
+from pgvision.evaluation.metrics import best_f1, reliability
+from pgvision.evaluation.report_figure import report_figure
 from pgvision.rle import mask_to_rle
 
 
 def test_small_set_by_hand(small_set):
     # score 0.9 right; 0.7 is a head taken for a helmet; 0.6 is nowhere; 0.4 right; one missed.
     report = evaluate_detections(*small_set)
-    helmet, head = report.per_class
+    helmet, head = report.per_class["helmet"], report.per_class["head"]
     assert (helmet.name, helmet.num_annotations, helmet.num_detections) == ("helmet", 2, 3)
     assert helmet.ap50 == pytest.approx(51 / 101)  # precision 1 up to recall 0.5
     assert head.ap == pytest.approx(1.0)
     assert (helmet.ar, head.ar) == (0.5, 1.0)
     assert report.ap == report.stats[0] == pytest.approx((51 / 101 + 1) / 2)
+    assert (report.ap50, report.ap75) == report.stats[1:3]
     assert report.curves.shape == (2, 2, 101)
     assert (report.best_f1.threshold, report.best_f1.f1) == (0.4, pytest.approx(4 / 7))
     assert head.best_f1.threshold == 0.4
@@ -76,7 +77,7 @@ def test_confusions_have_the_truth_in_rows(small_set):
     truth, results = small_set
     bare = [{key: value for key, value in r.items() if key != "score"} for r in results[:3]]
     # a helmet found and one missed; the head taken for a helmet; a helmet where nothing is
-    report = evaluate_detections(truth, bare, scoreless="interval")
+    report = evaluate_detections(truth, bare, scoreless="f1")
     assert report.confusion.tolist() == [[1, 0, 1], [1, 0, 0], [1, 0, 0]]
 
 
@@ -97,7 +98,7 @@ def test_crowds_excuse_predictions(small_set):
     )  # fmt: skip
     report = evaluate_detections(truth, results)
     assert report.num_crowds == 1
-    assert report.per_class[0].num_annotations == 2
+    assert report.per_class["helmet"].num_annotations == 2
     assert report.confusion.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
     assert report.score_free[0].precision == pytest.approx(2 / 3)
     assert len(match_scores(truth, results)[0]) == 3
@@ -127,12 +128,12 @@ def test_mean_f1_by_hand():
     assert report.threshold == report.best_f1.threshold == 0.8
     assert report.mean_f1 == pytest.approx((3 * 4 / (2 + 2) + 7 * 2 / (2 + 2)) / 10)
     bare = [{key: value for key, value in one.items() if key != "score"} for one in found]
-    report = evaluate_detections(truth, bare, scoreless="interval")
+    report = evaluate_detections(truth, bare, scoreless="f1")
     assert report.threshold is None
     assert report.mean_f1 == pytest.approx((3 * 4 / (3 + 2) + 7 * 2 / (3 + 2)) / 10)
     crowd = {"id": 3, "image_id": 1, "category_id": 1, "bbox": [80, 60, 80, 60], "iscrowd": 1}
     truth["annotations"].append(crowd)  # excuses the false one
-    excused = evaluate_detections(truth, bare, scoreless="interval")
+    excused = evaluate_detections(truth, bare, scoreless="f1")
     assert excused.mean_f1 == pytest.approx(0.65)
     assert evaluate_detections(truth, []).mean_f1 == 0
     assert evaluate_detections({**truth, "annotations": []}, found).mean_f1 is None
@@ -167,7 +168,7 @@ def test_mean_iou_by_hand():
     (row,) = (line for line in console.export_text().splitlines() if "mean IoU" in line)
     assert "0.339" in row
     bare = [{key: value for key, value in one.items() if key != "score"} for one in found]
-    assert evaluate_detections(truth, bare, scoreless="interval").miou == report.miou
+    assert evaluate_detections(truth, bare, scoreless="f1").miou == report.miou
     assert evaluate_detections(truth, []).miou == 0
     assert evaluate_detections({**truth, "annotations": []}, found).miou is None
 
@@ -257,10 +258,15 @@ def test_report_is_frozen_json_and_a_table(small_set, tmp_path):
     assert content == report.to_dict()
     assert tuple(content["stats"]) == STAT_NAMES
     assert content["per_class"][1]["ap"] == pytest.approx(1)
-    console = Console(record=True, width=120, file=io.StringIO())
+    report.save(tmp_path / "report.csv")
+    header, helmet, head = (tmp_path / "report.csv").read_text().splitlines()
+    assert header.startswith("name,ap,ap50,ap75,ar,best_f1,threshold,precision,recall,num_")
+    assert head.split(",")[0] == "head" and helmet.endswith(",2,3")
+    console = Console(record=True, width=80, file=io.StringIO())
     console.print(report)
     text = console.export_text()
-    for part in ("AP_small", "average_recall at IoU 0.75", "helmet", "best F1"):
+    assert "…" not in text  # nothing is cut at 80 columns
+    for part in ("AP_small", "average_recall of all predictions at IoU 0.75", "helmet", "best F1"):
         assert part in text
 
 
@@ -272,12 +278,12 @@ def test_png_is_a_picture_of_any_report(small_set, tmp_path):
         ("bare", results, {"details": False}),
         ("empty", [], {}),
         ("scoreless", [{k: v for k, v in r.items() if k != "score"} for r in results],
-         {"scoreless": "interval"}),
+         {"scoreless": "f1"}),
     ):  # fmt: skip
         evaluate_detections(truth, found, **options).save(tmp_path / f"{name}.png")
         picture = cv2.imread(str(tmp_path / f"{name}.png"))
         assert picture.shape == (800, 2000, 3)
         assert picture.std() > 10
     assert len(list(tmp_path.iterdir())) == 4
-    with pytest.raises(OptionError, match=r"\.json or \.png"):
+    with pytest.raises(OptionError, match=r"\.json, \.csv or \.png"):
         evaluate_detections(truth, results).save(tmp_path / "report.pdf")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgvision.errors import EvaluationError, PgvisionError
-from pgvision.evaluation import count_answers, evaluate_detections
+from pgvision.evaluation import count_outputs, evaluate_detections, find_mistakes
 from pgvision.results import DetectionResult, Failure, SegmentationResult
 from pgvision.tokens import Reject
 
@@ -42,19 +42,19 @@ def test_pairs_score_as_their_records(small_set, pairs):
     truth, results = small_set
     report = evaluate_detections(truth, pairs)
     assert report.stats == pytest.approx(evaluate_detections(truth, results).stats)
-    shares = report.answers.to_dict()["shares"]
+    shares = report.outputs.to_dict()["shares"]
     assert shares == {
         "rejects": 0.5, "truncation": 0.5, "duplicates": 0, "unmatched": 0.5, "whole_image": 0.5
     }  # fmt: skip
-    assert (report.answers.num_objects, report.answers.num_unmatched) == (5, 1)
-    given = evaluate_detections(truth, results, answers=report.answers)
-    assert given.to_dict()["answers"] == report.to_dict()["answers"]
+    assert (report.outputs.num_objects, report.outputs.num_unmatched) == (5, 1)
+    given = evaluate_detections(truth, results, outputs=report.outputs)
+    assert given.to_dict()["outputs"] == report.to_dict()["outputs"]
 
 
 def test_duplicates_are_equal_label_and_box():
     row = ([40, 40, 30, 30], "head", 0.4)
-    counts = count_answers([detections([row, row, row]), detections([row]), detections([])])
-    assert (counts.num_answers, counts.num_duplicates, counts.with_duplicates) == (3, 2, 1)
+    counts = count_outputs([detections([row, row, row]), detections([row]), detections([])])
+    assert (counts.num_outputs, counts.num_duplicates, counts.with_duplicates) == (3, 2, 1)
     assert counts.share("duplicates") == pytest.approx(1 / 3)
 
 
@@ -65,16 +65,16 @@ def test_masks_of_results(small_set):
         classes=CLASSES, scores=[0.9], mask_logits=np.ones((1, 64, 64)),
     )  # fmt: skip
     report = evaluate_detections(truth, [(1, result)], "segm")
-    assert report.per_class[0].ap == pytest.approx(51 / 101)
+    assert report.per_class["helmet"].ap == pytest.approx(51 / 101)
 
 
-def test_scoreless_results_are_refused_or_bounded(small_set, pairs):
+def test_scoreless_results_are_refused_or_scored_without_ap(small_set, pairs):
     truth, _ = small_set
     bare = [(image, dataclasses.replace(result, scores=None)) for image, result in pairs]
-    with pytest.raises(EvaluationError, match="not one record has a score"):
+    with pytest.raises(EvaluationError, match="no record has a score"):
         evaluate_detections(truth, bare)
-    report = evaluate_detections(truth, bare, scoreless="interval")
-    assert report.ap_interval.ap[0] < report.ap_interval.ap[1]
+    report = evaluate_detections(truth, bare, scoreless="f1")
+    assert (report.ap, report.stats, report.mean_f1 > 0) == (None, None, True)
     with pytest.raises(EvaluationError, match=r"results\[2\].score: is missing"):
         evaluate_detections(truth, [pairs[0], bare[1]])
 
@@ -95,3 +95,35 @@ def test_what_is_no_pair_is_refused(small_set, pairs):
     ):
         with pytest.raises(EvaluationError, match=message):
             evaluate_detections(truth, given)
+
+
+def test_classes_and_images_that_were_not_queried_are_named(small_set, pairs):
+    truth, _ = small_set
+    assert evaluate_detections(truth, pairs).notes == ()
+    truth["categories"] += [{"id": 3, "name": "vest"}, {"id": 4, "name": "boot"}]
+    truth["images"].append({"id": 9, "height": 120, "width": 160})
+    (classes, images) = evaluate_detections(truth, pairs).notes
+    assert classes.startswith("2 of 4 classes were not queried (vest, boot)")
+    assert images.startswith("1 of 3 images have no result (ids 9)")
+    alone = {"classes": CLASSES, "image_ids": [1, 2]}
+    assert evaluate_detections(truth, pairs, **alone).notes == ()
+    second = dataclasses.replace(pairs[1][1][:0], classes=("head",))
+    notes = evaluate_detections(truth, [pairs[0], (2, second)], **alone).notes
+    assert notes == (
+        "1 classes were queried for some images only (helmet): their annotations count as missed "
+        "in the others",
+    )
+
+
+def test_mistakes_are_those_of_the_metric(small_set):
+    truth, results = small_set
+    crowd = {"id": 9, "image_id": 1, "category_id": 1, "bbox": [90, 70, 60, 45], "iscrowd": 1}
+    truth["annotations"].insert(0, crowd)
+    found = find_mistakes(truth, results)
+    # The prediction at (100, 80) is on the crowd; the helmet at (60, 10) was missed.
+    assert found[1].missed.tolist() == [False, True]
+    assert found[1].wrong.tolist() == [False, False]
+    assert (found[2].missed.tolist(), found[2].wrong.tolist()) == ([False], [True, False])
+    assert [one.count for one in found.values()] == [1, 1]
+    masks = find_mistakes({**truth, "annotations": truth["annotations"][1:]}, results, "segm")
+    assert masks[1].wrong.tolist() == [False, True]

@@ -1,6 +1,7 @@
 """Text metrics against published examples, hand counts and slow second implementations."""
 
 import math
+import time
 from collections import Counter
 
 import numpy as np
@@ -9,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgvision.errors import EvaluationError, OptionError
-from pgvision.evaluation import evaluate_answers, evaluate_captions, vqa_accuracy
+from pgvision.evaluation import (
+    evaluate_answers,
+    evaluate_captions,
+    evaluate_reading,
+    vqa_accuracy,
+)
 from pgvision.evaluation.captions import caption_words, cider_d, corpus_bleu
-from pgvision.evaluation.text import anls, count_match, edit_distance, exact_match, relaxed_match
+from pgvision.evaluation.text import anls, count_match, exact_match, relaxed_match
 from pgvision.evaluation.vqa import normalize_vqa
 
 
@@ -86,9 +92,9 @@ def test_simple_metrics():
     assert count_match("13", ["12"]) == 0
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.text("abc", max_size=7), st.text("abc", max_size=7))
-def test_edit_distance_is_the_recursive_definition(first, second):
+@settings(max_examples=60, deadline=None)
+@given(st.text("ab ", max_size=6), st.text("ab ", min_size=1, max_size=6).filter(str.strip))
+def test_error_rates_are_the_recursive_definition(given_text, reference):
     def distance(a, b):
         if not a or not b:
             return len(a) + len(b)
@@ -96,12 +102,35 @@ def test_edit_distance_is_the_recursive_definition(first, second):
             return distance(a[1:], b[1:])
         return 1 + min(distance(a[1:], b), distance(a, b[1:]), distance(a[1:], b[1:]))
 
-    assert edit_distance(first[:5], second[:5]) == distance(first[:5], second[:5])
+    text, wanted = (" ".join(each.split()) for each in (given_text, reference))
+    report = evaluate_reading([given_text], [reference])
+    assert report.cer == pytest.approx(distance(text, wanted) / len(wanted))
+    words = distance(text.split(), wanted.split())
+    assert report.wer == pytest.approx(words / len(wanted.split()))
+
+
+def test_error_rates_are_over_all_texts_together():
+    report = evaluate_reading(["abcd", "x"], ["abcd", "yyyyyy"])
+    assert (report.cer, report.wer, report.exact) == (6 / 10, 1 / 2, 1 / 2)
+    assert report.per_text == ((0, 0), (6, 1))
+    assert evaluate_reading(["STOP"], ["stop"]).cer == 1
+    assert evaluate_reading(["STOP"], ["stop"], fold=True).exact == 1
+    assert evaluate_reading(["a b c"], ["a"]).wer == 2  # it may exceed 1
+    for texts, references in (([], []), (["a"], [""]), (["a"], ["a", "b"]), ([1], ["a"])):
+        with pytest.raises(EvaluationError, match="Fix:"):
+            evaluate_reading(texts, references)
+
+
+def test_long_texts_take_no_time():
+    one, other = "lorem ipsum dolor sit amet " * 80, "lorem ipsum dolor sat amet " * 80
+    start = time.process_time()
+    assert anls(one, [other]) == pytest.approx(1 - 80 / (27 * 80 - 1))
+    assert time.process_time() - start < 0.2
 
 
 def test_evaluate_answers_means_and_refusals():
     report = evaluate_answers(["2", "5 %"], [["two"], ["5%"]], ["count", "relaxed", "anls"])
-    assert report.figures["count"] == 0.5
+    assert report.metrics["count"] == 0.5
     assert report.per_answer["anls"] == (0.0, pytest.approx(2 / 3))
     assert report.num_answers == 2
     for answers, references in (
@@ -192,6 +221,24 @@ def test_cider_is_the_papers_formula(data):
     assert cider_d(candidates, references) == pytest.approx(
         slow_cider_d(candidates, references), abs=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("he cannot", "he can not"),
+        ("gonna wanna gotta", "gon na wan na got ta"),
+        ("gimme, lemme", "gim me lem me"),
+        ("'tis and 'twas", "'t is and 't was"),
+        ("more'n two", "more 'n two"),
+        ("salt & pepper + oil", "salt & pepper + oil"),
+        ("a 3*4 grid = 12", "a 3 * 4 grid = 12"),
+        ("madonna, cannoth", "madonna cannoth"),
+    ],
+)
+def test_words_are_split_as_the_penn_treebank_does(text, words):
+    # https://catalog.ldc.upenn.edu/docs/LDC99T42/tokenizer.sed: cannot, gonna, 'tis and others.
+    assert caption_words(text) == words.split()
 
 
 def test_captions_as_people_write_them():

@@ -1,13 +1,17 @@
-"""The linter of data sets: what would spoil training or scoring, found before it does."""
+"""Linter of data sets: what spoils training or scoring, found beforehand."""
 
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from PIL import Image
 
-from pgvision.datasets.budgets import RESOLUTIONS, estimate_tokens, example_tokens, token_budget
-from pgvision.datasets.check_report import CheckReport, Forecast
+from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, file_digest
 from pgvision.datasets.examples import (
     ExampleOptions,
     bins_of,
@@ -16,15 +20,149 @@ from pgvision.datasets.examples import (
     suffix_of,
     targets_of,
 )
-from pgvision.datasets.image_files import file_digest, image_hw_of
-from pgvision.datasets.records import Annotation, Dataset, Finding, ImageRecord
-from pgvision.datasets.segmentations import num_pixels
+from pgvision.datasets.outlines import num_pixels
 from pgvision.errors import DataError, ImageError, OptionError, PromptError
+from pgvision.images import image_hw_of
 from pgvision.tokens import require_phrase
 
-_OUTSIDE_BY = 0.1  # pixels: files round to two digits, and no bin is finer
+if TYPE_CHECKING:
+    from rich.table import Table
 
+RESOLUTIONS: Final = (224, 448, 896)
+_OUTSIDE_BY: Final = 0.1  # pixels: files round to two digits, and no bin is finer
+_FIXED: Final = 3  # <bos>, the newline that ends a prefix, <eos>
+_SPECIAL = re.compile(r"<(?:loc\d{4}|seg\d{3})>")
+_BLANK_BEFORE = re.compile(r"\s(?=<(?:loc|seg)\d)")
+_WORD = re.compile(r"\w+|[^\w\s]")
+_LETTERS_A_PIECE: Final = 6
 CountTokens = Callable[[str], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """Result of `check_dataset`.
+
+    Attributes:
+        findings: All findings, split by split.
+        num_images: Images that were checked.
+        num_objects: Annotations that were checked.
+        num_examples: Training examples that they make.
+        budget: Text tokens that an example may have.
+        longest: Tokens of the longest example.
+
+    Example:
+        >>> late = Finding("leakage", "error", "the same image is b.jpg in split 'val'", "a.jpg")
+        >>> report = CheckReport(findings=(late,), num_images=2, num_objects=0, num_examples=0)
+        >>> report.ok, report.counts
+        (False, {('leakage', 'error'): 1})
+    """
+
+    findings: tuple[Finding, ...]
+    num_images: int
+    num_objects: int
+    num_examples: int
+    budget: int = 0
+    longest: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """True if there is no error; warnings are allowed."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that are errors."""
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Number of findings of each (rule, level), errors first, the most frequent first."""
+        numbers = Counter((finding.rule, finding.level) for finding in self.findings)
+        ordered = sorted(numbers.items(), key=lambda pair: (pair[0][1], -pair[1], pair[0]))
+        return dict(ordered)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return everything as plain values, for JSON."""
+        counts = [
+            {"rule": rule, "level": level, "count": number}
+            for (rule, level), number in self.counts.items()
+        ]
+        return {"ok": self.ok, **asdict(self), "counts": counts}
+
+    def to_json(self) -> str:
+        """Return `to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def tables(self, *, num_examples: int = 3) -> "list[Table]":
+        """Return a rich table: findings by rule, with some examples each.
+
+        Args:
+            num_examples: Findings shown of each rule.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        title = f"{self.num_images} images, {self.num_objects} objects, {self.num_examples} "
+        title += f"examples of at most {self.longest} tokens (budget {self.budget})"
+        rules = Table(title=title)
+        for heading in ("level", "rule", "count", "for example"):
+            rules.add_column(heading, justify="right" if heading == "count" else "left")
+        for (rule, level), number in self.counts.items():
+            shown = [finding for finding in self.findings if finding.rule == rule][:num_examples]
+            # Text, not markup: names from files may contain square brackets.
+            lines = Text("\n".join(map(_line, shown)))
+            rules.add_row(Text(level), Text(rule), str(number), lines)
+        return [rules]
+
+
+def _line(finding: Finding) -> str:
+    place = "/".join(part for part in (finding.split, finding.where) if part)
+    return f"{place}: {finding.message}" if place else finding.message
+
+
+def token_budget(kind: str, resolution: int) -> int:
+    """Return how many text tokens (prefix and suffix) a checkpoint was trained with.
+
+    Args:
+        kind: One of `pgvision.tokens.KINDS`.
+        resolution: 224, 448 or 896.
+
+    Raises:
+        OptionError: If the resolution is none of these.
+
+    Source:
+        google-research/big_vision, configs/proj/paligemma/README.md: 128 for pt at 224, 256 for
+        mix at 224, 512 above.
+
+    Example:
+        >>> token_budget("pt", 224), token_budget("mix", 224), token_budget("pt", 448)
+        (128, 256, 512)
+    """
+    if resolution not in RESOLUTIONS:
+        raise OptionError(
+            f"resolution={resolution}: the budget is known for 224, 448 and 896; give budget=..."
+        )
+    if resolution > 224:
+        return 512
+    return 256 if kind == "mix" else 128
+
+
+def estimate_tokens(text: str) -> int:
+    """Estimate the tokens of a prefix or suffix without a tokenizer, on the high side.
+
+    Location and mask tokens are counted, and the blank before them, which joins no word; words
+    are taken as a piece for every six letters, signs as one each.
+
+    Args:
+        text: A prefix or a suffix.
+
+    Example:
+        >>> estimate_tokens("<loc0001><loc0002><loc0003><loc0004> helmet ; ")
+        6
+    """
+    words = _WORD.findall(_SPECIAL.sub(" ", text))
+    num_special = len(_SPECIAL.findall(text)) + len(_BLANK_BEFORE.findall(text))
+    return num_special + sum(math.ceil(len(w) / _LETTERS_A_PIECE) for w in words)
 
 
 def check_dataset(
@@ -35,22 +173,23 @@ def check_dataset(
     budget: int | None = None,
     count_tokens: CountTokens | None = None,
 ) -> CheckReport:
-    """Look through a data set, or all its splits, for what spoils training or scoring.
+    """Check a data set, or all its splits, for what spoils training or scoring.
 
-    Errors: missing or unreadable files, sizes that are not the image's, boxes outside or without
-    extent, duplicate objects and names, class names that break prompts, broken or missing masks,
-    examples over the token budget, the same image in two splits. Warnings: categories never used,
-    no annotations, images without objects, copies of an image, boxes smaller than a bin, crowds.
+    Errors: no annotation at all, missing or unreadable files, sizes that are not the image's, boxes
+    outside or without extent, duplicate objects and names, class names that break prompts, broken
+    or missing masks, examples over the token budget, the same image in two splits. Warnings:
+    categories without objects, images without objects, copies of an image, files of several
+    images, boxes smaller than a bin, crowds.
 
     Args:
         dataset: The data set, or its splits by name.
         options: How examples will be made: task, prompts, kind of checkpoint.
-        resolution: Of the checkpoint: 224, 448 or 896. The forecast covers all three.
+        resolution: Of the checkpoint: 224, 448 or 896.
         budget: Text tokens an example may have; that of kind and resolution if not given.
         count_tokens: Exact counter of a tokenizer; an estimate on the high side if not given.
 
     Returns:
-        Findings and a forecast of lengths.
+        The findings.
 
     Raises:
         OptionError: If the resolution is unknown and no budget is given, or the budget is below 1.
@@ -61,7 +200,7 @@ def check_dataset(
         >>> shot = ImageRecord(7, "a.jpg", Path("gone/a.jpg"), (480, 640))
         >>> report = check_dataset(Dataset(images=(shot,), categories=(Category(3, "a ; b"),)))
         >>> report.ok, sorted({finding.rule for finding in report.errors})
-        (False, ['class-name', 'missing-file', 'prompt'])
+        (False, ['class-name', 'missing-file', 'no-annotations', 'prompt'])
     """
     chosen = options or ExampleOptions()
     if budget is not None and budget < 1:
@@ -82,7 +221,8 @@ def check_dataset(
         num_images=sum(len(part.images) for part in parts.values()),
         num_objects=sum(part.num_objects for part in parts.values()),
         num_examples=len(lengths),
-        forecast=_forecast(lengths, chosen.kind, resolution, limit),
+        budget=limit,
+        longest=max(lengths, default=0),
     )
 
 
@@ -90,7 +230,8 @@ def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
     if not dataset.categories:
         yield Finding("no-categories", "error", "no class is named: nothing can be asked or scored")
     if not dataset.num_objects:
-        yield Finding("no-annotations", "warning", "the data set has images and no annotation")
+        message = "the data set has images and no annotation: are the labels where they belong?"
+        yield Finding("no-annotations", "error", message)
     names: dict[str, int] = {}
     for image in dataset.images:
         names[image.file_name] = names.get(image.file_name, 0) + 1
@@ -157,13 +298,14 @@ def _check_mask(
 
 
 def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]:
-    """Look at the files; fill ``digests`` with the first image of each content."""
+    """Check the image files; fill ``digests`` with the first image of each content."""
     for image in dataset.images:
         if not image.path.is_file():
             yield Finding("missing-file", "error", f"{image.path} is not there", image.file_name)
             continue
         try:
             size, digest = image_hw_of(image.path), file_digest(image.path)
+            num_frames = _num_frames(image)
         except (ImageError, DataError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
@@ -175,11 +317,20 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
                 f"{size[1]} x {size[0]}",
                 image.file_name,
             )
+        if num_frames > 1:
+            message = f"has {num_frames} pages or frames; only the first is used"
+            yield Finding("several-frames", "warning", message, image.file_name)
         if digest in digests and digests[digest] != image.file_name:
             yield Finding(
                 "duplicate-image", "warning", f"is a copy of {digests[digest]}", image.file_name
             )
         digests.setdefault(digest, image.file_name)
+
+
+def _num_frames(image: ImageRecord) -> int:
+    """Return the number of pages (TIFF) or frames (GIF, WebP, APNG) of an image file."""
+    with Image.open(image.path) as opened:
+        return int(getattr(opened, "n_frames", 1))
 
 
 def _check_lengths(
@@ -191,7 +342,7 @@ def _check_lengths(
 ) -> Iterator[Finding]:
     for image in dataset.images if dataset.classes else ():
         for target in targets_of(image, dataset, options):
-            # Any 16 codes are as long as the right ones: no codec is needed to count.
+            # Any 16 codes are as long as the right ones, so that no codec is needed.
             zeros = np.zeros((len(target.objects), 16), dtype=np.int64)
             codes = zeros if options.task == "segment" else None
             try:
@@ -200,7 +351,7 @@ def _check_lengths(
                 yield Finding("prompt", "error", f"no prompt can be made: {error}")
                 return
             suffix = suffix_of(target, image, dataset, options, codes)
-            length = example_tokens(count(prefix), count(suffix))
+            length = count(prefix) + count(suffix) + _FIXED
             lengths.append(length)
             if length > limit:
                 yield Finding(
@@ -251,19 +402,3 @@ def _check_leakage(digests: Mapping[str, Mapping[str, str]]) -> Iterator[Finding
                 message = f"the same image is {twin} in split {other!r}"
                 yield Finding("leakage", "error", message, name, split)
             owners.setdefault(digest, (split, name))
-
-
-def _forecast(lengths: list[int], kind: str, resolution: int, limit: int) -> tuple[Forecast, ...]:
-    limits = {size: token_budget(kind, size) for size in RESOLUTIONS} | {resolution: limit}
-    ordered = sorted(lengths)
-    return tuple(
-        Forecast(
-            resolution=size,
-            budget=room,
-            num_over=sum(length > room for length in lengths),
-            median=ordered[len(ordered) // 2] if ordered else 0,
-            p95=ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else 0,
-            longest=ordered[-1] if ordered else 0,
-        )
-        for size, room in sorted(limits.items())
-    )

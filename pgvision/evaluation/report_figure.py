@@ -1,4 +1,4 @@
-"""A detection report as one picture: precision and recall, confusions, reliability."""
+"""Detection report as a figure: precision and recall, confusion matrix, reliability."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgvision.errors import DependencyError, OptionError
-from pgvision.evaluation.headline import headline, kept_above, shown_figure
+from pgvision.errors import DependencyError
+from pgvision.evaluation.report import shown_number, shown_threshold, summary
 from pgvision.files import replaced_path
 
 if TYPE_CHECKING:
@@ -19,21 +19,15 @@ _LONGEST_NAME = 28
 
 
 def save_report_png(content: Mapping[str, Any], path: str | Path) -> None:
-    """Draw a report and write it, aside and then renamed.
+    """Draw a report and write it atomically.
 
     Args:
-        content: What ``DetectionReport.to_dict`` gives.
+        content: By ``DetectionReport.to_dict``.
         path: A ``.png`` file.
 
     Raises:
-        OptionError: If ``path`` has another ending.
         DependencyError: If matplotlib is missing.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise OptionError(
-            f"path: expected an ending .json or .png, got {Path(path).name!r}. "
-            "Fix: name the file report.json or report.png."
-        )
     figure = report_figure(content)
     with replaced_path(path) as aside:
         figure.savefig(aside, format="png", dpi=100)
@@ -43,7 +37,7 @@ def report_figure(content: Mapping[str, Any]) -> "Figure":
     """Draw a report as a matplotlib figure.
 
     Args:
-        content: What ``DetectionReport.to_dict`` gives.
+        content: By ``DetectionReport.to_dict``.
 
     Raises:
         DependencyError: If matplotlib is missing.
@@ -55,7 +49,7 @@ def report_figure(content: Mapping[str, Any]) -> "Figure":
             "a PNG report needs matplotlib, which is not installed. Fix: pip install matplotlib."
         ) from error
     figure = Figure(figsize=(20, 8), layout="constrained")  # no pyplot: no global state
-    lines = [_plain(line, len(line)) for text in headline(content) for line in wrap(text, 200)]
+    lines = [_plain(line, len(line)) for text in summary(content) for line in wrap(text, 200)]
     figure.suptitle("\n".join(lines), fontsize=11)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.4, 1))
     _draw_curves(left, content)
@@ -65,8 +59,8 @@ def report_figure(content: Mapping[str, Any]) -> "Figure":
 
 
 def _shown(content: Mapping[str, Any]) -> list[int]:
-    """Places of the classes with the most annotations, in category order."""
-    counts = np.array([figures["num_annotations"] for figures in content["per_class"]])
+    """Return the positions of the classes with the most annotations, in category order."""
+    counts = np.array([metrics["num_annotations"] for metrics in content["per_class"]])
     return sorted(np.argsort(-counts, kind="stable")[:_SHOWN_CLASSES].tolist())
 
 
@@ -78,22 +72,22 @@ def _draw_curves(axes: Any, content: Mapping[str, Any]) -> None:
         return
     recall = np.linspace(0, 1, 101)
     for place in _shown(content):
-        curve, figures = np.array(content["curves"][place][0]), content["per_class"][place]
+        curve, metrics = np.array(content["curves"][place][0]), content["per_class"][place]
         if (curve > -1).any():
-            label = f"{_plain(figures['name'])}: AP50 {shown_figure(figures['ap50'])}"
+            label = f"{_plain(metrics['name'])}: AP50 {shown_number(metrics['ap50'])}"
             axes.plot(recall, curve, lw=1, label=label)
-    if axes.lines:  # below, where it hides no curve
+    if axes.lines:  # below, so that it hides no curve
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def _plain(text: str, most: int = _LONGEST_NAME) -> str:
-    """Text for matplotlib: no mathematics, and no underscore that hides it from the legend."""
+    """Return text for matplotlib: no mathematics, no underscore that hides it from the legend."""
     short = text if len(text) <= most else text[: most - 1] + "\u2026"
     return short.replace("$", r"\$").lstrip("_") or "?"
 
 
 def _draw_confusion(axes: Any, content: Mapping[str, Any]) -> None:
-    axes.set_title(f"Confusions at IoU 0.5, {kept_above(content)} (rows: truth)")
+    axes.set_title(f"Confusions at IoU 0.5, {shown_threshold(content)} (rows: truth)")
     if content["confusion"] is None:
         axes.text(0.5, 0.5, "not computed", ha="center", va="center")
         return
@@ -114,7 +108,7 @@ def _draw_confusion(axes: Any, content: Mapping[str, Any]) -> None:
 
 
 def _draw_reliability(axes: Any, content: Mapping[str, Any]) -> None:
-    # Room above 1: a bar's count stands on its top.
+    # Space above 1 for the counts on top of bars.
     axes.set(xlim=(0, 1), ylim=(0, 1.08), xlabel="score", ylabel="share correct at IoU 0.5")
     axes.set_yticks(np.linspace(0, 1, 6))
     diagram = content["reliability"]

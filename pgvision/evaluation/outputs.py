@@ -1,4 +1,4 @@
-"""What a generative model's answers look like, apart from how well its boxes fit."""
+"""Counts over a generative model's outputs: rejected fragments, duplicates, cut outputs."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,24 +8,24 @@ import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerCounts:
-    """Counts over answers; ``with_*`` count answers, ``num_*`` count objects or fragments.
+class OutputCounts:
+    """Counts over outputs; ``with_*`` count outputs, ``num_*`` count objects or fragments.
 
     Attributes:
-        num_answers: Answers seen.
-        num_objects: Objects read from them.
-        num_rejects: Fragments that could not be read.
-        num_duplicates: Objects equal to an earlier one of the same answer: label and box.
+        num_outputs: Outputs, one for each image.
+        num_objects: Objects parsed from them.
+        num_rejects: Fragments that could not be parsed.
+        num_duplicates: Objects equal to an earlier one of the same output: label and box.
         num_unmatched: Objects whose label is none of the classes asked for.
         num_whole_image: Objects whose box covers the whole image.
-        with_rejects: Answers with at least one rejected fragment.
-        with_truncation: Answers that ran into the length limit.
-        with_duplicates: Answers with at least one duplicate.
-        with_unmatched: Answers with at least one unmatched label.
-        with_whole_image: Answers with at least one box over the whole image.
+        with_rejects: Outputs with at least one rejected fragment.
+        with_truncation: Outputs that reached the length limit.
+        with_duplicates: Outputs with at least one duplicate.
+        with_unmatched: Outputs with at least one unmatched label.
+        with_whole_image: Outputs with at least one box over the whole image.
     """
 
-    num_answers: int
+    num_outputs: int
     num_objects: int
     num_rejects: int
     num_duplicates: int
@@ -38,20 +38,20 @@ class AnswerCounts:
     with_whole_image: int
 
     def share(self, name: str) -> float | None:
-        """Share of answers: ``name`` is a ``with_*`` count without its ``with_``.
+        """Return the share of outputs: ``name`` is a ``with_*`` count without its ``with_``.
 
         Returns:
-            A share in [0, 1], or None when there are no answers.
+            A share in [0, 1], or None when there are no outputs.
 
         Raises:
             AttributeError: If there is no such count.
 
         Example:
-            >>> count_answers([]).share("rejects") is None
+            >>> count_outputs([]).share("rejects") is None
             True
         """
         count: int = getattr(self, f"with_{name}")
-        return count / self.num_answers if self.num_answers else None
+        return count / self.num_outputs if self.num_outputs else None
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and shares, JSON-safe."""
@@ -59,25 +59,25 @@ class AnswerCounts:
         return {**asdict(self), "shares": {name: self.share(name) for name in names}}
 
 
-def count_answers(results: Iterable[Any]) -> AnswerCounts:
-    """Count what is odd in answers.
+def count_outputs(results: Iterable[Any]) -> OutputCounts:
+    """Count what is irregular in the outputs behind results.
 
     Args:
         results: Detection or segmentation results: objects with ``rejects``, ``truncated``,
             ``texts``, ``class_ids``, ``xyxy``, ``loc_yxyx`` and ``whole_image``.
 
     Returns:
-        The counts. A fragment that the parser set aside as a duplicate counts as a duplicate and
+        The counts. A fragment that the parser left out as a duplicate counts as a duplicate and
         not as a reject.
 
     Example:
-        >>> count_answers([]).num_objects
+        >>> count_outputs([]).num_objects
         0
     """
     rows = np.array([_count(result) for result in results], np.int64).reshape(-1, 6)
     objects, rejects, duplicates, unmatched, whole, truncated = rows.T
-    return AnswerCounts(
-        num_answers=len(rows),
+    return OutputCounts(
+        num_outputs=len(rows),
         num_objects=int(objects.sum()),
         num_rejects=int(rejects.sum()),
         num_duplicates=int(duplicates.sum()),
@@ -96,11 +96,11 @@ def _count(result: Any) -> tuple[int, int, int, int, int, int]:
     keys = [
         (text, *row) for text, row in zip(result.texts, np.asarray(places).tolist(), strict=True)
     ]
-    set_aside = sum("duplicate" in reject.reason for reject in result.rejects)
+    left_out = sum("duplicate" in reject.reason for reject in result.rejects)
     return (
         len(keys),
-        len(result.rejects) - set_aside,
-        len(keys) - len(set(keys)) + set_aside,
+        len(result.rejects) - left_out,
+        len(keys) - len(set(keys)) + left_out,
         int((np.asarray(result.class_ids) < 0).sum()),
         int(np.asarray(result.whole_image).sum()),
         int(bool(result.truncated)),

@@ -1,0 +1,223 @@
+"""Format of a data set, by its files; other tools' formats are named with the way to COCO."""
+
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pgvision.datasets.image_names import walk_files
+from pgvision.datasets.yolo_config import find_config
+from pgvision.errors import DataError
+
+Format = Literal["coco", "yolo", "voc", "labelme", "jsonl"]
+FORMATS: Final[tuple[Format, ...]] = ("coco", "yolo", "voc", "labelme", "jsonl")
+
+_HEAD: Final = 1 << 16  # bytes of a file that are looked at
+_BY_ENDING: Final[dict[str, Format]] = {
+    ".jsonl": "jsonl", ".xml": "voc", ".yaml": "yolo", ".yml": "yolo", ".data": "yolo",
+}  # fmt: skip
+# What a file of another tool contains near its beginning, its name, and the way out.
+_FOREIGN: Final = (
+    (rb"<annotations>\s*<version>", "a CVAT for images XML", "CVAT exports 'COCO 1.0'"),
+    (rb'"(rectanglelabels|polygonlabels|brushlabels|from_name|label_config)"|^\s*\[\s*\{[^{}]*'
+     rb'"data"\s*:\s*\{', "a Label Studio JSON", "Label Studio exports 'COCO'"),
+    (rb'"(_via_settings|_via_img_metadata|shape_attributes|region_attributes)"',
+     "a VIA (VGG Image Annotator) JSON", "VIA exports 'COCO format'"),
+    (rb'"coordinates"\s*:\s*\{\s*"x"', "a CreateML JSON",
+     "the labelling tool (Roboflow, CVAT) exports COCO too"),
+    (rb'"conversations"\s*:', "conversations (ShareGPT, LLaVA)",
+     'write lines {"image", "prefix", "suffix"}'),
+    (rb'"messages"\s*:\s*\[', "chat messages", 'write lines {"image", "prefix", "suffix"}'),
+    (rb'"file_name"\s*:[^\n]*\}', "an ImageFolder metadata.jsonl (file_name, objects)",
+     "write its objects as COCO, or lines {\"image\", \"prefix\", \"suffix\"}"),
+    (rb'"(data_row|row_data|Labeled Data)"', "a Labelbox export", "its converter writes COCO"),
+    (rb'"classTitle"', "a Supervisely JSON", "Supervisely exports COCO"),
+)  # fmt: skip
+_OTHER_COCO: Final = {
+    "caption": ("COCO captions", 'use the instances file, or lines {"image", "prefix", "suffix"}'),
+    "segments_info": ("COCO panoptic annotations", "use the instances file"),
+}
+_CSV: Final = (
+    "a CSV of boxes (TensorFlow, RetinaNet, OpenImages)",
+    "the labelling tool (Roboflow, CVAT) exports COCO too",
+)
+
+
+def detect_format(path: str | Path) -> Format:
+    """Return the format of a data set, by its files.
+
+    Args:
+        path: Annotation file or folder.
+
+    Raises:
+        DataError: If it is none of the five. Formats of other tools are named.
+
+    Example:
+        >>> detect_format("labels/train.jsonl")
+        'jsonl'
+    """
+    given = Path(path)
+    if not given.is_dir():
+        if given.suffix.lower() == ".json":
+            return _json_format(given)
+        if given.suffix.lower() not in _BY_ENDING:
+            refuse_foreign([given])
+            raise DataError(_unknown(given))
+        return _BY_ENDING[given.suffix.lower()]
+    if find_config(given) is not None:
+        return "yolo"
+    # Examples beside a COCO file are made from it, and contain less.
+    if any(given.glob("*.jsonl")) and not any(map(has_objects, sorted(given.glob("*.json")))):
+        return "jsonl"
+    for folder in (given / "Annotations", given / "annotations"):
+        if walk_files(folder, (".xml",)):
+            return "voc"
+    if any(given.glob("*.xml")):
+        return "voc"
+    if any((given / name).is_file() for name in ("classes.txt", "obj.names")):
+        return "yolo"
+    if (given / "labels").is_dir():
+        return _labels_format(given / "labels")
+    # Captions and panoptic files may be beside the instances.
+    first_error: DataError | None = None
+    for file in [*sorted(given.glob("*.json")), *sorted(given.glob("annotations/*.json"))]:
+        try:
+            return _json_format(file)
+        except DataError as error:
+            first_error = first_error or error
+    if first_error is not None:
+        raise first_error
+    return _format_by_parts(given)
+
+
+def _format_by_parts(given: Path) -> Format:
+    if any(map(has_objects, sorted(given.glob("*/*.json")))):
+        return "coco"
+    parts = [part for part in sorted(given.iterdir()) if part.is_dir()]
+    if any((part / "labels").is_dir() for part in parts):
+        return "yolo"
+    if any(next(part.glob("*.xml"), None) for part in parts):
+        return "voc"
+    if any(next(part.glob("*.jsonl"), None) for part in parts):
+        return "jsonl"
+    for file in sorted(given.glob("*/*.json")):
+        if _json_format(file) == "labelme":
+            return "labelme"
+    refuse_foreign([*sorted(given.glob("*.csv")), *sorted(given.glob("*/*.csv"))])
+    raise DataError(_unknown(given))
+
+
+def _labels_format(labels: Path) -> Format:
+    """Decide by the files in ``labels/``, which all tools use."""
+    if not walk_files(labels, (".txt",)):
+        if walk_files(labels, (".xml",)):
+            return "voc"
+        if files := walk_files(labels, (".json",)):
+            return _json_format(files[0])
+    return "yolo"
+
+
+def _json_format(file: Path) -> Format:
+    """Decide by the first keys, since a COCO file may have hundreds of megabytes."""
+    head = _head(file)
+    keys = set(_outermost_keys(head))
+    if keys & {b"shapes", b"imagePath", b"imageData"}:
+        return "labelme"
+    if not keys & {b"images", b"annotations", b"categories"}:
+        refuse_foreign([file])
+    elif isinstance(entry := _first_annotation(file), dict) and not has_objects(file):
+        kind = "caption" if "caption" in entry else "segments_info"
+        raise DataError(_foreign(file, *_OTHER_COCO[kind]))
+    return "coco"
+
+
+def _outermost_keys(head: bytes) -> Iterator[bytes]:
+    """Yield the keys of the outermost object, as far as the head of the file goes."""
+    depth, text = 0, b""
+    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[][{}:]', head):
+        sign = match[0]
+        if sign in (b"[", b"{"):
+            depth += 1
+        elif sign in (b"]", b"}"):
+            depth -= 1
+        elif sign == b":" and depth == 1:
+            yield text
+        text = sign[1:-1]
+
+
+def _head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_HEAD)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def has_objects(file: Path) -> bool:
+    """Whether a JSON file is a COCO file of objects, not of captions or panoptic segments.
+
+    The first annotation decides. A file that is cut before it counts if its keys are COCO's, so
+    that the reader can name the problem.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.json"
+        >>> _ = file.write_text('{"images": [], "annotations": [{"caption": "two helmets"}]}')
+        >>> has_objects(file)
+        False
+    """
+    head = _head(file).removeprefix(b"\xef\xbb\xbf")
+    if not head.lstrip().startswith(b"{"):
+        return False
+    entry = _first_annotation(file)
+    if entry is None:
+        return re.search(rb'"(images|annotations|categories)"\s*:', head) is not None
+    return isinstance(entry, dict) and not {"caption", "segments_info"} & entry.keys()
+
+
+def _first_annotation(file: Path) -> Any:
+    """Return the first entry of ``annotations`` without parsing the file; None if there is none."""
+    with file.open("rb") as stream:
+        if not file.stat().st_size:
+            return None
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = re.search(rb'"annotations"\s*:\s*\[\s*', data)
+            if found is None:
+                return None
+            # An entry may contain a long outline: try larger pieces.
+            for size in (1 << 12, 1 << 16, 1 << 20, 1 << 26):
+                text = data[found.end() : found.end() + size].decode("utf-8", "replace")
+                try:
+                    return json.JSONDecoder().raw_decode(text)[0]
+                except ValueError:
+                    continue
+    return None
+
+
+def refuse_foreign(files: list[Path]) -> None:
+    """Raise an error that names the tool whose format a file has.
+
+    Raises:
+        DataError: If the format of a file is known and cannot be read here.
+    """
+    for file in files:
+        if not file.is_file():
+            continue
+        head = _head(file)
+        known = (entry[1:] for entry in _FOREIGN if re.search(entry[0], head, re.DOTALL))
+        found = _CSV if file.suffix.lower() == ".csv" else next(known, None)
+        if found is not None:
+            raise DataError(_foreign(file, *found))
+
+
+def _foreign(file: Path, tool: str, fix: str) -> str:
+    return f"{file}: is {tool}, which pgvision does not read. Fix: {fix}"
+
+
+def _unknown(given: Path) -> str:
+    return (
+        f"{given}: the format is unknown; expected a COCO or LabelMe .json, a .jsonl, VOC .xml "
+        "files, or a YOLO folder with data.yaml or labels/. Name it (format=...)"
+    )

@@ -1,0 +1,468 @@
+"""Image files of a data set: listing of folders, and names in annotation files to paths.
+
+A name is tried in this order, and the first form that finds a file counts: as it is; with
+separators of Windows; with ``%20`` and the like decoded; in another Unicode form or with an ending
+in another case; without its ending. Where the user names the image folder, the last parts of a name
+that leads elsewhere count too.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from pgvision.coco.checks import MAX_PIXELS, stated_size
+from pgvision.datasets.dataset import EntryErrors, Finding
+from pgvision.errors import DataError, ImageError
+from pgvision.images import image_hw_of
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_FOLDER_WORDS = set(
+    "annotation annotations label labels xml xmls json jsons image images img imgs jpegimages "
+    "train training val valid validation test testing default".split()
+)
+
+
+class FoundImage(NamedTuple):
+    """An image of a data set.
+
+    Attributes:
+        name: Relative to the image folder, with ``/``; as on disk if the file exists.
+        path: The file, or where it is expected.
+    """
+
+    name: str
+    path: Path
+
+
+def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """List files below a folder by their endings, sorted by name.
+
+    Hidden files and folders (``.ipynb_checkpoints``, ``._a.jpg``), ``__MACOSX`` and overlays that
+    pgvision wrote (``a.overlay.jpg``) are left out. Links to folders are followed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "a.overlay.jpg"):
+        ...     (folder / name).touch()
+        >>> [path.name for path in walk_files(folder, IMAGE_ENDINGS)]
+        ['a.JPG', 'b.png']
+    """
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        # A link to a folder above it would be followed without end.
+        above = {os.path.realpath(place)}
+        above.update(map(str, Path(os.path.realpath(place)).parents))
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".")
+            and name != "__MACOSX"
+            and os.path.realpath(os.path.join(place, name)) not in above  # noqa: PTH118
+        ]
+        for name in names:
+            stem, ending = os.path.splitext(name)  # noqa: PTH122  (Path is slow here)
+            if (
+                ending.lower() in endings
+                and not name.startswith(".")
+                and not stem.endswith(".overlay")
+            ):
+                files.append(Path(place, name))
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the images below a folder; see `walk_files`."""
+    return walk_files(folder, IMAGE_ENDINGS)
+
+
+def size_of(
+    height: object, width: object, path: Path, *, where: str, lacks: str
+) -> tuple[int, int]:
+    """Return height and width as a file states them, or else from the header of the image.
+
+    Args:
+        height: As stated; 0 and None mean unknown.
+        width: Likewise.
+        path: The image.
+        where: Name of the entry in errors.
+        lacks: What the entry lacks if the size is unknown.
+
+    Raises:
+        DataError: If the stated size is no image's, or it is unknown and the image cannot be read.
+    """
+    try:
+        stated = stated_size(height, width)
+    except ValueError as error:
+        raise DataError(
+            f"{where}: size {width} x {height}, expected at least 1 x 1 and at most {MAX_PIXELS} "
+            "pixels"
+        ) from error
+    if stated is not None:
+        return stated
+    try:
+        return image_hw_of(path)
+    except ImageError as error:
+        raise DataError(f"{where}: lacks {lacks}, and the image cannot be read: {error}") from error
+
+
+class ImageFinder:
+    r"""Find the images that the annotation files of one data set name.
+
+    Args:
+        source: The data set, for errors.
+        images: The image folder, if the user names it.
+
+    Raises:
+        DataError: If ``images`` is no folder.
+
+    Example:
+        >>> import tempfile
+        >>> base = Path(tempfile.mkdtemp())
+        >>> (base / "images").mkdir()
+        >>> (base / "images" / "a b.jpg").touch()
+        >>> finder = ImageFinder(base)
+        >>> [found.name for found in finder.find_all(["a%20b.jpg", r".\a b.jpg", "a b"], base)]
+        ['a b.jpg', 'a b.jpg', 'a b.jpg']
+    """
+
+    def __init__(self, source: Path, images: str | Path | None = None) -> None:
+        self._images = None if images is None else Path(images)
+        if self._images is not None and not self._images.is_dir():
+            raise DataError(f"{images}: expected the folder of images of {source}, found none")
+        self._listings: dict[str, _Listing] = {}
+        self._searches: dict[tuple[Path, str], _Search] = {}
+
+    def find_all(
+        self, names: Sequence[str], base: Path, stem: str = ""
+    ) -> list[FoundImage | DataError]:
+        """Find the images that one annotation file, or one folder of them, names.
+
+        Args:
+            names: As the annotations have them.
+            base: Folder of the annotations; names with ``..`` start here.
+            stem: Name of the annotation file without its ending, "" for a folder of files.
+
+        Returns:
+            For each name the image, or the error of a name that is empty, leaves the data set or
+            means two files. Images that are nowhere are placed in the folder of the others.
+        """
+        if (base, stem) not in self._searches:
+            folders = [self._images] if self._images else _image_folders(base, stem)
+            self._searches[base, stem] = _Search(base, folders, self._listing, self._images)
+        return self._searches[base, stem].run(names)
+
+    def find(self, name: str, base: Path, *, where: str) -> FoundImage:
+        """Find one image.
+
+        Raises:
+            DataError: As in `find_all`; ``where`` is put before it.
+        """
+        (found,) = self.find_all([name], base)
+        if isinstance(found, DataError):
+            raise DataError(f"{where}: {found}")
+        return found
+
+    def _listing(self, folder: str) -> "_Listing":
+        if folder not in self._listings:
+            self._listings[folder] = _Listing(folder)
+        return self._listings[folder]
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """An annotation file of one image.
+
+    Attributes:
+        path: The file.
+        image: The name of its image.
+    """
+
+    path: Path
+    image: str
+
+
+_File = TypeVar("_File", bound=AnnotationFile)
+
+
+def find_named(
+    finder: ImageFinder, files: Sequence[_File], errors: EntryErrors
+) -> list[tuple[_File, FoundImage]]:
+    """Find the image of each annotation file, by the stated name or else by the file's own name.
+
+    Args:
+        finder: Of the data set.
+        files: The files.
+        errors: Where images that are taken by the file's name, and errors, are recorded.
+
+    Raises:
+        DataError: As `ImageFinder.find_all`, unless errors are recorded.
+    """
+    by_folder: dict[Path, list[_File]] = {}
+    for file in files:
+        by_folder.setdefault(file.path.parent, []).append(file)
+    found: dict[Path, FoundImage] = {}
+    for folder, members in by_folder.items():
+        stated = finder.find_all([file.image for file in members], folder)
+        own = finder.find_all([file.path.stem for file in members], folder)
+        for file, image, other in zip(members, stated, own, strict=True):
+            with errors.entry(file.path.name):
+                lost = isinstance(image, DataError) or not image.path.is_file()
+                if lost and isinstance(other, FoundImage) and other.path.is_file():
+                    errors.findings.append(_renamed(file, other))
+                    found[file.path] = other
+                elif isinstance(image, DataError):
+                    raise DataError(f"{file.path}: {image}")
+                else:
+                    found[file.path] = image
+    return [(file, found[file.path]) for file in files if file.path in found]
+
+
+def _renamed(file: AnnotationFile, image: FoundImage) -> Finding:
+    message = f"{file.path.name} names {file.image!r}, which is not there; {image.name} was taken"
+    return Finding("mended", "warning", message, image.name)
+
+
+class _Search:
+    """Search for the images of one annotation file in the folders where they may be."""
+
+    def __init__(
+        self,
+        base: Path,
+        folders: Sequence[Path],
+        listing: "Callable[[str], _Listing]",
+        given: Path | None,
+    ) -> None:
+        self._base, self._listing, self._given = base, listing, given
+        self._folders = list(dict.fromkeys(folders))
+        self._root = data_set_root(base)
+        self._by_tail: dict[Path, str] = {}
+
+    def run(self, names: Sequence[str]) -> list[FoundImage | DataError]:
+        outcomes: list[FoundImage | DataError | None] = []
+        for name in names:
+            try:
+                outcomes.append(self._find(name))
+            except DataError as error:
+                outcomes.append(error)
+        # Images that are nowhere belong into the folder in which others of the file were found.
+        usual = [
+            folder
+            for folder in self._folders
+            if {folder.name, folder.parent.name} & {"images", "JPEGImages"} and folder.is_dir()
+        ]
+        there = usual[-1] if usual else self._folders[0]
+        home = next(
+            (
+                folder
+                for outcome in outcomes
+                if isinstance(outcome, FoundImage)
+                for folder in self._folders
+                if outcome.path == folder / outcome.name
+            ),
+            there,
+        )
+        return [
+            FoundImage(_slashes(name), home / _slashes(name)) if outcome is None else outcome
+            for name, outcome in zip(names, outcomes, strict=True)
+        ]
+
+    def _find(self, name: str) -> FoundImage | None:
+        if not name.strip() or "\0" in name or name in (".", "/"):
+            raise DataError(f"image name {name!r} is not a file name")
+        plain = _slashes(name)
+        climbs = ".." in plain.split("/")
+        if not climbs and not plain.startswith("/") and (hits := self._look(name)):
+            return _only(hits, name)
+        absolute = plain.startswith("/") or bool(PureWindowsPath(name).drive)
+        if absolute or climbs:
+            return self._find_outside(name, plain, absolute)
+        own = [hit for folder in self._folders for hit in self._own_tails(folder, plain)]
+        return _only(own, name) if own else self._given_tail(name, plain)
+
+    def _look(self, name: str, folders: Sequence[Path] | None = None) -> list[FoundImage]:
+        """Return the files that a name means in its first form that any folder has."""
+        plain = _slashes(name)
+        decoded = _decoded(plain) if "%" in plain else plain
+        exact = list(dict.fromkeys((name, plain, decoded)))
+        loose = list(dict.fromkeys((plain, decoded)))
+        tries: list[tuple[list[str], int]] = [([form], 0) for form in exact]
+        tries += [(loose, 1), (loose, 2)]
+        for forms, looseness in tries:
+            hits: dict[Path, FoundImage] = {}
+            for folder in folders or self._folders:
+                for form in forms:
+                    parent, _, last = form.rpartition("/")
+                    place = f"{folder}/{parent}" if parent else str(folder)
+                    for file in self._listing(place).get(last, looseness):
+                        found = PurePosixPath(parent, file).as_posix()
+                        hits[folder / found] = FoundImage(found, folder / found)
+            if hits:
+                return list(hits.values())
+        return []
+
+    def _own_tails(self, folder: Path, plain: str) -> list[FoundImage]:
+        """Return the files of a name that begins with the folder's own last parts."""
+        parts = tuple(plain.split("/"))
+        if parts[0] not in folder.parts:
+            return []
+        for count in range(1, len(parts)):
+            if parts[:count] == folder.parts[-count:] and (
+                hits := self._look("/".join(parts[count:]), [folder])
+            ):
+                return hits
+        return []
+
+    def _given_tail(self, name: str, plain: str) -> FoundImage | None:
+        """Return the file of the folder that the user names which the longest tail means.
+
+        Raises:
+            DataError: If another name means the same file.
+        """
+        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+        for start in range(1, len(parts)) if self._given is not None else ():
+            if hits := self._look("/".join(parts[start:])):
+                found = _only(hits, name)
+                other = self._by_tail.setdefault(found.path, name)
+                if other != name:
+                    raise DataError(
+                        f"image names {other!r} and {name!r} both end like {found.path}; name the "
+                        "folder above (images=...)"
+                    )
+                return found
+        return None
+
+    def _find_outside(self, name: str, plain: str, absolute: bool) -> FoundImage:
+        """Find an absolute name inside a folder, or one with ``..`` in a file nearby."""
+        folders = [folder.absolute() for folder in self._folders]
+        base = self._base.absolute()
+        if absolute and Path(name).is_absolute():
+            place = Path(os.path.normpath(name))
+            for folder in [*folders, self._root]:
+                if place != folder and place.is_relative_to(folder):
+                    return FoundImage(place.relative_to(folder).as_posix(), place)
+        if not absolute and (hits := list(self._climb(plain, folders))):
+            return _only(hits, name)
+        if (found := self._given_tail(name, plain)) is not None:
+            return found
+        place = Path(os.path.normpath(base / plain))
+        for folder in folders if not absolute else ():
+            if folder not in (base, self._root) and place.is_relative_to(folder):
+                return FoundImage(place.relative_to(folder).as_posix(), place)
+        what = "is absolute and not inside" if absolute else "leaves"
+        fix = "name the folder that contains it (images=...) or use relative names"
+        if self._given is not None:
+            fix = "no file of this folder ends like it"
+        raise DataError(f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}")
+
+    def _climb(self, plain: str, folders: list[Path]) -> Iterator[FoundImage]:
+        """Yield the files that a name with ``..`` leads to, inside the data set or close to it."""
+        base = self._base.absolute()
+        roots = [*folders, self._root, base.parent, Path.cwd()]
+        for start in dict.fromkeys((base, *(each for each in folders if each.is_dir()))):
+            place = Path(os.path.normpath(start / plain))
+            root = next((each for each in roots if place.is_relative_to(each)), None)
+            for hit in self._look(place.name, [place.parent]) if root is not None else ():
+                yield FoundImage(hit.path.relative_to(root or base).as_posix(), hit.path)
+        down = "/".join(part for part in plain.split("/") if part != "..")
+        for folder in folders:
+            yield from self._own_tails(folder, down)
+
+
+class _Listing:
+    """The files of one folder, read once."""
+
+    def __init__(self, folder: str) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                self._names = {entry.name for entry in entries if entry.is_file()}
+        except (OSError, ValueError):
+            self._names = set()
+        self._folded: list[dict[str, list[str]]] | None = None
+
+    def get(self, name: str, looseness: int) -> Sequence[str]:
+        """Return the files that a name means.
+
+        Args:
+            name: Name without folder.
+            looseness: 0 for the exact name, 1 for other Unicode forms and cases of the ending, 2
+                for a name without its ending.
+        """
+        if not self._names:
+            return ()
+        if looseness == 0:
+            return (name,) if name in self._names else ()
+        if self._folded is None:
+            self._folded = [{}, {}]
+            for each in sorted(self._names):
+                stem, ending = os.path.splitext(unicodedata.normalize("NFC", each))  # noqa: PTH122
+                self._folded[0].setdefault(stem + ending.lower(), []).append(each)
+                if ending.lower() in IMAGE_ENDINGS:
+                    self._folded[1].setdefault(stem, []).append(each)
+        composed = unicodedata.normalize("NFC", name)
+        if looseness == 1:
+            stem, ending = os.path.splitext(composed)  # noqa: PTH122
+            composed = stem + ending.lower()
+        return self._folded[looseness - 1].get(composed, ())
+
+
+def _slashes(name: str) -> str:
+    if "\\" not in name and not name.startswith("./") and "//" not in name and "/./" not in name:
+        return name
+    return PurePosixPath(name.replace("\\", "/")).as_posix()
+
+
+def _decoded(name: str) -> str:
+    """Decode ``%20`` and the like, to bytes that need not be UTF-8 (see `readable_name`)."""
+    return os.fsdecode(unquote_to_bytes(name.encode("utf-8", "surrogatepass")))
+
+
+def _only(hits: Sequence[FoundImage], name: str) -> FoundImage:
+    first = hits[0]
+    for other in hits[1:]:
+        if not first.path.samefile(other.path):
+            raise DataError(
+                f"image name {name!r} may mean {first.path} or {other.path}; name the folder "
+                "(images=...) or write the whole name"
+            )
+    return first
+
+
+def data_set_root(base: Path) -> Path:
+    """Return the folder of the whole data set: above ``labels``, ``train`` and the like.
+
+    Example:
+        >>> data_set_root(Path("/data/site/labels/train2017")).as_posix()
+        '/data/site'
+    """
+    root = base.absolute()
+    while (words := re.findall("[a-z]+", root.name.lower())) and _FOLDER_WORDS.issuperset(words):
+        root = root.parent
+    return root
+
+
+def _image_folders(base: Path, stem: str) -> list[Path]:
+    """Return where the images of an annotation file may be, the likeliest first.
+
+    Beside the file, in ``images/`` or ``JPEGImages/``, in a folder called as the file
+    (``train.json`` and ``train/``), or in one beside ``annotations/`` (COCO's
+    ``annotations/instances_val2017.json`` and ``val2017/``).
+    """
+    parts = [part for part in dict.fromkeys((stem, stem.split("_")[-1])) if part]
+    folders = []
+    for root in (base, base.parent) if data_set_root(base) != base.absolute() else (base,):
+        images = [root / name for name in ("images", "JPEGImages", "img")]
+        folders += [root, *images, *(root / part for part in parts)]
+        folders += [place / part for place in images for part in parts]
+    for above in base.parents:  # labels/train and images/train
+        if above.name.lower() in ("labels", "annotations"):
+            inner = base.relative_to(above)
+            folders += [above.parent / name / inner for name in ("images", "JPEGImages")]
+            folders += [above.parent / inner]
+            break
+    return folders

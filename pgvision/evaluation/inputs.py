@@ -1,0 +1,433 @@
+"""Ground truth and predictions of an evaluation, checked and stored as columns."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgvision.coco import FIX, CocoContent, Problems, read_content
+from pgvision.coco.checks import Table, kind_of, parse_json, read_bytes
+from pgvision.errors import DataError, EvaluationError, OptionError
+from pgvision.evaluation.outputs import OutputCounts, count_outputs
+from pgvision.rle import Rle, pack_rle, pixels_fault, polygons_to_rle, rle_fault, run_totals
+
+Record: TypeAlias = Mapping[str, Any]
+TruthSource: TypeAlias = "str | Path | Mapping[str, Any] | Any"
+"""A COCO annotation file, its content, or a pycocotools ``COCO``."""
+ResultsSource: TypeAlias = "str | Path | Sequence[Mapping[str, Any]] | Sequence[tuple[int, Any]]"
+"""A COCO results file, its records, or pairs of image id and result."""
+
+RESULTS_FIX = (
+    "results are records {image_id, category_id, bbox [left, top, width, height] or "
+    "segmentation (RLE), score}, with the integer ids of the ground truth"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Checked ground truth. Rows are annotations in file order; categories are sorted by id.
+
+    Attributes:
+        image_ids: ``(i,)`` int64, sorted.
+        image_hw: Height and width by image id; None where the file does not state them.
+        category_ids: ``(k,)`` int64, sorted.
+        names: ``k`` category names.
+        ids: ``(n,)`` annotation ids.
+        image: ``(n,)`` image id of each annotation.
+        category: ``(n,)`` category id of each annotation.
+        xywh: ``(n, 4)`` float64, pixels: left, top, width, height.
+        area: ``(n,)`` float64, pixels.
+        crowd: ``(n,)`` bool.
+        masks: ``n`` compressed RLEs, or None when boxes are scored.
+        notes: What was filled in.
+    """
+
+    image_ids: NDArray[np.int64]
+    image_hw: dict[int, tuple[int, int] | None]
+    category_ids: NDArray[np.int64]
+    names: tuple[str, ...]
+    ids: NDArray[np.int64]
+    image: NDArray[np.int64]
+    category: NDArray[np.int64]
+    xywh: NDArray[np.float64]
+    area: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    masks: list[Rle] | None
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(
+        self, classes: Collection[str] | None, image_ids: Collection[int] | None
+    ) -> "GroundTruth":
+        """Return the ground truth of some classes and images.
+
+        Raises:
+            OptionError: If a class or an image id is not in the ground truth.
+        """
+        keep_class = np.ones(len(self.names), np.bool_)
+        if classes is not None:
+            _require_known("classes", classes, self.names)
+            keep_class = np.array([name in classes for name in self.names], np.bool_)
+        keep_image = np.ones(len(self.image_ids), np.bool_)
+        if image_ids is not None:
+            _require_known("image_ids", image_ids, self.image_ids.tolist())
+            keep_image = np.isin(self.image_ids, list(image_ids))
+        category_ids, images = self.category_ids[keep_class], self.image_ids[keep_image]
+        rows = np.isin(self.category, category_ids) & np.isin(self.image, images)
+        return replace(
+            self,
+            image_ids=images,
+            category_ids=category_ids,
+            names=tuple(n for n, keep in zip(self.names, keep_class, strict=True) if keep),
+            ids=self.ids[rows],
+            image=self.image[rows],
+            category=self.category[rows],
+            xywh=self.xywh[rows],
+            area=self.area[rows],
+            crowd=self.crowd[rows],
+            masks=self.masks and [self.masks[row] for row in np.flatnonzero(rows).tolist()],
+        )
+
+    def class_places(self, category: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the positions of category ids in ``category_ids``."""
+        return np.searchsorted(self.category_ids, category)
+
+    def count_by_class(self, category: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return ``(k,)`` how often each category occurs."""
+        return np.bincount(self.class_places(category), minlength=len(self.category_ids))
+
+
+def _require_known(option: str, values: Collection[Any], known: Collection[Any]) -> None:
+    unknown = [value for value in values if value not in set(known)]
+    if isinstance(values, str) or unknown or not values:
+        raise OptionError(
+            f"{option}: expected some of {list(known)[:10]}, got {unknown[:3] or values!r}"
+        )
+
+
+def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
+    """Read and check ground truth.
+
+    Args:
+        gt: A path to a COCO JSON file, its content as a dict, or a pycocotools ``COCO``.
+        masks: Whether masks are scored: segmentations and image sizes are then required.
+
+    Raises:
+        EvaluationError: With every problem found: missing or duplicate ids, unknown images or
+            categories, boxes that are no boxes, NaN, masks of another size.
+
+    Example:
+        >>> truth = load_ground_truth({
+        ...     "images": [{"id": 1, "height": 40, "width": 60}],
+        ...     "categories": [{"id": 3, "name": "helmet"}],
+        ...     "annotations": [
+        ...         {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}]})
+        >>> truth.names, truth.area.tolist()
+        (('helmet',), [200.0])
+    """
+    source = gt if isinstance(gt, str | Path | Mapping) else getattr(gt, "dataset", None)
+    if source is None:
+        raise EvaluationError(
+            f"ground truth: expected a COCO file, its dict or a pycocotools COCO, got "
+            f"{type(gt).__name__}. Fix: pass the path of the annotation file."
+        )
+    where = f"ground truth {gt}" if isinstance(gt, str | Path) else "ground truth"
+    try:
+        content = read_content(source, where=where, outlines=masks)
+    except DataError as error:
+        raise EvaluationError(
+            f"{error}. Fix: pass a COCO detection file with images, categories and annotations."
+        ) from error
+    entries_at_fault = any(not place.startswith("annotations") for place, _ in content.problems)
+    if not (content.images and content.categories) and not entries_at_fault:
+        raise EvaluationError(
+            f"{where}: expected at least one image and one category, got {len(content.images)} "
+            f"images and {len(content.categories)} categories. Fix: nothing can be scored against "
+            "an empty set."
+        )
+    if masks:
+        _require_masks(content)
+    content.problems.refuse(FIX)
+    missing = int((~content.has_area).sum())
+    notes = content.problems.notes
+    if missing:
+        filled = f"{missing} annotations have no area: taken from their mask, or else their box"
+        notes = (filled, *notes)
+    category_ids = sorted(content.categories)
+    return GroundTruth(
+        image_ids=np.array(sorted(content.images), np.int64),
+        image_hw={number: entry.image_hw for number, entry in content.images.items()},
+        category_ids=np.array(category_ids, np.int64),
+        names=tuple(content.categories[number].fields["name"] for number in category_ids),
+        ids=content.ids,
+        image=content.image_ids,
+        category=content.category_ids,
+        xywh=content.xywh,
+        area=content.area,
+        crowd=content.crowd,
+        masks=_pack_masks(content) if masks else None,
+        notes=notes,
+    )
+
+
+def _require_masks(content: CocoContent) -> None:
+    """Add the problems of mask scoring."""
+    for entry in content.images.values():
+        if entry.sound and entry.image_hw is None:
+            sides = " and ".join(str(entry.fields.get(side)) for side in ("height", "width"))
+            content.problems.add(
+                f"images[{entry.index}]",
+                f"height and width are {sides}, expected positive integers: masks are scored",
+            )
+    for index, outline in zip(content.index.tolist(), content.outlines, strict=True):
+        if outline is None:
+            content.problems.add(
+                f"annotations[{index}].segmentation",
+                "contains no polygon of at least 3 points and no RLE, and masks are scored",
+            )
+
+
+def _pack_masks(content: CocoContent) -> list[Rle]:
+    sizes = {number: entry.image_hw or (0, 0) for number, entry in content.images.items()}
+    return [
+        pack_rle(outline)
+        if isinstance(outline, Mapping)
+        else polygons_to_rle(outline, sizes[image])
+        for outline, image in zip(content.outlines, content.image_ids.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Checked predictions, in the order given.
+
+    Attributes:
+        image: ``(n,)`` image ids.
+        category: ``(n,)`` category ids.
+        xywh: ``(n, 4)`` float64, pixels: left, top, width, height.
+        scores: ``(n,)`` float64, or None when no record has a score.
+        masks: ``n`` compressed RLEs, or None when boxes are scored.
+        outputs: Counts over the model's outputs, when result objects were given.
+        notes: What the results do not cover.
+    """
+
+    image: NDArray[np.int64]
+    category: NDArray[np.int64]
+    xywh: NDArray[np.float64]
+    scores: NDArray[np.float64] | None
+    masks: list[Rle] | None
+    outputs: OutputCounts | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def select(self, truth: GroundTruth) -> "Predictions":
+        """Return the predictions for the images and classes of ``truth``."""
+        rows = np.isin(self.image, truth.image_ids) & np.isin(self.category, truth.category_ids)
+        if rows.all():
+            return self
+        left_out = f"{int((~rows).sum())} predictions of other classes or images were left out"
+        return replace(
+            self,
+            image=self.image[rows],
+            category=self.category[rows],
+            xywh=self.xywh[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            masks=self.masks and [self.masks[row] for row in np.flatnonzero(rows).tolist()],
+            notes=(*self.notes, left_out),
+        )
+
+
+def load_inputs(
+    gt: TruthSource,
+    results: ResultsSource,
+    *,
+    masks: bool = False,
+    classes: Collection[str] | None = None,
+    image_ids: Collection[int] | None = None,
+) -> tuple[GroundTruth, Predictions]:
+    """Read and check ground truth and predictions.
+
+    Args:
+        gt: The ground truth.
+        results: The predictions.
+        masks: Whether masks are scored; boxes are otherwise.
+        classes: Names of the classes to score; all if None.
+        image_ids: The images to score; all if None.
+
+    Raises:
+        EvaluationError: With every problem found: unknown, string or missing ids, scores that are
+            NaN or missing in some records only, boxes that are no boxes, RLEs of another size.
+        OptionError: If ``classes`` or ``image_ids`` names something unknown.
+    """
+    whole = load_ground_truth(gt, masks=masks)
+    truth = whole
+    if classes is not None or image_ids is not None:
+        truth = whole.select(classes, image_ids)
+    where, outputs = "results", None
+    notes: tuple[str, ...] = ()
+    records: Sequence[Record]
+    if isinstance(results, str | Path):
+        where = f"results {results}"
+        results = _read_results(results)
+    if _are_pairs(results):
+        pairs: Sequence[tuple[int, Any]] = results  # type: ignore[assignment]
+        records, members = _pairs_to_records(pairs, whole)
+        outputs, notes = count_outputs(members), _coverage_notes(pairs, truth)
+    else:
+        records = _require_records(results, where)
+    found = replace(_checked(records, whole, where, masks=masks), outputs=outputs, notes=notes)
+    return truth, found.select(truth)
+
+
+def _read_results(path: str | Path) -> Any:
+    try:
+        return parse_json(read_bytes(Path(path)), f"results {path}", allow_nan=True)
+    except DataError as error:
+        raise EvaluationError(f"{error}. Fix: check the path, or write the file again.") from error
+
+
+def _require_records(value: Any, where: str) -> Sequence[Record]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise EvaluationError(
+            f"{where}: expected a list of objects, got {type(value).__name__}. "
+            "Fix: pass a JSON array of records."
+        )
+    for index, record in enumerate(value):
+        if not isinstance(record, Mapping):
+            raise EvaluationError(
+                f"{where}[{index}]: expected an object, got {kind_of(record)}. "
+                "Fix: every record must be a JSON object."
+            )
+    return value
+
+
+def _checked(
+    records: Sequence[Record], truth: GroundTruth, where: str, *, masks: bool
+) -> Predictions:
+    problems = Problems(where)
+    table = Table(records, where, problems)
+    image = _known_column(table, "image_id", truth.image_ids)
+    category = _known_column(table, "category_id", truth.category_ids)
+    scores = None
+    if not records or any(record.get("score") is not None for record in records):
+        scores = table.numbers("score")
+    boxes, rles = np.zeros((len(records), 4)), None
+    if masks:
+        rles = _rles(table, image, truth)
+    else:
+        boxes = table.boxes(table.values("bbox"))
+    problems.refuse(RESULTS_FIX)
+    return Predictions(image, category, boxes, scores, rles)
+
+
+def _known_column(table: Table, key: str, known: NDArray[np.int64]) -> NDArray[np.int64]:
+    before = table.bad.copy()
+    column = table.whole(key)
+    unknown = ~np.isin(column, known) & (table.bad == before)
+    for row in np.flatnonzero(unknown).tolist():
+        table.fail(row, key, f"is {column[row]}, which the ground truth lacks")
+    return column
+
+
+def _rles(table: Table, image: NDArray[np.int64], truth: GroundTruth) -> list[Rle]:
+    rles: list[Rle] = []
+    for row, record in enumerate(table.records):
+        size = truth.image_hw.get(int(image[row]))
+        if size is None:
+            continue  # an unknown image is a problem already
+        if fault := rle_fault(record.get("segmentation"), size):
+            table.fail(row, "segmentation", fault)
+            continue
+        rles.append(pack_rle(record["segmentation"]))
+        (total,) = run_totals([rles[-1]["counts"]]).tolist()
+        if fault := pixels_fault(total, size):
+            table.fail(row, "segmentation", fault)
+    return rles
+
+
+def _are_pairs(results: object) -> bool:
+    if not isinstance(results, Sequence) or isinstance(results, str | bytes) or not results:
+        return False
+    first = results[0]
+    if hasattr(first, "to_coco"):
+        raise EvaluationError(
+            "results: expected (image_id, result) pairs, got bare result objects. "
+            "Fix: pair each with its ground-truth image id, "
+            "e.g. list(zip(image_ids, detector.predict(paths)))."
+        )
+    return isinstance(first, tuple) and len(first) == 2
+
+
+def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Record], list[Any]]:
+    """Return COCO records of result objects; objects whose label is no class are left out."""
+    by_name = dict(zip(truth.names, truth.category_ids.tolist(), strict=True))
+    problems = Problems("results")
+    records: list[list[Record]] = []
+    members: list[Any] = []
+    seen: set[object] = set()
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            problems.add(f"[{index}]", f"is {type(pair).__name__}, expected (image_id, result)")
+            continue
+        image_id, result = pair
+        if not getattr(result, "ok", True):
+            problems.add(f"[{index}]", f"is a failure: {getattr(result, 'error', '')!s:.80}")
+        elif not hasattr(result, "to_coco"):
+            problems.add(f"[{index}]", f"is {type(result).__name__}, which has no to_coco")
+        elif unknown := [name for name in result.classes if name not in by_name]:
+            problems.add(f"[{index}].classes", f"{unknown[:3]} are no ground-truth categories")
+        elif image_id in seen:
+            problems.add(f"[{index}]", f"image id {image_id} has a result already")
+        else:
+            seen.add(image_id)
+            matched = result[np.asarray(result.class_ids) >= 0]
+            records.append(matched.to_coco(image_id=image_id, category_ids=by_name))
+            members.append(result)
+    problems.refuse(
+        f"pair every image id with one result; categories here are {list(by_name)[:10]}, and "
+        "failures must be left out explicitly"
+    )
+    return list(chain.from_iterable(records)), members
+
+
+def _coverage_notes(pairs: Sequence[tuple[int, Any]], truth: GroundTruth) -> tuple[str, ...]:
+    """Return notes of classes and images that no result was queried for."""
+    notes = []
+    queried = [set(result.classes) for _, result in pairs]
+    missing = [name for name in truth.names if not any(name in names for names in queried)]
+    partly = [
+        name
+        for name in truth.names
+        if name not in missing and not all(name in names for names in queried)
+    ]
+    lacks = "their annotations count as missed"
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(truth.names)} classes were not queried "
+            f"({_shown(missing)}): {lacks}; classes=[...] scores the others alone"
+        )
+    if partly:
+        notes.append(
+            f"{len(partly)} classes were queried for some images only ({_shown(partly)}): {lacks} "
+            "in the others"
+        )
+    done = {image_id for image_id, _ in pairs}
+    images = [number for number in truth.image_ids.tolist() if number not in done]
+    if images:
+        notes.append(
+            f"{len(images)} of {len(truth.image_ids)} images have no result (ids "
+            f"{_shown(images)}): {lacks}; image_ids=[...] scores the others alone"
+        )
+    return tuple(notes)
+
+
+def _shown(values: Sequence[object], most: int = 5) -> str:
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")

@@ -1,0 +1,319 @@
+"""Metrics beside AP: F1 at the best threshold and without scores, mean IoU, reliability, confusion.
+
+AP ranks predictions by score. Metrics of sets of predictions need no order: they are defined for
+generative models without scores, and say what a user gets at one threshold.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgvision.evaluation.inputs import GroundTruth, Predictions
+from pgvision.evaluation.matching import Pairs, largest_matching
+
+IOUS: Final = np.linspace(0.5, 0.95, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestF1:
+    """The score threshold with the best F1 at IoU 0.5; predictions at or above it are kept.
+
+    Attributes:
+        threshold: The score.
+        f1: F1 there.
+        precision: Precision there.
+        recall: Recall there.
+    """
+
+    threshold: float
+    f1: float
+    precision: float
+    recall: float
+
+
+def best_f1(
+    scores: NDArray[np.float64], correct: NDArray[np.bool_], num_truth: int
+) -> BestF1 | None:
+    """Find the threshold with the best F1; of equals, the highest.
+
+    Args:
+        scores: ``(n,)`` scores of counted predictions.
+        correct: ``(n,)`` whether each is matched.
+        num_truth: Annotations that could be found.
+
+    Returns:
+        The best cut between distinct scores, or None without predictions or annotations.
+
+    Example:
+        >>> best = best_f1(np.array([0.9, 0.8, 0.3]), np.array([True, True, False]), 2)
+        >>> best.threshold, best.f1
+        (0.8, 1.0)
+    """
+    if not len(scores) or not num_truth:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(correct[order])
+    kept = np.arange(1, len(scores) + 1)
+    cuts = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    f1 = 2 * hits[cuts] / (kept[cuts] + num_truth)
+    best = cuts[int(np.argmax(f1))]
+    return BestF1(
+        threshold=float(scores[order][best]),
+        f1=float(2 * hits[best] / (kept[best] + num_truth)),
+        precision=float(hits[best] / kept[best]),
+        recall=float(hits[best] / num_truth),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFree:
+    """Metrics at one IoU that do not depend on the order of predictions.
+
+    Attributes:
+        iou: The threshold.
+        precision: Matched predictions over all that are not ignored for a crowd; None without any.
+        recall: Matched annotations over all; None without annotations.
+        f1: Harmonic mean of the two; None if either is undefined.
+        average_recall: Recall averaged over classes that have annotations (COCO's AR at one IoU).
+        num_matched: Matches in the largest one-to-one assignment within image and class.
+    """
+
+    iou: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    average_recall: float | None
+    num_matched: int
+
+
+def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> ScoreFree:
+    """Compute precision, recall, F1 and average recall of predictions at one IoU.
+
+    Args:
+        truth: The ground truth.
+        pairs: By `overlapping_pairs`, of all predictions or of some.
+        num_found: Number of these predictions.
+        iou: Threshold, at least 0.5.
+    """
+    near = pairs.at(iou, pairs.same_class)
+    crowd = truth.crowd[near.truth]
+    on_crowd = np.unique(near.found[crowd])
+    matched = largest_matching(near.where(~crowd))
+    # Predictions that no crowd would ignore are matched first; the rest of the others is ignored.
+    plain = near.where(~crowd & ~np.isin(near.found, on_crowd))
+    num_plain = len(largest_matching(plain)) if len(on_crowd) else len(matched)
+    counted = num_found - (len(on_crowd) - (len(matched) - num_plain))
+    totals = truth.count_by_class(truth.category[~truth.crowd])
+    hits = truth.count_by_class(truth.category[matched])
+    precision = len(matched) / counted if counted else None
+    recall = len(matched) / int(totals.sum()) if totals.any() else None
+    f1 = None
+    if precision is not None and recall is not None:
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    present = totals > 0
+    average = float(np.mean(hits[present] / totals[present])) if present.any() else None
+    return ScoreFree(
+        iou=iou,
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        average_recall=average,
+        num_matched=len(matched),
+    )
+
+
+def mean_f1(
+    truth: GroundTruth, found: Predictions, pairs: Pairs, *, threshold: float | None
+) -> float | None:
+    """Average F1 over all classes over IoU 0.5:0.05:0.95.
+
+    Reported beside AP for generative detectors without scores. At each IoU it is twice the matches
+    of the largest one-to-one assignment within image and class, over predictions plus annotations;
+    crowds are no annotations, and predictions on them are ignored.
+
+    Args:
+        truth: The ground truth.
+        found: The predictions.
+        pairs: By `overlapping_pairs`.
+        threshold: Score that a prediction needs; None takes all.
+
+    Returns:
+        The mean, in [0, 1]; None without annotations.
+    """
+    chosen = _above(found, threshold)
+    kept = pairs.where(chosen[pairs.found] & pairs.same_class & (pairs.iou >= IOUS[0]))
+    each = [score_free(truth, kept, int(chosen.sum()), float(iou)) for iou in IOUS]
+    if each[0].recall is None:
+        return None
+    return sum(result.f1 or 0.0 for result in each) / len(each)
+
+
+def _above(found: Predictions, threshold: float | None) -> NDArray[np.bool_]:
+    if threshold is None or found.scores is None:
+        return np.ones(len(found), np.bool_)
+    return found.scores >= threshold
+
+
+def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
+    """Average the IoU of each annotation with the prediction that is assigned to it.
+
+    The assignment is one-to-one within image and class, with the largest sum of IoUs. A missed
+    annotation counts 0, and crowds are no annotations. False predictions do not count here, but in
+    precision and F1.
+
+    Args:
+        truth: The ground truth.
+        pairs: By `overlapping_pairs`.
+
+    Returns:
+        The mean, in [0, 1]; None without annotations.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    total = int((~truth.crowd).sum())
+    if not total:
+        return None
+    near = pairs.where(pairs.same_class & ~truth.crowd[pairs.truth])
+    cluster = _clusters(near)
+    sizes = np.bincount(cluster, minlength=1)
+    alone = sizes[cluster] == 1
+    reached = float(near.iou[alone].sum())
+    order = np.argsort(cluster, kind="stable")
+    order = order[~alone[order]]
+    ends = np.flatnonzero(np.diff(cluster[order])) + 1
+    for rows in np.split(order, ends) if len(order) else ():
+        found, row = np.unique(near.found[rows], return_inverse=True)
+        wanted, column = np.unique(near.truth[rows], return_inverse=True)
+        overlap = np.zeros((len(found), len(wanted)))
+        overlap[row, column] = near.iou[rows]
+        reached += float(overlap[linear_sum_assignment(overlap, maximize=True)].sum())
+    return reached / total
+
+
+def _clusters(pairs: Pairs) -> NDArray[np.int64]:
+    """Return the number of each pair's cluster: pairs that share predictions or annotations."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    found, row = np.unique(pairs.found, return_inverse=True)
+    truth, column = np.unique(pairs.truth, return_inverse=True)
+    size = len(found) + len(truth)
+    if not size:
+        return np.zeros(0, np.int64)
+    edges = coo_array((np.ones(len(row), np.int8), (row, len(found) + column)), shape=(size, size))
+    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1][row]
+    return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Scores against the share that is correct, in bins of equal width over [0, 1].
+
+    Attributes:
+        edges: Bin edges, one more than bins.
+        counts: Predictions in each bin.
+        confidence: Mean score of each bin; None where empty.
+        precision: Share of correct predictions of each bin; None where empty.
+        ece: Expected calibration error: mean gap of the two, weighted by counts; None if empty.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+    ece: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe: lists for tuples."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def reliability(
+    scores: NDArray[np.float64], correct: NDArray[np.bool_], *, num_bins: int = 10
+) -> Reliability | None:
+    """Compare scores with precision.
+
+    Args:
+        scores: ``(n,)`` scores.
+        correct: ``(n,)`` whether each is correct.
+        num_bins: Bins over [0, 1].
+
+    Returns:
+        The diagram, or None if a score is outside [0, 1] and so is no probability.
+
+    Source:
+        Guo et al. 2017, On Calibration of Modern Neural Networks (arXiv 1706.04599), eq. 3.
+
+    Example:
+        >>> reliability(np.array([0.8, 0.8]), np.array([True, False])).ece
+        0.30000000000000004
+    """
+    if len(scores) and (scores.min() < 0 or scores.max() > 1):
+        return None
+    edges = np.linspace(0, 1, num_bins + 1)
+    place = np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(place, minlength=num_bins)
+    summed = np.bincount(place, weights=scores, minlength=num_bins)
+    right = np.bincount(place, weights=correct, minlength=num_bins)
+    gap = float(np.abs(summed - right).sum() / len(scores)) if len(scores) else None
+    return Reliability(
+        edges=tuple(edges.tolist()),
+        counts=tuple(counts.tolist()),
+        confidence=_means(summed.tolist(), counts.tolist()),
+        precision=_means(right.tolist(), counts.tolist()),
+        ece=gap,
+    )
+
+
+def _means(sums: list[float], counts: list[int]) -> tuple[float | None, ...]:
+    return tuple(
+        total / count if count else None for total, count in zip(sums, counts, strict=True)
+    )
+
+
+def confusion_matrix(
+    truth: GroundTruth,
+    found: Predictions,
+    pairs: Pairs,
+    *,
+    threshold: float | None,
+    iou: float = 0.5,
+) -> NDArray[np.int64]:
+    """Count which class was predicted for which, by pairs of falling IoU within an image.
+
+    Args:
+        truth: The ground truth; crowds are no annotations here, but predictions on them of their
+            class are ignored.
+        found: The predictions.
+        pairs: By `overlapping_pairs`.
+        threshold: Score that a prediction needs; None takes all.
+        iou: Overlap that a pair needs, at least 0.5.
+
+    Returns:
+        ``(k + 1, k + 1)`` counts: rows the true class, columns the predicted one; the last row
+        is background (false predictions), the last column misses.
+    """
+    num = len(truth.category_ids)
+    chosen = _above(found, threshold)
+    near = pairs.at(iou, chosen[pairs.found])
+    crowd = truth.crowd[near.truth]
+    ignored = near.found[crowd & near.same_class]
+    near = near.where(~crowd)
+    true_class, found_class = truth.class_places(truth.category), truth.class_places(found.category)
+    # The same class wins among pairs of equal IoU.
+    order = np.lexsort((near.truth, near.found, ~near.same_class, -near.iou))
+    matrix = np.zeros((num + 1, num + 1), np.int64)
+    seen_found, seen_truth = np.zeros(len(found), np.bool_), truth.crowd.copy()
+    for f, t in zip(near.found[order].tolist(), near.truth[order].tolist(), strict=True):
+        if not seen_found[f] and not seen_truth[t]:
+            seen_found[f] = seen_truth[t] = True
+            matrix[true_class[t], found_class[f]] += 1
+    seen_found[ignored] = True
+    matrix[num] += np.bincount(found_class[chosen & ~seen_found], minlength=num + 1)
+    matrix[:, num] += np.bincount(true_class[~seen_truth], minlength=num + 1)
+    return matrix
