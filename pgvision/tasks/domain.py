@@ -74,23 +74,25 @@ def _gradients(channel: NDArray[Any]) -> FloatArray:
 
 
 def photograph_score(bgr: ByteArray) -> float:
-    """Return how likely an image is a photograph rather than a flat drawing, in [0, 1].
+    """Return how likely an image is a photograph rather than a rendered scene, in [0, 1].
+
+    Drawings of another kind (charts, cartoons, screenshots) may score as high as photographs: they
+    are as far from what the bundled models were trained on.
 
     Args:
         bgr: ``(h, w, 3)`` uint8 BGR.
 
     Example:
-        >>> flat = np.full((120, 160, 3), 90, np.uint8)
-        >>> flat[30:90, 40:120] = (40, 200, 230)
-        >>> photograph_score(flat) < 0.5
-        True
+        >>> from pgvision import samples
+        >>> [photograph_score(samples.load(name)) > 0.5 for name in ("astronaut", "site-01")]
+        [True, False]
     """
     logit = float(domain_features(bgr) @ np.array(_WEIGHTS)) + _BIAS
     return float(1.0 / (1.0 + np.exp(-np.clip(logit, -50.0, 50.0))))
 
 
 def is_photograph(bgr: ByteArray) -> bool:
-    """Whether an image is rather a photograph than a flat drawing."""
+    """Whether an image is rather a photograph than a rendered scene."""
     return photograph_score(bgr) > _THRESHOLD
 
 
@@ -100,7 +102,8 @@ def text_refusal(frame: Frame, card: CheckpointCard) -> str | None:
         return None
     return (
         f"{card.name} was trained to caption, answer and read on drawings only, and this image "
-        'looks like a photograph; use another model, or insist with unknown="ask"'
+        "looks like a photograph (or another kind of drawing); use another model, or insist with "
+        'unknown="ask"'
     )
 
 

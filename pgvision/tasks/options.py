@@ -72,7 +72,13 @@ class ModelOptions(TypedDict, total=False):
     Attributes:
         model: Hub id, folder, ``"tiny"``, ``"small"`` or the address of an engine that serves one
             (see `pgvision.runtime.Remote`); None: ``PGVISION_MODEL``, else ``"small"``.
-        revision, device, dtype, quantize, threads, compiled: See `pgvision.runtime.load`.
+        revision: Branch, tag or commit of a hub id; None: its main branch.
+        device: "cpu", "cuda", "cuda:1", "mps"; None: the best one there is.
+        dtype: "float32", "bfloat16" or "float16"; None: what suits model and device.
+        quantize: "int8" or "int4" weights: less memory, slower on CPUs, other boxes. Needs the
+            extra ``quant``.
+        threads: Threads of the CPU; None: what suits the model.
+        compiled: Compile the decoder: for GPUs; the first answers take minutes.
         batch_size: Prompts that go through the model together; None: 8, or 1 for live sources (a
             camera, an address that names no video file), whose images should not wait.
         drafts: "exact" (default): over video the last frame's answer is a speculative draft of the

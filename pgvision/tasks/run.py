@@ -153,16 +153,19 @@ def _with_gaps(
 ) -> Iterator[Frame | FrameFailure | None]:
     """Read frames in a thread; yield None where the next is not there within `_PATIENCE`."""
     executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
+    coming = deque(executor.submit(next, source, None) for _ in range(_FRAMES_AHEAD))
     try:
         while True:
-            coming = executor.submit(next, source, None)
-            while not wait([coming], timeout=_PATIENCE).done:
+            while not wait([coming[0]], timeout=_PATIENCE).done:
                 yield None
-            frame = coming.result()
+            frame = coming.popleft().result()
             if frame is None:
                 return
+            coming.append(executor.submit(next, source, None))
             yield frame
     finally:
+        for future in coming:
+            future.cancel()
         # A source that is stuck cannot be closed: it is left after a while.
         closing_it = executor.submit(cast("Coroutine[None]", source).close)
         executor.shutdown(wait=bool(wait([closing_it], timeout=_CLOSE_SECONDS).done))

@@ -49,8 +49,7 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
     """
     height, width = image_hw
     step = max(1, round(side * (1 - overlap)))
-    count = -(-max(height - side, 0) // step) + 1
-    count *= -(-max(width - side, 0) // step) + 1
+    count = _count(image_hw, side, step)
     if count > _MOST:
         raise OptionError(
             f"tile: {side} pixels would cut {width}x{height} into {count} tiles, at most {_MOST}; "
@@ -81,16 +80,15 @@ def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
 
     Example:
         >>> auto_tile((480, 640), 448), auto_tile((1080, 1920), 448)
-        (None, 448)
+        (None, 504)
     """
     if max(image_hw) <= _AUTO_FROM * resolution:
         return None
     side = resolution
-    while len(tiles(image_hw, side)) > _AUTO_MOST:
-        side += max(1, side // 8)
+    while (count := _count(image_hw, side, round(side * (1 - OVERLAP)))) > _AUTO_MOST:
+        side += side // 8
     if (image_hw, side) not in _LOGGED:
         _LOGGED.add((image_hw, side))
-        count = len(tiles(image_hw, side))
         _LOG.info(
             "tile='auto': images of %dx%d are asked in %d tiles of %d pixels besides the whole, "
             "which takes about %d times as long",
@@ -101,6 +99,12 @@ def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
             count + 1,
         )
     return side
+
+
+def _count(image_hw: tuple[int, int], side: int, step: int) -> int:
+    """Return the number of tiles of a side, ``step`` pixels apart."""
+    rows, columns = (-(-max(length - side, 0) // step) + 1 for length in image_hw)
+    return rows * columns
 
 
 def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Found]:

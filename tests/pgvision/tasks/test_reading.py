@@ -12,8 +12,12 @@ from scripted import CARD, Scripted, generation, spans
 
 from pgvision.errors import OptionError
 from pgvision.evaluation import Calibration
+from pgvision.images import Frame
 from pgvision.runtime import Generation
 from pgvision.tasks import Detector, Segmenter
+from pgvision.tasks.names import known_classes
+from pgvision.tasks.options import ObjectSettings
+from pgvision.tasks.reading import read_answer
 from recipes.scenes import render_scene
 
 IMAGE = np.zeros((480, 640, 3), np.uint8)
@@ -58,6 +62,33 @@ def test_the_second_object_has_its_own_probabilities() -> None:
     assert result.scores[1] < 0.2 < 0.7 < result.scores[0]
     assert (result.edge_std[1] > 100).all()
     assert (result.edge_std[0] < 100).all()
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_each_mask_has_its_own_probabilities(constrained: bool) -> None:
+    first, second = ("".join(f"<seg{start + k:03d}>" for k in range(16)) for start in (0, 100))
+    box = "<loc0256><loc0128><loc0512><loc0384>"
+    text = f"{box}{first} helmet ; {box}{second} head"
+    answer = held(text, (1, 0)) if constrained else generation(text)
+    task = Segmenter(["head", "helmet"], generator=Scripted(lambda request: ""))
+    ask = task.plan(Frame(IMAGE, "array"))[0]
+    names = known_classes(ask.classes, CARD)
+    found, rejects = read_answer(ask, answer, names, (480, 640), ObjectSettings(), offset=7)
+    assert not rejects
+    for item, start in zip(found, (0, 100), strict=True):
+        assert item.codes == tuple(range(start, start + 16))
+        assert item.seg_probs.argmax(1).tolist() == list(item.codes)
+        assert text[item.start - 7 : item.end - 7].startswith(box)
+
+
+def test_the_best_objects_are_kept() -> None:
+    answer = held(f"{HELMET} ; {HEAD}", (1, 0))
+    table = answer.loc_probs.copy()
+    for worse, kept in ((slice(4, 8), "helmet"), (slice(0, 4), "head")):
+        changed = table.copy()
+        changed[worse] = 1 / 1024
+        answer = replace(answer, loc_probs=changed)
+        assert detector(answer, ["head", "helmet"], max_objects=1)(IMAGE).labels == (kept,)
 
 
 def test_a_cut_object_is_a_reject_and_no_object() -> None:

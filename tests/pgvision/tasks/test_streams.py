@@ -133,6 +133,23 @@ def test_a_slow_iterator_gets_each_result_before_its_next_frame(name: str) -> No
     assert len(results) == 5
 
 
+def test_drafts_come_from_the_same_video_and_size(tmp_path: Path) -> None:
+    videos = []
+    for number, hw in enumerate(((48, 64), (48, 64), (64, 48))):
+        videos.append(tmp_path / f"{number}.mp4")
+        with VideoWriter(videos[-1], 25, hw) as writer:
+            for _ in range(3):
+                writer.write(np.zeros((*hw, 3), np.uint8))
+    model = engine()
+    detector = Detector("helmet", generator=model, batch_size=1)
+    detector.predict([*videos, np.zeros((64, 48, 3), np.uint8)])
+    drafted = [len(request.draft) > 0 for request in model.requests]
+    assert drafted == [False, True, True] * 3 + [False]
+    undrafted = Detector("helmet", generator=engine(), batch_size=1, drafts="off")
+    undrafted.predict(videos[0])
+    assert not any(len(request.draft) for request in undrafted.generator.requests)
+
+
 def test_images_of_a_list_share_batches() -> None:
     model = engine()
     Detector("helmet", generator=model).predict([np.zeros((20, 30, 3), np.uint8)] * 11)

@@ -1,5 +1,6 @@
 """Tiles: one object is one box, wherever the borders fall."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scripted import Scripted
 from pgvision.runtime import Request
 from pgvision.tasks import Detector
 from pgvision.tasks.reading import Found
-from pgvision.tasks.tiles import join_fragments, tiles
+from pgvision.tasks.tiles import auto_tile, join_fragments, tiles
 
 
 def sees(request: Request) -> str:
@@ -100,3 +101,40 @@ def test_of_fragments_with_masks_the_largest_stays(turned: bool) -> None:
     small = masked((160.0, 20.0, 210.0, 60.0), (160, 0, 360, 200))  # cut on the left
     found = [small, large] if turned else [large, small]
     assert join_fragments(found, (400, 400)) == [large]
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "resolution", "expected"),
+    [
+        ((480, 640), 448, None),  # up to 1.5 times the resolution one pass is enough
+        ((672, 300), 448, None),
+        ((673, 300), 448, 448),
+        ((1080, 1920), 448, 504),  # 448 would be 18 tiles
+        ((416, 416), 224, 224),
+    ],
+)
+def test_auto_tiles_come_from_size_and_resolution(
+    image_hw: tuple[int, int], resolution: int, expected: int | None
+) -> None:
+    assert auto_tile(image_hw, resolution) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12_000), st.integers(1, 12_000), st.sampled_from([224, 448, 896]))
+def test_auto_tiles_are_few(height: int, width: int, resolution: int) -> None:
+    side = auto_tile((height, width), resolution)
+    if side is not None:
+        assert side >= resolution
+        assert len(tiles((height, width), side)) <= 16
+
+
+def test_auto_tiles_announce_their_price_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pgvision.tasks")
+    engine = Scripted(lambda request: "")
+    engine.resolution = 448
+    image = np.zeros((1087, 1931, 3), np.uint8)
+    Detector("helmet", generator=engine, tile="auto").predict([image, image])
+    (message,) = [text for text in caplog.messages if "tile='auto'" in text]
+    assert "1931x1087 are asked in 15 tiles of 504 pixels" in message
+    assert "about 16 times as long" in message
+    assert len(engine.requests) == 2 * 16
