@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pytest
 from typer.main import get_command
 
-from pgvision.cli.app import app
+from pgvision.cli.app import app, load_command
 from pgvision.cli.model_options import ModelOptions
 from pgvision.images import VideoWriter
 from recipes.scenes import render_scene
@@ -91,7 +91,7 @@ def _require_readable(arguments):
     command = get_command(app)
     context = command.make_context("pgvision", ["--help"], resilient_parsing=True)
     while hasattr(command, "commands"):
-        command = command.commands[arguments.pop(0)]
+        command = command.get_command(context, arguments.pop(0))
         context = type(context)(command, parent=context)
     # Raises for an option that is none, and not for a file that is not there.
     command.make_parser(context).parse_args(arguments)
@@ -100,8 +100,14 @@ def _require_readable(arguments):
 @pytest.mark.parametrize("page, name", [("finetuning", "train"), ("live", "live")])
 def test_a_page_has_every_flag_of_its_command(page, name):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    shared = {"help", "json_lines", "as_json", *(field.name for field in fields(ModelOptions))}
-    for option in get_command(app).commands[name].params:
+    shared = {
+        "help",
+        "help_all",
+        "json_lines",
+        "as_json",
+        *(field.name for field in fields(ModelOptions)),
+    }
+    for option in load_command(name).params:
         if option.param_type_name == "option" and option.name not in shared:
             flags = [*option.opts, *option.secondary_opts]
             assert any(f"`{flag}" in text for flag in flags), flags

@@ -45,10 +45,12 @@ class Item:
     @property
     def stamp(self) -> Stamp | None:
         """Fingerprint of the file now; None for an address."""
-        return None if "://" in self.source else stamp_of(Path(self.source))
+        return None if self.fault or "://" in self.source else stamp_of(Path(self.source))
 
     def is_unchanged(self, stamp: Stamp | None) -> bool:
         """Whether it equals the fingerprint; bytes are read only if the time differs."""
+        if self.fault:
+            return True
         if self.stored is None:
             return "://" in self.source or is_same_file(Path(self.source), stamp)
         if stamp is None or self.stored.changed == stamp[1]:

@@ -4,33 +4,40 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def stderr() -> Console:
+def stderr() -> "Console":
     """Give a console on the present stderr (not on the one at import: tests replace it).
 
     Returns:
         A rich console that colours only for a terminal.
     """
+    from rich.console import Console
+
     return Console(file=sys.stderr, soft_wrap=True, highlight=False, emoji=False)
 
 
 def say(line: str, *, style: str | None = None) -> None:
     """Print one line for people on stderr; ``[`` in it is text, not markup."""
     stderr().print(line, style=style, markup=False)
+
+
+def pace(count: int, seconds: float) -> str:
+    """Return a rate, or below one a second the time of each.
+
+    Example:
+        >>> pace(30, 10.0), pace(1, 4.0)
+        ('3.0/s', '4.0 s/image')
+    """
+    rate = count / max(seconds, 1e-9)
+    return f"{rate:.1f}/s" if rate >= 1.0 else f"{1.0 / max(rate, 1e-9):.1f} s/image"
 
 
 class _StderrHandler(logging.Handler):
@@ -71,15 +78,17 @@ class Meter:
         self.label = label
         self.total = total
         self.done = 0
+        from rich import progress as rich
+
         console = stderr()
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        self._bar = rich.Progress(
+            rich.SpinnerColumn(),
+            rich.TextColumn("{task.description}"),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TextColumn("{task.fields[rate]}"),
+            rich.TimeElapsedColumn(),
+            rich.TimeRemainingColumn(),
             console=console,
             transient=True,
             # A bar on stderr would take stdout with it, and JSON lines would end in the wrong pipe;
@@ -118,7 +127,9 @@ class Meter:
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more."""
         self.done += count
-        self._bar.update(self._task, total=self.total, advance=count, rate=f"{self.rate:.1f}/s")
+        self._bar.update(
+            self._task, total=self.total, advance=count, rate=pace(self.done, self.seconds)
+        )
         now = time.monotonic()
         if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
@@ -126,6 +137,7 @@ class Meter:
 
     def _line(self) -> str:
         if self.total is None:
-            return f"{self.done} {self.label}, {self.rate:.1f}/s"
+            return f"{self.done} {self.label}, {pace(self.done, self.seconds)}"
         left = max(self.total - self.done, 0) / max(self.rate, 1e-9)
-        return f"{self.done}/{self.total} {self.label}, {self.rate:.1f}/s, {left:.0f} s left"
+        rate = pace(self.done, self.seconds)
+        return f"{self.done}/{self.total} {self.label}, {rate}, {left:.0f} s left"

@@ -22,26 +22,26 @@ def demo(
     from pgvision import Answerer, Detector
     from pgvision.cli.console import say
     from pgvision.cli.exit_codes import end
-    from pgvision.cli.jobs import choose_outputs, run_job
-    from pgvision.cli.options import BoxOptions
+    from pgvision.cli.outputs import BoxOutput
+    from pgvision.cli.runs import choose_outputs, run_outputs
 
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     pictures = _copy_samples(out)
     video = _write_video(out / "site.mp4")
     sources = [*pictures, str(video)]
-    options = BoxOptions(sources=sources, out=out, coco=out / "coco.json", overwrite=True)
-    failed = run_job(
+    output = BoxOutput(out=out, coco=out / "coco.json", overwrite=True)
+    summary = run_outputs(
         Detector(["helmet", "person"], conf=0.25, unknown="ask").stream(sources),
-        options,
-        choose_outputs(options),
+        choose_outputs(output),
+        len(pictures) + NUM_FRAMES,
     )
     question = "how many workers wear a helmet?"
     answer = Answerer()(pictures[1], question).text
     say(f"{pictures[1]}: {question} {answer}")
     say(f"done in {time.monotonic() - start:.0f} s")
     typer.echo(_where_to_look(out))
-    end(failed)
+    end(summary.exit_code)
 
 
 def _copy_samples(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""How many pictures the sources hold, as far as that can be told before reading them."""
+"""Number of images in the sources, as far as it is known before they are read."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -31,7 +31,7 @@ def as_frames(sources: Sequence[str]) -> str | int | list[str]:
     return list(sources)
 
 
-def count_pictures(sources: Sequence[str], *, recursive: bool, stride: int) -> int | None:
+def count_images(sources: Sequence[str], *, recursive: bool, stride: int) -> int | None:
     """Count ahead, for the time that is left.
 
     Args:
@@ -44,9 +44,9 @@ def count_pictures(sources: Sequence[str], *, recursive: bool, stride: int) -> i
         address, a list). A source that cannot be read counts as one: it will fail as one.
 
     Example:
-        >>> count_pictures(["camera.jpg", "site.png"], recursive=False, stride=1)
+        >>> count_images(["camera.jpg", "site.png"], recursive=False, stride=1)
         2
-        >>> count_pictures(["0"], recursive=False, stride=1) is None
+        >>> count_images(["0"], recursive=False, stride=1) is None
         True
     """
     total = 0

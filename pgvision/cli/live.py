@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from pgvision.cli.exit_codes import end
 from pgvision.cli.live_options import LiveOptions
-from pgvision.cli.objects import Phrase, asked
 from pgvision.cli.options import takes
+from pgvision.cli.tasks import Phrase, known_phrases
 
 if TYPE_CHECKING:
     from pgvision.cli.watching import Watch
@@ -37,7 +37,9 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
         anchor=options.anchor,
         grace=options.grace,
     )
-    classes = asked(phrase, options)
+    classes = known_phrases(
+        phrase, {"model": options.model, "kind": options.kind, "unknown": options.unknown}
+    )
     with ExitStack() as stack:
         watched = Watch(zones)
         _open_outputs(watched, options, stack)

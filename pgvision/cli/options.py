@@ -1,391 +1,347 @@
-"""The options that commands share, written once, so that they mean the same everywhere."""
+"""Command-line options, generated from typed settings and their docstrings; help in two tiers.
 
-import functools
+A command is a function whose parameters are arguments and settings. Each settings class (a
+dataclass or a TypedDict) becomes one option per field: type and range from the annotation, help
+from the ``Attributes:`` section of its docstring.
+"""
+
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import typer
+from typer.core import TyperCommand
 
-from pgvision.cli.bulk_options import JournalFile, Ray, RayActors, Resume, RetryUnread, ShardText
-from pgvision.cli.model_options import MODEL_HELP, MODEL_PANEL, LoadKeywords, ModelOptions
-from pgvision.errors import OptionError
-from pgvision.images import OnError
-
-_Options = TypeVar("_Options")
-
-INPUT_PANEL = "Input"
-OUTPUT_PANEL = "Output"
-
-ImagesFolder = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where the images lie.", rich_help_panel=INPUT_PANEL),
-]
-Split = Annotated[str | None, typer.Option(help="Only this part.", rich_help_panel=INPUT_PANEL)]
-Conf = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        help="Keep objects of at least this score; 0 keeps all.",
-        show_default="the thresholds of the model's card; all with --coco",
-    ),
-]
-
-ColorBy = Literal["class", "track", "index"]
-Drafts = Literal["off", "exact", "steady"]  # as `pgvision.runtime.Drafts`, which needs numpy
+# Fields that only Python can give. ReadOptions has the ``conf`` of single calls.
+_OMITTED: Final = frozenset({"generator", "color"})
+_OMITTED_OF: Final = {"ReadOptions": frozenset({"conf"})}
+# Where the option's name is not the field's.
+_FLAGS: Final = {
+    "out": ("--out", "-o"),
+    "recursive": ("--recursive", "-r"),
+    "language": ("--language", "-l"),
+    "model": ("--model", "--engine"),
+    "compiled": ("--compile",),
+    "free_text": ("--free",),
+    "num_alternatives": ("--best",),
+    "json_lines": ("--json",),
+    "as_json": ("--json",),
+    "constrained": ("--constrained/--no-constrained",),
+}
+_METAVARS: Final = {"out": "DIR", "images": "DIR", "data": "DATASET", "valid": "DATASET"}
+_WIDTH: Final = 96
+_TYPES: Final = {
+    "<int range>": "N", "<int>": "N", "<float range>": "X", "<float>": "X", "<list[str]>": "TEXT",
+    "<list[path]>": "FILE", "<list[Path]>": "FILE", "<str>": "TEXT", "<path>": "FILE",
+}  # fmt: skip
+_ENTRY: Final = re.compile(r"^ {8}([\w, ]+): (.*(?:\n {10,}.*)*)", re.MULTILINE)
+_EXAMPLES: Final = re.compile(r"^(?:\[bold\])?Examples(?:\[/bold\])?:?$", re.MULTILINE)
 
 
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Prompts that go through the model together: more are faster and need more memory.",
-        show_default="8, or 1 for a live source",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-DraftsOption = Annotated[
-    Drafts,
-    typer.Option(
-        help="Over video, guess each answer from the last: exact changes none, steady keeps "
-        "boxes from trembling.",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-ClassesPerPrompt = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Classes asked for in one prompt.",
-        show_default="what suits the kind of checkpoint",
-    ),
-]
-
-
-ExtraObjects = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Ask for n objects past the model's own stop, scored low: for recall.",
-    ),
-]
-
-
-class TaskKeywords(LoadKeywords):
-    """What every task takes that says how it is computed."""
-
-    batch_size: int | None
-    drafts: Drafts
-    unknown: Literal["refuse", "ask"]
-
-
-class ObjectKeywords(TypedDict):
-    """What tasks that find objects take beside that."""
-
-    conf: float | None
-    nms: float | None
-    max_objects: int | None
-    classes_per_prompt: int | None
-    extra_objects: int
-    tile: int | Literal["auto"] | None
-    calibrate: Path | None
-
-
-class StreamKeywords(TypedDict):
-    """What every ``stream`` takes that says how sources are read."""
-
-    recursive: bool
-    stride: int
-    on_error: OnError
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(ModelOptions):
-    """What every command takes that puts pictures through a model.
-
-    Attributes:
-        sources: Pictures, folders, globs, lists of paths, videos, camera numbers, addresses.
-        model: As in `ModelOptions`; ``--engine URL`` says the same of an address.
-        batch_size: Prompts that go through the model together; None means what suits the source.
-        drafts: Whether the last frame of a video is the guess at the next.
-        recursive: Whether folders are read with their subfolders.
-        stride: Of a video, use each ``stride``-th frame.
-        on_error: What happens to a picture that cannot be read.
-        out: Folder for annotated pictures and videos and ``results.jsonl``.
-        json_lines: Print one JSON object per picture on stdout.
-        save_overlay: As ``out``, into the folder ``found``.
-        overwrite: Replace an earlier run in ``out`` instead of counting up.
-        resume: Keep a journal, and go on where an earlier run was stopped.
-        journal: Where it is kept; None means beside the file that is written at the end.
-        shard: "3/16": one of several parts, by the hash of each name.
-        retry_unread: Read again what an earlier run could not read.
-        ray: Address of a Ray cluster to run on; None means this process.
-        ray_actors: Processes there that hold the model.
-    """
-
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE",
-            help="Pictures, folders, globs, videos, lists (.txt, .jsonl, .parquet), .tar files, "
-            "camera numbers, URLs (s3:// and others, too).",
-            show_default=False,
-        ),
-    ]
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "--engine",
-            help=MODEL_HELP,
-            show_default=False,
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = None
-    batch_size: BatchSize = None
-    drafts: DraftsOption = "exact"
-    recursive: Annotated[
-        bool,
-        typer.Option(
-            "--recursive", "-r", help="Read folders with subfolders.", rich_help_panel=INPUT_PANEL
-        ),
-    ] = False
-    stride: Annotated[
-        int,
-        typer.Option(min=1, help="Of a video, use each n-th frame.", rich_help_panel=INPUT_PANEL),
-    ] = 1
-    on_error: Annotated[
-        OnError,
-        typer.Option(
-            help="A picture that cannot be read: note it and go on, skip it, or stop.",
-            rich_help_panel=INPUT_PANEL,
-        ),
-    ] = "record"
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Folder for annotated pictures and videos and results.jsonl; "
-            "DIR2, DIR3, ... where an earlier run wrote into it.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None
-    json_lines: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="Print one JSON object per picture; logs and progress stay on stderr.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = False
-    save_overlay: Annotated[
-        bool,
-        typer.Option(
-            "--save-overlay",
-            help="The same as --out found. Videos keep their pace and their sound.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = False
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Write into --out even where an earlier run did, in place of its files.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = False
-    resume: Resume = False
-    journal: JournalFile = None
-    shard: ShardText = None
-    retry_unread: RetryUnread = False
-    ray: Ray = None
-    ray_actors: RayActors = 1
-
-    @property
-    def is_bulk(self) -> bool:
-        """Whether the answers go to a journal."""
-        return any((self.resume, self.retry_unread, self.shard, self.journal, self.ray))
-
-    @property
-    def for_model(self) -> TaskKeywords:
-        """The keywords of a task."""
-        return TaskKeywords(
-            **self.for_load,
-            batch_size=self.batch_size,
-            drafts=self.drafts,
-            unknown=self.unknown,
-        )
-
-    @property
-    def for_stream(self) -> StreamKeywords:
-        """The keywords of its ``stream``."""
-        return StreamKeywords(recursive=self.recursive, stride=self.stride, on_error=self.on_error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BoxOptions(RunOptions):
-    """What commands take beside `RunOptions` that find objects.
-
-    Attributes:
-        conf: Least score of an object that is kept; None: the thresholds of the card.
-        nms: Overlap from which two objects of a class are one.
-        max_objects: How many of a picture are kept, the best first.
-        classes_per_prompt: How many classes are asked for at once; None: as the checkpoint likes.
-        extra_objects: How many are asked for past the model's own stop.
-        tile: Side in pixels of squares to look at besides the whole.
-        calibrate: File with a map of scores.
-        track: Number the objects of a video by track.
-        color_by: What shares a colour in overlays; None: a track if there are some, else a class.
-        coco: File to write all objects to, in COCO's form.
-        coco_ids: COCO file to take image and category ids from.
-    """
-
-    conf: Conf = None
-    nms: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Objects of one class that overlap more than this are one.",
-            show_default="only between prompts and tiles",
-        ),
-    ] = None
-    max_objects: Annotated[
-        int | None, typer.Option(min=1, help="Keep the n best of a picture.", show_default="all")
-    ] = None
-    classes_per_prompt: ClassesPerPrompt = None
-    extra_objects: ExtraObjects = 0
-    tile: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIDE|auto",
-            help="Look at square tiles of this side in pixels too, for small objects in large "
-            "images; 'auto' chooses the side.",
-        ),
-    ] = None
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Map scores by calibration.json of pgvision eval."),
-    ] = None
-    track: Annotated[
-        bool,
-        typer.Option("--track", help="Number objects by track (pip install 'pgvision\\[track]')."),
-    ] = False
-    color_by: Annotated[
-        ColorBy | None,
-        typer.Option(
-            help="What shares a colour in overlays; 'index' tells overlapping objects apart.",
-            show_default="track with --track, else class",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None
-    coco: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a COCO file: images, categories, boxes and masks with scores.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None
-    coco_ids: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Take image and category ids from this COCO file; --coco then holds the plain "
-            "list of results that evaluators read.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = None
-
-    @property
-    def for_objects(self) -> ObjectKeywords:
-        """The keywords of a task that finds objects, beside `for_model`."""
-        return ObjectKeywords(
-            # A COCO file is for evaluators, who want every object.
-            conf=0.0 if self.conf is None and self.coco else self.conf,
-            nms=self.nms,
-            max_objects=self.max_objects,
-            classes_per_prompt=self.classes_per_prompt,
-            extra_objects=self.extra_objects,
-            tile=_tile(self.tile),
-            calibrate=self.calibrate,
-        )
-
-
-def _tile(side: str | None) -> int | Literal["auto"] | None:
-    if side is None or side == "auto":
-        return side  # type: ignore[return-value]
-    if not side.isdecimal():
-        raise OptionError(f"--tile: expected a side in pixels or auto, got {side!r}")
-    return int(side)
-
-
-def takes(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take a dataclass of options as one argument called ``options``.
-
-    On the command line each field is an argument or option of its own.
+def build_command(
+    function: Callable[..., None], *, name: str, first: Sequence[str] = ()
+) -> TyperCommand:
+    """Make a command of a function.
 
     Args:
-        options: A dataclass whose fields are annotated for typer.
-
-    Returns:
-        A decorator for functions with a parameter ``options``.
+        function: Its parameters are typer arguments and options, and settings classes. A dataclass
+            is handed over as an instance, a TypedDict with the options that were given.
+        name: Name of the command.
+        first: Names of the options that ``--help`` lists; the others are in ``--help-all``. Empty:
+            all of them.
 
     Example:
-        >>> @takes(RunOptions)
-        ... def command(*, phrase: str, options: RunOptions) -> None: ...
-        >>> list(inspect.signature(command).parameters)[:3]
-        ['phrase', 'model', 'revision']
+        >>> def greet(*, name: str) -> None: ...
+        >>> [param.name for param in build_command(greet, name="greet").params]
+        ['name', 'help_all']
     """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(options, include_extras=True)
-        names = [field.name for field in fields(options)]  # type: ignore[arg-type]
-
-        @functools.wraps(command)
-        def _flat(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in names}
-            command(**values, options=options(**chosen))
-
-        own = inspect.signature(command, eval_str=True).parameters
-        spread = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=_default(options, name),
-                annotation=hints[name],
-            )
-            for name in names
-        ]
-        kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own.values() if p.name != "options"]
-        parameters = [*kept, *spread]
-        _flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        _flat.__annotations__ = {p.name: p.annotation for p in parameters}
-        return _flat
-
-    return decorate
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name, cls=_Command, context_settings={"help_option_names": ["-h", "--help"]})(
+        _flattened(function)
+    )
+    command: Any = typer.main.get_command(app)
+    command.first = tuple(first)
+    return command  # type: ignore[no-any-return]
 
 
-def _default(options: type[Any], name: str) -> object:
-    return getattr(options, name, inspect.Parameter.empty)
+def field_help(settings: type) -> dict[str, str]:
+    """Return what the docstrings of a settings class say of each field.
+
+    Example:
+        >>> class Speed:
+        ...     '''How fast.
+        ...
+        ...     Attributes:
+        ...         fps: Frames per second; None: as the source.
+        ...     '''
+        >>> field_help(Speed)
+        {'fps': 'Frames per second; default: as the source.'}
+    """
+    texts: dict[str, str] = {}
+    # A TypedDict does not list its bases: they are those of its module with some of its fields.
+    bases = [
+        other
+        for other in vars(sys.modules[settings.__module__]).values()
+        if is_typeddict(settings)
+        and is_typeddict(other)
+        and other.__annotations__.keys() < settings.__annotations__.keys()
+    ]
+    for base in (*bases, *reversed(settings.__mro__)):
+        for match in _ENTRY.finditer(base.__doc__ or ""):
+            text = " ".join(match[2].split()).replace("`", "")
+            text = re.sub(r"(?<![\w'\"])None: ", "default: ", text)
+            texts.update({name.strip(): text for name in match[1].split(",")})
+    return texts
 
 
 def split_phrases(text: str) -> list[str]:
     """Split what the user typed at semicolons: ``"helmet; head"`` asks for two classes.
-
-    Returns:
-        The phrases, without the space around them.
 
     Example:
         >>> split_phrases("helmet; head")
         ['helmet', 'head']
     """
     return [phrase.strip() for phrase in text.split(";")]
+
+
+# --- settings to options -----------------------------------------------------------------------
+
+
+def _flattened(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function with one keyword per option, for typer."""
+    hints = get_type_hints(function, include_extras=True)
+    own = inspect.signature(function).parameters
+    parameters: dict[str, inspect.Parameter] = {}
+    names: dict[str, list[str]] = {}  # of the options of each settings parameter
+    for parameter in own.values():
+        hint = hints[parameter.name]
+        if is_dataclass(hint) or is_typeddict(hint):
+            # An option that an earlier settings class has is not there twice.
+            options = {k: v for k, v in _options(hint).items() if k not in parameters}
+            names[parameter.name] = list(options)
+            parameters |= options
+        else:
+            kept = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+            parameters[parameter.name] = kept
+
+    def _call(**values: Any) -> None:
+        values.pop("help_all", None)
+        arguments = {}
+        for parameter in own:
+            if parameter not in names:
+                arguments[parameter] = values[parameter]
+                continue
+            given = {name: values[name] for name in names[parameter]}
+            if is_typeddict(hints[parameter]):
+                arguments[parameter] = {k: v for k, v in given.items() if v is not None}
+            else:
+                arguments[parameter] = hints[parameter](**given)
+        function(**arguments)
+
+    # Typer wants parameters without a default first.
+    flat = sorted(parameters.values(), key=lambda p: p.default is not inspect.Parameter.empty)
+    flat.append(_parameter("help_all", _HelpAll, default=False))
+    _call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+    _call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+    _call.__doc__ = function.__doc__
+    return _call
+
+
+def _options(settings: type) -> dict[str, inspect.Parameter]:
+    omitted = _OMITTED | _OMITTED_OF.get(settings.__name__, frozenset())
+    texts = field_help(settings)
+    defaults: Mapping[str, Any] = {}
+    if is_dataclass(settings):
+        defaults = {
+            field.name: inspect.Parameter.empty if field.default is MISSING else field.default
+            for field in fields(settings)
+        }
+    return {
+        name: _parameter(name, _typed(name, hint, texts.get(name, "")), defaults.get(name))
+        for name, hint in get_type_hints(settings, include_extras=True).items()
+        if name not in omitted and not (is_dataclass(settings) and name not in defaults)
+    }
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def _typed(name: str, hint: Any, text: str) -> Any:
+    """Return the annotation of one option for typer."""
+    if get_origin(hint) is Annotated and any(
+        type(extra).__module__.startswith("typer") for extra in get_args(hint)
+    ):
+        return hint  # declared by hand
+    parts = [part for part in _alternatives(hint) if part is not NoneType]
+    flags = _FLAGS.get(name, ("--" + name.replace("_", "-"),))
+    about: dict[str, Any] = {"help": text, "show_default": False, "metavar": _METAVARS.get(name)}
+    base, limits = _without_range(parts[0])
+    words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    if parts == [bool]:
+        both = "/" in flags[0]
+        if NoneType in _alternatives(hint) and not both:  # unknown, yes or no
+            flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
+        return Annotated[bool | None, typer.Option(*flags, help=text, show_default=False)]
+    if base in (int, float):
+        about["metavar"] = "|".join(["N" if base is int else "X", *words])
+        if words:
+            about["parser"] = _number_or(base, words)
+            return Annotated[Any, typer.Option(*flags, **about)]
+        about.update(limits)
+        return Annotated[base | None, typer.Option(*flags, **about)]
+    if words:
+        return Annotated[Literal[tuple(words)] | None, typer.Option(*flags, **about)]
+    about["metavar"] = about["metavar"] or name.rpartition("_")[2].upper()
+    if get_origin(base) in (list, tuple, Sequence):
+        return Annotated[list[str] | None, typer.Option(*flags, **about)]
+    if Path in parts and name not in (*_METAVARS, "model"):
+        about["metavar"] = "FILE"
+    return Annotated[(Path if parts == [Path] else str) | None, typer.Option(*flags, **about)]
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(part for each in get_args(hint) for part in _alternatives(each))
+    return (hint,)
+
+
+def _without_range(hint: Any) -> tuple[Any, dict[str, Any]]:
+    """Split ``Annotated[int, Range(1)]`` into the type and typer's keywords."""
+    if get_origin(hint) is not Annotated:
+        return hint, {}
+    base, allowed = get_args(hint)[:2]
+    high = {} if allowed.high == float("inf") else {"max": allowed.high}
+    return base, {"min": allowed.low, **high}
+
+
+def _number_or(base: type, words: Sequence[str]) -> Callable[[Any], Any]:
+    def parse(text: Any) -> Any:
+        if text in words or isinstance(text, base):
+            return text
+        try:
+            return base(text)
+        except ValueError as error:
+            expected = f"a number or {', '.join(words)}"
+            raise typer.BadParameter(f"expected {expected}, got {text!r}") from error
+
+    parse.__name__ = "|".join(["NUMBER", *words])
+    return parse
+
+
+# --- help --------------------------------------------------------------------------------------
+
+
+def _print_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.ensure_object(dict)
+        context.obj["help_all"] = True
+        typer.echo(context.command.get_help(context))
+        raise typer.Exit
+
+
+_HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all", is_eager=True, callback=_print_all, help="List all options.", hidden=True
+    ),
+]
+
+
+class _Command(TyperCommand):
+    """A command with plain help: summary, examples, arguments, options in the order of use."""
+
+    first: tuple[str, ...] = ()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help: the options in ``first``, or all of them for ``--help-all``."""
+        everything = bool((ctx.obj or {}).get("help_all")) if isinstance(ctx.obj, dict) else False
+        formatter.width = min(_WIDTH, max(formatter.width, 80))
+        about, examples = _split(self.help or "")
+        params: list[Any] = self.get_params(ctx)
+        arguments = [p for p in params if p.param_type_name == "argument"]
+        options = {
+            p.name: p
+            for p in params
+            if p.param_type_name == "option" and not p.hidden and p.name != "help"
+        }
+        # Options by use first, then the others in the order of their settings.
+        order = [name for name in self.first if name in options]
+        rest = [name for name in options if name not in order]
+        shown = order + rest if everything or not order else order
+        names = [_row(param, ctx, whole=False)[0] for param in arguments]
+        formatter.write_usage(ctx.command_path, " ".join([*names, "[OPTIONS]"]))
+        formatter.write_paragraph()
+        formatter.write_text(about)
+        if examples:
+            with formatter.section("Examples"):
+                for line in examples:
+                    formatter.write(f"  {line}\n")
+        for title, listed in (("Arguments", arguments), ("Options", [options[n] for n in shown])):
+            if rows := [_row(param, ctx, whole=everything) for param in listed]:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=28)
+        if len(shown) < len(options):
+            formatter.write(f"\n{ctx.command_path} --help-all lists all {len(options)} options.\n")
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """Split a docstring into its text and its examples."""
+    about, *more = _EXAMPLES.split(inspect.cleandoc(text).split("\n\nArgs:")[0], maxsplit=1)
+    lines = more[0].splitlines() if more else []
+    return about.strip(), [line.strip() for line in lines if line.strip()]
+
+
+def _row(param: Any, ctx: Any, *, whole: bool) -> tuple[str, str]:
+    name, text = param.get_help_record(ctx) or (param.name, "")
+    if param.param_type_name == "argument":
+        return f"{name.split(' <')[0].rstrip('.')}{'...' if param.nargs == -1 else ''}", param.help
+    for typed, plain in _TYPES.items():
+        name = name.replace(typed, plain)
+    if not whole:  # the first sentence, without ranges
+        text = re.split(r"(?<=[^.])[.;](?: |$)", param.help or "", maxsplit=1)[0]
+    return name, text.replace("\\[", "[")
+
+
+# --- declared by hand, for commands whose settings are not typed yet ----------------------------
+
+_Function = TypeVar("_Function", bound=Callable[..., None])
+INPUT_PANEL: Final = "Input"
+OUTPUT_PANEL: Final = "Output"
+ImagesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")]
+Split = Annotated[str | None, typer.Option(help="Only this part.")]
+Conf = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="Keep objects of at least this score.")
+]
+Drafts = Literal["off", "exact", "steady"]
+DraftsOption = Annotated[
+    Drafts, typer.Option(help="Over video, use the last answer as a speculative draft.")
+]
+
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts that run together.")]
+ClassesPerPrompt = Annotated[int | None, typer.Option(min=1, help="Classes in one prompt.")]
+ExtraObjects = Annotated[
+    int, typer.Option(min=0, help="Objects past the model's own stop, for recall.")
+]
+
+
+def takes(_settings: type) -> Callable[[_Function], _Function]:
+    """Mark a command whose parameter ``options`` is settings; `build_command` expands it."""
+    return lambda function: function

@@ -1,157 +1,145 @@
-"""Where results go: lines on stdout, a JSONL file, annotated pictures. One class for each."""
+"""Where results go: lines on stdout, results.jsonl, overlays, a COCO file."""
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 
 from pgvision.arrays import ByteArray
-from pgvision.batch import describe_origin
+from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
-from pgvision.cli.options import ColorBy
-from pgvision.files import replaced_path
+from pgvision.coco import image_entry, relative_name, write_coco, write_results
+from pgvision.files import readable_name, replaced_path
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 Result: TypeAlias = DetectionResult | SegmentationResult | TextResult
 Outcome: TypeAlias = Result | Failure
+ColorBy = Literal["class", "track", "index"]
 Draw: TypeAlias = Callable[[Result], ByteArray]
+Write: TypeAlias = Callable[[Outcome], None]
+Writer: TypeAlias = AbstractContextManager[Write]
 
 
-class Output(Protocol):
-    """Something that takes each result as it comes, and ends well or not at all."""
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where results go.
 
-    def __enter__(self) -> "Output":
-        """Open what is written to."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Put files in their places, or, after an error, leave none."""
-
-    def write(self, outcome: Outcome) -> None:
-        """Take one result, or one failure."""
-
-
-class Lines:
-    """One line a picture on stdout: JSON for machines, or what a person would want to read.
-
-    Args:
-        as_json: Write `to_dict` as JSON, failures included.
+    Attributes:
+        out: Folder for annotated images and videos and results.jsonl; DIR2, DIR3, ... where an
+            earlier run wrote into it.
+        json_lines: Print one JSON object per image on stdout; logs and progress stay on stderr.
+        overwrite: Replace an earlier run's files in --out instead of counting up.
     """
 
-    def __init__(self, *, as_json: bool) -> None:
-        """Keep the choice."""
-        self._as_json = as_json
+    out: Path | None = None
+    json_lines: bool = False
+    overwrite: bool = False
 
-    def __enter__(self) -> "Lines":
-        """Nothing to open."""
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing to close."""
+@dataclass(frozen=True, kw_only=True)
+class BoxOutput(Output):
+    """Where objects go.
 
-    def write(self, outcome: Outcome) -> None:
-        """Print one line at once, so that a pipe sees it."""
-        if self._as_json:
-            line = json.dumps(outcome.to_dict(), ensure_ascii=False, allow_nan=False)
+    Attributes:
+        track: Number the objects of a video by track (in a checkout: pip install '.[track]').
+        coco: Write a COCO file: images, categories, boxes and masks with scores.
+        coco_ids: Take image and category ids from this COCO file; --coco is then the list of
+            results that evaluators read.
+        color_by: What shares a colour in overlays; default: a track with --track, else a class.
+    """
+
+    track: bool = False
+    coco: Path | None = None
+    coco_ids: Path | None = None
+    color_by: ColorBy | None = None
+
+
+# --- writers -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def printed(*, as_json: bool) -> Iterator[Write]:
+    """Print one line per image at once: `to_dict` as JSON with failures, or names with scores."""
+
+    def write(outcome: Outcome) -> None:
+        if as_json:
+            line = json_text(outcome.to_dict())
         elif isinstance(outcome, Failure):
-            return  # the summary on stderr names it
+            return  # reported on stderr
         else:
             line = f"{describe_origin(outcome)}: {describe(outcome)}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-
-class JsonLinesFile:
-    """All results in one file, one JSON object a line.
-
-    Args:
-        path: The file; it appears when all is written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Keep the path."""
-        self.path = path
-        self._stack = ExitStack()
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> "JsonLinesFile":
-        """Open the file aside."""
-        with ExitStack() as stack:
-            aside = stack.enter_context(replaced_path(self.path))
-            self._file = stack.enter_context(aside.open("w", encoding="utf-8"))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Put the file in its place."""
-        self._stack.__exit__(kind, error, trace)
-        if error is None:
-            say(f"wrote {self.path}")
-
-    def write(self, outcome: Outcome) -> None:
-        """Append one line."""
-        if self._file is not None:
-            data = outcome.to_dict()
-            self._file.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+    yield write
 
 
-class Pictures:
-    """An annotated copy of each still picture: ``<name>.overlay.jpg``.
+@contextmanager
+def json_lines_file(path: Path) -> Iterator[Write]:
+    """Append each outcome at once, so that a stopped run leaves what it answered."""
+    with path.open("w", encoding="utf-8") as file:
 
-    Args:
-        folder: Where they go.
-        draw: Makes the annotated copy.
-    """
+        def write(outcome: Outcome) -> None:
+            try:
+                file.write(json_text(outcome.to_dict()) + "\n")
+                file.flush()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error
 
-    def __init__(self, folder: Path, draw: Draw) -> None:
-        """Keep the folder."""
-        self.folder = folder
-        self._draw = draw
-        self.num_written = 0
-        self._names = OverlayNames(folder)
+        yield write
+    say(f"wrote {path}")
 
-    def __enter__(self) -> "Pictures":
-        """Nothing to open."""
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Say how many there are."""
-        if self.num_written:
-            noun = "picture" if self.num_written == 1 else "pictures"
-            say(f"wrote {self.num_written} annotated {noun} to {self.folder}/")
+@contextmanager
+def images(names: "OverlayNames", draw: Draw) -> Iterator[Write]:
+    """Draw each still image: ``<name>.overlay.jpg``."""
+    count = 0
 
-    def write(self, outcome: Outcome) -> None:
-        """Draw and save one picture; video frames are not this one's business."""
+    def write(outcome: Outcome) -> None:
+        nonlocal count
         if isinstance(outcome, Failure) or outcome.time is not None:
             return
-        path = self._names.path_for(outcome.source or "picture", ".jpg")
+        path = names.path_for(outcome.source or "image", ".jpg")
         with replaced_path(path) as aside:
-            cv2.imwrite(str(aside), self._draw(outcome))
-        self.num_written += 1
+            if not cv2.imwrite(str(aside), draw(outcome)):
+                raise OSError(None, "the overlay cannot be written as JPEG", str(path))
+        count += 1
+
+    yield write
+    if count:
+        say(f"wrote {count} annotated {'image' if count == 1 else 'images'} to {names.folder}/")
+
+
+@contextmanager
+def coco_file(path: Path, known: KnownIds | None) -> Iterator[Write]:
+    """Write all objects as one COCO file at the end; images are named relative to it."""
+    entries = CocoEntries(known)
+    image_entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+
+    def write(outcome: Outcome) -> None:
+        if not isinstance(outcome, DetectionResult):
+            return
+        annotations.extend(entries.of(outcome))
+        name, source = describe_origin(outcome), outcome.source or ""
+        if "://" not in source and Path(source).is_file():
+            name = relative_name(source, path) + name.removeprefix(readable_name(source))
+            name = readable_name(name)
+        image_entries.append(image_entry(entries.num_images, name, outcome.image_hw))
+
+    yield write
+    if known is not None:
+        write_results(path, annotations)
+    else:
+        write_coco(
+            path, images=image_entries, annotations=annotations, categories=entries.categories()
+        )
+    say(f"wrote {path} ({entries.num_objects} objects, {entries.num_images} images)")
 
 
 class OverlayNames:
@@ -167,49 +155,48 @@ class OverlayNames:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Start with no name taken."""
-        self._folder = folder
+        self.folder = folder
         self._taken: set[str] = set()
 
     def path_for(self, source: str, ending: str) -> Path:
-        """Name the annotated copy of ``source``.
-
-        Returns:
-            ``folder/<stem>.overlay<ending>``, with a number if the stem came before.
-        """
-        stem = Path(source.rstrip("/")).stem.replace(":", "-") or "picture"
+        """Return ``folder/<stem>.overlay<ending>``, with a number if the stem came before."""
+        stem = Path(readable_name(source).rstrip("/")).stem.replace(":", "-") or "image"
         name, number = stem, 1
-        while name in self._taken:
+        while name + ending in self._taken:
             number += 1
             name = f"{stem}-{number}"
-        self._taken.add(name)
-        return self._folder / f"{name}.overlay{ending}"
+        self._taken.add(name + ending)
+        return self.folder / f"{name}.overlay{ending}"
+
+
+# --- text and drawing --------------------------------------------------------------------------
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """Return one line of JSON in UTF-8, whatever bytes a file name has."""
+    return readable_name(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def draw_result(result: Result, *, color_by: ColorBy | None = None) -> ByteArray:
-    """Draw a result on its own picture.
+    """Draw a result on its own image.
 
     Args:
-        result: With its picture.
+        result: With its image.
         color_by: What shares a colour; None: a track where there are tracks, else a class.
 
     Returns:
-        ``(h, w, 3)`` uint8 BGR; taller for a text, which stands below.
+        ``(h, w, 3)`` uint8 BGR; higher for a text, which is written below.
     """
     if isinstance(result, TextResult):
         return result.plot()
     tracked = result.tracker_ids is not None
     if color_by == "track" and not tracked:
-        color_by = "class"  # a still among videos
+        color_by = "class"  # a still image among videos
     return result.plot(color_by=color_by or ("track" if tracked else "class"))
 
 
 def describe(result: Result) -> str:
-    """Say in one line what was found.
-
-    Returns:
-        Names with scores, or the text.
-    """
+    """Describe a result in one line: names with scores, or the text."""
     if isinstance(result, TextResult):
         answers = result.alternatives or ((result.text, result.score),)
         return "; ".join(_with_score(text or "(nothing)", score) for text, score in answers)
@@ -232,9 +219,8 @@ def _count_names(result: DetectionResult) -> str:
     scores = result.scores
     found: dict[str, list[str]] = {}
     for row, label in enumerate(result.labels):
-        found.setdefault(label or "unnamed", []).append(
-            "" if scores is None else f"{scores[row]:.2f}"
-        )
+        score = "" if scores is None else f"{scores[row]:.2f}"
+        found.setdefault(label or "unnamed", []).append(score)
     return ", ".join(
         f"{len(values)} {label}" + (f" ({' '.join(values)})" if scores is not None else "")
         for label, values in found.items()

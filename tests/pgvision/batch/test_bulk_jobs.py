@@ -383,10 +383,24 @@ def test_manifests_and_names_that_come_twice(tmp_path):
     assert [Path(one.source).name for one in job.stream()] == ["2.png", "0.png"]
     both = Job(job.asker.recipe, [folder, str(folder / "1.png")], tmp_path / "k")
     assert len(both.items) == 3
-    for text, error in (("[1]\n", "line 1"), ('{"image": 3}\n', "line 1"), ("\n", "no picture")):
-        manifest.write_text(text)
-        with pytest.raises((DataError, FileNotFoundError), match=error):
-            make_job(manifest, tmp_path / "l")
+    manifest.write_text("\n")
+    with pytest.raises((DataError, FileNotFoundError), match="no "):
+        make_job(manifest, tmp_path / "l")
+
+
+def test_a_bad_entry_of_a_list_costs_one_entry(tmp_path):
+    """It ended the list, and all images after it were lost (kind L); in shards alike."""
+    make_pictures(tmp_path / "in", 3)
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text('{"image": "in/0.png"}\n[1]\n{"image": null}\n{"image": "in/2.png"}\n')
+    job = make_job(manifest, tmp_path / "j")
+    assert [one.ok for one in job.stream()] == [True, False, False, True]
+    assert job.run_all() == []
+    assert [one["source"] for one in job.results()][1:3] == ["some.jsonl#2", "some.jsonl#3"]
+    for number in (1, 2):
+        make_job(manifest, tmp_path / f"{number}", shard=Shard(number, 2)).run_all()
+    merged = merge([tmp_path / "1", tmp_path / "2"])
+    assert list(merged.results()) == list(job.results())
 
 
 @pytest.mark.parametrize("source", ["0", "rtsp://host/1", "http://host/live"])

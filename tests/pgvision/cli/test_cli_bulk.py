@@ -1,4 +1,4 @@
-"""`--resume`, `--shard` and `pgvision merge` with the carried checkpoint on real files."""
+"""`pgvision batch`, `--shard` and `pgvision merge` with the carried checkpoint on real files."""
 
 import json
 import sqlite3
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def test_detect_goes_on(run, folder, tmp_path):
-    words = ("detect", "helmet", folder, "--batch-size", 1, "--resume", "--coco")
+    words = ("batch", "detect", "helmet", folder, "--batch-size", 1, "--coco")
     first = run(*words, tmp_path / "a.json")
     assert first.code == 1  # one picture could not be read
     assert "4 done, 1 failed" in first.err and "bad.jpg" in first.err
@@ -39,11 +39,11 @@ def test_detect_goes_on(run, folder, tmp_path):
         db.commit()
     (tmp_path / "a.json").unlink()
     again = run(*words, tmp_path / "a.json")
-    assert "going on after 2 of 5" in again.err
+    assert "resuming after 2 of 5" in again.err
     assert (tmp_path / "a.json").read_bytes() == whole
     nothing = run(*words, tmp_path / "a.json", "--retry-unread")
     assert "read again: " in nothing.err and "0 done, 1 failed" in nothing.err
-    other = run("detect", "head", folder, "--resume", "--coco", tmp_path / "a.json")
+    other = run("batch", "detect", "head", folder, "--coco", tmp_path / "a.json")
     assert other.code == 2
     assert "classes: ['helmet'] then, ['head'] now" in other.err
 
@@ -51,14 +51,14 @@ def test_detect_goes_on(run, folder, tmp_path):
 def test_texts_and_parts(run, folder, tmp_path):
     out = tmp_path / "out"
     for task in (("caption",), ("read",), ("ask", "how many workers are there?")):
-        done = run(*task, folder, "--resume", "--out", out / task[0], "--json")
+        done = run("batch", *task, folder, "--out", out / task[0], "--json")
         assert len(done.lines) == 5 and done.code == 1
         texts = [
             json.loads(line) for line in (out / task[0] / "results.jsonl").read_text().splitlines()
         ]
         assert [one["type"] for one in texts] == ["TextResult"] * 4 + ["Failure"]
     for part in ("1/2", "2/2"):
-        run("read", folder, "--shard", part, "--out", out / "parts")
+        run("batch", "read", folder, "--shard", part, "--out", out / "parts")
     journals = sorted((out / "parts").glob("*.journal"))
     assert [one.name for one in journals] == [f"results.jsonl.{n}-of-2.journal" for n in (1, 2)]
     merged = run("merge", *journals, "--jsonl", out / "all.jsonl", "--json")
@@ -76,13 +76,13 @@ def test_texts_and_parts(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("detect", "helmet", "IN", "--resume"), "add --coco FILE or --out DIR"),
-        (("read", "IN", "--resume"), "add --out DIR"),
-        (("detect", "helmet", "IN", "--resume", "--coco", "a.json", "--track"), "--track"),
-        (("read", "IN", "--resume", "--out", "o", "--overwrite"), "--overwrite"),
-        (("read", "IN", "--resume", "--out", "o", "--on-error", "skip"), "--on-error"),
-        (("read", "IN", "--shard", "3/2", "--out", "o"), "shard"),
-        (("read", "0", "--resume", "--out", "o"), "is a live source"),
+        (("batch", "detect", "helmet", "IN"), "add --coco FILE or --out DIR"),
+        (("batch", "read", "IN"), "add --out DIR"),
+        (("batch", "detect", "helmet", "IN", "--coco", "a.json", "--track"), "--track"),
+        (("batch", "read", "IN", "--out", "o", "--ray-actors", "2"), "without --ray"),
+        (("batch", "read", "IN", "--shard", "3/2", "--out", "o"), "shard"),
+        (("batch", "read", "0", "--out", "o"), "is a live source"),
+        (("detect", "helmet", "IN", "--resume"), "No such option: --resume"),
         (("merge", "missing.journal", "--coco", "a.json"), "no such journal"),
         (("merge", "missing.journal"), "add --coco FILE, --jsonl FILE or --json"),
     ],

@@ -92,7 +92,7 @@ def test_recursive_reads_subfolders(run, picture):
 
 
 def test_video_is_annotated_at_its_own_pace(run, film, tmp_path):
-    ran = run("detect", "worker", film, "--json", "--save-overlay", "--out", tmp_path, "--track")
+    ran = run("detect", "worker", film, "--json", "--out", tmp_path, "--track")
     assert ran.code == 0
     assert [line["frame_index"] for line in ran.lines] == list(range(6))
     assert all(line["tracker_ids"] is not None for line in ran.lines)

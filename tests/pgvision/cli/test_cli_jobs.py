@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pgvision.cli.console import Meter
-from pgvision.cli.inputs import as_frames, count_pictures
-from pgvision.cli.jobs import choose_outputs, run_job
-from pgvision.cli.options import RunOptions, split_phrases
+from pgvision.cli.inputs import as_frames, count_images
+from pgvision.cli.options import split_phrases
+from pgvision.cli.outputs import BoxOutput, Output
+from pgvision.cli.runs import choose_outputs, run_outputs, run_task
 from pgvision.errors import ImageError, OptionError
 from pgvision.results import Failure, TextResult
 
@@ -21,13 +22,12 @@ def text(number):
     return result.with_image(np.zeros((64, 96, 3), np.uint8))
 
 
-def job(outcomes, options):
-    return run_job(outcomes, options, choose_outputs(options))
+def job(outcomes, options=Output()):  # noqa: B008
+    return run_outputs(outcomes, choose_outputs(options), None).exit_code
 
 
 def test_all_done(tmp_path, capsys):
-    options = RunOptions(sources=["a.jpg"], out=None)
-    assert job([text(1), text(2)], options) == 0
+    assert job([text(1), text(2)]) == 0
     printed = capsys.readouterr()
     assert printed.out == "1.jpg: text 1\n2.jpg: text 2\n"
     assert "2 done, 0 failed" in printed.err
@@ -35,7 +35,7 @@ def test_all_done(tmp_path, capsys):
 
 def test_some_failed(capsys):
     failure = Failure(source="b.jpg", index=0, error=ImageError("0 bytes"))
-    assert job([text(1), failure], RunOptions(sources=["a.jpg"])) == 1
+    assert job([text(1), failure]) == 1
     printed = capsys.readouterr()
     assert "b.jpg: 0 bytes" in printed.err
     assert "1 done, 1 failed" in printed.err
@@ -43,7 +43,7 @@ def test_some_failed(capsys):
 
 def test_many_failures_are_named_in_part(capsys):
     failures = [Failure(source=f"{n}.jpg", index=0, error=ImageError("empty")) for n in range(100)]
-    assert job(failures, RunOptions(sources=["a.jpg"])) == 1
+    assert job(failures) == 1
     assert capsys.readouterr().err.count("failed: ") == 20
 
 
@@ -52,27 +52,64 @@ def test_a_stop_by_the_user_keeps_what_was_done(tmp_path, capsys):
         yield text(1)
         raise KeyboardInterrupt
 
-    assert job(stopped(), RunOptions(sources=["a.jpg"], out=tmp_path / "out")) == 130
+    assert job(stopped(), Output(out=tmp_path / "out")) == 130
     assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") == 1
 
 
-def test_an_error_leaves_no_files(tmp_path, capsys):
+def test_an_error_leaves_what_was_answered_and_no_half_video(tmp_path, capsys):
     def broken():
+        yield text(1)
         frame = np.zeros((64, 96, 3), np.uint8)
         result = TextResult(image_hw=(64, 96), text="a", source="a.mp4", time=0.0)
         yield result.with_image(frame)
         raise ImageError("b.jpg: 0 bytes")
 
     with pytest.raises(ImageError):
-        job(broken(), RunOptions(sources=["a.jpg"], out=tmp_path / "out"))
-    assert not list((tmp_path / "out").iterdir())
+        job(broken(), Output(out=tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "results.jsonl",
+        "1.overlay.jpg",
+    }
+    assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"coco_ids": "a.json"}, {"color_by": "index"}, {"overwrite": True}], ids=str
+)
+def test_options_without_effect_are_refused(options):
+    with pytest.raises(OptionError, match="has no effect without"):
+        choose_outputs(BoxOutput(**options))
+
+
+def test_options_that_only_video_uses_are_reported(picture, film, capsys):
+    """Tracks, strides and drafts of single images did nothing, and nothing was said (kind O)."""
+
+    def ran(time):
+        frame = np.zeros((64, 96, 3), np.uint8)
+        outcome = TextResult(image_hw=(64, 96), text="a", source="a", time=time).with_image(frame)
+        read = {"stride": 2}
+        run_task(lambda _: [outcome], [str(picture)], BoxOutput(track=True), read, "skip", {})
+        return capsys.readouterr().err
+
+    assert "--track, --stride: had no effect" in ran(None)
+    assert "had no effect" not in ran(0.5)
+
+
+def test_the_last_line_is_where_the_results_are(picture, tmp_path, capsys):
+    def ran(output):
+        assert run_task(lambda _: [text(1)], [str(picture)], output, {}, "record", {}) == 0
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert ran(Output()) == "nothing written; --out DIR writes overlays and results.jsonl"
+    assert "nothing written" not in ran(Output(json_lines=True))
+    assert str(tmp_path / "out") in ran(Output(out=tmp_path / "out"))
 
 
 def test_out_must_be_a_folder(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(OptionError, match="expected a folder"):
-        job([], RunOptions(sources=["a.jpg"], out=file))
+        job([], Output(out=file))
 
 
 def test_counting_ahead(tmp_path, film, picture):
@@ -83,7 +120,7 @@ def test_counting_ahead(tmp_path, film, picture):
     (sub / "b.jpg").write_bytes(b"")
 
     def count(*sources, recursive=False, stride=1):
-        return count_pictures([str(s) for s in sources], recursive=recursive, stride=stride)
+        return count_images([str(s) for s in sources], recursive=recursive, stride=stride)
 
     assert count(picture) == 1
     assert count(film) == 6
@@ -116,20 +153,19 @@ def test_a_meter_says_now_and_then_how_far_it_is(capsys, monkeypatch):
             now[0] += 6.0
             meter.advance()
     assert capsys.readouterr().err.splitlines() == [
-        "2/4 pictures, 0.2/s, 12 s left",
-        "4/4 pictures, 0.2/s, 0 s left",
+        "2/4 pictures, 6.0 s/image, 12 s left",
+        "4/4 pictures, 6.0 s/image, 0 s left",
     ]
 
 
 def test_json_lines_stay_on_stdout_while_a_bar_is_shown():
     """On a terminal rich takes stdout along with the bar, unless it is told not to."""
     code = (
-        "from pgvision.cli.jobs import choose_outputs, run_job\n"
-        "from pgvision.cli.options import RunOptions\n"
+        "from pgvision.cli.outputs import Output\n"
+        "from pgvision.cli.runs import choose_outputs, run_outputs\n"
         "from pgvision.results import TextResult\n"
         "texts = [TextResult(image_hw=(4, 6), text='EXIT', source='a.jpg')] * 3\n"
-        "options = RunOptions(sources=['a.jpg'], json_lines=True)\n"
-        "run_job(texts, options, choose_outputs(options))\n"
+        "run_outputs(texts, choose_outputs(Output(json_lines=True)), 3)\n"
     )
     leader, follower = pty.openpty()
     done = subprocess.run(

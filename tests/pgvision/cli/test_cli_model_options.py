@@ -223,7 +223,7 @@ def test_eval_of_texts_refuses_what_it_would_not_look_at(run, tmp_path, task, op
 
 def test_a_live_address_through_the_whole_command(run, tmp_path):
     with serving(pictures(6)) as address:
-        ran = run("detect", "worker", address, "--json", "--save-overlay", "--out", tmp_path)
+        ran = run("detect", "worker", address, "--json", "--out", tmp_path)
     assert ran.code == 0
     indices = [line["frame_index"] for line in ran.lines]
     assert indices == sorted(set(indices)) and indices[-1] == 5  # the newest frame each time

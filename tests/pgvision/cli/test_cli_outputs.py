@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from pgvision.cli.coco_file import CocoFile
+from pgvision.batch import KnownIds
 from pgvision.cli.outputs import (
-    JsonLinesFile,
-    Lines,
     OverlayNames,
-    Pictures,
+    coco_file,
     describe,
     draw_result,
+    images,
+    json_lines_file,
+    printed,
 )
 from pgvision.errors import DataError, ImageError
 from pgvision.results import (
@@ -44,18 +45,18 @@ def detection(source="in/a.jpg", **changes):
 
 def test_json_lines_hold_results_and_failures(capsys):
     result = detection()
-    with Lines(as_json=True) as lines:
-        lines.write(result)
-        lines.write(FAILURE)
+    with printed(as_json=True) as write:
+        write(result)
+        write(FAILURE)
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert result_from_dict(first) == result
     assert second["message"] == "b.jpg: 0 bytes"
 
 
 def test_plain_lines_name_what_was_found(capsys):
-    with Lines(as_json=False) as lines:
-        lines.write(detection())
-        lines.write(FAILURE)
+    with printed(as_json=False) as write:
+        write(detection())
+        write(FAILURE)
     assert capsys.readouterr().out == "in/a.jpg: 1 helmet (0.75), 1 head (0.50)\n"
 
 
@@ -64,29 +65,23 @@ def test_unknown_scores_are_not_shown_as_numbers():
     assert describe(detection()[:0]) == "nothing found"
 
 
-def test_jsonl_file_reads_back_and_appears_only_when_whole(tmp_path):
-    path = tmp_path / "out" / "results.jsonl"
-    with JsonLinesFile(path) as output:
-        output.write(detection())
-        assert not path.exists()
-    (line,) = path.read_text(encoding="utf-8").splitlines()
-    assert result_from_dict(json.loads(line)) == detection()
-
-
-def test_jsonl_file_of_a_broken_run_is_not_left(tmp_path):
+def test_jsonl_file_has_each_answer_at_once_and_keeps_them_after_an_error(tmp_path):
     path = tmp_path / "results.jsonl"
-    with pytest.raises(ZeroDivisionError), JsonLinesFile(path) as output:
-        output.write(detection())
+    with pytest.raises(ZeroDivisionError), json_lines_file(path) as write:
+        for count in (1, 2):
+            write(detection())
+            lines = path.read_text(encoding="utf-8").splitlines()
+            assert [result_from_dict(json.loads(line)) for line in lines] == [detection()] * count
         raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
+    assert path.read_text(encoding="utf-8").count("\n") == 2
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     image = np.full((40, 60, 3), 200, np.uint8)
-    with Pictures(tmp_path, draw_result) as output:
+    with images(OverlayNames(tmp_path), draw_result) as write:
         for source in ("one/a.jpg", "two/a.jpg"):
-            output.write(detection(source).with_image(image))
-        output.write(detection("film.mp4", time=0.5).with_image(image))
+            write(detection(source).with_image(image))
+        write(detection("film.mp4", time=0.5).with_image(image))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-2.overlay.jpg", "a.overlay.jpg"]
     assert cv2.imread(str(tmp_path / "a.overlay.jpg")).shape == (40, 60, 3)
 
@@ -100,10 +95,10 @@ def test_overlay_names_are_plain_file_names(source):
 
 def test_coco_file_stands_on_its_own(tmp_path, capsys):
     path = tmp_path / "found.json"
-    with CocoFile(path) as output:
-        output.write(detection("in/a.jpg"))
-        output.write(FAILURE)
-        output.write(detection("film.mp4", time=0.5, frame_index=12)[:1])
+    with coco_file(path, None) as write:
+        write(detection("in/a.jpg"))
+        write(FAILURE)
+        write(detection("film.mp4", time=0.5, frame_index=12)[:1])
     coco = COCO(str(path))
     assert [image["file_name"] for image in coco.loadImgs([1, 2])] == ["in/a.jpg", "film.mp4#12"]
     assert {row["name"]: row["id"] for row in coco.cats.values()} == {"helmet": 1, "head": 2}
@@ -121,10 +116,10 @@ def test_coco_file_names_pictures_relative_to_itself(tmp_path, capsys, monkeypat
     for name in ("in/a.jpg", "in/film.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with CocoFile(Path("out/found.json")) as output:
-        output.write(detection("in/a.jpg"))
-        output.write(detection("in/film.mp4", time=0.5, frame_index=12))
-        output.write(detection("camera:0"))
+    with coco_file(Path("out/found.json"), None) as write:
+        write(detection("in/a.jpg"))
+        write(detection("in/film.mp4", time=0.5, frame_index=12))
+        write(detection("camera:0"))
     images = json.loads((tmp_path / "out" / "found.json").read_text())["images"]
     assert [one["file_name"] for one in images] == ["../in/a.jpg", "../in/film.mp4#12", "camera:0"]
 
@@ -135,13 +130,13 @@ def test_coco_ids_go_by_the_folders_too(tmp_path, capsys):
     truth = {"images": images, "categories": [{"id": 5, "name": "helmet"}]}
     # as Windows editors write it
     (tmp_path / "truth.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(truth).encode())
-    with CocoFile(tmp_path / "found.json", ids=tmp_path / "truth.json") as output:
+    with coco_file(tmp_path / "found.json", KnownIds(tmp_path / "truth.json")) as write:
         for source in ("p/b/1.jpg", "p/a/1.jpg", "/root/deep/c/2.jpg", "x/3.jpg"):
-            output.write(detection(source)[:1])
+            write(detection(source)[:1])
         with pytest.raises(DataError, match=r"may be any of 'a/1\.jpg', 'b/1\.jpg'"):
-            output.write(detection("p/c/1.jpg"))
+            write(detection("p/c/1.jpg"))
         with pytest.raises(DataError, match=r"y/3\.jpg and x/3\.jpg would both be '3\.jpg'"):
-            output.write(detection("y/3.jpg"))
+            write(detection("y/3.jpg"))
     records = json.loads((tmp_path / "found.json").read_text())
     assert [record["image_id"] for record in records] == [12, 11, 13, 14]
 
@@ -159,8 +154,8 @@ def test_coco_file_has_masks_with_their_own_area(tmp_path, capsys):
         source="a.jpg",
     )
     path = tmp_path / "found.json"
-    with CocoFile(path) as output:
-        output.write(result)
+    with coco_file(path, None) as write:
+        write(result)
     coco = COCO(str(path))
     mask = coco.annToMask(coco.anns[1]).astype(bool)
     assert (mask == result.masks[0]).all()
@@ -175,8 +170,8 @@ def test_coco_ids_come_from_an_annotation_file(tmp_path, capsys):
     ids = tmp_path / "truth.json"
     ids.write_text(json.dumps(truth))
     path = tmp_path / "found.json"
-    with CocoFile(path, ids=ids) as output:
-        output.write(detection("somewhere/a.jpg"))
+    with coco_file(path, KnownIds(ids)) as write:
+        write(detection("somewhere/a.jpg"))
     records = json.loads(path.read_text())
     assert [(r["image_id"], r["category_id"]) for r in records] == [(70, 4), (70, 9)]
 
@@ -186,9 +181,9 @@ def test_coco_ids_refuse_a_picture_that_is_not_in_the_file(tmp_path, capsys):
     ids.write_text(json.dumps({"images": [], "categories": []}))
     with (
         pytest.raises(DataError, match=r"a\.jpg"),
-        CocoFile(tmp_path / "found.json", ids=ids) as output,
+        coco_file(tmp_path / "found.json", KnownIds(ids)) as write,
     ):
-        output.write(detection())
+        write(detection())
     assert not (tmp_path / "found.json").exists()
 
 
@@ -198,7 +193,7 @@ def test_coco_ids_refuse_what_is_no_coco_file(tmp_path, text):
     if text is not None:
         ids.write_text(text)
     with pytest.raises(DataError, match=r"truth\.json"):
-        CocoFile(tmp_path / "found.json", ids=ids)
+        coco_file(tmp_path / "found.json", KnownIds(ids))
 
 
 def test_a_text_without_known_score_is_shown_bare():

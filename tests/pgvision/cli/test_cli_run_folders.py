@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_line(run, picture, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device", "/data/results.jsonl")
 
-    monkeypatch.setattr("pgvision.cli.jobs.run_job", full)
+    monkeypatch.setattr("pgvision.cli.runs.run_outputs", full)
     ran = run("read", picture)
     assert ran.code == 1
     assert ran.err.strip().endswith("pgvision: /data/results.jsonl: No space left on device")

@@ -6,8 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from pgvision.cli.outputs import draw_result
-from pgvision.cli.videos import Videos
+from pgvision.cli.outputs import OverlayNames, draw_result
+from pgvision.cli.videos import videos
 from pgvision.errors import ImageError
 from pgvision.images import iter_frames, video_info
 from pgvision.results import DetectionResult, Failure, TextResult
@@ -49,9 +49,9 @@ def results_of(path, *, stride=1):
 
 def test_a_copy_has_the_rate_the_frames_and_the_sound_of_its_source(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
-    with Videos(tmp_path / "out", draw_result, stride=1) as output:
+    with videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write:
         for result in results_of(source):
-            output.write(result)
+            write(result)
     copy = tmp_path / "out" / "site.overlay.mp4"
     info = video_info(copy)
     assert (info.fps, info.num_frames, info.image_hw) == (12.0, 12, (48, 64))
@@ -62,9 +62,9 @@ def test_a_copy_has_the_rate_the_frames_and_the_sound_of_its_source(tmp_path, ca
 
 def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
-    with Videos(tmp_path, draw_result, stride=3) as output:
+    with videos(OverlayNames(tmp_path), draw_result, stride=3) as write:
         for result in results_of(source, stride=3):
-            output.write(result)
+            write(result)
     info = video_info(tmp_path / "site.overlay.mp4")
     assert info.num_frames == 4
     assert info.num_frames / info.fps == pytest.approx(1.0)
@@ -82,9 +82,9 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode())
-    with Videos(tmp_path, draw_result, stride=1) as output:
+    with videos(OverlayNames(tmp_path), draw_result, stride=1) as write:
         for result in results_of(source):
-            output.write(result)
+            write(result)
     with av.open(str(tmp_path / "phone.overlay.mp4")) as copy:
         assert copy.streams.video[0].codec.name == "h264"
         shown = [float(frame.pts * frame.time_base) for frame in copy.decode(video=0)]
@@ -93,11 +93,11 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
 
 def test_each_video_has_its_own_copy(tmp_path, capsys):
     sources = [film_with_sound(tmp_path / name) for name in ("a.mp4", "b.mp4")]
-    with Videos(tmp_path / "out", draw_result, stride=1) as output:
+    with videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write:
         for source in sources:
             for result in results_of(source):
-                output.write(result)
-            output.write(Failure(source=str(source), index=12, error=ImageError("cut")))
+                write(result)
+            write(Failure(source=str(source), index=12, error=ImageError("cut")))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.overlay.mp4", "b.overlay.mp4"]
 
@@ -106,16 +106,16 @@ def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4")
     with (
         pytest.raises(ZeroDivisionError),
-        Videos(tmp_path / "out", draw_result, stride=1) as output,
+        videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write,
     ):
-        output.write(next(iter(results_of(source))))
+        write(next(iter(results_of(source))))
         raise ZeroDivisionError
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_texts_of_different_length_fit_one_video(tmp_path, capsys):
     source = film_with_sound(tmp_path / "site.mp4", num_frames=3)
-    with Videos(tmp_path, draw_result, stride=1) as output:
+    with videos(OverlayNames(tmp_path), draw_result, stride=1) as write:
         for frame in iter_frames(str(source)):
             text = "a helmet " * (1 + 4 * frame.index)
             result = TextResult(
@@ -125,7 +125,7 @@ def test_texts_of_different_length_fit_one_video(tmp_path, capsys):
                 frame_index=frame.index,
                 time=frame.time,
             )
-            output.write(result.with_image(frame.bgr))
+            write(result.with_image(frame.bgr))
     assert video_info(tmp_path / "site.overlay.mp4").num_frames == 3
 
 
