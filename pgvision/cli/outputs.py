@@ -198,6 +198,8 @@ def draw_result(result: Result, *, color_by: ColorBy | None = None) -> ByteArray
 def describe(result: Result) -> str:
     """Describe a result in one line: names with scores, or the text."""
     if isinstance(result, TextResult):
+        if result.rejects and not result.text:
+            return f"not answered: {result.rejects[0].reason}"
         answers = result.alternatives or ((result.text, result.score),)
         return "; ".join(_with_score(text or "(nothing)", score) for text, score in answers)
     asked = result[result.class_ids >= 0]

@@ -100,7 +100,8 @@ class TextResult(Answer):
             ... ).shape[1]
             160
         """
-        lines = "\n".join(filter(None, (self.question, self.text or "(nothing)")))
+        empty = self.rejects[0].reason if self.rejects else "(nothing)"
+        lines = "\n".join(filter(None, (self.question, self.text or empty)))
         return with_caption(self.require_image(image), lines, font=font, font_size=font_size)
 
     def to_rows(self) -> list[dict[str, Any]]:

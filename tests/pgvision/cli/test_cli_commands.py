@@ -8,6 +8,7 @@ import cv2
 import pytest
 from pycocotools.coco import COCO
 
+from pgvision import samples
 from pgvision.images import video_info
 from pgvision.results import result_from_dict
 from recipes.scenes.export import export_scenes
@@ -257,3 +258,10 @@ def test_demo_writes_what_it_says(run, tmp_path):
     assert len(held.imgs) == 3 + video_info(out / "site.mp4").num_frames
     results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     assert len(held.anns) == sum(len(result["labels"]) for result in results)
+
+
+def test_a_photograph_is_not_captioned_and_the_reason_is_printed(run, tmp_path):
+    ran = run("caption", samples.path("astronaut"), "--out", tmp_path / "out")
+    assert ran.code == 0
+    assert "not answered: tiny was trained to caption, answer and read on drawings" in ran.out
+    assert (tmp_path / "out" / "astronaut.overlay.jpg").exists()

@@ -91,6 +91,16 @@ def test_the_best_objects_are_kept() -> None:
         assert detector(answer, ["head", "helmet"], max_objects=1)(IMAGE).labels == (kept,)
 
 
+def test_presence_counts_the_tokens_between_two_objects() -> None:
+    """The answer could have ended, with 0.1 each, at the separator's tokens and the next place."""
+    answer = held(f"{HELMET} ; {HEAD}", (1, 0))
+    first, second = answer.spans
+    result = detector(answer, ["head", "helmet"], score="presence", nms=1.0)(IMAGE)
+    between = second.start + 1 - first.label_stop
+    assert 1 < between < first.label_stop
+    np.testing.assert_allclose(result.scores, [0.9 * 0.9, 0.9**between * 0.9], rtol=1e-5)
+
+
 def test_a_cut_object_is_a_reject_and_no_object() -> None:
     """An answer cut inside a name had given the label "Pl", which nobody asked for."""
     text = f"{HELMET} ; <loc0100><loc0100><loc0200><loc0200> Pl"
