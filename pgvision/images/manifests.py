@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Final, TypeAlias
 
 from pgvision.errors import DataError, DependencyError, SourceError
+from pgvision.http import hide_secrets
 from pgvision.images.containers import is_ignored
 
 MANIFEST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".csv", ".parquet"})
@@ -98,7 +99,10 @@ def _json_lines(file: Path) -> Iterator[Entry]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
-            yield number, DataError(f"{where}: expected a JSON object, got {line:.40}")
+            yield (
+                number,
+                DataError(f"{where}: expected a JSON object, got {hide_secrets(line):.40}"),
+            )
             continue
         values = [entry.get(name) for name in _COLUMNS] if isinstance(entry, dict) else []
         paths = [value for value in values if isinstance(value, str) and value.strip()]

@@ -383,7 +383,7 @@ def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
     if kind == "video":
         yield from _from_video(path, options)
         return
-    decoded = _decoded(read_bytes(path), str(path))
+    decoded = _decoded(read_bytes(path), readable_name(str(path)))
     try:
         first = next(decoded)
     except NotAnImageError as error:
@@ -400,7 +400,7 @@ def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
 def _from_video(path: Path, options: _Options) -> Iterator[Outcome]:
     from pgvision.images.video import file_frames  # PyAV is not needed for images
 
-    yield from file_frames(path, str(path), stride=options.stride)
+    yield from file_frames(path, readable_name(str(path)), stride=options.stride)
 
 
 def _decoded(data: bytes, name: str) -> Iterator[Outcome]:

@@ -1,5 +1,6 @@
 """Pictures by http, from a real server: the same as by path."""
 
+import base64
 import functools
 import threading
 from collections.abc import Iterator
@@ -11,15 +12,20 @@ import pytest
 from PIL import Image
 
 from pgvision.errors import SourceError
-from pgvision.images import Frame, FrameFailure, is_live, iter_frames, read_image
+from pgvision.images import Frame, FrameFailure, VideoWriter, is_live, iter_frames, read_image
+
+LOGIN = f"Basic {base64.b64encode(b'me:pass w@rd').decode()}"
 
 
 class _Quiet(SimpleHTTPRequestHandler):
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, "": "image/jpeg"}
 
     def do_GET(self) -> None:
-        if self.path.startswith("/secret") and self.headers["Authorization"] is None:
-            self.send_error(401)
+        if self.path.startswith("/secret") and self.headers["Authorization"] != LOGIN:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         super().do_GET()
 
@@ -63,11 +69,17 @@ def test_a_picture_is_the_same_by_address_and_by_path(site: tuple[Path, str]) ->
 def test_user_and_password_reach_the_server_and_no_result(site: tuple[Path, str]) -> None:
     folder, host = site
     Image.new("RGB", (6, 4)).save(folder / "secret.png")
-    (frame,) = iter_frames(f"http://me:pass%20word@{host}/secret.png")
+    (frame,) = iter_frames(f"http://me:pass%20w%40rd@{host}/secret.png")
     assert frame.source == f"http://***@{host}/secret.png"
     (failure,) = iter_frames(f"http://{host}/secret.png", on_error="record")
     assert isinstance(failure, FrameFailure)
     assert "401" in str(failure.error)
+    with VideoWriter(folder / "secret.mkv", 25, (48, 64)) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    (frame,) = iter_frames(f"http://me:pass%20w%40rd@{host}/secret.mkv")
+    assert frame.source == f"http://***@{host}/secret.mkv"
+    (failure,) = iter_frames(f"http://me:wrong@{host}/secret.mkv", on_error="record")
+    assert "wrong" not in f"{failure} {failure.error!r} {failure.error.__cause__!r}"
 
 
 def test_what_is_not_there_or_no_picture(site: tuple[Path, str]) -> None:
