@@ -50,9 +50,11 @@ class Live:
 
     Args:
         source: A camera number, an address, an open ``cv2.VideoCapture``, or with ``paced`` a file.
-        patience: How long to try again when the source is lost or cannot be opened, in seconds;
-            None: for ever; 0: not at all. The waits double from 0.5 s to 30 s; only a connection
-            that lasts 30 s resets them, so that a flapping camera is not flooded.
+        patience: How long to try again when the source is lost or cannot be opened, in seconds; 0:
+            not at all; None: for ever once it was open, but an address that cannot be opened in
+            the first place (a typing error) is a failure at once. The waits double from 0.5 s to
+            30 s; only a connection that lasts 30 s resets them, so that a flapping camera is not
+            flooded.
         stride: Take every ``stride``-th frame.
         paced: Play a video file at its own pace, as a camera would send it.
         limit: End after so many seconds; None: never.
@@ -177,7 +179,8 @@ class Live:
             # 1. Read one connection to its end.
             before, opened = self.num_read, time.monotonic()
             failure, is_final = self._read_connection(stop)
-            if stop.is_set() or is_final or self._patience == 0:
+            never_open = self.num_read == 0 and self._patience is None
+            if stop.is_set() or is_final or never_open or self._patience == 0:
                 return failure
             # 2. Report the loss once; patience counts from here until a frame comes again.
             now = time.monotonic()

@@ -144,7 +144,8 @@ class _Video:
         try:
             self.container: InputContainer = av.open(source, "r", options=options, timeout=timeout)
         except (av.FFmpegError, OSError, ValueError, UnicodeError) as error:
-            raise _not_a_video(source, name, _reason(error)) from error
+            # Without its cause: a traceback would show the address with its password.
+            raise _not_a_video(source, name, _reason(error)) from None
         try:
             stream = self.container.streams.best("video")
             if stream is None:

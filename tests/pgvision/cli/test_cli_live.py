@@ -108,7 +108,7 @@ def test_a_picture_is_no_film(run, picture):
     assert "expected a video or a camera" in ran.err
     ran = run("live", "helmet", "--source", picture, "--model", "tiny", "--realtime")
     assert ran.code == 1
-    assert "expected what is live" in ran.err
+    assert "expected a live source" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,9 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time.monotonic() - began < 5.0
 
 
-def test_without_patience_a_source_that_is_not_there_is_an_error_at_once() -> None:
-    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=0.0)
+@pytest.mark.parametrize("patience", [0.0, None])
+def test_a_source_that_was_never_there_is_an_error_at_once(patience: float | None) -> None:
+    (failure,) = Live(f"http://127.0.0.1:{free_port()}/live", patience=patience)
     assert isinstance(failure, FrameFailure)
     assert isinstance(failure.error, SourceError)
 
@@ -108,7 +109,7 @@ def test_without_patience_a_source_that_is_not_there_is_an_error_at_once() -> No
 def test_patience_waits_for_a_camera_that_starts_later() -> None:
     """A unit that boots before its camera; ended by its patience if the camera never comes."""
     port, events = free_port(), []
-    live = Live(f"http://127.0.0.1:{port}/live", patience=None, on_event=events.append)
+    live = Live(f"http://127.0.0.1:{port}/live", patience=60.0, on_event=events.append)
     watching = iter(live)
 
     def start() -> None:
