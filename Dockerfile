@@ -2,9 +2,11 @@
 #
 #   docker build -t pgvision .                                        on a processor
 #   docker build -t pgvision:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
-#   docker run -p 127.0.0.1:8000:8000 pgvision                        (--gpus all for the second)
+#   docker run -p 127.0.0.1:8000:8000 -e PGVISION_API_KEY=secret --stop-timeout 40 pgvision
+#                                                                     (--gpus all for the second)
 #
-# Anybody who reaches the port may ask: set PGVISION_API_KEY before it is opened to others.
+# Without a key the container does not start: set PGVISION_API_KEY, or PGVISION_NO_KEY=1 where
+# nobody else reaches the port. --stop-timeout lets requests in progress end.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -375,12 +375,12 @@ class _TimedResponse(HTTPResponse):
 def _timed(kind: Any, deadline: float) -> Any:
     """Return a factory of connections whose replies end at the deadline."""
 
-    def connection(host: str, **options: Any) -> HTTPConnection:
+    def _connection(host: str, **options: Any) -> HTTPConnection:
         made: HTTPConnection = kind(host, **options)
         made.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
         return made
 
-    return connection
+    return _connection
 
 
 class _HttpHandler(HTTPHandler):

@@ -1,4 +1,4 @@
-"""`pgvision live`: a camera watched, with tracks, zones, lines, and events for other programs."""
+"""`pgvision live`: tracks, zones, lines and events of a camera or video."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ from pgvision.cli.exit_codes import end
 from pgvision.cli.live_options import LiveOptions
 from pgvision.cli.options import takes
 from pgvision.cli.tasks import Phrase, known_phrases
+from pgvision.errors import OptionError
 
 if TYPE_CHECKING:
     from pgvision.cli.watching import Watch
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @takes(LiveOptions)
 def live(*, phrase: Phrase, options: LiveOptions) -> None:
-    """Watch a camera: the newest frame each time, objects by track, who is where and for how long.
+    """Watch a camera: the newest frame each time, with tracks, zones, lines and events.
 
     Without --zone and --line the whole picture is one zone. Ends with Ctrl-C, with the source (a
     file), or after --seconds.
@@ -41,7 +42,7 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
         phrase, {"model": options.model, "kind": options.kind, "unknown": options.unknown}
     )
     with ExitStack() as stack:
-        watched = Watch(zones)
+        watched = Watch(zones, heartbeat=options.heartbeat)
         _open_outputs(watched, options, stack)
         code = watch(classes, options, watched)
     watched.report()
@@ -49,7 +50,9 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
 
 
 def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> None:
-    """Open everything that events and pictures go to, before the model is loaded."""
+    """Open all outputs, before the model is loaded."""
+    if options.post_header and options.post is None:
+        raise OptionError("--post-header: needs --post")
     from pgvision.cli.screens import Film, Window, appended, printed
     from pgvision.cli.webhook import Webhook
 
@@ -59,7 +62,7 @@ def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> N
         log = stack.enter_context(options.events.open("a", encoding="utf-8"))
         watched.tell.append(appended(log))
     if options.post is not None:
-        watched.webhook = stack.enter_context(Webhook(options.post))
+        watched.webhook = stack.enter_context(Webhook(options.post, options.post_header or ()))
         watched.tell.append(watched.webhook.post)
     if options.save is not None:
         watched.show.append(stack.enter_context(Film(options.save, watched.zones.draw)).show)

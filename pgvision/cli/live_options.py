@@ -1,4 +1,4 @@
-"""The options of `pgvision live`."""
+"""Options of `pgvision live`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pgvision.tracking import Anchor
 
 @dataclass(frozen=True, kw_only=True)
 class LiveOptions(ModelOptions):
-    """What `pgvision live` takes.
+    """Options of `pgvision live`.
 
     Attributes:
         source: A camera number, an address, a video file.
@@ -28,6 +28,8 @@ class LiveOptions(ModelOptions):
         seconds: When to stop; None means with the source.
         events: File to append events to.
         post: Address to post events to.
+        post_header: Headers of these posts.
+        heartbeat: Seconds between heartbeat events; None: none.
         save: Annotated video.
         show: Whether to open a window.
         json_lines: Print events as JSON.
@@ -102,6 +104,23 @@ class LiveOptions(ModelOptions):
         typer.Option(
             metavar="URL",
             help="Post each event as JSON; tried again while the server is down, never waited for.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    post_header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME: VALUE",
+            help="A header of these posts, such as 'Authorization: Bearer ...'; several times.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    heartbeat: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0,
+            help="Seconds between 'heartbeat' events; the first comes at once.",
+            show_default="none",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None

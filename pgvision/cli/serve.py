@@ -1,142 +1,76 @@
-"""`pgvision serve`: the tasks over HTTP, and a page."""
+"""`pgvision serve`: the tasks over HTTP, and a page. Its options are `ServeSettings`."""
 
-from dataclasses import dataclass
+import inspect
+import re
+from dataclasses import MISSING, fields
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, Final, get_type_hints
 
 import typer
 
-from pgvision.cli.model_options import MODEL_PANEL, Device, Dtype, Threads
-from pgvision.cli.options import takes
+from pgvision.cli.model_options import MODEL_PANEL
 from pgvision.errors import DependencyError
+from pgvision.server.settings import ServeSettings
 
-if TYPE_CHECKING:
-    from pgvision.server import ServeSettings
+_NEEDED: Final = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_FLAGS: Final = {"models": "model", "allow_hosts": "allow_host", "allow_origins": "allow_origin"}
+_IN_MILLIONS: Final = {
+    "max_bytes": "max_mb",
+    "max_pixels": "max_megapixels",
+    "max_pixels_in_flight": "max_megapixels_in_flight",
+    "max_bytes_in_flight": "max_mb_in_flight",
+}
+_PANELS: Final = {
+    **dict.fromkeys(("models", "device", "dtype", "threads", "batch_size"), MODEL_PANEL),
+    **dict.fromkeys(("queue", "deadline", "max_prompts", "max_images", *_IN_MILLIONS), "Limits"),
+}
+_ENVIRONMENT: Final = {"allow_hosts": "PGVISION_ALLOW_HOSTS", "allow_origins": "PGVISION_ORIGINS"}
+_NO_VARIABLE: Final = frozenset({"models", "device", "dtype", "threads"})  # PGVISION_MODEL is set
 
-_LIMITS = "Limits"
-_NEEDED = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+
+def _help_texts() -> dict[str, str]:
+    """Return the text of each attribute in the docstring of `ServeSettings`."""
+    section = inspect.cleandoc(ServeSettings.__doc__ or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^    (\w+): ((?:.+\n?(?:        .+\n?)*))", section, re.MULTILINE)
+    return {name: " ".join(text.split()).replace("``", "'") for name, text in found}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServeOptions:
-    """What `pgvision serve` takes; see `pgvision.server.ServeSettings`."""
-
-    host: Annotated[
-        str,
-        typer.Option(
-            envvar="PGVISION_HOST", help="Address to listen at; 0.0.0.0 is the whole network."
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, envvar="PGVISION_PORT", help="0 takes a free one.")
-    ] = 8000
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A hub id, a folder, 'small' or 'tiny'; several times: several, the first is the "
-            "default one \\[default: $PGVISION_MODEL, else small]",
-            show_default=False,
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = None
-    device: Device = None
-    dtype: Dtype = None
-    threads: Threads = None
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            envvar="PGVISION_BATCH_SIZE",
-            help="Prompts that go through the model together.",
-            rich_help_panel=MODEL_PANEL,
-        ),
-    ] = 16
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="PGVISION_API_KEY",
-            help="What callers must send; better in the environment, where ps does not show it.",
-            show_default=False,
-        ),
-    ] = None
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="PGVISION_ALLOW_HOSTS",
-            help="Fetch pictures by address from this host (name or name:port), and no other.",
-        ),
-    ] = None
-    queue: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            envvar="PGVISION_QUEUE",
-            help="Requests inside at once; more are answered 429.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 64
-    deadline: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            envvar="PGVISION_DEADLINE",
-            help="Seconds until a request is answered 504.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 30.0
-    max_mb: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            envvar="PGVISION_MAX_MB",
-            help="Largest body, in megabytes.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 32.0
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            envvar="PGVISION_MAX_MEGAPIXELS",
-            help="Largest picture, by its header.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 50.0
-    max_prompts: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            envvar="PGVISION_MAX_PROMPTS",
-            help="Most prompts of one request: classes times tiles.",
-            rich_help_panel=_LIMITS,
-        ),
-    ] = 64
-
-    @property
-    def settings(self) -> "ServeSettings":
-        """The same, checked."""
-        from pgvision.server import ServeSettings
-
-        return ServeSettings(
-            host=self.host,
-            port=self.port,
-            models=tuple(self.model or ()),
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
-            batch_size=self.batch_size,
-            api_key=self.api_key,
-            allow_hosts=tuple(self.allow_host or ()),
-            queue=self.queue,
-            deadline=self.deadline,
-            max_bytes=int(self.max_mb * 1e6),
-            max_pixels=int(self.max_megapixels * 1e6),
-            max_prompts=self.max_prompts,
+def _parameters() -> list[inspect.Parameter]:
+    """Return one option of the command line for each setting."""
+    hints, texts = get_type_hints(ServeSettings), _help_texts()
+    parameters = []
+    for field in fields(ServeSettings):
+        name, default, kind = field.name, field.default, hints[field.name]
+        if kind == tuple[str, ...]:
+            kind, default = list[str] | None, None
+        if name in _IN_MILLIONS:
+            kind, default = float, float(default) / 1e6  # type: ignore[arg-type]
+        flag = _IN_MILLIONS.get(name, _FLAGS.get(name, name))
+        switch = f"--{flag.replace('_', '-')}"
+        variable = None if name in _NO_VARIABLE else f"PGVISION_{flag.upper()}"
+        text = texts[name].replace("[", "\\[")
+        if name in _IN_MILLIONS:
+            text = f"{text.rstrip('.')}, in millions."
+        option = typer.Option(
+            switch,
+            envvar=_ENVIRONMENT.get(name, variable),
+            help=text,
+            show_default=default is not None,
+            rich_help_panel=_PANELS.get(name),
         )
+        default = None if default is MISSING else default
+        parameters.append(
+            inspect.Parameter(
+                flag,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=Annotated[kind, option],
+            )
+        )
+    return parameters
 
 
-@takes(ServeOptions)
-def serve(*, options: ServeOptions) -> None:
+def _serve(**chosen: Any) -> None:
     """Answer over HTTP: /v1/detect, segment, caption, ask, read; a page at /.
 
     Routes are listed at /openapi.json, counts for Prometheus at /metrics.
@@ -150,9 +84,19 @@ def serve(*, options: ServeOptions) -> None:
     _require_packages()
     from pgvision.server import serve as run
 
-    run(options.settings)
+    for name, flag in _IN_MILLIONS.items():
+        chosen[name] = int(chosen.pop(flag) * 1e6)
+    for name, flag in _FLAGS.items():
+        chosen[name] = tuple(chosen.pop(flag) or ())
+    run(ServeSettings(**chosen))
 
 
 def _require_packages() -> None:
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise DependencyError(f"serve needs {', '.join(missing)}: pip install 'pgvision[serve]'")
+
+
+_serve.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
+_serve.__annotations__ = {each.name: each.annotation for each in _parameters()}
+_serve.__name__ = "serve"
+serve = _serve

@@ -1,66 +1,85 @@
-"""Events to an address: sent from a thread of their own, again if need be, never waited for."""
+"""Webhook: events posted from a thread of its own, with retries and limits."""
 
 import json
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from http.client import HTTPException
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from pgvision.errors import OptionError
-from pgvision.http import hide_secrets
+from pgvision.http import HttpError, HttpPolicy, fetch, hide_secrets, origin_of
 
-MOST_WAITING: Final = 1000
+MAX_WAITING: Final = 1000
+"""Events that wait while the server is down; then the oldest are dropped."""
+MAX_TRIES: Final = 5
+"""Tries of one event that the server answers with an error."""
+MAX_AGE: Final = 900.0
+"""Seconds after which an event is given up, while the server cannot be reached."""
 _TIMEOUT: Final = 10.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 30.0
-_AGAIN: Final = frozenset({408, 425, 429})  # what a server says that wants to be asked later
+_RETRIED: Final = frozenset({408, 425, 429})  # besides 5xx
 
 _log = logging.getLogger("pgvision.live")
+
+
+@dataclass(eq=False)
+class _Waiting:
+    data: bytes
+    since: float = field(default_factory=time.monotonic)
+    num_tries: int = 0
 
 
 class Webhook:
     """Posts events as JSON, one each, in order.
 
-    A server that does not answer, or answers with 5xx, is tried again, with waits that double up to
-    30 s; meanwhile at most 1000 events wait, and the oldest give way. What it refuses (4xx) is not
-    sent again. Leaving the ``with`` block tries for ``last_seconds`` to send the rest.
+    Answers 408, 425, 429 and 5xx are retried, an event at most 5 times; while the server cannot be
+    reached, events wait up to 15 minutes, with waits that double up to 30 s, and at most 1000 of
+    them. Other answers, redirects among them, are refusals and are not retried. Leaving the
+    ``with`` block waits up to ``last_seconds`` for the rest.
 
     Args:
         address: ``http://`` or ``https://``.
+        headers: Further headers, each ``Name: value``.
         last_seconds: How long the end may take.
 
     Attributes:
-        num_sent: Events that the server took.
+        num_sent: Events that the server accepted.
         num_refused: Events that it refused.
-        num_lost: Events that gave way, or were left at the end.
+        num_lost: Events that were given up or dropped.
 
     Raises:
-        OptionError: If the address is no such one.
+        OptionError: If the address or a header cannot be used.
     """
 
-    def __init__(self, address: str, *, last_seconds: float = 5.0) -> None:
+    def __init__(
+        self, address: str, headers: Sequence[str] = (), *, last_seconds: float = 5.0
+    ) -> None:
         try:
-            parts = urlsplit(address)
-            named = parts.hostname and (parts.port or True)
-        except ValueError:
-            named = None
-        if not named or parts.scheme not in ("http", "https") or parts.username:
+            scheme, host, _ = origin_of(address)
+            is_usable = "@" not in address.split("/")[2]
+        except HttpError:
+            is_usable = False
+        if not is_usable:
             raise OptionError(
-                "--post: expected http://host/... or https://host/... without a user name, got "
-                f"{hide_secrets(address)!r}"
+                "--post: expected http://host/... or https://host/... without a user name (use "
+                f"--post-header), got {hide_secrets(address)!r}"
             )
-        # Paths and queries of webhooks hold their secrets: logs name the host alone.
-        self._address, self._name = address, f"{parts.scheme}://{parts.hostname}"
+        self._headers = {"Content-Type": "application/json"}
+        for header in headers:
+            name, colon, value = header.partition(":")
+            if not colon or not name.strip().replace("-", "").isalnum() or "\n" in value:
+                raise OptionError(f"--post-header: expected 'Name: value', got {name[:40]!r}")
+            self._headers[name.strip()] = value.strip()
+        # Paths and queries of webhooks contain their secrets: logs name the host alone.
+        self._address, self._name = address, f"{scheme}://{host}"
         self._last_seconds = last_seconds
         self.num_sent = self.num_refused = self.num_lost = 0
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._deadline: float | None = None
         self._is_down = False
@@ -77,7 +96,7 @@ class Webhook:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Send what is left, as far as time allows."""
+        """Send the rest, as far as time allows."""
         with self._ready:
             self._deadline = time.monotonic() + self._last_seconds
             self._ready.notify()
@@ -87,18 +106,19 @@ class Webhook:
 
     def post(self, event: Mapping[str, object]) -> None:
         """Queue an event and return at once."""
-        data = json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
+        data = json.dumps(event, ensure_ascii=False, allow_nan=False)
         with self._ready:
-            if len(self._waiting) == MOST_WAITING:
-                del self._waiting[1]  # the oldest is under way
+            if len(self._waiting) == MAX_WAITING:
+                del self._waiting[1]  # the first is being sent
                 self.num_lost += 1
-            self._waiting.append(data)
+            # A name that is not UTF-8 is sent with its bytes escaped.
+            self._waiting.append(_Waiting(data.encode(errors="backslashreplace")))
             self._ready.notify()
 
     def _send_all(self) -> None:
         wait = _FIRST_WAIT
-        while (data := self._next()) is not None:
-            is_done = self._send(data)
+        while (event := self._next()) is not None:
+            is_done = self._send(event)
             with self._ready:
                 if is_done:
                     self._waiting.popleft()
@@ -109,8 +129,8 @@ class Webhook:
                 else:
                     self._ready.wait(max(0.0, min(0.5, self._deadline - time.monotonic())))
 
-    def _next(self) -> bytes | None:
-        """Wait for the next event; None when all is said or time is up."""
+    def _next(self) -> _Waiting | None:
+        """Wait for the next event; None after the last one, or when time is up."""
         with self._ready:
             while not self._waiting:
                 if self._deadline is not None:
@@ -120,33 +140,36 @@ class Webhook:
                 return None
             return self._waiting[0]
 
-    def _send(self, data: bytes) -> bool:
+    def _send(self, event: _Waiting) -> bool:
         """Send one event; False if it should be tried again."""
         left = _TIMEOUT
         if self._deadline is not None:
             left = max(0.1, min(left, self._deadline - time.monotonic()))
-        head = {"Content-Type": "application/json", "User-Agent": "pgvision"}
-        # The address was held to http and https above.
-        request = Request(self._address, data=data, headers=head, method="POST")  # noqa: S310
+        policy = HttpPolicy(seconds=left, max_bytes=1 << 20)
+        event.num_tries += 1
         try:
-            with urlopen(request, timeout=left) as answer:  # noqa: S310
-                answer.read(1)
-        except HTTPError as error:
-            error.close()
-            if error.code >= 500 or error.code in _AGAIN:
-                return self._down(f"HTTP {error.code}")
+            fetch(self._address, policy=policy, headers=self._headers, body=event.data)
+        except HttpError as error:
+            status = error.status
+            if status is None or status >= 500 or status in _RETRIED:
+                return self._failed(event, status, str(error))
             self.num_refused += 1
             if self.num_refused == 1:
-                _log.warning("%s: refused an event: HTTP %d", self._name, error.code)
+                _log.warning("%s: refused an event: HTTP %d", self._name, status)
             return True
-        except (OSError, HTTPException) as error:
-            return self._down(str(error))
         self.num_sent += 1
         self._is_down = False
         return True
 
-    def _down(self, reason: str) -> bool:
+    def _failed(self, event: _Waiting, status: int | None, reason: str) -> bool:
+        """Count a failed try; True if the event is given up."""
         if not self._is_down:
-            _log.warning("%s: %s; trying again, events wait", self._name, reason)
+            reason = f"HTTP {status}" if status else reason.removeprefix(self._address)
+            _log.warning("%s: %s; trying again, events wait", self._name, hide_secrets(reason))
         self._is_down = True
-        return False
+        is_old = time.monotonic() - event.since > MAX_AGE
+        if not is_old and (status is None or event.num_tries < MAX_TRIES):
+            return False
+        self.num_lost += 1
+        _log.warning("%s: an event was given up after %d tries", self._name, event.num_tries)
+        return True

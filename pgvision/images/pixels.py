@@ -33,6 +33,7 @@ PIL_ERRORS = (
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _SHAPES = "(h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
+_STRIP = 64  # rows that are blended at a time
 _DARK = 64  # of 255; a 16-bit image up to here probably has 14 bits or fewer
 
 _log = logging.getLogger("pgvision.images")
@@ -158,12 +159,15 @@ def _bytes_to_bgr(array: ByteArray, color: Color) -> ByteArray:
 
 
 def _over_white(array: ByteArray) -> ByteArray:
-    alpha = array[..., 3:].astype(np.uint16)
-    if alpha.min() == 255:
+    if array[..., 3].min() == 255:
         return np.ascontiguousarray(array[..., :3])
-    # At most 255 * 255 + 127, which uint16 still holds.
-    mixed = array[..., :3] * alpha + 255 * (255 - alpha) + 127
-    return _checked((mixed // 255).astype(np.uint8))
+    blended = np.empty((*array.shape[:2], 3), np.uint8)
+    for top in range(0, len(array), _STRIP):  # wide integers need a multiple of the memory
+        strip = array[top : top + _STRIP].astype(np.uint16)
+        alpha = strip[..., 3:]
+        # At most 255 * 255 + 127, which fits into uint16.
+        blended[top : top + _STRIP] = (strip[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return blended
 
 
 def _checked(array: object) -> ByteArray:

@@ -52,6 +52,7 @@ class CvatFunction:
             Rectangles; of a segmenter masks, or polygons where CVAT wants those.
         """
         result: DetectionResult = self._find(image)
+        result = result[result.class_ids >= 0]  # CVAT's drivers refuse any other label
         if context.conf_threshold is not None and result.scores is not None:
             result = result[result.scores >= context.conf_threshold]
         shapes: list[Any] = []

@@ -1,11 +1,16 @@
-"""Label Studio: names read from a project's label config, results written as its predictions."""
+"""Label Studio: label configs in, predictions out.
+
+Source:
+    labelstud.io/guide/export (results), labelstud.io/tags (Label: alias, predicted_values; Image:
+    valueList).
+"""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
-from xml.etree.ElementTree import ParseError
+from typing import Any, Final
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
 import orjson
@@ -17,97 +22,168 @@ from pgvision.files import replaced_path
 from pgvision.labelling.brushes import brush_rle
 from pgvision.results import DetectionResult, SegmentationResult
 
-Shape = Literal["rectanglelabels", "polygonlabels", "brushlabels"]
-_SHAPES: Final[dict[str, Shape]] = {
-    "RectangleLabels": "rectanglelabels",
-    "PolygonLabels": "polygonlabels",
-    "BrushLabels": "brushlabels",
+_LABELS: Final = {
+    "RectangleLabels": "rectangle",
+    "PolygonLabels": "polygon",
+    "BrushLabels": "brush",
 }
+_SHAPES: Final = {"Rectangle": "rectangle", "Polygon": "polygon", "Brush": "brush"}
 
 
 @dataclass(frozen=True)
-class LabelConfig:
-    """What a project labels, and how.
+class LabelGroup:
+    """One tag with labels on an image.
 
     Attributes:
-        from_name: Name of the tag that holds the labels.
-        to_name: Name of the picture's tag.
-        field: The key of a task's ``data`` under which its picture stands.
-        shape: What objects are drawn with.
-        labels: Their names.
+        from_name: Name of the tag.
+        to_name: Name of the image's tag.
+        shape: "rectangle", "polygon" or "brush".
+        names: What each class is called in results: an alias, or the label's value.
+        shape_name: Name of the separate tag of the shape, for ``<Labels>``; None: the same tag.
     """
 
     from_name: str
     to_name: str
-    field: str
-    shape: Shape
-    labels: tuple[str, ...]
+    shape: str
+    names: Mapping[str, str]
+    shape_name: str | None = None
 
     @property
     def wants_masks(self) -> bool:
         """Whether boxes are not enough."""
-        return self.shape != "rectanglelabels"
+        return self.shape != "rectangle"
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """A project's labels.
+
+    Attributes:
+        groups: The tags with labels, in the order of the config.
+        fields: For each image tag, the key of a task's ``data`` with its address (or addresses).
+    """
+
+    groups: tuple[LabelGroup, ...]
+    fields: Mapping[str, str]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All classes to ask for."""
+        return tuple(dict.fromkeys(name for group in self.groups for name in group.names))
+
+    @property
+    def field(self) -> str:
+        """The key of the first image."""
+        return self.fields[self.groups[0].to_name]
+
+    def classes(self, to_name: str, *, masks: bool) -> tuple[str, ...]:
+        """Return the classes to ask for on one image, as boxes or as masks."""
+        groups = (group for group in self.groups if group.to_name == to_name)
+        names = [name for group in groups if group.wants_masks is masks for name in group.names]
+        return tuple(dict.fromkeys(names))
 
 
 def read_label_config(xml: str) -> LabelConfig:
-    """Read a project's label config; of several tags with labels the first one counts.
+    """Read a project's label config: every tag with labels on an image.
+
+    A label with ``predicted_values`` is asked for by these values.
 
     Raises:
-        DataError: If it is no XML, or has no labels of boxes, polygons or brushes on a picture.
+        DataError: If it is not XML, or has no labels of boxes, polygons or brushes on an image.
 
     Example:
-        >>> read_label_config('<View><Image name="image" value="$photo"/><RectangleLabels '
-        ...     'name="box" toName="image"><Label value="helmet"/></RectangleLabels></View>')
-        LabelConfig(from_name='box', to_name='image', field='photo', shape='rectanglelabels',
-        labels=('helmet',))
+        >>> config = read_label_config('<View><Image name="image" value="$photo"/>'
+        ...     '<RectangleLabels name="box" toName="image"><Label value="helmet"/>'
+        ...     '</RectangleLabels></View>')
+        >>> config.fields, config.classes("image", masks=False)
+        ({'image': 'photo'}, ('helmet',))
     """
     try:
         root = fromstring(xml)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise DataError(f"label_config: expected the project's XML, got {error!r}") from error
-    pictures = {tag.get("name"): tag.get("value", "") for tag in root.iter("Image")}
+    fields = {
+        tag.get("name", ""): (tag.get("value") or tag.get("valueList") or "").removeprefix("$")
+        for tag in root.iter("Image")
+    }
+    # <Labels> needs a tag of its own for the shape; the first one on the same image counts.
+    shapes: dict[str, tuple[str, str]] = {}
     for tag in root.iter():
-        to_name = tag.get("toName", "")
-        labels = tuple(label.get("value", "") for label in tag.iter("Label"))
-        if tag.tag in _SHAPES and to_name in pictures and labels:
-            field = pictures[to_name].removeprefix("$")
-            return LabelConfig(tag.get("name", ""), to_name, field, _SHAPES[tag.tag], labels)
+        if tag.tag in _SHAPES:
+            shapes.setdefault(tag.get("toName", ""), (_SHAPES[tag.tag], tag.get("name", "")))
+    groups = []
+    for tag in root.iter():
+        to_name, names = tag.get("toName", ""), _names(tag)
+        if to_name not in fields or not names:
+            continue
+        if tag.tag in _LABELS:
+            groups.append(LabelGroup(tag.get("name", ""), to_name, _LABELS[tag.tag], names))
+        elif tag.tag == "Labels" and to_name in shapes:
+            shape, shape_name = shapes[to_name]
+            groups.append(LabelGroup(tag.get("name", ""), to_name, shape, names, shape_name))
+    if groups:
+        return LabelConfig(tuple(groups), fields)
     raise DataError(
         "label_config: expected an <Image> and RectangleLabels, PolygonLabels or BrushLabels "
         f"with <Label>s on it, got {', '.join(sorted({tag.tag for tag in root.iter()}))}"
     )
 
 
+def _names(tag: Element) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for label in tag.iter("Label"):
+        value = label.get("value", "")
+        shown = label.get("alias") or value
+        predicted = [name.strip() for name in label.get("predicted_values", "").split(",")]
+        for name in [name for name in predicted if name] or [value]:
+            if name:
+                names.setdefault(name, shown)
+    return names
+
+
 def prediction(
-    result: DetectionResult,
+    results: DetectionResult | Sequence[DetectionResult],
     config: LabelConfig,
     model_version: str,
-    names: Mapping[str, str] | None = None,
+    *,
+    to_name: str | None = None,
+    item_index: int | None = None,
 ) -> dict[str, Any]:
-    """Write a result as one prediction: places in percent of the picture.
+    """Return one prediction of a task: positions in percent of the image.
+
+    Objects of other classes than those asked for are left out.
 
     Args:
-        result: What was found; masks where the config wants them.
+        results: Objects of one image; with masks where a group wants them. Several results
+            (boxes and masks) are joined.
         config: The project's.
         model_version: Shown beside the prediction.
-        names: For a class asked for, what the config calls it, where that differs.
+        to_name: The image's tag; None: the only one.
+        item_index: Position of the image in a ``valueList``.
 
     Returns:
-        ``model_version``, ``score`` (of the least sure object, so that sorting by it brings up
+        ``model_version``, ``score`` (of the least certain object, so that sorting by it brings up
         what needs a look; None if unknown) and ``result``.
 
     Raises:
-        DataError: If the config wants masks and the result has none.
+        DataError: If a group wants masks and no result has them.
     """
-    if config.wants_masks and not isinstance(result, SegmentationResult):
-        raise DataError(f"{config.shape}: expected masks; use pgvision.Segmenter")
+    several = [results] if isinstance(results, DetectionResult) else list(results)
+    masked = [one for one in several if isinstance(one, SegmentationResult)]
+    boxes = [one for one in several if not isinstance(one, SegmentationResult)] or masked
     regions: list[dict[str, Any]] = []
-    for one in result:
-        label = one.labels[0] or ""
-        for value in _values(one, config.shape):
-            value[config.shape] = [(names or {}).get(label, label)]
-            regions.append(_region(one, config, value))
-    score = None if result.scores is None or not len(result) else float(result.scores.min())
+    for group in config.groups:
+        if to_name not in (None, group.to_name):
+            continue
+        if group.wants_masks and not masked:
+            raise DataError(f"{group.from_name}: expected masks; use pgvision.Segmenter")
+        for result in masked if group.wants_masks else boxes:
+            regions += _regions(result, group)
+    for region in regions:
+        if item_index is not None:
+            region["item_index"] = item_index
+    scores = [region["score"] for region in regions if "score" in region]
+    score = min(scores) if scores else None
     return {"model_version": model_version, "score": score, "result": regions}
 
 
@@ -118,8 +194,8 @@ def write_tasks(
 
     Args:
         path: The file.
-        tasks: For each picture its address and its `prediction`.
-        field: See `LabelConfig`.
+        tasks: For each image its address and its `prediction`.
+        field: Key of a task's ``data`` with the address.
 
     Example:
         >>> import tempfile
@@ -133,28 +209,39 @@ def write_tasks(
         aside.write_bytes(orjson.dumps(listed))
 
 
-def _region(one: DetectionResult, config: LabelConfig, value: dict[str, Any]) -> dict[str, Any]:
-    region: dict[str, Any] = {
-        "id": uuid.uuid4().hex[:10],
-        "from_name": config.from_name,
-        "to_name": config.to_name,
-        "type": config.shape,
-        "original_width": one.image_hw[1],
-        "original_height": one.image_hw[0],
-        "image_rotation": 0,
-        "value": value,
-    }
-    return region if one.scores is None else region | {"score": float(one.scores[0])}
+def _regions(result: DetectionResult, group: LabelGroup) -> list[dict[str, Any]]:
+    regions: list[dict[str, Any]] = []
+    for one in result:
+        name = group.names.get(one.labels[0] or "")
+        if name is None or one.class_ids[0] < 0:
+            continue
+        for value in _values(one, group.shape):
+            region: dict[str, Any] = {
+                "id": uuid.uuid4().hex[:10],
+                "to_name": group.to_name,
+                "original_width": one.image_hw[1],
+                "original_height": one.image_hw[0],
+                "image_rotation": 0,
+            }
+            if one.scores is not None:
+                region["score"] = float(one.scores[0])
+            kind = "labels" if group.shape_name else f"{group.shape}labels"
+            if group.shape_name:  # the shape and its label are two entries with one id
+                shape = {"from_name": group.shape_name, "type": group.shape, "value": value}
+                regions.append(region | shape)
+            labelled = {"from_name": group.from_name, "type": kind, "value": value | {kind: [name]}}
+            regions.append(region | labelled)
+    return regions
 
 
-def _values(one: DetectionResult, shape: Shape) -> list[dict[str, Any]]:
+def _values(one: DetectionResult, shape: str) -> list[dict[str, Any]]:
     height, width = one.image_hw
     percent = 100.0 / np.array([width, height])
-    if not isinstance(one, SegmentationResult) or shape == "rectanglelabels":
+    if not isinstance(one, SegmentationResult) or shape == "rectangle":
         left, top, right, bottom = (one.xyxy[0].reshape(2, 2) * percent).ravel().tolist()
         box = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
         return [box]
-    if shape == "polygonlabels":
+    if shape == "polygon":
         (outline,) = one.polygons(tolerance=0.5)
         rings = [np.asarray(part.exterior.coords)[:-1] * percent for part in outline.geoms]
         return [{"points": ring.tolist(), "closed": True} for ring in rings]

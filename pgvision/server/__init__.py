@@ -1,4 +1,4 @@
-"""The service: pictures in over HTTP, COCO-style answers out, many askers in one batch.
+"""HTTP service: images in, COCO-style answers out, many clients in one batch.
 
 Names load on first use: the command line reads `ServeSettings` without FastAPI.
 """
@@ -7,13 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.server.app import create_app
-    from pgvision.server.running import serve
+    from pgvision.server.app import create_app, serve
     from pgvision.server.settings import ServeSettings
 
 __all__ = ["ServeSettings", "create_app", "serve"]
 
-_HOMES = {"ServeSettings": "settings", "create_app": "app", "serve": "running"}
+_HOMES = {"ServeSettings": "settings", "create_app": "app", "serve": "app"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,29 +1,45 @@
-"""The service as an ASGI application."""
+"""The service as an ASGI application, its page, and the loop that serves it."""
 
+import logging
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
 
-from fastapi import FastAPI
+import uvicorn
+from fastapi import APIRouter, FastAPI, Response
+from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from pgvision import __version__
-from pgvision.errors import PgvisionError
-from pgvision.runtime import Generator, open_generator
-from pgvision.server.client_routes import client_routes
-from pgvision.server.gate import Gate
-from pgvision.server.label_studio_routes import label_studio_routes
-from pgvision.server.models import Load
-from pgvision.server.page_routes import page_routes
-from pgvision.server.refusals import on_http_error, on_pgvision_error
-from pgvision.server.routes import operators_routes, v1_routes
+from pgvision import __version__, samples
+from pgvision.errors import OptionError, PgvisionError
+from pgvision.server.api import v1_routes
+from pgvision.server.chat import chat_routes
+from pgvision.server.compat import label_studio_routes, roboflow_routes
+from pgvision.server.engine import Load
+from pgvision.server.errors import ApiError, on_error, on_http_error
+from pgvision.server.middleware import ServiceMiddleware
 from pgvision.server.service import Service
 from pgvision.server.settings import ServeSettings
 
-_ABOUT = """PaliGemma as a service: boxes, masks, captions, answers and reading, in COCO terms.
+_LOG = logging.getLogger(__name__)
+_BACKLOG: Final = 2048
+_ABOUT: Final = """PaliGemma as a service: boxes, masks, captions, answers and text, in COCO terms.
 
-Send a picture as the file `image` of a multipart form, or as base64 in JSON. What is refused comes
-back as `{"error": {"code", "message"}}`; the message says what to do."""
+Send an image as the file `image` of a multipart form, or as base64 in JSON. Errors come as
+`{"error": {"code", "message"}}`; the message says what to do."""
+_EXAMPLES: Final = (*samples.PHOTOGRAPHS, samples.RENDERED[0])
+_PAGE: Final = Path(__file__).parent / "page"
+_PAGE_HEADERS: Final = {
+    # Nothing from elsewhere: code in a file name or in a model's answer cannot run.
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src blob:; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 
 
 def create_app(
@@ -32,25 +48,25 @@ def create_app(
     load_model: Load | None = None,
     on_failure: Callable[[], object] = lambda: None,
 ) -> FastAPI:
-    """Make the application. Its models load in the background once it runs.
+    """Return the application. Its models load in the background once it runs.
 
     Args:
         settings: Models and limits; None: the defaults.
-        load_model: Makes an engine of a name; None: `pgvision.runtime.open_generator`.
+        load_model: Returns an engine for a name; None: `pgvision.runtime.open_generator`.
         on_failure: Called if a model cannot be loaded.
 
     Returns:
         An application for uvicorn or any other ASGI server, in one process.
 
     Raises:
-        CheckpointError: If a model's name is none.
+        CheckpointError: If there is no such checkpoint.
 
     Example:
         >>> sorted(path for path in create_app().openapi()["paths"] if "v1" in path)[:2]
         ['/v1/ask', '/v1/caption']
     """
     chosen = settings or ServeSettings()
-    service = Service(chosen, load_model or _loader(chosen))
+    service = Service(chosen, load_model)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -68,22 +84,98 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
-    app.include_router(v1_routes(service))
-    app.include_router(client_routes(service))
-    app.include_router(label_studio_routes(service))
-    app.include_router(operators_routes(service))
-    app.include_router(page_routes())
-    app.add_exception_handler(PgvisionError, on_pgvision_error)
-    app.add_exception_handler(Exception, on_pgvision_error)  # logged with its traceback as well
+    routes = (v1_routes, chat_routes, roboflow_routes, label_studio_routes, _operators_routes)
+    for make in routes:
+        app.include_router(make(service))
+    app.include_router(_page_routes())
+    app.add_exception_handler(PgvisionError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    app.add_middleware(Gate, service=service, routes=list(app.openapi()["paths"]))
+    paths = list(app.openapi()["paths"])
+    app.add_middleware(ServiceMiddleware, settings=chosen, metrics=service.metrics, routes=paths)
+    if chosen.allow_origins:  # outside of the checks: a browser asks first, and without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.allow_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
-def _loader(settings: ServeSettings) -> Load:
-    def loaded(name: str) -> Generator:
-        return open_generator(
-            name, device=settings.device, dtype=settings.dtype, threads=settings.threads
-        )
+def serve(settings: ServeSettings) -> None:
+    """Listen until Ctrl-C or SIGTERM; requests in progress are finished.
 
-    return loaded
+    Args:
+        settings: Address, models and limits.
+
+    Raises:
+        OptionError: If the address cannot be used.
+        CheckpointError: If a model cannot be loaded.
+    """
+    app = create_app(settings, on_failure=lambda: setattr(server, "should_exit", True))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=int(settings.deadline) + 5,
+    )
+    server = uvicorn.Server(config)
+    with _listening(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        _LOG.info("listening at http://%s:%d (the page is at /); Ctrl-C ends", host, port)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
+            server.run(sockets=[listener])
+    for model in app.state.service.models.all:
+        if model.error is not None:
+            raise model.error
+
+
+def _listening(settings: ServeSettings) -> socket.socket:
+    try:
+        where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(where[4][:2], family=where[0], backlog=_BACKLOG)
+    except OSError as error:
+        raise OptionError(
+            f"host, port: cannot listen at {settings.host}:{settings.port}: {error}; use another "
+            "--port"
+        ) from error
+
+
+def _operators_routes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["operators"])
+
+    @router.get("/healthz", summary="Whether the process answers.")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz", summary="Whether all models answer: 200, or 503.")
+    async def readyz() -> dict[str, str]:
+        for model in service.models.all:
+            model.require_healthy()
+        return {"status": "ready"}
+
+    @router.get("/metrics", summary="Counts for Prometheus.")
+    async def metrics() -> Response:
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _page_routes() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+    names = {path.name: path for path in _PAGE.iterdir() if path.is_file()}
+    names |= {f"example-{name}.jpg": samples.path(name) for name in _EXAMPLES}
+
+    @router.get("/")
+    async def index() -> FileResponse:
+        return FileResponse(names["index.html"], headers=_PAGE_HEADERS)
+
+    @router.get("/page/{name}")
+    async def static(name: str) -> FileResponse:
+        if name not in names:
+            raise ApiError(404, "no_route", f"/page/{name[:80]}: there is no such file")
+        return FileResponse(names[name], headers=_PAGE_HEADERS)
+
+    return router

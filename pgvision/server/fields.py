@@ -1,64 +1,85 @@
-"""What requests may say, task by task; unknown words are refused with those that exist."""
+"""Fields of requests, task by task, with their limits; unknown fields are refused by name."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pgvision.server.refusals import Refusal
+from pgvision.server.errors import ApiError
+from pgvision.tokens import require_classes
 
-_Fields = TypeVar("_Fields", bound="Fields")
-_UNKNOWN = "extra_forbidden"
+_Model = TypeVar("_Model", bound=BaseModel)
+MAX_NAMES: Final = 256
+MAX_NAME: Final = 200
+_MAX_ERRORS: Final = 5
 
 
-def split_classes(value: object) -> object:
-    """Split one text at semicolons, or each of several (a form's field may come many times).
+def split_names(value: object) -> object:
+    """Split texts at semicolons; refuse long lists before each name is validated.
+
+    Raises:
+        ValueError: If there are too many names, or too long ones.
 
     Example:
-        >>> split_classes("helmet; head"), split_classes(["helmet", "head;cone"])
+        >>> split_names("helmet; head"), split_names(["helmet", "head;cone"])
         (['helmet', 'head'], ['helmet', 'head', 'cone'])
     """
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, Sequence):
         return value
-    return [name.strip() for text in texts for name in text.split(";")]
+    if len(texts) > MAX_NAMES or sum(len(text) for text in texts if isinstance(text, str)) > (
+        MAX_NAMES * MAX_NAME
+    ):
+        raise ValueError(f"expected at most {MAX_NAMES} names of {MAX_NAME} characters")
+    if not all(isinstance(text, str) for text in texts):
+        return value
+    names = [name.strip() for text in texts for name in text.split(";")]
+    if len(names) > MAX_NAMES or max(map(len, names), default=0) > MAX_NAME:
+        raise ValueError(f"expected at most {MAX_NAMES} names of {MAX_NAME} characters")
+    return names
 
 
 class Fields(BaseModel):
-    """What every request may say beside its picture."""
+    """Fields of every task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str | None = Field(None, description="One of /v1/models; the first if left out.")
-    annotated: bool = Field(
-        False, description="Send the annotated picture along, as a JPEG data URI."
+    model: str | None = Field(
+        None, max_length=MAX_NAME, description="One of /v1/models; by default the first."
+    )
+    unknown: Literal["refuse", "ask"] = Field(
+        "refuse", description="Names, questions and images that the model was not trained on."
+    )
+    annotated: bool = Field(False, description="Add the annotated image, as a JPEG data URI.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=4096, description="Where each answer is cut off."
     )
 
 
 class ObjectFields(Fields):
-    """What `detect` takes."""
+    """Fields of ``detect``."""
 
-    classes: Annotated[list[str], BeforeValidator(split_classes)] = Field(
+    classes: Annotated[list[str], BeforeValidator(split_names)] = Field(
         description="What to find: a name, or several with ';' between.", examples=["helmet; head"]
     )
-    conf: float | None = Field(None, ge=0, le=1, description="Least score that is kept.")
+    conf: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
+        None, description="Lowest score that is kept; 'auto' (default): the model's thresholds."
+    )
     nms: float | None = Field(
-        None, ge=0, le=1, description="Overlap from which two objects of a class are one."
+        None, ge=0, le=1, description="IoU from which two objects of a class are one."
     )
     max_objects: int | None = Field(None, ge=1, description="Keep the n best.")
-    tile: int | None = Field(
-        None, ge=32, description="Look at squares of this side too, in pixels: small objects."
+    tile: Annotated[int, Field(ge=32)] | Literal["auto"] | None = Field(
+        None, description="Also look at squares of this side in pixels, or 'auto': small objects."
     )
-    soft: bool = Field(False, description="Average places by probability.")
+    soft: bool = Field(False, description="Average positions by probability.")
     form: Literal["coco", "roboflow", "huggingface"] = Field(
-        "coco",
-        description="Whose JSON to answer in: COCO's and more, Roboflow inference's, or that of "
-        "Hugging Face's zero-shot-object-detection.",
+        "coco", description="COCO and more, Roboflow inference's form, or Hugging Face's."
     )
 
 
 class SegmentFields(ObjectFields):
-    """What `segment` takes."""
+    """Fields of ``segment``."""
 
     masks: Literal["rle", "polygons"] = Field(
         "rle", description="COCO's run lengths (exact), or polygons (outer rings)."
@@ -66,49 +87,86 @@ class SegmentFields(ObjectFields):
 
 
 class CaptionFields(Fields):
-    """What `caption` takes."""
+    """Fields of ``caption``."""
 
-    language: str = Field("en", description="Language of the caption.")
+    language: str = Field("en", max_length=20, description="Language of the caption.")
     style: Literal["caption", "describe", "cap"] = "caption"
 
 
 class AskFields(Fields):
-    """What `ask` takes."""
+    """Fields of ``ask``."""
 
     question: str = Field(
         min_length=1, max_length=500, examples=["how many workers wear a helmet?"]
     )
-    language: str = Field("en", description="Language of question and answer.")
-    choices: Annotated[list[str] | None, BeforeValidator(split_classes)] = Field(
+    language: str = Field("en", max_length=20, description="Language of question and answer.")
+    choices: Annotated[list[str] | None, BeforeValidator(split_names)] = Field(
         None, description="Answers to choose from, with ';' between."
     )
 
 
 class ReadFields(Fields):
-    """What `read` takes."""
+    """Fields of ``read``."""
 
 
-def checked(fields: type[_Fields], values: Mapping[str, Any]) -> _Fields:
-    """Check what came.
+class PromptFields(Fields):
+    """A prompt that is sent as it is; no route of its own (chat completions use it)."""
+
+    prompt: str = Field(min_length=1, max_length=500)
+
+
+TASKS: Final[dict[str, tuple[type[Fields], str, dict[str, object]]]] = {
+    "detect": (
+        *(ObjectFields, "Find objects: a box and a score for each."),
+        {"classes": "helmet; head", "conf": 0.3},
+    ),
+    "segment": (
+        *(SegmentFields, "Find objects: box, mask and score."),
+        {"classes": "helmet", "masks": "polygons"},
+    ),
+    "caption": (CaptionFields, "Describe an image.", {"language": "en"}),
+    "ask": (
+        *(AskFields, "Answer a question about an image."),
+        {"question": "how many workers wear a helmet?"},
+    ),
+    "read": (ReadFields, "Read the text in an image.", {}),
+}
+"""Fields, summary and an example of each task."""
+
+
+def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
+    """Validate fields.
 
     Raises:
-        Refusal: 422, naming each field that is wrong, what it may be and what came.
+        ApiError: 422; it names the first five wrong fields, what is expected and what came.
 
     Example:
-        >>> checked(ObjectFields, {"classes": "helmet; head"}).classes
+        >>> validated(ObjectFields, {"classes": "helmet; head"}).classes
         ['helmet', 'head']
     """
+    if len(values) > MAX_NAMES:
+        raise ApiError(422, "bad_field", f"expected a few fields, got {len(values)}")
     try:
-        return fields.model_validate(values)
+        fields = kind.model_validate(values)
     except ValidationError as error:
-        known = ", ".join(("image", *fields.model_fields))
-        words = [
-            f"{'.'.join(map(str, each['loc']))}: "
-            + (
-                f"there is no such field; known are {known}"
-                if each["type"] == _UNKNOWN
-                else f"{each['msg']}, got {str(each['input'])[:80]!r}"
-            )
-            for each in error.errors(include_url=False)
-        ]
-        raise Refusal(422, "bad_field", "; ".join(words)) from error
+        known = ", ".join(("image", *kind.model_fields))
+        messages = []
+        for each in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]:
+            name = ".".join(str(part)[:40] for part in each["loc"])
+            if each["type"] == "extra_forbidden":
+                messages.append(f"{name}: there is no such field; known are {known}")
+            else:
+                messages.append(f"{name}: {each['msg']}, got {_start_of(each['input'])}")
+        raise ApiError(422, "bad_field", "; ".join(messages)) from error
+    if isinstance(fields, ObjectFields):
+        require_classes(fields.classes)
+    return fields
+
+
+def _start_of(value: object) -> str:
+    """Quote a value; long ones by their start or their length."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"{len(value)} values"
+    if isinstance(value, Mapping):
+        return f"an object with {len(value)} keys"
+    return repr(value if not isinstance(value, str) else value[:80])[:120]

@@ -1,156 +1,188 @@
-"""What all routes share: from a form to an answer, within a deadline."""
+"""One request's way from an image and fields to a result, within its deadline."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 
 from pgvision.images import Frame
-from pgvision.results import Answer
-from pgvision.runtime import Generator
-from pgvision.server.batcher import Batcher, Job
-from pgvision.server.fields import Fields
-from pgvision.server.forms import Form
-from pgvision.server.metrics import Metrics
-from pgvision.server.models import Load, Models, Served
-from pgvision.server.pictures import read_text_picture, to_frame
-from pgvision.server.refusals import Refusal
+from pgvision.results import Answer, DetectionResult
+from pgvision.server.engine import Batcher, Job, Load, Metrics, Models, ServedModel
+from pgvision.server.errors import ApiError, api_error_of, deadline_error
+from pgvision.server.fields import (
+    AskFields,
+    CaptionFields,
+    Fields,
+    ObjectFields,
+    PromptFields,
+    SegmentFields,
+)
 from pgvision.server.settings import ServeSettings
-from pgvision.server.tasks import Kind, Prepared
+from pgvision.server.uploads import Decoded, Upload, Uploads
+from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 from pgvision.tasks.asking import Answered, Ask, Task
-
-_LOG = logging.getLogger(__name__)
+from pgvision.tasks.text import TextTask
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request, answered.
+    """The answer to one request about one image.
 
     Attributes:
-        result: What came.
-        served: Who answered.
+        result: The task's result.
+        model: The model that answered.
+        answers: What it wrote, prompt by prompt.
         notes: What the caller should know.
         timings: Seconds by phase outside of the model.
     """
 
     result: Answer
-    served: Served
+    model: ServedModel
+    answers: Sequence[Answered]
     notes: tuple[str, ...]
     timings: dict[str, float]
 
 
 class Service:
-    """The models, their queues and the limits.
+    """Models, queues and limits that all routes share.
 
     Args:
         settings: The limits.
-        load: Makes an engine of a checkpoint's name.
+        load: Returns an engine for a checkpoint; None: `pgvision.runtime.open_generator`.
     """
 
-    def __init__(self, settings: ServeSettings, load: Load) -> None:
-        self.settings = settings
-        self.metrics = Metrics()
-        self.models = Models(
-            settings.models, load, batch_size=settings.batch_size, metrics=self.metrics
-        )
+    def __init__(self, settings: ServeSettings, load: Load | None = None) -> None:
+        self.settings, self.metrics = settings, Metrics()
+        self.models = Models(settings, load, self.metrics)
+        self.uploads = Uploads(settings)
 
-    async def answer(self, request: Request, kind: Kind, form: Form, fields: Fields) -> Outcome:
-        """Answer one request.
+    async def answer(self, request: Request, upload: Upload, fields: Fields) -> Outcome:
+        """Answer about one image.
 
         Raises:
-            Refusal: If it cannot be: the picture, the words, the deadline.
+            ApiError: For the image, a field, or the deadline.
         """
         started = time.perf_counter()
-        served = self.models.pick(fields.model)
-        batcher = served.require()
-        # In one visit to the threads: on a busy machine every hand-over waits for its turn.
-        frame, prepared, asks = await run_in_threadpool(
-            self._prepared, kind, form, fields, batcher.generator
-        )
-        decoded = time.perf_counter()
-        job = Job(frame, asks, deadline_of(request, self.settings))
-        # No prompts: the task refuses the image.
-        answers = await self._wait(request, batcher, job) if asks else []
-        result = await run_in_threadpool(_read, prepared.task, frame, answers)
+        deadline: float = request.scope["pgvision"].deadline
+        model = self.models.pick(fields.model)
+        batcher = model.require()
+        # 1. Check the words before the image is decoded.
+        task, notes = await self.uploads.run(lambda: _prepare(fields, model))
+        # 2. Decode. Tiles and annotated images need all pixels.
+        full_size = fields.annotated or getattr(fields, "tile", None) is not None
+        decoded = await self.uploads.decode(upload, deadline, full_size=full_size)
+        try:
+            spent = time.perf_counter() - started
+            # 3. Put the prompts into the queue, and wait for the answers.
+            asks = await self.uploads.run(lambda: self._plan(task, decoded.frame, fields))
+            job = Job(decoded.frame, asks, deadline)
+            # No prompts: the task refuses the image, and its result has the reason.
+            answers = await self._wait(request, batcher, job) if asks else []
+            # 4. Read them; sizes are those of the image that was sent.
+            result = await self.uploads.run(lambda: _read(task, decoded, answers))
+        finally:
+            self.uploads.release(decoded)
         timings = {
-            "picture": decoded - started,
+            "picture": spent,
             "queue": job.waited,
             "total": time.perf_counter() - started,
         }
-        return Outcome(result, served, prepared.notes, timings)
+        return Outcome(result, model, answers, notes, timings)
 
-    def _prepared(
-        self, kind: Kind, form: Form, fields: Fields, generator: Generator
-    ) -> tuple[Frame, Prepared, Sequence[Ask]]:
-        frame = self._frame(form)
-        prepared = kind.prepare(fields, generator)
-        return frame, prepared, self._require_few(prepared.task.plan(frame))
+    async def answer_all(
+        self, request: Request, uploads: Sequence[Upload], fields: Fields
+    ) -> list[Outcome | ApiError]:
+        """Answer about several images; an error of one is in its place."""
 
-    def _frame(self, form: Form) -> Frame:
-        picture = form.picture
-        data = read_text_picture(picture, self.settings) if isinstance(picture, str) else picture
-        return to_frame(data, form.name, self.settings)
+        async def one(upload: Upload) -> Outcome | ApiError:
+            try:
+                return await self.answer(request, upload, fields)
+            except Exception as error:  # noqa: BLE001  (returned in its place)
+                return api_error_of(error)
 
-    def _require_few(self, asks: Sequence[Ask]) -> Sequence[Ask]:
+        return list(await asyncio.gather(*(one(upload) for upload in uploads)))
+
+    def _plan(self, task: Task[Answer], frame: Frame, fields: Fields) -> Sequence[Ask]:
+        """Return the prompts, cut off at ``max_new_tokens``; refuse too many of them."""
         most = self.settings.max_prompts
-        if len(asks) > most:
-            raise Refusal(
+        tile, num_asks = getattr(fields, "tile", None), 0
+        if isinstance(tile, int):  # a bound from below, before a long plan is made
+            height, width = frame.image_hw
+            num_asks = -(-height // tile) * -(-width // tile)
+        asks: Sequence[Ask] = () if num_asks > most else task.plan(frame)
+        if max(num_asks, len(asks)) > most:
+            raise ApiError(
                 422,
                 "too_many_prompts",
-                f"expected at most {most} prompts, got {len(asks)} (classes times tiles): ask for "
-                "fewer classes at once, or take a larger tile",
+                f"expected at most {most} prompts, got {max(num_asks, len(asks))} (classes times "
+                "tiles): ask for "
+                "fewer classes at once, or use a larger tile",
             )
-        return asks
+        if fields.max_new_tokens is None:
+            return asks
+        return [replace(ask, max_new_tokens=fields.max_new_tokens) for ask in asks]
 
     async def _wait(self, request: Request, batcher: Batcher, job: Job) -> list[Answered]:
-        """Wait for the answers, for the deadline, or for the caller to hang up."""
+        """Wait for the answers, for the deadline, or for the client to hang up."""
         batcher.submit(job)
         answered = asyncio.wrap_future(job.future)
-        gone = asyncio.create_task(_hung_up(request))
+        gone = asyncio.create_task(_hang_up(request))
         try:
             left = max(job.deadline - time.monotonic(), 0.0)
             waiting: set[asyncio.Future[Any]] = {answered, gone}
             await asyncio.wait(waiting, timeout=left, return_when="FIRST_COMPLETED")
             if answered.done() and not answered.cancelled():
-                return _answers_of(job)
+                return answered.result()
             if gone.done():
-                raise Refusal(499, "hung_up", "the caller hung up")
+                raise ApiError(499, "hung_up", "the client hung up")
             self.metrics.late.inc()
-            raise Refusal(
-                504,
-                "deadline_passed",
-                f"not answered within {self.settings.deadline:g} s; ask again when fewer ask, or "
-                "start the service with a longer --deadline",
-            )
+            raise deadline_error(self.settings.deadline)
         finally:
             gone.cancel()
-            job.abandoned = True
+            job.is_abandoned = True
             job.future.cancel()
+            with suppress(asyncio.CancelledError):
+                answered.cancel()
 
 
-def deadline_of(request: Request, settings: ServeSettings) -> float:
-    """Return the `time.monotonic` at which nobody waits for a request any more."""
-    return float(request.scope["pgvision.started"]) + settings.deadline
+def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[str, ...]]:
+    """Return the task of a request, and notes on what was changed."""
+    more: Any = {"generator": model, "unknown": fields.unknown}
+    if isinstance(fields, ObjectFields):
+        names = ("conf", "nms", "max_objects", "tile", "soft")
+        make = Segmenter if isinstance(fields, SegmentFields) else Detector
+        finder = make(fields.classes, **{name: getattr(fields, name) for name in names}, **more)
+        return finder, finder.notes
+    if isinstance(fields, CaptionFields):
+        return Captioner(fields.language, fields.style, **more), ()
+    if isinstance(fields, AskFields):
+        answerer = Answerer(fields.language, **more)
+        return answerer.task(fields.question, fields.choices), ()
+    if isinstance(fields, PromptFields):
+        return TextTask(fields.prompt, model.card, insists=fields.unknown == "ask"), ()
+    return Reader(**more), ()
 
 
-def _read(task: Task[Answer], frame: Frame, answers: Sequence[Answered]) -> Answer:
-    return task.read(frame, answers)
+def _read(task: Task[Answer], decoded: Decoded, answers: Sequence[Answered]) -> Answer:
+    result = task.read(decoded.frame, answers)
+    if result.image_hw == decoded.image_hw:
+        return result
+    changes: dict[str, Any] = {"image_hw": decoded.image_hw, "image": None}
+    if isinstance(result, DetectionResult):
+        ratio = np.array(decoded.image_hw[::-1]) / np.array(result.image_hw[::-1])
+        scale = np.tile(ratio, 2).astype(np.float32)
+        changes["xyxy"] = np.clip(result.xyxy * scale, 0, np.tile(decoded.image_hw[::-1], 2))
+        if result.edge_std is not None:
+            changes["edge_std"] = result.edge_std * scale
+    return replace(result, **changes)
 
 
-def _answers_of(job: Job) -> list[Answered]:
-    error = job.future.exception()
-    if error is None:
-        return job.future.result()
-    _LOG.error("the engine failed", exc_info=error)
-    raise Refusal(500, "engine_failed", f"{type(error).__name__}: {error}") from error
-
-
-async def _hung_up(request: Request) -> None:
+async def _hang_up(request: Request) -> None:
     message: Any = {}
     while message.get("type") != "http.disconnect":
         message = await request.receive()

@@ -1,35 +1,50 @@
-"""What a service may be told, checked before anything starts."""
+"""Settings of the service, checked before anything starts. No FastAPI here."""
 
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from pgvision.errors import OptionError
+from pgvision.http import parse_host
 
-_HOST = re.compile(r"[\w.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+_NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
+_COUNTS = (
+    *("batch_size", "queue", "max_bytes", "max_pixels", "max_prompts", "max_images"),
+    *("max_pixels_in_flight", "max_bytes_in_flight"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Where a service listens, what it loads, and how much it takes on.
+    """Address, models and limits of a service.
 
     Attributes:
-        host: Address to listen at; "127.0.0.1" is this machine alone.
+        host: Address to listen on; "127.0.0.1" is this machine only, 0.0.0.0 the whole network.
         port: 0 takes a free one.
-        models: Checkpoints, each as `pgvision.runtime.load` names them; the first answers where a
-            request names none. Empty: the default one.
-        device, dtype, threads: See `pgvision.runtime.load`.
+        models: Checkpoints as `pgvision.runtime.load` takes them, or ``name=checkpoint``. Requests
+            use the names; a folder's name is that of its last part. The first model is the default.
+        device: cpu, cuda, cuda:1 or mps; by default the best one.
+        dtype: float32, bfloat16 or float16; by default what suits the device.
+        threads: CPU threads of the model.
         batch_size: Prompts that go through a model together.
-        api_key: What callers must send; None: nothing.
-        allow_hosts: Hosts (``name`` or ``name:port``) from which pictures may be fetched.
-        queue: Requests that may be inside at once; one more is answered 429.
-        deadline: Seconds that a request may take, from its first byte to its answer.
-        max_bytes: Largest body.
-        max_pixels: Largest picture, by its header.
-        max_prompts: Most prompts that one request may put (classes times tiles).
+        api_key: Key that requests must send; better in the environment, where ps does not show it.
+        no_key: Serve an address that others can reach without a key.
+        allow_hosts: Fetch images by address from these hosts (``name`` means ports 80 and 443,
+            ``name:port`` that port only).
+        allow_origins: Web origins (``https://app.example.org``) whose pages may call the service.
+        queue: Requests in progress at once; more are answered 429.
+        deadline: Seconds from a request's first byte to its answer; later it is answered 504.
+        max_bytes: Largest body of a request.
+        max_pixels: Largest image, by its header.
+        max_prompts: Prompts of one request: classes times tiles.
+        max_images: Images, or Label Studio tasks, of one request.
+        max_pixels_in_flight: Pixels of all requests that are decoded or waiting at one time.
+        max_bytes_in_flight: Bytes of all bodies that are in memory at one time.
 
     Raises:
-        OptionError: If one is outside what it may be.
+        OptionError: If a value is outside its range, or others could use the service without a key.
 
     Example:
         >>> ServeSettings(port=0).is_local
@@ -44,29 +59,44 @@ class ServeSettings:
     threads: int | None = None
     batch_size: int = 16
     api_key: str | None = None
+    no_key: bool = False
     allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     queue: int = 64
     deadline: float = 30.0
-    max_bytes: int = 32 * 2**20
+    max_bytes: int = 32_000_000
     max_pixels: int = 50_000_000
     max_prompts: int = 64
+    max_images: int = 64
+    max_pixels_in_flight: int = 100_000_000
+    max_bytes_in_flight: int = 256_000_000
 
     def __post_init__(self) -> None:
         """Check the values."""
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port: expected 0 to 65535, got {self.port}")
-        for name in ("batch_size", "queue", "max_bytes", "max_pixels", "max_prompts"):
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not self.deadline > 0:
             raise OptionError(f"deadline: expected seconds above 0, got {self.deadline}")
         if self.api_key is not None and not self.api_key.strip():
-            raise OptionError("api_key: expected a word, got an empty one; leave it out for none")
-        for host in self.allow_hosts:
-            if not _HOST.fullmatch(host):
+            raise OptionError("api_key: expected text, got an empty key; leave it out for none")
+        if not self.is_local and self.api_key is None and not self.no_key:
+            raise OptionError(
+                f"host: {self.host} can be reached by others, and there is no key. Set --api-key "
+                "(PGVISION_API_KEY), or allow it with --no-key (PGVISION_NO_KEY=1)"
+            )
+        _ = self.host_rules, self.named_models  # checked here
+        for origin in self.allow_origins:
+            parts = urlsplit(origin)
+            if (
+                parts.scheme not in ("http", "https")
+                or origin != f"{parts.scheme}://{parts.netloc}"
+            ):
                 raise OptionError(
-                    f"allow_host: expected a host such as studio.example.org or localhost:8080, "
-                    f"got {host!r}"
+                    f"allow_origin: expected scheme and host such as https://app.example.org, got "
+                    f"{origin!r}"
                 )
 
     @property
@@ -78,3 +108,41 @@ class ServeSettings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def host_rules(self) -> tuple[tuple[str, int | None], ...]:
+        """``allow_hosts`` as `pgvision.http.HttpPolicy` takes them."""
+        rules = []
+        for text in self.allow_hosts:
+            try:
+                rules.append(parse_host(text))
+            except ValueError as error:
+                raise OptionError(
+                    f"allow_host: expected a host such as studio.example.org or localhost:8080, "
+                    f"got {text!r}"
+                ) from error
+        return tuple(rules)
+
+    @property
+    def named_models(self) -> dict[str, str]:
+        """Checkpoints by the names that requests use; paths are not published."""
+        named: dict[str, str] = {}
+        for text in self.models:
+            match = _NAMED.fullmatch(text)
+            name, checkpoint = (match[1], match[2]) if match else (_public_name(text), text)
+            if named.get(name, checkpoint) != checkpoint:
+                raise OptionError(
+                    f"model: two checkpoints are named {name!r}; name one with NAME={checkpoint}"
+                )
+            named[name] = checkpoint
+        return named
+
+
+def _public_name(checkpoint: str) -> str:
+    if "://" in checkpoint:
+        parts = urlsplit(checkpoint)
+        return parts.fragment or parts.hostname or "remote"
+    path = Path(checkpoint).expanduser()
+    if path.is_dir() or checkpoint.startswith(("/", ".", "~")):
+        return path.resolve().name or "model"
+    return checkpoint

@@ -1,5 +1,6 @@
 """Track numbers for the objects of a video, through the optional package `trackers`."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import TypeAlias
@@ -9,6 +10,7 @@ import numpy as np
 from pgvision.errors import DependencyError
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
+_log = logging.getLogger("pgvision.tracking")
 Outcome: TypeAlias = DetectionResult | SegmentationResult | TextResult | Failure
 
 
@@ -30,12 +32,17 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     from trackers import ByteTrackTracker
 
     source: str | None = None
-    tracker, last = None, 0.0
+    tracker, last, is_warned = None, 0.0, False
     for outcome in outcomes:
         if isinstance(outcome, Failure) or not isinstance(outcome, DetectionResult):
             yield outcome
             continue
         if outcome.time is None:
+            if not is_warned:
+                _log.warning(
+                    "tracks need a video: images have no time, so their objects are not tracked"
+                )
+                is_warned = True
             yield outcome
             continue
         if tracker is None or outcome.source != source:

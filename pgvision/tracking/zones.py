@@ -1,13 +1,15 @@
-"""Zones and lines in a picture: who is inside, for how long, and who crosses."""
+"""Zones and lines in an image: which tracks are inside, for how long, and which cross."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
+import cv2
 import numpy as np
-from shapely.geometry import Polygon
+import shapely
+from shapely.geometry import LineString, Polygon
 from shapely.validation import explain_validity
 
 from pgvision.arrays import ByteArray, FloatArray
@@ -15,26 +17,28 @@ from pgvision.errors import DataError, OptionError
 from pgvision.results import DetectionResult
 from pgvision.tracking import Anchor
 
-if TYPE_CHECKING:
-    import supervision as sv
-
 WHOLE: Final = "frame"
+HOLD: Final = 0.5
+"""Seconds on the other side of a line, close to it, before a crossing counts."""
+_FORGET: Final = 60.0
+"""Seconds without a sight after which a track's number is forgotten; trackers do not reuse them."""
+_COLOR: Final = (0, 176, 255)  # BGR
 Happening = Literal["enter", "leave", "in", "out"]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a track did.
+    """What a track did.
 
     Attributes:
         event: "enter" or "leave" of a zone, "in" or "out" over a line.
         zone: Name of the zone or line.
         track: Number of the track.
-        label: What it is.
-        score: How sure; None if unknown.
+        label: Its class.
+        score: In [0, 1]; None if unknown.
         seconds: When, in seconds since the start.
         frame: Number of the frame.
-        xyxy: Where the object was, in pixels: left, top, right, bottom.
+        xyxy: Box of the object in pixels: left, top, right, bottom.
         dwell: On leaving: seconds from the first to the last sight inside; else None.
     """
 
@@ -51,14 +55,14 @@ class Event:
 
 @dataclass
 class Count:
-    """What a zone or line has counted.
+    """Counts of a zone or line.
 
     Attributes:
         now: Tracks inside at present.
         total: Tracks that were ever inside.
-        dwell: Seconds that those which left were inside, together.
+        dwell: Seconds that tracks which left were inside, summed.
         longest: Seconds of the longest of these.
-        num_in: Crossings of a line from its right to its left, as seen along it.
+        num_in: Crossings of a line from its right to its left, looking along it.
         num_out: Crossings the other way.
     """
 
@@ -77,24 +81,46 @@ class _Visit:
 
 
 @dataclass
-class _Zone:
-    name: str
-    shape: "sv.PolygonZone | None" = None  # None: all of the picture
-    count: Count = field(default_factory=Count)
-    visits: dict[int, _Visit] = field(default_factory=dict)
-    known: set[int] = field(default_factory=set)
+class _Side:
+    """A track's side of one line: 1 right, -1 left; ``counted`` once it was kept."""
 
-    def holds(self, detections: "sv.Detections") -> "list[bool]":
-        if self.shape is None:
-            return [True] * len(detections)
-        return [bool(value) for value in self.shape.trigger(detections)]
+    counted: float
+    current: float
+    since: float
+    has_crossed: bool = False  # an odd number of times since ``counted``
+
+
+@dataclass
+class _Track:
+    """Last sight of a track, in pixels of the first frame."""
+
+    point: FloatArray
+    seen: float
+    zones: set[str] = field(default_factory=set)  # that have counted it
+    sides: dict[str, _Side] = field(default_factory=dict)
+
+
+@dataclass
+class _Sight:
+    """One object of the current frame."""
+
+    row: int
+    point: FloatArray
+    half_size: float  # pixels, half of the box's shorter side
+    path: LineString | None  # from the last sight to this one
+    seconds_since: float
 
 
 class Zones:
-    """Who is in which zone; without zones and lines, the whole picture is one.
+    """Counts of zones and lines; without any, the whole image is one zone.
+
+    What counts is the path between two sights of a track, so that a zone or line that is passed
+    between two frames is counted. A crossing counts when the object is half a box beyond the line,
+    or has been on that side for half a second: trembling boxes are not counted. Where the size of
+    the image changes, zones and lines keep their place in it.
 
     Args:
-        polygons: ``(n, 2)`` corners of each zone in pixels, x and y.
+        polygons: ``(n, 2)`` corners of each zone in pixels of the first frame, x and y.
         lines: Start and end of each line in pixels: ``(x1, y1, x2, y2)``.
         anchor: The point of a box that counts: its centre, or the middle of its lower edge.
         grace: Seconds without a sight inside before an object has left, so that a frame in which
@@ -109,64 +135,68 @@ class Zones:
         anchor: Anchor = "center",
         grace: float = 1.0,
     ) -> None:
-        import supervision as sv
-
-        at = [sv.Position.CENTER if anchor == "center" else sv.Position.BOTTOM_CENTER]
-        self._polygons, self._line_ends, self._grace = polygons, lines, grace
-        self._at = at
-        self._zones = [_Zone(name) for name in polygons]
-        if not polygons and not lines:
-            self._zones = [_Zone(WHOLE)]
-        self._lines = {
-            name: sv.LineZone(sv.Point(x1, y1), sv.Point(x2, y2), at)
-            for name, (x1, y1, x2, y2) in lines.items()
+        self._polygons, self._lines = dict(polygons), dict(lines)
+        self._anchor, self._grace = anchor, grace
+        names = list(polygons) if polygons or lines else [WHOLE]
+        self._shapes: dict[str, Polygon | None] = {
+            name: Polygon(polygons[name]) if name in polygons else None for name in names
         }
-        self._crossed = {name: Count() for name in lines}
-        self._image_hw: tuple[int, int] | None = None
-
-    @property
-    def counts(self) -> dict[str, Count]:
-        """What each zone and line has counted so far."""
-        return {zone.name: zone.count for zone in self._zones} | self._crossed
+        self._segments = {
+            name: LineString(np.reshape(ends, (2, 2))) for name, ends in lines.items()
+        }
+        self._visits: dict[str, dict[int, _Visit]] = {name: {} for name in names}
+        self._tracks: dict[int, _Track] = {}
+        self.counts: dict[str, Count] = {name: Count() for name in (*names, *lines)}
+        """Counts of each zone and line so far."""
+        self._first_hw: tuple[int, int] | None = None
 
     def update(self, result: DetectionResult) -> Iterator[Event]:
-        """Take the next frame.
+        """Process the next frame.
 
         Args:
             result: With track numbers and a time.
 
         Yields:
-            What happened.
+            The events.
 
         Raises:
-            OptionError: If a zone or line does not lie in the picture.
+            OptionError: If a zone or line is outside of the first frame.
         """
-        if result.image_hw != self._image_hw:
+        if self._first_hw is None:
             self._require_inside(result.image_hw)
-            self._image_hw = result.image_hw
-            self._paint()
+            self._first_hw = result.image_hw
         ids = result.tracker_ids
         tracked = result if ids is None else result[ids >= 0]
-        detections = tracked.to_supervision()
         now = 0.0 if result.time is None else result.time
-        for zone in self._zones:
-            yield from self._visited(zone, tracked, zone.holds(detections), now)
-        for name, line in self._lines.items():
-            went_in, went_out = line.trigger(detections)
-            count = self._crossed[name]
-            count.num_in, count.num_out = line.in_count, line.out_count
-            for row in range(len(tracked)):
-                if went_in[row] or went_out[row]:
-                    yield _event("in" if went_in[row] else "out", name, tracked, row)
+        sights = [self._sight(tracked, row, now) for row in range(len(tracked))]
+        for name, shape in self._shapes.items():
+            yield from self._visited(name, shape, tracked, sights)
+        yield from self.expire(now)
+        for name in self._segments:
+            yield from self._crossed(name, tracked, sights, now)
+        # Remember where each track was seen, and forget those that are long gone.
+        for sight in sights:
+            track = self._tracks.get(_number(tracked, sight.row))
+            if track is not None:
+                track.point, track.seen = sight.point, now
+        for number in [n for n, track in self._tracks.items() if now - track.seen > _FORGET]:
+            del self._tracks[number]
+
+    def expire(self, now: float) -> Iterator[Event]:
+        """End the visits whose grace is over: also called while no frames come."""
+        for name, visits in self._visits.items():
+            for number, visit in list(visits.items()):
+                if now - visit.last.seconds > self._grace:
+                    yield self._left(name, number)
 
     def end(self) -> Iterator[Event]:
-        """End all visits: those inside at the end leave with the last frame that showed them."""
-        for zone in self._zones:
-            for track in list(zone.visits):
-                yield self._left(zone, track)
+        """End all visits: tracks that are inside leave with the last frame that shows them."""
+        for name, visits in self._visits.items():
+            for number in list(visits):
+                yield self._left(name, number)
 
     def lines(self) -> Iterator[str]:
-        """Say what each zone and line has counted."""
+        """Yield a summary line for each zone and line."""
         for name, count in self.counts.items():
             if name in self._lines:
                 yield f"{name}: {count.num_in} in, {count.num_out} out"
@@ -177,74 +207,140 @@ class Zones:
                     f"longest {count.longest:.1f} s"
                 )
 
-    def draw(self, picture: ByteArray) -> ByteArray:
-        """Draw zones and lines with their counts on ``picture``, which is changed."""
-        import supervision as sv
+    def draw(self, image: ByteArray) -> ByteArray:
+        """Draw zones and lines with their counts on ``image``, which is changed."""
+        height, width = image.shape[:2]
+        first_hw = self._first_hw or (height, width)
+        scale = np.array([width / first_hw[1], height / first_hw[0]])
+        shapes = {name: (corners, True) for name, corners in self._polygons.items()}
+        shapes |= {name: (np.reshape(e, (2, 2)), False) for name, e in self._lines.items()}
+        for name, (corners, is_closed) in shapes.items():
+            points = np.round(corners * scale).astype(np.int32)
+            count = self.counts[name]
+            text = f"{count.now}" if is_closed else f"{count.num_in} in, {count.num_out} out"
+            cv2.polylines(image, [points], is_closed, _COLOR, 2, cv2.LINE_AA)
+            at = int(points[:, 0].mean()), int(points[:, 1].mean())
+            font = cv2.FONT_HERSHEY_SIMPLEX
+            cv2.putText(image, f"{name}: {text}", at, font, 0.6, _COLOR, 2, cv2.LINE_AA)
+        return image
 
-        for zone in self._zones:
-            if zone.shape is not None:
-                label = f"{zone.name}: {zone.count.now}"
-                picture = sv.PolygonZoneAnnotator(zone.shape).annotate(picture, label)
-        for line in self._lines.values():
-            picture = sv.LineZoneAnnotator().annotate(picture, line)
-        return picture
+    def _sight(self, tracked: DetectionResult, row: int, now: float) -> _Sight:
+        """Return the object of a row, in pixels of the first frame."""
+        left, top, right, bottom = tracked.xyxy[row].astype(np.float64)
+        first_hw = self._first_hw or tracked.image_hw
+        scale = np.array(first_hw[::-1]) / np.array(tracked.image_hw[::-1])
+        y = (top + bottom) / 2 if self._anchor == "center" else bottom
+        point = np.array([(left + right) / 2, y]) * scale
+        half_size = float((np.array([right - left, bottom - top]) * scale).min()) / 2
+        number = _number(tracked, row)
+        track = self._tracks.get(number) if number >= 0 else None
+        if track is None:
+            if number >= 0:
+                self._tracks[number] = _Track(point, now)
+            return _Sight(row, point, half_size, None, 0.0)
+        return _Sight(row, point, half_size, LineString([track.point, point]), now - track.seen)
 
     def _visited(
-        self, zone: _Zone, tracked: DetectionResult, inside: Sequence[bool], now: float
+        self,
+        name: str,
+        shape: Polygon | None,
+        tracked: DetectionResult,
+        sights: Sequence[_Sight],
     ) -> Iterator[Event]:
-        for row, is_in in enumerate(inside):
-            if not is_in:
+        visits, count = self._visits[name], self.counts[name]
+        for sight in sights:
+            is_inside = shape is None or bool(shapely.intersects_xy(shape, *sight.point))
+            share = 1.0 if is_inside else _share_inside(shape, sight.path)
+            if not share:
                 continue
-            event = _event("enter", zone.name, tracked, row)
-            visit = zone.visits.get(event.track)
-            if visit is not None:
-                visit.last = event
+            event = _event("enter", name, tracked, sight.row)
+            if (visit := visits.get(event.track)) is not None:
+                visit.last = event if is_inside else visit.last
                 continue
-            zone.visits[event.track] = _Visit(event.seconds, event)
-            zone.known.add(event.track)
-            zone.count.total = len(zone.known)
+            visits[event.track] = _Visit(event.seconds, event)
+            track = self._tracks.get(event.track)
+            if track is None or name not in track.zones:
+                count.total += 1
+            if track is not None:
+                track.zones.add(name)
             yield event
-        for track, visit in list(zone.visits.items()):
-            if now - visit.last.seconds > self._grace:
-                yield self._left(zone, track)
-        zone.count.now = len(zone.visits)
+            if not is_inside:  # passed through between two frames
+                visits[event.track].since -= share * sight.seconds_since
+                yield self._left(name, event.track)
+        count.now = len(visits)
 
-    def _left(self, zone: _Zone, track: int) -> Event:
-        visit = zone.visits.pop(track)
+    def _left(self, name: str, number: int) -> Event:
+        visit, count = self._visits[name].pop(number), self.counts[name]
         dwell = visit.last.seconds - visit.since
-        zone.count.dwell += dwell
-        zone.count.longest = max(zone.count.longest, dwell)
-        zone.count.now = len(zone.visits)
-        return Event(**{**vars(visit.last), "event": "leave", "dwell": dwell})
+        count.dwell += dwell
+        count.longest = max(count.longest, dwell)
+        count.now = len(self._visits[name])
+        return replace(visit.last, event="leave", dwell=dwell)
 
-    def _paint(self) -> None:
-        """Make supervision's zones, which paint each polygon: only of what fits a picture."""
-        import supervision as sv
-
-        for zone in self._zones:
-            if zone.name in self._polygons:
-                corners = np.round(self._polygons[zone.name]).astype(np.int64)
-                zone.shape = sv.PolygonZone(corners, self._at)
+    def _crossed(
+        self, name: str, tracked: DetectionResult, sights: Sequence[_Sight], now: float
+    ) -> Iterator[Event]:
+        segment, count = self._segments[name], self.counts[name]
+        (x1, y1), (x2, y2) = segment.coords
+        for sight in sights:
+            track = self._tracks.get(_number(tracked, sight.row))
+            if track is None:
+                continue
+            # 1. The side, by the sign of the distance from the line through the segment.
+            x, y = sight.point
+            distance = ((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1)) / segment.length
+            side = track.sides.get(name)
+            if side is None:
+                track.sides[name] = _Side(np.sign(distance), np.sign(distance), now)
+                continue
+            if np.sign(distance) not in (0.0, side.current):
+                side.current, side.since = np.sign(distance), now
+                side.counted = side.counted or -side.current  # it began on the line itself
+                if sight.path is not None and sight.path.intersects(segment):
+                    side.has_crossed = not side.has_crossed
+            # 2. A side that was kept becomes the track's own; it counts if the path crossed.
+            is_kept = abs(distance) >= sight.half_size or now - side.since >= HOLD
+            if side.current == side.counted:
+                side.has_crossed = side.has_crossed and not is_kept
+            elif is_kept:
+                if side.has_crossed:
+                    is_in = side.current < 0
+                    count.num_in, count.num_out = count.num_in + is_in, count.num_out + (not is_in)
+                    yield _event("in" if is_in else "out", name, tracked, sight.row)
+                side.counted, side.has_crossed = side.current, False
 
     def _require_inside(self, image_hw: tuple[int, int]) -> None:
         height, width = image_hw
-        ends = {name: np.array(line).reshape(2, 2) for name, line in self._line_ends.items()}
-        for name, corners in (dict(self._polygons) | ends).items():
+        ends = {name: np.array(line).reshape(2, 2) for name, line in self._lines.items()}
+        for name, corners in (self._polygons | ends).items():
             outside = (corners < -1) | (corners > np.array([width, height]) + 1)
             if outside.any():
                 x, y = corners[outside.any(axis=1)][0]
                 raise OptionError(
-                    f"{name}: ({x:g}, {y:g}) lies outside of the {width}x{height} picture; draw "
+                    f"{name}: ({x:g}, {y:g}) lies outside of the {width}x{height} image; draw "
                     "it on a frame of this source"
                 )
 
 
+def _share_inside(shape: Polygon | None, path: LineString | None) -> float:
+    """Return the share of a path in a zone that it passes; 0 if it begins there or touches it."""
+    if shape is None or path is None or not path.length or not path.intersects(shape):
+        return 0.0
+    if shapely.intersects_xy(shape, *path.coords[0]):
+        return 0.0
+    return float(path.intersection(shape).length / path.length)
+
+
+def _number(tracked: DetectionResult, row: int) -> int:
+    return -1 if tracked.tracker_ids is None else int(tracked.tracker_ids[row])
+
+
 def _event(event: Happening, zone: str, tracked: DetectionResult, row: int) -> Event:
-    ids, scores = tracked.tracker_ids, tracked.scores
+    scores = tracked.scores
     return Event(
         event,
         zone,
-        track=-1 if ids is None else int(ids[row]),
+        track=_number(tracked, row),
         label=tracked.labels[row],
         score=None if scores is None else round(float(scores[row]), 4),
         seconds=0.0 if tracked.time is None else tracked.time,
@@ -256,9 +352,9 @@ def _event(event: Happening, zone: str, tracked: DetectionResult, row: int) -> E
 def read_zones(files: Sequence[Path]) -> dict[str, FloatArray]:
     """Read polygons from JSON files.
 
-    A file holds the corners of one zone (``[[x, y], ...]``, named like the file), several by name
-    (``{"gate": [[x, y], ...]}``), or is one of LabelMe's, whose polygons keep their labels. Corners
-    are in pixels of the source's frames.
+    A file contains the corners of one zone (``[[x, y], ...]``, named like the file), several zones
+    by name (``{"gate": [[x, y], ...]}``), or is one of LabelMe's, whose polygons keep their labels.
+    Corners are in pixels of the source's frames.
 
     Args:
         files: In the order of their zones.
@@ -283,7 +379,7 @@ def read_lines(texts: Sequence[str]) -> dict[str, tuple[float, float, float, flo
     """Read lines from ``x1,y1,x2,y2`` or ``NAME=x1,y1,x2,y2``.
 
     Raises:
-        OptionError: If one is no four numbers, has no length, or two have one name.
+        OptionError: If one is not four numbers, has no length, or two have one name.
 
     Example:
         >>> read_lines(["door=10,20,300,20", "0,5,9,5"])
@@ -342,8 +438,8 @@ def _polygon(points: Any, name: str) -> FloatArray:
     shape = Polygon(corners)
     if not shape.is_valid:
         raise OptionError(
-            f"{name}: no plain polygon ({explain_validity(shape)}); list its corners in the order "
-            "in which its outline meets them"
+            f"{name}: not a simple polygon ({explain_validity(shape)}); list its corners in the "
+            "order of its outline"
         )
     if shape.area < 1:
         raise OptionError(f"{name}: it has no area (corners in pixels, not in shares of the frame)")

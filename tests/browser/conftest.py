@@ -57,6 +57,7 @@ def new_page(browser, address):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         expect(page.locator("#model")).to_have_value("tiny")
+        expect(page.locator("#status")).to_contain_text("This is an example")
         return page
 
     yield opened

@@ -1,7 +1,10 @@
 """The page as people use it: by mouse, keyboard and thumb."""
 
 import base64
+import json
 import re
+import subprocess
+import sys
 
 import cv2
 import httpx2
@@ -55,7 +58,7 @@ def test_upload_detect_and_slide(new_page, address, picture):
         assert shown(page).get_attribute("data-count") == str(left)
         assert shown(page).locator(".objects li").count() == left
     assert not asked  # without asking again
-    assert "presence of helmet" in shown(page).locator(".summary").inner_text()
+    assert "helmet is in the image: " in shown(page).locator(".summary").inner_text()
 
 
 def test_boxes_are_drawn_where_they_are(new_page, address, picture):
@@ -149,9 +152,9 @@ def test_two_prompts_side_by_side(new_page, address, picture):
 
 def test_examples_and_keyboard_alone(new_page):
     page = new_page()
-    page.locator("#examples button").first.focus()
+    page.locator("#examples button").last.focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#status")).to_contain_text(" x ")
+    expect(page.locator("#status")).to_contain_text("640 x 480")
     page.locator("#words-0").focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("helmet")
@@ -164,7 +167,7 @@ def test_examples_and_keyboard_alone(new_page):
     assert shown(page).locator(".tip").is_visible()
     reached = set()
     page.locator("#model").focus()
-    for _ in range(20):
+    for _ in range(45):
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.className"))
         page.keyboard.press("Tab")
     assert {"model", "camera", "run", "slider", "words-0"} <= reached
@@ -182,7 +185,7 @@ def test_a_picture_is_pasted_and_dropped(new_page, picture):
                 Object.defineProperty(event, place, { value: transfer });
                 document.body.dispatchEvent(event);
             }""",
-            [kind, place, "page/example-2.jpg"],
+            [kind, place, "page/example-site-01.jpg"],
         )
         expect(page.locator("#status")).to_contain_text(f"{kind}.jpg: 640")
 
@@ -190,19 +193,28 @@ def test_a_picture_is_pasted_and_dropped(new_page, picture):
 def test_errors_come_in_words(new_page, picture, tmp_path):
     page = new_page()
     error = page.locator("#error")
+    page.fill("#words-0", " ")
     page.click("#run")
-    assert "no picture yet" in error.inner_text()
+    assert error.inner_text() == "Write what to find."
+    assert error.evaluate("one => one.previousElementSibling.id") == "words"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"hello")
     page.set_input_files("#file", str(broken))
     expect(page.locator("#error")).to_contain_text("broken.png")
-    assert "not a picture that this browser can show" in error.inner_text()
+    assert "not an image that this browser can show" in error.inner_text()
+    assert error.evaluate("one => one.previousElementSibling.id") == "image-box"
+    page.fill("#words-0", "helmet")
+    page.click("#run")
+    assert "no image yet" in error.inner_text()
     upload(page, picture)
     assert error.inner_text() == ""
     page.fill("#words-0", "zebra")
     page.click("#run")
     expect(page.locator("#error")).to_contain_text("zebra")
-    assert "It knows helmet, head" in error.inner_text()
+    assert "helmet, head" in error.inner_text()
+    # An old answer beside a new error would mislead.
+    assert shown(page).locator(".summary").inner_text() == ""
+    assert not shown(page).locator(".save-coco").is_visible()
     page.route("**/v1/**", lambda route: route.abort())
     page.click("#run")
     expect(page.locator("#error")).to_contain_text("running?")
@@ -212,7 +224,7 @@ def test_a_browser_without_camera_permission(new_page):
     page = new_page()
     page.click("#camera")
     expect(page.locator("#error")).to_contain_text("does not allow the camera")
-    assert "drop a picture instead" in page.locator("#error").inner_text()
+    assert "choose an image instead" in page.locator("#error").inner_text()
     expect(page.locator("#camera")).to_have_text("Use the camera")
 
 
@@ -230,7 +242,7 @@ def test_a_camera_that_is_not_there_or_busy(new_page, name, words):
     )
     page.click("#camera")
     expect(page.locator("#error")).to_contain_text(words)
-    assert "drop a picture instead" in page.locator("#error").inner_text()
+    assert "choose an image instead" in page.locator("#error").inner_text()
 
 
 def test_the_camera_is_asked_about_and_let_go(new_page):
@@ -262,15 +274,49 @@ def test_a_short_video_is_followed(new_page, tmp_path):
     assert len(answers) >= 2 and set(answers) == {200}
 
 
+def test_the_first_view_is_an_example_with_its_result_and_the_next_step(new_page):
+    page = new_page()
+    assert int(shown(page).get_attribute("data-count")) >= 1
+    assert "Next, choose an image of your own" in page.locator("#status").inner_text()
+    # What the model was never trained on is above the answer.
+    notes = shown(page).locator(".notes")
+    assert "drawings only" in notes.inner_text()
+    above = "one => one.compareDocumentPosition(one.parentElement.querySelector('.answer')) & 4"
+    assert notes.evaluate(above)
+    page.locator("#known button", has_text="cone").click()
+    assert page.locator("#words-0").input_value() == "helmet; cone"
+
+
+def test_the_api_box_has_the_request_that_was_just_sent(new_page, address, picture, tmp_path):
+    page = new_page()
+    upload(page, picture)
+    page.check("#tile")
+    ask(page, task="segment", words="helmet; cone")
+    page.click("#api summary")
+    curl, python = page.locator("#api-curl").inner_text(), page.locator("#api-python").inner_text()
+    assert "classes=helmet; cone" in curl and "tile=auto" in curl and "masks=polygons" in curl
+    assert f"{address}/v1/segment" in curl and f'"{address}/v1/segment"' in python
+    (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    command = page.locator("#api-curl").inner_text()
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, check=True)
+    code = page.locator("#api-python").inner_text()
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert str(json.loads(done.stdout)["annotations"]) in told.stdout
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone(new_page, picture, scheme):
     page = new_page(
-        viewport={"width": 375, "height": 700}, has_touch=True, is_mobile=True, color_scheme=scheme
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, color_scheme=scheme
     )
     upload(page, picture)
+    # The chosen image is at the top of the screen.
+    assert shown(page).locator("canvas").bounding_box()["y"] < 200
     ask(page, words="helmet")
     wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= 375
+    assert wide <= 390
     heights = page.evaluate("[...document.querySelectorAll('button')].map(b => b.offsetHeight)")
     assert min(high for high in heights if high) >= 30
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")

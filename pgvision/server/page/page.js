@@ -3,16 +3,21 @@
 const $ = (id) => document.getElementById(id);
 const COLORS = ["#ffb000", "#2fa8ff", "#ff5c8a", "#35c46a", "#b07cff", "#ff7a2f", "#00b8b0", "#c9d12a"];
 const NAMES = { detect: "Find", segment: "Find", ask: "Ask", caption: "", read: "" };
+const BUTTONS = { detect: "Find", segment: "Find", ask: "Ask", caption: "Describe", read: "Read" };
+const EXAMPLES = ["cyclist", "astronaut", "cat", "coffee", "site-01"];
+const SHOWN = 12; // known names and questions that are offered at once
 const state = { picture: null, blob: null, name: "", models: [], live: false, stream: null, busy: false };
 const sides = [0, 1].map((at) => makeSide(at));
 const memory = { objects: ["helmet", ""], ask: ["how many workers wear a helmet?", ""] };
 let lastTask = "detect";
+let isFirst = true;
 
-// --- a picture to ask about --------------------------------------------------------------------
+// --- an image to ask about --------------------------------------------------------------------
 
 async function useFile(file) {
   stopVideo();
   fail("");
+  isFirst = false;
   if (file.type.startsWith("video/")) {
     startVideo(URL.createObjectURL(file), file.name);
     return;
@@ -22,7 +27,7 @@ async function useFile(file) {
     state.picture = await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
     forget();
-    fail(`${file.name || "This"} is not a picture that this browser can show. Try JPEG, PNG or WebP.`);
+    fail(`${file.name || "This"} is not an image that this browser can show. Try JPEG, PNG or WebP.`, "image-box");
     return;
   }
   state.blob = file;
@@ -37,7 +42,7 @@ function startVideo(source, name) {
   if (typeof source === "string") video.src = source;
   else video.srcObject = source;
   state.name = name;
-  video.onerror = () => { stopVideo(); fail(`${name} is not a video that this browser can play. Try MP4 or WebM.`); };
+  video.onerror = () => { stopVideo(); fail(`${name} is not a video that this browser can play. Try MP4 or WebM.`, "image-box"); };
   video.onloadeddata = () => {
     $("live").hidden = false;
     grabFrame();
@@ -74,16 +79,16 @@ async function useCamera() {
   stopVideo();
   fail("");
   if (!navigator.mediaDevices) {
-    fail("Browsers give the camera to https and localhost only. Drop a picture instead.");
+    fail("Browsers give the camera to https and localhost only. Choose an image instead.", "image-box");
     return;
   }
   try {
-    state.stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    state.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: "environment" } } });
   } catch (error) {
     fail({
-      NotFoundError: "No camera was found. Connect one, or drop a picture instead.",
-      NotAllowedError: "The browser does not allow the camera here. Allow it beside the address, or drop a picture instead.",
-    }[error.name] || "The camera gives no picture; another program may be using it. Close that, or drop a picture instead.");
+      NotFoundError: "No camera was found. Connect one, or choose an image instead.",
+      NotAllowedError: "The browser does not allow the camera here. Allow it beside the address, or choose an image instead.",
+    }[error.name] || "The camera gives no image; another program may be using it. Close that, or choose an image instead.", "image-box");
     return;
   }
   $("camera").textContent = "Stop the camera";
@@ -95,6 +100,7 @@ async function follow(on) {
   $("live").setAttribute("aria-pressed", on);
   $("live").textContent = on ? "Stop following" : "Follow the video";
   const video = $("video");
+  video.classList.toggle("behind", on); // frames are shown with their boxes instead
   if (on && video.paused) video.play();
   // The latest frame wins: the next one is taken when the last answer is there.
   while (state.live && !video.hidden) {
@@ -112,32 +118,69 @@ function forget() { state.picture = state.blob = null; clearAnswers(); }
 function task() { return document.querySelector("input[name=task]:checked").value; }
 
 async function askAll() {
-  if (!state.picture) { fail("There is no picture yet: drop one, paste one, or take an example."); return false; }
+  if (!state.picture) { fail("There is no image yet: choose one, paste one, or take an example.", "image-box"); return false; }
+  if (NAMES[task()] && !$("words-0").value.trim()) {
+    fail(task() === "ask" ? "Write a question." : "Write what to find.", "words");
+    $("words-0").focus();
+    return false;
+  }
   const blob = state.blob || await new Promise((done) => state.picture.toBlob(done, "image/jpeg", 0.92));
   const pair = $("compare").checked && NAMES[task()];
   state.busy = $("run").disabled = !state.live;
-  if (!state.live) say("asking ...");
+  if (!state.live) { say("asking ..."); $("views").classList.add("busy"); }
   const begun = performance.now();
   const done = await Promise.all(sides.slice(0, pair ? 2 : 1).map((side) => ask(side, blob)));
   state.busy = $("run").disabled = false;
+  $("views").classList.remove("busy");
   if (done.every(Boolean)) {
     fail("");
-    if (!state.live && innerWidth < 740) $("view-0").scrollIntoView({ block: "nearest", behavior: "smooth" });
-    say(`answered in ${Math.round(performance.now() - begun)} ms`);
-  } else say("");
+    if (!state.live && innerWidth < 740 && !isFirst) $("view-0").scrollIntoView({ block: "nearest", behavior: "smooth" });
+    const spent = performance.now() - begun;
+    say(state.live ? `${(1000 / spent).toFixed(1)} frames a second` : `answered in ${Math.round(spent)} ms`);
+    describeCall();
+  } else if (!done.includes(null)) {
+    say("");
+    if (!state.live) clearAnswers(); // an old answer beside a new error would mislead
+  }
   return done.every(Boolean);
+}
+
+/** The fields of one request, beside its image. */
+function fieldsOf(at) {
+  const words = $(`words-${at}`).value.trim();
+  const fields = {};
+  if (state.models.length > 1) fields.model = $("model").value;
+  if (task() === "ask") fields.question = words;
+  if (task() === "detect" || task() === "segment") {
+    fields.classes = words;
+    if ($("tile").checked) fields.tile = "auto";
+  }
+  if ($("insist").checked) fields.unknown = "ask";
+  if (task() === "segment") fields.masks = "polygons";
+  return fields;
+}
+
+/** Write the request that was just sent as a curl command and as Python. */
+function describeCall() {
+  const fields = fieldsOf(0);
+  const url = new URL(`v1/${task()}`, location.href).href;
+  const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
+  const parts = Object.entries(fields).map(([name, value]) => ` \\\n  -F ${quoted(`${name}=${value}`)}`);
+  const key = $("key").value ? ` \\\n  -H 'X-API-Key: KEY'` : "";
+  $("api-curl").textContent = `curl ${quoted(url)}${key} \\\n  -F ${quoted(`image=@${state.name}`)}${parts.join("")}`;
+  const data = JSON.stringify(fields);
+  const headers = $("key").value ? `\n    headers={"X-API-Key": "KEY"},` : "";
+  $("api-python").textContent = `import requests\n\nwith open(${JSON.stringify(state.name)}, "rb") as image:\n    answer = requests.post(\n        ${JSON.stringify(url)},\n        files={"image": image},\n        data=${data},${headers.replace("    ", "        ")}\n    ).json()\nprint(answer${task() === "ask" || task() === "caption" || task() === "read" ? '["text"]' : '["annotations"]'})`;
+  $("api").hidden = false;
 }
 
 async function ask(side, blob) {
   const form = new FormData();
-  const words = $(`words-${side.at}`).value;
   form.append("image", blob, state.name);
-  if ($("model").value) form.append("model", $("model").value);
-  if (task() === "ask") form.append("question", words);
-  if (task() === "detect" || task() === "segment") form.append("classes", words);
-  if (task() === "segment") form.append("masks", "polygons");
+  for (const [name, value] of Object.entries(fieldsOf(side.at))) form.append(name, value);
   const picture = state.picture;
   const answer = await call(`v1/${task()}`, { method: "POST", body: form });
+  if (!state.live && picture !== state.picture) return null; // another image was chosen meanwhile
   if (!answer) return false;
   side.picture = picture;
   side.answer = answer;
@@ -158,9 +201,11 @@ async function call(path, options = {}) {
   }
   if (reply.ok) return reply.json();
   let words = `The service answers ${reply.status}.`;
-  try { words = (await reply.json()).error.message; } catch { /* no words of its own */ }
-  if (reply.status === 401) { $("key-row").hidden = false; words = "This service wants a key: write it beside Key, above."; }
-  fail(words);
+  let code = "";
+  try { ({ message: words, code } = (await reply.json()).error); } catch { /* no message */ }
+  if (reply.status === 401) { $("key-row").hidden = false; $("key").focus(); words = "This service needs a key: write it beside Key, above."; }
+  const places = { bad_prompt: "words", bad_field: "words", bad_picture: "image-box", too_many_pixels: "image-box", too_large: "image-box", too_many_prompts: "options" };
+  fail(words, places[code] || "run-row");
   return null;
 }
 
@@ -269,7 +314,9 @@ function show(side) {
   text(".summary", summary(answer, found, all));
   side.canvas.setAttribute("aria-label", all ? found.map(caption).join(", ") || "nothing found" : state.name);
   view.dataset.count = all ? found.length : "";
-  fillList(view.querySelector(".notes"), answer?.notes || [], (note) => document.createTextNode(note));
+  const notes = answer ? warnings(answer) : [];
+  fillList(view.querySelector(".notes"), notes, (note) => document.createTextNode(note));
+  view.classList.toggle("doubtful", notes.length > 0);
   fillList(view.querySelector(".objects"), found, (one) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -289,12 +336,23 @@ function show(side) {
   text(".timings", Object.entries(answer.timings).map(([name, spent]) => `${name} ${(1000 * spent).toFixed(1)} ms`).join("\n"));
 }
 
+/** Notes of the answer, and what the model was never trained on. */
+function warnings(answer) {
+  const model = state.models.find((one) => one.id === answer.model);
+  const notes = [...answer.notes];
+  const asked = (answer.categories || []).map((one) => one.name);
+  const drawn = asked.filter((name) => model?.trained_on?.[name] === "drawings");
+  if (drawn.length) notes.push(`${answer.model} was trained on ${drawn.join(", ")} in drawings only: on photographs it may find nothing, or wrong things.`);
+  if (answer.text === "") notes.push(...answer.rejects.map((one) => one.reason));
+  return notes;
+}
+
 function summary(answer, found, all) {
   if (!answer) return "";
   const parts = [];
   if (all) parts.push(found.length === all.length ? `${all.length} found` : `${found.length} of ${all.length} found are shown`);
   if (answer.score !== undefined && answer.score !== null) parts.push(`score ${answer.score.toFixed(2)}`);
-  for (const [name, chance] of Object.entries(answer.presence || {})) parts.push(`presence of ${name} ${chance.toFixed(2)}`);
+  for (const [name, chance] of Object.entries(answer.presence || {})) parts.push(`${name} is in the image: ${Math.round(100 * chance)}%`);
   if (answer.truncated) parts.push("the answer was cut off");
   return parts.join(" · ");
 }
@@ -341,7 +399,7 @@ function clearAnswers() {
 
 // --- taking along ------------------------------------------------------------------------------
 
-function stem() { return state.name.replace(/\.\w+$/, "") || "picture"; }
+function stem() { return state.name.replace(/\.\w+$/, "") || "image"; }
 
 function savePicture(side) {
   const canvas = document.createElement("canvas");
@@ -368,7 +426,13 @@ function save(blob, name) {
 // --- the page ----------------------------------------------------------------------------------
 
 function say(words) { $("status").textContent = words; }
-function fail(words) { $("error").textContent = words; }
+
+/** Show an error at the place of the mistake. */
+function fail(words, place) {
+  const error = $("error");
+  if (words) $(place || "run-row").after(error);
+  error.textContent = words;
+}
 
 function showTask() {
   const chosen = task();
@@ -378,16 +442,56 @@ function showTask() {
   if (NAMES[chosen]) lastTask = chosen;
   $("words").hidden = !NAMES[chosen];
   $("words-name").textContent = NAMES[chosen];
-  $("slider-row").hidden = kindOf(chosen) === "ask" || !NAMES[chosen];
+  $("run").textContent = BUTTONS[chosen];
+  $("slider-row").hidden = $("tile-row").hidden = kindOf(chosen) === "ask" || !NAMES[chosen];
+  $("compare-row").hidden = !NAMES[chosen];
   const pair = $("compare").checked && Boolean(NAMES[chosen]);
   $("words-1").hidden = $("view-1").hidden = !pair;
   const model = state.models.find((one) => one.id === $("model").value);
   const known = (chosen === "ask" ? model?.questions : model?.classes) || [];
-  $("known").replaceChildren(...known.map((word) => new Option(word, word)));
+  offer(known, chosen === "ask");
   $("hint").textContent = !model ? "" : chosen === "ask"
-    ? (known.length ? `This model was trained on ${known.length} questions: the list offers them.` : "Any question.")
-    : (known.length ? `This model knows ${known.join(", ")}. Several with ; between.` : "Any phrase; several with ; between.");
+    ? (known.length ? `The model was trained on these ${known.length} questions:` : "Any question.")
+    : (known.length ? "The model knows these; click to add:" : "Any phrase. Put ; between several.");
   clearAnswers();
+}
+
+/** Offer what the model knows as buttons: a class is added, a question replaces the old one. */
+function offer(known, isQuestion) {
+  const chip = (word) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = word;
+    button.onclick = () => {
+      const input = $("words-0");
+      const names = input.value.split(";").map((name) => name.trim()).filter(Boolean);
+      if (isQuestion) input.value = word;
+      else input.value = (names.includes(word) ? names.filter((name) => name !== word) : [...names, word]).join("; ");
+    };
+    return button;
+  };
+  const rest = known.slice(SHOWN);
+  const more = document.createElement("button");
+  more.type = "button";
+  more.textContent = `${rest.length} more ...`;
+  more.onclick = () => more.replaceWith(...rest.map(chip));
+  $("known").replaceChildren(...known.slice(0, SHOWN).map(chip), ...(rest.length ? [more] : []));
+}
+
+async function useExample(name) {
+  const blob = await (await fetch(`page/example-${name}.jpg`)).blob();
+  await useFile(new File([blob], `${name}.jpg`, { type: "image/jpeg" }));
+}
+
+/** Show what the model does before anything is asked: an example with its result. */
+async function showFirst() {
+  const model = state.models.find((one) => one.id === $("model").value);
+  const knows = (model?.classes || ["helmet"]).includes("helmet");
+  const isPhotographic = model?.trained_on?.helmet !== "drawings";
+  await useExample(isPhotographic ? EXAMPLES[0] : EXAMPLES.at(-1));
+  isFirst = true;
+  if (!knows) $("words-0").value = model.classes[0];
+  if (await askAll()) say(`This is an example: ${$("words-0").value}. Next, choose an image of your own, or change the words and press ${$("run").textContent}.`);
 }
 
 async function begin() {
@@ -402,14 +506,20 @@ async function begin() {
   if (!state.models.every((one) => one.ready)) {
     say("The model is loading ...");
     setTimeout(begin, 1000);
-  } else if ($("status").textContent.includes("loading")) say("The model is ready.");
+    return;
+  }
+  if ($("status").textContent.includes("loading")) say("The model is ready.");
+  if (isFirst && !state.picture) showFirst();
 }
 
-for (const at of [1, 2, 3]) {
+for (const name of EXAMPLES) {
   const button = document.createElement("button");
   button.type = "button";
-  button.innerHTML = `<img src="page/example-${at}.jpg" alt="Example ${at}: a rendered building site">`;
-  button.onclick = async () => useFile(new File([await (await fetch(`page/example-${at}.jpg`)).blob()], `example-${at}.jpg`, { type: "image/jpeg" }));
+  const image = document.createElement("img");
+  image.src = `page/example-${name}.jpg`;
+  image.alt = `Example: ${name}`;
+  button.append(image);
+  button.onclick = () => useExample(name);
   $("examples").append(button);
 }
 $("file").onchange = () => { if ($("file").files[0]) useFile($("file").files[0]); $("file").value = ""; };

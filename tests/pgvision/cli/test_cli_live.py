@@ -2,6 +2,9 @@
 
 import json
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,11 +18,27 @@ from camera import camera, free_port
 from test_live_webhook import Listener, listening
 
 from pgvision import Detector
-from pgvision.images import VideoWriter, iter_frames
+from pgvision.cli.watching import Watch
+from pgvision.images import Live, VideoWriter, iter_frames
+from pgvision.images.live import LiveEvent
+from pgvision.results import DetectionResult
 from pgvision.tracking.tracks import with_tracks
+from pgvision.tracking.zones import Zones
 from recipes.scenes import render_video
 
-FIELDS = {"time", "event", "zone", "track", "label", "score", "seconds", "frame", "xyxy", "dwell"}
+FIELDS = {
+    "id",
+    "time",
+    "event",
+    "zone",
+    "track",
+    "label",
+    "score",
+    "seconds",
+    "frame",
+    "xyxy",
+    "dwell",
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +121,64 @@ def test_a_source_that_is_not_there_fails(run):
     assert "Traceback" not in ran.err
 
 
+def test_a_lost_camera_is_reported_at_once_and_objects_leave_while_it_is_away():
+    """case: receivers heard of a lost camera only when it was back, and then out of order."""
+    seen = []
+    corners = np.array([[0, 0], [640, 0], [640, 480], [0, 480]], float)
+    watched = Watch(Zones({"gate": corners}, {}, grace=0.3), tell=[seen.append], heartbeat=1.0)
+    watched.source = Live("http://127.0.0.1:1/", patience=None, on_event=watched.on_connection)
+    result = DetectionResult(
+        image_hw=(480, 640),
+        xyxy=[[10, 10, 30, 30]],
+        labels=["helmet"],
+        class_ids=[0],
+        classes=["helmet"],
+        tracker_ids=np.array([1]),
+        time=watched.source.seconds,
+    )
+    with watched:
+        watched.take(result, 0.0)
+        watched.on_connection(LiveEvent("lost", "cam", watched.source.seconds, "HTTP 500"))
+        assert seen[-1]["event"] == "lost"
+        time.sleep(1.4)
+        watched.on_connection(LiveEvent("reconnected", "cam", watched.source.seconds))
+        watched.take(replace(result, time=watched.source.seconds), 0.0)
+    kinds = [event["event"] for event in seen if event["event"] != "heartbeat"]
+    assert kinds == ["enter", "lost", "leave", "reconnected", "enter", "leave"]
+    beats = [event for event in seen if event["event"] == "heartbeat"]
+    assert len(beats) >= 2 and beats[-1]["lost"]
+    assert len({event["id"] for event in seen}) == len(seen)
+    stamps = [event["time"] for event in seen if event["event"] not in ("leave", "heartbeat")]
+    assert stamps == sorted(stamps)
+
+
+def test_a_camera_that_goes_away_and_comes_back(run):
+    """The camera ends after some frames and is started again: lost and reconnected are told."""
+    port = free_port()
+
+    def flap():
+        for _ in range(2):
+            with camera(port, fps=20):
+                time.sleep(3.0)
+            time.sleep(1.0)
+
+    flapping = threading.Thread(target=flap)
+    flapping.start()
+    time.sleep(1.5)
+    source = f"http://127.0.0.1:{port}/live"
+    ran = run("live", "helmet", "--source", source, "--model", "tiny", "--seconds", "8", "--json")
+    flapping.join()
+    assert ran.code == 0, ran.err
+    events = [event["event"] for event in events_of(ran)]
+    assert "lost" in events
+    if "reconnected" in events:
+        assert events.index("lost") < events.index("reconnected")
+
+
 def test_a_picture_is_no_film(run, picture):
     ran = run("live", "helmet", "--source", picture, "--model", "tiny")
     assert ran.code == 2
     assert "expected a video or a camera" in ran.err
-    ran = run("live", "helmet", "--source", picture, "--model", "tiny", "--realtime")
-    assert ran.code == 1
-    assert "expected a live source" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -120,6 +190,8 @@ def test_a_picture_is_no_film(run, picture):
         (["--post", "ftp://host/"], "--post"),
         (["--save", "film.gif"], "must end in"),
         (["--show"], "no screen"),
+        (["--post-header", "A: b"], "needs --post"),
+        (["--patience", "3"], "a file is never lost"),
     ],
 )
 def test_bad_words_are_refused_before_a_model_is_loaded(
@@ -142,13 +214,12 @@ def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):
     words = ["live", "helmet", "--source", walk, "--model", "tiny", "--zone", zone, "--save", out]
     ran = run(*words)
     assert ran.code == 2
-    assert "outside of the 320x240 picture" in ran.err
+    assert "outside of the 320x240 image" in ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far.json"]
 
 
 def test_a_film_keeps_its_size_when_the_source_changes_its(tmp_path):
     from pgvision.cli.screens import Film
-    from pgvision.results import DetectionResult
 
     def result(number, image_hw):
         return DetectionResult(

@@ -18,6 +18,7 @@ class Listener:
 
     def __init__(self, status=200, pause=0.0):
         self.status, self.pause, self.events, self.tries = status, pause, [], 0
+        self.headers, self.location = [], None
 
 
 @contextmanager
@@ -28,11 +29,14 @@ def listening(listener, port=0):
             assert self.headers["Content-Type"] == "application/json"
             time.sleep(listener.pause)
             listener.tries += 1
+            listener.headers.append(dict(self.headers))
             status = listener.status
             status = status(listener.tries) if callable(status) else status
             if status == 200:
                 listener.events.append(json.loads(body))
             self.send_response(status)
+            if listener.location:
+                self.send_header("Location", listener.location)
             self.end_headers()
 
         def log_message(self, *args):
@@ -110,7 +114,7 @@ def test_posting_never_waits_and_the_end_is_in_time():
 
 
 def test_while_a_server_is_down_the_oldest_give_way(monkeypatch):
-    monkeypatch.setattr(module, "MOST_WAITING", 10)
+    monkeypatch.setattr(module, "MAX_WAITING", 10)
     with listening(Listener()) as port:
         pass
     with Webhook(f"http://127.0.0.1:{port}/", last_seconds=0.1) as hook:
@@ -132,3 +136,45 @@ def test_a_password_in_the_address_is_refused_and_not_repeated():
     with pytest.raises(OptionError) as caught:
         Webhook("https://me:secret@host/hook")
     assert "secret" not in str(caught.value)
+
+
+def test_one_event_that_the_server_cannot_take_blocks_no_other(monkeypatch):
+    """case: an event answered with 500 was sent again for ever, and all others waited."""
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.01)
+    listener = Listener(lambda tries: 200 if tries == 1 or tries > 6 else 500)
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/") as hook:
+        for number in range(4):
+            hook.post({"track": number})
+    assert [event["track"] for event in listener.events] == [0, 2, 3]
+    assert (hook.num_sent, hook.num_lost) == (3, 1)
+    assert listener.tries == 1 + module.MAX_TRIES + 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_refusal(status):
+    """case: a redirected POST became a GET without its body, and counted as sent."""
+    other, listener = Listener(), Listener(status)
+    with listening(other) as port, listening(listener) as first:
+        listener.location = f"http://127.0.0.1:{port}/other"
+        with Webhook(f"http://127.0.0.1:{first}/", ["Authorization: Bearer t"]) as hook:
+            hook.post({"track": 1})
+    assert (hook.num_sent, hook.num_refused, other.tries) == (0, 1, 0)
+
+
+def test_headers_go_along():
+    listener = Listener()
+    headers = ["Authorization: Bearer a:b", "X-Source:gate"]
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/", headers) as hook:
+        hook.post({"track": 1})
+    assert listener.headers[0]["Authorization"] == "Bearer a:b"
+    assert listener.headers[0]["X-Source"] == "gate"
+    for header in ("secret", ": x", "a b: c", "a: b\nc"):
+        with pytest.raises(OptionError, match="--post-header"):
+            Webhook("http://host/", [header])
+
+
+def test_events_with_names_that_are_not_utf8_are_sent():
+    listener = Listener()
+    with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/") as hook:
+        hook.post({"source": "a\udcff.mp4"})
+    assert listener.events == [{"source": "a\udcff.mp4"}]

@@ -1,5 +1,7 @@
 """Label configs in, predictions out; figures are Label Studio's percent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from pgvision.results import DetectionResult, SegmentationResult
 
 BOXES = """<View><Header value="Helmets"/><Image name="img" value="$image"/>
 <RectangleLabels name="tag" toName="img"><Label value="helmet" background="red"/>
-<Label value="Kopf"/></RectangleLabels></View>"""
+<Label value="Kopf" predicted_values="head, bare head"/></RectangleLabels></View>"""
 
 
 def result(cls=DetectionResult, **more):
@@ -28,10 +30,20 @@ def result(cls=DetectionResult, **more):
     )
 
 
-def test_a_config_says_names_and_shape():
+def test_a_config_is_read_with_its_names_and_shape():
     config = read_label_config(BOXES)
-    assert (config.from_name, config.to_name, config.field) == ("tag", "img", "image")
-    assert config.labels == ("helmet", "Kopf") and not config.wants_masks
+    (group,) = config.groups
+    assert (group.from_name, group.to_name, config.fields) == ("tag", "img", {"img": "image"})
+    assert group.names == {"helmet": "helmet", "head": "Kopf", "bare head": "Kopf"}
+    assert (config.labels, config.field) == (("helmet", "head", "bare head"), "image")
+    assert group.shape == "rectangle" and not group.wants_masks
+
+
+def test_what_was_not_asked_for_is_left_out():
+    """case: a region with an empty label broke Label Studio's form."""
+    config = read_label_config(BOXES)
+    other = replace(result(), class_ids=np.array([0, -1]), labels=("helmet", "sky"))
+    assert len(prediction(other, config, "tiny")["result"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -53,7 +65,7 @@ def test_a_config_that_cannot_be_used(xml, words):
 
 
 def test_boxes_are_percent_of_the_picture():
-    found = prediction(result(), read_label_config(BOXES), "tiny", {"head": "Kopf"})
+    found = prediction(result(), read_label_config(BOXES), "tiny")
     assert found["score"] == 0.5
     first, second = found["result"]
     assert first["value"] == {

@@ -8,8 +8,12 @@ import numpy as np
 import openai
 import pytest
 import supervision as sv
+from shapely.geometry import Polygon
 
 from pgvision import Answerer, Detector, Segmenter
+from pgvision.results import DetectionResult, SegmentationResult
+from pgvision.runtime import Remote
+from pgvision.server.compat_forms import hugging_face_form, roboflow_form
 from pgvision.tokens import parse_suffix
 
 
@@ -70,7 +74,7 @@ def chat(client, png, words, **how):
         {"type": "text", "text": words},
         {"type": "image_url", "image_url": {"url": url}},
     ]
-    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": content}]
+    messages = [{"role": "user", "content": content}]
     return client.chat.completions.create(model="tiny", messages=messages, **how)
 
 
@@ -97,17 +101,181 @@ def test_openais_client_understands_refusals(client, png):
     with pytest.raises(openai.UnprocessableEntityError, match="image_url"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
     with pytest.raises(openai.NotFoundError, match="is not served here"):
-        client.chat.completions.create(
-            model="gpt",
-            messages=[
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": "ocr"},
-                        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aa=="}},
-                    ],
-                }
-            ],
-        )
-    with pytest.raises(openai.UnprocessableEntityError, match="answers come whole"):
-        chat(client, png, "ocr", stream=True)
+        client.chat.completions.create(model="gpt", messages=[message("ocr", png)])
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="is not served here"):
+        client.models.retrieve("gpt")
+
+
+def message(words, *images, role="user"):
+    texts = [words] if isinstance(words, str) else words
+    urls = ["data:image/png;base64," + base64.b64encode(one).decode() for one in images]
+    content = [{"type": "text", "text": text} for text in texts]
+    content += [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": role, "content": content}
+
+
+def post_chat(address, *messages, **fields):
+    body = {"model": "tiny", "messages": list(messages)} | fields
+    return httpx2.post(f"{address}/v1/chat/completions", json=body, timeout=60)
+
+
+def content_of(sent):
+    assert sent.status_code == 200, sent.text
+    return sent.json()["choices"][0]["message"]["content"]
+
+
+def test_text_parts_are_one_prompt(service, png):
+    whole = content_of(post_chat(service, message("detect helmet", png)))
+    assert whole
+    for parts in (["detect", "helmet"], ["detect helmet", " "], ["<image>", " detect\nhelmet\n"]):
+        assert content_of(post_chat(service, message(parts, png))) == whole
+    later = {"role": "user", "content": ""}
+    assert content_of(post_chat(service, later, message("detect helmet", png))) == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "task", "fields"),
+    [
+        ("caption en", "caption", {}),
+        (" <image>caption en\n", "caption", {}),
+        ("describe", "caption", {}),
+        ("ocr", "read", {}),
+        ("Segment helmet", "segment", {"classes": "helmet"}),
+        (
+            "answer en how many workers wear a helmet?",
+            *("ask", {"question": "how many workers wear a helmet?"}),
+        ),
+        (
+            "how many workers wear a helmet?",
+            *("ask", {"question": "how many workers wear a helmet?"}),
+        ),
+    ],
+)
+def test_paligemmas_own_prompts_go_to_their_tasks(service, png, words, task, fields):
+    form = {"files": {"image": png}, "data": fields, "timeout": 60}
+    expected = httpx2.post(f"{service}/v1/{task}", **form).json()
+    assert content_of(post_chat(service, message(words, png))) == expected["raw_text"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "words"),
+    [
+        (lambda png: [message("how many?", png, png)], {}, "got 2 images"),
+        (lambda png: [message("ocr", png), message("caption", png)], {}, "messages[1]"),
+        (
+            lambda png: [{"role": "system", "content": "be brief"}, message("ocr", png)],
+            *({}, "messages[0]: role 'system' is not supported"),
+        ),
+        (
+            lambda png: [message("ocr", png), {"role": "assistant", "content": "a"}],
+            *({}, "messages[1]: role 'assistant'"),
+        ),
+        (lambda png: [message("cap en", png)], {}, "cap"),
+        (lambda png: [message("question en two", png)], {}, "question"),
+        (lambda png: [], {}, "no text"),
+        *(
+            (lambda png: [message("ocr", png)], {name: value}, name)
+            for name, value in {
+                **{"n": 2, "temperature": 0.7, "stop": ["a"], "presence_penalty": 1.0},
+                **{"frequency_penalty": 0.5, "logit_bias": {"1": 2}, "store": True},
+                **{"max_tokens": 0},
+                **{"tools": [{"type": "function"}], "tool_choice": "auto", "top_logprobs": 21},
+                **{"response_format": {"type": "json_schema"}, "functions": [{}], "audio": {}},
+                **{"prediction": {}, "web_search_options": {}, "unheard_of": 1},
+            }.items()
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_by_name(service, png, messages, fields, words):
+    sent = post_chat(service, *messages(png), **fields)
+    assert sent.status_code == 422, sent.text
+    assert words in sent.json()["error"]["message"]
+
+
+def test_fields_that_change_nothing_are_accepted(service, png):
+    plain = content_of(post_chat(service, message("ocr", png)))
+    neutral = {
+        **{"n": 1, "temperature": 0, "seed": 7, "top_p": 0.9, "stop": None, "user": "me"},
+        **{"presence_penalty": 0, "logprobs": False, "stream": False, "metadata": {"a": "b"}},
+    }
+    assert content_of(post_chat(service, message("ocr", png), **neutral)) == plain
+
+
+def test_an_answer_is_cut_off_and_counted(service, png):
+    whole = post_chat(service, message("detect helmet", png)).json()
+    cut = post_chat(service, message("detect helmet", png), max_tokens=3).json()
+    assert cut["choices"][0]["finish_reason"] == "length"
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    assert cut["usage"]["completion_tokens"] == 3 < whole["usage"]["completion_tokens"]
+    usage = whole["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_a_stream_is_the_answer_in_chunks(client, png):
+    whole = chat(client, png, "detect helmet").choices[0].message.content
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(chat(client, png, "detect helmet", **options))
+    texts = [part.delta.content or "" for one in chunks for part in one.choices]
+    assert "".join(texts) == whole
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_the_service_is_an_engine_with_the_scores_that_it_has(service, scene, found):
+    """Remote reads boxes and scores out of the service's own log-probabilities."""
+    remote = Remote(service, kind="tiny")
+    result = Detector("helmet", generator=remote, kind="tiny")(scene.image)
+    np.testing.assert_allclose(result.xyxy, found.xyxy, atol=1e-3)
+    assert result.scores is not None
+    # What is beyond the 20 most probable tokens counts against an object.
+    assert (result.scores <= found.scores + 1e-4).all()
+    assert (result.scores > 0.5 * found.scores).all()
+
+
+def test_several_images_come_back_in_their_order(service, png):
+    broken = ("b.png", png[:500])
+    files = [("image", ("a.png", png)), ("image", broken), ("image", ("c.png", png))]
+    sent = httpx2.post(f"{service}/v1/detect", files=files, data={"classes": "helmet"}, timeout=60)
+    first, second, third = sent.json()["results"]
+    assert first["annotations"] == third["annotations"] != []
+    assert (first["images"][0]["file_name"], third["images"][0]["file_name"]) == ("a.png", "c.png")
+    assert second["error"]["code"] == "bad_picture"
+    coded = base64.b64encode(png).decode()
+    body = {"image": [coded, coded], "classes": "helmet"}
+    sent = httpx2.post(f"{service}/v1/detect", json=body, timeout=60).json()
+    assert [one["annotations"] for one in sent["results"]] == [first["annotations"]] * 2
+    sent = httpx2.post(f"{service}/v1/detect", json=body | {"image": ["aGk="] * 65}, timeout=60)
+    assert sent.json()["error"]["code"] == "too_many_images"
+
+
+def test_the_largest_ring_of_a_mask_is_the_one_with_the_largest_area():
+    """case: a small round speck with many corners stood for a large square."""
+    logits = np.full((64, 64), -9.0, np.float32)
+    logits[2:40, 2:40] = 9.0
+    rows, columns = np.mgrid[:64, :64]
+    logits[(rows - 54) ** 2 + (columns - 54) ** 2 < 36] = 9.0
+    result = SegmentationResult(
+        image_hw=(640, 640),
+        xyxy=[[0, 0, 640, 640]],
+        labels=["cone"],
+        class_ids=[0],
+        classes=["cone"],
+        mask_logits=logits[None],
+    )
+    (one,) = roboflow_form(result, {})["predictions"]
+    assert Polygon([(at["x"], at["y"]) for at in one["points"]]).area > 0.8 * result.area[0]
+    assert one["other_parts"] == 1
+
+
+def test_labels_that_nobody_asked_for_are_in_no_form():
+    """case: an empty label broke CVAT and Label Studio."""
+    result = DetectionResult(
+        image_hw=(40, 60),
+        xyxy=[[1, 2, 3, 4], [10, 20, 30, 40]],
+        labels=["sky", "helmet"],
+        class_ids=[-1, 0],
+        classes=["helmet"],
+    )
+    assert [one["class"] for one in roboflow_form(result, {})["predictions"]] == ["helmet"]
+    assert [one["label"] for one in hugging_face_form(result)] == ["helmet"]

@@ -20,7 +20,7 @@ def studio(png):
     """Stand in for Label Studio's file store, which wants a token; its address."""
 
     class Store(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802  (the library's name)
+        def do_GET(self):
             if self.path == "/away":
                 self.send_response(302)
                 self.send_header("Location", "http://localhost:1/secret.png")
@@ -93,25 +93,84 @@ def test_tasks_get_boxes_under_the_names_of_the_project(backend, studio, png, sc
     ("picture", "words"),
     [
         ("http://localhost:1/a.png", "--allow-host localhost"),
-        ("/away", "--allow-host localhost"),
-        ("/text", "no known format"),
+        ("/away", "not allowed"),
+        ("/text", "does not send an image"),
         ("http://169.254.169.254/latest/meta-data", "nothing is fetched"),
+        ("data:image/jpeg;base64,AAAA", "no known format"),
+        (None, "data.image"),
     ],
 )
-def test_addresses_that_are_refused(backend, picture, words):
-    sent = predict(backend, picture)
-    assert sent.status_code == 422 and words in sent.json()["error"]["message"]
+def test_a_task_that_cannot_be_read_costs_its_own_entry(backend, png, picture, words):
+    good = "data:image/png;base64," + base64.b64encode(png).decode()
+    sent = predict(backend, good, picture, good)
+    assert sent.status_code == 200, sent.text
+    first, broken, last = sent.json()["results"]
+    assert first["result"] and len(first["result"]) == len(last["result"])
+    assert broken["result"] == [] and words in broken["error"]
 
 
-def test_what_cannot_be_predicted_is_said(backend):
+def test_the_token_goes_to_label_studio_alone(png):
+    """case: the token went to every allowed host."""
+    seen = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers.get("Authorization"))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    other = f"127.0.0.1:{server.server_port}"
+    with running(ServeSettings(models=("tiny",), allow_hosts=(other,))) as address:
+        until_ready(address)
+        body = {"image": f"http://{other}/a.png", "classes": "helmet"}
+        assert httpx2.post(f"{address}/v1/detect", json=body, timeout=60).status_code == 200
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert seen == [None]
+
+
+def test_every_group_of_labels_is_answered_under_its_own_name(backend, png, scene):
+    """Boxes and polygons, an alias, predicted values, a list of images, and <Labels>."""
+    config = """<View><Image name="img" valueList="$image"/>
+    <RectangleLabels name="hats" toName="img"><Label value="Hat" predicted_values="helmet"/>
+    </RectangleLabels><RectangleLabels name="people" toName="img"><Label value="worker" alias="W"/>
+    </RectangleLabels><PolygonLabels name="outlines" toName="img"><Label value="helmet"/>
+    </PolygonLabels><Rectangle name="box" toName="img"/><Labels name="kind" toName="img">
+    <Label value="cone"/></Labels></View>"""
+    good = "data:image/png;base64," + base64.b64encode(png).decode()
+    sent = predict(backend, [good, good], config=config)
+    (found,) = sent.json()["results"]
+    assert "error" not in found
+    num_workers = len(Detector("worker", model="tiny")(scene.image))
+    num_helmets = len(Detector("helmet", model="tiny")(scene.image))
+    assert num_workers and num_helmets
+    for index in (0, 1):
+        regions = [one for one in found["result"] if one["item_index"] == index]
+        names = [
+            (one["from_name"], one["type"], *one["value"].get(one["type"], ())) for one in regions
+        ]
+        assert names.count(("hats", "rectanglelabels", "Hat")) == num_helmets
+        assert names.count(("people", "rectanglelabels", "W")) == num_workers
+        assert ("outlines", "polygonlabels", "helmet") in names
+        boxes = [one["id"] for one in regions if one["from_name"] == "box"]
+        assert boxes == [one["id"] for one in regions if one["from_name"] == "kind"]
+
+
+def test_configs_and_tasks_that_cannot_be_used_are_refused(backend):
     sent = predict(backend, "/a.png", config="<View/>")
     assert sent.status_code == 422 and "RectangleLabels" in sent.json()["error"]["message"]
-    sent = predict(backend, "/a.png", config=BOXES.replace("Helmets", "zebra"))
-    assert (
-        sent.status_code == 422
-        and "was not trained on the class 'zebra'" in sent.json()["error"]["message"]
-    )
+    config = BOXES.replace("Helmets", "zebra")
+    sent = predict(backend, "/a.png", config=config)
+    assert sent.status_code == 422
+    assert "was not trained on the class 'zebra'" in sent.json()["error"]["message"]
     assert predict(backend).json()["error"]["code"] == "no_tasks"
-    body = {"tasks": [{"data": {}}], "label_config": BOXES}
-    sent = httpx2.post(f"{backend}/predict", json=body, auth=("any", "k"))
-    assert sent.status_code == 422 and "data.image" in sent.json()["error"]["message"]
+    sent = predict(backend, *["/a.png"] * 65)
+    assert sent.json()["error"]["code"] == "too_many_tasks"

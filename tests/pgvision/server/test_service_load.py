@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import httpx2
 import numpy as np
 import pytest
@@ -131,8 +132,8 @@ def test_a_thousand_at_once(service, png):
 
 
 def test_a_passed_deadline_answers_504_and_later_ones_are_answered(png):
-    settings = ServeSettings(models=("tiny",), deadline=0.8)
-    slow = Slow(1.5)
+    settings = ServeSettings(models=("tiny",), deadline=3.0)
+    slow = Slow(4.0)
     with running(settings, load_model=lambda name: slow) as address:
         until_ready(address)
         sent = at_once(3, lambda _: detect(address, png))
@@ -157,7 +158,51 @@ def test_a_picture_that_breaks_the_engine_fails_alone(scene, png):
         pictures = [png, as_png(bad), png, png]
         sent = at_once(4, lambda at: detect(address, pictures[at]))
         assert [one.status_code for one in sent] == [200, 500, 200, 200]
-        assert "too much for me" in sent[1].json()["error"]["message"]
+        assert "internal error" in sent[1].json()["error"]["message"]
+
+
+class Broken:
+    """An engine that raises before it takes a prompt, while ``is_broken``."""
+
+    def __init__(self):
+        self.engine, self.is_broken, self.calls = load("tiny"), True, 0
+        self.card = self.engine.card
+
+    def generate(self, requests, *, batch_size=None):
+        self.calls += 1
+        if self.is_broken:
+            raise RuntimeError("CUDA error: device-side assert /home/secret/path")
+        return self.engine.generate(requests, batch_size=batch_size)
+
+
+def test_readiness_notices_an_engine_that_fails_and_its_return(png):
+    """case: /readyz was 200 over a dead engine, and the thread span with millions of log lines."""
+    broken = Broken()
+    with running(ServeSettings(models=("tiny",)), load_model=lambda name: broken) as address:
+        until_ready(address)
+        for _ in range(3):
+            sent = detect(address, png)
+            assert sent.status_code == 500
+            assert "secret" not in sent.text
+        assert broken.calls < 20
+        ready = httpx2.get(f"{address}/readyz")
+        assert ready.status_code == 503 and "engine fails" in ready.json()["error"]["message"]
+        assert httpx2.get(f"{address}/healthz").status_code == 200
+        broken.is_broken = False
+        assert detect(address, png).status_code == 200
+        assert httpx2.get(f"{address}/readyz").status_code == 200
+
+
+def test_large_images_are_shrunk_and_boxes_are_those_of_the_image_that_was_sent(scene, service):
+    large = cv2.resize(scene.image, (3200, 2400), interpolation=cv2.INTER_CUBIC)
+    small = detect(service, as_png(scene.image)).json()
+    found = detect(service, as_png(large)).json()
+    assert found["images"][0]["width"] == 3200
+    boxes, expected = (
+        np.array([one["bbox"] for one in body["annotations"]]) for body in (found, small)
+    )
+    assert len(boxes) and len(boxes) == len(expected)
+    np.testing.assert_allclose(boxes / 5, expected, atol=6)
 
 
 def test_a_model_that_loads_answers_503_until_it_is_there(png):
@@ -242,7 +287,7 @@ def test_the_end_waits_for_what_was_taken(command, png, number, code, words, env
 def test_a_taken_port_and_a_wrong_model_end_with_a_line(service, capsys):
     port = service.rpartition(":")[2]
     for words, said in (
-        (["--port", port], "name another --port"),
+        (["--port", port], "use another --port"),
         (["--model", "no/such/model"], "neither a folder nor a hub id"),
         (["--allow-host", "http://a b"], "expected a host"),
     ):

@@ -2,16 +2,22 @@
 
 import base64
 import io
+import shutil
 import socket
 import struct
 import zlib
+from urllib.parse import quote
 
 import httpx2
+import numpy as np
 import pytest
 from PIL import Image
 from serving import running, until_ready
 
+from pgvision.errors import OptionError
+from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.server import ServeSettings
+from pgvision.server.uploads import decode_text
 
 
 def detect(address, picture, name="a.png", **fields):
@@ -64,7 +70,7 @@ def test_a_bomb_is_refused_by_its_header(service, width, height):
 
 def test_no_picture(service):
     sent = httpx2.post(f"{service}/v1/detect", data={"classes": "helmet"}, files={"other": b"1"})
-    assert refused(sent, 422, "image: expected a picture") == "no_picture"
+    assert refused(sent, 422, "image: expected an image") == "no_picture"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,8 @@ def test_text_that_is_no_picture(service, image, code):
         ({"conf": "2"}, "conf"),
         ({"conf": "high"}, "conf"),
         ({"clases": "helmet"}, "no such field; known are image, model"),
+        ({"classes": ";".join("abcdefgh" + str(n) for n in range(300))}, "at most 256 names"),
+        ({"classes": "x" * 201}, "at most 256 names of 200 characters"),
         ({"classes": ""}, "classes"),
         ({"classes": "helmet; helmet"}, "twice"),
         ({"classes": "<loc0001>"}, "<loc0001>"),
@@ -107,7 +115,7 @@ def test_fields_that_cannot_be(service, png, fields, words):
 
 
 def test_questions_that_cannot_be(service, png):
-    for question, words in (("", "question"), ("<image> hello", "<image>"), ("a\nb", "line break")):
+    for question, words in (("", "question"), ("<image> hello", "<image>"), ("a\nb", "question")):
         sent = httpx2.post(
             f"{service}/v1/ask", files={"image": png}, data={"question": question}, timeout=30
         )
@@ -126,8 +134,8 @@ def test_bodies_of_another_kind(service):
         httpx2.post(path, content=b"x", headers={"Content-Type": "image/png"}), 415, "image/png"
     )
     json = {"Content-Type": "application/json"}
-    refused(httpx2.post(path, content=b"{", headers=json), 400, "no JSON")
-    refused(httpx2.post(path, content=b"[" * 100_000, headers=json), 400, "no JSON")
+    refused(httpx2.post(path, content=b"{", headers=json), 400, "not JSON")
+    refused(httpx2.post(path, content=b"[" * 100_000, headers=json), 400, "not JSON")
     refused(httpx2.post(path, content=b"[]", headers=json), 400, "JSON object")
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     refused(httpx2.post(path, content=b"--y\r\n", headers=form), 400, "form is broken")
@@ -158,7 +166,7 @@ def raw(address, *, length, body=b"", path="/v1/detect"):
     host, _, port = address.removeprefix("http://").partition(":")
     connection = socket.create_connection((host, int(port)), 10)
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {length}\r\n\r\n"
     )
     connection.sendall(head.encode() + body)
@@ -188,7 +196,7 @@ def test_a_body_that_does_not_come(narrow):
     address = narrow.removeprefix("http://").partition(":")
     connection = socket.create_connection((address[0], int(address[2])), 10)
     connection.sendall(
-        b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nX-API-Key: open sesame\r\n"
+        b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nX-API-Key: open sesame\r\n"
         b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     )
     connection.settimeout(15)
@@ -241,3 +249,145 @@ def test_limits_on_bytes_and_pixels(narrow):
         path, headers=headers, files={"image": file.getvalue()}, data={"classes": "helmet"}
     )
     assert refused(sent, 413, "200 x 200") == "too_many_pixels"
+
+
+def forms_of(png):
+    plain, safe = base64.b64encode(png).decode(), base64.urlsafe_b64encode(png).decode()
+    return {
+        "control": "data:image/png;base64," + plain,
+        "scheme": "DATA:image/png;base64," + plain,
+        "word": "data:image/png;BASE64," + plain,
+        "media type": "data:Image/PNG;charset=utf-8;base64," + plain,
+        "no media type": "data:;base64," + plain,
+        "quoted": 'data:image/png;name="a,b;c.png";base64,' + plain,
+        "spaced": " data:image/png; base64 , " + plain,
+        "lines": "data:image/png;base64," + base64.encodebytes(png).decode(),
+        "windows lines": "data:image/png;base64,\r\n" + plain[:76] + "\r\n" + plain[76:],
+        "safe": "data:image/png;base64," + safe,
+        "unpadded": "data:image/png;base64," + plain.rstrip("="),
+        "escaped": "data:image/png;base64," + quote(plain),
+        "not base64": "data:image/png," + quote(png),
+        "bare": plain,
+        "bare and safe": safe.rstrip("="),
+    }
+
+
+def small_png():
+    """A PNG whose base64 needs padding and differs between the two alphabets."""
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    data = file.getvalue()
+    return data + bytes((1 - len(data)) % 3)
+
+
+@pytest.mark.parametrize("form", list(forms_of(b"a")))
+def test_images_as_text_are_read_as_clients_write_them(form):
+    """RFC 2397 and 4648; one function for all routes."""
+    png = small_png()
+    assert len(png) % 3 == 1 and {"+", "/"} & set(base64.b64encode(png).decode())
+    assert decode_text(forms_of(png)[form]) == png
+
+
+def test_every_route_reads_images_as_text(service):
+    text = forms_of(small_png())["quoted"].replace("data:", "DATA:")
+    content = [{"type": "text", "text": "ocr"}, {"type": "image_url", "image_url": {"url": text}}]
+    config = '<View><Image name="i" value="$i"/><RectangleLabels name="b" toName="i">'
+    config += '<Label value="helmet"/></RectangleLabels></View>'
+    bodies = {
+        "/v1/detect": {"image": text, "classes": "helmet"},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": content}]},
+        "/yolo_world/infer": {"image": {"type": "base64", "value": text}, "text": ["helmet"]},
+        "/predict": {"tasks": [{"data": {"i": text}}], "label_config": config},
+    }
+    for path, body in bodies.items():
+        sent = httpx2.post(service + path, json=body, timeout=60)
+        assert sent.status_code == 200, (path, sent.text)
+        assert "error" not in sent.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.test:8000"}, 403),  # a name that was rebound to 127.0.0.1
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+def test_pages_of_other_origins_cannot_use_a_local_service(service, headers, status):
+    content = b'{"project": "1"}'
+    kind = {"Content-Type": "application/json"}
+    sent = httpx2.post(f"{service}/setup", content=content, headers=kind | headers)
+    if status != 415:
+        assert sent.status_code == status, sent.text
+        return
+    body = b'{"image": "aGk=", "classes": "helmet"}'
+    for path in ("/v1/detect", "/v1/chat/completions", "/yolo_world/infer", "/predict"):
+        assert httpx2.post(service + path, content=body, headers=headers).status_code == 415
+
+
+def test_wanted_origins_may_call(png):
+    origin = "https://app.example.org"
+    settings = ServeSettings(models=("tiny",), allow_origins=(origin,), api_key="k")
+    with running(settings) as address:
+        until_ready(address)
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        asked |= {"Access-Control-Request-Headers": "x-api-key"}
+        sent = httpx2.options(f"{address}/v1/detect", headers=asked)
+        assert sent.headers["Access-Control-Allow-Origin"] == origin
+        headers = {"Origin": origin, "Authorization": "bearer k"}
+        form = {"files": {"image": png}, "data": {"classes": "helmet"}, "timeout": 60}
+        sent = httpx2.post(f"{address}/v1/detect", headers=headers, **form)
+        assert sent.status_code == 200
+        assert sent.headers["Access-Control-Allow-Origin"] == origin
+        other = httpx2.options(f"{address}/v1/detect", headers=asked | {"Origin": "https://a.b"})
+        assert "Access-Control-Allow-Origin" not in other.headers
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"host": "0.0.0.0"}, "--no-key"),
+        ({"host": "example.org"}, "--api-key"),
+        ({"allow_hosts": ("http://a",)}, "allow_host"),
+        ({"allow_hosts": ("FILE:///etc/passwd",)}, "allow_host"),
+        ({"allow_origins": ("app.example.org",)}, "allow_origin"),
+        ({"allow_origins": ("https://app.example.org/",)}, "allow_origin"),
+        ({"models": ("a=tiny", "a=small")}, "two checkpoints"),
+        ({"api_key": " "}, "api_key"),
+        ({"queue": 0}, "queue"),
+        ({"deadline": 0.0}, "deadline"),
+        ({"port": 70000}, "port"),
+    ],
+)
+def test_settings_that_cannot_be(how, words):
+    with pytest.raises(OptionError, match=words):
+        ServeSettings(**how)
+
+
+def test_open_addresses_need_a_key_or_a_word():
+    assert not ServeSettings(host="0.0.0.0", api_key="k").is_local
+    assert not ServeSettings(host="0.0.0.0", no_key=True).is_local
+    assert ServeSettings(host="::1", allow_hosts=("::1", "[::1]:80")).is_local
+
+
+def test_paths_of_models_are_not_published(tmp_path):
+    folder = tmp_path / "secret_customer" / "run7"
+    shutil.copytree(TINY_FOLDER, folder)
+    settings = ServeSettings(models=(str(folder), f"best={folder}", "http://me:pw@host:1/v1#gemma"))
+    assert list(settings.named_models) == ["run7", "best", "gemma"]
+    with running(ServeSettings(models=(str(folder),))) as address:
+        until_ready(address)
+        (model,) = httpx2.get(f"{address}/v1/models").json()["data"]
+        assert model["id"] == "run7"
+        seen = [httpx2.get(f"{address}/v1/models").text]
+        form = {"files": {"image": small_png()}, "data": {"classes": "zebra"}, "timeout": 60}
+        for fields in ({"classes": "zebra"}, {"classes": "helmet"}, {"model": "x"}):
+            form["data"] = {"classes": "helmet"} | fields
+            seen.append(httpx2.post(f"{address}/v1/detect", **form).text)
+        assert not [text for text in seen if "secret_customer" in text]

@@ -140,7 +140,7 @@ def test_zone_files_come_in_three_forms(tmp_path):
     ("content", "error", "says"),
     [
         ([[0, 0], [9, 9], [9, 0], [0, 9]], OptionError, "Self-intersection"),
-        ([[0, 0], [5, 5], [9, 9]], OptionError, "no plain polygon|no area"),
+        ([[0, 0], [5, 5], [9, 9]], OptionError, "simple polygon|no area"),
         ([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], OptionError, "no area"),
         ([[0, 0], [5, 5]], DataError, "at least 3 corners"),
         ([[0, 0, 1], [5, 5, 1], [9, 0, 1]], DataError, "at least 3 corners"),
@@ -178,16 +178,16 @@ def test_two_lines_of_one_name_are_refused():
 @pytest.mark.parametrize("kind", ["zone", "line"])
 def test_what_was_drawn_on_another_size_is_refused(kind):
     zones = Zones({"gate": GATE}, {}) if kind == "zone" else Zones({}, {"gate": (0, 0, 400, 300)})
-    with pytest.raises(OptionError, match="gate: .*outside of the 320x240 picture"):
+    with pytest.raises(OptionError, match="gate: .*outside of the 320x240 image"):
         list(zones.update(frame(0, [], image_hw=(240, 320))))
 
 
 def test_a_huge_polygon_costs_no_memory_before_it_is_refused(tmp_path):
     path = write(tmp_path, [[0, 0], [10**9, 0], [10**9, 10**9]])
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(OptionError, match="outside|too far"):
         list(Zones(read_zones([path]), {}).update(frame(0, [])))
-    assert time.monotonic() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_zones_are_drawn_on_the_picture():
@@ -196,3 +196,86 @@ def test_zones_are_drawn_on_the_picture():
     drawn = zones.draw(np.zeros((*HW, 3), np.uint8))
     assert drawn[100, 200:400].any(axis=1).mean() > 0.9
     assert drawn[400, 110:490].any(axis=1).mean() > 0.5
+
+
+def places(zones, points, *, image_hw=(100, 200), start=0, fps=10.0):
+    """One tracked object with a box of 10 x 10 at each of ``points`` in turn; its events."""
+    events = []
+    for number, (x, y) in enumerate(points, start):
+        one = frame(number, [(1, x, y)], fps=fps, image_hw=image_hw)
+        one = replace(one, xyxy=np.array([[x - 5, y - 5, x + 5, y + 5]], np.float32))
+        events += [event.event for event in zones.update(one)]
+    return events
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+@pytest.mark.parametrize("kind", ["zone", "line"])
+def test_zones_and_lines_follow_a_change_of_the_image_size(kind, scale):
+    """case: a stream that came back in another size ended the run, or was watched elsewhere."""
+    gate = np.array([[100, 10], [190, 10], [190, 90], [100, 90]], float)
+    line = (100.0, 0.0, 100.0, 100.0)
+    zones = Zones({"gate": gate}, {}) if kind == "zone" else Zones({}, {"door": line})
+    events = places(zones, [(150, 50)] * 3)
+    hw = (int(100 * scale), int(200 * scale))
+    events += places(zones, [(150 * scale, 50 * scale)] * 20, image_hw=hw, start=3)
+    assert events == (["enter"] if kind == "zone" else [])
+    assert zones.draw(np.zeros((*hw, 3), np.uint8)).any()
+
+
+def test_a_zone_that_is_passed_between_two_frames_counts_once():
+    """case: a narrow gate under-counted as frames were dropped."""
+    gate = np.array([[95, 0], [105, 0], [105, 100], [95, 100]], float)
+    zones = Zones({"gate": gate}, {})
+    assert places(zones, [(40, 50), (70, 50), (130, 50), (160, 50)]) == ["enter", "leave"]
+    count = zones.counts["gate"]
+    assert (count.total, count.now) == (1, 0)
+    assert count.longest == pytest.approx(0.1 * 10 / 60)  # 10 of the 60 pixels of one step
+    # Past the gate, not through it.
+    beside = Zones({"gate": gate[[0, 1, 2, 3]] * [1, 0.3]}, {})
+    assert places(beside, [(70, 50), (130, 50)]) == []
+
+
+def test_a_line_counts_where_the_path_meets_the_segment_and_nowhere_else():
+    door = {"door": (100.0, 20.0, 100.0, 60.0)}
+    assert places(Zones({}, door), [(60, 40), (140, 40)]) == ["in"]
+    assert places(Zones({}, door), [(140, 40), (60, 40)]) == ["out"]
+    assert places(Zones({}, door), [(60, 80), (140, 80)]) == []  # past its end
+    around = [(60, 40), (60, 90), (140, 90), (140, 40)]
+    assert places(Zones({}, door), around) == []
+    assert places(Zones({}, door), [*around, (60, 40)]) == ["out"]
+    # The box's lower edge may cross while its centre passes above.
+    low = Zones({}, {"door": (100.0, 43.0, 100.0, 60.0)}, anchor="bottom")
+    assert places(low, [(60, 40), (140, 40)]) == ["in"]
+
+
+def test_a_box_that_trembles_on_a_line_is_not_counted():
+    door = {"door": (100.0, 0.0, 100.0, 100.0)}
+    trembling = [(97, 50), (103, 50)] * 20
+    assert places(Zones({}, door), trembling) == []
+    assert places(Zones({}, door), [(60, 50), *trembling, (60, 50)]) == []
+    assert places(Zones({}, door), [(60, 50), *trembling, (140, 50)]) == ["in"]
+    # Close to the line, but long enough on the other side.
+    assert places(Zones({}, door), [(60, 50), *[(103, 50)] * 7]) == ["in"]
+    assert places(Zones({}, door), [(60, 50), *[(103, 50)] * 4, (60, 50)]) == []
+    # To and fro is counted both ways.
+    assert places(Zones({}, door), [(60, 50), (140, 50), (60, 50)]) == ["in", "out"]
+    # A sight exactly on the line decides nothing.
+    assert places(Zones({}, door), [(60, 50), (100, 50), (60, 50)]) == []
+    assert places(Zones({}, door), [(60, 50), (100, 50), (140, 50)]) == ["in"]
+
+
+def test_tracks_that_are_long_gone_are_forgotten():
+    zones = Zones({"gate": GATE}, {"door": (100.0, 0.0, 100.0, 100.0)})
+    for number in range(300):
+        list(zones.update(frame(number, [(number, 300, 200)], fps=1.0)))
+    assert len(zones._tracks) < 100
+    assert zones.counts["gate"].total == 300
+
+
+def test_an_object_that_comes_out_of_a_zone_unseen_is_not_a_second_visit():
+    zones = Zones({"gate": GATE}, {}, grace=0.2)
+    events = list(zones.update(frame(0, [(1, 300, 200)])))
+    for number in range(1, 8):
+        events += zones.update(frame(number, []))
+    events += zones.update(frame(8, [(1, 500, 200)]))
+    assert [event.event for event in events] == ["enter", "leave"]

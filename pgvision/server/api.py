@@ -1,0 +1,317 @@
+"""Routes /v1/detect, segment, caption, ask, read and models; bodies in, COCO-style JSON out."""
+
+import base64
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import cv2
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from pgvision.boxes import xyxy_to_xywh
+from pgvision.coco import annotation_entry, image_entry
+from pgvision.results import DetectionResult, SegmentationResult, TextResult
+from pgvision.server.compat_forms import hugging_face_form, is_asked, roboflow_form
+from pgvision.server.errors import ApiError
+from pgvision.server.fields import TASKS, Fields, ObjectFields, SegmentFields, validated
+from pgvision.server.service import Outcome, Service
+from pgvision.server.uploads import Upload
+
+_MAX_FIELDS: Final = 64
+_MAX_FIELD_BYTES: Final = 64_000_000  # base64 in a form; the body's own limit is lower
+_Kind = TypeVar("_Kind", bound=Fields)
+_DOT: Final = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mNsaGhgIAUwMZAIRjWMahg6GgDJTAGg"
+    "54KQ4AAAAABJRU5ErkJggg=="
+)
+"""A PNG of 16 x 16 gray pixels, so that examples can be sent as they are."""
+_ERRORS: Final = {
+    "401": "A key is needed, and none or a wrong one came.",
+    "404": "No such model.",
+    "413": "The body or the image is too large.",
+    "422": "The image or a field cannot be used; the message says what to do.",
+    "429": "Too many requests; Retry-After has the seconds to wait.",
+    "503": "The model is still loading.",
+    "504": "Not answered within the deadline.",
+}
+
+
+def v1_routes(service: Service) -> APIRouter:
+    """Return the five tasks and the list of models."""
+    router = APIRouter(prefix="/v1")
+    for task, (kind, summary, example) in TASKS.items():
+        router.add_api_route(
+            f"/{task}",
+            _route(service, task, kind),
+            methods=["POST"],
+            summary=summary,
+            name=task,
+            openapi_extra=_described(task, kind, example),
+        )
+
+    @router.get("/models", summary="The models, and the classes and questions they know.")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model.entry for model in service.models.all]}
+
+    @router.get("/models/{name:path}", summary="One model.")
+    def model(name: str) -> dict[str, Any]:
+        return service.models.pick(name).entry
+
+    return router
+
+
+# --- bodies --------------------------------------------------------------------------------------
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ApiError: 400 if it is not one, 415 if it does not come as JSON.
+    """
+    kind = _content_type(request)
+    if kind != "application/json":
+        raise ApiError(415, "bad_body", f"Content-Type: expected application/json, got {kind!r}")
+    body = await request.body()
+    try:
+        values = await run_in_threadpool(orjson.loads, body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ApiError(400, "bad_json", f"expected a JSON object, got a {type(values).__name__}")
+    return values
+
+
+async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
+    """Read images and fields of a multipart form, or of JSON with base64.
+
+    Raises:
+        ApiError: 400 for a broken body, 415 for another kind of body.
+    """
+    kind = _content_type(request)
+    if kind == "multipart/form-data":
+        values = await _multipart(request)
+    elif kind == "application/json":
+        values = await read_json(request)
+    else:
+        raise ApiError(
+            415,
+            "bad_body",
+            f"Content-Type: expected multipart/form-data or application/json, got {kind[:80]!r}",
+        )
+    images = values.pop("image", None)
+    images = images if isinstance(images, list) else [images]
+    uploads = [Upload(one) if isinstance(one, str) else one for one in images]
+    return uploads, values
+
+
+def require_images(uploads: Sequence[Any], most: int) -> list[Upload]:
+    """Check the number and kind of images.
+
+    Raises:
+        ApiError: 422 if there are none, too many, or others than files and texts.
+    """
+    if len(uploads) > most:
+        raise ApiError(
+            422, "too_many_images", f"image: expected at most {most} images, got {len(uploads)}"
+        )
+    if uploads and all(isinstance(one, Upload) and one.content != "" for one in uploads):
+        return list(uploads)
+    raise ApiError(
+        422,
+        "no_picture",
+        "image: expected an image (a file in a multipart form, base64 in JSON), got "
+        f"{'none' if uploads in ([], [None]) else 'something else'}",
+    )
+
+
+class _Parser(MultiPartParser):
+    """Starlette's parser, which takes a form without its end for a complete one."""
+
+    _is_complete = False
+
+    def on_end(self) -> None:
+        self._is_complete = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if self._is_complete:
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MultiPartException("its end is missing, the upload was cut on its way; send it again")
+
+
+async def _multipart(request: Request) -> dict[str, Any]:
+    limits = {"max_files": _MAX_FIELDS, "max_fields": _MAX_FIELDS}
+    try:
+        form = await _Parser(
+            request.headers, request.stream(), max_part_size=_MAX_FIELD_BYTES, **limits
+        ).parse()
+    except MultiPartException as error:
+        raise ApiError(400, "bad_form", f"the multipart form is broken: {error.message}") from error
+    try:
+        values: dict[str, Any] = {}
+        for key in form:
+            several = [
+                Upload(await value.read(), value.filename or "image")
+                if isinstance(value, UploadFile)
+                else value
+                for value in form.getlist(key)
+            ]
+            values[key] = several[0] if len(several) == 1 else several
+        return values
+    finally:
+        await form.close()
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+def json_response(body: object) -> Response:
+    """Return JSON."""
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: bool = False) -> Any:
+    """Return the JSON of an answer.
+
+    For objects it is a COCO file of one image (``images``, ``categories``, ``annotations`` with
+    ``score``) and more; for texts it has ``text`` and ``score``.
+
+    Args:
+        outcome: The answer.
+        task: Its task.
+        masks: "rle" or "polygons".
+        annotated: Whether to add the annotated image.
+    """
+    result = outcome.result
+    body: dict[str, Any] = {
+        "task": task,
+        "model": outcome.model.name,
+        "images": [image_entry(1, result.source or "image", result.image_hw)],
+    }
+    notes = list(outcome.notes)
+    if isinstance(result, DetectionResult):
+        body |= _objects(result, masks)
+        others = [str(result.texts[row]) for row in np.flatnonzero(result.class_ids < 0)]
+        if others:
+            notes.append(f"left out, none of the classes asked for: {', '.join(others)}")
+    elif isinstance(result, TextResult):
+        body |= {"text": result.text, "score": result.score, "language": result.language}
+    known = result.to_dict()
+    body |= {key: known[key] for key in ("prefix", "raw_text", "rejects", "truncated")}
+    about = outcome.model.card.about
+    body |= {"notes": notes, "about": about, "timings": {**outcome.timings, **result.timings}}
+    if annotated and isinstance(result, DetectionResult | TextResult):
+        _, coded = cv2.imencode(".jpg", result.plot())
+        body["annotated"] = f"data:image/jpeg;base64,{base64.b64encode(bytes(coded)).decode()}"
+    return body
+
+
+def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
+    boxes = xyxy_to_xywh(result.xyxy).tolist()
+    runs = result.rle() if isinstance(result, SegmentationResult) else None
+    annotations: list[dict[str, Any]] = []
+    for row in is_asked(result):
+        shape: Any = None if runs is None else runs[row]
+        area = None
+        if isinstance(result, SegmentationResult):
+            area = float(result.area[row])
+            if masks == "polygons":
+                (outline,) = result[row].polygons(tolerance=0.5)
+                rings = [np.asarray(part.exterior.coords)[:-1] for part in outline.geoms]
+                shape = [ring.ravel().tolist() for ring in rings]
+        category = int(result.class_ids[row]) + 1
+        entry = annotation_entry(
+            len(annotations) + 1, 1, category, boxes[row], area=area, segmentation=shape
+        )
+        entry |= {"label": result.labels[row], "text": result.texts[row]}
+        if result.scores is not None:
+            entry["score"] = float(result.scores[row])
+        if result.edge_std is not None:
+            entry["edge_std"] = result.edge_std[row].tolist()
+        annotations.append(entry)
+    names = [{"id": number, "name": name} for number, name in enumerate(result.classes, 1)]
+    presence = None if result.presence is None else dict(result.presence)
+    return {"categories": names, "annotations": annotations, "presence": presence}
+
+
+def _route(
+    service: Service, task: str, kind: type[_Kind]
+) -> Callable[[Request], Awaitable[Response]]:
+    def body_of(outcome: Outcome, fields: Fields) -> Any:
+        form = fields.form if isinstance(fields, ObjectFields) else "coco"
+        if form != "coco" and isinstance(outcome.result, DetectionResult):
+            if form == "huggingface":
+                return hugging_face_form(outcome.result)
+            return roboflow_form(outcome.result, outcome.timings)
+        masks = fields.masks if isinstance(fields, SegmentFields) else "rle"
+        return answer_body(outcome, task, masks=masks, annotated=fields.annotated)
+
+    async def answer(request: Request) -> Response:
+        uploads, values = await read_uploads(request)
+        images = require_images(uploads, service.settings.max_images)
+        fields = await run_in_threadpool(validated, kind, values)
+        if len(images) == 1:
+            outcome = await service.answer(request, images[0], fields)
+            return json_response(await service.uploads.run(lambda: body_of(outcome, fields)))
+        # Several images: a list in their order, with errors in their places.
+        outcomes = await service.answer_all(request, images, fields)
+        bodies = [
+            one.body
+            if isinstance(one, ApiError)
+            else await service.uploads.run(lambda one=one: body_of(one, fields))  # type: ignore[misc]
+            for one in outcomes
+        ]
+        return json_response({"results": bodies})
+
+    return answer
+
+
+# --- OpenAPI -------------------------------------------------------------------------------------
+
+
+def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> dict[str, Any]:
+    """Return OpenAPI's description of a task, with examples that can be sent as they are."""
+    schema = kind.model_json_schema()
+    coded = {"type": "string", "description": "Base64, a data URI, or an address; or a list."}
+    file = {"type": "string", "format": "binary", "description": "A file; several times: several."}
+    content = {}
+    for media, image, sent in (
+        ("multipart/form-data", file, example),
+        ("application/json", coded, {**example, "image": _DOT}),
+    ):
+        properties = {"image": image, **schema["properties"]}
+        required = ["image", *schema.get("required", [])]
+        content[media] = {
+            "schema": {**schema, "properties": properties, "required": required},
+            "example": sent,
+        }
+    answer: dict[str, Any] = {
+        "task": task,
+        "model": "small",
+        "images": [{"id": 1, "file_name": "site.jpg", "width": 640, "height": 480}],
+    }
+    if issubclass(kind, ObjectFields):
+        found = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [120.0, 80.0, 40.0, 30.0]}
+        found |= {"area": 1200.0, "iscrowd": 0, "label": "helmet", "score": 0.91}
+        categories = [{"id": 1, "name": "helmet"}]
+        answer |= {"categories": categories, "annotations": [found], "presence": {"helmet": 0.98}}
+    else:
+        answer |= {"text": "2", "score": 0.87, "language": "en"}
+    answer |= {"prefix": "...", "raw_text": "...", "rejects": [], "truncated": False, "notes": []}
+    described = {"description": "The answer.", "content": {"application/json": {"example": answer}}}
+    errors = {status: {"description": words} for status, words in _ERRORS.items()}
+    return {
+        "requestBody": {"required": True, "content": content},
+        "responses": {"200": described, **errors},
+    }

@@ -1,0 +1,241 @@
+"""Images of requests: files, base64, data URIs, addresses of allowed hosts; decoded in bounds."""
+
+import asyncio
+import base64
+import binascii
+import io
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from pgvision.errors import ImageError
+from pgvision.http import HttpError, HttpPolicy, fetch, hide_secrets, origin_of
+from pgvision.images import Frame, decode_image, image_hw_of
+from pgvision.server.errors import ApiError
+from pgvision.server.settings import ServeSettings
+
+_Value = TypeVar("_Value")
+_FETCH_THREADS: Final = 16
+_WORK_THREADS: Final = 4
+_KEPT_PIXELS: Final = 6_000_000
+"""Larger images are shrunk as they are decoded: models see 224 to 896 pixels a side."""
+_FETCH_SECONDS: Final = 10.0
+LABEL_STUDIO: Final = "LABEL_STUDIO_URL"
+_LABEL_STUDIO_KEY: Final = "LABEL_STUDIO_API_KEY"
+_DATA_URI: Final = re.compile(r'\s*data:((?:[^,"]|"[^"]*"){0,999}),', re.IGNORECASE)
+_IS_BASE64: Final = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_ADDRESS: Final = re.compile(r"\s*([a-z][\w+.-]{0,30})://", re.IGNORECASE)
+_LONGEST_PATH: Final = 300
+_PATH: Final = re.compile(
+    r"/|~|\.{1,2}[/\\]|[a-z]:[/\\]|file:|[^\0]+\.(?:jpe?g|png|webp|gif|bmp)$", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image of a request.
+
+    Attributes:
+        content: Bytes of a file, or text: base64, a data URI, an address.
+        name: The file's name.
+    """
+
+    content: bytes | str
+    name: str = "image"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image, perhaps shrunk.
+
+    Attributes:
+        frame: Its pixels.
+        image_hw: Height and width as it was sent; results are in these pixels.
+        num_pixels: Pixels that it occupies in `Uploads`.
+    """
+
+    frame: Frame
+    image_hw: tuple[int, int]
+    num_pixels: int
+
+
+def decode_text(text: str) -> bytes:
+    r"""Return the bytes of an image that was sent as text.
+
+    Read are base64 (standard and URL-safe alphabet, with line breaks, with or without padding) and
+    data URIs of RFC 2397 (scheme, media type and ``base64`` in any case, quoted parameters).
+
+    Raises:
+        ApiError: If it is a path, or not base64.
+
+    Example:
+        >>> decode_text('DATA:image/png;name="a,b.png";BASE64,iVBORw')
+        b'\x89PNG'
+    """
+    head = _DATA_URI.match(text)
+    if not head and len(text) < _LONGEST_PATH and _PATH.match(text) and text[:4] != "/9j/":
+        # "/9j/" begins a JPEG. Many paths are base64 as well, if nobody asks for padding.
+        raise ApiError(
+            422,
+            "path_refused",
+            f"image: expected an image, got the path {text[:80]!r}; this service opens no files: "
+            "send the file itself (multipart field image), or its bytes in base64",
+        )
+    data = text[head.end() :] if head else text
+    if head and not _IS_BASE64.search(head[1]):
+        return unquote_to_bytes(data)
+    if head and "%" in data:
+        data = unquote_to_bytes(data).decode("latin-1")
+    coded = "".join(data.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
+    try:
+        return base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ApiError(
+            422, "bad_base64", f"image: expected base64 or a data URI, got {text[:40]!r} ({error})"
+        ) from error
+
+
+class Uploads:
+    """Reads and decodes images, with limits on pixels in flight and on threads.
+
+    Args:
+        settings: The limits.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._free = settings.max_pixels_in_flight
+        self._changed = asyncio.Event()
+        self._fetchers = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="pgvision-fetch")
+        self._workers = ThreadPoolExecutor(_WORK_THREADS, thread_name_prefix="pgvision-decode")
+
+    async def run(self, work: Callable[[], _Value]) -> _Value:
+        """Run CPU work in one of a few threads."""
+        return await asyncio.wrap_future(self._workers.submit(work))
+
+    async def decode(self, upload: Upload, deadline: float, *, full_size: bool) -> Decoded:
+        """Read and decode an image. Call `release` when its answer is there.
+
+        Args:
+            upload: The image.
+            deadline: `time.monotonic` at which the request ends.
+            full_size: Keep all pixels of large images, for tiles and annotated images.
+
+        Raises:
+            ApiError: 413 if it has too many pixels, 422 if it cannot be read.
+        """
+        content, is_fetched = upload.content, True
+        if isinstance(content, bytes):
+            data, is_fetched = content, False
+        elif (scheme := _ADDRESS.match(content)) and scheme[1].lower() not in ("data", "file"):
+            data = await self._fetched(content.strip(), deadline)
+        else:
+            text = content
+            data = await self.run(lambda: decode_text(text))
+            is_fetched = False
+        height, width = await self.run(lambda: self._checked_hw(data, upload.name))
+        # 1. Wait for room: the whole image while it is decoded, then what is kept of it.
+        whole = min(height * width, self._settings.max_pixels_in_flight)
+        await self._take(whole)
+        try:
+            frame, image_hw = await self.run(lambda: _decode(data, upload.name, full_size))
+        except BaseException as error:
+            self._give(whole)
+            if is_fetched and isinstance(error, ImageError):
+                # The decoder's message quotes the first bytes, which are not the caller's.
+                raise ApiError(
+                    422, "bad_picture", "image: the address does not send an image"
+                ) from error
+            raise
+        # 2. Give back what shrinking saved.
+        kept = min(frame.image_hw[0] * frame.image_hw[1], whole)
+        self._give(whole - kept)
+        return Decoded(frame, image_hw, kept)
+
+    def release(self, decoded: Decoded) -> None:
+        """Give back the room of a decoded image."""
+        self._give(decoded.num_pixels)
+
+    async def _take(self, num_pixels: int) -> None:
+        # Small images go ahead of a large one that does not fit yet.
+        while self._free < num_pixels:
+            self._changed.clear()
+            await self._changed.wait()
+        self._free -= num_pixels
+
+    def _give(self, num_pixels: int) -> None:
+        self._free += num_pixels
+        self._changed.set()
+
+    async def _fetched(self, address: str, deadline: float) -> bytes:
+        """Fetch from an allowed host; Label Studio's token goes to Label Studio only."""
+        policy = HttpPolicy(
+            seconds=max(min(_FETCH_SECONDS, deadline - time.monotonic()), 0.001),
+            max_bytes=self._settings.max_bytes,
+            hosts=self._settings.host_rules,
+            use_proxies=False,
+        )
+        shown = hide_secrets(address[:200])
+        try:
+            if not policy.allows(address):
+                host = origin_of(address)[1]
+                raise ApiError(
+                    422,
+                    "address_refused",
+                    f"image: expected an image, got the address {shown!r}; nothing is fetched from "
+                    f"there: send the image itself, or start the service with --allow-host {host}",
+                )
+        except HttpError as error:
+            raise ApiError(422, "address_refused", f"image: {error}") from error
+        home, token = os.environ.get(LABEL_STUDIO), os.environ.get(_LABEL_STUDIO_KEY)
+        is_home = bool(home and token) and origin_of(address) == origin_of(home or "")
+        headers = {"Authorization": f"Token {token}"} if is_home else None
+        try:
+            return await asyncio.wrap_future(
+                self._fetchers.submit(fetch, address, policy=policy, headers=headers)
+            )
+        except HttpError as error:
+            raise ApiError(422, "not_fetched", f"image: {error}") from error
+
+    def _checked_hw(self, data: bytes, name: str) -> tuple[int, int]:
+        if not data:
+            raise ApiError(422, "bad_picture", f"{name}: expected an image, got 0 bytes")
+        found = _declared_hw(data)
+        if found is None or found[0] * found[1] > self._settings.max_pixels:
+            size = "far more" if found is None else f"{found[1]} x {found[0]}"
+            raise ApiError(
+                413,
+                "too_many_pixels",
+                f"{name}: expected at most {self._settings.max_pixels / 1e6:g} million pixels, but "
+                f"its header says {size}; send a smaller image",
+            )
+        return found
+
+
+def _declared_hw(data: bytes) -> tuple[int, int] | None:
+    """Return height and width of the header; None if Pillow refuses it for its size."""
+    try:
+        return image_hw_of(io.BytesIO(data))
+    except ImageError as error:
+        # The decoder has better messages for other faults.
+        return None if isinstance(error.__cause__, Image.DecompressionBombError) else (0, 0)
+
+
+def _decode(data: bytes, name: str, full_size: bool) -> tuple[Frame, tuple[int, int]]:
+    """Decode, and shrink large images; also return height and width before."""
+    bgr = decode_image(data, name)
+    height, width = bgr.shape[:2]
+    if not full_size and height * width > _KEPT_PIXELS:
+        scale = (_KEPT_PIXELS / (height * width)) ** 0.5
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        bgr = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Frame(bgr, source=name), (height, width)
