@@ -21,12 +21,7 @@ from pgvision.datasets.labelme import read_labelme
 from pgvision.datasets.linter import CheckReport, check_dataset, estimate_tokens, token_budget
 from pgvision.datasets.outlines import segmentation_to_mask
 from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
-from pgvision.datasets.reading import (
-    part_files,
-    read_dataset,
-    read_evaluation_part,
-    read_splits,
-)
+from pgvision.datasets.reading import part_files, read_dataset, read_evaluation_part, read_splits
 from pgvision.datasets.truth import plot_truth, truth_result
 from pgvision.datasets.voc import read_voc
 from pgvision.datasets.writing import WriteReport, write_dataset

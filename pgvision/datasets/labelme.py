@@ -30,12 +30,7 @@ from pgvision.datasets.image_names import (
     size_of,
     walk_files,
 )
-from pgvision.datasets.outlines import (
-    mask_to_runs,
-    mask_xywh,
-    polygons_xywh,
-    segmentation_to_mask,
-)
+from pgvision.datasets.outlines import mask_to_runs, mask_xywh, polygons_xywh, segmentation_to_mask
 from pgvision.errors import DataError
 from pgvision.rle import ring_fault
 

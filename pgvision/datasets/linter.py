@@ -252,10 +252,7 @@ def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
 
 
 def _check_object(
-    item: Annotation,
-    image: ImageRecord,
-    options: ExampleOptions,
-    seen: dict[tuple[int, ...], int],
+    item: Annotation, image: ImageRecord, options: ExampleOptions, seen: dict[tuple[int, ...], int]
 ) -> Iterator[tuple[str, str, str]]:
     height, width = image.image_hw
     left, top, right, bottom = item.xyxy
@@ -334,11 +331,7 @@ def _num_frames(image: ImageRecord) -> int:
 
 
 def _check_lengths(
-    dataset: Dataset,
-    options: ExampleOptions,
-    limit: int,
-    count: CountTokens,
-    lengths: list[int],
+    dataset: Dataset, options: ExampleOptions, limit: int, count: CountTokens, lengths: list[int]
 ) -> Iterator[Finding]:
     for image in dataset.images if dataset.classes else ():
         for target in targets_of(image, dataset, options):

@@ -128,9 +128,7 @@ class Calibration:
 
 
 def fit_calibration(
-    scores: NDArray[np.floating[Any]],
-    is_correct: NDArray[np.bool_],
-    method: Method = "isotonic",
+    scores: NDArray[np.floating[Any]], is_correct: NDArray[np.bool_], method: Method = "isotonic"
 ) -> Calibration:
     """Fit a map from scores to the share that is right.
 

@@ -213,11 +213,7 @@ def _with_details(
 
 
 def match_scores(
-    gt: TruthSource,
-    results: ResultsSource,
-    iou_type: IouType = "bbox",
-    *,
-    iou: float = 0.5,
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, iou: float = 0.5
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return scores and whether each prediction is correct, to fit a calibration.
 

@@ -161,12 +161,7 @@ def kept_predictions(
 
 
 def greedy_match(
-    truth: GroundTruth,
-    found: Predictions,
-    pairs: Pairs,
-    *,
-    iou: float,
-    max_dets: int = MAX_DETS,
+    truth: GroundTruth, found: Predictions, pairs: Pairs, *, iou: float, max_dets: int = MAX_DETS
 ) -> NDArray[np.int64]:
     """Match at one IoU as pycocotools does: by falling score, each takes the best annotation left.
 
