@@ -1,87 +1,23 @@
 """The pictures that went worst: truth on the left, what was found on the right."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray
-from pgvision.boxes import box_iou
-from pgvision.datasets import Dataset, ImageRecord
+from pgvision.datasets import Dataset, dataset_to_coco, truth_result
 from pgvision.errors import PgvisionError
+from pgvision.evaluation import Mistakes, find_mistakes
 from pgvision.images import read_image
 from pgvision.results import DetectionResult
 
 _GAP = 8
 _IOU = 0.5
 _RED, _GREEN = 9, 3  # in the colours of `pgvision.drawing`
-
-
-@dataclass(frozen=True)
-class Mistakes:
-    """What went wrong in one image, at IoU 0.5.
-
-    Attributes:
-        missed: ``(n,)`` bool over what is there: not found.
-        wrong: ``(m,)`` bool over what was found: not there, or found twice.
-    """
-
-    missed: BoolArray
-    wrong: BoolArray
-
-    @property
-    def count(self) -> int:
-        """Misses plus false alarms."""
-        return int(self.missed.sum() + self.wrong.sum())
-
-
-def mistakes_of(truth: DetectionResult, found: DetectionResult) -> Mistakes:
-    """Match what was found to what is there, class by class, the best overlap first.
-
-    Args:
-        truth: What is there.
-        found: What the model says.
-
-    Returns:
-        What was missed, and what is wrong.
-
-    Example:
-        >>> one = DetectionResult(image_hw=(9, 9), xyxy=[[0, 0, 4, 4]], labels=["a"],
-        ...                       class_ids=[0], classes=["a"])
-        >>> mistakes_of(one, one).count, mistakes_of(one, one[:0]).missed.tolist()
-        (0, [True])
-    """
-    overlap = box_iou(truth.xyxy, found.xyxy)
-    overlap[truth.class_ids[:, None] != found.class_ids[None, :]] = 0.0
-    missed, wrong = np.ones(len(truth), bool), np.ones(len(found), bool)
-    while overlap.size and overlap.max() >= _IOU:
-        row, column = np.unravel_index(int(overlap.argmax()), overlap.shape)
-        missed[row] = wrong[column] = False
-        overlap[row], overlap[:, column] = 0.0, 0.0
-    return Mistakes(missed, wrong)
-
-
-def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
-    """Put an image's annotations into a result, so that they can be drawn like one.
-
-    Returns:
-        The annotated boxes without crowds, clipped to the image.
-    """
-    height, width = image.image_hw
-    numbers = {category.id: row for row, category in enumerate(dataset.categories)}
-    kept = [item for item in image.objects if not item.iscrowd]
-    boxes = np.asarray([item.xyxy for item in kept], dtype=np.float32).reshape(-1, 4)
-    boxes = boxes.clip(0, np.asarray([width, height, width, height], dtype=np.float32))
-    ids = [numbers[item.category_id] for item in kept]
-    return DetectionResult(
-        image_hw=image.image_hw,
-        xyxy=boxes,
-        labels=tuple(dataset.classes[row] for row in ids),
-        class_ids=np.asarray(ids, dtype=np.int64),
-        classes=dataset.classes,
-    )
 
 
 def save_worst(
@@ -91,8 +27,9 @@ def save_worst(
     *,
     count: int,
     threshold: float,
+    iou_type: Literal["bbox", "segm"] = "bbox",
 ) -> list[Path]:
-    """Draw the ``count`` images with most mistakes, and say what they are.
+    """Draw the ``count`` images with most mistakes, by the matching of AP.
 
     On the left is what is there, on the right what was found; right is green, a mistake red.
 
@@ -102,33 +39,41 @@ def save_worst(
         folder: Where the pictures go, in place of those of an earlier run.
         count: How many.
         threshold: Objects below this score are left out.
+        iou_type: What is matched, as for AP: boxes or masks.
 
     Returns:
         The files, the worst first. Images without a mistake are not drawn.
     """
     for old in folder.glob("[0-9][0-9]-*.jpg"):
         old.unlink()
+    images = [image for image in dataset.images if image.id in results]
+    if not images:
+        return []
+    kept = {
+        number: result if result.scores is None else result[result.scores >= threshold]
+        for number, result in results.items()
+    }
+    truth = dataset_to_coco(replace(dataset, images=tuple(images)))
+    pairs = [(image.id, kept[image.id]) for image in images]
+    mistakes = find_mistakes(truth, pairs, iou_type, iou=_IOU)
     ranked = []
-    for image in dataset.images:
-        if image.id not in results:
-            continue
-        found = results[image.id]
-        if found.scores is not None:
-            found = found[found.scores >= threshold]
-        truth = truth_result(image, dataset)
-        mistakes = mistakes_of(truth, found)
-        if mistakes.count:
-            ranked.append((mistakes, image, truth, found))
+    for image in images:
+        found = kept[image.id]
+        wrong = np.ones(len(found), np.bool_)  # so are objects of no class that was asked for
+        wrong[found.class_ids >= 0] = mistakes[image.id].wrong
+        counted = Mistakes(mistakes[image.id].missed, wrong)
+        if counted.count:
+            ranked.append((counted, image, found))
     ranked.sort(key=lambda entry: -entry[0].count)
     paths = []
-    for place, (mistakes, image, truth, found) in enumerate(ranked[:count], start=1):
-        path = folder / f"{place:02d}-{mistakes.count}-{Path(image.file_name).stem}.jpg"
+    for place, (counted, image, found) in enumerate(ranked[:count], start=1):
+        path = folder / f"{place:02d}-{counted.count}-{Path(image.file_name).stem}.jpg"
         limit = "" if found.scores is None else f" among finds of score {threshold:.2f} and up"
         caption = (
-            f"{image.file_name}: {mistakes.missed.sum()} missed (left), {mistakes.wrong.sum()} "
+            f"{image.file_name}: {counted.missed.sum()} missed (left), {counted.wrong.sum()} "
             f"wrong (right){limit}, at IoU {_IOU}"
         )
-        if _draw_pair(image.path, (truth, found), mistakes, caption, path):
+        if _draw_pair(image.path, (truth_result(image, dataset), found), counted, caption, path):
             paths.append(path)
     return paths
 

@@ -161,6 +161,7 @@ def _evaluate_objects(options: EvalOptions) -> bool:
         options.out / "worst",
         count=options.worst,
         threshold=threshold,
+        iou_type=scoring.iou_type,
     )
     path = options.out / "calibration.json"
     fitted = options.calibrate is None or calibrate(

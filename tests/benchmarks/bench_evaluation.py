@@ -2,15 +2,21 @@
 
 Run: python tests/benchmarks/bench_evaluation.py agree [SETS]
      python tests/benchmarks/bench_evaluation.py speed [IMAGES] [bbox|segm]
+     python tests/benchmarks/bench_evaluation.py dense [IMAGES]
+
+``dense`` scores IMAGES images of 150 annotations and 300 predictions each with all details, and
+prints seconds of CPU time and the peak of memory.
 """
 
 import contextlib
 import importlib.util
 import io
 import json
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +74,31 @@ def agree(num_sets: int) -> None:
                 gap = float(np.abs(np.array(report.stats) - expected).max())
                 worst[engine] = max(worst[engine], gap)
         print(f"{iou_type}: {used} sets, greatest difference {worst}")
+
+
+def dense(num_images: int) -> None:
+    from pgvision.evaluation import evaluate_detections
+
+    rng = np.random.default_rng(0)
+    truth = {
+        "images": [{"id": n, "height": 2000, "width": 2000} for n in range(num_images)],
+        "categories": [{"id": 1, "name": "box"}],
+        "annotations": [],
+    }
+    results = []
+    for image in range(num_images):
+        for x, y in rng.uniform(0, 1900, (150, 2)).tolist():
+            record = {"image_id": image, "category_id": 1, "bbox": [x, y, 60, 60]}
+            truth["annotations"].append({**record, "id": len(truth["annotations"]) + 1})
+            for dx, dy in rng.normal(0, 6, (2, 2)).tolist():
+                score = float(rng.random())
+                results.append({**record, "bbox": [x + dx, y + dy, 60, 60], "score": score})
+    for details in (False, True):
+        start = time.process_time()
+        evaluate_detections(truth, results, details=details)
+        seconds = time.process_time() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        print(f"details={details}: {seconds:.1f} s CPU, peak {peak:.2f} GB")
 
 
 def large_set(num_images: int, iou_type: str) -> tuple[dict, list]:
@@ -138,6 +169,8 @@ if __name__ == "__main__":
     arguments = sys.argv[1:]
     if arguments[:1] == ["agree"]:
         agree(int(arguments[1]) if arguments[1:] else 200)
+    elif arguments[:1] == ["dense"]:
+        dense(int(arguments[1]) if arguments[1:] else 600)
     elif arguments[:1] == ["speed"]:
         with contextlib.redirect_stderr(io.StringIO()):
             speed(int(arguments[1]) if arguments[1:] else 5000, (arguments[2:] or ["bbox"])[0])

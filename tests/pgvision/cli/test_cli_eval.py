@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from pgvision.cli.eval_answers import Answers
 from pgvision.cli.eval_objects import Scoring, score
 from pgvision.cli.eval_texts import evaluate_texts, text_cases
-from pgvision.cli.eval_worst import mistakes_of, save_worst
+from pgvision.cli.eval_worst import save_worst
 from pgvision.datasets import Example, read_dataset
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.results import DetectionResult, SegmentationResult
@@ -256,17 +257,6 @@ def test_where_no_picture_can_be_read_there_is_no_figure(run, sites, tmp_path):
     assert not (tmp_path / "report" / "report.json").exists()
 
 
-def test_mistakes_are_misses_and_false_alarms():
-    truth = boxes([[0, 0, 10, 10], [50, 50, 60, 60]])
-    assert mistakes_of(truth, truth).count == 0
-    assert mistakes_of(truth, truth[:0]).count == 2
-    assert mistakes_of(truth[:0], truth).count == 2
-    # One of two boxes on one object is too many; a box of another class is two mistakes.
-    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 10], [0, 0, 10, 9]])).count == 1
-    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 10]], class_ids=[1])).count == 2
-    assert mistakes_of(truth[:1], boxes([[0, 0, 10, 4]])).count == 2
-
-
 def test_the_worst_image_comes_first(sites, tmp_path):
     dataset = read_dataset(sites / "instances.json")
     first, second, third = dataset.images
@@ -293,12 +283,19 @@ def test_the_worst_image_comes_first(sites, tmp_path):
     assert list((tmp_path / "worst").iterdir()) == []
 
 
-def test_mistakes_are_told_apart():
-    truth = boxes([[0, 0, 10, 10], [50, 50, 60, 60]])
-    found = boxes([[0, 0, 10, 9], [0, 0, 10, 10], [80, 80, 90, 90]])
-    mistakes = mistakes_of(truth, found)
-    assert mistakes.missed.tolist() == [False, True]
-    assert mistakes.wrong.tolist() == [True, False, True]
+def test_what_a_crowd_ignores_is_no_mistake(sites, tmp_path):
+    dataset = read_dataset(sites / "instances.json")
+    image = dataset.images[0]
+    crowd = replace(image.objects[0], iscrowd=True, xywh=(0.0, 0.0, 320.0, 240.0))
+    dataset = replace(dataset, images=(replace(image, objects=(crowd,)),))
+    name = dataset.names[crowd.category_id]
+    many = DetectionResult(
+        image_hw=image.image_hw, xyxy=[[5 * n, 5, 5 * n + 20, 40] for n in range(20)],
+        labels=[name] * 20, class_ids=[dataset.classes.index(name)] * 20, scores=[0.9] * 20,
+        classes=dataset.classes,
+    )  # fmt: skip
+    folder = tmp_path / "worst"
+    assert save_worst(dataset, {image.id: many}, folder, count=2, threshold=0.0) == []
 
 
 def test_lines_with_one_question_are_one_case(tmp_path):
