@@ -240,6 +240,7 @@ class Table:
     def whole(self, key: str, most: int = MAX_ID) -> NDArray[np.int64]:
         """Return a column ``(n,)`` of integers, -1 where the value is a problem."""
         values = self.values(key)
+        # Bools and NumPy integers are not plain ints: they are checked singly.
         if set(map(type, values)) <= {int}:
             try:
                 column = np.fromiter(values, np.int64, len(values))
@@ -369,6 +370,7 @@ def load_coco_json(path: Path) -> tuple[Any, bool]:
             which JSON parsers drop one.
     """
     data = read_bytes(path)
+    # Nested keys of these names are rare, so that the second parse is too.
     keys = _COCO_KEY.findall(data)
     if len(keys) != len(set(keys)):
         for key in _repeated_keys(data):

@@ -254,6 +254,7 @@ class _Reader:
     def _keep(
         self, table: Table, home: dict[int, Entry], sizes: list[tuple[int, int] | None]
     ) -> None:
+        # An entry with another problem still takes its id.
         other_problems, table.bad[:] = table.bad.copy(), False
         ids = table.whole("id").tolist()
         has_id = ~table.bad
@@ -300,6 +301,7 @@ class _Reader:
         rows = keep.tolist()
         has_area = ~np.isnan(area)
         for row in np.flatnonzero(~table.bad & ~has_area).tolist():
+            # pycocotools needs an area for its size ranges.
             area[row] = boxes[row, 2] * boxes[row, 3]
             if shapes[row] is not None:
                 area[row] = outline_area(shapes[row], self.images[int(image_ids[row])].image_hw)

@@ -98,6 +98,7 @@ def compare_datasets(
         found = _by_class(other, after)
         _compare_objects(losses, image, found, before, options, bins=bins)
         _compare_fields(losses, "images", image.extra, other.extra)
+    # What is left was not in the original.
     for name in written:
         losses.add("images were read back that were not written", name)
     known = {} if after is None else {category.name: category for category in after.categories}
@@ -143,6 +144,7 @@ def _compare_objects(
         place, reason = f"{image.file_name} annotation {item.id}", reasons[item.id]
         left = found.get(before.names[item.category_id], [])
         match = min(left, key=lambda other: _distance(other, item), default=None)
+        # An object that cannot be expressed must not take the match of its neighbour.
         if match is None or (reason and _distance(match, item) > 1):
             losses.add(reason or "objects were not read back", place)
             match = None
@@ -187,6 +189,7 @@ def _compare_object(
             losses.add("run-length masks became polygons", place, whole=False)
     if item.segmentation is not None and (match is None or match.segmentation is None):
         losses.add("masks were left out", place, whole=False)
+    # Areas that equal the box are computed again by readers.
     kept_area = match.area if match is not None else None
     of_box = item.xywh[2] * item.xywh[3]
     if item.area is not None and kept_area is None and abs(item.area - of_box) > 1e-6 * of_box:

@@ -288,6 +288,7 @@ def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
 
 def share_ids(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Return parts with one list of classes, by name, and ids numbered through all of them."""
+    # Sorted by name, so that the numbers do not depend on the order of parts.
     named = {category.name: category for part in parts.values() for category in part.categories}
     first = {
         name: replace(named[name], id=number) for number, name in enumerate(sorted(named), start=1)

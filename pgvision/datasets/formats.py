@@ -66,6 +66,7 @@ def detect_format(path: str | Path) -> Format:
             refuse_foreign([given])
             raise DataError(_unknown(given))
         return _BY_ENDING[given.suffix.lower()]
+    # The most specific file decides: data.yaml, examples, XML, labels, JSON.
     if find_config(given) is not None:
         return "yolo"
     # Examples beside a COCO file are made from it, and contain less.
@@ -121,6 +122,7 @@ def _labels_format(labels: Path) -> Format:
 
 def _json_format(file: Path) -> Format:
     """Decide by the first keys, since a COCO file may have hundreds of megabytes."""
+    # Only the outermost keys count: categories may be called "shapes".
     head = _head(file)
     keys = set(_outermost_keys(head))
     if keys & {b"shapes", b"imagePath", b"imageData"}:

@@ -203,6 +203,7 @@ def find_named(
     Raises:
         DataError: As `ImageFinder.find_all`, unless errors are recorded.
     """
+    # All names of a folder together, so that lost images are placed with the others.
     by_folder: dict[Path, list[_File]] = {}
     for file in files:
         by_folder.setdefault(file.path.parent, []).append(file)
@@ -276,6 +277,7 @@ class _Search:
         if not name.strip() or "\0" in name or name in (".", "/"):
             raise DataError(f"image name {name!r} is not a file name")
         plain = _slashes(name)
+        # A file of exactly this name counts first: "a:b.jpg" is no drive then.
         climbs = ".." in plain.split("/")
         if not climbs and not plain.startswith("/") and (hits := self._look(name)):
             return _only(hits, name)
@@ -291,6 +293,7 @@ class _Search:
         decoded = _decoded(plain) if "%" in plain else plain
         exact = list(dict.fromkeys((name, plain, decoded)))
         loose = list(dict.fromkeys((plain, decoded)))
+        # Each form is tried in all folders before the next, looser one.
         tries: list[tuple[list[str], int]] = [([form], 0) for form in exact]
         tries += [(loose, 1), (loose, 2)]
         for forms, looseness in tries:
@@ -346,6 +349,7 @@ class _Search:
             for folder in [*folders, self._root]:
                 if place != folder and place.is_relative_to(folder):
                     return FoundImage(place.relative_to(folder).as_posix(), place)
+        # Names with ".." start at the annotations, or at the image folder.
         if not absolute and (hits := list(self._climb(plain, folders))):
             return _only(hits, name)
         if (found := self._given_tail(name, plain)) is not None:
@@ -397,6 +401,7 @@ class _Listing:
             return ()
         if looseness == 0:
             return (name,) if name in self._names else ()
+        # Built on demand: exact names need no index.
         if self._folded is None:
             self._folded = [{}, {}]
             for each in sorted(self._names):

@@ -98,6 +98,7 @@ def _lines(
     if not entries and not errors.findings:
         raise DataError(f"{file}: contains no example; expected one JSON object a line")
     lines = []
+    # Many lines name one image: each is looked for once.
     names = list(dict.fromkeys(name for _, name in entries if name not in known))
     found = dict(zip(names, finder.find_all(names, file.parent, file.stem), strict=True))
     for entry, name in entries:

@@ -78,6 +78,7 @@ def read_labelme(
                 entries[file] = entry
     if not entries and not errors.findings:
         raise DataError(f"{given}: expected LabelMe files (JSON with 'shapes'), found none")
+    # Find the images, then read shapes, which need the images' sizes.
     files = []
     for file, entry in entries.items():
         with errors.entry(file.name):

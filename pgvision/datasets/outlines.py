@@ -90,6 +90,7 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
         return join_rings(polygon_rings(mask_to_polygon(_mask(rings, image_hw))))
     frame = shapely.box(0, 0, image_hw[1], image_hw[0])
     if all(_is_inside(ring, image_hw) for ring in rings):
+        # Rings that overlap would cancel out under even-odd filling.
         united = shapely.union_all(shapes)
         total = sum(shape.area for shape in shapes)
         if len(rings) < 2 or total - united.area <= 1e-9 * total:

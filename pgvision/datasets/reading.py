@@ -129,12 +129,14 @@ def read_splits(
     chosen = format or detect_format(given)
     if chosen == "yolo":
         return read_yolo(given, images=images, on_error=on_error)
+    # One file for each image: parts are folders.
     if chosen in ("voc", "labelme"):
         read, ending = (read_voc, ".xml") if chosen == "voc" else (read_labelme, ".json")
         folders = _part_folders(given, ending)
         parts = {key: read(part, images=images, on_error=on_error) for key, part in folders.items()}
         # Their files have no ids: parts need one list of classes.
         return parts if len(parts) == 1 else share_ids(parts)
+    # One file for each part.
     files = part_files(given, ".json" if chosen == "coco" else ".jsonl", split=split)
     if chosen == "coco":
         return {

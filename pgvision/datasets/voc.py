@@ -63,6 +63,7 @@ def read_voc(
     paths = [given] if given.is_file() else walk_files(folder, (".xml",))
     if not paths:
         raise DataError(f"{folder}: expected Pascal VOC files (*.xml), found none")
+    # 1. Read the files; 2. number the classes; 3. find the images.
     errors = EntryErrors(on_error)
     files = []
     for file in paths:
@@ -179,6 +180,7 @@ def _box(
     if box is None:
         raise DataError(f"{file}: <object> lacks <bndbox>")
     left, top, right, bottom = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)
+    # Pixels are counted from 1, and the far edges are included.
     return (left - 1, top - 1, right - left + 1, bottom - top + 1)
 
 

@@ -103,6 +103,7 @@ def write_dataset(
         names = {image.id: relative_name(image.path, target) for image in part.images}
         writer.write_file(target, part, names, "")
         return writer.report(target)
+    # Written aside and renamed, so that an error leaves nothing.
     places = _places(parts, format)
     with _new_folder(target) as folder:
         for split, part in parts.items():
@@ -158,6 +159,7 @@ class _Writer:
                     example = example_of(target, image, dataset, self._options, self._codec)
                     name = readable_name(names[image.id])
                     file.write(example_line(name, example.prefix, example.suffix))
+        # Read back; an empty file has no example to read.
         after = None
         if path.stat().st_size:
             sizes = {readable_name(names[image.id]): image.image_hw for image in dataset.images}
@@ -201,6 +203,7 @@ class _Writer:
         for split, after in read_written_yolo(folder, sizes).items():
             names = {image.id: _new_name(image) for image in parts[split].images}
             self._compare(parts[split], after, names, split, bins=False, masks=True)
+            # Images that a listing skips would be lost to trainers.
             there = {path for path in sizes[split] if path.is_file()}
             if images != "none" and not there <= set(list_images(folder / places[split])):
                 raise DataError(f"{folder}: not all images of {split or 'the data'} can be listed")

@@ -76,7 +76,7 @@ def read_yolo(
 
     Args:
         path: ``data.yaml`` (or Darknet's ``obj.data``), or its folder, or a folder with
-            ``labels/`` and ``images/`` (or such folders in it), or pictures with their labels and
+            ``labels/`` and ``images/`` (or such folders in it), or images with their labels and
             ``classes.txt``.
         images: Image folder, if the labels in ``labels/`` are of images elsewhere.
         on_error: ``"raise"`` refuses a broken label file or image; ``"record"`` leaves the image
@@ -97,6 +97,7 @@ def read_yolo(
     Source:
         https://docs.ultralytics.com/datasets/detect/ (/segment/, /pose/); ultralytics/data/utils.py
     """
+    # 1. Find the splits: in data.yaml, or by the folders.
     given = Path(path).absolute()
     root = given.parent if given.is_file() else given
     file = given if given.is_file() else find_config(root)
@@ -110,7 +111,9 @@ def read_yolo(
         splits, findings = ({}, []) if config is None else config.splits()
         splits = splits or _splits_of_folder(root, findings)
         labels = _Labels()
+    # 2. Find the class names, which all splits share.
     names = (config and config.names()) or _names_beside(root, splits, labels)
+    # 3. Read the labels of each image.
     keypoints = None if config is None else config.num_keypoints()
     reader = _Reader(root, names, keypoints, labels, on_error)
     return reader.read(splits, findings)
@@ -248,6 +251,7 @@ class _Reader:
 
     def read(self, splits: dict[str, Split], findings: list[Finding]) -> dict[str, Dataset]:
         own = (self._root / IDS_FILE).is_file()
+        # data.yaml of a single part names it as train and val.
         known: dict[tuple[Path, ...], str] = {}
         for key, split in splits.items():
             first = known.setdefault(tuple(split.images), key)
@@ -362,6 +366,7 @@ def _parse_line(
             f"{where}: expected a whole class number and finite coordinates, got "
             f"{' '.join(words)!r:.80}"
         )
+    # Ultralytics rejects such images; boxes would be far outside.
     far = max(map(abs, numbers[1:] if keypoints is None else numbers[1:5]))
     if far > _FURTHEST:
         raise DataError(

@@ -101,9 +101,11 @@ def evaluate_detections(
     """
     _require_options(iou_type=iou_type, engine=engine, scoreless=scoreless, max_dets=max_dets)
     masks = iou_type == "segm"
+    # 1. Check the inputs.
     truth, found = load_inputs(gt, results, masks=masks, classes=classes, image_ids=image_ids)
     if found.scores is None and scoreless == "refuse":
         raise EvaluationError(_NO_SCORES)
+    # 2. Compute the COCO figures.
     accumulated = None
     if found.scores is not None:
         accumulated = run_engine(truth, found, iou_type=iou_type, engine=engine, max_dets=max_dets)
@@ -122,6 +124,7 @@ def evaluate_detections(
         num_detections=len(found),
         notes=(*truth.notes, *found.notes, *_score_notes(found)),
     )
+    # 3. Compute the metrics beside them.
     return _with_details(report, truth, found) if details else report
 
 
@@ -189,6 +192,7 @@ def _with_details(
     """Add the metrics beside AP; overlaps are computed once for all."""
     pairs = overlapping_pairs(truth, found)
     best, threshold, diagram, per_class = None, None, None, dict(report.per_class)
+    # Metrics that need scores: the best threshold, and how reliable scores are.
     if found.scores is not None:
         match = greedy_match(truth, found, pairs, iou=0.5, max_dets=report.max_dets)
         counted, correct = match >= -1, match >= 0

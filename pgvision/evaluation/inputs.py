@@ -70,6 +70,7 @@ class GroundTruth:
         Raises:
             OptionError: If a class or an image id is not in the ground truth.
         """
+        # Images without annotations of these classes stay: false predictions count there.
         keep_class = np.ones(len(self.names), np.bool_)
         if classes is not None:
             _require_known("classes", classes, self.names)
@@ -267,6 +268,7 @@ def load_inputs(
             NaN or missing in some records only, boxes that are no boxes, RLEs of another size.
         OptionError: If ``classes`` or ``image_ids`` names something unknown.
     """
+    # Results are checked against the whole truth: unknown ids are errors, not left out.
     whole = load_ground_truth(gt, masks=masks)
     truth = whole
     if classes is not None or image_ids is not None:

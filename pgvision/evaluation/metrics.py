@@ -56,6 +56,7 @@ def best_f1(
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(correct[order])
     kept = np.arange(1, len(scores) + 1)
+    # Equal scores are kept or dropped together.
     cuts = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     f1 = 2 * hits[cuts] / (kept[cuts] + num_truth)
     best = cuts[int(np.argmax(f1))]
@@ -178,6 +179,7 @@ def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
     near = pairs.where(pairs.same_class & ~truth.crowd[pairs.truth])
     cluster = _clusters(near)
     sizes = np.bincount(cluster, minlength=1)
+    # Most pairs compete with no other and need no assignment.
     alone = sizes[cluster] == 1
     reached = float(near.iou[alone].sum())
     order = np.argsort(cluster, kind="stable")
