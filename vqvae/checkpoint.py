@@ -5,10 +5,7 @@ Two formats hold the same 49 tensors under the same names: Google's ``.npz`` and
 """
 
 import hashlib
-import io
-import math
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -18,7 +15,6 @@ from tokenize import TokenError
 
 import numpy as np
 import torch
-from numpy.lib import format as npy_format
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,30 +34,12 @@ _GOOGLE_SPACE = "big-vision/paligemma-hf"
 _TINY_CODEBOOK = "88364f8eb56f"
 _TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
 _SAFETENSORS_DTYPES = ("F16", "BF16", "F32")
-# What zipfile and zlib raise on damaged archives. RuntimeError and its child NotImplementedError:
-# a member is encrypted, or of a later version; ValueError: a name that is no text, an offset
-# beyond any file.
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
+# What zipfile, zlib and numpy's reader raise on damaged archives. RuntimeError: a member is
+# encrypted; MemoryError: a header promises a huge array.
+_NPZ_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, KeyError),
+    *(SyntaxError, TokenError, TypeError, MemoryError, UserWarning),
 )
-# A header is 128 bytes in practice; this is what is read of a member before it is believed.
-_MAX_HEADER = 4096
-# Version 3 differs from 2 in the alphabet of field names alone, and there are none.
-_HEADER_READERS = {
-    (1, 0): npy_format.read_array_header_1_0,
-    (2, 0): npy_format.read_array_header_2_0,
-    (3, 0): npy_format.read_array_header_2_0,
-}
-# numpy evaluates a header as a Python literal: a broken one raises anything that Python's own
-# reader does, and a warning where it had to guess.
-_HEADER_ERRORS = (
-    ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError, KeyError, Warning
-)  # fmt: skip
 # Running averages that only training needs; a released file may leave them out.
 _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
@@ -85,6 +63,20 @@ def _table() -> Mapping[str, tuple[int, ...]]:
         return {name: tuple(held.shape) for name, held in MaskVqVae().state_dict().items()}
 
 
+def checkpoint_path(source: str | Path) -> Path:
+    """Return the file of a codec; see `load_checkpoint`.
+
+    Raises:
+        CodecError: If there is none.
+    """
+    if source == "google":
+        return find_google()
+    path = _TINY_PATH if source == "tiny" else Path(source)
+    if not path.is_file():
+        raise CodecError(f"codec weights: expected 'tiny', 'google' or a file; {path} is missing")
+    return path
+
+
 def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     """Load codec weights.
 
@@ -101,13 +93,9 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     Raises:
         CodecError: If there is no such file, or it is not a whole, plain codec.
     """
+    path = checkpoint_path(source)
     if source == "google":
-        path = find_google()
         require_google(path)
-    elif source == "tiny":
-        path = _TINY_PATH
-    else:
-        path = Path(source)
     tensors = read_tensors(path)
     model = MaskVqVae()
     if _BOOKKEEPING - tensors.keys():
@@ -264,64 +252,24 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
+        # Sizes first: a small archive may unpack to gigabytes.
         with zipfile.ZipFile(path) as archive:
-            members = _npz_members(archive, path)
-            # Every header is held to the table, and every size to its header, before the first
-            # tensor is read.
-            for held in members.values():
-                _require_header(archive, held, path)
-            return {name: _npy_tensor(archive, held) for name, held in members.items()}
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            num_members = len(archive.infolist())
+        if unpacked > 2 * GOOGLE_BYTES:
+            raise CodecError(f"{path}: unpacks to {unpacked:,} bytes, expected {GOOGLE_BYTES:,}")
+        with np.load(path, allow_pickle=False) as arrays:
+            _require_names(arrays.files, path)
+            if num_members != len(set(arrays.files)):
+                raise CodecError(f"{path}: has a tensor twice; write the file with np.savez")
+            tensors = {name: arrays[name] for name in arrays.files}
     except CodecError:  # a ValueError, too, but one that says more
         raise
-    except _ZIP_ERRORS as error:
-        raise CodecError(f"{path}: broken or cut off ({error})") from error
-
-
-def _npz_members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
-    """Return the members by tensor name; they are exactly those of the table."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for entry in archive.infolist():
-        name = entry.filename.removesuffix(".npy")
-        if name == entry.filename:
-            raise CodecError(f"{path}: member {name} is no .npy; write the file with np.savez")
-        if name in members:
-            raise CodecError(f"{path}: member {entry.filename} is there twice; which one counts?")
-        # np.savez and np.savez_compressed write these two; others unpack without a bound.
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise CodecError(
-                f"{path}: member {entry.filename} is packed by method {entry.compress_type}, "
-                "expected 0 or 8; write the file with np.savez"
-            )
-        members[name] = entry
-    _require_names(members, path)
-    return members
-
-
-def _require_header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
-    """Hold a member's dtype, shape and size to the table, and read no more than its header."""
-    name = entry.filename.removesuffix(".npy")
-    with archive.open(entry) as file:
-        start = io.BytesIO(file.read(_MAX_HEADER))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            read = _HEADER_READERS[npy_format.read_magic(start)]
-            shape, _, dtype = read(start, max_header_size=_MAX_HEADER)
-    except _HEADER_ERRORS as error:
-        raise CodecError(f"{path}: tensor {name} has a broken header: {error!s:.80}") from error
-    if dtype != np.dtype("<f4"):
-        raise CodecError(f"{path}: tensor {name} is {dtype.str!r}, expected '<f4' (float32)")
-    _require_shape(name, shape, path)
-    expected = start.tell() + 4 * math.prod(shape)
-    if entry.file_size != expected:
-        raise CodecError(
-            f"{path}: broken: tensor {name} holds {entry.file_size:,} bytes, and its header "
-            f"promises {expected:,}"
-        )
-
-
-def _npy_tensor(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
-    with archive.open(entry) as file:
-        # With a size: without one, a member that is longer than its entry says unpacks to 2 GB.
-        content = io.BytesIO(file.read(entry.file_size))
-    return torch.from_numpy(np.array(npy_format.read_array(content, allow_pickle=False), order="C"))
+    except _NPZ_ERRORS as error:
+        raise CodecError(f"{path}: broken or cut off ({error!s:.80})") from error
+    for name, tensor in tensors.items():
+        dtype = getattr(tensor, "dtype", np.dtype("V"))  # bytes, where a member is no .npy
+        if dtype != np.dtype("<f4"):
+            raise CodecError(f"{path}: tensor {name} is {dtype.str!r}, expected '<f4'")
+        _require_shape(name, tensor.shape, path)
+    return {name: torch.from_numpy(tensor.copy("C")) for name, tensor in tensors.items()}

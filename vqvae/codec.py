@@ -1,6 +1,6 @@
 """`MaskCodec`: masks to codes and back, with arrays in and arrays out."""
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pgvision.errors import CodecError
-from vqvae.checkpoint import load_checkpoint
+from vqvae.checkpoint import checkpoint_path, load_checkpoint
 from vqvae.model import MASK_SIDE, NUM_TOKENS, MaskVqVae
 from vqvae.quantizer import NUM_CODES
 
@@ -54,7 +54,9 @@ class MaskCodec:
         Raises:
             CodecError: If the file cannot be had, or is not a codec; the message says why.
         """
-        return _load(str(source))
+        path = checkpoint_path(source)
+        stat = path.stat()
+        return _load(path.resolve(), stat.st_size, stat.st_mtime_ns, source == "google")
 
     def encode(self, masks: ArrayLike) -> NDArray[np.int64]:
         """Encode masks.
@@ -149,6 +151,7 @@ def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
         return array.astype(np.float32, order="C")
 
 
-@cache
-def _load(source: str) -> MaskCodec:
-    return MaskCodec(*load_checkpoint(source))
+@lru_cache(maxsize=4)
+def _load(path: Path, size: int, modified_ns: int, is_google: bool) -> MaskCodec:  # noqa: ARG001
+    """Read a codec; the key is the file, with its size and time, not the name that was given."""
+    return MaskCodec(*load_checkpoint("google" if is_google else path))

@@ -1,7 +1,6 @@
 """What `pgvision doctor` asks of a checkpoint: does it load, end its answers, mask rightly?"""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pgvision.cli.checks import Check, guarded
@@ -10,7 +9,6 @@ from pgvision.errors import PgvisionError
 
 if TYPE_CHECKING:
     from pgvision.runtime import Engine
-    from pgvision.runtime.onnx_engine import OnnxEngine
 
 
 def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
@@ -22,19 +20,23 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     Yields:
         Loading first; if that fails, nothing after it.
     """
-    from pgvision.runtime import find_checkpoint, load
-    from pgvision.runtime.onnx_files import is_exported
+    from pgvision.runtime import load, open_engine
 
     try:
-        card = find_checkpoint(how["model"], kind=how["kind"])
-        if card.is_local and is_exported(Path(card.location)):
-            yield from check_export(how)
-            return
-        engine = load(**how)
+        default = open_engine(**how)
+        engine = load(
+            how["model"],
+            revision=how["revision"],
+            kind=how["kind"],
+            device=how["device"],
+            dtype=how["dtype"],
+            quantize=how["quantize"],
+        )
     except PgvisionError as error:
         yield Check("checkpoint", "fail", str(error))
         return
     yield Check("checkpoint", "ok", f"{engine.card.name}: {engine.card.about}")
+    yield guarded("engine", lambda: check_engines(cast("Engine", default), engine))
     yield check_numbers(engine)
     yield check_tokens(engine)
     yield check_end(engine)
@@ -43,26 +45,24 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     yield guarded("mask codec", lambda: check_codec(engine))
 
 
-def check_export(how: LoadKeywords) -> Iterator[Check]:
-    """Open an export and let it answer; what needs weights in torch is not looked at.
+def check_engines(default: "Engine", torch: "Engine") -> Check:
+    """Compare the answers of the default engine with those of torch on a gray image.
 
-    Yields:
-        What it is, its tokens, one answer, and its codec.
+    Returns:
+        A failure if they differ.
     """
     import numpy as np
 
-    from pgvision.runtime import Picture, Request, open_generator
+    from pgvision.runtime import Picture, Request
 
-    engine = cast("OnnxEngine", open_generator(**how))
-    import onnxruntime
-
-    found = f"{engine.card.name}: {engine.card.about}"
-    yield Check("checkpoint", "ok", f"{found}, exported; onnxruntime {onnxruntime.__version__}")
-    yield check_tokens(engine)
-    picture = Picture(np.full((64, 96, 3), 127, np.uint8))
-    ((_, answer),) = engine.generate([Request(picture=picture, prefix="caption en")])
-    yield Check("answer", "ok", f"to a gray picture, 'caption en': {answer.text!r}")
-    yield guarded("mask codec", lambda: check_codec(engine))
+    request = Request(picture=Picture(np.full((64, 96, 3), 127, np.uint8)), prefix="caption en")
+    texts = [next(iter(engine.generate([request])))[1].text for engine in (default, torch)]
+    used = default.backend.description
+    if texts[0] == texts[1]:
+        return Check("engine", "ok", f"{used}; 'caption en' of a gray image: {texts[0]!r}")
+    return Check(
+        "engine", "fail", f"{used}: {texts[0]!r}, torch: {texts[1]!r}", "use --engine torch"
+    )
 
 
 def check_numbers(engine: "Engine") -> Check:
@@ -85,7 +85,7 @@ def check_numbers(engine: "Engine") -> Check:
     return Check("dtype", "ok", found)
 
 
-def check_tokens(engine: "Engine | OnnxEngine") -> Check:
+def check_tokens(engine: "Engine") -> Check:
     """Name the ids of the tokens for places and masks; loading has proved that each is one token.
 
     Returns:
@@ -146,7 +146,7 @@ def check_passes(engine: "Engine") -> Check:
     return Check("language model", "fail", found, "pip install 'transformers>=5.23,<5.24'")
 
 
-def check_codec(engine: "Engine | OnnxEngine") -> Check:
+def check_codec(engine: "Engine") -> Check:
     """Load the mask codec that belongs to the checkpoint.
 
     Returns:

@@ -1,4 +1,4 @@
-"""`pgvision export`: a checkpoint for onnxruntime, without torch."""
+"""`pgvision export`: one folder with merged weights and ONNX graphs."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,30 +16,25 @@ def export(
     ],
     model: Model = None,
     weights: Annotated[
-        Literal["float32", "float16", "bfloat16", "int8"] | None,
-        typer.Option(
-            help="What weights are written in; int8 rounds them.",
-            show_default="what the checkpoint has",
-        ),
+        Literal["float32", "float16", "bfloat16"] | None,
+        typer.Option(help="Number type of the weights.", show_default="what the checkpoint has"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
 ) -> None:
-    """Write a checkpoint as ONNX: vision tower, and one graph for prompts and answers.
+    """Write a checkpoint as one folder: adapters merged, with ONNX graphs for other programs.
 
-    Tasks take the folder as --model and need no torch for it (extra onnx). PaliGemma 1 and 2, and
-    the carried checkpoints; in memory all but int8 are float32, 4 bytes a parameter.
+    pgvision itself needs no export: small checkpoints run on ONNX Runtime as they are.
 
     [bold]Examples[/bold]
 
-    pgvision export --model small --out small-onnx
-    pgvision detect helmet site.jpg --model small-onnx
-    pgvision export --model small --weights int8 --out small-int8
+    pgvision export --model runs/helmets/adapter --out helmets-merged
+    pgvision export --model small --out small-onnx --weights float32
     """
     import json
 
-    from pgvision.runtime.onnx_export import export_onnx
+    from pgvision.runtime.exporting import export_checkpoint
 
-    folder = export_onnx(model, out, weights=weights)
+    folder = export_checkpoint(model, out, weights=weights)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "files": files}))

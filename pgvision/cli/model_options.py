@@ -11,6 +11,7 @@ MODEL_HELP = (
     "engine that serves one (OpenAI's chat completions) \\[default: $PGVISION_MODEL, else small]"
 )
 
+EngineName = Literal["auto", "onnx", "torch"]
 Quantize = Literal["int8", "int4"]
 Model = Annotated[
     str | None,
@@ -47,7 +48,7 @@ Threads = Annotated[
 
 
 class LoadKeywords(TypedDict):
-    """What `pgvision.runtime.load` takes."""
+    """What `pgvision.runtime.open_engine` takes."""
 
     model: str | None
     revision: str | None
@@ -56,7 +57,7 @@ class LoadKeywords(TypedDict):
     dtype: str | None
     quantize: Quantize | None
     threads: int | None
-    compiled: bool
+    engine: EngineName | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ class ModelOptions:
         dtype: Of the weights; None means what suits the device.
         quantize: What the weights are rounded to; None means not at all.
         threads: Of the processor; None means what suits the model.
-        compiled: Whether the passes that write answers are compiled.
+        backend: Library that runs the model; None means ONNX Runtime for small models on a CPU.
         unknown: Whether names, questions and images outside the model's training are refused.
     """
 
@@ -104,14 +105,14 @@ class ModelOptions:
         ),
     ] = None
     threads: Threads = None
-    compiled: Annotated[
-        bool,
+    backend: Annotated[
+        EngineName | None,
         typer.Option(
-            "--compile",
-            help="Compile the decoder: for GPUs; the first answers take minutes.",
+            help="Library that runs the model.",
+            show_default="onnx for small models on a CPU, else torch",
             rich_help_panel=MODEL_PANEL,
         ),
-    ] = False
+    ] = None
 
     unknown: Annotated[
         Literal["refuse", "ask"],
@@ -133,5 +134,5 @@ class ModelOptions:
             dtype=self.dtype,
             quantize=self.quantize,
             threads=self.threads,
-            compiled=self.compiled,
+            engine=self.backend,
         )

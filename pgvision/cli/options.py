@@ -37,7 +37,7 @@ _FLAGS: Final = {
     "recursive": ("--recursive", "-r"),
     "language": ("--language", "-l"),
     "model": ("--model", "--engine"),
-    "compiled": ("--compile",),
+    "engine": ("--backend",),
     "free_text": ("--free",),
     "num_alternatives": ("--best",),
     "json_lines": ("--json",),

@@ -1,20 +1,19 @@
-"""Runs PaliGemma: checkpoints are found, checked, loaded once and asked in batches.
+"""Runs PaliGemma: finds and loads checkpoints, encodes images, decodes answers in batches.
 
-Everything that needs torch loads on first use; the protocol itself needs numpy alone.
+Nothing here loads torch before it is needed: small checkpoints on a CPU run on ONNX Runtime.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pgvision.collecting import without_collecting
-
 if TYPE_CHECKING:
     from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
+    from pgvision.runtime.checks import LanguageReport, LeakReport, check_language, check_leaks
     from pgvision.runtime.digests import weights_digest
     from pgvision.runtime.engine import Engine
-    from pgvision.runtime.leaks import LanguageReport, LeakReport, check_language, check_leaks
-    from pgvision.runtime.loading import load, load_apart, unload
-    from pgvision.runtime.opening import open_generator
+    from pgvision.runtime.engine_cache import unload
+    from pgvision.runtime.loading import engine_of, load, load_apart
+    from pgvision.runtime.opening import open_engine
     from pgvision.runtime.protocol import (
         DRAFTS,
         Drafts,
@@ -25,30 +24,29 @@ if TYPE_CHECKING:
         Request,
     )
     from pgvision.runtime.remote import Remote
-    from pgvision.runtime.threads import threads_for
 
-_HOMES = {
+_MODULES = {
     "CheckpointCard": "checkpoints",
     "DRAFTS": "protocol",
     "Drafts": "protocol",
     "Engine": "engine",
     "Generation": "protocol",
     "Generator": "protocol",
-    "LanguageReport": "leaks",
-    "LeakReport": "leaks",
+    "LanguageReport": "checks",
+    "LeakReport": "checks",
     "ObjectSpan": "protocol",
     "Picture": "protocol",
     "Remote": "remote",
     "Request": "protocol",
-    "check_language": "leaks",
-    "check_leaks": "leaks",
+    "check_language": "checks",
+    "check_leaks": "checks",
+    "engine_of": "loading",
     "find_checkpoint": "checkpoints",
     "find_revision": "checkpoints",
     "load": "loading",
     "load_apart": "loading",
-    "open_generator": "opening",
-    "threads_for": "threads",
-    "unload": "loading",
+    "open_engine": "opening",
+    "unload": "engine_cache",
     "weights_digest": "digests",
 }
 __all__ = [
@@ -66,19 +64,18 @@ __all__ = [
     "Request",
     "check_language",
     "check_leaks",
+    "engine_of",
     "find_checkpoint",
     "find_revision",
     "load",
     "load_apart",
-    "open_generator",
-    "threads_for",
+    "open_engine",
     "unload",
     "weights_digest",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        with without_collecting():
-            return getattr(import_module(f"pgvision.runtime.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"pgvision.runtime.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'pgvision.runtime' has no attribute {name!r}")

@@ -1,14 +1,14 @@
 """Finds a checkpoint and says what it is: kind, codec, resolution. Needs no torch."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from pgvision.errors import CheckpointError, OptionError
+from pgvision.runtime.tensor_files import read_json
 from pgvision.tokens import KINDS
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
@@ -262,7 +262,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
     Raises:
         CheckpointError: If the file is no JSON object, or a field is not what it should be.
     """
-    content = _read_json(path)
+    content = read_json(path)
     kind = str(content.get("kind", card.kind))
     if kind not in KINDS:
         raise CheckpointError(f"{path}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
@@ -294,7 +294,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
 
 
 def _read_map(
-    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
+    path: Path, content: dict[str, Any], key: str, classes: tuple[str, ...] | None
 ) -> dict[str, object]:
     """Return a JSON object whose keys are classes of the card (any text without ``classes``)."""
     pairs = content.get(key, {})
@@ -314,7 +314,7 @@ def _read_synonyms(
 
 
 def _read_shares(
-    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
+    path: Path, content: dict[str, Any], key: str, classes: tuple[str, ...] | None
 ) -> dict[str, float]:
     shares: dict[str, float] = {}
     for name, value in _read_map(path, content, key, classes).items():
@@ -357,7 +357,7 @@ def _read_closed_set(path: Path, content: object) -> ClosedSet | None:
     return ClosedSet(str(content["prefix"]), classes, number, str(content["noise"]))
 
 
-def _read_words(path: Path, content: dict[str, object], key: str) -> tuple[str, ...] | None:
+def _read_words(path: Path, content: dict[str, Any], key: str) -> tuple[str, ...] | None:
     words = content.get(key)
     if words is None:
         return None
@@ -375,33 +375,8 @@ def adapter_base(folder: Path) -> tuple[str | None, str | None]:
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None, None
-    content = _read_json(path)
+    content = read_json(path)
     base, revision = content.get("base_model_name_or_path"), content.get("revision")
     if not isinstance(base, str) or not base:
         raise CheckpointError(f"{path}: names no base_model_name_or_path; save the adapter again")
     return base, revision if isinstance(revision, str) else None
-
-
-def require_parts_inside(folder: Path) -> None:
-    """Hold the index of weights in parts to files of its own folder; transformers would follow it.
-
-    Raises:
-        CheckpointError: If it cannot be read, or names a file elsewhere.
-    """
-    path = folder / "model.safetensors.index.json"
-    if not path.is_file():
-        return
-    parts = _read_json(path).get("weight_map")
-    for part in set(map(str, parts.values())) if isinstance(parts, dict) else ["no weight_map"]:
-        if not (folder / part).is_file() or part != PureWindowsPath(part).name:
-            raise CheckpointError(f"{path}: names {part!r:.80}, which is no file of this folder")
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content

@@ -1,170 +1,237 @@
 """The engine: requests in, answers with their probabilities out.
 
-It owns batching: rows that end leave, the next ones enter. One picture is encoded once, however
-much is asked about it; the language model's prefill cannot be shared, since image positions attend
-to the prefix. Any number of threads may use one engine: what a call needs is its own, and what is
-shared is locked.
+It owns batching: rows that end leave, the next ones enter. One image is encoded once, however
+much is asked about it; the language model's pass over a prompt cannot be shared between prompts,
+since image positions attend to the prefix. Any number of threads may use one engine: the state of a
+call is its own, and what calls share is locked.
 """
 
+import re
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from pgvision.errors import CheckpointError
-from pgvision.runtime.beams import find_beams
+import numpy as np
+
+from pgvision.errors import OptionError, PromptError
+from pgvision.runtime.backend import Backend, KeyValueCache
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.runtime.drawing import Drawn
-from pgvision.runtime.eyes import Eyes
-from pgvision.runtime.protocol import Generation, Request
-from pgvision.runtime.recording import Scribe
-from pgvision.runtime.rows import Row
-from pgvision.runtime.session import Machine, Session
-from pgvision.runtime.threads import threads_for
-from pgvision.runtime.token_grammar import TokenGrammar
-from pgvision.runtime.vocabulary import read_vocabulary
-
-if TYPE_CHECKING:
-    from transformers import PaliGemmaForConditionalGeneration
+from pgvision.runtime.decoding import LOOKAHEAD, Row, read_distributions
+from pgvision.runtime.grammar import TokenGrammar
+from pgvision.runtime.protocol import Generation, Picture, Request
+from pgvision.runtime.tokenizer import Tokenizer
+from pgvision.tokens import NUM_BINS, NUM_CODES
 
 BATCH_SIZE: Final = 8
+MAX_PROMPT: Final = 512
+"""Most tokens of a prefix. PaliGemma was trained with 64 to 128."""
+_SLOTS_AT_ONCE: Final = 64
+_TOKENS_AT_ONCE: Final = 8192
+"""Image tokens encoded in one batch: 32 images at 224, 8 at 448, 2 at 896."""
+_REMEMBERED_BYTES: Final = 256 * 2**20
+_PASSING_BYTES: Final = 32 * 2**20
+"""Cache size for images that are unlikely to be seen again (video frames)."""
+_BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+class RequestQueue:
+    """Requests drawn lazily; an exception among them is raised after the answers before it.
+
+    Args:
+        requests: May be endless.
+    """
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._numbered = enumerate(requests)
+        self.is_empty = False
+        self.error: Exception | None = None
+
+    def take(self, count: int) -> Iterator[tuple[int, Request]]:
+        """Yield at most ``count`` further requests with their numbers."""
+        for _ in range(count):
+            if self.is_empty:
+                return
+            try:
+                yield next(self._numbered)
+            except StopIteration:
+                self.is_empty = True
+            except Exception as error:  # noqa: BLE001  (kept, not swallowed: raised by the caller)
+                self.is_empty, self.error = True, error
 
 
 class Engine:
     """A loaded checkpoint.
 
     Args:
-        model: The model, on its device, in eval mode.
-        processor: Its processor.
+        backend: The model.
+        tokenizer: Its tokenizer.
         card: What the checkpoint is.
-        threads: See `threads_for`.
-        compiled: See `pgvision.runtime.load`.
-
-    Raises:
-        CheckpointError: If the tokenizer splits ``<loc>`` or ``<seg>`` tokens, or the processor
-            belongs to another resolution.
     """
 
-    def __init__(
-        self,
-        model: "PaliGemmaForConditionalGeneration",
-        processor: Any,
-        card: CheckpointCard,
-        *,
-        threads: int | None = None,
-        compiled: bool = False,
-    ) -> None:
-        self.model, self.processor, self.card = model, processor, card
-        self.vocabulary = read_vocabulary(processor.tokenizer, card.name)
-        self.resolution = int(model.config.vision_config.image_size)
-        self.num_image_tokens = int(processor.image_seq_length)
-        expected = (self.resolution // int(model.config.vision_config.patch_size)) ** 2
-        if expected != self.num_image_tokens:
-            raise CheckpointError(
-                f"{card.name}: the processor writes {self.num_image_tokens} image tokens, the "
-                f"vision tower {expected}; use the processor of this checkpoint"
-            )
-        self.eyes = Eyes(model, processor.image_processor)
-        self.scribe = Scribe(self.vocabulary, processor.tokenizer)
-        self.machine = Machine(
-            model, self.vocabulary, threads_for(model, threads), compiled=compiled
-        )
-        self._tail = lru_cache(1024)(self._tail_ids)
+    def __init__(self, backend: Backend, tokenizer: Tokenizer, card: CheckpointCard) -> None:
+        self.backend, self.tokenizer, self.card = backend, tokenizer, card
+        self.vocabulary = tokenizer.vocabulary
+        self.resolution = backend.resolution
+        self.num_image_tokens = backend.num_image_tokens
+        self._name = f"{card.name} ({backend.description})"
+        self._lock = threading.Lock()
+        self.forget_images()
 
     @property
     def max_new_tokens(self) -> int:
-        """Longest answer by default: the text budget that PaliGemma was trained with."""
+        """Longest answer by default."""
         return self.card.longest_answer(self.resolution)
+
+    @property
+    def model(self) -> Any:
+        """Model of transformers, for training and comparison.
+
+        Raises:
+            OptionError: If the engine is not torch's.
+        """
+        return self._of_torch("model")
+
+    @property
+    def processor(self) -> Any:
+        """Processor of transformers; see `model`."""
+        return self._of_torch("processor")
+
+    def _of_torch(self, name: str) -> Any:
+        part = getattr(self.backend, name, None)
+        if part is None:
+            raise OptionError(f"{name}: {self._name} has none; load it with pgvision.runtime.load")
+        return part
 
     def generate(
         self, requests: Iterable[Request], *, batch_size: int | None = None
     ) -> Iterator[tuple[int, Generation]]:
         """Answer requests as they come and yield each answer when it ends, with its number.
 
-        Without a grammar, tokens equal those of transformers' greedy ``generate`` with an output
-        layer in float32, alone and in mixed batches.
-
         Args:
-            requests: Drawn lazily, as rows have room. If they raise, what came before is answered
-                first, and then the exception comes.
-            batch_size: Rows that go through the model together; None: 8.
+            requests: Drawn lazily as there is room for them; may be endless. If they raise, the
+                answers to those before come first.
+            batch_size: Answers written together; None: 8. Memory grows with the rows in use.
 
         Yields:
-            ``(number of the request, its answer)``, in the order in which they end.
+            ``(number of the request, its answer)``, in the order in which answers end.
+
+        Raises:
+            OptionError: If ``batch_size`` is not a whole number above 0.
+            PromptError: If a prompt is too long.
+            CheckpointError: If the model's output is NaN or infinite.
         """
-        session = Session(self.machine, batch_size or BATCH_SIZE)
-        source = Drawn(requests)
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise OptionError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+        queue, batch = RequestQueue(requests), _Batch(self)
+        size = batch_size or BATCH_SIZE
         while True:
+            # 1. New rows enter once half of the places are free: prompts share a pass.
+            free = size - len(batch.rows)
             rows: list[Row] = []
-            for index, request in source.take(session.room):
+            for index, request in queue.take(free if 2 * free >= size else 0):
                 if request.num_alternatives > 1:
                     yield index, self._best(request)
                 else:
                     rows.append(self._row(index, request))
             if rows:
-                self._enter(session, rows)
-            elif session.rows:
-                with self.machine.threads:
-                    session.step()
-            elif source.is_empty:
+                batch.enter(rows)
+            # 2. All rows advance by one pass.
+            elif batch.rows:
+                batch.step()
+            elif queue.is_empty:
                 break
-            for row in session.leave():
-                yield row.index, self.scribe.generation(row)
-        if source.error is not None:
-            raise source.error
+            # 3. Finished rows leave.
+            for row in batch.leave():
+                yield row.index, self._generation(row)
+        if queue.error is not None:
+            raise queue.error
 
-    def replayed(self, request: Request, answers: Iterable[list[int]]) -> list[Generation]:
-        """Give the probabilities of given answers to one request, in one pass.
+    def replayed(self, request: Request, answers: Iterable[Sequence[int]]) -> list[Generation]:
+        """Return the probabilities of given answers to one request, in one pass.
 
         Args:
-            request: The request.
-            answers: Token ids of each answer.
-        """
-        rows = [
-            self._row(
-                index,
-                replace(request, draft=ids, max_new_tokens=len(ids), num_alternatives=1),
-                replay=True,
-            )
-            for index, ids in enumerate(answers)
-        ]
-        # The whole answer is the guess of the prompt's pass, so that this one pass is all.
-        self._enter(Session(self.machine, len(rows)), rows)
-        return [self.scribe.generation(row) for row in rows]
+            request: The request; with a form, probabilities are over what the grammar allows.
+            answers: Token ids of each answer, ``<eos>`` included if it ended.
 
-    def _best(self, request: Request) -> Generation:
-        with self.machine.threads:
-            answers = find_beams(
-                self.model,
-                self.input_ids(request.prefix),
-                self.eyes.see([request.picture]),
-                count=request.num_alternatives,
-                limit=request.max_new_tokens or self.max_new_tokens,
-                pad=self.vocabulary.pad,
+        Raises:
+            OptionError: If an answer is empty or the grammar does not allow one of its tokens.
+        """
+        rows = []
+        for index, ids in enumerate(answers):
+            if not len(ids):
+                raise OptionError(f"answers[{index}]: expected token ids, got none")
+            asked = replace(
+                request, draft=ids, drafts="exact", max_new_tokens=len(ids), num_alternatives=1
             )
-        pairs = [
-            (float(one.logprobs.sum()), one)
-            for one in self.replayed(request, answers)
-            if one.logprobs is not None
-        ]
-        pairs.sort(key=lambda pair: -pair[0])
-        found = tuple((one.text, logprob) for logprob, one in pairs)
-        return replace(pairs[0][1], alternatives=found)
+            rows.append(self._row(index, asked, replay=True))
+        if not rows:
+            return []
+        batch = _Batch(self)
+        # The whole answer is the guess of the prompt's pass, so that one pass is enough.
+        batch.enter(rows)
+        while batch.rows:
+            batch.leave()
+            if batch.rows:
+                batch.step()
+        return [self._generation(row) for row in rows]
+
+    def encode(self, images: Sequence[Picture]) -> list[Any]:
+        """Return the image tokens of images, from the cache where they were encoded before.
+
+        Args:
+            images: The same one may come many times.
+
+        Returns:
+            ``(n, d)`` of each.
+        """
+        known: dict[bytes, Any] = {}
+        with self._lock:
+            for image in images:
+                for cache in (self._lasting, self._passing):
+                    if (features := cache.get(image.fingerprint)) is not None:
+                        known[image.fingerprint] = features
+        fresh = [image for image in images if image.fingerprint not in known]
+        fresh = list({image.fingerprint: image for image in fresh}.values())
+        size = max(1, _TOKENS_AT_ONCE // self.num_image_tokens)
+        for start in range(0, len(fresh), size):
+            part = fresh[start : start + size]
+            encoded = self.backend.encode([image.bgr for image in part])
+            with self._lock:
+                for image, features in zip(part, encoded, strict=True):
+                    known[image.fingerprint] = features
+                    cache = self._passing if image.is_passing else self._lasting
+                    cache.put(image.fingerprint, features)
+        return [known[image.fingerprint] for image in images]
+
+    def forget_images(self) -> None:
+        """Empty the cache of encoded images."""
+        with self._lock:
+            self._lasting, self._passing = (
+                _ImageCache(_REMEMBERED_BYTES),
+                _ImageCache(_PASSING_BYTES),
+            )
 
     def input_ids(self, prefix: str) -> list[int]:
-        """Return the prompt's token ids: image tokens, ``<bos>``, prefix, newline."""
-        return [self.vocabulary.image] * self.num_image_tokens + list(self._tail(prefix))
+        """Return the prompt's token ids: image tokens, ``<bos>``, prefix, newline.
 
-    def _tail_ids(self, prefix: str) -> tuple[int, ...]:
-        tokenizer = self.processor.tokenizer
-        text = f"{tokenizer.bos_token}{prefix}\n"
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        Raises:
+            PromptError: If the prefix is longer than the limit or contains an image token.
+        """
+        ids = self.tokenizer.encode(f"{self.tokenizer.bos}{prefix}\n")
+        if len(ids) > MAX_PROMPT:
+            raise PromptError(
+                f"prefix: {len(ids)} tokens, and at most {MAX_PROMPT} are read (PaliGemma was "
+                f"trained with 128): {prefix[:60]!r}... Shorten it"
+            )
+        if self.vocabulary.image in ids:
+            raise PromptError(f"prefix: {prefix[:60]!r} contains <image>, which is added for you")
+        return [*[self.vocabulary.image] * self.num_image_tokens, *ids]
 
     def _row(self, index: int, request: Request, *, replay: bool = False) -> Row:
-        grammar = request.form and TokenGrammar.compile(
-            self.processor.tokenizer, self.vocabulary, request.form
-        )
+        grammar = request.form and TokenGrammar.compile(self.tokenizer, request.form)
         return Row(
             index,
             request,
@@ -175,12 +242,188 @@ class Engine:
             replay=replay,
         )
 
-    def _enter(self, session: Session, rows: list[Row]) -> None:
-        with self.machine.threads:
-            started = time.perf_counter()
-            features = self.eyes.see([row.request.picture for row in rows])
-            self.machine.synchronise()
-            share = (time.perf_counter() - started) / len(rows)
-            for row in rows:
-                row.timings["vision"] = share
-            session.enter(rows, features)
+    def _best(self, request: Request) -> Generation:
+        """Return the best of several answers, with the others as its alternatives."""
+        answers = self.backend.find_beams(
+            self.input_ids(request.prefix),
+            self.encode([request.picture])[0],
+            count=request.num_alternatives,
+            limit=request.max_new_tokens or self.max_new_tokens,
+            pad=self.vocabulary.pad,
+        )
+        replayed = self.replayed(request, answers)
+        ranked = [(float(np.sum(np.asarray(each.logprobs))), each) for each in replayed]
+        ranked.sort(key=lambda pair: -pair[0])
+        alternatives = tuple((each.text, logprob) for logprob, each in ranked)
+        return replace(ranked[0][1], alternatives=alternatives)
+
+    def _generation(self, row: Row) -> Generation:
+        out = row.transcript
+        pieces = self._pieces(out.ids)
+        return Generation(
+            text="".join(pieces),
+            token_ids=np.array(out.ids, np.int64),
+            pieces=pieces,
+            finished=row.is_finished,
+            normalised="vocabulary" if row.cursor is None else "allowed",
+            logprobs=np.array(out.logprobs, np.float32),
+            eos_logprobs=np.array(out.eos, np.float32),
+            loc_probs=np.array(out.locs, np.float32).reshape(-1, NUM_BINS),
+            seg_probs=np.array(out.segs, np.float32).reshape(-1, NUM_CODES),
+            forced=np.array(out.forced, np.bool_),
+            spans=row.spans,
+            outside=None if row.cursor is None else np.array(out.outside, np.float32),
+            passes=row.passes,
+            timings=dict(row.timings),
+        )
+
+    def _pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Split the decoded text by token: each piece is what its token added.
+
+        Byte tokens in a row are decoded together and belong to the last of them, so that the
+        pieces always join to the text that the tokenizer decodes.
+        """
+        words = [self.tokenizer.word(token) for token in ids]
+        pieces, run = [], []
+        for index, token in enumerate(ids):
+            run.append(token)
+            follows = words[index + 1] if index + 1 < len(words) else ""
+            if token == self.vocabulary.eos:
+                pieces.append("")
+            elif _BYTE.fullmatch(words[index]) and _BYTE.fullmatch(follows):
+                pieces.append("")
+                continue
+            else:
+                # Decoders may drop the space at the very start; a location in front keeps it.
+                text = self.tokenizer.decode([self.vocabulary.first_loc, *run])
+                pieces.append(text.removeprefix("<loc0000>"))
+            run = []
+        return tuple(pieces)
+
+
+class _Batch:
+    """The rows of one call, and their cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._backend = engine, engine.backend
+        self.rows: list[Row] = []
+        self._cache: KeyValueCache | None = None
+
+    def enter(self, rows: Sequence[Row]) -> None:
+        """Read the prompts of new rows, with the guesses at their answers in the same pass."""
+        started = time.perf_counter()
+        features = self._engine.encode([row.request.picture for row in rows])
+        started = self._share("vision", started, rows)
+        feeds = [[*row.prompt, *row.plan()] for row in rows]
+        first, longest = len(self.rows), max(map(len, feeds))
+        slots = max(len(row.prompt) + row.limit + LOOKAHEAD for row in rows)
+        cache = self._cache_of(first + len(rows), max(slots, longest))
+        hidden = self._backend.run(
+            feeds,
+            cache.part(first, first + len(rows)),
+            starts=[0] * len(rows),
+            prompts=[len(row.prompt) for row in rows],
+            features=features,
+            wanted=_wanted(rows, [len(row.prompt) - 1 for row in rows]),
+        )
+        self._settle(rows, hidden)
+        self.rows += rows
+        self._share("prompt", started, rows)
+
+    def step(self) -> None:
+        """Take every row one pass further."""
+        started = time.perf_counter()
+        rows = self.rows
+        feeds = [row.plan() for row in rows]
+        starts = [len(row.prompt) + row.cached for row in rows]
+        # Padding fills slots too: a row near its end beside one with a long guess needs more.
+        cache = self._cache_of(len(rows), max(starts) + max(map(len, feeds)))
+        bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]
+        hidden = self._backend.run(
+            feeds,
+            cache.part(0, len(rows)),
+            starts=starts,
+            prompts=None,
+            features=None,
+            wanted=_wanted(rows, bases),
+        )
+        self._settle(rows, hidden)
+        self._share("answer", started, rows)
+
+    def leave(self) -> list[Row]:
+        """Take out the rows that have ended; the last ones move to their places."""
+        done = [row for row in self.rows if row.is_done]
+        at = 0
+        while at < len(self.rows):
+            if not self.rows[at].is_done:
+                at += 1
+                continue
+            last = self.rows.pop()
+            if at < len(self.rows):
+                self.rows[at] = last
+                if self._cache is not None and not last.is_done:
+                    self._cache.move(len(self.rows), at, len(last.prompt) + last.cached)
+        return done
+
+    def _cache_of(self, rows: int, slots: int) -> KeyValueCache:
+        """Return the cache, enlarged first if more rows or slots are needed."""
+        cache = self._cache
+        if cache is None or rows > cache.rows or slots > cache.slots:
+            rounded = -(-slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
+            if cache is None:
+                self._cache = self._backend.allocate(rows, rounded)
+            else:
+                larger = self._backend.allocate(max(rows, cache.rows), max(rounded, cache.slots))
+                if self.rows:
+                    larger.copy_from(cache)
+                self._cache = larger
+        return self._cache  # type: ignore[return-value]
+
+    def _settle(self, rows: Sequence[Row], hidden: Any) -> None:
+        engine, backend = self._engine, self._backend
+        distributions = read_distributions(
+            lambda positions, ids: backend.logits(hidden, positions, ids),
+            [query for row in rows for query in row.queries],
+            engine.vocabulary,
+            backend.vocabulary_size,
+            engine._name,
+        )
+        start = 0
+        for row in rows:
+            row.settle(distributions[start : start + len(row.queries)])
+            start += len(row.queries)
+
+    def _share(self, phase: str, started: float, rows: Sequence[Row]) -> float:
+        """Add the seconds since ``started`` to the rows' timings; return the time now."""
+        self._backend.synchronise()
+        now = time.perf_counter()
+        for row in rows:
+            row.timings[phase] = row.timings.get(phase, 0.0) + (now - started) / len(rows)
+        return now
+
+
+def _wanted(rows: Sequence[Row], bases: Sequence[int]) -> list[list[int]]:
+    """Return positions of the queries; ``bases`` are those of each row's last certain token."""
+    return [
+        [base + query.after for query in row.queries] for row, base in zip(rows, bases, strict=True)
+    ]
+
+
+class _ImageCache:
+    """Encoded images by fingerprint, up to a number of bytes; least recently used ones go first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._entries: OrderedDict[bytes, Any] = OrderedDict()
+        self._bytes, self._max_bytes = 0, max_bytes
+
+    def get(self, key: bytes) -> Any:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: bytes, features: Any) -> None:
+        if key not in self._entries:
+            self._entries[key] = features
+            self._bytes += features.nbytes
+        while self._bytes > self._max_bytes and len(self._entries) > 1:
+            self._bytes -= self._entries.popitem(last=False)[1].nbytes

@@ -1,19 +1,17 @@
-"""Loads a checkpoint once per process, whoever asks and however it is spelt."""
+"""Load a checkpoint with torch and transformers, once per process."""
 
-import gc
 import logging
-import re
-import threading
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from pgvision.errors import CheckpointError, OptionError
+from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.checkpoints import (
     CARD_NAME,
@@ -24,19 +22,14 @@ from pgvision.runtime.checkpoints import (
     read_card,
 )
 from pgvision.runtime.engine import Engine
-from pgvision.runtime.failures import explain
-from pgvision.runtime.onnx_files import is_exported
-from pgvision.runtime.weights import (
-    merge_adapter,
-    read_config,
-    read_model,
-    read_processor,
-    require_quantization,
-)
-from pgvision.tokens import segment_prefix
+from pgvision.runtime.engine_cache import LOCK, EngineKey, cached_engine, stamp_of
+from pgvision.runtime.load_errors import explain
+from pgvision.runtime.tensor_files import weight_files
+from pgvision.runtime.tokenizer import read_tokenizer, wrap_tokenizer
+from pgvision.runtime.torch_backend import TorchBackend
 
 if TYPE_CHECKING:
-    from transformers import PaliGemmaConfig
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 _LOG = logging.getLogger(__name__)
 _DTYPES: Final = {
@@ -44,10 +37,10 @@ _DTYPES: Final = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Users keep pictures and answers beside a checkpoint; those do not make it another one.
-_OWN_FILES: Final = re.compile(
-    r".*\.safetensors(\.index\.json)?|.*config\.json|tokenizer.*|pgvision\.json"
-)
+QUANTIZATIONS: Final = ("int8", "int4")
+# Images go through vision and projector once, and the output layer is the embedding as well:
+# only the language model's layers are worth their rounding.
+_UNQUANTIZED: Final = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +50,11 @@ class _How:
     device: str
     dtype: str | None
     quantize: str | None
-    threads: int | None
-    compiled: bool
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What lies where, once the hub was asked."""
+    """Where the files are, once the hub was asked."""
 
     card: CheckpointCard
     base: str
@@ -71,27 +62,6 @@ class _Source:
     config: "PaliGemmaConfig"
 
 
-@dataclass(frozen=True)
-class _Weights:
-    """What makes two loads the same weights."""
-
-    location: str
-    revision: str | None
-    device: str
-    dtype: str
-    quantize: str | None
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    stamp: tuple[tuple[str, int, int], ...]
-    engine: Engine
-
-
-# transformers builds models under process-wide defaults: two loads at a time leave weights without
-# values, in this load and in every later one. So one lock around all of it.
-_LOCK: Final = threading.RLock()
-_ENGINES: Final[dict[tuple[_Weights, str, int | None, bool], _Loaded]] = {}
 _ON_HUB: Final[dict[tuple[str, str | None], _Source]] = {}  # asked once
 
 
@@ -104,11 +74,11 @@ def load(
     kind: str | None = None,
     quantize: str | None = None,
     threads: int | None = None,
-    compiled: bool = False,
 ) -> Engine:
-    """Load a checkpoint, or return the engine that this process already has for it.
+    """Load a checkpoint in torch, or return the engine that this process already has for it.
 
-    A folder whose files have changed since is loaded anew. Any number of threads may call this.
+    Tasks use `open_engine`, which takes ONNX Runtime for small checkpoints on a CPU. A folder whose
+    files have changed since is loaded anew. Any number of threads may call this.
 
     Args:
         model: See `find_checkpoint`.
@@ -116,24 +86,20 @@ def load(
         device: "cpu", "cuda", "cuda:1", "mps", or "auto" to spread a large checkpoint over several
             GPUs; None takes the best that is there.
         dtype: "float32", "bfloat16" or "float16"; None: float32 for small models on the CPU,
-            bfloat16 for large ones.
+            bfloat16 for large ones. float16 overflows where bfloat16 does not.
         kind: Which prompts it knows, where its name does not say; see `find_checkpoint`.
-        quantize: "int8" or "int4" rounds the language model's weights to save memory, not time:
-            on a processor "int8" takes about twice as long a token and moves hidden states by 1%,
-            "int4" by 14%, so measure your boxes. Needs ``pgvision[quant]``.
-        threads: What the processor computes with; None: one thread for small models, PyTorch's
-            number for others (see `threads_for`).
-        compiled: Compile the passes that write answers (`torch.compile`): for GPUs, where starting
-            kernels costs more than they do. The first answers take minutes. On a processor it needs
-            a C++ compiler and gains little, and scores may differ in their last bits from batch to
-            batch.
+        quantize: "int8" or "int4" rounds the language model's weights to save memory, not time: on
+            a CPU "int8" takes about twice as long a token and moves hidden states by 1%, "int4" by
+            14%, so measure your boxes. Needs ``pgvision[quant]``.
+        threads: Sets PyTorch's number of threads, which is the process's; None leaves it alone.
 
     Returns:
         The engine, shared by all who name the same checkpoint and options; weights are shared even
-        where ``kind``, ``threads`` or ``compiled`` differ.
+        where ``kind`` differs.
 
     Raises:
-        CheckpointError: If the weights cannot be had or are not PaliGemma's; the message says why.
+        CheckpointError: If the weights cannot be had, are incomplete, or are not PaliGemma's; the
+            message says why.
         GatedCheckpointError: If Google's licence must be accepted first.
         DependencyError: If a package is missing that an adapter or an option needs.
         OptionError: If an option is not one of those named, or a folder is given a revision.
@@ -143,24 +109,20 @@ def load(
         True
     """
     card = find_revision(model, revision, kind=kind)
-    if card.is_local and is_exported(Path(card.location)):
-        raise CheckpointError(
-            f"{card.name}: is an export, which tasks, eval and doctor take; what compares, trains "
-            "or exports needs the checkpoint that it was made of"
-        )
-    place, number = _require_device(device), _require_dtype(dtype, quantize)
-    require_quantization(quantize, card)
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads: expected at least 1, got {threads}; leave it out")
-    with _LOCK:
-        how = _How(place, number, quantize, threads, compiled)
+    how = _How(_require_device(device), _require_dtype(dtype, quantize), quantize)
+    _require_quantization(quantize, card)
+    if threads is not None:
+        if type(threads) is not int or threads < 1:
+            raise OptionError(f"threads: expected a whole number above 0, got {threads!r}")
+        torch.set_num_threads(threads)
+    with LOCK:
         return _load(card, revision, kind, how)
 
 
 def load_apart(
     model: str | Path | None = None, *, device: str | None = None, dtype: str | None = None
 ) -> Engine:
-    """Load a checkpoint that nobody else holds, so that its weights may be changed.
+    """Load a checkpoint that nothing else shares, so that its weights may be changed.
 
     Args:
         model: See `find_checkpoint`.
@@ -175,38 +137,26 @@ def load_apart(
         >>> load_apart("tiny").model is load("tiny").model
         False
     """
-    how = _How(_require_device(device), _require_dtype(dtype, None), None, None, compiled=False)
-    with _LOCK:
+    how = _How(_require_device(device), _require_dtype(dtype, None), None)
+    with LOCK:
         return _load(find_revision(model, None), None, None, how, apart=True)
 
 
-def unload(model: str | Path | None = None) -> int:
-    """Forget engines, so that their memory is free once nobody else holds them.
+def engine_of(
+    model: "PaliGemmaForConditionalGeneration", processor: Any, card: CheckpointCard
+) -> Engine:
+    """Return an engine over a model in memory, such as one in training.
 
     Args:
-        model: Which checkpoint's, as it was named to `load`; None: all.
+        model: The model, on its device, in eval mode; build a new engine after changing it.
+        processor: Its processor.
+        card: What the checkpoint is.
 
-    Returns:
-        How many were forgotten.
-
-    Example:
-        >>> _ = load("tiny")
-        >>> unload("tiny") > 0
-        True
+    Raises:
+        CheckpointError: If tokenizer or processor belong to another checkpoint.
     """
-    with _LOCK:
-        location = None if model is None else find_checkpoint(model).location
-        gone = [
-            key
-            for key, loaded in _ENGINES.items()
-            if location is None or location in {key[0].location, loaded.engine.card.name}
-        ]
-        for key in gone:
-            del _ENGINES[key]
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return len(gone)
+    tokenizer = wrap_tokenizer(processor.tokenizer, card.name)
+    return Engine(TorchBackend(model, processor), tokenizer, card)
 
 
 def _load(
@@ -225,7 +175,14 @@ def _load(
                 _ON_HUB[card.location, revision] = source
             if kind is not None:
                 source = replace(source, card=replace(source.card, kind=kind))
-            return _engine(source, how, apart=apart)
+            dtype = how.dtype or _natural_dtype(source.config, how.device)
+            how = replace(how, dtype=dtype)
+            if apart:
+                return _read(source, how)
+            options = (how.device, dtype, how.quantize)
+            key = EngineKey("torch", source.card.location, source.revision, options)
+            stamp = stamp_of(source.card.location, source.base)
+            return cached_engine(key, stamp, source.card, lambda: _read(source, how))
     except (
         OSError,
         ValueError,
@@ -238,61 +195,29 @@ def _load(
         raise explain(error, card) from error
 
 
-def _engine(source: _Source, how: _How, *, apart: bool) -> Engine:
-    card = source.card
-    dtype = how.dtype or _natural_dtype(source.config, how.device)
-    weights = _Weights(card.location, source.revision, how.device, dtype, how.quantize)
-    if apart:
-        return _read(source, weights, how)
-    stamp = _stamp(card.location) + _stamp(source.base)
-    for old in [one for one, it in _ENGINES.items() if one[0] == weights and it.stamp != stamp]:
-        del _ENGINES[old]  # the files have changed since
-    key = (weights, card.kind, how.threads, how.compiled)
-    found = _ENGINES.get(key)
-    if found is not None:
-        return found.engine
-    same = next((it.engine for one, it in _ENGINES.items() if one[0] == weights), None)
-    if same is not None:
-        engine = Engine(
-            same.model, same.processor, card, threads=how.threads, compiled=how.compiled
-        )
-    else:
-        engine = _read(source, weights, how)
-    _ENGINES[key] = _Loaded(stamp, engine)
-    return engine
-
-
-def _read(source: _Source, weights: _Weights, how: _How) -> Engine:
-    started = time.perf_counter()
-    card = source.card
-    model = read_model(
-        source.base,
-        source.revision,
-        source.config,
-        dtype=_DTYPES[weights.dtype],
-        device=weights.device,
-        quantize=weights.quantize,
-    )
+def _read(source: _Source, how: _How) -> Engine:
+    started, card = time.perf_counter(), source.card
+    if how.dtype == "float16" and source.config.text_config.model_type == "gemma2":
+        _LOG.warning("%s: Gemma 2 overflows in float16; dtype='bfloat16' is safer", card.name)
+    model = _read_model(source, how)
     if card.base is not None:
-        model = merge_adapter(model, card)
-    processor = read_processor(source.base, source.revision)
-    engine = Engine(model, processor, card, threads=how.threads, compiled=how.compiled)
+        model = _merge_adapter(model, card)
+    processor = _read_processor(source.base, source.revision)
+    engine = engine_of(model, processor, card)
     _LOG.info(
-        "loaded %s in %.1f s (%s, %s%s; prompts of kind %s, as %r): %s",
+        "loaded %s in %.1f s (%s%s; prompts of kind %s): %s",
         card.name,
         time.perf_counter() - started,
-        weights.device,
-        weights.dtype,
-        f", weights rounded to {weights.quantize}" if weights.quantize else "",
+        engine.backend.description,
+        f", weights rounded to {how.quantize}" if how.quantize else "",
         card.kind,
-        segment_prefix("cat", kind=card.kind),
         card.about,
     )
     return engine
 
 
 def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
-    """Find out what only the files say: a card on the hub, an adapter, the configuration."""
+    """Read what only the files contain: a card on the hub, an adapter, the configuration."""
     if not card.is_local:
         own = fetch_file(card.location, CARD_NAME, revision)
         card = read_card(own, card) if own else card
@@ -308,15 +233,193 @@ def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
     if card.base is not None:
         base = find_checkpoint(card.base).location
         revision = revision or adapter_base(Path(card.location))[1]
-    return _Source(card, base, revision, read_config(base, revision, card.name))
+    config = _read_config(base, revision, card.name)
+    folder = Path(base)
+    if folder.is_dir():
+        weight_files(folder)
+        names = ("processor_config.json", "preprocessor_config.json")
+        if not any((folder / name).is_file() for name in names):
+            raise CheckpointError(
+                f"{base}: has no processor_config.json; copy the processor's files (it, "
+                f"tokenizer.json and tokenizer_config.json) from the checkpoint it was trained from"
+            )
+    return _Source(card, base, revision, config)
 
 
-def _stamp(location: str) -> tuple[tuple[str, int, int], ...]:
-    folder = Path(location)
-    if not folder.is_dir():
-        return ()
-    files = sorted(path for path in folder.iterdir() if _OWN_FILES.fullmatch(path.name))
-    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+def _read_config(source: str, revision: str | None, name: str) -> "PaliGemmaConfig":
+    """Read a checkpoint's configuration.
+
+    Args:
+        source: Folder or hub id.
+        revision: Of the hub.
+        name: For errors.
+
+    Raises:
+        CheckpointError: If it is not PaliGemma's.
+    """
+    from transformers import PaliGemmaConfig
+
+    content, _ = PaliGemmaConfig.get_config_dict(source, revision=revision)
+    kind = content.get("model_type")
+    if kind != "paligemma":
+        raise CheckpointError(
+            f"{name}: is a {kind!r} model, expected PaliGemma 1 or 2 "
+            f'(model_type "paligemma"); name such a checkpoint, or use model="tiny"'
+        )
+    return PaliGemmaConfig.from_dict(content)
+
+
+def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneration":
+    """Read the weights and put them where they will run.
+
+    Raises:
+        CheckpointError: If they are incomplete, or do not fit the GPUs.
+    """
+    from transformers import PaliGemmaForConditionalGeneration
+    from transformers.utils import logging as transformers_logging
+
+    # Its progress bar would come between a program's own lines; ours reports the end.
+    transformers_logging.disable_progress_bar()
+    # Gemma 2 caps its attention logits, which PyTorch's fused attention cannot do; eager for the
+    # vision tower as well would cost 18 times the memory.
+    is_capped = source.config.text_config.model_type == "gemma2"
+    attention: Any = {"text_config": "eager", "vision_config": "sdpa"} if is_capped else "sdpa"
+    more: dict[str, Any] = {}
+    if how.quantize is not None:
+        more["quantization_config"] = _quantization(how.quantize, how.device)
+    if how.device == "auto":
+        _require_accelerate()
+        more["device_map"] = "auto"
+    model, report = PaliGemmaForConditionalGeneration.from_pretrained(
+        source.base,
+        config=source.config,
+        revision=source.revision,
+        dtype=_DTYPES[cast("str", how.dtype)],
+        attn_implementation=attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are named, and refused, below
+        **more,
+    )
+    _require_whole(source.base, report)
+    if how.device != "auto":
+        return cast("PaliGemmaForConditionalGeneration", model.to(how.device).eval())
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    if places & {"disk", "meta"} or ("cpu" in places and len(places) > 1):
+        raise CheckpointError(
+            f"{source.base}: does not fit into the memory of this machine's GPUs; "
+            f'try quantize="int8" or "int4", a smaller checkpoint, or device="cpu"'
+        )
+    return cast("PaliGemmaForConditionalGeneration", model.eval())
+
+
+def _require_whole(source: str, report: dict[str, Any]) -> None:
+    """Refuse weights of which some were initialised anew or have no place."""
+    kinds = {
+        "missing_keys": "missing",
+        "unexpected_keys": "unknown",
+        "mismatched_keys": "misshapen",
+    }
+    for kind, word in kinds.items():
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[kind] or ())
+        if names:
+            listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise CheckpointError(
+                f"{source}: {len(names)} weights are {word}: {listed}; the files are incomplete or "
+                f"belong to another model: copy them again"
+            )
+
+
+def _merge_adapter(
+    model: "PaliGemmaForConditionalGeneration", card: CheckpointCard
+) -> "PaliGemmaForConditionalGeneration":
+    """Merge a LoRA adapter's weights into the model: it then runs at the base's speed.
+
+    Raises:
+        CheckpointError: If one of its weights has no place, or one is missing.
+        DependencyError: If peft is missing.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError as error:
+        raise DependencyError(
+            f"{card.name} is a LoRA adapter, which needs peft: pip install 'pgvision[train]'"
+        ) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages about each other; weights are checked below
+        adapted = PeftModel.from_pretrained(model, card.location)
+        expected = set(get_peft_model_state_dict(adapted))
+    path = Path(card.location) / "adapter_model.safetensors"
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            stored = set(file.keys())
+        report = {
+            "missing_keys": expected - stored,
+            "unexpected_keys": stored - expected,
+            "mismatched_keys": (),
+        }
+        _require_whole(card.location, report)
+    merged = adapted.merge_and_unload().eval()
+    return cast("PaliGemmaForConditionalGeneration", merged)
+
+
+def _read_processor(source: str, revision: str | None) -> Any:
+    """Read the tokenizer and the image processor.
+
+    The Pillow processor is named, whatever is installed: torchvision's resizes to other pixels.
+    The tokenizer comes from its one file: transformers reads Gemma's 34 MB three times.
+    """
+    from transformers import PaliGemmaProcessor, PreTrainedTokenizerFast, SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil.from_pretrained(source, revision=revision)
+    tokenizer = read_tokenizer(source, revision)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.table,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **tokenizer.specials,
+    )
+    return PaliGemmaProcessor(images, fast)
+
+
+def _quantization(quantize: str, device: str) -> Any:
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+    except ImportError as error:
+        raise DependencyError(
+            f"quantize={quantize!r} needs torchao: pip install 'pgvision[quant]'"
+        ) from error
+    if quantize == "int8":
+        config = Int8WeightOnlyConfig()
+    elif device == "cpu":
+        # torchao's public functions take no CPU.
+        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+
+        config = PrototypeInt4WeightOnlyConfig(group_size=32)
+    else:
+        config = Int4WeightOnlyConfig(group_size=32, int4_packing_format="tile_packed_to_4d")
+    return TorchAoConfig(config, modules_to_not_convert=_UNQUANTIZED)
+
+
+def _require_quantization(quantize: str | None, card: CheckpointCard) -> None:
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise OptionError(
+            f"quantize: expected None or one of {', '.join(QUANTIZATIONS)}, got {quantize!r}"
+        )
+    if quantize is not None and card.base is not None:
+        raise OptionError(
+            f"quantize: {card.name!r} is a LoRA adapter, and weights cannot be merged into "
+            f"quantised ones; merge it first: pgvision export --model {card.name} --out merged"
+        )
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401  (transformers needs it)
+    except ImportError as error:
+        raise DependencyError(
+            "device=\"auto\" needs accelerate: pip install 'pgvision[train]'"
+        ) from error
 
 
 def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:

@@ -1,59 +1,75 @@
-"""From what a user names to what answers: weights in this process, or a server elsewhere."""
+"""From what a user names to an engine: ONNX Runtime, torch, or a server elsewhere."""
 
+import logging
+import time
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
+from typing import Final, Literal, get_args
 
-from pgvision.collecting import without_collecting
-from pgvision.errors import OptionError
-from pgvision.runtime.checkpoints import (
-    CheckpointCard,
-    find_checkpoint,
-    find_revision,
-    is_address,
-)
-from pgvision.runtime.onnx_engine import OnnxEngine
-from pgvision.runtime.onnx_files import is_exported
+from pgvision.errors import CheckpointError, DependencyError, OptionError
+from pgvision.runtime.checkpoints import CheckpointCard, find_revision, is_address
+from pgvision.runtime.engine import Engine
+from pgvision.runtime.engine_cache import EngineKey, cached_engine, stamp_of
+from pgvision.runtime.onnx_backend import OnnxBackend, default_threads, why_unsupported
 from pgvision.runtime.protocol import Generator
-from pgvision.runtime.remote import find_remote
+from pgvision.runtime.tokenizer import read_tokenizer
+
+_LOG = logging.getLogger(__name__)
+
+EngineName = Literal["auto", "onnx", "torch"]
+_NVIDIA: Final = (Path("/dev/nvidia0"), Path("C:/Windows/System32/nvcuda.dll"))
 
 
-def open_generator(
+def open_engine(
     model: str | Path | None = None,
     *,
+    engine: EngineName | None = None,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     kind: str | None = None,
     quantize: str | None = None,
     threads: int | None = None,
-    compiled: bool = False,
 ) -> Generator:
-    """Load a checkpoint or its export, or find a server; torch is needed for the first alone.
+    """Load a checkpoint in the library that suits it, or connect to a server.
 
     Args:
         model: See `pgvision.runtime.find_checkpoint`; ``http://...`` is a server.
+        engine: "auto" (the default) takes ONNX Runtime on a CPU for checkpoint folders of up to
+            200 million parameters, which need neither torch nor transformers there, and torch for
+            all others: GPUs, large checkpoints, adapters, hub ids, quantised weights. "onnx" and
+            "torch" choose.
         revision: See `pgvision.runtime.load`, as for the others.
         device: Where to compute.
-        dtype: Of the weights.
-        kind: Which prompts it knows.
-        quantize: What weights are rounded to.
-        threads: Of the processor.
-        compiled: Whether the passes that write answers are compiled.
+        dtype: Of the weights; ONNX Runtime computes in float32.
+        kind: Which prompts the checkpoint knows.
+        quantize: What weights are rounded to (torch).
+        threads: Of the CPU; None: all that the process may use, at most 8 (ONNX Runtime), or
+            PyTorch's number.
 
     Raises:
-        OptionError: If an option is given that a server decides for itself.
+        CheckpointError: If the weights cannot be had, or are not PaliGemma's.
+        OptionError: If an option is outside its range or does not suit the engine.
+        DependencyError: If a package is missing.
     """
-    card = find_checkpoint(model, kind=kind)
-    name = card.name
-    given = {"device": device, "dtype": dtype, "quantize": quantize, "compiled": compiled or None}
-    if card.is_local and is_exported(Path(card.location)):
-        find_revision(model, revision)
-        _refuse(given, f"{name} is exported for processors in float32")
-        return _exported(card, threads)
-    if not is_address(name):
-        with without_collecting():
-            from pgvision.runtime.loading import load
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise OptionError(f"threads: expected a whole number above 0, got {threads!r}")
+    if engine is not None and engine not in get_args(EngineName):
+        expected = ", ".join(get_args(EngineName))
+        raise OptionError(f"engine: expected one of {expected}, got {engine!r}")
+    card = find_revision(model, revision, kind=kind)
+    given = {"device": device, "dtype": dtype, "quantize": quantize}
+    if is_address(card.location):
+        from pgvision.runtime.remote import Remote
+
+        own = None if engine in (None, "auto") else engine
+        _refuse({**given, "threads": threads, "engine": own}, f"the server at {card.name} decides")
+        return Remote(card.name, kind=kind)
+    reason = _why_torch(card, given, engine)
+    if engine == "onnx" and reason is not None:
+        raise OptionError(f"engine: {card.name} cannot run on ONNX Runtime: {reason}")
+    if engine == "torch" or reason is not None:
+        from pgvision.runtime.loading import load
 
         return load(
             model,
@@ -63,19 +79,53 @@ def open_generator(
             kind=kind,
             quantize=quantize,
             threads=threads,
-            compiled=compiled,
         )
-    find_revision(model, revision, kind=kind)
-    _refuse({**given, "threads": threads}, f"the server at {name} decides")
-    return find_remote(name, kind)
+    return _open_onnx(card, threads or default_threads())
+
+
+def _why_torch(
+    card: CheckpointCard, given: Mapping[str, str | None], engine: EngineName | None
+) -> str | None:
+    """Return why ONNX Runtime is not used; None: it is."""
+    reasons = {
+        "its weights are not in a folder": not card.is_local,
+        "it is an adapter; merge it with `pgvision export`": card.base is not None,
+        f"device={given['device']!r}": given["device"] not in (None, "cpu"),
+        f"dtype={given['dtype']!r}": given["dtype"] not in (None, "float32"),
+        f"quantize={given['quantize']!r}": given["quantize"] is not None,
+        "this machine has a GPU": engine != "onnx"
+        and given["device"] is None
+        and any(path.exists() for path in _NVIDIA),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    return reason or why_unsupported(Path(card.location))
+
+
+def _open_onnx(card: CheckpointCard, threads: int) -> Engine:
+    def build() -> Engine:
+        started = time.perf_counter()
+        try:
+            backend = OnnxBackend(Path(card.location), threads=threads)
+        except ImportError as error:
+            raise DependencyError("ONNX Runtime is missing: pip install onnxruntime") from error
+        except MemoryError as error:
+            raise CheckpointError(f"{card.name}: does not fit into memory") from error
+        engine = Engine(backend, read_tokenizer(card.location, None), card)
+        _LOG.info(
+            "loaded %s in %.1f s (%s; prompts of kind %s): %s",
+            card.name,
+            time.perf_counter() - started,
+            backend.description,
+            card.kind,
+            card.about,
+        )
+        return engine
+
+    key = EngineKey("onnx", card.location, options=(threads,))
+    return cached_engine(key, stamp_of(card.location), card, build)
 
 
 def _refuse(given: Mapping[str, object], why: str) -> None:
     for option, value in given.items():
         if value is not None:
             raise OptionError(f"{option}: {why}; leave {option} out")
-
-
-@lru_cache(maxsize=4)
-def _exported(card: CheckpointCard, threads: int | None) -> OnnxEngine:
-    return OnnxEngine(card, threads=threads)

@@ -1,6 +1,7 @@
 """What tasks ask of any engine: requests in, generations out as they end. Needs numpy alone."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,9 +12,10 @@ import numpy as np
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.tokens import AnswerForm
+from pgvision.tokens import LOCS_PER_BOX, AnswerForm
 
 Drafts = Literal["off", "exact", "steady"]
+_OBJECT: Final = re.compile(r"L{4}(S{16})?T*")
 DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
 
 
@@ -51,6 +53,37 @@ class ObjectSpan(NamedTuple):
     is_complete: bool = True
     loc_row: int = 0
     seg_row: int = 0
+
+
+def find_spans(kinds: str, values: Sequence[int]) -> tuple[ObjectSpan, ...]:
+    """Find complete objects among tokens that were written without the grammar.
+
+    Args:
+        kinds: One letter for each token: "L" location, "S" mask code, "T" text, any other for
+            what ends a label (of a separator at least the first piece).
+        values: Bin or code of each location or mask token; anything for other tokens.
+
+    Returns:
+        The tokens of each object that has four locations.
+
+    Example:
+        >>> find_spans("LLLLT;", [1, 2, 3, 4, 0, 0])[0][:5]
+        (0, 4, 4, 5, (1, 2, 3, 4))
+    """
+    spans = []
+    for match in _OBJECT.finditer(kinds):
+        start, box = match.start(), match.start() + LOCS_PER_BOX
+        mask = box + len(match[1] or "")
+        spans.append(
+            ObjectSpan(
+                *(start, box, mask, match.end()),
+                tuple(values[start:box]),
+                tuple(values[box:mask]),
+                loc_row=kinds.count("L", 0, start),
+                seg_row=kinds.count("S", 0, start),
+            )
+        )
+    return tuple(spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +132,6 @@ class Request:
             (0.8% of the picture's side), so that boxes do not tremble. "off": ``draft`` is ignored.
         max_new_tokens: Where the answer is cut off; None: what the checkpoint was trained to write.
         num_alternatives: How many best answers to return, from a beam as wide.
-        temperature: 0: the most probable token each time; above, tokens are drawn.
-        top_p: Draw among the most probable tokens that together have this mass.
-        seed: Of the draw.
 
     Raises:
         OptionError: If a number is outside its range.
@@ -115,25 +145,17 @@ class Request:
     drafts: Drafts = "exact"
     max_new_tokens: int | None = None
     num_alternatives: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name in ("max_new_tokens", "num_alternatives"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name}: expected at least 1, got {value}; leave it out")
+            if value is not None and (type(value) is not int or value < 1):
+                raise OptionError(f"{name}: expected a whole number above 0, got {value!r}")
         if self.num_alternatives > 1 and self.form is not None:
             raise OptionError("num_alternatives: k best answers are texts; leave form out")
         if self.drafts not in DRAFTS:
             raise OptionError(f"drafts: expected one of {', '.join(DRAFTS)}, got {self.drafts!r}")
-        if self.temperature < 0.0 or not 0.0 < self.top_p <= 1.0:
-            raise OptionError(
-                f"temperature, top_p: expected at least 0 and a share in (0, 1], got "
-                f"{self.temperature}, {self.top_p}; leave them out for the most probable answer"
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

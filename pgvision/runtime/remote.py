@@ -1,55 +1,61 @@
-"""A PaliGemma that somebody else serves: OpenAI's chat completions over HTTP. No torch."""
+"""Engine at an address: OpenAI's chat completions over HTTP."""
 
 import base64
+import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import cv2
+import numpy as np
 
+from pgvision.arrays import FloatArray
 from pgvision.errors import CheckpointError, OptionError
+from pgvision.http import HttpError, HttpPolicy, fetch
 from pgvision.runtime.checkpoints import CheckpointCard, card_of_served, is_address
-from pgvision.runtime.completions import read_completion
-from pgvision.runtime.drawing import Drawn
-from pgvision.runtime.endpoint import KEY_NAME, Endpoint, RefusedError
-from pgvision.runtime.protocol import Generation, Request
+from pgvision.runtime.engine import BATCH_SIZE, RequestQueue
+from pgvision.runtime.protocol import Generation, Request, find_spans
+from pgvision.tokens import NUM_BINS, NUM_CODES
 
-AT_ONCE: Final = 8
+KEY_NAME: Final = "PGVISION_ENGINE_KEY"
 _MAX_TOKENS: Final = 240
 _ALTERNATIVES: Final = 20  # the most that OpenAI's form allows
+_TRIES: Final = 4
+_BUSY: Final = frozenset({429, 502, 503, 504})
+_TOKEN: Final = re.compile(r"<(?:loc(?P<bin>\d{4})|seg(?P<code>\d{3}))>")
+_EOS: Final = frozenset({"<eos>", "</s>", "<end_of_turn>"})
 
 _log = logging.getLogger(__name__)
 
 
 class Remote:
-    """An engine at an address: vLLM, MLX, an own server; anything with chat completions.
+    """An engine at an address: vLLM, MLX, `pgvision serve`; anything with chat completions.
 
-    Tasks take it as ``generator=``, or by its address as ``model=``. It is sent the picture as PNG
-    and the prompt as text, and must put image tokens, ``<bos>`` and the closing newline around it
-    as PaliGemma was trained with: ``pgvision doctor --engine`` tells whether it does.
+    Tasks take it as ``generator=``, or by its address as ``model=``. It gets the image as PNG and
+    the prompt as text, and must put image tokens, ``<bos>`` and the closing newline around it as
+    PaliGemma was trained with: ``pgvision doctor --engine`` checks whether it does.
 
-    Probabilities come from ``logprobs`` and ``top_logprobs`` where the server gives them. What lies
-    beyond the 20 most probable tokens is unknown and counts against an object, so that scores are
-    lower bounds. Without them, or where tokens do not join to the text, scores are None. Grammar,
-    drafts, ``extra_objects`` and closed sets need an engine of ours: answers are not held to a
-    grammar, drafts are ignored, and the other two are refused.
+    Probabilities come from ``logprobs`` and ``top_logprobs`` where the server gives them. What is
+    beyond the 20 most probable tokens is unknown and counts against an object, so scores are lower
+    bounds. Without them, or where tokens do not join to the text, scores are None. Answers are not
+    constrained to a grammar and drafts are ignored; ``extra_objects`` and closed sets are refused.
 
     Args:
         address: ``http://host:port``, with ``/v1`` if need be, and ``#name`` to choose among
             several models.
-        kind: Which prompts it knows; None: what the served model's name says.
+        kind: Which prompts the model knows; None: what its name says.
         api_key: Sent as a bearer token; None: ``PGVISION_ENGINE_KEY`` of the environment.
         timeout: Seconds for one answer.
 
     Raises:
-        OptionError: If the address is none.
-        CheckpointError: If nobody answers there, or it serves several models and none is named.
+        OptionError: If the address is not an http(s) URL.
+        CheckpointError: If there is no server, or it serves several models and none is named.
     """
 
     def __init__(
@@ -64,11 +70,11 @@ class Remote:
             raise OptionError(f"address: expected http://host:port, got {address!r}")
         base, _, self._model = address.partition("#")
         base = base.rstrip("/").removesuffix("/chat/completions")
-        self._endpoint = Endpoint(
-            base if urlsplit(base).path else f"{base}/v1",
-            api_key or os.environ.get(KEY_NAME),
-            timeout,
-        )
+        self._base = base if urlsplit(base).path else f"{base}/v1"
+        self._policy = HttpPolicy(seconds=timeout, max_bytes=1 << 26, max_redirects=0)
+        key = api_key or os.environ.get(KEY_NAME)
+        self._headers = {"Content-Type": "application/json"}
+        self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
         self._has_logprobs = True
         self._model = self._model or self._only_model()
         card = card_of_served(self._model, base)
@@ -90,13 +96,13 @@ class Remote:
             OptionError: If a request asks for what only an engine of ours can do.
             CheckpointError: If the server refuses, fails, or cannot be reached any more.
         """
-        size = batch_size or AT_ONCE
-        source = Drawn(requests)
+        size = batch_size or BATCH_SIZE
+        queue = RequestQueue(requests)
         running: dict[Future[Generation], int] = {}
         with ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote") as pool:
             try:
                 while True:
-                    for index, request in source.take(size - len(running)):
+                    for index, request in queue.take(size - len(running)):
                         running[pool.submit(self.answer, request)] = index
                     if not running:
                         break
@@ -105,8 +111,8 @@ class Remote:
             finally:
                 for future in running:
                     future.cancel()
-        if source.error is not None:
-            raise source.error
+        if queue.error is not None:
+            raise queue.error
 
     def answer(self, request: Request) -> Generation:
         """Answer one request.
@@ -121,7 +127,7 @@ class Remote:
         if form is not None and (form.past_end or form.bans or form.decoy):
             raise OptionError("extra_objects, closed sets: a server cannot; load the checkpoint")
         started = time.perf_counter()
-        found = read_completion(self._post(self._body(request)))
+        found = read_completion(self._complete(self._body(request)))
         return replace(found, timings={"engine": time.perf_counter() - started})
 
     def _body(self, request: Request) -> dict[str, Any]:
@@ -135,47 +141,149 @@ class Remote:
             "model": self._model,
             "messages": [{"role": "user", "content": content}],
             "max_tokens": request.max_new_tokens or self.card.max_new_tokens or _MAX_TOKENS,
-            "temperature": request.temperature,
+            "temperature": 0.0,
         }
-        if request.temperature > 0:
-            body |= {"top_p": request.top_p, "seed": request.seed}
         if self._has_logprobs:
             body |= {"logprobs": True, "top_logprobs": _ALTERNATIVES}
         return body
 
-    def _post(self, body: dict[str, Any]) -> Any:
+    def _complete(self, body: dict[str, Any]) -> Any:
         try:
-            return self._endpoint.ask("/chat/completions", body)
-        except RefusedError as error:
-            if "logprobs" not in body or error.code not in (400, 422):
-                raise
-            answer = self._endpoint.ask(
-                "/chat/completions", {k: v for k, v in body.items() if "logprobs" not in k}
-            )
-            if self._has_logprobs:
-                self._has_logprobs = False
-                _log.warning(
-                    "%s gives no log-probabilities: no object has a score", self._endpoint.base
+            return self._ask("/chat/completions", body)
+        except HttpError as error:
+            if "logprobs" not in body or error.status not in (400, 422):
+                raise CheckpointError(str(error)) from error
+        plain = {key: value for key, value in body.items() if "logprobs" not in key}
+        try:
+            answer = self._ask("/chat/completions", plain)
+        except HttpError as error:
+            raise CheckpointError(str(error)) from error
+        if self._has_logprobs:
+            self._has_logprobs = False
+            _log.warning("%s gives no log-probabilities: no object has a score", self._base)
+        return answer
+
+    def _ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        """Return the JSON of a reply; ask again while the server is busy.
+
+        Raises:
+            HttpError: If the server refuses.
+            CheckpointError: If it cannot be reached, or replies with something else.
+        """
+        data, pause_s = None if body is None else json.dumps(body).encode(), 0.5
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                reply = fetch(
+                    f"{self._base}{path}", policy=self._policy, headers=self._headers, body=data
                 )
-            return answer
+                return json.loads(reply)
+            except HttpError as error:
+                is_busy = error.status in _BUSY or (error.status is None and body is not None)
+                if not is_busy or not tries_left:
+                    hint = f"; set {KEY_NAME}" if error.status in (401, 403) else ""
+                    if error.status is None:
+                        raise CheckpointError(f"{error}: is the server running there?") from error
+                    if hint:
+                        raise CheckpointError(f"{error}{hint}") from error
+                    raise
+                pause_s = max(pause_s, min(error.retry_after, 30.0))
+            except (ValueError, RecursionError) as error:
+                raise CheckpointError(f"{self._base}{path}: no answer in JSON ({error})") from error
+            time.sleep(pause_s)
+            pause_s *= 2
+        raise CheckpointError(f"{self._base}{path}: no answer")
 
     def _only_model(self) -> str:
-        reply = self._endpoint.ask("/models", None)
         try:
-            names = [str(one["id"]) for one in reply["data"]]
+            names = [str(item["id"]) for item in self._ask("/models", None)["data"]]
+        except HttpError as error:
+            raise CheckpointError(str(error)) from error
         except (KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{self._endpoint.base}/models: expected a list of models"
-            ) from error
+            raise CheckpointError(f"{self._base}/models: expected a list of models") from error
         if len(names) != 1:
             raise CheckpointError(
-                f"{self._endpoint.base} serves {', '.join(names) or 'nothing'}; choose one: "
-                f"{self._endpoint.base}#{names[0] if names else 'name'}"
+                f"{self._base} serves {', '.join(names) or 'nothing'}; choose one: "
+                f"{self._base}#{names[0] if names else 'name'}"
             )
         return names[0]
 
 
-@lru_cache(maxsize=16)
-def find_remote(address: str, kind: str | None) -> Remote:
-    """Return the engine at an address, asked once per process what it serves."""
-    return Remote(address, kind=kind)
+def read_completion(reply: Any) -> Generation:
+    """Read a chat completion's text and, where they fit it, its tokens.
+
+    Args:
+        reply: The parsed JSON.
+
+    Raises:
+        CheckpointError: If it is not a chat completion.
+    """
+    try:
+        choice = reply["choices"][0]
+        text = choice["message"]["content"] or ""
+        finished = choice.get("finish_reason") != "length"
+        listed = (choice.get("logprobs") or {}).get("content") or []
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"expected a chat completion, got {str(reply)[:200]}") from error
+    if not isinstance(text, str):
+        raise CheckpointError(f"expected a text as content, got {str(text)[:200]}")
+    try:
+        pieces = tuple("" if each["token"] in _EOS else str(each["token"]) for each in listed)
+        tables = [_table(each) for each in listed]
+        logprobs = np.array([float(each["logprob"]) for each in listed], np.float32)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pieces = ()
+    if not pieces or "".join(pieces) != text:
+        whole = (text,) if text else ()
+        ids = np.full(len(whole), -1, np.int64)
+        return Generation(text=text, token_ids=ids, pieces=whole, finished=finished)
+    matches = [_TOKEN.fullmatch(piece) for piece in pieces]
+    values = [0 if match is None else int(match["bin"] or match["code"]) for match in matches]
+    kinds = "".join(map(_kind, pieces, matches))
+    return Generation(
+        text=text,
+        token_ids=np.full(len(pieces), -1, np.int64),
+        pieces=pieces,
+        finished=finished,
+        logprobs=logprobs,
+        eos_logprobs=np.array([_end_logprob(table) for table in tables], np.float32),
+        loc_probs=_rows(kinds, "L", tables, "bin", NUM_BINS),
+        seg_probs=_rows(kinds, "S", tables, "code", NUM_CODES),
+        spans=find_spans(kinds, values),
+    )
+
+
+def _kind(piece: str, match: re.Match[str] | None) -> str:
+    if match is not None:
+        return "L" if match["bin"] else "S"
+    return "E" if not piece else (";" if piece.strip() == ";" else "T")
+
+
+def _table(listed: Mapping[str, Any]) -> dict[str, float]:
+    """Return log-probabilities by token, the written one among them."""
+    table = {
+        str(other["token"]): float(other["logprob"]) for other in listed.get("top_logprobs") or ()
+    }
+    return table | {str(listed["token"]): float(listed["logprob"])}
+
+
+def _end_logprob(table: Mapping[str, float]) -> float:
+    """Return an upper bound of the probability that the answer ended here."""
+    known = [value for token, value in table.items() if token in _EOS]
+    if known:
+        return max(known)
+    rest = float(np.log(max(1.0 - float(np.exp(list(table.values())).sum()), 1e-9)))
+    return min(rest, *table.values()) if len(table) > 1 else rest
+
+
+def _rows(
+    kinds: str, kind: str, tables: Sequence[Mapping[str, float]], group: str, size: int
+) -> FloatArray:
+    """Return one row for each location (or code) written; what is not listed is 0."""
+    rows = np.zeros((kinds.count(kind), size), np.float32)
+    written = [table for letter, table in zip(kinds, tables, strict=True) if letter == kind]
+    for row, table in zip(rows, written, strict=True):
+        for token, value in table.items():
+            match = _TOKEN.fullmatch(token)
+            if match is not None and match[group] is not None and int(match[group]) < size:
+                row[int(match[group])] = np.exp(value)
+    return rows

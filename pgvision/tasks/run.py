@@ -21,7 +21,7 @@ from pgvision.runtime import (
     Picture,
     Request,
     find_revision,
-    open_generator,
+    open_engine,
 )
 from pgvision.tasks.asking import Answered, Ask, Task, Window
 from pgvision.tasks.options import ImageOptions, ModelOptions, ReadOptions, check_options
@@ -61,7 +61,7 @@ class Runner:
         self.options = options
         self.batch_size = options.get("batch_size")
         self.drafts: Drafts = options.get("drafts") or "exact"
-        self.generator: Generator = options.get("generator") or open_generator(
+        self.generator: Generator = options.get("generator") or open_engine(
             options.get("model"),
             revision=options.get("revision"),
             device=options.get("device"),
@@ -69,7 +69,7 @@ class Runner:
             kind=options.get("kind"),
             quantize=options.get("quantize"),
             threads=options.get("threads"),
-            compiled=options.get("compiled") or False,
+            engine=options.get("engine"),
         )
         self.card = card_of({**options, "generator": self.generator})
 

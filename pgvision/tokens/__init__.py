@@ -12,7 +12,7 @@ from pgvision.tokens.bins import (
     seg_text,
 )
 from pgvision.tokens.forms import AnswerForm
-from pgvision.tokens.grammar import Cursor, Grammar, Symbol, check_suffix
+from pgvision.tokens.grammar import LOCS_PER_BOX, Cursor, Grammar, Symbol, check_suffix
 from pgvision.tokens.labels import match_label
 from pgvision.tokens.languages import LANGUAGES
 from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_suffix
@@ -38,6 +38,7 @@ __all__ = [
     "CODES_PER_MASK",
     "KINDS",
     "LANGUAGES",
+    "LOCS_PER_BOX",
     "NUM_BINS",
     "NUM_CODES",
     "SEPARATOR",

@@ -107,7 +107,7 @@ def speed(count: int, model: str) -> None:
         for file in sorted((base / "in").iterdir()):
             detector(read_image(file))
         plain = count / (time.perf_counter() - started)
-        detector.generator.eyes.forget()
+        detector.generator.forget_images()
         engine = Waiting(model)
         recipe = Recipe("detect", {"classes": "helmet", "generator": engine})
         job = Job(recipe, [base / "in"], base / "journal")

@@ -106,11 +106,11 @@ def two_calls(
     engine: Engine, detector: Detector, captioner: Captioner, image: np.ndarray, *, forget: bool
 ) -> float:
     """Detect and caption; ``forget`` makes the second call encode the picture again."""
-    engine.eyes.forget()
+    engine.forget_images()
     start = time.perf_counter()
     detector(image)
     if forget:
-        engine.eyes.forget()
+        engine.forget_images()
     captioner(image)
     return time.perf_counter() - start
 

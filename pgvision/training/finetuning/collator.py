@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pgvision.errors import DataError
-from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
+from pgvision.runtime.tokenizer import Vocabulary, wrap_tokenizer
 from pgvision.tokens import SEPARATOR
 from pgvision.training.finetuning.samples import Sample
 
@@ -46,7 +46,9 @@ class Collator:
         self.processor = copy.deepcopy(processor)
         self.processor.tokenizer.padding_side = "right"
         self.max_length = max_length
-        self.vocabulary: Vocabulary = read_vocabulary(self.processor.tokenizer, "the processor")
+        self.vocabulary: Vocabulary = wrap_tokenizer(
+            self.processor.tokenizer, "the processor"
+        ).vocabulary
         between = self._ids(f"<loc0000>{SEPARATOR}<loc0000>")[1:-1]
         self.separator = torch.tensor(between)
 

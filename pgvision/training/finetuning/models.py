@@ -5,12 +5,12 @@ from typing import Any, Final
 import torch
 
 from pgvision.errors import DependencyError, OptionError
-from pgvision.runtime import Engine, load_apart
-from pgvision.runtime.threads import is_small
+from pgvision.runtime import Engine, engine_of, load_apart
 from pgvision.training.finetuning.settings import FinetuneSettings
 from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution
 
+_SMALL: Final = 100_000_000  # parameters
 _MOST_PIECES: Final = 3  # of "<noise>": beyond, it becomes a token of its own
 
 
@@ -39,8 +39,8 @@ def prepare(settings: FinetuneSettings, *, device: str | None = None) -> Engine:
     if settings.closed_set and len(processor.tokenizer.tokenize(f" {NOISE}")) > _MOST_PIECES:
         add_noise(processor.tokenizer)
         model.resize_token_embeddings(len(processor.tokenizer))
-    engine = Engine(model, processor, engine.card)
-    if model.device.type == "cpu" and is_small(model):
+    engine = engine_of(model, processor, engine.card)
+    if model.device.type == "cpu" and model.num_parameters() < _SMALL:
         # Plain matrix products: their backward pass is faster there than the fused kernel's.
         model.set_attn_implementation("eager")
     if settings.method == "qlora":

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from pgvision.datasets import Dataset
 from pgvision.errors import DependencyError
 from pgvision.evaluation import Calibration
-from pgvision.runtime import Engine
+from pgvision.runtime import Engine, engine_of
 from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet, find_checkpoint
 from pgvision.training.finetuning.binding import (
     bind,
@@ -112,7 +112,7 @@ def finetune(
     data = read_mixture([places] if isinstance(places, DataPlaces) else places, settings)
     engine = prepare(settings, device=device or own_gpu())
     rate = settings.rate_for(engine.card.kind, knows=data.is_known(engine.card))
-    engine = Engine(engine.model, engine.processor, _card(engine.card, data))
+    engine = engine_of(engine.model, engine.processor, _card(engine.card, data))
     validate = _validation(engine, data)
     too_long = answers_too_long(data, engine, _collator(engine)) if is_first() else {}
     trainer, watch = _trainer(folder, engine, data, settings, validate, rate)

@@ -11,7 +11,7 @@ from pgvision.evaluation import Calibration, evaluate_detections, fit_calibratio
 from pgvision.evaluation.text import exact_match
 from pgvision.images import read_image
 from pgvision.results import Failure
-from pgvision.runtime import Engine, Picture, Request
+from pgvision.runtime import Engine, Picture, Request, engine_of
 from pgvision.tasks import Detector, Segmenter
 from pgvision.training.finetuning.settings import FinetuneSettings
 
@@ -23,7 +23,7 @@ def answering(engine: Engine) -> Iterator[Engine]:
     was = model.training
     model.eval()
     try:
-        yield Engine(model, engine.processor, engine.card)
+        yield engine_of(model, engine.processor, engine.card)
     finally:
         model.train(was)
 

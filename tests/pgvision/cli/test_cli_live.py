@@ -201,7 +201,7 @@ def test_bad_words_are_refused_before_a_model_is_loaded(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     Path("cross.json").write_text("[[0, 0], [90, 90], [90, 0], [0, 90]]")
-    monkeypatch.setattr("pgvision.tasks.run.open_generator", None)
+    monkeypatch.setattr("pgvision.tasks.run.open_engine", None)
     ran = run("live", "helmet", "--source", walk, *words)
     assert ran.code in (1, 2)
     assert says in ran.err

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pgvision.datasets import read_dataset
+from pgvision.runtime import onnx_backend, unload
 from pgvision.runtime.checkpoints import TINY_FOLDER
-from pgvision.runtime.session import Session
-from pgvision.runtime.threads import Threads
+from pgvision.runtime.engine import _Batch
 from recipes.scenes.export import export_scenes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
@@ -30,13 +30,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def batches(monkeypatch):
     """Of each group of prompts that entered the real model: its size, and that of the batch."""
     sizes = []
-    enter = Session.enter
+    enter = _Batch.enter
 
-    def counted(self, rows, features):
-        enter(self, rows, features)
+    def counted(self, rows):
+        enter(self, rows)
         sizes.append((len(rows), len(self.rows)))
 
-    monkeypatch.setattr(Session, "enter", counted)
+    monkeypatch.setattr(_Batch, "enter", counted)
     return sizes
 
 
@@ -77,16 +77,20 @@ def test_classes_per_prompt_is_how_many_are_asked_for_at_once(run, picture, task
 @pytest.mark.parametrize("words", TASKS, ids=lambda words: words[0])
 def test_threads_and_drafts_reach_the_decoder(run, film, monkeypatch, words):
     seen, threads = [], set()
-    enter = Session.enter
+    enter = _Batch.enter
 
-    def watched(self, rows, features):
+    def watched(self, rows):
         seen.append({(row.request.drafts, bool(len(row.request.draft))) for row in rows})
-        enter(self, rows, features)
+        enter(self, rows)
 
-    monkeypatch.setattr(Session, "enter", watched)
-    # Two threads on a busy machine cost minutes, so that they are only counted.
-    monkeypatch.setattr(Threads, "__enter__", lambda self: threads.add(self.count))
-    monkeypatch.setattr(Threads, "__exit__", lambda *_: None)
+    monkeypatch.setattr(_Batch, "enter", watched)
+    session = onnx_backend.OnnxBackend._session
+    monkeypatch.setattr(
+        onnx_backend.OnnxBackend,
+        "_session",
+        lambda self, *a: threads.add(self.threads) or session(self, *a),
+    )
+    unload()
     for drafts, guessed in (("steady", True), ("off", False)):
         seen.clear()
         shared = ("--json", "--threads", 2, "--batch-size", 1, "--drafts", drafts, "--stride", 2)

@@ -22,10 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gemma import BOX, LABELS, MASK, PROMPTS, facts, gemma
 
 from pgvision import Detector, Segmenter
-from pgvision.runtime import Engine, find_checkpoint
-from pgvision.runtime.recording import Scribe
-from pgvision.runtime.token_grammar import TokenGrammar
-from pgvision.runtime.vocabulary import Vocabulary, read_vocabulary
+from pgvision.runtime import Engine, engine_of, find_checkpoint
+from pgvision.runtime.grammar import TokenCursor, TokenGrammar
+from pgvision.runtime.tokenizer import Tokenizer, Vocabulary, wrap_tokenizer
 from pgvision.tokens import (
     LANGUAGES,
     AnswerForm,
@@ -68,7 +67,12 @@ def engine() -> Engine:
     processor = PaliGemmaProcessor(image_processor=images, tokenizer=gemma())
     model = PaliGemmaForConditionalGeneration(config).eval()
     card = find_checkpoint("google/paligemma-3b-mix-224")
-    return Engine(model, processor, replace(card, codec="tiny"))
+    return engine_of(model, processor, replace(card, codec="tiny"))
+
+
+@cache
+def table() -> Tokenizer:
+    return wrap_tokenizer(gemma(), "gemma")
 
 
 def test_the_rebuilt_tokenizer_writes_the_recorded_ids() -> None:
@@ -78,7 +82,7 @@ def test_the_rebuilt_tokenizer_writes_the_recorded_ids() -> None:
 
 
 def test_the_ids_of_places_codes_and_pictures_are_paligemmas() -> None:
-    assert read_vocabulary(gemma(), "gemma") == TABLE
+    assert table().vocabulary == TABLE
     assert gemma().convert_tokens_to_ids(["<loc1023>", "<seg127>", "\n"]) == [257023, 257151, 108]
 
 
@@ -135,15 +139,15 @@ def test_prompts_reach_the_model_as_recorded(prefix: str, ids: list[int] | None)
 def test_a_label_is_walked_as_gemma_writes_it_and_read_back(label: str) -> None:
     """In its place, behind a box and before ``▁;`` and ``▁``; several pieces, bytes among them."""
     ids = facts()[f"{BOX} {label} ; {BOX} {label}"]
-    grammar = TokenGrammar.compile(gemma(), TABLE, AnswerForm("detect", (label, "worker")))
-    assert grammar.trie.separator == (2161, 235248)
-    cursor = grammar.start()
+    grammar = TokenGrammar.compile(table(), AnswerForm("detect", (label, "worker")))
+    assert grammar.separator == (2161, 235248)
+    cursor = TokenCursor(grammar)
     second = max(at for at, one in enumerate(ids) if TABLE.is_loc(one))
     for at, token in enumerate(ids):
-        assert cursor.allowed().holds(token) or at == second  # the same box is not written twice
+        assert token in cursor.allowed() or at == second  # the same box is not written twice
         cursor.advance(token + 1 if at == second else token)
     cursor.advance(TABLE.eos)
-    pieces = Scribe(TABLE, gemma())._pieces(ids)
+    pieces = engine()._pieces(ids)
     assert "".join(pieces) == f"{BOX} {label} ; {BOX} {label}"
     read = parse_suffix("".join(pieces), image_hw=(1024, 1024), classes=["worker", label])
     assert [one.label for one in read.objects] == [label] * 2
@@ -154,13 +158,13 @@ def test_a_label_is_walked_as_gemma_writes_it_and_read_back(label: str) -> None:
 
 
 def test_one_asked_label_is_forced_without_a_pass() -> None:
-    grammar = TokenGrammar.compile(gemma(), TABLE, AnswerForm("detect", ("safety helmet",)))
-    cursor = grammar.start()
+    grammar = TokenGrammar.compile(table(), AnswerForm("detect", ("safety helmet",)))
+    cursor = TokenCursor(grammar)
     for bin_ in BINS:
         cursor.advance(256000 + bin_)
     assert cursor.forced_run() == (6514, 30574)
-    both = TokenGrammar.compile(gemma(), TABLE, AnswerForm("detect", ("safety", "safety helmet")))
-    cursor = both.start()
+    both = TokenGrammar.compile(table(), AnswerForm("detect", ("safety", "safety helmet")))
+    cursor = TokenCursor(both)
     for token in (*(256000 + bin_ for bin_ in BINS), 6514):
         cursor.advance(token)
     assert cursor.forced_run() == ()
@@ -174,7 +178,7 @@ def test_masks_stand_between_box_and_label(label: str | None) -> None:
     form = AnswerForm(
         "segment", None if label is None else (label,), label and "required" or "none"
     )
-    cursor = TokenGrammar.compile(gemma(), TABLE, form).start()
+    cursor = TokenCursor(TokenGrammar.compile(table(), form))
     for token in ids[: ids.index(2161) + 2]:
         cursor.advance(token)
     ((start, box, mask, end, *_),) = cursor.spans

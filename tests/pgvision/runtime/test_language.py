@@ -12,11 +12,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.errors import CheckpointError
-from pgvision.runtime import Engine, check_language, load, products
-from pgvision.runtime import language as language_module
-from pgvision.runtime import reach as reach_module
-from pgvision.runtime.head import OutputHead
-from pgvision.runtime.language import KeyValueCache, LanguageModel
+from pgvision.runtime import Engine, check_language, load, torch_backend
+from pgvision.runtime.backend import KeyValueCache
+from pgvision.runtime.torch_backend import LanguageModel, OutputHead
 
 LENGTHS = [112, 105, 109]  # prompts: 100 image tokens and words; Gemma 2's window here is 64
 SUFFIX = 90  # so that answers slide past the window as well
@@ -64,24 +62,35 @@ def whole_pass(model: torch.nn.Module, ids: Tensor, prefix: int, features: Tenso
         ).last_hidden_state[0]
 
 
-def padded(parts: list[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-
-
 def read_prompts(
     language: LanguageModel, rows: list[Tensor], features: Tensor, draft: int = 0
-) -> tuple[KeyValueCache, Tensor]:
-    prompts = padded([row[: n + draft] for row, n in zip(rows, LENGTHS, strict=True)])
+) -> tuple[KeyValueCache, list[Tensor]]:
     cache = language.allocate(len(rows), 220)
-    embedded = language.embed_prompt(prompts, features)
-    return cache, language.run(embedded, cache, starts=[0] * len(rows), prefix=LENGTHS)
+    feeds = [row[: n + draft].tolist() for row, n in zip(rows, LENGTHS, strict=False)]
+    with torch.inference_mode():
+        hidden = language.run(
+            language.embed(feeds, list(features[: len(feeds)])),
+            cache,
+            starts=[0] * len(feeds),
+            prompts=LENGTHS[: len(feeds)],
+            wanted=[list(range(len(feed))) for feed in feeds],
+        )
+    return cache, list(hidden.split([len(feed) for feed in feeds]))
 
 
 def step(
     language: LanguageModel, cache: KeyValueCache, rows: list[Tensor], starts: list[int], t: int
-) -> Tensor:
-    ids = padded([row[start : start + t] for row, start in zip(rows, starts, strict=True)])
-    return language.run(language.embed(ids), cache, starts=starts)
+) -> list[Tensor]:
+    feeds = [row[start : start + t].tolist() for row, start in zip(rows, starts, strict=True)]
+    with torch.inference_mode():
+        hidden = language.run(
+            language.embed(feeds, None),
+            cache,
+            starts=starts,
+            prompts=None,
+            wanted=[list(range(len(feed))) for feed in feeds],
+        )
+    return list(hidden.split([len(feed) for feed in feeds]))
 
 
 def test_a_padded_batch_of_prompts_with_drafts_equals_transformers(
@@ -145,14 +154,15 @@ def test_long_prompts_are_read_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, whole = read_prompts(language, rows, features)
-    monkeypatch.setattr(products, "_SCORES_AT_ONCE", 3 * 2 * 112 * 7)
+    monkeypatch.setattr(torch_backend, "_SCORES_AT_ONCE", 3 * 2 * 112 * 7)
     _, parts = read_prompts(language, rows, features)
-    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.cat(parts), torch.cat(whole), atol=1e-5, rtol=1e-5)
 
 
 def test_too_few_slots_are_refused(language: LanguageModel) -> None:
     with pytest.raises(ValueError, match="12 slots"):
-        language.run(torch.zeros(1, 2, 48), language.allocate(1, 11), starts=[10])
+        cache = language.allocate(1, 11)
+        language.run(torch.zeros(1, 2, 48), cache, starts=[10], prompts=None, wanted=[[0]])
 
 
 def test_another_family_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +175,7 @@ def test_bfloat16_stays_close(engine: Engine, rows: list[Tensor], features: Tens
     small = load(engine.card.location, dtype="bfloat16", device="cpu").model
     cache, found = read_prompts(LanguageModel(small), rows, features)
     right = whole_pass(small, rows[0][: LENGTHS[0]], LENGTHS[0], features[0])
-    assert found.dtype == torch.bfloat16
+    assert found[0].dtype == torch.bfloat16
     assert float((found[0].float() - right.float()).norm() / right.float().norm()) < 0.03
 
 
@@ -181,31 +191,32 @@ def test_the_check_passes_and_sees_planted_faults(
             patch.setattr(target, name, value)
             return not check_language(model).ok
 
-    reach, slots = reach_module.Reach, reach_module.Reach.slots
-    read = language_module.read_layer
-    mask = reach.mask
-    assert fault(reach, "mask", lambda self, slots, *a: mask(self, slots + 1, *a))
-    assert fault(reach, "mask", lambda self, slots, *a: mask(self, slots - 1, *a))
-    assert fault(reach, "slots", lambda self, device: slots(self, device) + 1)
+    mask, read = torch_backend.attention_mask, torch_backend._read_layer
+
+    def moved(by: int) -> Any:
+        """A mask as if tokens stood elsewhere."""
+        return lambda starts, *a, **k: mask([start + by for start in starts], *a, **k)
+
+    assert fault(torch_backend, "attention_mask", moved(1))
+    assert fault(torch_backend, "attention_mask", moved(-1))
+    assert fault(torch_backend, "attention_mask", lambda s, t, n, p, **k: mask(s, t, n, None, **k))
     # Only differences of positions matter, so the steps alone are shifted.
     plan = LanguageModel._plan
 
-    def late(self: LanguageModel, reach: Any, cache: KeyValueCache, like: Tensor) -> Any:
-        made = plan(self, reach, cache, like)
-        if not any(reach.firsts):
+    def late(self: LanguageModel, starts: Any, t: int, prompts: Any, *rest: Any) -> Any:
+        made = plan(self, starts, t, prompts, *rest)
+        if prompts is not None:
             return made
-        cos, sin = (
-            t.roll(-1, 0)[reach.slots(t.device)][:, :, None]
-            for t in self._rotation(cache.slots, like)
-        )
-        return dataclasses.replace(made, cos=cos, sin=sin)
+        other = plan(self, [start + 1 for start in starts], t, prompts, *rest)
+        return dataclasses.replace(made, cos=other.cos, sin=other.sin)
 
     assert fault(LanguageModel, "_plan", late)
-    scaled = lambda layer: dataclasses.replace(read(layer), scale=0.5)  # noqa: E731
-    assert fault(language_module, "read_layer", scaled)
+    part = torch_backend._read_attention
+    scaled = lambda layer: dataclasses.replace(part(layer), scale=0.5)  # noqa: E731
+    assert fault(torch_backend, "_read_attention", scaled)
     if engine.model.config.text_config.model_type == "gemma2":
         bare = lambda layer: dataclasses.replace(read(layer), after_mlp=None)  # noqa: E731
-        assert fault(language_module, "read_layer", bare)
+        assert fault(torch_backend, "_read_layer", bare)
 
 
 def test_a_missing_soft_cap_is_seen(
@@ -218,10 +229,10 @@ def test_a_missing_soft_cap_is_seen(
 ) -> None:
     if engine.model.config.text_config.model_type == "gemma":
         pytest.skip("Gemma 1 has none")
-    uncapped = [dataclasses.replace(each, cap=0.0) for each in language._layers]
+    uncapped = [(layer, dataclasses.replace(part, cap=0.0)) for layer, part in language._layers]
     monkeypatch.setattr(language, "_layers", uncapped)
     _, found = read_prompts(language, rows, features)
-    assert float((found[0, :112] - expected[0][:112]).abs().max()) > 1e-4
+    assert float((found[0][:112] - expected[0][:112]).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize("wrapping", ["lora", "hooks"])
@@ -246,7 +257,7 @@ def test_layers_that_are_wrapped_keep_their_meaning(
     plain = whole_pass(engine.model, rows[0], LENGTHS[0], features[0])
     assert not torch.allclose(right, plain, atol=1e-2)
     _, found = read_prompts(LanguageModel(model), rows, features)
-    torch.testing.assert_close(found[0, : LENGTHS[0]], right[: LENGTHS[0]], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0][: LENGTHS[0]], right[: LENGTHS[0]], atol=1e-4, rtol=1e-4)
 
 
 class _Halving(ModelHook):

@@ -1,18 +1,21 @@
 """One engine per process: from any thread, however it is spelt, until its files change."""
 
 import gc
+import os
 import shutil
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import PaliGemmaForConditionalGeneration
 
-from pgvision.runtime import Engine, load, threads_for, unload
-from pgvision.runtime.threads import Threads
+from pgvision.runtime import Engine, Picture, Request, load, loading, open_engine, unload
+
+IMAGE = Picture(np.full((20, 30, 3), 90, np.uint8))
 
 
 @pytest.fixture
@@ -73,11 +76,11 @@ def test_a_retrained_folder_is_loaded_anew(folder: Path) -> None:
     assert load(folder) is after
 
 
-def test_kind_and_threads_share_the_weights(folder: Path) -> None:
-    plain, told = load(folder), load(folder, kind="pt", threads=2)
+def test_kinds_share_the_weights(folder: Path) -> None:
+    plain, told = load(folder), load(folder, kind="pt")
     assert (plain.card.kind, told.card.kind) == ("ft", "pt")
     assert told.model is plain.model
-    assert load(folder, kind="pt", threads=2) is told
+    assert load(folder, kind="pt") is told
 
 
 def test_what_is_unloaded_is_free(folder: Path) -> None:
@@ -89,49 +92,38 @@ def test_what_is_unloaded_is_free(folder: Path) -> None:
     assert unload(folder) == 0
 
 
-@pytest.mark.parametrize(
-    ("wanted", "environment", "count"), [(None, None, 1), (None, "2", None), (3, "2", 3)]
-)
-def test_small_models_take_one_thread_unless_told(
-    engine: Engine,
-    wanted: int | None,
-    environment: str | None,
-    count: int | None,
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_engine_that_nothing_refers_to_is_free(folder: Path) -> None:
+    """Without the garbage collector: no cycle keeps weights."""
+    for library in ("onnx", "torch"):
+        made = open_engine(folder, engine=library)
+        (answer,) = made.generate([Request(picture=IMAGE, prefix="ocr", max_new_tokens=2)])
+        backend = weakref.ref(made.backend)
+        unload(folder)
+        assert backend() is not None
+        gc.disable()
+        try:
+            del made, answer
+            assert backend() is None, library
+        finally:
+            gc.enable()
+
+
+def test_old_weights_are_free_before_new_ones_are_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if environment:
-        monkeypatch.setenv("OMP_NUM_THREADS", environment)
-    assert threads_for(engine.model, wanted).count == count
+    old = weakref.ref(load(folder).backend)
+    read, seen = loading._read, []
+    monkeypatch.setattr(loading, "_read", lambda *a: seen.append(old()) or read(*a))
+    os.utime(folder / "model.safetensors")
+    load(folder)
+    assert seen == [None]
 
 
-def test_large_models_keep_pytorchs_threads(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("pgvision.runtime.threads._SMALL", 10)
-    assert threads_for(engine.model).count is None
-
-
-def test_the_count_of_threads_is_given_back() -> None:
-    before = torch.get_num_threads()
-    inside = before + 2
-    threads, seen, entered, leave = Threads(inside), [], threading.Event(), threading.Event()
-
-    def other() -> None:
-        with Threads(inside):
-            seen.append(torch.get_num_threads())
-            entered.set()
-            leave.wait(5)
-
-    worker = threading.Thread(target=other)
-    with threads, threads:  # entered again, and left while another is inside
-        worker.start()
-        assert entered.wait(5)
-        assert torch.get_num_threads() == inside
-    leave.set()
-    worker.join()
-    assert seen == [inside]
-    assert torch.get_num_threads() == before
-    with Threads(None):
-        assert torch.get_num_threads() == before
+def test_an_engine_of_onnx_runtime_is_shared_and_loaded_anew(folder: Path) -> None:
+    first = open_engine(folder)
+    assert first.backend.description.startswith("ONNX Runtime")
+    assert open_engine(folder) is first
+    assert open_engine(folder, kind="pt").backend is first.backend
+    os.utime(folder / "model.safetensors")
+    assert open_engine(folder) is not first
+    assert unload(folder) == 1

@@ -19,8 +19,8 @@ from transformers import (
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
-from pgvision.runtime.failures import explain
-from pgvision.runtime.language import LanguageModel
+from pgvision.runtime.load_errors import explain
+from pgvision.runtime.torch_backend import LanguageModel
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +172,9 @@ def test_rounded_weights_stay_close(
         language = LanguageModel(one.model)
         cache = language.allocate(1, 120)
         given = embedded.to(one.model.dtype)
-        read.append(language.run(given, cache, starts=[0], prefix=[120]).float())
+        wanted = [list(range(120))]
+        hidden = language.run(given, cache, starts=[0], prompts=[120], wanted=wanted)
+        read.append(hidden.float())
     gap = float((read[0] - read[1]).norm() / read[1].norm())
     assert 0.0 < gap < allowed
     layer = rounded.model.model.vision_tower.encoder.layers[0]

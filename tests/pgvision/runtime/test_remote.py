@@ -14,8 +14,9 @@ from served import Answering, Desk, serving_model
 
 from pgvision import Answerer, Detector
 from pgvision.errors import CheckpointError, OptionError
+from pgvision.http import HttpPolicy
 from pgvision.runtime import ObjectSpan, Picture, Remote, Request, find_checkpoint, load
-from pgvision.runtime.completions import read_completion
+from pgvision.runtime.remote import read_completion
 from pgvision.tokens import AnswerForm
 from recipes.scenes import render_scene
 
@@ -200,8 +201,8 @@ def test_nobody_at_the_address_is_an_error(pictures):
         engine = Remote(address)
     with pytest.raises(CheckpointError, match="is the server running"):
         Remote(address)
-    engine._endpoint._timeout = 1.0
-    with pytest.raises(CheckpointError, match="no answer"):
+    engine._policy = HttpPolicy(seconds=1.0)
+    with pytest.raises(CheckpointError, match="is the server running"):
         list(engine.generate([Request(picture=Picture(pictures[0]), prefix="ocr")]))
 
 
@@ -239,8 +240,7 @@ def test_no_torch_is_loaded():
     code = (
         "import sys\n"
         "from pgvision import Detector\n"
-        "from pgvision.runtime import Remote, open_generator\n"
-        "from pgvision.runtime.remote import find_remote\n"
+        "from pgvision.runtime import Remote, open_engine\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

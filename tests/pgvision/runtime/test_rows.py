@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
+from pgvision.errors import CheckpointError
 from pgvision.runtime import Picture, Request, find_checkpoint
-from pgvision.runtime.rows import Chances, Row
-from pgvision.runtime.token_grammar import TokenGrammar
-from pgvision.runtime.vocabulary import read_vocabulary
+from pgvision.runtime.decoding import Row, TokenDistribution, read_distributions
+from pgvision.runtime.grammar import TokenGrammar
+from pgvision.runtime.tokenizer import read_tokenizer
 from pgvision.tokens import AnswerForm
 
-TOKENIZER = AutoTokenizer.from_pretrained(find_checkpoint("tiny").location)
-TABLE = read_vocabulary(TOKENIZER, "tiny")
+TOKENIZER = read_tokenizer(find_checkpoint("tiny").location, None)
+TABLE = TOKENIZER.vocabulary
 BEST = 500
+FORM = AnswerForm("detect", ("helmet",))
 
 
 def first_bin(drafted: int, chance: float, *, drafts: str) -> int:
@@ -25,14 +26,14 @@ def first_bin(drafted: int, chance: float, *, drafts: str) -> int:
         draft=[TABLE.first_loc + drafted],
         drafts=drafts,
     )
-    grammar = TokenGrammar.compile(TOKENIZER, TABLE, form)
+    grammar = TokenGrammar.compile(TOKENIZER, form)
     row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
     assert row.plan() == [TABLE.first_loc + drafted]
     run = np.zeros(1024, np.float32)
     run[BEST], run[drafted] = 0.2, chance
-    chances = Chances({TABLE.eos: 0.1}, TABLE.first_loc, run)
-    row.settle([chances] * len(row.looks))
-    return row.written.ids[0] - TABLE.first_loc
+    chances = TokenDistribution({TABLE.eos: 0.1}, TABLE.first_loc, run)
+    row.settle([chances] * len(row.queries))
+    return row.transcript.ids[0] - TABLE.first_loc
 
 
 @pytest.mark.parametrize(
@@ -51,11 +52,11 @@ def test_steady_keeps_what_is_near_and_nearly_as_good(
     assert first_bin(drafted, chance, drafts="exact") == BEST
 
 
-def settled(chances: Chances, *, past_end: int = 0, held: bool = True) -> Row:
+def settled(chances: TokenDistribution, *, past_end: int = 0, held: bool = True) -> Row:
     """A row after its first pass."""
     form = AnswerForm("detect", ("helmet",), past_end=past_end)
     request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=form)
-    grammar = TokenGrammar.compile(TOKENIZER, TABLE, form) if held else None
+    grammar = TokenGrammar.compile(TOKENIZER, form) if held else None
     row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
     row.plan()
     row.settle([chances])
@@ -63,18 +64,58 @@ def settled(chances: Chances, *, past_end: int = 0, held: bool = True) -> Row:
 
 
 def test_the_end_is_put_off_as_often_as_asked() -> None:
-    chances = Chances({TABLE.eos: 0.7}, TABLE.first_loc, np.full(1024, 0.3 / 1024, np.float32))
+    chances = TokenDistribution(
+        {TABLE.eos: 0.7}, TABLE.first_loc, np.full(1024, 0.3 / 1024, np.float32)
+    )
     for past_end, written in ((0, TABLE.eos), (1, TABLE.first_loc)):
         row = settled(chances, past_end=past_end)
-        assert row.written.ids == [written]
-        assert row.written.eos[0] == pytest.approx(np.log(0.7))
+        assert row.transcript.ids == [written]
+        assert row.transcript.eos[0] == pytest.approx(np.log(0.7))
 
 
 @pytest.mark.parametrize(("end", "written"), [(0.51, TABLE.eos), (0.49, TABLE.first_loc)])
 def test_an_answer_ends_if_that_is_more_probable_than_all_places(end: float, written: int) -> None:
     """Where many objects could come first each place has little; together they outweigh it."""
     run = np.full(1024, (1 - end) / 1024, np.float32)
-    chances = Chances({TABLE.eos: end}, TABLE.first_loc, run)
-    assert settled(chances).written.ids == [written]
+    chances = TokenDistribution({TABLE.eos: end}, TABLE.first_loc, run)
+    assert settled(chances).transcript.ids == [written]
     free = settled(chances, held=False)
-    assert free.written.ids == [TABLE.eos], "without a grammar it is generate's own choice"
+    assert free.transcript.ids == [TABLE.eos], "without a grammar it is generate's own choice"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("held", [True, False])
+def test_logits_that_are_no_numbers_are_an_error(value: float, held: bool) -> None:
+    """Not "nothing there, with presence 1.0"."""
+    request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=FORM)
+    grammar = TokenGrammar.compile(TOKENIZER, FORM) if held else None
+    row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
+    row.plan()
+    for at in (0, 3, TABLE.first_loc + 7):
+        whole = np.zeros((1, 1742), np.float32)
+        whole[0, at] = value
+
+        def logits(positions: object, ids: object, whole: np.ndarray = whole) -> np.ndarray:
+            return whole.copy() if ids is None else whole[:, ids].copy()
+
+        with pytest.raises(CheckpointError, match=r"mine.*NaN or infinite.*bfloat16"):
+            read_distributions(logits, row.queries, TABLE, 1742, "mine (float16)")
+
+
+def test_past_its_end_an_unconstrained_answer_takes_the_second_best_whatever_is_drafted() -> None:
+    form = AnswerForm("detect", ("helmet",), past_end=1)
+    run = np.full(1742, 1e-4)
+    run[TABLE.eos], run[TABLE.first_loc + 3], run[TABLE.first_loc + 900] = 0.6, 0.2, 0.1
+    for draft in ((), [TABLE.first_loc + 900]):
+        request = Request(
+            picture=Picture(np.zeros((2, 2, 3), np.uint8)),
+            prefix="x",
+            form=form,
+            constrained=False,
+            draft=draft,
+        )
+        grammar = TokenGrammar.compile(TOKENIZER, form)
+        row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
+        row.plan()
+        row.settle([TokenDistribution({}, 0, run)] * len(row.queries))
+        assert row.transcript.ids[0] == TABLE.first_loc + 3

@@ -20,14 +20,16 @@ def requests(seed: int) -> list[Request]:
     ]
 
 
-def test_threads_get_the_answers_that_they_get_alone(engine: Engine, monkeypatch: object) -> None:
+def test_threads_get_the_answers_that_they_get_alone(
+    any_engine: Engine, monkeypatch: object
+) -> None:
     # Room for three pictures: every call evicts what others are about to use.
-    monkeypatch.setattr("pgvision.runtime.eyes._REMEMBERED_BYTES", 3 * 100 * 48 * 4)
-    engine.eyes.forget()
+    monkeypatch.setattr("pgvision.runtime.engine._REMEMBERED_BYTES", 3 * 100 * 48 * 4)
+    any_engine.forget_images()
     alone = {
         seed: [
             one.token_ids.tolist()
-            for _, one in sorted(engine.generate(requests(seed)), key=lambda pair: pair[0])
+            for _, one in sorted(any_engine.generate(requests(seed)), key=lambda pair: pair[0])
         ]
         for seed in range(4)
     }
@@ -36,7 +38,7 @@ def test_threads_get_the_answers_that_they_get_alone(engine: Engine, monkeypatch
     def work(seed: int) -> None:
         try:
             for _ in range(3):
-                found = sorted(engine.generate(requests(seed)), key=lambda pair: pair[0])
+                found = sorted(any_engine.generate(requests(seed)), key=lambda pair: pair[0])
                 if [one.token_ids.tolist() for _, one in found] != alone[seed]:
                     wrong.append(seed)
         except Exception as error:  # noqa: BLE001  (a thread's error would be lost)
@@ -50,13 +52,13 @@ def test_threads_get_the_answers_that_they_get_alone(engine: Engine, monkeypatch
     assert wrong == []
 
 
-def test_a_call_inside_a_call(engine: Engine) -> None:
+def test_a_call_inside_a_call(any_engine: Engine) -> None:
     """A caption of each picture while a stream of detections is half-way."""
     outer = requests(9)
-    (plain,) = [one for _, one in engine.generate(outer[:1])]
+    (plain,) = [one for _, one in any_engine.generate(outer[:1])]
     got = []
-    for number, answer in engine.generate(outer, batch_size=2):
-        ((_, inner),) = engine.generate(outer[:1])
+    for number, answer in any_engine.generate(outer, batch_size=2):
+        ((_, inner),) = any_engine.generate(outer[:1])
         assert inner.token_ids.tolist() == plain.token_ids.tolist()
         got.append((number, answer.finished))
     assert sorted(number for number, _ in got) == list(range(8))

@@ -39,7 +39,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"extra_objects": -1}, "extra_objects: .* got -1"),
     ({"soft": "no"}, r"soft: expected True or False, got 'no' \(str\)"),
     ({"constrained": "no"}, "constrained: expected True or False"),
-    ({"compiled": 1}, "compiled: expected True or False"),
+    ({"engine": "openvino"}, "engine: expected .auto. or .onnx. or .torch."),
     ({"closed_set": "yes"}, "closed_set: expected True or False"),
     ({"labels": "any"}, "labels: expected 'asked' or 'open', got 'any'"),
     ({"score": "best"}, "score: expected 'product' or"),

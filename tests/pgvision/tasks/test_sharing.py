@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pgvision.images import VideoWriter
-from pgvision.runtime import Engine, Picture, load
+from pgvision.runtime import Engine, Picture, load, open_engine
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
 IMAGE = np.random.default_rng(11).integers(0, 256, (90, 120, 3), np.uint8)
@@ -28,21 +28,21 @@ def folder(
 
 @pytest.fixture
 def engine(folder: Path) -> Engine:
-    return load(folder, device="cpu", dtype="float32")
+    return open_engine(folder, device="cpu", dtype="float32")
 
 
 @pytest.fixture
 def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each run of the vision tower took."""
-    engine.eyes.forget()
+    """How many images each run of the image encoder took."""
+    engine.forget_images()
     # Random weights never say <eos>; short answers keep the test short.
     monkeypatch.setattr(Engine, "max_new_tokens", 3)
     counts: list[int] = []
-    handle = engine.model.model.vision_tower.register_forward_hook(
-        lambda module, args, out: counts.append(args[0].shape[0])
+    encode = engine.backend.encode
+    monkeypatch.setattr(
+        engine.backend, "encode", lambda images: counts.append(len(images)) or encode(images)
     )
-    yield counts
-    handle.remove()
+    return counts
 
 
 def options(folder: Path) -> dict[str, object]:
@@ -76,11 +76,13 @@ def test_frames_of_a_stream_are_each_encoded_once(folder: Path, encoded: list[in
 def test_frames_of_a_video_are_soon_forgotten_and_drive_out_no_picture(
     folder: Path, engine: Engine, encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    size = engine.encode([Picture(IMAGE)])[0].nbytes
+    monkeypatch.setattr("pgvision.runtime.engine._PASSING_BYTES", 3 * size)
+    monkeypatch.setattr("pgvision.runtime.engine._REMEMBERED_BYTES", 2 * size)
+    engine.forget_images()
+    encoded.clear()
     captioner = Captioner(batch_size=1, **options(folder))
     captioner(IMAGE)
-    size = engine.eyes.see([Picture(IMAGE)]).nbytes
-    monkeypatch.setattr("pgvision.runtime.eyes._PASSING_BYTES", 3 * size)
-    monkeypatch.setattr("pgvision.runtime.eyes._REMEMBERED_BYTES", 2 * size)
     with VideoWriter(folder / "clip.mp4", 25, (48, 64)) as writer:
         for shade in range(0, 200, 20):
             writer.write(np.full((48, 64, 3), shade, np.uint8))
@@ -94,12 +96,11 @@ def test_frames_of_a_video_are_soon_forgotten_and_drive_out_no_picture(
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (1, 40), (3, 50), (3, 3), (50, 3), (20, 3000)])
-def test_flat_pictures_are_not_taken_for_channels_first(
-    engine: Engine, encoded: list[int], hw: tuple[int, int]
-) -> None:
+def test_flat_pictures_are_not_taken_for_channels_first(folder: Path, hw: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*hw, 3), np.uint8)
     # Pillow squeezes the same picture; it cannot mistake rows for channels.
-    features = engine.eyes.see([Picture(image)])[0]
+    engine = load(folder)
+    features = engine.encode([Picture(image)])[0]
     rgb = np.ascontiguousarray(image[..., ::-1])
     pillow = torch.from_numpy(
         np.asarray(_squeezed(rgb), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1

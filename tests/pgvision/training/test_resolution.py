@@ -11,7 +11,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision import Detector
 from pgvision.errors import OptionError
-from pgvision.runtime import Engine, check_leaks, load
+from pgvision.runtime import Engine, check_leaks, engine_of, load
 from pgvision.training.resolution import resample, set_resolution
 from recipes.scenes import render_scene
 
@@ -19,7 +19,7 @@ from recipes.scenes import render_scene
 @pytest.fixture
 def engine() -> Engine:
     held = load("tiny")
-    return Engine(deepcopy(held.model), deepcopy(held.processor), held.card)
+    return engine_of(deepcopy(held.model), deepcopy(held.processor), held.card)
 
 
 def test_positions_are_those_of_big_vision() -> None:

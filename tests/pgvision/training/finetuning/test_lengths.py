@@ -8,7 +8,7 @@ import pytest
 
 from pgvision.datasets import Example
 from pgvision.errors import DataError
-from pgvision.runtime import Engine, load
+from pgvision.runtime import Engine, engine_of, load
 from pgvision.training.finetuning.collator import Collator
 from pgvision.training.finetuning.data import Mixture, read_mixture
 from pgvision.training.finetuning.lengths import answers_too_long
@@ -21,7 +21,7 @@ def engine() -> Engine:
 
 
 def with_budget(engine: Engine, budget: int) -> Engine:
-    return Engine(engine.model, engine.processor, replace(engine.card, max_new_tokens=budget))
+    return engine_of(engine.model, engine.processor, replace(engine.card, max_new_tokens=budget))
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])

@@ -1,18 +1,20 @@
-"""Turns what transformers, torch or the hub raised into our errors, with the way out."""
+"""Errors of transformers, torch and the hub as errors of this package, with the way out."""
+
+from typing import Final
 
 import torch
 
 from pgvision.errors import CheckpointError, DependencyError, GatedCheckpointError, OptionError
 from pgvision.runtime.checkpoints import CheckpointCard
 
-_OUT = 'or run offline with model="tiny"'
+_OFFLINE: Final = 'or run offline with model="tiny"'
 
 
 def explain(error: BaseException, card: CheckpointCard) -> Exception:
     """Return the error to raise for a checkpoint that did not load.
 
     Args:
-        error: What came; one of ours is returned as it is.
+        error: What was raised; one of ours is returned as it is.
         card: The checkpoint.
     """
     from huggingface_hub.errors import (
@@ -34,14 +36,14 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
         )
     if any(isinstance(one, GatedRepoError) for one in chain):
         return GatedCheckpointError(
-            f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OUT}"
+            f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OFFLINE}"
         )
     if any(isinstance(one, RevisionNotFoundError) for one in chain):
         return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
     if any(isinstance(one, RepositoryNotFoundError) for one in chain):
         return CheckpointError(
             f"{card.name}: not on the hub, or private: check the name at {page}, "
-            f"run `hf auth login` if it is yours, {_OUT}"
+            f"run `hf auth login` if it is yours, {_OFFLINE}"
         )
     if not card.is_local and any(
         isinstance(one, LocalEntryNotFoundError | ConnectionError) or "onnect" in str(one)
@@ -49,11 +51,11 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
     ):
         return CheckpointError(
             f"{card.name}: the hub cannot be reached and the files are not in the cache: "
-            f"connect, or download {page} to a folder and give its path, {_OUT}"
+            f"connect, or download {page} to a folder and give its path, {_OFFLINE}"
         )
     return CheckpointError(
         f"{card.name}: cannot be loaded from {card.location} ({type(error).__name__}: {error}); "
-        f"a file may be missing or half downloaded: fetch it again, {_OUT}"
+        f"a file may be missing or half downloaded: fetch it again, {_OFFLINE}"
     )
 
 
@@ -67,7 +69,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    # The processor's allocator has no error of its own, only these words.
+    # The CPU allocator has no error of its own, only these words.
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)

@@ -1,4 +1,4 @@
-"""What we measure of a loaded model instead of trusting: its mask, and our passes against its own.
+"""Checks of a loaded model: its attention mask, and our passes against transformers' own.
 
 Leaving out ``token_type_ids`` raises nothing in transformers and gives a wrong mask, a different
 one for each family and attention kernel. And our `LanguageModel` writes out what transformers
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from pgvision.runtime.language import LanguageModel
+from pgvision.runtime.torch_backend import LanguageModel
 
 _WORDS = (4, 6)  # of prefix and suffix in the check of the language model
 
@@ -142,21 +142,27 @@ def _our_passes(
 ) -> list[Tensor]:
     """Prompts with a first token of the answer, then one token, then the rest at once."""
     cache = language.allocate(len(rows), max(map(len, rows)) + 2)
-    prompts = torch.nn.utils.rnn.pad_sequence(
-        [row[: length + 1] for row, length in zip(rows, lengths, strict=True)], batch_first=True
-    )
-    read = language.run(
-        language.embed_prompt(prompts, features), cache, starts=[0, 0], prefix=lengths
-    )
-    found = [[one[length - 1 : length + 1]] for one, length in zip(read, lengths, strict=True)]
-    done = 1
-    for count in (1, _WORDS[1] - 2):
-        starts = [length + done for length in lengths]
-        ids = torch.stack(
-            [row[start : start + count] for row, start in zip(rows, starts, strict=True)]
+    found: list[list[Tensor]] = [[] for _ in rows]
+    done = 0
+    for count in (1, 1, _WORDS[1] - 2):
+        is_prompt = done == 0
+        starts = [0 if is_prompt else length + done for length in lengths]
+        stops = [length + done + count for length in lengths]
+        feeds = [
+            row[start:stop].tolist() for row, start, stop in zip(rows, starts, stops, strict=True)
+        ]
+        firsts = [length - 1 if is_prompt else 0 for length in lengths]
+        wanted = [list(range(first, len(feed))) for first, feed in zip(firsts, feeds, strict=True)]
+        hidden = language.run(
+            language.embed(feeds, list(features) if is_prompt else None),
+            cache,
+            starts=starts,
+            prompts=lengths if is_prompt else None,
+            wanted=wanted,
         )
-        step = language.run(language.embed(ids), cache, starts=starts)
-        for kept, one in zip(found, step, strict=True):
-            kept.append(one)
+        for parts, part in zip(
+            found, torch.split(hidden, [len(row) for row in wanted]), strict=True
+        ):
+            parts.append(part)
         done += count
     return [torch.cat(parts).float() for parts in found]

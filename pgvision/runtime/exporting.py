@@ -1,0 +1,98 @@
+"""Write a checkpoint as one folder: merged weights, and ONNX graphs that point into them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from pgvision.errors import OptionError
+from pgvision.files import write_text
+from pgvision.runtime.checkpoints import CARD_NAME, CheckpointCard, find_checkpoint
+from pgvision.runtime.onnx_graph import decoder_graph, vision_graph
+from pgvision.runtime.tensor_files import read_json, read_tensor_table
+
+WeightForm = Literal["float32", "float16", "bfloat16"]
+GRAPHS: Final = ("vision.onnx", "prompt.onnx", "step.onnx")
+
+
+def export_checkpoint(
+    model: str | Path | None, out: Path, *, weights: WeightForm | None = None
+) -> Path:
+    """Write a checkpoint with its adapter merged, and its ONNX graphs beside the weights.
+
+    The folder is a checkpoint like any other; tasks need no export to run on ONNX Runtime. The
+    graphs (`vision.onnx`, `prompt.onnx`, `step.onnx`; inputs and outputs as in
+    `pgvision.runtime.onnx_graph`) are a few kilobytes each, for use by other programs.
+
+    Args:
+        model: See `pgvision.runtime.find_checkpoint`.
+        out: A new folder.
+        weights: "float32", "float16" or "bfloat16"; None: what the checkpoint has.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        OptionError: If ``out`` is not empty, or there is no such form of weights.
+        CheckpointError: If the checkpoint cannot be loaded.
+    """
+    import torch
+
+    from pgvision.runtime.loading import load_apart
+
+    if weights is not None and weights not in get_args(WeightForm):
+        expected = ", ".join(get_args(WeightForm))
+        raise OptionError(f"weights: expected one of {expected}, got {weights!r}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(f"{out}: expected a new or an empty folder; name another")
+    # Adapters are merged in float32, then rounded.
+    engine = load_apart(model, device="cpu", dtype="float32")
+    form = weights or _stored_form(engine.card)
+    out.mkdir(parents=True, exist_ok=True)
+    aside = out / ".aside"
+    try:
+        engine.model.to(getattr(torch, form)).save_pretrained(aside)
+        engine.processor.save_pretrained(aside)
+        _write_card(engine.card, aside)
+        write_graphs(aside)
+        for file in aside.iterdir():
+            file.replace(out / file.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out
+
+
+def write_graphs(folder: Path) -> None:
+    """Write the ONNX graphs of a checkpoint folder into it.
+
+    Raises:
+        CheckpointError: If its weights do not fit its configuration.
+    """
+    config, tensors = read_json(folder / "config.json"), read_tensor_table(folder)
+    text, used = config["text_config"], set[str]()
+    graphs = (
+        vision_graph(tensors, config["vision_config"], text["hidden_size"], used),
+        decoder_graph(tensors, text, used, is_cached=False),
+        decoder_graph(tensors, text, used, is_cached=True),
+    )
+    for name, graph in zip(GRAPHS, graphs, strict=True):
+        (folder / name).write_bytes(graph)
+
+
+def _stored_form(card: CheckpointCard) -> WeightForm:
+    """Return the number type of a checkpoint's own weights; of the hub's: bfloat16."""
+    own = card if card.base is None else find_checkpoint(card.base)
+    if not own.is_local:
+        return "bfloat16"
+    config = read_json(Path(own.location) / "config.json")
+    stored = config.get("dtype") or config.get("torch_dtype")
+    return next((form for form in get_args(WeightForm) if form == stored), "float32")
+
+
+def _write_card(card: CheckpointCard, folder: Path) -> None:
+    own = Path(card.location) / CARD_NAME
+    if card.is_local and own.is_file():
+        shutil.copyfile(own, folder / CARD_NAME)
+    else:  # the kind was in the name
+        content = {"kind": card.kind, "codec": card.codec}
+        write_text(folder / CARD_NAME, json.dumps(content) + "\n")

@@ -1,0 +1,292 @@
+"""Backend over ONNX Runtime: the default on a CPU, without torch and transformers."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from pgvision.arrays import ByteArray, FloatArray, IntArray
+from pgvision.errors import CheckpointError
+from pgvision.runtime.backend import KeyValueCache
+from pgvision.runtime.gemma import attention_mask
+from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
+from pgvision.runtime.tensor_files import map_tensor, read_json, read_tensor_table, to_float32
+
+MAX_PARAMETERS: Final = 200_000_000
+"""Larger checkpoints run on torch, which keeps their weights in half precision."""
+_MAX_THREADS: Final = 8
+_TEXT_KEYS: Final = (
+    *("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
+    *("num_hidden_layers", "vocab_size", "rms_norm_eps", "model_type"),
+)
+_VISION_KEYS: Final = (
+    *("hidden_size", "image_size", "patch_size", "intermediate_size", "num_attention_heads"),
+    "num_hidden_layers",
+)
+
+
+def why_unsupported(folder: Path) -> str | None:
+    """Return why a checkpoint folder cannot run on ONNX Runtime; None: it can.
+
+    Args:
+        folder: With ``config.json``, ``processor_config.json`` and safetensors.
+    """
+    try:
+        config = read_json(folder / "config.json")
+        text, vision = config["text_config"], config["vision_config"]
+        images = _image_settings(folder)
+        table = read_tensor_table(folder)
+    except (CheckpointError, KeyError) as error:
+        return f"not a plain checkpoint folder ({error})"
+    missing = [key for key in _TEXT_KEYS if text.get(key) is None]
+    missing += [key for key in _VISION_KEYS if vision.get(key) is None]
+    rope = text.get("rope_parameters") or {"rope_type": "default"}
+    activations = {
+        part.get(key, "gelu_pytorch_tanh")
+        for part in (text, vision)
+        for key in ("hidden_act", "hidden_activation")
+    }
+    size = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in table.values())
+    reasons = {
+        f"config.json lacks {', '.join(missing)}": bool(missing),
+        f"{text.get('model_type')} is not gemma or gemma2": text.get("model_type")
+        not in ("gemma", "gemma2"),
+        f"{size:,} parameters": size > MAX_PARAMETERS,
+        "rotary positions are scaled": rope.get("rope_type", "default") != "default",
+        f"activations {sorted(map(str, activations))}": not activations
+        <= {"gelu_pytorch_tanh", None},
+        "the vision tower has a pooling head": bool(vision.get("vision_use_head", True))
+        and any(name.startswith("vision_tower.head") for name in table),
+        "images are not resized, rescaled and normalised": not all(
+            images.get(key, True) for key in ("do_resize", "do_rescale", "do_normalize")
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def default_threads() -> int:
+    """Return the CPUs that this process may use, at most 8; ``OMP_NUM_THREADS`` counts."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    has_affinity = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(count, _MAX_THREADS)
+
+
+class OnnxBackend:
+    """A small checkpoint folder in float32.
+
+    Args:
+        folder: See `why_unsupported`.
+        threads: Of ONNX Runtime; None: see `default_threads`.
+
+    Raises:
+        CheckpointError: If weights are missing, left over, damaged or of another shape.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+        self._folder = folder
+        config = read_json(folder / "config.json")
+        self._text, vision = config["text_config"], config["vision_config"]
+        self._images = _image_settings(folder)
+        self.resolution = int(vision["image_size"])
+        self.num_image_tokens = (self.resolution // int(vision["patch_size"])) ** 2
+        self.vocabulary_size = int(self._text["vocab_size"])
+        self.threads = threads or default_threads()
+        self.description = f"ONNX Runtime, CPU, float32, {self.threads} threads"
+        # 1. Graphs, and a look at what they left over.
+        tensors = read_tensor_table(folder)
+        used: set[str] = set()
+        graphs = [
+            vision_graph(tensors, vision, int(self._text["hidden_size"]), used),
+            *(decoder_graph(tensors, self._text, used, is_cached=flag) for flag in (False, True)),
+        ]
+        self._table = _embeddings(folder, tensors, self._text, used)
+        self._head = (
+            map_tensor(folder, tensors["lm_head.weight"])
+            if ("lm_head.weight" in tensors)
+            else self._table
+        )
+        unused = sorted(tensors.keys() - used - {"lm_head.weight"})
+        if unused:
+            raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
+        self._vision, self._prompt, self._step = (self._session(graph, folder) for graph in graphs)
+        # 2. Rotary positions: PaliGemma counts them from 1.
+        size = int(self._text["head_dim"])
+        theta = float(
+            (self._text.get("rope_parameters") or {}).get("rope_theta")
+            or self._text.get("rope_theta")
+            or 10000.0
+        )
+        self._frequencies = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+        self._scale = np.float32(self._text["hidden_size"] ** 0.5)
+        self._slides = any(sliding_layers(self._text))
+        self._float_head: FloatArray | None = None
+
+    def _session(self, graph: bytes, folder: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+        try:
+            return onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own types are many
+            raise CheckpointError(f"{folder}: ONNX Runtime cannot load it ({error})") from error
+
+    def encode(self, images: Sequence[ByteArray]) -> list[FloatArray]:
+        """See `Backend.encode`."""
+        pixels = np.stack([self._pixels(image) for image in images])
+        (features,) = self._vision.run(None, {"pixels": pixels})
+        # Rows of their own: a view would keep the whole batch in memory.
+        return [row.copy() for row in features]
+
+    def _pixels(self, bgr: ByteArray) -> FloatArray:
+        """Return ``(3, side, side)`` as SigLIP's processor does: Pillow's resize, then scaled."""
+        side, settings = self.resolution, self._images
+        image = Image.fromarray(np.ascontiguousarray(bgr[..., ::-1]))
+        small = np.asarray(image.resize((side, side), settings["resample"]), np.float32)
+        mean, std = (np.array(settings[name], np.float32) for name in ("image_mean", "image_std"))
+        scaled = (small * np.float32(settings["rescale_factor"]) - mean) / std
+        return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+    def allocate(self, rows: int, slots: int) -> KeyValueCache:
+        """See `Backend.allocate`."""
+        shape = (rows, self._text["num_key_value_heads"], slots, self._text["head_dim"])
+        count = 2 * self._text["num_hidden_layers"]
+        return KeyValueCache([np.zeros(shape, np.float32) for _ in range(count)])
+
+    def run(
+        self,
+        feeds: Sequence[Sequence[int]],
+        cache: KeyValueCache,
+        *,
+        starts: Sequence[int],
+        prompts: Sequence[int] | None,
+        features: Sequence[FloatArray] | None,
+        wanted: Sequence[Sequence[int]],
+    ) -> FloatArray:
+        """See `Backend.run`."""
+        embedded = self._embed(feeds, features)
+        t, slots = embedded.shape[1], 0 if prompts is not None else cache.slots
+        # 1. Positions, masks, and the wanted positions, padded to one number for all rows.
+        places = np.array(starts)[:, None] + np.arange(t)
+        angles = (places + 1)[..., None] * self._frequencies
+        cos, sin = np.cos(angles), np.sin(angles)
+        most = max(map(len, wanted))
+        inputs = {
+            "embedded": embedded,
+            "cos": np.concatenate([cos, cos], -1, dtype=np.float32)[:, :, None],
+            "sin": np.concatenate([-sin, sin], -1, dtype=np.float32)[:, :, None],
+            "mask": _joined_mask(starts, t, slots, prompts),
+            "wanted": np.array([[*row, *[0] * (most - len(row))] for row in wanted])[..., None],
+        }
+        if self._slides:
+            window = int(self._text["sliding_window"])
+            inputs["near"] = _joined_mask(starts, t, slots, prompts, window=window)
+        # 2. The model.
+        layers = len(cache.tables) // 2
+        session = self._prompt
+        if prompts is None:
+            session = self._step
+            for number in range(layers):
+                inputs[f"keys_{number}"] = cache.tables[number][: len(feeds)]
+                inputs[f"values_{number}"] = cache.tables[layers + number][: len(feeds)]
+        *new, hidden = session.run(None, inputs)
+        # 3. New keys and values go to the cache, without padding.
+        for number in range(layers):
+            for table, fresh in zip(
+                (cache.tables[number], cache.tables[layers + number]),
+                new[2 * number : 2 * number + 2],
+                strict=True,
+            ):
+                for row, (start, feed) in enumerate(zip(starts, feeds, strict=True)):
+                    table[row, :, start : start + len(feed)] = fresh[row, :, : len(feed)]
+        found: FloatArray = np.concatenate(
+            [hidden[row, : len(positions)] for row, positions in enumerate(wanted)]
+        )
+        return found
+
+    def _embed(
+        self, feeds: Sequence[Sequence[int]], features: Sequence[FloatArray] | None
+    ) -> FloatArray:
+        """Return ``(b, t, d)``: image tokens as they are, others scaled as Gemma does."""
+        shape = len(feeds), max(map(len, feeds)), int(self._text["hidden_size"])
+        embedded = np.zeros(shape, np.float32)
+        for row, feed in enumerate(feeds):
+            count = 0 if features is None else len(features[row])
+            if features is not None:
+                embedded[row, :count] = features[row]
+            rows = to_float32(self._table[list(feed[count:])])
+            embedded[row, count : len(feed)] = rows * self._scale
+        return embedded
+
+    def logits(
+        self, hidden: FloatArray, positions: Sequence[int], ids: slice | IntArray | None
+    ) -> FloatArray:
+        """See `Backend.logits`."""
+        if self._float_head is None:
+            self._float_head = to_float32(self._head)
+        rows = self._float_head if ids is None else self._float_head[ids]
+        found: FloatArray = hidden[list(positions)] @ rows.T
+        return found
+
+    def synchronise(self) -> None:
+        """See `Backend.synchronise`; ONNX Runtime returns when it is done."""
+
+    def find_beams(
+        self, prompt: Sequence[int], features: FloatArray, *, count: int, limit: int, pad: int
+    ) -> list[list[int]]:
+        """See `Backend.find_beams`; the search is transformers', so torch runs it."""
+        import torch
+
+        from pgvision.runtime.loading import load
+
+        backend = load(self._folder, device="cpu", dtype="float32").backend
+        tensor = torch.from_numpy(features)
+        return backend.find_beams(prompt, tensor, count=count, limit=limit, pad=pad)
+
+
+def _joined_mask(
+    starts: Sequence[int], t: int, slots: int, prompts: Sequence[int] | None, *, window: int = 0
+) -> FloatArray:
+    """Return ``(b, t, slots + t)``: the mask over the cache's slots, then over the new tokens."""
+    # New tokens are slots, too, for the mask; here they come after the cache.
+    whole = attention_mask(starts, t, max(max(starts) + t, slots), prompts, window=window)
+    if whole is None:
+        return np.zeros((len(starts), t, slots + t), np.float32)
+    joined = np.full((len(starts), t, slots + t), -np.inf, np.float32)
+    for row, start in enumerate(starts):
+        joined[row, :, :start] = whole[row, :, :start]
+        joined[row, :, slots:] = whole[row, :, start : start + t]
+    return joined
+
+
+def _image_settings(folder: Path) -> dict[str, Any]:
+    """Read the image processor's settings, wherever this release of transformers wrote them."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = read_json(path)
+            settings = content.get("image_processor", content)
+            if "image_mean" in settings:
+                return dict(settings)
+    raise CheckpointError(f"{folder}: has no processor_config.json; copy it from its base")
+
+
+def _embeddings(folder: Path, tensors: Any, text: dict[str, Any], used: set[str]) -> Any:
+    name, shape = "language_model.embed_tokens.weight", (text["vocab_size"], text["hidden_size"])
+    stored = tensors.get(name)
+    if stored is None or stored.shape != shape:
+        found = "is missing" if stored is None else f"is {stored.shape}"
+        raise CheckpointError(f"{folder}: weights: {name} {found}, expected {shape}")
+    used.add(name)
+    return map_tensor(folder, stored)

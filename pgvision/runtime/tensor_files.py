@@ -1,0 +1,137 @@
+"""Tensor table of safetensors files: names, types, shapes and offsets, without reading weights."""
+
+import json
+import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+
+from pgvision.errors import CheckpointError
+
+_MAX_HEADER: Final = 100 * 2**20  # bytes; safetensors' own limit
+_SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2}
+_INDEX: Final = "model.safetensors.index.json"
+# Older and newer releases of transformers nest the same modules differently.
+_SPELLINGS: Final = (
+    (re.compile(r"^model\."), ""),
+    (re.compile(r"^language_model\.model\."), "language_model."),
+    (re.compile(r"^language_model\.lm_head\."), "lm_head."),
+    (re.compile(r"^vision_tower\.vision_model\."), "vision_tower."),
+)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file.
+
+    Attributes:
+        file: Name of the file in the checkpoint's folder.
+        offset: Of its first byte in the file.
+        size: In bytes.
+        dtype: As safetensors writes it: "F32", "F16", "BF16".
+        shape: Of the tensor.
+    """
+
+    file: str
+    offset: int
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files with a folder's weights.
+
+    Raises:
+        CheckpointError: If there are none, or the index of a checkpoint in several files cannot be
+            read or names a file that is missing or in another folder.
+    """
+    index = folder / _INDEX
+    if not index.is_file():
+        whole = folder / "model.safetensors"
+        if not whole.is_file():
+            raise CheckpointError(f"{folder}: has no model.safetensors; copy the weights there")
+        return [whole]
+    parts = read_json(index).get("weight_map")
+    names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
+    for part in names or ["no weight_map"]:
+        if not (folder / part).is_file() or part != PureWindowsPath(part).name:
+            raise CheckpointError(f"{index}: names {part!r:.80}, which is no file of this folder")
+    return [folder / name for name in names]
+
+
+def read_tensor_table(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a checkpoint by its name, in one spelling for all releases.
+
+    Args:
+        folder: Of the checkpoint.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged, or shorter than its table.
+    """
+    table: dict[str, StoredTensor] = {}
+    for path in weight_files(folder):
+        for name, stored in _read_header(path):
+            for pattern, spelling in _SPELLINGS:
+                name = pattern.sub(spelling, name)
+            table[name] = stored
+    return table
+
+
+def _read_header(path: Path) -> Iterable[tuple[str, StoredTensor]]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size, _MAX_HEADER):
+                raise ValueError(f"a header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        tensors = []
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            shape = tuple(int(side) for side in entry["shape"])
+            wanted = int(np.prod(shape, dtype=np.int64)) * _SIZES.get(entry["dtype"], 0)
+            if end > size - 8 - length or (wanted and wanted != end - begin):
+                raise ValueError(f"{name} ends at {end}, the data at {size - 8 - length}")
+            offset = 8 + length + begin
+            tensors.append(
+                (name, StoredTensor(path.name, offset, end - begin, entry["dtype"], shape))
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path}: damaged or cut off ({error}); copy it again") from error
+    return tensors
+
+
+def map_tensor(folder: Path, stored: StoredTensor) -> "np.ndarray[Any, Any]":
+    """Return a tensor as a read-only array over its file; bfloat16 as uint16, its bits."""
+    kinds: dict[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+    return np.memmap(
+        folder / stored.file, kinds[stored.dtype], "r", stored.offset, shape=stored.shape
+    )
+
+
+def to_float32(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Convert float16, or bfloat16's bits, to float32."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
