@@ -78,8 +78,8 @@ class ModelOptions(TypedDict, total=False):
         quantize: "int8" or "int4" weights: less memory, slower on CPUs, other boxes. Needs the
             extra ``quant``.
         threads: Threads of the CPU; None: what suits the model.
-        engine: Library that runs the model: "onnx" (ONNX Runtime, float32), "torch" or "auto"; None:
-            "onnx" on a CPU for checkpoint folders of up to 200 million parameters, else "torch".
+        engine: Library that runs the model: "onnx" (ONNX Runtime, float32), "torch" or "auto";
+            None: "onnx" on a CPU for folders of up to 200 million parameters, else "torch".
         batch_size: Prompts that go through the model together; None: 8, or 1 for live sources (a
             camera, an address that names no video file), whose images should not wait.
         drafts: "exact" (default): over video the last frame's answer is a speculative draft of the

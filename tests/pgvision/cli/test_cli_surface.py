@@ -25,7 +25,7 @@ def options_of(command):
 
 
 def flag(name):
-    return {"compiled": "--compile"}.get(name, "--" + name.replace("_", "-"))
+    return {"engine": "--backend"}.get(name, "--" + name.replace("_", "-"))
 
 
 @pytest.mark.parametrize("name", TASKS)
