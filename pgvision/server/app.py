@@ -14,7 +14,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-<<<<<<< HEAD
 from pgvision import __version__, samples
 from pgvision.errors import OptionError, PgvisionError
 from pgvision.server.api import v1_routes
@@ -23,18 +22,6 @@ from pgvision.server.compat import label_studio_routes, roboflow_routes
 from pgvision.server.engine import Load
 from pgvision.server.errors import ApiError, on_error, on_http_error
 from pgvision.server.middleware import ServiceMiddleware
-=======
-from pgvision import __version__
-from pgvision.errors import PgvisionError
-from pgvision.runtime import Generator, open_engine
-from pgvision.server.client_routes import client_routes
-from pgvision.server.gate import Gate
-from pgvision.server.label_studio_routes import label_studio_routes
-from pgvision.server.models import Load
-from pgvision.server.page_routes import page_routes
-from pgvision.server.refusals import on_http_error, on_pgvision_error
-from pgvision.server.routes import operators_routes, v1_routes
->>>>>>> f06b154 (Default engine ONNX Runtime without torch, one decoding loop over two backends, weights checked, runtime rebuilt)
 from pgvision.server.service import Service
 from pgvision.server.settings import ServeSettings
 
@@ -65,11 +52,7 @@ def create_app(
 
     Args:
         settings: Models and limits; None: the defaults.
-<<<<<<< HEAD
-        load_model: Returns an engine for a name; None: `pgvision.runtime.open_generator`.
-=======
-        load_model: Makes an engine of a name; None: `pgvision.runtime.open_engine`.
->>>>>>> f06b154 (Default engine ONNX Runtime without torch, one decoding loop over two backends, weights checked, runtime rebuilt)
+        load_model: Returns an engine for a name; None: `pgvision.runtime.open_engine`.
         on_failure: Called if a model cannot be loaded.
 
     Returns:
@@ -120,16 +103,8 @@ def create_app(
     return app
 
 
-<<<<<<< HEAD
 def serve(settings: ServeSettings) -> None:
     """Listen until Ctrl-C or SIGTERM; requests in progress are finished.
-=======
-def _loader(settings: ServeSettings) -> Load:
-    def loaded(name: str) -> Generator:
-        return open_engine(
-            name, device=settings.device, dtype=settings.dtype, threads=settings.threads
-        )
->>>>>>> f06b154 (Default engine ONNX Runtime without torch, one decoding loop over two backends, weights checked, runtime rebuilt)
 
     Args:
         settings: Address, models and limits.

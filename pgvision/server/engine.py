@@ -27,7 +27,7 @@ from pgvision.runtime import (
     Picture,
     Request,
     find_checkpoint,
-    open_generator,
+    open_engine,
 )
 from pgvision.server.errors import ApiError
 from pgvision.server.settings import ServeSettings
@@ -321,7 +321,7 @@ class Models:
 
     Args:
         settings: Names and options.
-        load: Returns an engine for a checkpoint; None: `pgvision.runtime.open_generator`.
+        load: Returns an engine for a checkpoint; None: `pgvision.runtime.open_engine`.
         metrics: Batch sizes are counted there.
 
     Raises:
@@ -362,7 +362,7 @@ class Models:
 
     def _open(self, checkpoint: str | None) -> Generator:
         options = self._settings
-        return open_generator(
+        return open_engine(
             checkpoint, device=options.device, dtype=options.dtype, threads=options.threads
         )
 

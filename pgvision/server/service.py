@@ -53,7 +53,7 @@ class Service:
 
     Args:
         settings: The limits.
-        load: Returns an engine for a checkpoint; None: `pgvision.runtime.open_generator`.
+        load: Returns an engine for a checkpoint; None: `pgvision.runtime.open_engine`.
     """
 
     def __init__(self, settings: ServeSettings, load: Load | None = None) -> None:
