@@ -250,6 +250,7 @@ class ServedModel:
         card = find_checkpoint(checkpoint)
         self.name, self.checkpoint = name or card.name, checkpoint or card.name
         self.card: CheckpointCard = replace(card, name=self.name)
+        self.resolution = 224  # pixels a side that the model sees; tasks choose tiles by it
         self.since = time.time()
         self.error: PgvisionError | None = None
         self.batcher: Batcher | None = None
@@ -257,6 +258,7 @@ class ServedModel:
     def start(self, generator: Generator, batch_size: int, metrics: Metrics) -> None:
         """Begin to answer with a loaded engine."""
         self.card = replace(generator.card, name=self.name)
+        self.resolution = int(getattr(generator, "resolution", self.resolution))
         self.batcher = Batcher(generator, batch_size, metrics.rows.labels(self.name).observe)
 
     @property
