@@ -82,6 +82,12 @@ class Answers:
         """Count the items without a complete answer."""
         return self._count("WHERE run = ? AND NOT complete")
 
+    def names(self, condition: str) -> set[str]:
+        """Return the names of the items that meet a condition on their columns."""
+        query = f"SELECT name FROM item WHERE run = ? AND {condition}"  # noqa: S608
+        with reported_errors(self.where):
+            return {name for (name,) in self.db.execute(query, (self.run,))}
+
     def _count(self, what: str) -> int:
         with reported_errors(self.where):
             found = self.db.execute(f"SELECT count(*) FROM item {what}", (self.run,))  # noqa: S608

@@ -38,7 +38,8 @@ class Job:
         stride: Of videos take each ``stride``-th frame.
         shard: Take one of several parts only; `pgvision.batch.merge` makes one file of them.
         retry_unread: Read again what could not be read.
-        shared: Whether the journal may contain other runs as well; see `Journal`.
+        shared: Whether the journal may contain other runs as well; see `Journal`. Answers of images
+            that are not among the sources any more are kept then.
         num_readers: Threads that read and decode ahead of the model; None: up to 4.
 
     Raises:
@@ -82,12 +83,24 @@ class Job:
         self.asker = Asker(recipe, stride, num_readers or min(4, os.cpu_count() or 1))
         self.notes: list[str] = []
         self._retry, self._shared = retry_unread, shared
+        self._names: dict[str, str] = {}
 
     @property
     def settings(self) -> dict[str, object]:
         """Everything that determines the answers, by name; it identifies the run in the journal."""
         shard = None if self.shard is None else str(self.shard)
         return {**self.asker.recipe.settings, "stride": self.asker.stride, "shard": shard}
+
+    def name_of(self, path: str | Path) -> str:
+        """Return the name of an image in the journal.
+
+        Args:
+            path: As it was given as a source.
+        """
+        if not self._names:
+            places = {str(Path(item.source).absolute()): item.name for item in self.items}
+            self._names.update(places)
+        return self._names.get(str(Path(path).absolute()), "")
 
     def stream(self) -> Iterator[Outcome]:
         """Ask about everything that is left.
@@ -117,7 +130,7 @@ class Job:
         """
         with Journal(self.path, self.settings, shared=self._shared) as journal:
             self.notes = self._update(journal)
-            left = journal.left()
+            left = journal.names("NOT complete")
             yield journal, [item for item in self.items if item.name in left]
 
     def run_all(self) -> list[Outcome]:
@@ -129,7 +142,10 @@ class Job:
         if not self.path.exists():
             return len(self.items)
         with self._answers() as answers:
-            return len(self.items) if answers is None else answers.num_left()
+            if answers is None:
+                return len(self.items)
+            done = answers.names("complete")
+            return sum(item.name not in done for item in self.items)
 
     def num_unread(self) -> int:
         """Count the images and frames that could not be read."""
@@ -172,8 +188,9 @@ class Job:
                 listing=self.listing,
                 num_listed=self.num_listed,
                 places=[item.at for item in self.items],
+                keep=self._shared,
             )
-            if digest is not None:
+            if digest is not None and not self._shared:
                 notes.append(f"the sources have changed: {count} then, {self.num_listed} now")
                 notes += [f"gone: {_some(gone)}"] if gone else []
         # 2. Answers that were damaged on the disk.

@@ -128,7 +128,13 @@ class Journal(Answers):
         return digest, count
 
     def list_items(
-        self, names: Sequence[str], *, listing: str, num_listed: int, places: Iterable[int]
+        self,
+        names: Sequence[str],
+        *,
+        listing: str,
+        num_listed: int,
+        places: Iterable[int],
+        keep: bool = False,
     ) -> list[str]:
         """Replace the list of items; answers of items that stay are kept.
 
@@ -137,6 +143,7 @@ class Journal(Answers):
             listing: Digest of the names of all items, those of other shards included.
             num_listed: How many these are.
             places: Place of each of ``names`` among them.
+            keep: Keep the items that are gone as well.
 
         Returns:
             Names of answered items that are gone, and their answers with them.
@@ -145,6 +152,7 @@ class Journal(Answers):
             db.execute("CREATE TEMP TABLE now (name TEXT PRIMARY KEY, place INTEGER)")
             db.executemany("INSERT INTO now VALUES (?, ?)", zip(names, places, strict=True))
             gone = "run = ? AND name NOT IN (SELECT name FROM now)"
+            gone += " AND false" if keep else ""
             answered = "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
             found = db.execute(
                 f"SELECT name FROM item WHERE {gone} AND {answered} ORDER BY place",  # noqa: S608
@@ -162,12 +170,6 @@ class Journal(Answers):
             )
             db.execute("DROP TABLE now")
         return [name for (name,) in found]
-
-    def left(self) -> set[str]:
-        """Return the names of the items without a complete answer."""
-        query = "SELECT name FROM item WHERE run = ? AND NOT complete"
-        with reported_errors(self.where):
-            return {name for (name,) in self.db.execute(query, (self.run,))}
 
     def stamps(self) -> dict[str, Stamp | None]:
         """Return the fingerprint of each item that has an answer."""

@@ -1,250 +1,450 @@
-"""`pgvision eval`: predict and score in one go."""
+"""`pgvision eval`: predict and score a data set, with the journal of bulk jobs."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
+from pgvision.cli.console import Meter, say
+from pgvision.cli.convert import finding_lines, renamed
 from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.model_options import ModelOptions
-from pgvision.cli.options import (
-    INPUT_PANEL,
-    OUTPUT_PANEL,
-    BatchSize,
-    ClassesPerPrompt,
-    ExtraObjects,
-    ImagesFolder,
-    Split,
-    takes,
-)
-from pgvision.errors import OptionError
+from pgvision.errors import DataError, OptionError
+from pgvision.files import write_text
+from pgvision.tasks.options import ModelOptions, ObjectOptions
 
 if TYPE_CHECKING:
-    from pgvision.datasets import Dataset
-    from pgvision.tasks import Detector, Segmenter
+    from pgvision.batch import Job, TaskName
+    from pgvision.datasets import Dataset, Example, ImageRecord
+    from pgvision.evaluation import DetectionReport
+    from pgvision.results import DetectionResult
 
-SCORING_PANEL = "Scoring"
+JOURNAL: Final = "answers.journal"
+_PREFIXES: Final = {
+    "ask": (re.compile(r"answer (\S+) (.+)", re.DOTALL), "answer <language> <question>"),
+    "caption": (re.compile(r"(?:caption|describe|cap) (\S+)"), "caption <language>"),
+    "read": (re.compile(r"ocr"), "ocr"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalOptions(ModelOptions):
-    """What ``pgvision eval`` takes; the fields speak for themselves."""
+class EvalOptions:
+    """Settings of an evaluation.
 
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            metavar="DATASET",
-            help="COCO, YOLO, VOC, LabelMe or JSONL; for 'ask' and 'caption' JSONL.",
-            show_default=False,
-            rich_help_panel=INPUT_PANEL,
-        ),
-    ]
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            help="Folder for results.json, report.json, report.png, worst/. A stopped run goes on.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
-    ] = Path("runs/eval")
-    task: Annotated[
-        Literal["detect", "segment", "ask", "caption"], typer.Option(help="What to score.")
-    ] = "detect"
-    batch_size: BatchSize = None
-    classes_per_prompt: ClassesPerPrompt = None
-    extra_objects: ExtraObjects = 0
-    images: ImagesFolder = None
-    split: Split = None
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Only the first n images.", rich_help_panel=INPUT_PANEL),
-    ] = None
-    conf: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Drop objects below this score; AP wants them all.",
-            show_default="none",
-            rich_help_panel=SCORING_PANEL,
-        ),
-    ] = None
-    engine: Annotated[
-        Literal["faster", "pycocotools"],
-        typer.Option(help="Evaluator; all give the same figures.", rich_help_panel=SCORING_PANEL),
-    ] = "faster"
-    scoreless: Annotated[
-        Literal["refuse", "f1"],
-        typer.Option(
-            help="For predictions without scores: refuse them, or report all metrics but AP.",
-            rich_help_panel=SCORING_PANEL,
-        ),
-    ] = "refuse"
-    calibrate: Annotated[
-        Literal["temperature", "isotonic"] | None,
-        typer.Option(
-            help="Fit a map from scores to precision on this set: calibration.json.",
-            rich_help_panel=SCORING_PANEL,
-        ),
-    ] = None
-    worst: Annotated[
-        int,
-        typer.Option(min=0, help="Images to draw into worst/.", rich_help_panel=OUTPUT_PANEL),
-    ] = 12
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print the report as JSON.", rich_help_panel=OUTPUT_PANEL),
-    ] = False
+    Attributes:
+        data: COCO, YOLO, VOC, LabelMe or JSONL; for ask, caption and read JSONL.
+        task: What to score: detect (default), segment, ask, caption or read.
+        out: Folder for the report, the results and worst/; default: runs/eval/TASK. A stopped run
+            resumes.
+        images: Folder of the images.
+        split: The part to evaluate on; default: the validation part, else the test part.
+        classes: Score this class only; repeat it for several.
+        rename: OLD=NEW: rename a class of the data set to a name that the model knows; repeatable.
+        limit: Only the first images.
+        calibrate: Fit a map from scores to precision on this set: calibration.json.
+        worst: Images to draw into worst/, those with most mistakes; default 12.
+        max_dets: Predictions of a class kept per image; default 100, as COCO.
+        engine: Evaluator: faster (default) or pycocotools; both give the same numbers.
+        scoreless: For predictions without scores: refuse (default), or f1: all metrics but AP.
+        as_json: Print the report as JSON on stdout.
+    """
+
+    data: Path
+    task: Literal["detect", "segment", "ask", "caption", "read"] = "detect"
+    out: Path | None = None
+    images: Path | None = None
+    split: str | None = None
+    classes: list[str] | None = None
+    rename: list[str] | None = None
+    limit: int | None = None
+    calibrate: Literal["temperature", "isotonic"] | None = None
+    worst: int = 12
+    max_dets: int = 100
+    engine: Literal["faster", "pycocotools"] = "faster"
+    scoreless: Literal["refuse", "f1"] = "refuse"
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("limit", "max_dets"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the report."""
+        return self.out or Path("runs/eval") / self.task
 
 
-@takes(EvalOptions)
-def evaluate(*, options: EvalOptions) -> None:
+def evaluate(*, options: EvalOptions, model: ObjectOptions) -> None:
     """Predict and score a data set: COCO figures, answers, calibration, the worst images.
 
-    [bold]Examples[/bold]
-
-    pgvision eval --data heldout/instances.json --out report
-    pgvision eval --data heldout/instances.json --task segment --engine pycocotools
-    pgvision eval --data heldout/examples.jsonl --task ask
-    pgvision eval --data val.json --calibrate isotonic --model google/paligemma2-3b-mix-448
+    Examples:
+    pgvision eval --data heldout/ --out report
+    pgvision eval --data heldout/instances.json --task segment
+    pgvision eval --data bccd/ --rename RBC='red blood cell' --rename WBC='white blood cell'
+    pgvision eval --data examples.jsonl --task ask
     """
-    objects = options.task in ("detect", "segment")
-    ok = _evaluate_objects(options) if objects else _evaluate_texts(options)
+    of_objects = options.task in ("detect", "segment")
+    ok = _evaluate_objects(options, model) if of_objects else _evaluate_texts(options, model)
+    say(f"wrote {options.folder}/")
     end(DONE if ok else FAILED)
 
 
-def _dataset(options: EvalOptions) -> "Dataset":
-    from dataclasses import replace
-
-    from pgvision.cli.console import say
-    from pgvision.cli.convert import finding_lines
-    from pgvision.datasets import read_evaluation_part
-
-    part, dataset = read_evaluation_part(options.data, images=options.images, split=options.split)
-    say(f"evaluating on {part}: {len(dataset.images)} images, {dataset.num_objects} objects")
-    for line in finding_lines(dataset.findings):
-        say(line, style="yellow")
-    if options.limit is None:
-        return dataset
-    return replace(dataset, images=dataset.images[: options.limit])
+# --- objects -----------------------------------------------------------------------------------
 
 
-def _evaluate_objects(options: EvalOptions) -> bool:
-    from pgvision.cli.console import say
-    from pgvision.cli.eval_answers import Answers
-    from pgvision.cli.eval_objects import Scoring, calibrate, predict, score
-    from pgvision.cli.eval_worst import save_worst
+def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
+    from pgvision.datasets import dataset_to_coco
+    from pgvision.evaluation import evaluate_detections
     from pgvision.runtime import find_checkpoint
 
-    dataset = _dataset(options)
-    detector = _detector(options, dataset)
-    found = predict(dataset, detector, Answers(options.out, _run_of(options, dataset.classes)))
-    scoring = Scoring(
-        iou_type="bbox" if options.task == "detect" else "segm",
-        engine=options.engine,
+    # 1. Read the data set, and predict what is not in the journal yet.
+    part, dataset = _read(options)
+    # AP needs every object, whatever its score.
+    keywords = {"conf": 0.0, **model, "classes": dataset.classes}
+    found = _predict(dataset, keywords, options)
+    # 2. Score.
+    truth, pairs = dataset_to_coco(dataset), list(found.items())
+    iou_type: Literal["bbox", "segm"] = "bbox" if options.task == "detect" else "segm"
+    report = evaluate_detections(
+        truth,
+        pairs,
+        iou_type,
+        options.engine,
+        image_ids=list(found),
+        max_dets=options.max_dets,
         scoreless=options.scoreless,
-        model=find_checkpoint(options.model).name,
-        data=" ".join(filter(None, (str(options.data), options.split))),
-        conf=options.conf,
     )
-    report = score(dataset, found, options.out, scoring)
-    threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
-    save_worst(
-        dataset,
-        found,
-        options.out / "worst",
-        count=options.worst,
-        threshold=threshold,
-        iou_type=scoring.iou_type,
+    conf = keywords["conf"]
+    report = replace(
+        report,
+        model=find_checkpoint(model.get("model"), kind=model.get("kind")).name,
+        data=f"{options.data} {part}",
+        conf=conf if isinstance(conf, float) and conf > 0 else None,
+        notes=(*report.notes, *_unread_notes(dataset, found)),
     )
-    path = options.out / "calibration.json"
-    fitted = options.calibrate is None or calibrate(
-        dataset, found, scoring, options.calibrate, path
-    )
+    # 3. Write.
+    folder = options.folder
+    records = _coco_records(dataset, found, iou_type)
+    write_text(folder / "results.json", json.dumps(records, allow_nan=False))
+    report.save(folder / "report.json")
+    report.save(folder / "report.png")
+    _save_worst(dataset, found, report, options, truth)
+    fitted = options.calibrate is None or _calibrate(options, truth, pairs, iou_type)
     if options.as_json:
         typer.echo(json.dumps(report.to_dict(), allow_nan=False))
     else:
         _print(report)
-    say(f"wrote {options.out}/")
     return fitted and len(found) == len(dataset.images)
 
 
-def _detector(options: EvalOptions, dataset: "Dataset") -> "Detector | Segmenter":
-    from pgvision import Detector, Segmenter
+def _read(options: EvalOptions) -> "tuple[str, Dataset]":
+    from pgvision.datasets import read_evaluation_part
 
-    make = Detector if options.task == "detect" else Segmenter
-    return make(
-        list(dataset.classes),
-        **options.for_load,
-        batch_size=options.batch_size,
-        classes_per_prompt=options.classes_per_prompt,
-        conf=options.conf or 0.0,
-        extra_objects=options.extra_objects,
-        unknown=options.unknown,
+    part, dataset = read_evaluation_part(options.data, images=options.images, split=options.split)
+    if options.rename:
+        dataset = dataset.rename(renamed(options.rename))
+    if options.classes:
+        dataset = dataset.select(options.classes)
+    if options.limit is not None:
+        dataset = replace(dataset, images=dataset.images[: options.limit])
+    say(
+        f"evaluating on {part}: {len(dataset.images)} images, {dataset.num_objects} objects, "
+        f"classes {', '.join(dataset.classes)}"
     )
+    for line in finding_lines(dataset.findings):
+        say(line, style="yellow")
+    return part, dataset
 
 
-def _evaluate_texts(options: EvalOptions) -> bool:
-    from pgvision import Answerer, Captioner
-    from pgvision.cli.console import say
-    from pgvision.cli.eval_texts import evaluate_texts, text_cases
+def _predict(
+    dataset: "Dataset", keywords: dict[str, Any], options: EvalOptions
+) -> "dict[int, DetectionResult]":
+    """Return the results by image id; images that could not be read are reported and missing."""
+    from pgvision.results import DetectionResult, result_from_dict
+
+    paths = [image.path for image in dataset.images]
+    job = _job(options.task, keywords, paths, options.folder)
+    _run(job, "images")
+    by_name = {str(answer["source"]): answer for answer in job.results()}
+    found: dict[int, DetectionResult] = {}
+    for image in dataset.images:
+        answer = by_name[job.name_of(image.path)]
+        if answer["type"] == "Failure":
+            say(f"failed: {answer['message']}", style="red")
+            continue
+        result = result_from_dict(answer)
+        if result.image_hw != image.image_hw:
+            say(
+                f"failed: {image.path} is {result.image_hw}, the annotations state "
+                f"{image.image_hw} (height, width): pgvision convert --check",
+                style="red",
+            )
+        elif isinstance(result, DetectionResult):
+            found[image.id] = result
+    if not found:
+        raise DataError(
+            f"none of {len(paths)} images could be read, so there is nothing to score: see above; "
+            "--images names the folder where they are"
+        )
+    return found
+
+
+def _unread_notes(dataset: "Dataset", found: "dict[int, DetectionResult]") -> list[str]:
+    names = [image.file_name for image in dataset.images if image.id not in found]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return [f"{len(names)} of {len(dataset.images)} images unread and not scored: {shown}"]
+
+
+def _coco_records(
+    dataset: "Dataset", found: "dict[int, DetectionResult]", iou_type: str
+) -> list[dict[str, object]]:
+    ids = {category.name: category.id for category in dataset.categories}
+    records = []
+    for image_id, result in found.items():
+        for record in result.to_coco(image_id=image_id, category_ids=ids):
+            # pycocotools takes an object's area from its box where a record has one, mask or not.
+            record.pop("bbox" if iou_type == "segm" else "segmentation", None)
+            records.append(record)
+    return records
+
+
+def _calibrate(
+    options: EvalOptions, truth: Any, pairs: list[Any], iou_type: Literal["bbox", "segm"]
+) -> bool:
+    """Fit a map from scores to precision; False if nothing was found."""
+    from pgvision.evaluation import fit_calibration, match_scores
+
+    scores, correct = match_scores(truth, pairs, iou_type)
+    if len(scores) and options.calibrate is not None:
+        fit_calibration(scores, correct, options.calibrate).save(
+            options.folder / "calibration.json"
+        )
+        return True
+    say(
+        f"--calibrate: nothing was found in {len(pairs)} images, so there is nothing to calibrate "
+        "and no calibration.json; the other files are written",
+        style="red",
+    )
+    return False
+
+
+# --- the worst images --------------------------------------------------------------------------
+
+
+def _save_worst(
+    dataset: "Dataset",
+    found: "dict[int, DetectionResult]",
+    report: "DetectionReport",
+    options: EvalOptions,
+    truth: Any,
+) -> None:
+    """Draw the images with most mistakes, by the matching of AP: truth left, result right."""
+    from pgvision.datasets import truth_result
+    from pgvision.evaluation import find_mistakes
+
+    folder = options.folder / "worst"
+    for old in folder.glob("[0-9][0-9]-*.jpg"):
+        old.unlink()
+    threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
+    kept = {
+        image_id: result if result.scores is None else result[result.scores >= threshold]
+        for image_id, result in found.items()
+    }
+    mistakes = find_mistakes(truth, list(kept.items()), report.iou_type)
+    images = [image for image in dataset.images if image.id in kept and mistakes[image.id].count]
+    images.sort(key=lambda image: -mistakes[image.id].count)
+    for place, image in enumerate(images[: options.worst], 1):
+        wrong = mistakes[image.id]
+        name = f"{place:02d}-{wrong.count}-{Path(image.file_name).stem}.jpg"
+        above = "" if report.best_f1 is None else f" of score {threshold:.2f} and up"
+        caption = (
+            f"{image.file_name}: {wrong.missed.sum()} missed (left), {wrong.wrong.sum()} wrong "
+            f"(right) among predictions{above}, at IoU 0.5"
+        )
+        sides = [(truth_result(image, dataset), wrong.missed, "missed")]
+        sides.append((kept[image.id], wrong.wrong, "wrong"))
+        _draw_pair(image, sides, caption, folder / name)
+
+
+def _draw_pair(
+    image: "ImageRecord", sides: list[tuple[Any, Any, str]], caption: str, path: Path
+) -> None:
+    import cv2
+    import numpy as np
+
+    from pgvision import drawing
+    from pgvision.images import read_image
+
+    bgr = read_image(image.path)
+    panels = []
+    for result, bad, word in sides:
+        canvas, colors = bgr.copy(), np.where(bad, 9, 3)  # red and green of `drawing`
+        texts = [f"{word} {name}" if wrong else name for name, wrong in _named(result, bad)]
+        thickness = drawing.fit_thickness(result.image_hw)
+        drawing.draw_boxes(canvas, result.xyxy, color_ids=colors, thickness=thickness)
+        panels.append(drawing.draw_labels(canvas, result.xyxy, texts, color_ids=colors))
+    panels.insert(1, np.full((bgr.shape[0], 8, 3), 255, np.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), drawing.with_caption(np.hstack(panels), caption))
+
+
+def _named(result: "DetectionResult", bad: Any) -> Iterator[tuple[str, bool]]:
+    for row, label in enumerate(result.labels):
+        score = "" if result.scores is None else f" {result.scores[row]:.2f}"
+        yield f"{label}{score}", bool(bad[row])
+
+
+# --- texts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextCase:
+    """One image with one prompt, and the texts that are accepted.
+
+    Attributes:
+        image: Path of the image.
+        language: Code of the language; "" for reading.
+        question: The question; "" for captions and reading.
+        references: Accepted texts.
+    """
+
+    image: Path
+    language: str
+    question: str
+    references: tuple[str, ...]
+
+
+def text_cases(examples: "Iterable[Example]", task: str) -> list[TextCase]:
+    """Gather the examples of one task; examples with the same image and prompt are one case.
+
+    Raises:
+        DataError: If there is none.
+    """
+    pattern, wanted = _PREFIXES[task]
+    gathered: dict[tuple[Path, str, str], list[str]] = {}
+    for example in examples:
+        if match := pattern.fullmatch(example.prefix.strip()):
+            language, question = (*match.groups(), "", "")[:2]
+            key = (example.image, language, question.strip())
+            gathered.setdefault(key, []).append(example.suffix)
+    if not gathered:
+        raise DataError(f"--task {task}: no example has a prefix {wanted!r}")
+    return [TextCase(*key, tuple(texts)) for key, texts in gathered.items()]
+
+
+def _evaluate_texts(options: EvalOptions, model: ObjectOptions) -> bool:
     from pgvision.datasets import read_examples
 
-    _refuse_object_options(options)
+    # 1. Options that only objects have cannot act.
+    given = [name for name in model if name not in ModelOptions.__annotations__]
+    given += [name for name in ("calibrate", "classes", "rename") if getattr(options, name)]
+    if given:
+        word = "--" + given[0].replace("_", "-")
+        raise OptionError(f"{word}: is for --task detect and segment; leave it out")
     cases = text_cases(read_examples(options.data, images=options.images), options.task)
     cases = cases[: options.limit]
+    # 2. One job for each prompt, all in one journal.
+    prompts: dict[tuple[str, str], list[TextCase]] = {}
+    for case in cases:
+        prompts.setdefault((case.language, case.question), []).append(case)
+    texts: dict[TextCase, str] = {}
+    for (language, question), group in prompts.items():
+        how: dict[str, Any] = {**model}
+        how |= {"language": language} if language else {}
+        how |= {"question": question} if question else {}
+        job = _job(options.task, how, [case.image for case in group], options.folder)
+        _run(job, "questions" if question else "images")
+        answers = {str(answer["source"]): answer for answer in job.results()}
+        for case in group:
+            answer = answers[job.name_of(case.image)]
+            if answer["type"] == "Failure":
+                say(f"failed: {answer['message']}", style="red")
+            else:
+                texts[case] = str(answer["text"])
+    if not texts:
+        raise DataError(f"none of {len(cases)} images could be read")
+    # 3. Score and write.
+    metrics = _text_metrics(options.task, texts)
+    _write_texts(options, cases, texts, metrics)
+    return len(texts) == len(cases)
 
-    def ask(image: Path, language: str, question: str) -> str:
-        make = Answerer if options.task == "ask" else Captioner
-        task = make(language, **options.for_load, unknown=options.unknown)
-        return task(image, question).text if isinstance(task, Answerer) else task(image).text
 
-    figures, failed = evaluate_texts(cases, ask, options.out, task=options.task)
+def _text_metrics(task: str, texts: dict[TextCase, str]) -> dict[str, float]:
+    from pgvision.evaluation import evaluate_answers, evaluate_captions, evaluate_reading
+
+    answers, references = list(texts.values()), [case.references for case in texts]
+    if task == "read":
+        reading = evaluate_reading(answers, [accepted[0] for accepted in references])
+        return {"cer": reading.cer, "wer": reading.wer}
+    if task == "caption":
+        captions = evaluate_captions(answers, references)
+        return {"cider": captions.cider, "bleu4": captions.bleu4}
+    ten_each = all(len(accepted) == 10 for accepted in references)
+    names = ("exact", "anls", "count", *(("vqa",) if ten_each else ()))
+    return dict(evaluate_answers(answers, references, names).metrics)
+
+
+def _write_texts(
+    options: EvalOptions,
+    cases: list[TextCase],
+    texts: dict[TextCase, str],
+    metrics: dict[str, float],
+) -> None:
+    from pgvision.cli.outputs import json_text
+
+    lines = [
+        json_text(
+            {
+                "image": str(case.image),
+                "question": case.question,
+                "answer": text,
+                "references": list(case.references),
+            }
+        )
+        for case, text in texts.items()
+    ]
+    unread = [str(case.image) for case in cases if case not in texts]
+    report = {"task": options.task, "num_answers": len(texts), "metrics": metrics, "unread": unread}
+    write_text(options.folder / "answers.jsonl", "\n".join(lines) + "\n")
+    write_text(options.folder / "report.json", json_text(report) + "\n")
+    if unread:
+        say(f"{len(unread)} of {len(cases)} not read and not scored: {', '.join(unread[:5])}")
     if options.as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            typer.echo(f"{name:>8}  {value:.3f}")
-    say(f"wrote {options.out}/")
-    return not failed
+        typer.echo(json_text(report))
+        return
+    for name, value in metrics.items():
+        typer.echo(f"{name:>8}  {value:.3f}")
 
 
-def _refuse_object_options(options: EvalOptions) -> None:
-    """Refuse what a text task would not look at: questions are asked one by one."""
-    for name in ("batch_size", "classes_per_prompt", "conf", "calibrate", "extra_objects"):
-        if getattr(options, name) not in (None, 0):
-            word = "--" + name.replace("_", "-")
-            raise OptionError(
-                f"{word}: is for --task detect and segment; leave it out of --task {options.task}"
-            )
+# --- jobs --------------------------------------------------------------------------------------
 
 
-def _run_of(options: EvalOptions, classes: Sequence[str]) -> dict[str, object]:
-    """What must be the same for a stopped run to go on; each answer knows its picture itself."""
-    from pgvision import __version__
-    from pgvision.runtime import find_checkpoint, weights_digest
+def _job(task: "TaskName", keywords: dict[str, Any], paths: list[Path], folder: Path) -> "Job":
+    """Return a job in the journal that all evaluations in the folder share."""
+    from pgvision.batch import Job, Recipe
 
-    return {
-        "data": str(options.data.resolve()),
-        "split": options.split,
-        "task": options.task,
-        "classes": list(classes),
-        "weights": weights_digest(find_checkpoint(options.model), options.revision),
-        "pgvision": __version__,
-        "device": options.device,
-        "kind": options.kind,
-        "dtype": options.dtype,
-        "quantize": options.quantize,
-        "extra_objects": options.extra_objects or None,
-        "classes_per_prompt": options.classes_per_prompt,
-        "conf": options.conf,
-    }
+    return Job(Recipe(task, keywords), paths, folder / JOURNAL, shared=True)
+
+
+def _run(job: "Job", label: str) -> None:
+    """Ask for everything that is left."""
+    left, total = job.num_left(), len(job.items)
+    if left < total:
+        say(f"resuming after {total - left} of {total} {label}")
+    with Meter(label, left) as meter, closing(job.stream()) as outcomes:  # type: ignore[type-var]
+        for _ in outcomes:
+            meter.advance()
+    for note in job.notes:
+        say(note, style="yellow")
 
 
 def _print(report: object) -> None:

@@ -42,6 +42,8 @@ _FLAGS: Final = {
     "num_alternatives": ("--best",),
     "json_lines": ("--json",),
     "as_json": ("--json",),
+    "source_format": ("--from",),
+    "target_format": ("--to",),
     "constrained": ("--constrained/--no-constrained",),
 }
 _METAVARS: Final = {"out": "DIR", "images": "DIR", "data": "DATASET", "valid": "DATASET"}

@@ -30,7 +30,7 @@ def test_nothing_is_said_and_the_code_is_0_where_nothing_is_lost(run, tmp_path, 
     ran = run("convert", source, tmp_path / target, *(["--to", "yolo"] * (target == "yolo")))
     assert ran.code == 0
     lines = [line for line in ran.err.splitlines() if "read back" not in line]
-    assert lines[0].endswith("1 images, 1 objects")
+    assert lines[-1].endswith("1 images, 1 objects")
     # YOLO needs the key 'val', and there is one part only.
     assert len(lines) == 1 + (target == "yolo")
 
