@@ -269,3 +269,15 @@ def test_a_font_of_the_system_is_searched_for_the_letter(
     finally:
         fonts._system_fonts.cache_clear()
     assert caplog.text == ""
+
+
+def test_the_smaller_of_two_objects_gets_the_place_that_both_prefer() -> None:
+    small, large, size = [50, 50, 60, 60], [50, 50, 200, 150], [40.0, 12.0]
+    for order in ([0, 1], [1, 0]):
+        boxes = np.array([small, large], float)[order]
+        corners = drawing._places(boxes, np.array([size, size]), (300, 300)).tolist()
+        by_name = dict(zip(order, corners, strict=True))
+        assert by_name[0] == [50, 50 - 12]  # above the left top corner
+        left, top = by_name[1]
+        assert (left, top) != (50, 38)
+        assert left + 40 <= 50 or left >= 90 or top + 12 <= 38 or top >= 50  # no overlap

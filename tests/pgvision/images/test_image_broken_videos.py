@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from pgvision.errors import ImageError, SourceError
-from pgvision.images import FrameFailure, VideoWriter, iter_frames
+from pgvision.images import FrameFailure, VideoWriter, iter_frames, video_info
 
 
 def flat(shade: int, hw: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -61,14 +62,48 @@ def test_an_mp4_whose_index_stands_at_its_end_gives_nothing_once_cut(tmp_path: P
     assert "cut short" in str(failure.error)
 
 
-def test_a_turned_video_is_upright(tmp_path: Path) -> None:
-    data = bytearray(video(tmp_path / "clip.mp4").read_bytes())
+# Display matrices (a, b, u, c, d, v, x, y, w) of a quarter turn either way and of a half turn.
+TURNS = {
+    "right": [0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30],
+    "left": [0, -(1 << 16), 0, 1 << 16, 0, 0, 0, 64 << 16, 1 << 30],
+    "over": [-(1 << 16), 0, 0, 0, -(1 << 16), 0, 64 << 16, 48 << 16, 1 << 30],
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turned_video_is_upright(tmp_path: Path, turn: str) -> None:
+    """OpenCV turns frames by itself."""
+    ramp = np.add.outer(np.arange(48) * 3, np.arange(64) * 1.5).astype(np.uint8)
+    with VideoWriter(tmp_path / "clip.mp4", fps=25, image_hw=(48, 64)) as writer:
+        writer.write(np.repeat(ramp[..., None], 3, axis=2))
+    data = bytearray((tmp_path / "clip.mp4").read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40  # after version, times, ids, layer, volume
-    quarter = [0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30]
-    data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in quarter)
+    data[matrix : matrix + 36] = b"".join(v.to_bytes(4, "big", signed=True) for v in TURNS[turn])
     path = tmp_path / "turned.mp4"
     path.write_bytes(data)
-    assert {f.image_hw for f in iter_frames(path)} == {(64, 48)}
+    capture = cv2.VideoCapture(str(path))
+    _, expected = capture.read()
+    capture.release()
+    (frame,) = iter_frames(path)
+    np.testing.assert_array_equal(frame.bgr, expected)
+    assert video_info(path).image_hw == frame.image_hw == expected.shape[:2]
+
+
+def test_times_begin_at_the_start_of_a_transport_stream(tmp_path: Path) -> None:
+    """Recordings of a broadcast begin at any time."""
+    path = tmp_path / "clip.ts"
+    with av.open(str(path), "w", format="mpegts") as target:
+        stream = target.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(10):
+            frame = av.VideoFrame.from_ndarray(flat(index * 20), "bgr24")
+            frame.pts = 50 + index
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert container.start_time > av.time_base
+    times = [frame.time for frame in iter_frames(path)]
+    assert times == pytest.approx([index / 25 for index in range(10)], abs=2e-3)
 
 
 def test_no_video_at_all(tmp_path: Path) -> None:

@@ -128,12 +128,14 @@ def test_odd_modes_of_files_work(tmp_path: Path, mode: str, ending: str) -> None
     assert result.source == str(path)
 
 
-def test_an_animation_gives_its_first_picture(tmp_path: Path) -> None:
+def test_an_animation_gives_all_its_frames_and_is_not_one_image(tmp_path: Path) -> None:
     path = tmp_path / "moving.gif"
     shades = [Image.new("L", (36, 24), shade) for shade in (40, 200)]
     shades[0].save(path, save_all=True, append_images=shades[1:], duration=100)
-    assert len(detector().predict(path)) == 1
-    assert seen_by_model(path).mean() == pytest.approx(40, abs=1)
+    results = detector().predict(path)
+    assert [(result.frame_index, result.time) for result in results] == [(0, 0.0), (1, 0.1)]
+    with pytest.raises(SourceError, match=r"predict\(\)"):
+        detector()(path)
 
 
 def test_a_turned_photograph_is_upright(tmp_path: Path) -> None:
