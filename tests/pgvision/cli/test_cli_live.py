@@ -166,7 +166,8 @@ def test_a_camera_that_goes_away_and_comes_back(run):
     flapping.start()
     time.sleep(1.5)
     source = f"http://127.0.0.1:{port}/live"
-    ran = run("live", "helmet", "--source", source, "--model", "tiny", "--seconds", "8", "--json")
+    words = ["--seconds", "8", "--patience", "60", "--json"]
+    ran = run("live", "helmet", "--source", source, "--model", "tiny", *words)
     flapping.join()
     assert ran.code == 0, ran.err
     events = [event["event"] for event in events_of(ran)]
