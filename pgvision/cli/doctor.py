@@ -128,8 +128,8 @@ def check_torch() -> Check:
         return Check("torch", "ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}")
     if torch.backends.mps.is_available():
         return Check("torch", "ok", f"{torch.__version__}, Apple GPU (mps)")
-    found = f"{torch.__version__}, processor only, {torch.get_num_threads()} threads"
-    fix = "fine for 'tiny'; a 3B checkpoint takes seconds per picture here"
+    found = f"{torch.__version__}, CPU only, threads: {torch.get_num_threads()}"
+    fix = "fine for the bundled models; a 3B checkpoint takes a minute or more per image here"
     return Check("torch", "note", found, fix)
 
 
@@ -168,7 +168,7 @@ def check_hub() -> Check:
     if get_token():
         return Check("hub", "ok", "a token is present")
     fix = "for Google's checkpoints: accept the terms on the model's page, then hf auth login"
-    return Check("hub", "note", "not logged in ('tiny' needs no login)", fix)
+    return Check("hub", "note", "not logged in (the bundled models need no login)", fix)
 
 
 def check_extras() -> Iterator[Check]:
@@ -182,7 +182,7 @@ def check_extras() -> Iterator[Check]:
         ("pandas", "pandas", "to_pandas()"),
     ):
         if _version(package) is None:
-            yield Check(package, "note", f"absent: no {use}", f"pip install 'pgvision[{extra}]'")
+            yield Check(package, "note", f"absent: no {use}", f"pip install '.[{extra}]'")
 
 
 def _version(package: str) -> str | None:

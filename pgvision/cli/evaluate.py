@@ -48,7 +48,7 @@ class EvalOptions:
         calibrate: Fit a map from scores to precision on this set: calibration.json.
         worst: Images to draw into worst/, those with most mistakes; default 12.
         max_dets: Predictions of a class kept per image; default 100, as COCO.
-        engine: Evaluator: faster (default) or pycocotools; both give the same numbers.
+        evaluator: Library for the COCO figures: faster (default) or pycocotools; both agree.
         scoreless: For predictions without scores: refuse (default), or f1: all metrics but AP.
         as_json: Print the report as JSON on stdout.
     """
@@ -64,7 +64,7 @@ class EvalOptions:
     calibrate: Literal["temperature", "isotonic"] | None = None
     worst: int = 12
     max_dets: int = 100
-    engine: Literal["faster", "pycocotools"] = "faster"
+    evaluator: Literal["faster", "pycocotools"] = "faster"
     scoreless: Literal["refuse", "f1"] = "refuse"
     as_json: bool = False
 
@@ -116,7 +116,7 @@ def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
         truth,
         pairs,
         iou_type,
-        options.engine,
+        options.evaluator,
         image_ids=list(found),
         max_dets=options.max_dets,
         scoreless=options.scoreless,

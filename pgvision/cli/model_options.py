@@ -100,7 +100,7 @@ class ModelOptions:
         Quantize | None,
         typer.Option(
             help="Round weights: less memory, slower on processors, other boxes "
-            "(pip install 'pgvision\\[quant]').",
+            "(pip install '.[quant]').",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None

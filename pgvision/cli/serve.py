@@ -93,7 +93,7 @@ def _serve(**chosen: Any) -> None:
 
 def _require_packages() -> None:
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise DependencyError(f"serve needs {', '.join(missing)}: pip install 'pgvision[serve]'")
+        raise DependencyError(f"serve needs {', '.join(missing)}: pip install '.[serve]'")
 
 
 _serve.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ def fiftyone_model(
     try:
         from fiftyone.core.models import Model
     except ImportError as error:
-        raise DependencyError("this needs fiftyone: pip install 'pgvision[fiftyone]'") from error
+        raise DependencyError("this needs fiftyone: pip install '.[fiftyone]'") from error
     asked = () if question is None else (question,)
     if bool(asked) != isinstance(task, Answerer):
         raise OptionError("question: an Answerer needs one, and no other task takes one")

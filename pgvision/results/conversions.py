@@ -27,7 +27,7 @@ def fiftyone_labels() -> Any:
     try:
         import fiftyone.core.labels as fol
     except ImportError as error:
-        message = "to_fiftyone() needs fiftyone: pip install 'pgvision[fiftyone]'"
+        message = "to_fiftyone() needs fiftyone: pip install '.[fiftyone]'"
         raise DependencyError(message) from error
     return fol
 

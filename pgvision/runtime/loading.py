@@ -342,7 +342,7 @@ def _merge_adapter(
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError as error:
         raise DependencyError(
-            f"{card.name} is a LoRA adapter, which needs peft: pip install 'pgvision[train]'"
+            f"{card.name} is a LoRA adapter, which needs peft: pip install '.[train]'"
         ) from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages about each other; weights are checked below
@@ -387,7 +387,7 @@ def _quantization(quantize: str, device: str) -> Any:
         from transformers import TorchAoConfig
     except ImportError as error:
         raise DependencyError(
-            f"quantize={quantize!r} needs torchao: pip install 'pgvision[quant]'"
+            f"quantize={quantize!r} needs torchao: pip install '.[quant]'"
         ) from error
     if quantize == "int8":
         config = Int8WeightOnlyConfig()
@@ -417,9 +417,7 @@ def _require_accelerate() -> None:
     try:
         import accelerate  # noqa: F401  (transformers needs it)
     except ImportError as error:
-        raise DependencyError(
-            "device=\"auto\" needs accelerate: pip install 'pgvision[train]'"
-        ) from error
+        raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'") from error
 
 
 def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:

@@ -63,7 +63,7 @@ def require_trackers() -> None:
         DependencyError: If it is not installed.
     """
     if find_spec("trackers") is None:
-        raise DependencyError("tracks need trackers: pip install 'pgvision[track]'")
+        raise DependencyError("tracks need trackers: pip install '.[track]'")
 
 
 def _numbered(result: DetectionResult, tracker: object, time: float) -> DetectionResult:

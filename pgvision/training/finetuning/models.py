@@ -73,7 +73,7 @@ def rest_in_four_bits(model: Any) -> None:
         from bitsandbytes.nn import Linear4bit, Params4bit
     except ImportError as error:
         raise DependencyError(
-            "method: 'qlora' needs bitsandbytes: pip install 'pgvision[qlora]'; or use 'lora'"
+            "method: 'qlora' needs bitsandbytes: pip install '.[qlora]'; or use 'lora'"
         ) from error
     text = model.model.language_model
     for name, layer in list(text.named_modules()):
@@ -103,7 +103,7 @@ def add_adapters(model: Any, settings: FinetuneSettings) -> None:
     try:
         from peft import inject_adapter_in_model
     except ImportError as error:
-        raise DependencyError("method: LoRA needs peft: pip install 'pgvision[train]'") from error
+        raise DependencyError("method: LoRA needs peft: pip install '.[train]'") from error
     names = [name for name, _ in model.model.language_model.named_modules()]
     known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
     strangers = [one for one in settings.targets if one not in known]

@@ -121,7 +121,7 @@ def test_weights_are_rounded_on_request(run, picture):
     if find_spec("torchao"):
         assert "weights rounded to int8" in ran.err
     else:
-        assert "pip install 'pgvision[quant]'" in ran.err
+        assert "pip install '.[quant]'" in ran.err
 
 
 @pytest.mark.parametrize("words", [*TASKS, ["doctor"]], ids=lambda words: words[0])

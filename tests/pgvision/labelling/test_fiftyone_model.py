@@ -28,7 +28,7 @@ def test_without_fiftyone_the_package_is_named(image, monkeypatch):
     monkeypatch.setitem(sys.modules, "fiftyone", None)
     detector = Detector("helmet")
     for call in (detector(image).to_fiftyone, lambda: fiftyone_model(detector)):
-        with pytest.raises(DependencyError, match=r"pip install 'pgvision\[fiftyone\]'"):
+        with pytest.raises(DependencyError, match=r"pip install '\.\[fiftyone\]'"):
             call()
 
 

@@ -153,7 +153,7 @@ def test_quantising_is_asked_for_with_its_package_and_options(engine: Engine) ->
     with pytest.raises(OptionError, match="threads"):
         load("tiny", threads=0)
     if find_spec("torchao") is None:
-        with pytest.raises(DependencyError, match=r"pgvision\[quant\]"):
+        with pytest.raises(DependencyError, match=r"\.\[quant\]"):
             load(engine.card.location, quantize="int8")
 
 
