@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from pgvision.errors import DataError, ImageError, OptionError
+from pgvision.files import readable_name
 
 OnError = Literal["raise", "record"]
 """``"raise"`` stops at a broken entry; ``"record"`` leaves it out, with a finding."""
@@ -124,6 +125,11 @@ class Finding:
     message: str
     where: str = ""
     split: str = ""
+
+    def __post_init__(self) -> None:
+        """Make file names that are no UTF-8 readable, so that findings can be printed."""
+        object.__setattr__(self, "message", readable_name(self.message))
+        object.__setattr__(self, "where", readable_name(self.where))
 
     @property
     def is_loss(self) -> bool:
@@ -362,7 +368,8 @@ def split_by_hash(
     parts: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in dataset.images:
         key = image.file_name if by == "name" else file_digest(image.path)
-        digest = hashlib.sha256(f"{salt}\0{key}".encode()).digest()
+        text = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(text).digest()
         share = int.from_bytes(digest[:7], "big") / (1 << 56)
         parts["val" if share < val else "train"].append(image)
     for split, images in parts.items():

@@ -191,7 +191,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
 
 def _stable(text: str) -> int:
     """Hash text to a seed that is the same in every process, unlike ``hash``."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _with_extent(

@@ -1,12 +1,13 @@
 """Images of a data set: hidden files skipped, links followed, names found, lost ones cheap."""
 
 import json
+import os
 import time
 
 import pytest
 from PIL import Image
 
-from pgvision.datasets import read_dataset, read_splits, read_yolo, write_dataset
+from pgvision.datasets import Finding, read_dataset, read_splits, read_yolo, write_dataset
 from pgvision.datasets.image_names import ImageFinder, list_images
 from pgvision.errors import DataError
 
@@ -154,3 +155,17 @@ def test_renamed_images_are_found_by_the_annotation_files_name(tmp_path):
     image_at(tmp_path / "lm" / "new.png")
     (tmp_path / "lm" / "new.json").write_text(json.dumps(shapes))
     assert read_dataset(tmp_path / "lm").images[0].path.name == "new.png"
+
+
+@pytest.mark.parametrize("format_", ["coco", "yolo", "jsonl"])
+def test_names_that_are_no_utf8_are_written_readably_and_found_again(tmp_path, format_):
+    image = image_at(tmp_path / "src" / "a.png")
+    odd = image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.png"))
+    data = read_dataset(coco(tmp_path / "src", odd.name))
+    assert data.images[0].path == odd
+    report = write_dataset(data, tmp_path / "out", format=format_)
+    assert (report.num_images, report.num_objects, report.num_copied) == (1, 1, 1)
+    back = read_dataset(tmp_path / "out")
+    assert back.images[0].path.name == "caf%E9.png"
+    lost = Finding("missing-file", "error", f"{odd} is not there", odd.name)
+    assert f"{lost.where}: {lost.message}".encode().endswith(b"caf%E9.png is not there")

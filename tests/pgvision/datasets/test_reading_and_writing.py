@@ -12,6 +12,7 @@ from pgvision.datasets import (
     Annotation,
     Category,
     Dataset,
+    ExampleOptions,
     ImageRecord,
     detect_format,
     merge_datasets,
@@ -22,6 +23,7 @@ from pgvision.datasets import (
     truth_result,
     write_dataset,
 )
+from pgvision.datasets.conversion_report import compare_datasets
 from pgvision.errors import DataError, OptionError, SourceError
 
 HELMET = (Category(3, "helmet"),)
@@ -392,3 +394,18 @@ def test_a_writer_that_loses_labels_is_found_out(tmp_path, monkeypatch):
     assert report.num_objects == 0
     lost = [finding.message for finding in report.findings if finding.is_loss]
     assert lost[0].startswith("2 objects were not read back (a.png annotation 7, a.png annotation")
+
+
+def test_an_object_that_cannot_be_expressed_takes_no_other_objects_match(tmp_path):
+    data = dataset(tmp_path)
+    (image,) = data.images
+    crowd = Annotation(7, 3, (4.0, 5.0, 20.0, 10.0), iscrowd=True)
+    elsewhere = Annotation(7, 3, (40.0, 5.0, 20.0, 10.0))
+    parts = [replace(data, images=(replace(image, objects=(one,)),)) for one in (crowd, elsewhere)]
+    found = compare_datasets(
+        *parts, names={image.id: image.file_name}, options=ExampleOptions(), bins=False
+    )
+    assert [finding.message.partition(" (")[0] for finding in found if finding.is_loss] == [
+        "1 crowd regions were left out",
+        "1 objects were read back that were not written",
+    ]
