@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
+    from pgvision.training import train
 
 __version__ = "0.1.0"
-__all__ = ["Answerer", "Captioner", "Detector", "Reader", "Segmenter", "__version__"]
+__all__ = ["Answerer", "Captioner", "Detector", "Reader", "Segmenter", "__version__", "train"]
 
 _HOMES = {name: "pgvision.tasks" for name in __all__ if not name.startswith("_")}
+_HOMES["train"] = "pgvision.training"
 
 
 def __getattr__(name: str) -> object:

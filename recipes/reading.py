@@ -8,12 +8,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 from transformers import PaliGemmaForConditionalGeneration
 
-from pgvision.training.losses import suffix_loss
+from pgvision.training.losses import token_losses
 from recipes.batches import Batch
 from recipes.dense import AskedHead
 from recipes.pointing import PlaceHead, ToldHead, Written
 
 Read = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def suffix_loss(logits: Tensor, targets: Tensor, *, first_loc: int, sigma: float = 4.0) -> Tensor:
+    """Return the mean of `pgvision.training.losses.token_losses`.
+
+    Args:
+        logits: ``(t, v)``, at the positions that predict suffix tokens.
+        targets: ``(t,)`` token ids.
+        first_loc: Id of ``<loc0000>``.
+        sigma: Spread of the target over bins.
+    """
+    return token_losses(logits, targets, first_loc=first_loc, sigma=sigma).mean()
 
 
 def prefix_mask(attention: Tensor, types: Tensor, dtype: torch.dtype) -> Tensor:

@@ -8,16 +8,27 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import TrainingArguments
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from pgvision.errors import DataError, OptionError
-from pgvision.training.finetuning.binding import bind, is_first, is_sharded, num_processes
-from pgvision.training.finetuning.curve import append_to_curve, read_curve, write_curve
-from pgvision.training.finetuning.saving import checkpoint_step, last_checkpoint, mark_whole
-from pgvision.training.finetuning.trainer import OrderedTrainer
+from pgvision.errors import CheckpointError, DataError
+from recipes.state import (
+    WEIGHTS_NAME,
+    append_to_curve,
+    bind,
+    checkpoint_step,
+    is_first,
+    last_checkpoint,
+    load_trained,
+    mark_complete,
+    num_processes,
+    read_curve,
+    save_trained,
+    write_curve,
+)
 
 _EVERY: Final = 20  # steps between two lines of the curve, and between two states
 
@@ -110,7 +121,7 @@ class _Steps(Dataset):  # type: ignore[type-arg]
         return self.run.draw(*divmod(number, self.turns))
 
 
-class RecipeTrainer(OrderedTrainer):
+class RecipeTrainer(Trainer):  # type: ignore[misc]
     """The stock loop; a batch is one step's, and its losses are noted by name.
 
     Args:
@@ -128,6 +139,22 @@ class RecipeTrainer(OrderedTrainer):
             data_collator=lambda batches: {"batch": batches[0]},
             callbacks=[],
         )
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+        # The loss is a mean over samples: the trainer divides it by the accumulated batches.
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        # Batches in the order of their numbers, so that a run resumes exactly.
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the trainable weights."""
+        if is_first():
+            model = self.accelerator.unwrap_model(self.model)
+            save_trained(model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint) / WEIGHTS_NAME)
 
     def compute_loss(
         self,
@@ -187,9 +214,14 @@ class RecipeTrainer(OrderedTrainer):
         return super()._clip_grad_norm(self.recipe.model)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        folder = self.run.out / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except (SafetensorError, RuntimeError, OSError) as error:  # a full disk
+            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+        self.accelerator.wait_for_everyone()  # each writes its random state before it is complete
         if is_first():
-            mark_whole(self.run.out / f"checkpoint-{self.state.global_step}")
+            mark_complete(folder)
 
 
 def _arguments(run: Run) -> TrainingArguments:
@@ -227,13 +259,10 @@ def carry_out(recipe: Recipe, run: Run, *, begin: Callable[[], None]) -> int:
         The steps that are done.
 
     Raises:
-        OptionError: If what lies in ``run.out`` was made with something else, or the launcher
-            splits weights.
+        OptionError: If ``run.out`` contains a run with other settings.
         CheckpointError: If a state cannot be written.
     """
-    if is_sharded():
-        raise OptionError("FSDP: these models are small; launch without --use_fsdp")
-    bind(run.out, run.identity, lambda: run.steps, free=run.free)
+    bind(run.out, run.identity, free=run.free)
     held = last_checkpoint(run.out)
     begin()  # a state holds only what learns
     if is_first():

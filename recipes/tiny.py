@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from pgvision.training.finetuning.binding import is_first, num_processes, process_number
-from pgvision.training.runs import data_digest
 from recipes.architecture import (
     NUM_IMAGE_TOKENS,
     TEXT_WIDTH,
@@ -38,6 +36,7 @@ from recipes.scenes import CLASSES
 from recipes.scenes.vocabulary import SIGN_WORDS
 from recipes.shards import COLOURS, load_shard
 from recipes.starting import set_location_start
+from recipes.state import data_digest, is_first, num_processes, process_number
 
 _LOG = logging.getLogger(__name__)
 _PROMPT_WORDS: Final = (

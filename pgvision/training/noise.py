@@ -24,7 +24,13 @@ _TRIES: Final = 8
 _LEAST: Final = 0.01  # side, as a share of the picture
 
 
-def noise_boxes(boxes: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+def noise_boxes(
+    boxes: FloatArray,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    avoid: FloatArray | None = None,
+) -> FloatArray:
     """Draw boxes that are no objects.
 
     Some lie beside or upon a true one, as a second answer for it would; the others lie where
@@ -34,7 +40,8 @@ def noise_boxes(boxes: FloatArray, count: int, rng: np.random.Generator) -> Floa
         boxes: ``(n, 4)`` true boxes as shares of the picture, opposite corners in either order of
             axes.
         count: How many to draw.
-        rng: Chance.
+        rng: Source of randomness.
+        avoid: ``(m, 4)`` regions of unknown content (crowds), where no box is placed if possible.
 
     Returns:
         ``(count, 4)`` float32, same order of axes.
@@ -44,13 +51,16 @@ def noise_boxes(boxes: FloatArray, count: int, rng: np.random.Generator) -> Floa
         >>> some.shape, bool((some[:, 2:] > some[:, :2]).all())
         ((5, 4), True)
     """
+    crowds = np.empty((0, 4)) if avoid is None else avoid
     found = np.empty((count, 4), np.float32)
     for row in range(count):
-        if len(boxes) and rng.random() < _AGAIN:
-            found[row] = _beside(boxes[rng.integers(len(boxes))], rng)
-            continue
-        tries = np.stack([_elsewhere(boxes, rng) for _ in range(_TRIES)])
-        overlap = box_iou(tries, boxes).max(1) if len(boxes) else np.zeros(_TRIES)
+        is_beside = len(boxes) > 0 and rng.random() < _AGAIN
+        true = boxes[rng.integers(len(boxes))] if is_beside else None
+        tries = np.stack(
+            [_elsewhere(boxes, rng) if true is None else _beside(true, rng) for _ in range(_TRIES)]
+        )
+        taken = crowds if is_beside else np.concatenate([boxes.reshape(-1, 4), crowds])
+        overlap = box_iou(tries, taken).max(1) if len(taken) else np.zeros(_TRIES)
         free = np.flatnonzero(overlap < _FREE)
         found[row] = tries[free[0] if len(free) else overlap.argmin()]
     return found

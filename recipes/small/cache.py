@@ -58,7 +58,7 @@ class FrozenBlocks:
                 hidden = self.tower.embeddings(pixels)
                 for layer in self.tower.encoder.layers:
                     hidden = layer(hidden, attention_mask=None)
-                return hidden
+                return torch.as_tensor(hidden)
 
         with torch.no_grad():
             graph = openvino.convert_model(

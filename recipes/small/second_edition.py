@@ -20,7 +20,6 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pgvision.arrays import FloatArray
 from pgvision.training.noise import add_noise
-from pgvision.training.runs import data_digest
 from recipes.architecture import (
     TEXT_WIDTH,
     build_config,
@@ -39,6 +38,7 @@ from recipes.scenes import CLASSES
 from recipes.scenes.vocabulary import SIGN_WORDS
 from recipes.shards import COLOURS, load_shard
 from recipes.starting import start_text_from
+from recipes.state import data_digest
 from recipes.teacher import teacher_path
 from recipes.vision_tower import eyes_config, eyes_weights
 from recipes.words import known_words

@@ -167,7 +167,7 @@ def train(recipe: ThirdEdition, options: argparse.Namespace) -> None:
         if not torch.isfinite(total):
             raise SystemExit(f"step {step}: the loss is not finite: {losses}")
         optimiser.zero_grad(set_to_none=True)
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(recipe.model.parameters(), 1.0)
         optimiser.step()
         step += 1

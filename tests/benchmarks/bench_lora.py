@@ -22,12 +22,13 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_large import build_model, build_processor, peak_gib, say
 
-from pgvision.training.finetuning.collator import Collator
-from pgvision.training.finetuning.models import add_adapters
-from pgvision.training.finetuning.objectives import losses_of
-from pgvision.training.finetuning.samples import Sample
-from pgvision.training.finetuning.settings import FinetuneSettings
-from pgvision.training.finetuning.trainer import FinetuneTrainer, arguments
+from pgvision.runtime import find_checkpoint
+from pgvision.training import TrainConfig
+from pgvision.training.collator import Collator
+from pgvision.training.losses import add_objective, make_objective
+from pgvision.training.model import TrainedModel
+from pgvision.training.samples import Sample
+from pgvision.training.trainer import FineTuner, RunClock, make_arguments, set_length
 from recipes.scenes import render_scene
 
 PREFIX = "detect helmet"
@@ -36,14 +37,14 @@ SUFFIX = " ; ".join(
 )
 
 
-def plain(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
+def plain(model: Any, processor: Any, settings: TrainConfig) -> list[float]:
     """The loop of the model card: peft around the model, the processor's own labels, AdamW."""
     from peft import LoraConfig, get_peft_model
 
-    places = "|".join(settings.targets)
+    places = "|".join(settings.lora_targets)
     config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=2 * settings.rank,
+        r=settings.lora,
+        lora_alpha=2 * (settings.lora or 8),
         target_modules=rf".*language_model.*\.({places})",
         task_type="CAUSAL_LM",
     )
@@ -77,7 +78,7 @@ def plain(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]
 class Same(Dataset):  # type: ignore[type-arg]
     """One sample, as often as it is asked for."""
 
-    def __init__(self, settings: FinetuneSettings) -> None:
+    def __init__(self, settings: TrainConfig) -> None:
         self.sample = Sample("scene", render_scene(60_000_001).image, PREFIX, SUFFIX)
         self.count = settings.batch_size * (settings.steps or 0)
 
@@ -101,27 +102,34 @@ class Clock(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def ours(model: Any, processor: Any, settings: FinetuneSettings) -> list[float]:
+def ours(model: Any, processor: Any, settings: TrainConfig) -> list[float]:
     """The trainer behind ``pgvision train``, without its validation."""
     collator = Collator(processor, max_length=4096)
-    add_adapters(model, settings)
+    made = TrainedModel.__new__(TrainedModel)  # around a model that no folder contains
+    made.config, made.base, made.processor = settings, model, processor
+    made.card = find_checkpoint("google/paligemma-3b-pt-224")
     if settings.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    made.trained = made._with_adapters()
+    add_objective(model, make_objective(settings, collator, None))
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        options = arguments(
-            settings, Path(folder), steps=settings.steps or 1, device="cpu", rate=2e-4
-        )
-        options.set_save(strategy="no")
-        FinetuneTrainer(
+        args = make_arguments(settings, Path(folder), torch.device("cpu"))
+        set_length(args, settings, 1)
+        args.load_best_model_at_end = False
+        args.set_save(strategy="no")
+        args.set_evaluate(strategy="no")
+        FineTuner(
             settings,
-            losses_of(settings, collator, None),
-            model=model,
-            args=options,
-            train_dataset=Same(settings),
-            data_collator=collator,
+            rate=2e-4,
+            model=made,
+            args=args,
+            samples=Same(settings),
+            collator=collator,
+            clock=RunClock(settings),
             callbacks=[clock],
+            evaluator=lambda: {"ap": 0.0},
         ).train()
     return [after - before for before, after in zip(clock.ends, clock.ends[1:], strict=False)]
 
@@ -140,14 +148,15 @@ def main() -> None:
     processor = build_processor()
     image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
     model = build_model(options.family, image_token, options.layers)
-    settings = FinetuneSettings(
+    settings = TrainConfig(
         steps=options.steps,
         batch_size=options.batch_size,
         checkpointing=options.checkpointing,
-        method="lora",
+        lora=8,
         dtype="bfloat16",
         loc_sigma=0.0,
-        ema=0.0,
+        model="tiny",
+        eval_every=10**6,
     )
     built = peak_gib()
     taken = (plain if options.side == "plain" else ours)(model, processor, settings)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pgvision.errors import OptionError
-from pgvision.training.runs import data_digest
 from recipes.scene_cache import render_shard, shard_path
 from recipes.shards import load_shard, save_shard
+from recipes.state import data_digest
 from recipes.tiny import Settings, train
 
 SETTINGS = Settings(steps=1, num_images=1)

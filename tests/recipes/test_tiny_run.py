@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
-from pgvision.training.finetuning.saving import WEIGHTS_NAME, checkpoint_step, last_checkpoint
 from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
 from recipes.batches import BatchMaker
 from recipes.scene_cache import render_shard, save_shard, shard_path
+from recipes.state import WEIGHTS_NAME, checkpoint_step, last_checkpoint
 from recipes.tiny import Settings, TinyRecipe, train, words_of
 
 SETTINGS = Settings(steps=4, num_images=2, warmup=2)

@@ -21,10 +21,10 @@ from pgvision.datasets import (
 )
 from pgvision.rle import mask_to_rle
 from pgvision.tokens import parse_suffix
-from pgvision.training.losses import suffix_loss
 from recipes.architecture import NUM_IMAGE_TOKENS, build_tokenizer
 from recipes.batches import BatchMaker
 from recipes.dense import DenseHead, DenseTargets, Truth, dense_targets
+from recipes.reading import suffix_loss
 from recipes.scene_cache import render_shard
 from recipes.scenes import CLASSES, render_scene
 from recipes.scenes.vocabulary import SIGN_WORDS

@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from pgvision.errors import DataError
 from pgvision.tokens import parse_suffix
-from pgvision.training.finetuning.saving import last_checkpoint
 from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
 from recipes.batches import Batch, BatchMaker, Wording
 from recipes.dense import AskedHead, DenseHead
@@ -23,6 +22,7 @@ from recipes.scene_cache import render_shard
 from recipes.scenes import CLASSES, render_scene
 from recipes.scenes.wordings import kept_back_forms, trained_forms
 from recipes.shards import Shard
+from recipes.state import last_checkpoint
 from recipes.tiny import Settings, TinyRecipe, words_of
 from vqvae import MaskCodec
 

@@ -1,4 +1,4 @@
-"""One random view of a picture: a part of it, mirrored or not, in another light."""
+"""Random views of an image: a crop, mirrored or not, in another light."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -9,15 +9,17 @@ import numpy as np
 from pgvision.arrays import BoolArray, ByteArray, FloatArray
 
 VISIBLE: Final = 0.4
-"""An object of which a view shows less than this share is not asked for."""
-_CROPPED: Final = 0.5
-_LEAST_SIDE: Final = 0.5
-_LIGHT: Final = 0.25
+"""Objects of which a view shows less than this share are left out of the answer."""
+GONE: Final = 0.02
+"""Objects of which a view shows less than this share count as absent."""
+_CROPPED: Final = 0.5  # share of the views that are a crop
+_LEAST_SIDE: Final = 0.5  # least side of a crop, as a share of the image's
+_LIGHT: Final = 0.25  # greatest relative change of brightness
 
 
 @dataclass(frozen=True)
 class View:
-    """What is seen of a picture.
+    """A crop of an image and its change of colours.
 
     Attributes:
         window: Left, top, right, bottom in whole pixels.
@@ -31,10 +33,19 @@ class View:
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     offset: float = 0.0
 
-    def picture(self, bgr: ByteArray) -> ByteArray:
-        """Return ``(h, w, 3)`` as it is seen."""
+    def image(self, bgr: ByteArray, *, max_side: int | None = None) -> ByteArray:
+        """Return ``(h, w, 3)`` of the view.
+
+        Args:
+            bgr: The whole image.
+            max_side: Sides that are longer than this are reduced to it, each by itself, since the
+                model's input is a square; boxes as shares of the image stay valid.
+        """
         left, top, right, bottom = self.window
         part = bgr[top:bottom, left:right]
+        size = tuple(min(side, max_side or side) for side in part.shape[1::-1])
+        if size != part.shape[1::-1]:
+            part = cv2.resize(part, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
         part = part[:, ::-1] if self.mirrored else part
         if self.gains != (1.0, 1.0, 1.0) or self.offset:
             table = np.arange(256)[:, None] * np.array(self.gains) + self.offset
@@ -43,7 +54,7 @@ class View:
         return np.ascontiguousarray(part)
 
     def mask(self, mask: BoolArray) -> BoolArray:
-        """Return ``(h, w)`` as it is seen."""
+        """Return a mask ``(h, w)`` of the view."""
         left, top, right, bottom = self.window
         part = mask[top:bottom, left:right]
         return part[:, ::-1] if self.mirrored else part
@@ -61,7 +72,7 @@ class View:
 
 
 def whole(image_hw: tuple[int, int]) -> View:
-    """Return the view that changes nothing."""
+    """Return the view of the whole image, unchanged."""
     return View((0, 0, image_hw[1], image_hw[0]))
 
 
@@ -69,9 +80,9 @@ def draw_view(image_hw: tuple[int, int], rng: np.random.Generator, *, geometric:
     """Draw a view.
 
     Args:
-        image_hw: Height and width of the picture.
-        rng: Chance.
-        geometric: Whether it may be mirrored or a part only; the light changes in any case.
+        image_hw: Height and width of the image.
+        rng: Source of randomness.
+        geometric: Whether to mirror and crop; the light changes in any case.
     """
     height, width = image_hw
     window, mirrored = (0, 0, width, height), False

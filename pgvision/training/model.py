@@ -1,0 +1,221 @@
+"""The model of a run: checkpoint, adapters, resolution; merging and writing at the end."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from pgvision.errors import DependencyError, OptionError
+from pgvision.runtime import Engine, engine_of, find_checkpoint, load_apart
+from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.training.cards import save_card
+from pgvision.training.config import TrainConfig
+from pgvision.training.losses import remove_objective
+from pgvision.training.noise import NOISE, add_noise
+from pgvision.training.resolution import set_resolution
+
+_SMALL: Final = 100_000_000  # parameters
+_MOST_PIECES: Final = 3  # of "<noise>": with more it becomes a token of its own
+
+
+class TrainedModel:
+    """A checkpoint that is trained.
+
+    Args:
+        config: The run.
+        device: Where to train.
+
+    Attributes:
+        base: The PaliGemma, which answers.
+        trained: What transformers' Trainer is given: the base, or peft's model around it.
+        processor: Of the checkpoint.
+        card: Of the checkpoint.
+
+    Raises:
+        OptionError: If settings do not fit the checkpoint.
+        DependencyError: If peft is missing, or bitsandbytes where 4-bit weights are asked for.
+        CheckpointError: If the checkpoint cannot be loaded.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        # Full fine-tuning keeps float32 master weights; with LoRA the frozen base may be bf16.
+        frozen = config.dtype or arithmetic_dtype(device)
+        dtype = "float32" if config.lora is None or device.type == "cpu" else frozen
+        engine = load_apart(config.model, device=str(device), dtype=dtype)
+        self.config, self.card = config, engine.card
+        self.base: Any = engine.model
+        self.base.requires_grad_(True)  # weights that an adapter was merged into are frozen
+        self.processor: Any = engine.processor
+        if config.resolution is not None:
+            set_resolution(self.base, self.processor, config.resolution)
+        if config.closed_set:
+            self._add_noise_token()
+        if device.type == "cpu" and self.base.num_parameters() < _SMALL:
+            # Plain matrix products: their backward pass is faster there than the fused kernel's.
+            self.base.set_attn_implementation("eager")
+        if config.four_bit:
+            quantize_base(self.base)
+        if config.freeze_vision:
+            self.base.model.vision_tower.requires_grad_(False)
+        if config.checkpointing:
+            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+            self.base.enable_input_require_grads()
+        self.trained: Any = self.base if config.lora is None else self._with_adapters()
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence in tokens, image included."""
+        return int(self.base.config.text_config.max_position_embeddings)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the model's input in pixels."""
+        return int(self.base.config.vision_config.image_size)
+
+    @contextmanager
+    def answering(self, card: CheckpointCard | None = None) -> Iterator[Engine]:
+        """Give an engine over the present weights in eval mode; the mode is restored."""
+        was = self.base.training
+        self.trained.eval()
+        try:
+            yield engine_of(self.base, self.processor, card or self.card)
+        finally:
+            self.trained.train(was)
+
+    def _add_noise_token(self) -> None:
+        tokenizer = self.processor.tokenizer
+        if len(tokenizer.tokenize(f" {NOISE}")) <= _MOST_PIECES:
+            return
+        if self.config.lora is not None:
+            raise OptionError(
+                f"closed_set with lora: {NOISE!r} is a new token of {self.card.name}, whose "
+                "embedding adapters leave as it is; train all weights, or leave closed_set out"
+            )
+        add_noise(tokenizer)
+        self.base.resize_token_embeddings(len(tokenizer))
+
+    def _with_adapters(self) -> Any:
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise DependencyError("lora needs peft: pip install 'pgvision[train]'") from error
+        config = self.config
+        names = [name for name, _ in self.base.model.language_model.named_modules()]
+        known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
+        if strangers := [name for name in config.lora_targets if name not in known]:
+            raise OptionError(
+                f"lora_targets: the language model has no layers named {', '.join(strangers)}; it "
+                f"has {', '.join(known)}"
+            )
+        lora = LoraConfig(
+            r=config.lora,
+            lora_alpha=2 * (config.lora or 0),
+            lora_dropout=config.lora_dropout,
+            target_modules=rf".*language_model.*\.({'|'.join(config.lora_targets)})",
+        )
+        torch.manual_seed(config.seed)  # initial weights of the adapters
+        model = get_peft_model(self.base, lora)
+        # A bundled model has the same name everywhere; its path is that of this installation.
+        found = find_checkpoint(config.model)
+        lora.base_model_name_or_path = (
+            found.name if found.name in ("tiny", "small") else found.location
+        )
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+        return model
+
+    def export(self, folder: Path, card: CheckpointCard) -> None:
+        """Write weights, processor and ``pgvision.json``, which comes last.
+
+        Args:
+            folder: Target folder.
+            card: Of the trained checkpoint.
+        """
+        remove_objective(self.base)
+        if self.config.keep_adapter:
+            # The vocabulary is the base's, for which peft would look in a folder of that name.
+            self.trained.save_pretrained(folder, save_embedding_layers=False)
+        else:
+            model = self._merged()
+            model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+        save_card(folder, card)
+
+    def _merged(self) -> Any:
+        if self.config.lora is None:
+            return self.base
+        if not self.config.four_bit:
+            return self.trained.merge_and_unload()
+        # Adapters over 4-bit weights are merged into the weights as they were.
+        config = replace(self.config, four_bit=False)
+        whole = TrainedModel(config, torch.device("cpu"))
+        for name, weight in whole.trained.named_parameters():
+            if weight.requires_grad:
+                weight.data.copy_(self.trained.get_parameter(name).data)
+        return whole.trained.merge_and_unload()
+
+
+def arithmetic_dtype(device: torch.device) -> str:
+    """Return the type of a device's fast arithmetic that training is stable in."""
+    if device.type == "cuda":
+        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if is_native else "float16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"
+
+
+def choose_device(device: str | None) -> torch.device:
+    """Return the device to train on, and make it the current one.
+
+    Raises:
+        OptionError: If there is no such device.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise OptionError(f"device: expected cpu, mps, cuda or cuda:1, got {name!r}")
+    chosen = torch.device(name)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
+            raise OptionError(
+                f"device: {name} is not there; torch finds {torch.cuda.device_count()}"
+            )
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)  # transformers' Trainer takes the current device
+    return chosen
+
+
+def quantize_base(model: Any) -> None:
+    """Quantize the large layers of the language model to 4 bits (NF4), as QLoRA does.
+
+    Raises:
+        DependencyError: If bitsandbytes is missing.
+
+    Source:
+        arXiv 2305.14314; bitsandbytes computes on CUDA, and slowly on a CPU.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise DependencyError(
+            "four_bit needs bitsandbytes: pip install 'pgvision[qlora]'; or leave it out"
+        ) from error
+    text = model.model.language_model
+    for name, layer in list(text.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and "proj" in name:
+            small = Linear4bit(
+                layer.in_features, layer.out_features, layer.bias is not None,
+                compute_dtype=layer.weight.dtype, quant_type="nf4",
+            )  # fmt: skip
+            small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+            small.bias = layer.bias
+            # Its fast kernel for CPUs has no gradient.
+            small.support_avx512bf16_for_cpu = False
+            parent, _, child = name.rpartition(".")
+            setattr(text.get_submodule(parent), child, small.to(layer.weight.device))
+    model.is_loaded_in_4bit = True  # peft and the Trainer look for it

@@ -1,0 +1,102 @@
+"""Class names that a checkpoint was not trained on, and the trained names that mean the same."""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from pgvision.boxes import box_iou
+from pgvision.datasets import Dataset
+from pgvision.results import Failure
+from pgvision.runtime import Engine
+from pgvision.tasks import Detector
+from pgvision.training.data import RunData, TaskData, sample_part
+
+_LOG = logging.getLogger(__name__)
+_IMAGES: Final = 12  # training images to compare names on
+_LEAST_F1: Final = 0.3  # of a trained name against an unknown one, at IoU 0.5
+_SURE: Final = 0.3  # score of the objects that are compared
+
+
+def match_names(engine: Engine, data: RunData) -> dict[str, str]:
+    """Find for each unknown class the trained name under which the model finds its objects.
+
+    The model is asked for each of its own classes on a few training images. A name whose objects
+    are those of an unknown class (F1 at IoU 0.5) is a better start than a name never seen.
+
+    Args:
+        engine: Over the untrained model.
+        data: Of the run.
+
+    Returns:
+        Unknown class -> trained name, each name once, best matches first.
+    """
+    known = engine.card.classes
+    chosen = {name for one in data.tasks for name in one.config.rename.values()}
+    unknown = set(data.unknown_classes(engine.card)) - chosen
+    if known is None or not unknown:
+        return {}
+    scores: dict[tuple[str, str], float] = {}
+    for one in data.tasks:
+        if isinstance(one.train, Dataset):
+            scores |= _scores(engine, one, unknown, [n for n in known if n not in data.classes])
+    matched: dict[str, str] = {}
+    for (name, other), score in sorted(scores.items(), key=lambda pair: -pair[1]):
+        if score >= _LEAST_F1 and name not in matched and other not in matched.values():
+            matched[name] = other
+            _LOG.info(
+                "class %r: asked for as %r, which finds its objects (F1 %.2f on %d images)",
+                name, other, score, _IMAGES,
+            )  # fmt: skip
+    return matched
+
+
+def _scores(
+    engine: Engine, data: TaskData, unknown: set[str], known: list[str]
+) -> dict[tuple[str, str], float]:
+    """Return the F1 of each pair of an unknown and a trained name."""
+    part = sample_part(data.train, _IMAGES, data.config.seed)
+    if not known or not isinstance(part, Dataset):
+        return {}
+    counts = {(name, other): np.zeros(3) for name in unknown for other in known}
+    detector = Detector(known, generator=engine, conf=_SURE, unknown="ask")
+    outcomes = detector.stream([one.path for one in part.images], on_error="record")
+    for image, outcome in zip(part.images, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            continue
+        for name, other in counts:
+            true = [o.xyxy for o in image.objects if part.names[o.category_id] == name]
+            at = [k for k, label in enumerate(outcome.labels) if label == other]
+            hits = _hits(np.array(true, np.float32), outcome.xyxy[at])
+            counts[name, other] += (hits, len(true), len(at))
+    return {
+        pair: float(2 * hits / (true + found))
+        for pair, (hits, true, found) in counts.items()
+        if true + found
+    }
+
+
+def _hits(true: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", found: object) -> int:
+    boxes = np.asarray(found, np.float32).reshape(-1, 4)
+    if not len(true) or not len(boxes):
+        return 0
+    overlap = box_iou(true, boxes) >= 0.5
+    return int(min(overlap.any(0).sum(), overlap.any(1).sum()))
+
+
+def describe_unknown(
+    data: RunData, known: tuple[str, ...] | None, matched: Mapping[str, str]
+) -> str:
+    """Return a line about names that stay unknown, with suggestions; "" if there is none."""
+    rest = [name for name in data.classes if known is not None and name not in known]
+    rest = [name for name in rest if name not in matched]
+    if not rest or known is None:
+        return ""
+    near = {name: difflib.get_close_matches(name, known, 1) for name in rest}
+    hints = [f"{name}={other[0]}" for name, other in near.items() if other]
+    words = (
+        f"names that the model was not trained on: {', '.join(rest)} (known: {', '.join(known)})"
+    )
+    return words + (f"; perhaps --rename '{hints[0]}'" if hints else "")

@@ -1,0 +1,291 @@
+"""What a run leaves beside its weights: table, model card, curves, sheets of images."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import yaml
+
+from pgvision import __version__
+from pgvision.arrays import ByteArray
+from pgvision.datasets import Dataset
+from pgvision.errors import ImageError, SourceError
+from pgvision.files import replaced_path, write_text
+from pgvision.images import read_image
+from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.tokens import parse_suffix
+from pgvision.training.config import TrainConfig, as_plain
+from pgvision.training.data import RunData, TaskData
+from pgvision.training.evaluation import Shown
+from pgvision.training.samples import Sample
+
+CALIBRATION_NAME: Final = "calibration.json"
+_SIDE: Final = 320  # of an image on a sheet
+_COLUMNS: Final = 4
+_WORSE: Final = 0.02  # a class that lost more is warned of
+_HIDDEN: Final = ("score",)  # figures that are for the trainer only
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """Outcome of a run.
+
+    Attributes:
+        folder: The checkpoint; ``Detector("helmet", model=folder)`` loads it.
+        steps: Optimiser steps taken.
+        before: Figures of the starting weights.
+        after: Figures on the same images of the weights that were written, the best ones.
+        best_step: Step of these weights.
+        seconds: Wall-clock time of the run.
+        left_out: Images that were not used, with the reason.
+        long_answers: Images whose answer has more tokens than the checkpoint writes by default.
+        finished: Whether the run is complete; False where it was stopped.
+    """
+
+    folder: Path
+    steps: int
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    best_step: int
+    seconds: float
+    left_out: Mapping[str, str]
+    long_answers: Mapping[str, int]
+    finished: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"folder": str(self.folder)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], folder: Path) -> "TrainReport":
+        """Return the report of `to_dict`, of a run that is now in ``folder``."""
+        return cls(**{**content, "folder": folder})
+
+    @property
+    def worse(self) -> list[str]:
+        """Names of the classes and main figures that the run made worse."""
+        main = next(iter(self.after), "")
+        return [
+            name
+            for name, value in self.after.items()
+            if (name == main or "ap50 " in name) and self.before.get(name, 0.0) - value > _WORSE
+        ]
+
+    def table(self) -> str:
+        """Return figures before and after, a line each."""
+        width = max(map(len, self.after), default=0)
+        lines = [f"{'':{width}}  before   after"]
+        for name, value in self.after.items():
+            was = self.before.get(name)
+            mark = "  worse" if name in self.worse else ""
+            lines.append(
+                f"{name:{width}}  {'-' if was is None else f'{was:.3f}':>6}   {value:.3f}{mark}"
+            )
+        return "\n".join(lines)
+
+
+def plain_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return figures without the trainer's prefix and what only it needs."""
+    found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+    return {name: value for name, value in found.items() if name not in _HIDDEN}
+
+
+def write_results(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write ``results.csv`` and ``results.png``: losses and figures by step.
+
+    Args:
+        history: The log history of transformers' Trainer.
+        folder: Of the run.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        if "loss" in entry or any(name.startswith("eval_") for name in entry):
+            rows.setdefault(int(entry["step"]), {}).update(entry)
+    hidden = {"epoch", "eval_score", "step"}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row if name not in hidden))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["step", *names])
+    for step, row in sorted(rows.items()):
+        writer.writerow([step, *(row.get(name, "") for name in names)])
+    write_text(folder / "results.csv", text.getvalue())
+    _plot(rows, [n for n in names if n.startswith("eval_") and "loss" not in n], folder)
+
+
+def _plot(rows: Mapping[int, Mapping[str, Any]], figures: Sequence[str], folder: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("loss", "eval_loss"):
+        points = [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
+        if points:
+            left.plot(*zip(*points, strict=True), label=name)
+            left.legend(fontsize="small")
+    for name in figures[:6]:
+        points = [(step, row[name]) for step, row in sorted(rows.items()) if name in row]
+        right.plot(*zip(*points, strict=True), marker="o", ms=3, label=name.removeprefix("eval_"))
+    left.set(xlabel="step", title="loss")
+    right.set(xlabel="step", title="validation")
+    if figures:
+        right.legend(fontsize="small")
+    with replaced_path(folder / "results.png") as aside:
+        figure.savefig(aside, dpi=110, format="png")
+
+
+def show_sample(sample: Sample) -> tuple[ByteArray, Shown]:
+    """Return a training sample for a sheet: its image, prompt and target boxes."""
+    answer = parse_suffix(sample.suffix, image_hw=sample.bgr.shape[:2])
+    boxes, labels = (
+        [one.xyxy for one in answer.objects],
+        [one.label or "" for one in answer.objects],
+    )
+    title = sample.prefix if boxes else f"{sample.prefix}: {sample.suffix or 'nothing'}"
+    return sample.bgr, Shown(sample.name, title, boxes, labels)
+
+
+def write_sheet(path: Path, shown: Sequence[Shown], images: Sequence[ByteArray] = ()) -> None:
+    """Write a sheet of images with boxes and titles.
+
+    Args:
+        path: A JPEG file.
+        shown: What to draw.
+        images: Pixels of each; read from the files if not given.
+    """
+    tiles = []
+    for number, one in enumerate(shown):
+        try:
+            image = images[number] if images else read_image(one.path)
+        except (ImageError, SourceError):
+            continue
+        scale = _SIDE / max(image.shape[:2])
+        tile = np.full((_SIDE + 20, _SIDE, 3), 255, np.uint8)
+        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
+            np.uint8
+        )
+        for box, label in zip(one.boxes, one.labels, strict=True):
+            left, top, right, bottom = (int(round(float(side) * scale)) for side in box)
+            cv2.rectangle(small, (left, top), (right, bottom), (0, 200, 0), 1)
+            _write(small, label, (left + 1, max(top - 3, 9)), (0, 255, 255))
+        tile[20 : 20 + small.shape[0], : small.shape[1]] = small[:_SIDE, :_SIDE]
+        _write(tile, one.title[:50], (3, 14), (0, 0, 0))
+        tiles.append(tile)
+    if not tiles:
+        return
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % _COLUMNS)
+    rows = [np.hstack(tiles[k : k + _COLUMNS]) for k in range(0, len(tiles), _COLUMNS)]
+    with replaced_path(path) as aside:
+        aside.write_bytes(cv2.imencode(".jpg", np.vstack(rows))[1].tobytes())
+
+
+def _write(
+    image: ByteArray, text: str, place: tuple[int, int], color: tuple[int, int, int]
+) -> None:
+    plain = text.encode("ascii", "replace").decode()
+    cv2.putText(image, plain, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, color, 1, cv2.LINE_AA)
+
+
+def write_model_card(
+    report: TrainReport,
+    config: TrainConfig,
+    data: RunData,
+    base: CheckpointCard,
+    card: CheckpointCard,
+) -> None:
+    """Write ``README.md`` with the hub's front matter: data, figures, settings, credits.
+
+    Args:
+        report: Of the run.
+        config: Of the run.
+        data: Of the run.
+        base: Card of the checkpoint that the run started from.
+        card: Card of the trained checkpoint.
+    """
+    text_tasks = {"caption": "image-to-text", "ask": "visual-question-answering"}
+    task = data.tasks[0].config.task
+    is_google = base.location.startswith("google/") or "gemma" in base.location.lower()
+    front = {
+        "library_name": "peft" if config.keep_adapter else "transformers",
+        "license": "gemma"
+        if is_google
+        else "apache-2.0"
+        if base.name in ("tiny", "small")
+        else "other",
+        "pipeline_tag": text_tasks.get(
+            task, "image-text-to-text" if task == "read" else "object-detection"
+        ),
+        "tags": ["pgvision", "paligemma", task],
+    } | ({"base_model": base.location} if not base.is_local else {})
+    default = as_plain(TrainConfig())
+    changed = {k: v for k, v in as_plain(config).items() if v != default[k] and v is not None}
+    names = {name: f"asked for as {other!r}" for name, other in data.asked_as.items()}
+    sections: dict[str, Mapping[str, Any] | str] = {
+        **{f"Data, {one.name}": one.summary for one in data.tasks},
+        "Figures": f"On {config.eval_limit if not config.eval_all else 'all'} validation images at "
+        f"most, best weights of step {report.best_step}.\n\n```\n{report.table()}\n```",
+        "Names": names
+        | {
+            "classes": "any" if card.classes is None else ", ".join(card.classes),
+            "questions": "any" if card.questions is None else "; ".join(card.questions),
+            "prompts": f"those of kind {card.kind!r}",
+            "codec of masks": card.codec,
+        },
+        "Settings": changed | {"digest of the data": data.digest},
+        "Images left out": report.left_out,
+        "Answers longer than the checkpoint writes by default, in tokens": report.long_answers,
+        "Credits": {f"base, {base.name}": _base_credits(base)}
+        | {f"data, {one.name}": data_credits(one) for one in data.tasks},
+    }
+    rows = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n", f"# {card.about}", ""]
+    rows += [f"Fine-tuned with pgvision {__version__}.", ""]
+    for heading, content in sections.items():
+        if content:
+            rows += [f"## {heading}", ""]
+            if isinstance(content, Mapping):
+                rows += [f"- {key}: {value}" for key, value in content.items()]
+            else:
+                rows.append(content)
+            rows.append("")
+    write_text(report.folder / "README.md", "\n".join(rows))
+
+
+def _base_credits(card: CheckpointCard) -> str:
+    if card.location.startswith("google/"):
+        return "Gemma terms, https://ai.google.dev/gemma/terms: pass them on"
+    if not card.is_local:
+        return f"https://huggingface.co/{card.location}"
+    return f"{card.about}; see its README.md for sources and licences"
+
+
+def data_credits(data: TaskData) -> str:
+    """Return what COCO's ``info`` and ``licenses`` or a data.yaml say of a data set's licence."""
+    parts = []
+    if isinstance(data.train, Dataset):
+        info, listed = data.train.info.get("info"), data.train.info.get("licenses")
+        if isinstance(info, Mapping):
+            parts += [
+                f"{key}: {' '.join(str(value).split())[:200]}"
+                for key, value in info.items()
+                if value
+            ]
+        counts = Counter(one.extra.get("license") for one in data.train.images)
+        for one in listed if isinstance(listed, list) else []:
+            if isinstance(one, Mapping) and counts[one.get("id")]:
+                parts.append(
+                    f"{one.get('name')} {one.get('url', '')} ({counts[one.get('id')]} images)"
+                )
+    folder = data.source.data if data.source.data.is_dir() else data.source.data.parent
+    for file in sorted(folder.glob("*.y*ml")) if data.source.data.is_dir() else []:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(content, Mapping) and content.get("license"):
+            parts.append(f"license: {content['license']} ({file.name})")
+    return "; ".join(parts) or "unknown: add where the data come from before you publish"

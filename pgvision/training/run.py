@@ -1,0 +1,495 @@
+"""`train`: from a data set to a checkpoint with figures."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeAlias, Unpack
+
+import numpy as np
+import torch
+
+from pgvision.errors import DependencyError, OptionError
+from pgvision.evaluation import Calibration
+from pgvision.files import write_text
+from pgvision.runtime import find_checkpoint
+from pgvision.training.cards import card_after
+from pgvision.training.collator import IGNORED, Collator
+from pgvision.training.config import (
+    DataSource,
+    TrainConfig,
+    TrainOptions,
+    load_config,
+    save_config,
+)
+from pgvision.training.data import RunData, read_data
+from pgvision.training.evaluation import Shown, Validation, join_figures, validate
+from pgvision.training.folder import last_checkpoint, model_identity, require_same
+from pgvision.training.losses import add_objective, make_objective
+from pgvision.training.model import TrainedModel, choose_device
+from pgvision.training.names import describe_unknown, match_names
+from pgvision.training.progress import ProgressBar
+from pgvision.training.report import (
+    CALIBRATION_NAME,
+    TrainReport,
+    plain_figures,
+    show_sample,
+    write_model_card,
+    write_sheet,
+)
+from pgvision.training.samples import Samples
+from pgvision.training.trainer import (
+    ENDLESS,
+    AverageCallback,
+    FineTuner,
+    RunClock,
+    make_arguments,
+    memory_advice,
+    saving,
+    set_length,
+)
+
+_LOG = logging.getLogger(__name__)
+RUN_NAME: Final = "run.json"
+CONFIG_NAME: Final = "run.yaml"
+DataLike: TypeAlias = str | Path | DataSource | Sequence[str | Path | DataSource]
+_SHEET: Final = 16
+_MEAN_OF: Final = 32  # samples that the mean length of an answer is measured on
+
+
+def train(
+    data: DataLike | None = None,
+    out: str | Path = "runs/train",
+    *,
+    config: str | Path | TrainConfig | None = None,
+    device: str | None = None,
+    callbacks: Sequence[Any] = (),
+    progress: bool = True,
+    **options: Unpack[TrainOptions],
+) -> TrainReport:
+    """Fine-tune a checkpoint; the same call again resumes a run that was stopped.
+
+    Args:
+        data: A data set, or several, as paths or `DataSource`; None: those of ``config``.
+        out: Folder for the checkpoint, its figures and, while it runs, its states.
+        config: Settings, or a YAML file of them such as the ``run.yaml`` of another run.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU where there is one.
+        callbacks: ``transformers.TrainerCallback`` objects.
+        progress: Show a progress bar on stderr.
+        options: Fields of `TrainConfig`; they replace those of ``config``.
+
+    Returns:
+        The report.
+
+    Raises:
+        DataError: If there is nothing to learn from, or a loss is not finite.
+        OptionError: If settings do not go together, ``out`` contains a run with other settings or
+            data, or memory runs out.
+        DependencyError: If accelerate is missing.
+        CheckpointError: If the model cannot be loaded, or a state or the result cannot be written.
+    """
+    _require_accelerate()
+    sources, settings = _settings(data, config, options)
+    folder = Path(out)
+    run = _Run(sources, settings, folder, device, progress=progress)
+    if run.finished is not None:
+        _LOG.info(
+            "%s: this run is finished; to train on, give model=%s and another out", folder, folder
+        )
+        return run.finished
+    return run.execute(callbacks)
+
+
+def _settings(
+    data: DataLike | None, config: str | Path | TrainConfig | None, options: TrainOptions
+) -> tuple[tuple[DataSource, ...], TrainConfig]:
+    sources: tuple[DataSource, ...] = ()
+    given: dict[str, Any] = dict(options)
+    if isinstance(config, TrainConfig):
+        lengths = {"steps", "epochs", "minutes"}
+        old = dict.fromkeys(lengths) if lengths & set(given) else {}
+        settings = replace(config, **{**old, **given})
+    else:
+        stored: dict[str, Any] = {}
+        if config is not None:
+            sources, stored = load_config(config)
+            if {"steps", "epochs", "minutes"} & set(given):
+                stored = {
+                    k: v for k, v in stored.items() if k not in ("steps", "epochs", "minutes")
+                }
+        settings = TrainConfig(**{**stored, **given})
+    if data is not None:
+        several = [data] if isinstance(data, str | Path | DataSource) else list(data)
+        sources = tuple(
+            one if isinstance(one, DataSource) else DataSource(data=Path(one)) for one in several
+        )
+    return sources, settings
+
+
+class _Run:
+    """One call of `train`: binds the folder, prepares, trains, writes."""
+
+    def __init__(
+        self,
+        sources: tuple[DataSource, ...],
+        config: TrainConfig,
+        folder: Path,
+        device: str | None,
+        *,
+        progress: bool,
+    ) -> None:
+        self.started = time.monotonic()
+        self.config, self.folder, self.sources = config, folder, sources
+        self.record = self._read_record()
+        self.base_card = find_checkpoint(config.model)
+        self.finished = self._finished()
+        if self.finished is not None:
+            return
+        self.args = make_arguments(config, folder, choose_device(device))
+        self.is_first = self.args.process_index == 0
+        self.progress = progress and self.is_first
+        self.last: list[Validation] = []
+        # 1. Data: read, checked, described.
+        self.data = read_data(sources, config)
+        self._say(_describe(self.data))
+        # 2. Model; unknown names get the best trained one.
+        self.model = TrainedModel(config, self.args.device)
+        if config.keep_adapter and self.model.card.base is not None:
+            raise OptionError(
+                f"keep_adapter: {self.model.card.name} is an adapter itself; merge it first: "
+                f"pgvision export --model {self.model.card.name} --out DIR"
+            )
+        self.data = self.data.renamed(self._match_names())
+        self.is_known = self.data.is_known(self.base_card)
+        self.card = card_after(self.model.card, self.data)
+        self.collator = Collator(self.model.processor, max_length=self.model.max_length)
+        self.resumed = self._bind()
+
+    def execute(self, callbacks: Sequence[Any]) -> TrainReport:
+        """Train and write."""
+        trainer, clock = self._trainer(callbacks)
+        budget = self.card.longest_answer(self.model.resolution)
+        long_answers: dict[str, int] = {}
+        for one in self.data.tasks:
+            long_answers |= one.long_answers(self.card.kind, budget, self.collator)
+        if long_answers:
+            _LOG.warning(
+                "%d answers have more tokens than the %d that the model writes by default, at most "
+                "%d: ask with max_new_tokens or tiles", len(long_answers), budget,
+                max(long_answers.values()),
+            )  # fmt: skip
+        # 1. Figures of the start, and what the run will take.
+        before, seconds = self._before(trainer)
+        if clock.limit is not None:
+            clock.limit = max(1.0, clock.limit - 1.2 * seconds)  # kept for the last validation
+        self._estimate(trainer, seconds)
+        trainer.before = before
+        clock.restore(self.resumed, time.monotonic() - self.started)
+        # 2. Train, or go on.
+        with _signals(clock):
+            trainer.train(resume_from_checkpoint=str(self.resumed) if self.resumed else None)
+        step = int(trainer.state.global_step)
+        left_out = {k: v for one in self.data.tasks for k, v in one.left_out.items()}
+        for unread in (trainer.unread, *(one.unread for one in self.last)):
+            left_out |= unread
+        if clock.is_stopped:
+            self._say(f"stopped at step {step}; the same command resumes")
+            return TrainReport(
+                self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
+            )
+        # 3. Figures of the best weights, which the trainer has loaded.
+        with memory_advice(self.config):
+            after = self._evaluate()
+        best = int(trainer.state.best_global_step or step)
+        report = TrainReport(
+            self.folder, step, before, after, best, round(clock.seconds, 1), left_out,
+            long_answers, True,
+        )  # fmt: skip
+        if self.is_first:
+            self._write(report, trainer)
+        trainer.accelerator.wait_for_everyone()
+        return report
+
+    # --- preparation -------------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        if self.is_first:
+            for line in text.splitlines():
+                _LOG.info("%s", line)
+
+    def _read_record(self) -> dict[str, Any]:
+        path = self.folder / RUN_NAME
+        if not path.exists():
+            return {}
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def _finished(self) -> TrainReport | None:
+        """Return the report of a run that is finished.
+
+        Raises:
+            OptionError: If it had other settings or data.
+        """
+        if "report" not in self.record:
+            return None
+        data = read_data(self.sources, self.config).renamed(self.record["names"])
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        require_same(self.folder, self.record["identity"], self._identity(data, processes))
+        return TrainReport.from_dict(self.record["report"], self.folder)
+
+    def _identity(self, data: RunData, num_processes: int) -> dict[str, Any]:
+        found = self.config.identity(num_processes)
+        found |= {"data": data.digest, "model": model_identity(self.base_card)}
+        plain: dict[str, Any] = json.loads(json.dumps(found))
+        return plain
+
+    def _save_record(self, **entries: object) -> None:
+        self.record |= entries
+        if self.is_first:
+            with saving(self.folder / RUN_NAME):
+                write_text(self.folder / RUN_NAME, json.dumps(self.record, indent=1) + "\n")
+
+    def _match_names(self) -> dict[str, str]:
+        """Return the trained names for unknown classes; a resumed run has noted them."""
+        if "names" in self.record or not self.config.match_names or self.data.closed is not None:
+            return dict(self.record.get("names", {}))
+        matched: list[Any] = [{}]
+        if self.is_first:
+            with self.model.answering() as engine, memory_advice(self.config):
+                matched = [match_names(engine, self.data)]
+            if words := describe_unknown(self.data, self.model.card.classes, matched[0]):
+                _LOG.warning("%s", words)
+        if self.args.world_size > 1:
+            torch.distributed.broadcast_object_list(matched)
+        return dict(matched[0])
+
+    def _bind(self) -> Path | None:
+        """Hold the folder to this run; return the checkpoint to resume from.
+
+        Raises:
+            OptionError: If the folder contains another run that has a checkpoint, or other files.
+        """
+        known = self.record.get("identity")
+        if known is None and self.folder.exists() and any(self.folder.iterdir()):
+            raise OptionError(
+                f"out: {self.folder} is not empty and contains no run; give a new one"
+            )
+        identity = self._identity(self.data, self.args.world_size)
+        checkpoint = last_checkpoint(self.folder, remove=self.is_first)
+        if checkpoint is not None and known is not None:
+            require_same(self.folder, known, identity)
+        if self.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if known != identity:
+            self.record.pop("before", None)
+        matched = {k: v for k, v in self.data.asked_as.items() if k not in self.config.rename}
+        self._save_record(identity=identity, names=matched)
+        if self.is_first:
+            save_config(self.folder / CONFIG_NAME, self.config, self.sources)
+        return checkpoint
+
+    def _trainer(self, callbacks: Sequence[Any]) -> tuple[FineTuner, RunClock]:
+        config, model = self.config, self.model
+        side = 2 * model.resolution  # the processor halves it with antialiasing
+        sources = [one.train_source(self.card, side, self.collator) for one in self.data.tasks]
+        weights = [one.source.weight for one in self.data.tasks]
+        samples = Samples(sources, ENDLESS, config.seed, weights)
+        set_length(self.args, config, sum(map(len, sources)))
+        mean_length = self._mean_length(samples) if config.weighs_tokens_equally else 0.0
+        objective = make_objective(config, self.collator, self.data.codec, mean_length=mean_length)
+        add_objective(model.base, objective)
+        has_new_names = bool(self.data.unknown_classes(self.base_card))
+        embedding_rate = config.embedding_rate
+        if embedding_rate is None:
+            embedding_rate = 4.0 if has_new_names else 1.0
+        clock = RunClock(config)
+        average = AverageCallback()
+        extra: list[Any] = [*([average] if config.ema else []), *callbacks]
+        extra += [ProgressBar(clock)] if self.progress else []
+        trainer = FineTuner(
+            config,
+            rate=config.rate_for(self.card.kind, is_known=self.is_known),
+            embedding_rate=embedding_rate,
+            model=model,
+            args=self.args,
+            samples=samples,
+            collator=self.collator,
+            clock=clock,
+            callbacks=extra,
+            evaluator=self._evaluate,
+        )
+        average.trainer, average.resumed = trainer, str(self.resumed) if self.resumed else None
+        return trainer, clock
+
+    def _mean_length(self, samples: Samples) -> float:
+        """Return the mean tokens of an answer, the same for every process."""
+        some = [samples[number] for number in range(_MEAN_OF)]
+        if self.is_first:
+            shown = [show_sample(one) for one in some[:_SHEET]]
+            images, titles = [image for image, _ in shown], [title for _, title in shown]
+            write_sheet(self.folder / "train_samples.jpg", titles, images)
+        return float((self.collator(some)["labels"] != IGNORED).sum(1).float().mean())
+
+    # --- figures -----------------------------------------------------------------------------
+
+    def _evaluate(self) -> dict[str, float]:
+        """Validate by generation and by the loss, and write the sheet of predictions."""
+        args, found = self.args, []
+        gather = _gather if args.world_size > 1 else None
+        with self.model.answering(self.card) as engine:
+            for one in self.data.tasks:
+                share = (args.process_index, args.world_size)
+                found.append((one, validate(engine, one, share=share, gather=gather)))
+        self.last = [validation for _, validation in found]
+        for validation in self.last:
+            for path, reason in validation.unread.items():
+                _LOG.warning("validation leaves out %s: %s", path, reason)
+        figures = join_figures(found) | {"loss": round(self._loss(), 4)}
+        if self.is_first:
+            shown: list[Shown] = [one for validation in self.last for one in validation.shown]
+            write_sheet(self.folder / "predictions.jpg", shown[:_SHEET])
+        return figures
+
+    @torch.no_grad()
+    def _loss(self) -> float:
+        """Return the teacher-forced loss on a fixed sample of validation images."""
+        model, device = self.model, self.args.device
+        losses = []
+        with model.answering():
+            for one in self.data.tasks:
+                source = one.valid_source(self.card, 2 * model.resolution, self.collator)
+                count = min(len(source), self.config.eval_limit, 4 * self.config.batch_size)
+                samples = Samples([source], count, self.config.seed)
+                for start in range(0, count, self.config.batch_size):
+                    numbers = range(start, min(count, start + self.config.batch_size))
+                    batch = self.collator([samples[number] for number in numbers])
+                    inputs = {k: v.to(device) for k, v in batch.items() if torch.is_tensor(v)}
+                    dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+                    with torch.autocast(
+                        device.type, dtype, enabled=self.args.bf16 or self.args.fp16
+                    ):
+                        losses.append(float(model.trained(**inputs)["loss"]))
+        return float(np.mean(losses))
+
+    def _before(self, trainer: FineTuner) -> tuple[dict[str, float], float]:
+        """Return the figures of the start, which a resumed run has noted, and their seconds."""
+        if "before" not in self.record:
+            start = time.monotonic()
+            figures = plain_figures(trainer.evaluate())
+            self._save_record(before=figures, seconds=time.monotonic() - start)
+            main, value = next(iter(figures.items()))
+            self._say(f"before the first step: {main} {value:.3f}")
+        return dict(self.record["before"]), float(self.record["seconds"])
+
+    def _estimate(self, trainer: FineTuner, seconds: float) -> None:
+        """Say how long the run will take; one step is measured."""
+        if self.resumed is not None:
+            return
+        batch = self.collator([trainer.train_dataset[k] for k in range(self.config.batch_size)])
+        inputs = {k: v.to(self.args.device) for k, v in batch.items() if torch.is_tensor(v)}
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
+        model = self.model.trained
+        start = time.monotonic()
+        with (
+            memory_advice(self.config),
+            torch.autocast(self.args.device.type, dtype, enabled=self.args.bf16 or self.args.fp16),
+        ):
+            model(**inputs)["loss"].backward()
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize()
+        step = (time.monotonic() - start) * self.config.accumulation * 1.1
+        model.zero_grad(set_to_none=True)
+        if self.config.minutes is not None:
+            left = max(0.0, 60 * self.config.minutes - 7 * seconds)
+            self._say(
+                f"{self.config.minutes:g} minutes: about {int(left / step)} steps of {step:.1f} s "
+                f"and 7 validations of {seconds:.0f} s"
+            )
+            return
+        times = 2 + self.args.max_steps // int(self.args.eval_steps)
+        total = self.args.max_steps * step + times * seconds
+        self._say(
+            f"about {total / 60:.1f} minutes: {self.args.max_steps} steps of {step:.1f} s and "
+            f"{times} validations of {seconds:.0f} s"
+        )
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _write(self, report: TrainReport, trainer: FineTuner) -> None:
+        calibrations = [one.calibration for one in self.last if one.calibration is not None]
+        only: Calibration | None = (
+            calibrations[0] if len(self.last) == len(calibrations) == 1 else None
+        )
+        with saving(self.folder):
+            if only is not None:
+                only.save(self.folder / CALIBRATION_NAME)
+            self.model.export(self.folder, self.card)
+            write_model_card(report, self.config, self.data, self.base_card, self.card)
+        self._save_record(report=report.to_dict())
+        if not self.config.keep_states:
+            for path in self.folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+        for name in report.worse:
+            _LOG.warning(
+                "%s was %.3f before the first step and is %.3f now: take a lower learning rate, "
+                "fewer steps, or more images", name, report.before[name], report.after[name],
+            )  # fmt: skip
+        if self.config.push_to_hub:
+            _push(self.folder, self.config.push_to_hub)
+
+
+def _describe(data: RunData) -> str:
+    return "\n".join(
+        ", ".join(f"{name}: {text}" for name, text in one.summary.items()) for one in data.tasks
+    )
+
+
+@contextmanager
+def _signals(clock: RunClock) -> Iterator[None]:
+    """Let SIGTERM and the first ^C end the run with a checkpoint; a second ^C aborts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if clock.is_stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        clock.is_stopped = True
+        _LOG.warning("stopping after this step; ^C again aborts without saving")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _gather(rows: list[Any]) -> list[Any]:
+    from accelerate.utils import gather_object
+
+    joined: list[Any] = gather_object(rows)
+    return joined
+
+
+def _push(folder: Path, repository: str) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*"])
+    _LOG.info("uploaded to https://huggingface.co/%s", repository)
+
+
+def _require_accelerate() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ImportError as error:
+        raise DependencyError("training needs accelerate: pip install 'pgvision[train]'") from error

@@ -1,0 +1,349 @@
+"""Training samples: a prompt about a view of an image, and the answer; functions of a number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
+
+import numpy as np
+from torch.utils.data import Dataset as TorchDataset
+
+from pgvision.arrays import BoolArray, ByteArray, FloatArray
+from pgvision.datasets import Dataset, Example, ImageRecord, MaskCodec, segmentation_to_mask
+from pgvision.errors import DataError, ImageError, SourceError
+from pgvision.images import read_image
+from pgvision.masks import crop_mask
+from pgvision.tokens import (
+    SEPARATOR,
+    classes_per_prompt,
+    detect_prefix,
+    encode_boxes,
+    object_text,
+    segment_prefix,
+)
+from pgvision.training.augment import GONE, VISIBLE, View, draw_view, whole
+from pgvision.training.config import TrainConfig
+from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
+
+_ROUND: Final = 240  # samples in which each source of a mixture has its exact share
+_JOINED: Final = 0.3  # share of prompts for several classes, where a prompt takes several
+_VIEWS: Final = 8  # views to try until one cuts no object of a class that must be asked for
+
+
+class _NothingToAskError(Exception):
+    """Every class of an image is annotated in part only."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with a prompt and its answer.
+
+    Attributes:
+        name: The image's file.
+        bgr: ``(h, w, 3)`` uint8.
+        prefix: The prompt.
+        suffix: The answer.
+        noise_from: Character of ``suffix`` where noise boxes begin; None: there are none.
+        masks: ``(n, 64, 64)`` float32 of its objects, for the mask loss; None: unknown.
+        is_whole: Whether the answer is complete, so that its end is learnt.
+        unread: Images that this one replaces because they could not be read, with the reason.
+    """
+
+    name: str
+    bgr: ByteArray
+    prefix: str
+    suffix: str
+    noise_from: int | None = None
+    masks: FloatArray | None = None
+    is_whole: bool = True
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Images to draw samples from."""
+
+    def __len__(self) -> int:
+        """Return the number of images or examples."""
+        ...
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return a sample about the image of that number."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Captions, answers and readings of JSONL examples.
+
+    Attributes:
+        examples: The examples.
+        config: The run.
+        max_side: See `View.image`.
+    """
+
+    examples: Sequence[Example]
+    config: TrainConfig
+    max_side: int | None = None
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.examples)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return an example in another light, asked in one of its ways."""
+        example = self.examples[index]
+        ways = (example.prefix, *example.paraphrases)
+        prefix = ways[int(rng.integers(len(ways)))] if example.paraphrases else example.prefix
+        bgr = read_image(example.image)
+        view = whole((bgr.shape[0], bgr.shape[1]))
+        if self.config.augment:  # the geometry stays: a text may speak of left and right
+            view = draw_view((bgr.shape[0], bgr.shape[1]), rng, geometric=False)
+        picture = view.image(bgr, max_side=self.max_side)
+        return Sample(str(example.image), picture, prefix, example.suffix)
+
+
+@dataclass(frozen=True)
+class ObjectSource:
+    """Boxes and masks of a data set, asked for in the checkpoint's own prompts.
+
+    Attributes:
+        dataset: The images and their objects.
+        config: The run.
+        kind: Kind of the checkpoint's prompts.
+        codec: Encodes masks; for task "segment".
+        num_objects: Boxes in an answer of a closed set.
+        max_objects: Objects in an answer at most; of more a random choice, without an end.
+        max_side: See `View.image`.
+    """
+
+    dataset: Dataset
+    config: TrainConfig
+    kind: str
+    codec: MaskCodec | None = None
+    num_objects: int = 0
+    max_objects: int | None = None
+    max_side: int | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.dataset.images)
+
+    def draw(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return a view of an image with a prompt about it.
+
+        Raises:
+            DataError: If the image's size is not that of its annotations.
+        """
+        record = self.dataset.images[index]
+        bgr = read_image(record.path)
+        if bgr.shape[:2] != record.image_hw:
+            raise DataError(f"{record.path}: {size_mismatch(bgr.shape[:2], record.image_hw)}")
+        view = self._view(record, rng)
+        shown = self._shown(record, view)
+        picture = view.image(bgr, max_side=self.max_side)
+        if self.config.closed_set:
+            return self._closed_sample(record, picture, shown, rng)
+        return self._sample(record, picture, shown, rng)
+
+    def _view(self, record: ImageRecord, rng: np.random.Generator) -> View:
+        """Draw a view that leaves something to ask for; failing that, the whole image."""
+        if not self.config.augment:
+            return whole(record.image_hw)
+        for _ in range(_VIEWS):
+            view = draw_view(record.image_hw, rng, geometric=True)
+            partial = self._partial(record, view)
+            if not partial or (not self.config.closed_set and set(self.dataset.classes) - partial):
+                return view
+        return replace(view, window=whole(record.image_hw).window)
+
+    def _partial(self, record: ImageRecord, view: View) -> set[str]:
+        """Return classes of which a view shows objects that its answer would leave out."""
+        boxes = np.array([item.xyxy for item in record.objects], np.float64).reshape(-1, 4)
+        inside, shares = view.boxes(boxes)
+        has_area = _has_area(inside, view)
+        left_out = [
+            item.iscrowd or (share > GONE and (share < VISIBLE or not area))
+            for item, share, area in zip(record.objects, shares, has_area, strict=True)
+        ]
+        names = self.dataset.names
+        return {
+            names[item.category_id]
+            for item, is_out in zip(record.objects, left_out, strict=True)
+            if is_out
+        }
+
+    def _shown(self, record: ImageRecord, view: View) -> "_Shown":
+        items = [item for item in record.objects if not item.iscrowd]
+        inside, shares = view.boxes(np.array([one.xyxy for one in items], float).reshape(-1, 4))
+        kept = np.flatnonzero((shares >= VISIBLE) & _has_area(inside, view))
+        crowds, _ = view.boxes(
+            np.array([one.xyxy for one in record.objects if one.iscrowd], float).reshape(-1, 4)
+        )
+        masks: list[FloatArray] = []
+        if self.config.task == "segment":
+            masks = [self._mask(record, items[at].segmentation, view, inside[at]) for at in kept]
+        left, top, right, bottom = view.window
+        return _Shown(
+            image_hw=(bottom - top, right - left),
+            boxes=inside[kept],
+            names=[self.dataset.names[items[at].category_id] for at in kept],
+            masks=masks,
+            crowds=crowds,
+            partial=self._partial(record, view),
+        )
+
+    def _mask(
+        self, record: ImageRecord, segmentation: object, view: View, box: FloatArray
+    ) -> FloatArray:
+        if segmentation is None:
+            raise DataError(f"{record.path}: an object has no mask; use task 'detect'")
+        mask = segmentation_to_mask(segmentation, record.image_hw)  # type: ignore[arg-type]
+        return crop_mask(view.mask(mask), box.astype(np.float32))
+
+    def _sample(
+        self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
+    ) -> Sample:
+        names = self._names_to_ask(record, shown, rng)
+        chosen = [at for at, name in enumerate(shown.names) if name in names]
+        most = self.max_objects or len(chosen)
+        is_whole = len(chosen) <= most
+        if not is_whole:
+            chosen = sorted(int(at) for at in rng.choice(chosen, most, replace=False))
+        chosen = self._ordered(shown.boxes, chosen, rng)
+        masks = np.stack([shown.masks[at] for at in chosen]) if shown.masks and chosen else None
+        codes: Sequence[Sequence[int]] = [()] * len(chosen)
+        if masks is not None and self.codec is not None:
+            codes = self.codec.encode(masks).tolist()
+        make_prefix = segment_prefix if self.config.task == "segment" else detect_prefix
+        prefix, suffix = make_prefix(names, kind=self.kind), shown.suffix(chosen, codes)
+        return Sample(str(record.path), picture, prefix, suffix, masks=masks, is_whole=is_whole)
+
+    def _names_to_ask(
+        self, record: ImageRecord, shown: "_Shown", rng: np.random.Generator
+    ) -> list[str]:
+        classes = [c for c in dict.fromkeys(self.dataset.classes) if c not in shown.partial]
+        if not classes:
+            raise _NothingToAskError(f"{record.path}: each class is annotated in part only")
+        present = [name for name in classes if name in shown.names]
+        absent = [name for name in classes if name not in shown.names]
+        if absent and (not present or rng.random() < self.config.negatives):
+            return [absent[int(rng.integers(len(absent)))]]
+        most = classes_per_prompt(self.kind)
+        if most > 1 and rng.random() < _JOINED:
+            # Those that are there first, so that many classes do not make empty answers.
+            some = [*rng.permutation(present), *rng.permutation(absent)][:most]
+            return [str(name) for name in rng.permutation(some)]
+        return [present[int(rng.integers(len(present)))]]
+
+    def _ordered(self, boxes: FloatArray, chosen: list[int], rng: np.random.Generator) -> list[int]:
+        order = self.config.order or ("left" if self.kind == "tiny" else "raster")
+        if order == "random":
+            return [chosen[at] for at in rng.permutation(len(chosen))]
+        keys = {
+            "left": lambda at: boxes[at, 0] + boxes[at, 2],
+            "raster": lambda at: (boxes[at, 1], boxes[at, 0]),
+            "area": lambda at: -(boxes[at, 2:] - boxes[at, :2]).prod(),
+        }
+        return sorted(chosen, key=keys[order])
+
+    def _closed_sample(
+        self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
+    ) -> Sample:
+        chosen = [int(at) for at in rng.permutation(len(shown.names))[: self.num_objects]]
+        suffix = shown.suffix(chosen, [()] * len(chosen))
+        height, width = shown.image_hw
+        scale = np.array([width, height, width, height])
+        count = self.num_objects - len(chosen)
+        noise = noise_boxes(shown.boxes[chosen] / scale, count, rng, avoid=shown.crowds / scale)
+        bins = encode_boxes(noise * scale, image_hw=shown.image_hw)
+        texts = [*([suffix] if suffix else []), *(object_text(row, NOISE) for row in bins)]
+        return Sample(str(record.path), picture, CLOSED_PREFIX, SEPARATOR.join(texts), len(suffix))
+
+
+def size_mismatch(found: tuple[int, ...], stated: tuple[int, int]) -> str:
+    """Return the message about an image of another size than its annotations state."""
+    return f"the image is {found[1]}x{found[0]}, its annotations say {stated[1]}x{stated[0]}"
+
+
+def _has_area(inside: FloatArray, view: View) -> BoolArray:
+    left, top, right, bottom = view.window
+    bins = encode_boxes(inside.reshape(-1, 4), image_hw=(bottom - top, right - left))
+    return np.asarray((bins[:, 2:] > bins[:, :2]).all(1), np.bool_)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The objects of a view: boxes ``(n, 4)`` and crowds ``(m, 4)`` in its pixels."""
+
+    image_hw: tuple[int, int]
+    boxes: FloatArray
+    names: list[str]
+    masks: list[FloatArray]
+    crowds: FloatArray
+    partial: set[str]
+
+    def suffix(self, chosen: Sequence[int], codes: Sequence[Sequence[int]]) -> str:
+        bins = encode_boxes(self.boxes[list(chosen)].reshape(-1, 4), image_hw=self.image_hw)
+        names = [self.names[at] for at in chosen]
+        return SEPARATOR.join(map(object_text, bins, names, codes))
+
+
+@dataclass
+class Samples(TorchDataset[Sample]):
+    """Samples of a run by number: each image once an epoch, in another view each time.
+
+    The same number always gives the same sample, in any process. Several sources are drawn in a
+    random order by their weights.
+
+    Attributes:
+        sources: The data.
+        count: Number of samples of the run.
+        seed: Random seed.
+        weights: How often each source is drawn; empty: all alike.
+    """
+
+    sources: Sequence[Source]
+    count: int
+    seed: int
+    weights: Sequence[float] = ()
+
+    def __len__(self) -> int:
+        """Return the number of samples of the run."""
+        return self.count
+
+    def __getitem__(self, number: int) -> Sample:
+        """Return a sample; an image that cannot be read is replaced by the next one.
+
+        Raises:
+            DataError: If no image can be read.
+        """
+        which, turn = self.place(number)
+        source = self.sources[which]
+        size = len(source)
+        epoch, place = divmod(turn, size)
+        order = np.random.default_rng([self.seed, epoch]).permutation(size)
+        unread: dict[str, str] = {}
+        reason = "there is no image"
+        for more in range(size):
+            index = int(order[(place + more) % size])
+            rng = np.random.default_rng([self.seed, number, index])
+            try:
+                sample = source.draw(index, rng)
+            except _NothingToAskError as error:
+                reason = str(error)
+            except (ImageError, SourceError, DataError) as error:
+                reason = str(error)
+                unread[reason.partition(":")[0]] = reason
+            else:
+                return replace(sample, unread=unread) if unread else sample
+        raise DataError(f"none of {size} images can be trained on: {reason}")
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the source of a sample, and how many of the earlier samples came from it."""
+        shares = np.array(self.weights or [1.0] * len(self.sources), np.float64)
+        shares = np.cumsum(shares / shares.sum())
+        quotas = np.maximum(1, np.diff(np.rint(_ROUND * shares), prepend=0)).astype(int)
+        turn, place = divmod(number, int(quotas.sum()))
+        deck = np.repeat(np.arange(len(quotas)), quotas)
+        np.random.default_rng([self.seed, turn]).shuffle(deck)
+        which = int(deck[place])
+        return which, int(turn * quotas[which] + (deck[:place] == which).sum())

@@ -1,0 +1,210 @@
+"""The data of a run: parts by their names, checks before the first step, identity by content."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pgvision.datasets import read_splits
+from pgvision.errors import DataError, OptionError
+from pgvision.runtime import find_checkpoint
+from pgvision.training import DataSource, TrainConfig
+from pgvision.training.data import read_data, sample_part
+
+BOX = "<loc0100><loc0100><loc0500><loc0500>"
+
+
+def read(*paths, **options):
+    return read_data([DataSource(data=path) for path in paths], TrainConfig(**options))
+
+
+def images_of(part):
+    return {image.file_name for image in part.images}
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Write a COCO file for images 0.jpg, 1.jpg ...: ``coco(name, numbers)``."""
+    (tmp_path / "set" / "images").mkdir(parents=True)
+
+    def write(name, numbers, **more):
+        for k in numbers:
+            pixels = np.full((48, 64, 3), k * 7 % 250, np.uint8)
+            cv2.imwrite(str(tmp_path / "set" / "images" / f"{k}.jpg"), pixels)
+        rows = [{"id": k, "file_name": f"{k}.jpg", "width": 64, "height": 48} for k in numbers]
+        boxes = [
+            {"id": k, "image_id": k, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400,
+             "iscrowd": 0}
+            for k in numbers
+        ]  # fmt: skip
+        content = {
+            "images": rows, "annotations": boxes, "categories": [{"id": 1, "name": "helmet"}]
+        }  # fmt: skip
+        (tmp_path / "set" / f"{name}.json").write_text(json.dumps(content | more))
+        return tmp_path / "set"
+
+    return write
+
+
+def roboflow(folder, parts):
+    """The export that every PaliGemma tutorial uses: three JSONL files in one folder."""
+    folder.mkdir()
+    for part, count in parts.items():
+        lines = []
+        for k in range(count):
+            Image.new("RGB", (64, 48), (200, 120, 9 * k)).save(folder / f"{part}{k}.png")
+            row = {"image": f"{part}{k}.png", "prefix": "detect helmet", "suffix": f"{BOX} helmet"}
+            lines.append(json.dumps(row) + "\n")
+        (folder / f"_annotations.{part}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_the_test_part_is_never_learnt_from(tmp_path):
+    folder = roboflow(tmp_path / "rf", {"train": 8, "valid": 3, "test": 5})
+    (task,) = read(folder).tasks
+    assert len(task.train.images) == 8 and len(task.valid.images) == 3
+    assert "8 images" in task.summary["training"] and "train" in task.summary["training"]
+    (folder / "_annotations.train.jsonl").unlink()
+    (folder / "_annotations.valid.jsonl").rename(folder / "other.jsonl")
+    with pytest.raises(DataError):
+        roboflow(tmp_path / "odd", {"a": 4, "b": 4})
+        read(tmp_path / "odd")
+
+
+def test_texts_in_folders_of_their_own_are_found(tmp_path):
+    for part, count in (("train", 3), ("valid", 2)):
+        folder = tmp_path / "set" / part
+        folder.mkdir(parents=True)
+        lines = []
+        for k in range(count):
+            Image.new("RGB", (9, 9), (k, 0, 0)).save(folder / f"{k}.png")
+            lines.append(json.dumps({"image": f"{k}.png", "prefix": "ocr", "suffix": "A"}))
+        (folder / "annotations.jsonl").write_text("\n".join(lines))
+    (task,) = read(tmp_path / "set", task="read").tasks
+    assert (len(task.train), len(task.valid)) == (3, 2)
+
+
+def test_images_are_held_back_by_content(coco, tmp_path):
+    folder = coco("all", range(20))
+    (task,) = read(folder / "all.json").tasks
+    assert len(task.valid.images) == 5 and len(task.train.images) == 15
+    (again,) = read(folder / "all.json").tasks
+    assert images_of(again.valid) == images_of(task.valid)
+    few = coco("few", range(1))
+    with pytest.raises(DataError, match="1 images are too few.*--valid"):
+        read(few / "few.json")
+
+
+def test_what_would_end_the_run_is_left_out_and_named(coco, caplog):
+    folder = coco("train", range(12))
+    coco("valid", range(20, 26))
+    turned = Image.Exif()
+    turned[0x112] = 6
+    Image.new("RGB", (64, 48)).save(folder / "images" / "7.jpg", exif=turned)
+    (folder / "images" / "3.jpg").unlink()
+    (folder / "images" / "22.jpg").write_bytes(b"no image")
+    (task,) = read(folder).tasks
+    assert {path.rpartition("/")[2] for path in task.left_out} == {"7.jpg", "3.jpg", "22.jpg"}
+    assert len(task.train.images) == 10 and len(task.valid.images) == 5
+    assert "the image is 48x64, its annotations say 64x48" in caplog.text
+    for k in range(8):
+        (folder / "images" / f"{k}.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="8 of 12 images cannot be used.*convert --check"):
+        read(folder)
+
+
+def test_masks_are_looked_for_before_the_first_step(coco, scenes):
+    folder = coco("train", range(6))
+    coco("valid", range(6, 9))
+    with pytest.raises(DataError, match="6 of 6 images cannot be used: .*no mask"):
+        read(folder, task="segment", model="tiny")
+    (task,) = read(scenes, task="segment", model="tiny").tasks
+    assert task.codec is not None and not task.left_out
+
+
+def test_nothing_to_learn_or_to_measure_is_refused(coco):
+    folder = coco("train", range(6))
+    coco("valid", range(6, 9), annotations=[])
+    with pytest.raises(DataError, match="none of the 3 validation images has an object"):
+        read(folder)
+    coco("train", range(6), annotations=[])
+    with pytest.raises(DataError, match="none of 6 images has an object"):
+        read(folder)
+
+
+def test_images_in_both_parts_and_unseen_classes_are_warned_of(coco, caplog):
+    folder = coco("train", range(6))
+    names = [{"id": 1, "name": "helmet"}, {"id": 2, "name": "dragon"}]
+    coco("valid", range(4, 8), categories=names)
+    read(folder)
+    assert "2 validation images are in the training part too" in caplog.text
+    assert "4.jpg, 5.jpg" in caplog.text
+    assert "the training part has no object of dragon" in caplog.text
+
+
+def test_the_identity_of_data_is_their_content(scenes, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(scenes, moved)
+    one = read(scenes)
+    assert read(moved).digest == one.digest
+    assert read(moved, rename={"helmet": "hat"}).digest != one.digest
+    content = json.loads((moved / "train" / "instances.json").read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    (moved / "train" / "instances.json").write_text(json.dumps(content))
+    assert read(moved).digest != one.digest
+
+
+def test_classes_are_renamed_and_joined(scenes):
+    (task,) = read(scenes, rename={"helmet": "hat", "head": "hat"}).tasks
+    assert task.classes[0] == "hat" and "helmet" not in task.classes
+    before = read_splits(scenes)["train"]
+    wanted = sum(
+        before.names[item.category_id] in ("helmet", "head")
+        for image in before.images
+        for item in image.objects
+    )
+    found = sum(
+        task.train.names[item.category_id] == "hat"
+        for image in task.train.images
+        for item in image.objects
+    )
+    assert found == wanted and task.asked_as == {"helmet": "hat", "head": "hat"}
+
+
+def test_each_data_set_of_a_mixture_has_its_task(scenes):
+    sources = [
+        DataSource(data=scenes),
+        DataSource(data=scenes, task="segment", weight=2.0),
+        DataSource(data=scenes / "train" / "examples.jsonl"),
+    ]
+    config = TrainConfig(task="mix", closed_set=True, mask_loss=1.0, model="tiny")
+    data = read_data(sources, config)
+    found = [(one.config.task, one.config.closed_set, one.config.mask_loss) for one in data.tasks]
+    assert found == [("detect", True, 0.0), ("segment", False, 1.0), ("ask", False, 0.0)]
+    assert data.closed is data.tasks[0] and data.codec is data.tasks[1].codec
+    assert data.questions and not any(text == "en" for text in data.questions)
+    with pytest.raises(OptionError, match="two sets of classes"):
+        read_data(sources[:1] * 2, config)
+    with pytest.raises(OptionError, match="at least one data set"):
+        read_data([], config)
+
+
+def test_a_sample_is_the_same_for_a_seed_and_not_the_first_images(coco):
+    (task,) = read(coco("all", range(60)) / "all.json").tasks
+    some = [sample_part(task.train, 8, seed) for seed in (0, 0, 1)]
+    assert images_of(some[0]) == images_of(some[1]) != images_of(some[2])
+    assert len(some[0].images) == 8
+    assert images_of(some[0]) != {image.file_name for image in task.train.images[:8]}
+    assert sample_part(task.train, 100, 0) is task.train
+
+
+def test_known_and_unknown_classes(scenes):
+    card = find_checkpoint("tiny")
+    assert read(scenes).is_known(card)
+    other = read(scenes, rename={"helmet": "kask"})
+    assert other.unknown_classes(card) == ("kask",) and not other.is_known(card)
+    assert not other.unknown_classes(replace(card, classes=None))

@@ -1,0 +1,272 @@
+"""Batches and losses: transformers' own, plain formulas, and where gradients lead."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from pgvision.datasets import read_splits
+from pgvision.errors import DataError, ShapeError
+from pgvision.runtime import load, load_apart
+from pgvision.training import TrainConfig
+from pgvision.training import losses as losses_module
+from pgvision.training.collator import Collator
+from pgvision.training.losses import (
+    MaskLoss,
+    Objective,
+    add_objective,
+    make_objective,
+    remove_objective,
+    runs_of,
+)
+from pgvision.training.noise import NOISE
+from pgvision.training.samples import ObjectSource, Sample
+from vqvae import MaskCodec
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
+SAMPLES = [
+    Sample("a", IMAGES[0], "detect helmet", "<loc0100><loc0200><loc0300><loc0400> helmet"),
+    Sample("b", IMAGES[1], "detect head", ""),
+    Sample("c", IMAGES[2], "caption en", "two workers, a truck and a red barrel"),
+]
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+FIRST, SIZE = 10, 10 + 1024 + 128
+
+
+@pytest.fixture(scope="module")
+def collator():
+    return Collator(load("tiny").processor, max_length=1024)
+
+
+def inputs_of(batch):
+    return {name: batch[name] for name in INPUTS}
+
+
+def identity(states):
+    return states
+
+
+def loss_of(logits, labels, **options):
+    """The objective over logits that are given as they are."""
+    padded = functional.pad(logits, (0, 0, 0, 1))
+    return Objective(first_loc=FIRST, **options)(padded, identity, functional.pad(labels, (1, 0)))
+
+
+def test_the_answer_and_its_end_are_learnt_and_nothing_else(collator):
+    batch = collator(SAMPLES)
+    for sample, ids, labels in zip(SAMPLES, batch["input_ids"], batch["labels"], strict=True):
+        assert collator.processor.tokenizer.decode(labels[labels >= 0]) == sample.suffix + "<eos>"
+        torch.testing.assert_close(ids[labels >= 0], labels[labels >= 0])
+    (cut,) = collator([Sample("a", IMAGES[0], "ocr", "DANGER", is_whole=False)])["labels"]
+    assert collator.processor.tokenizer.decode(cut[cut >= 0]) == "DANGER"
+    assert batch["names"] == ["a", "b", "c"]
+
+
+def test_prompt_and_pixels_are_the_engines(collator):
+    engine, batch = load("tiny"), collator(SAMPLES)
+    for sample, ids, types, pixels in zip(
+        SAMPLES, *(batch[n] for n in ("input_ids", "token_type_ids", "pixel_values")), strict=True
+    ):
+        text = f"<image>{sample.prefix}"
+        image = Image.fromarray(sample.bgr[..., ::-1].copy())
+        alone = engine.processor(images=image, text=text, return_tensors="pt")
+        prompt = alone["input_ids"][0]
+        assert ids[: len(prompt)].tolist() == prompt.tolist()
+        assert types[: len(prompt)].sum() == 0 and types[len(prompt)] == 1
+        torch.testing.assert_close(pixels, alone["pixel_values"][0])
+
+
+@pytest.mark.parametrize("chunk", [None, 64 * 2000])
+def test_loss_and_gradients_are_transformers(collator, monkeypatch, chunk):
+    """Also where logits are computed in chunks."""
+    many = [Sample("a", IMAGES[0], "ocr", "word " * 40), *SAMPLES]
+    batch = collator(many)
+    model = load_apart("tiny", device="cpu", dtype="float32").model
+    weight = model.model.language_model.layers[0].self_attn.q_proj.weight
+    theirs = model(**inputs_of(batch), labels=batch["labels"], use_cache=False).loss
+    (wanted,) = torch.autograd.grad(theirs, weight)
+    if chunk:
+        monkeypatch.setattr(losses_module, "_CHUNK", chunk)
+    mean_length = float((batch["labels"] != -100).sum(1).float().mean())
+    config = TrainConfig(loc_sigma=0.0)
+    add_objective(model, make_objective(config, collator, None, mean_length=mean_length))
+    ours = model(**inputs_of(batch), labels=batch["labels"])["loss"]
+    (found,) = torch.autograd.grad(ours, weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+    remove_objective(model)
+    assert hasattr(model(**inputs_of(batch)), "logits")
+
+
+def test_the_logits_are_capped_where_the_model_caps_them(save_paligemma, tmp_path):
+    save_paligemma(tmp_path, "gemma2")
+    engine = load_apart(tmp_path, device="cpu", dtype="float32")
+    batch = Collator(engine.processor, max_length=1024)(SAMPLES[:1])
+    theirs = engine.model(**inputs_of(batch), labels=batch["labels"]).loss
+    objective = Objective(first_loc=engine.vocabulary.first_loc)
+    add_objective(engine.model, objective)
+    ours = engine.model(**inputs_of(batch), labels=batch["labels"])["loss"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+
+
+def test_no_answer_sees_what_follows_and_every_prompt_sees_itself(collator):
+    model, batch = load("tiny").model, collator(SAMPLES[:1])
+
+    def logits(changed=None):
+        ids = batch["input_ids"].clone()
+        if changed is not None:
+            ids[0, changed] = (ids[0, changed] + 7) % 200 + 300
+        with torch.inference_mode():
+            return model(**{**inputs_of(batch), "input_ids": ids}, use_cache=False).logits[0]
+
+    start = int(batch["token_type_ids"][0].nonzero()[0])
+    last, before = batch["input_ids"].shape[1] - 2, logits()
+    assert float((logits(last) - before)[start:last].abs().max()) <= 1e-5
+    assert float((logits(start - 2) - before)[: start - 2].abs().max()) > 1e-6
+
+
+def test_the_mean_is_over_tokens_and_then_over_samples():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 5, SIZE)
+    labels = torch.tensor([[3, 4, -100, -100, -100], [5, 6, 7, 8, 9], [-100] * 5])
+    each = [
+        functional.cross_entropy(logits[row][labels[row] >= 0], labels[row][labels[row] >= 0])
+        for row in (0, 1)
+    ]
+    assert float(loss_of(logits, labels)) == pytest.approx(float(sum(each) / 2), rel=1e-6)
+    flat = (logits.flatten(0, 1), labels.flatten())
+    for smoothing in (0.0, 0.3):
+        goal = functional.cross_entropy(*flat, ignore_index=-100, label_smoothing=smoothing)
+        found = loss_of(logits, labels, mean_length=3.5, smoothing=smoothing)
+        assert float(found) == pytest.approx(float(goal), rel=1e-6)
+
+
+def test_an_empty_answer_weighs_as_one_token_of_a_crowds():
+    labels = torch.tensor([[2, -100, -100, -100], [3, 4, 5, 2]])
+
+    def pulls(mean_length):
+        logits = torch.zeros(2, 4, SIZE, requires_grad=True)
+        loss_of(logits, labels, mean_length=mean_length).backward()
+        return logits.grad[labels != -100].norm(dim=-1).tolist()
+
+    assert pulls(2.5) == pytest.approx([pulls(2.5)[0]] * 5)
+    assert pulls(0.0)[0] == pytest.approx(4 * pulls(0.0)[1])
+
+
+def test_neighbouring_bins_share_a_coordinates_target():
+    labels = torch.tensor([[FIRST + 500]])
+    logits = torch.zeros(1, 1, SIZE, requires_grad=True)
+    loss_of(logits, labels, sigma=4.0).backward()
+    pull = -logits.grad[0, 0, FIRST : FIRST + 1024]
+    bell = np.exp(-0.5 * ((np.arange(1024) - 500) / 4.0) ** 2)
+    np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
+
+
+def test_the_weight_of_each_kind_reaches_its_tokens(collator):
+    codes = "".join(f"<seg{k:03d}>" for k in range(16))
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    suffix = f"{box}{codes} helmet ; {box}{codes} helmet"
+    batch = collator([Sample("a", IMAGES[0], "segment helmet", suffix)])
+    labels = batch["labels"][:, batch["labels"][0] >= 0]
+    tokenizer = collator.processor.tokenizer
+    words = tokenizer.convert_ids_to_tokens(labels[0])
+    separator = set(tokenizer.convert_ids_to_tokens(collator.separator))
+    kinds = {
+        "loc": [word.startswith("<loc") for word in words],
+        "seg": [word.startswith("<seg") for word in words],
+        "label": [word.endswith("helmet") for word in words],
+        "end": [word == "<eos>" or word in separator for word in words],
+    }
+    assert np.array(list(kinds.values())).sum(0).tolist() == [1] * len(words)
+    for name, mine in kinds.items():
+        config = TrainConfig(token_weights={other: float(other == name) for other in kinds})
+        logits = torch.zeros(1, len(words) + 1, len(tokenizer), requires_grad=True)
+        objective = make_objective(config, collator, None)
+        objective(logits, identity, functional.pad(labels, (1, 0))).backward()
+        assert (logits.grad[0, :-1].abs().sum(-1) > 0).tolist() == mine, name
+
+
+def test_noise_teaches_its_class_alone(collator):
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    tokenizer = collator.processor.tokenizer
+    for true in ("", f"{box} helmet"):
+        suffix = " ; ".join([*([true] if true else []), f"{box} {NOISE}", f"{box} {NOISE}"])
+        batch = collator([Sample("a", IMAGES[0], "detect all classes", suffix, len(true))])
+        labels = batch["labels"][batch["labels"] >= 0]
+        noise = tokenizer(f"<loc0000> {NOISE}", add_special_tokens=False)["input_ids"][1:]
+        assert tokenizer.decode(labels).startswith(true)
+        assert labels.tolist()[-2 * len(noise) :] == noise * 2
+        first = collator.vocabulary.first_loc
+        assert int(((labels >= first) & (labels < first + 1024)).sum()) == (4 if true else 0)
+
+
+def test_what_is_too_long_or_has_no_end_is_refused():
+    processor = load("tiny").processor
+    with pytest.raises(DataError, match=r"c: prompt and answer have \d+ tokens, .* takes 110"):
+        Collator(processor, max_length=110)(SAMPLES)
+    stuck = Collator(processor, max_length=1024)
+    stuck.processor.tokenizer.eos_token = "<bos>"  # a processor that ends answers otherwise
+    with pytest.raises(DataError, match="does not end in <eos>"):
+        stuck(SAMPLES)
+    assert processor.tokenizer.padding_side == "left"  # the engine's is left alone
+
+
+def discs():
+    rows, columns = np.mgrid[:64, :64]
+    places = ((31, 31, 28), (40, 20, 15))
+    return np.stack([np.hypot(rows - y, columns - x) < r for y, x, r in places]).astype(np.float32)
+
+
+def code_logits(codes):
+    return 200.0 * functional.one_hot(torch.from_numpy(codes).long(), 128).float()
+
+
+def test_a_mask_costs_its_pixels_and_its_dice():
+    codec, masks = MaskCodec.load("tiny"), discs()
+    codes = codec.encode(masks)
+    other = masks[::-1].copy()
+    loss = MaskLoss(codec)(code_logits(codes), torch.from_numpy(other))
+    drawn = 1 / (1 + np.exp(-4.0 * codec.decode(codes).astype(np.float64)))
+    for value, probs, true in zip(loss.tolist(), drawn, other, strict=True):
+        pixels = -np.mean(true * np.log(probs) + (1 - true) * np.log(1 - probs))
+        dice = (2 * (probs * true).sum() + 1) / (probs.sum() + true.sum() + 1)
+        assert value == pytest.approx(pixels + 1 - dice, rel=1e-4)
+    assert (MaskLoss(codec)(code_logits(codes), torch.from_numpy(masks)) < 0.5 * loss).all()
+    with pytest.raises(ShapeError, match="expected 2"):
+        MaskLoss(codec)(code_logits(codes), torch.zeros(1, 64, 64))
+
+
+def test_only_whole_runs_are_masks():
+    inside = torch.tensor([[0, 1, 1, 1, 0, 1, 1], [1, 0, 0, 1, 1, 1, 1]]).bool()
+    assert runs_of(inside, 3).tolist() == [[1, 2, 3]]
+    assert runs_of(inside, 4).tolist() == [[10, 11, 12, 13]]
+
+
+def test_the_mask_loss_is_added_with_its_weight(scenes, collator):
+    codec = MaskCodec.load("tiny")
+    config = TrainConfig(task="segment", augment=False, negatives=0.0, mask_loss=0.3)
+    source = ObjectSource(read_splits(scenes)["train"], config, "tiny", codec=codec)
+    batch = collator([source.draw(k, np.random.default_rng(k)) for k in range(3)])
+    model = load_apart("tiny", device="cpu", dtype="float32").model
+    logits = model(**inputs_of(batch), use_cache=False).logits
+    add_objective(model, make_objective(config, collator, codec))
+    with_masks = model(**inputs_of(batch), labels=batch["labels"], masks=batch["masks"])["loss"]
+    without = model(**inputs_of(batch), labels=batch["labels"])["loss"]
+    first = collator.vocabulary.first_seg
+    is_seg = (batch["labels"] >= first) & (batch["labels"] < first + 128)
+    codes = logits[:, :-1][is_seg[:, 1:]][:, first : first + 128].reshape(-1, 16, 128)
+    by_hand = MaskLoss(codec)(codes, batch["masks"]).mean()
+    assert len(codes) > 3
+    torch.testing.assert_close(with_masks - without, 0.3 * by_hand, rtol=1e-3, atol=1e-5)
+
+
+def test_a_head_is_called_on_learnt_positions_alone():
+    seen = []
+    head = SimpleNamespace(call=lambda states: seen.append(len(states)) or states)
+    labels = torch.full((2, 9), -100)
+    labels[0, 4:6] = 3
+    Objective(first_loc=FIRST)(torch.randn(2, 9, SIZE), head.call, labels)
+    assert seen == [2]
