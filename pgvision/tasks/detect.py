@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack, cast
 
@@ -309,6 +310,37 @@ class ObjectPredictor(Predictor[Result]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.classes)}, {self._runner})"
+
+    def train(
+        self,
+        data: Any,
+        out: str | Path = "runs/train",
+        *,
+        minutes: float | None = None,
+        config: Any = None,
+    ) -> Any:
+        """Fine-tune this task's checkpoint on a data set; the task itself stays as it is.
+
+        Args:
+            data: A data set, or several: see `pgvision.training.train`.
+            out: Folder of the new checkpoint and its figures.
+            minutes: Wall-clock time, validation included; None: what ``config`` says, else 10.
+            config: A `pgvision.training.TrainConfig`, or a YAML file of one.
+
+        Returns:
+            The `pgvision.training.TrainReport`, with AP on held-out images; its ``folder`` is the
+            new checkpoint: ``Detector("helmet", model=report.folder)``.
+
+        Raises:
+            SourceError, DataError, OptionError, DependencyError, CheckpointError: See there.
+        """
+        # By name: training is above tasks, and is loaded only when it is wanted.
+        train = import_module("pgvision.training").train
+        given = {} if minutes is None else {"minutes": minutes}
+        task = "detect" if self._task.codec is None else "segment"
+        model = self._runner.options.get("model") or self._runner.card.name
+        device = self._runner.options.get("device")
+        return train(data, out, config=config, model=str(model), task=task, device=device, **given)
 
     def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
         check_options(how, ReadOptions, type(self).__name__)

@@ -1,0 +1,32 @@
+"""``detector.train``: the task's checkpoint, fine-tuned by `pgvision.training`."""
+
+from pathlib import Path
+
+import pytest
+
+from pgvision import Detector, Segmenter, samples
+from pgvision.errors import OptionError, SourceError
+
+
+@pytest.mark.parametrize("task", [Detector, Segmenter])
+def test_a_data_set_that_is_not_there_is_an_error_of_training(
+    task: type[Detector | Segmenter], tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError):
+        task("helmet", model="tiny").train(tmp_path / "nothing", tmp_path / "out", minutes=0.1)
+
+
+def test_settings_are_checked_by_training(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="minutes"):
+        Detector("helmet", model="tiny").train(samples.truth(), tmp_path / "out", minutes=-1)
+
+
+@pytest.mark.slow
+def test_a_detector_trains_on_the_samples_and_reports_ap(tmp_path: Path) -> None:
+    from pgvision.training import TrainConfig
+
+    detector = Detector("helmet", model="tiny")
+    config = TrainConfig(steps=2, batch_size=2, eval_limit=2)
+    report = detector.train(samples.truth(), tmp_path / "out", config=config)
+    again = Detector("helmet", model=report.folder)
+    assert again(samples.load("site-01")).classes == ("helmet",)
