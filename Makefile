@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 SYSTEM_LIBRARIES := libgl1 libglib2.0-0 libxcb1
 
-.PHONY: setup demo fmt check test slow ray fuzz audit oldest bench docs clean
+.PHONY: setup demo fmt check test slow ray fuzz mutants audit oldest bench docs clean
 
 setup: $(STAMP)
 
@@ -66,6 +66,10 @@ fuzz: setup
 	@mkdir -p build; for target in answers pictures files lists videos journals cards codec npz; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $$target $(COUNT) $(FIRST) 2>build/fuzz-$$target.log \
 	  || { tail -40 build/fuzz-$$target.log; exit 1; }; done
+
+# Some 200 planted faults, and the fast test that notices each; half an hour on two quiet cores.
+mutants: setup
+	$(BIN)/python tests/mutants/mutate.py
 
 # Known holes in what constraints.txt pins; asks PyPI.
 audit: setup

@@ -63,7 +63,58 @@ class Area:
     count: int
 
 
-AREAS: dict[str, Area] = {}
+T = "tests/pgvision/"
+AREAS: dict[str, Area] = {
+    "tokens": Area(("pgvision/tokens/*.py",), (f"{T}tokens", "pgvision/tokens"), 25),
+    "geometry": Area(
+        ("pgvision/boxes.py", "pgvision/masks.py", "pgvision/rle.py"),
+        (f"{T}test_boxes.py", f"{T}test_masks.py", "pgvision/boxes.py", "pgvision/masks.py"),
+        20,
+    ),
+    "codec": Area(
+        ("vqvae/codec.py", "vqvae/quantizer.py", "vqvae/model.py"),
+        ("tests/vqvae/test_codec.py", "tests/vqvae/test_codec_step.py", "vqvae"),
+        15,
+    ),
+    "results": Area(("pgvision/results/*.py",), (f"{T}results", "pgvision/results"), 20),
+    "datasets": Area(
+        ("pgvision/datasets/*.py", "pgvision/coco/*.py"),
+        (f"{T}datasets", f"{T}coco", "pgvision/datasets"),
+        25,
+    ),
+    "evaluation": Area(
+        ("pgvision/evaluation/*.py",), (f"{T}evaluation", "pgvision/evaluation"), 20
+    ),
+    "grammar": Area(
+        ("pgvision/runtime/grammar.py",),
+        (f"{T}runtime/test_token_grammar.py", f"{T}runtime/test_engine.py"),
+        15,
+    ),
+    "tasks": Area(
+        ("pgvision/tasks/*.py",),
+        (
+            *(
+                f"{T}tasks/test_{one}.py"
+                for one in ("reading", "names", "options", "tiles", "streams")
+            ),
+        ),
+        20,
+    ),
+    "tracking": Area(("pgvision/tracking/*.py",), (f"{T}tracking", "pgvision/tracking"), 10),
+    "journal": Area(
+        ("pgvision/batch/journal.py", "pgvision/batch/jobs.py"),
+        (f"{T}batch/test_bulk_jobs.py", f"{T}batch/test_journal_states.py"),
+        15,
+    ),
+    "training": Area(
+        ("pgvision/training/losses.py", "pgvision/training/collator.py"), (f"{T}training",), 10
+    ),
+    "limits": Area(
+        ("pgvision/http.py", "pgvision/server/limits.py"),
+        (f"{T}test_http.py", f"{T}server/test_service_attacks.py"),
+        10,
+    ),
+}
 
 
 @dataclass(frozen=True)
