@@ -90,7 +90,7 @@ def load(
         kind: Which prompts it knows, where its name does not say; see `find_checkpoint`.
         quantize: "int8" or "int4" rounds the language model's weights to save memory, not time: on
             a CPU "int8" takes about twice as long a token and moves hidden states by 1%, "int4" by
-            14%, so measure your boxes. Needs ``pgvision[quant]``.
+            14%, so measure your boxes. Needs the extra ``quant``.
         threads: Sets PyTorch's number of threads, which is the process's; None leaves it alone.
 
     Returns:

@@ -102,7 +102,7 @@ class TrainedModel:
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
-            raise DependencyError("lora needs peft: pip install 'pgvision[train]'") from error
+            raise DependencyError("lora needs peft: pip install '.[train]'") from error
         config = self.config
         names = [name for name, _ in self.base.model.language_model.named_modules()]
         known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
@@ -203,7 +203,7 @@ def quantize_base(model: Any) -> None:
         from bitsandbytes.nn import Linear4bit, Params4bit
     except ImportError as error:
         raise DependencyError(
-            "four_bit needs bitsandbytes: pip install 'pgvision[qlora]'; or leave it out"
+            "four_bit needs bitsandbytes: pip install '.[qlora]'; or leave it out"
         ) from error
     text = model.model.language_model
     for name, layer in list(text.named_modules()):

@@ -492,4 +492,4 @@ def _require_accelerate() -> None:
     try:
         import accelerate  # noqa: F401
     except ImportError as error:
-        raise DependencyError("training needs accelerate: pip install 'pgvision[train]'") from error
+        raise DependencyError("training needs accelerate: pip install '.[train]'") from error

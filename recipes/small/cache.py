@@ -169,7 +169,9 @@ def main() -> None:
     torch.set_num_threads(1)
     blocks = FrozenBlocks(options.eyes, options.resolution, options.threads)
     codec, resolution = MaskCodec.load("tiny"), options.resolution
-    new: list[tuple[str, int | None]] = [(name, None) for name in SOURCES if name != "hardhat"]
+    new: list[tuple[str, int | None]] = [
+        (name, None) for name in SOURCES if not name.startswith("hardhat")
+    ]
     large: list[tuple[str, int | None]] = [("hardhat", part) for part in range(_PARTS)]
     jobs = [(*one, view) for view in ("whole", "crop", "mirrored") for one in (*new, *large)]
     for name, part, view in jobs:

@@ -54,6 +54,9 @@ SOURCES: Final = {
     "hardhat": Source(
         "hardhat", "train.json", "train", {"helmet": "helmet", "head": "head"}, ("helmet", "head")
     ),
+    "hardhat_valid": Source(
+        "hardhat", "valid.json", "valid", {"helmet": "helmet", "head": "head"}, ("helmet", "head")
+    ),
     "hats": Source(
         "hats_and_heads",
         "instances.json",
@@ -151,6 +154,8 @@ class Item:
 
 def is_held_out(source: str, image_id: int) -> bool:
     """Whether an image is kept for measuring; images are split, never crops of one image."""
+    if source == "hardhat_valid":
+        return True
     if source in ("hardhat", "blood", "mini", "minisa"):
         return False  # the first two have validation files of their own, the others only train
     if source == "person":

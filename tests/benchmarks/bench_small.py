@@ -30,6 +30,12 @@ from recipes.small.sources import Item, read_source
 
 WITH_HELMETS = ("hats", "css", "mix", "riders", "close")
 COMPLETE = ("hats", "css")  # images of these without a helmet box show none
+# Sets whose held-out images give the card's threshold of a class.
+CARD_SETS = {
+    "helmet": ("hardhat_valid", "hats", "css", "mix", "riders", "close"),
+    "head": ("hardhat_valid", "hats", "css", "portraits"),
+    "person": ("person", "people", "hats", "css"),
+}
 NEGATIVE = ("masked", "portraits", "things", "objects", "people", "classrooms")
 
 
@@ -227,6 +233,28 @@ def persons(o: argparse.Namespace, report: dict) -> None:
             )
 
 
+def thresholds(o: argparse.Namespace, report: dict) -> None:
+    """Fill in the score of the best F1 of each photographed class, for the model's card."""
+    for label, names in CARD_SETS.items():
+        items = [
+            one
+            for name in names
+            for one in read_source(o.data, name, held_out=True)[: o.per_set]
+            if label in one.complete or label in one.labels
+        ]
+        detector = Detector(label, model=o.model, conf=0.0)
+        found, truth = [], []
+        for item, result in zip(items, detector.predict([i.path for i in items]), strict=True):
+            found.append((*boxes_and_scores(result), None))
+            truth.append((result.image_hw, pixel_boxes(item, label, result.image_hw), None))
+        score, f1 = best_f1(found, truth)
+        report[f"threshold, {label}"] = {
+            "score": round(score, 3),
+            "F1": round(f1, 3),
+            **coco_ap(truth, found, "bbox"),
+        }
+
+
 def rles(segmentations: Sequence[Any], hw: tuple[int, int]) -> list[Any]:
     """Return one RLE for each COCO segmentation."""
     return [
@@ -245,11 +273,16 @@ def main() -> None:
     parser.add_argument("--threshold", type=float)
     parser.add_argument("--masks", action="store_true", help="segment persons too")
     parser.add_argument("--tile", help="auto or a side in pixels")
+    parser.add_argument("--thresholds", action="store_true", help="for the card, class by class")
+    parser.add_argument("--per-set", type=int, default=200, help="images of a set for these")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     report: dict = {"model": options.model}
-    helmets(options, {}, report)
-    persons(options, report)
+    if options.thresholds:
+        thresholds(options, report)
+    else:
+        helmets(options, {}, report)
+        persons(options, report)
     text = json.dumps(report, indent=1)
     print(text)
     if options.out:
