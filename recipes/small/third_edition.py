@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
 from pgvision.files import replaced_path
+from pgvision.training.resolution import set_resolution
 from recipes.batches import Batch
 from recipes.dense import AskedHead, DenseHead
 from recipes.pointing import PlaceHead, ToldHead
@@ -26,6 +27,7 @@ from recipes.scenes.vocabulary import SIGN_WORDS
 from recipes.shards import COLOURS
 from recipes.small.cache import FROZEN
 from recipes.small.prompts import WORDING, PhotographBatches
+from recipes.vision_tower import eyes_weights
 
 _LOG = logging.getLogger(__name__)
 # Weights of the losses; the suffix loss counts whole.
@@ -49,9 +51,13 @@ class ThirdEdition(nn.Module):
 
     Args:
         start: Checkpoint folder to begin with.
+        resolution: Side of the image in pixels; another one than the folder's is the second stage
+            of the article: positions are interpolated, and the decoder learns the finer grid.
+        eyes: DINOv2's weights. At another resolution their own position table is read instead of
+            one that was interpolated twice.
     """
 
-    def __init__(self, start: Path) -> None:
+    def __init__(self, start: Path, *, resolution: int, eyes: Path) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.processor = AutoProcessor.from_pretrained(start)
@@ -59,6 +65,14 @@ class ThirdEdition(nn.Module):
         self.model.set_attn_implementation("eager")  # its backward pass is faster on a CPU
         tower = self.model.model.vision_tower
         self.tower = getattr(tower, "vision_model", tower)
+        if resolution != self.tower.config.image_size:
+            set_resolution(self.model, self.processor, resolution)
+            blocks = self.tower.config.num_hidden_layers
+            table = eyes_weights(eyes, blocks=blocks, resolution=resolution)
+            with torch.no_grad():
+                self.tower.embeddings.position_embedding.weight.copy_(
+                    table["embeddings.position_embedding.weight"]
+                )
         self.grid = self.tower.config.image_size // self.tower.config.patch_size
         for part in (self.tower.embeddings, *self.tower.encoder.layers[:FROZEN]):
             part.requires_grad_(False)
@@ -198,6 +212,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="files of recipes.small.cache")
     parser.add_argument("--start", type=Path, required=True, help="checkpoint folder to begin with")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--resolution", type=int, default=448, help="as that of the cache")
+    parser.add_argument("--eyes", type=Path, required=True, help="DINOv2's weights, safetensors")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--images", type=int, default=12, help="images of one step")
     parser.add_argument("--prompts", type=int, default=2, help="prompts of one image")
@@ -213,7 +229,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    recipe = ThirdEdition(options.start)
+    recipe = ThirdEdition(options.start, resolution=options.resolution, eyes=options.eyes)
     train(recipe, options)
     export(recipe, options.out / "checkpoint")
 
