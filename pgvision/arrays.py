@@ -1,4 +1,4 @@
-"""Names for the array types that cross room borders."""
+"""Type aliases of the arrays that packages exchange."""
 
 from typing import Any, TypeAlias
 

@@ -120,7 +120,7 @@ def cxcywh_to_xyxy(cxcywh: ArrayLike) -> FloatArray:
 
 
 def clip_boxes(xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> FloatArray:
-    """Move every edge that lies outside the image onto its border.
+    """Clip every edge to the image.
 
     A box wholly outside becomes one of zero width or height on the border; it is not dropped, so
     that rows keep belonging to their scores and labels.
@@ -145,7 +145,7 @@ def clip_boxes(xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> FloatArray:
 
 
 def box_area(xyxy: ArrayLike) -> FloatArray:
-    """Width times height in square pixels; 0 for a box whose edges are in the wrong order.
+    """Width times height in square pixels; 0 for a box with edges in the wrong order.
 
     Returns:
         ``(n,)`` float32.
@@ -204,7 +204,7 @@ def nms(
     Args:
         xyxy: ``(n, 4)`` pixels: left, top, right, bottom.
         scores: ``(n,)``, or None if unknown: then earlier boxes win over later ones.
-        iou_threshold: A box whose IoU with a kept one is above this is dropped; in [0, 1].
+        iou_threshold: A box that overlaps a kept one by more than this is dropped; in [0, 1].
         class_ids: ``(n,)`` whole numbers. If given, only boxes of one class compete.
 
     Returns:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collecting() -> Iterator[None]:
-    """Hold Python's cycle collector, which looks at all of a million new objects time and again.
+    """Pause Python's garbage collector, which would scan a million new objects repeatedly.
 
     It would take a fifth of a cold start. Nothing built meanwhile may need it. What was made
     counts as old afterwards, so that the next look does not go through it.
@@ -24,7 +24,7 @@ def without_collecting() -> Iterator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():  # by someone who means them to stay frozen
+            if not gc.get_freeze_count():  # objects that the program froze must stay frozen
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()

@@ -95,7 +95,7 @@ def draw_labels(
     font: str | Path | None = None,
     font_size: int | None = None,
 ) -> ByteArray:
-    """Write a text at each box: outside of it where there is room, and always touching it.
+    """Write a text at each box: outside of it if it fits there, and always touching it.
 
     Of the places around a box the one is chosen that hides least of the boxes and of other texts.
 
@@ -262,7 +262,7 @@ def _ink_on(color: Color) -> Color:
 
 
 def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[Any]:
-    """Choose the left top corner of each tag; small boxes have least room and come first."""
+    """Choose the left top corner of each tag; small boxes have the least space and come first."""
     room = np.maximum(np.array(image_hw[::-1]) - sizes, 0)
     gap = fit_thickness(image_hw) // 2
     areas = np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1.0)

@@ -1,6 +1,6 @@
 """One family of errors: each is a `PgvisionError` and the builtin that fits.
 
-A message says what was named, what was expected, what came, and how to mend it. What a model
+A message names the input, what was expected, what was found, and the fix. What a model
 writes is data and never raises; what a user passes is a contract and always does.
 """
 
@@ -30,7 +30,7 @@ class ImageError(PgvisionError, ValueError):
 
 
 class SourceError(PgvisionError, FileNotFoundError):
-    """A path, folder, glob, video, camera or address that is not there or holds nothing."""
+    """A path, folder, glob, video, camera or address that does not exist or is empty."""
 
 
 class CheckpointError(PgvisionError, OSError):

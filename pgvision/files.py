@@ -13,7 +13,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @contextmanager
 def replaced_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it takes ``path``'s place.
+    """Yield a temporary path next to ``path``; on success it replaces ``path``.
 
     Args:
         path: The file to be written. Its folder is made if it is missing; a file that is there
@@ -91,5 +91,5 @@ def readable_name(name: str) -> str:
 
 def _percent(match: "re.Match[str]") -> str:
     code = ord(match[0])
-    # Surrogates outside the range of os.fsdecode stand for no byte.
+    # Surrogates outside the range of os.fsdecode encode no byte.
     return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"

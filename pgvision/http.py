@@ -195,7 +195,7 @@ def open_address(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Iterator[Reply]:
-    """Open an address; the deadline goes on while its reply is read.
+    """Open an address; the deadline includes reading its reply.
 
     Args:
         address: With or without user and password, which become basic authentication.
@@ -373,7 +373,7 @@ class _TimedResponse(HTTPResponse):
 
 
 def _timed(kind: Any, deadline: float) -> Any:
-    """Return a factory of connections whose replies end at the deadline."""
+    """Return a factory of connections that end replies at the deadline."""
 
     def _connection(host: str, **options: Any) -> HTTPConnection:
         made: HTTPConnection = kind(host, **options)

@@ -1,4 +1,4 @@
-"""The hub, asked without waiting: a machine that cannot reach it is told so in two seconds.
+"""Hub access with a fast failure: offline machines get an error within two seconds.
 
 Left to itself huggingface_hub tries five times, for half a minute, and writes a line for each.
 """
@@ -59,7 +59,7 @@ def _answers(endpoint: str) -> bool:
             return
         opened.set()
 
-    # In a thread: looking up a name knows no time-out of its own.
+    # In a thread: a DNS look-up has no time-out.
     caller = threading.Thread(target=knock, daemon=True)
     caller.start()
     caller.join(_PATIENCE)

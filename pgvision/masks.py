@@ -28,8 +28,8 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
     """Resize one mask to its box.
 
     The box's edges are cut to whole pixels (towards the left and the top), the numbers resized
-    bilinearly with antialiasing, and what is above 0 is inside. What lies outside the frame is
-    cut off after the resize, so that nothing shifts.
+    bilinearly with antialiasing, and what is above 0 is inside. The mask is cropped to
+    the frame after the resize, so that nothing shifts.
 
     Args:
         logits: ``(64, 64)``, above 0 inside.
@@ -38,7 +38,7 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
 
     Returns:
         The mask of the box's visible part, ``(h, w)`` bool, and its left and top in the frame;
-        ``(0, 0)`` pixels if the box rounds to nothing or lies outside.
+        ``(0, 0)`` pixels if the box rounds to nothing or is outside.
 
     Raises:
         ShapeError: If a shape is wrong, or a number is NaN.
@@ -210,7 +210,7 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     Args:
         mask: ``(h, w)`` bool.
         xyxy: ``(4,)`` pixels: left, top, right, bottom; rounded to the nearest, as big_vision's
-            encoder does (its evaluator, and `paste_mask`, cut instead). What lies outside the
+            encoder does (its evaluator, and `paste_mask`, cut instead). What is outside the
             frame counts as not covered.
 
     Returns:
@@ -229,7 +229,7 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     if mask.ndim != 2:
         raise ShapeError(f"mask: expected (h, w), got {mask.shape}")
     left, top, right, bottom = (round(float(e)) for e in _require_boxes(np.asarray(xyxy)[None])[0])
-    # A box thinner than a pixel still shows the pixel that it lies in.
+    # A box thinner than a pixel is drawn as one pixel.
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     if (right - left) * (bottom - top) > _LARGEST_CROP:
         raise ShapeError(f"xyxy: {[left, top, right, bottom]} is too large; cut it to the frame")

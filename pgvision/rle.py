@@ -57,7 +57,7 @@ def _run_lengths(crop: BoolArray, corner: tuple[int, int], image_hw: tuple[int, 
     height, width = image_hw
     left, top = corner
     rows = crop.shape[0] + 1
-    # Columns one after the other with a gap behind each; every change starts or ends a run.
+    # Columns one after the other with a gap after each; every change starts or ends a run.
     lines = np.zeros((crop.shape[1], rows), np.bool_)
     lines[:, :-1] = crop.T
     flat = lines.ravel()
@@ -66,7 +66,7 @@ def _run_lengths(crop: BoolArray, corner: tuple[int, int], image_hw: tuple[int, 
         changes = np.concatenate([[0], changes])
     offset = (changes // rows + left) * height + top + changes % rows
     begin, stop = offset[0::2], offset[1::2]
-    # A run that ends at the bottom of the frame goes on at the top of the next column.
+    # A run that ends at the bottom of the frame continues at the top of the next column.
     apart = begin[1:] != stop[:-1]
     begin = begin[np.concatenate([[True], apart])] if len(begin) else begin
     stop = stop[np.concatenate([apart, [True]])] if len(stop) else stop

@@ -1,6 +1,6 @@
 """The mask codec: 64x64 masks to 16 codes and back.
 
-It knows nothing of text, boxes or images; `pgvision` owns those.
+It is independent of text, boxes and images; `pgvision` handles those.
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """Read and write codec weights; believe nothing in a file before it has been checked.
 
-Two formats hold the same 49 tensors under the same names: Google's ``.npz`` and our
+Two formats contain the same 49 tensors under the same names: Google's ``.npz`` and our
 ``.safetensors``. The table below is the contract; a file that differs from it is refused.
 """
 
@@ -30,7 +30,7 @@ GOOGLE_BYTES = 8_479_556
 GOOGLE_SHA256 = "5586010257b8536dddefab65e7755077f21d5672d5674dacf911f73ae95a4447"
 GOOGLE_VARIABLE = "PGVISION_CODEC_GOOGLE"
 _GOOGLE_SPACE = "big-vision/paligemma-hf"
-# First 12 hex digits of the sha256 of the carried codebook: whoever holds it reads its codes.
+# First 12 hex digits of the sha256 of the bundled codebook; it identifies the codec.
 _TINY_CODEBOOK = "88364f8eb56f"
 _TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
 _SAFETENSORS_DTYPES = ("F16", "BF16", "F32")
@@ -81,14 +81,14 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     """Load codec weights.
 
     Args:
-        source: ``"tiny"`` (carried by the package), ``"google"`` (`find_google`), or the path of
-            a ``.safetensors`` or ``.npz`` file, see `read_tensors`. A path is held to the table of
-            tensors only; the size and sha256 of Google's own file are asked of ``"google"``.
+        source: ``"tiny"`` (bundled with the package), ``"google"`` (`find_google`), or the path of
+            a ``.safetensors`` or ``.npz`` file, see `read_tensors`. A path is checked by its
+            tensors only; ``"google"`` also by the size and sha256 of Google's file.
 
     Returns:
         The model in eval mode, and the identity of its codebook: ``"google"``, ``"tiny"``, or
         ``"codebook:"`` and 12 hex digits. The identity follows from the codebook, so a copy of
-        a file, or one whose decoder alone was trained on, reads the same codes.
+        a file, or one with only its decoder fine-tuned, reads the same codes.
 
     Raises:
         CodecError: If there is no such file, or it is not a whole, plain codec.
@@ -129,7 +129,7 @@ def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = T
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` or ``.npz`` codec and hold every tensor to the table.
+    """Read a ``.safetensors`` or ``.npz`` codec and check every tensor against the table.
 
     Args:
         path: An ``.npz`` has all 49 tensors, as Google's has, in float32 and in C or Fortran order.
@@ -142,7 +142,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         CodecError: If the file is missing, truncated, of another format, or differs from the
             table in a name, shape or dtype, or a tensor is there twice, or is larger or smaller
-            than its header promises (found before it is read), or holds NaN or infinite numbers.
+            than its header promises (found before it is read), or contains NaN or infinite numbers.
     """
     if not path.is_file():
         raise CodecError(
@@ -164,7 +164,7 @@ def find_google() -> Path:
     """Find ``vae-oid.npz``: ``PGVISION_CODEC_GOOGLE``, else the hub's cache, else the hub.
 
     Raises:
-        CodecError: If it is nowhere and cannot be downloaded; says where to put it.
+        CodecError: If it is not found and cannot be downloaded; names the place to put it.
     """
     named = os.environ.get(GOOGLE_VARIABLE)
     if named:
@@ -263,7 +263,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             if num_members != len(set(arrays.files)):
                 raise CodecError(f"{path}: has a tensor twice; write the file with np.savez")
             tensors = {name: arrays[name] for name in arrays.files}
-    except CodecError:  # a ValueError, too, but one that says more
+    except CodecError:  # a subclass of ValueError with a better message
         raise
     except _NPZ_ERRORS as error:
         raise CodecError(f"{path}: broken or cut off ({error!s:.80})") from error

@@ -21,7 +21,7 @@ class MaskCodec:
     ours. Another codec's codes draw nonsense.
 
     Attributes:
-        name: "tiny", "google", or "codebook:" and 12 hex digits: whose codes these are. It follows
+        name: "tiny", "google", or "codebook:" and 12 hex digits: identifies the codes. It follows
             from the codebook, so a copy of a file has the name of the file.
 
     Example:
@@ -47,12 +47,12 @@ class MaskCodec:
         """Load a codec; each is read once per process.
 
         Args:
-            source: ``"tiny"``, the carried one; ``"google"``, from ``PGVISION_CODEC_GOOGLE`` or
+            source: ``"tiny"``, the bundled one; ``"google"``, from ``PGVISION_CODEC_GOOGLE`` or
                 the hub, checked by size and sha256; or a path: safetensors, or an npz with exactly
                 Google's tensors (of any numbers; only Google's own are then called "google").
 
         Raises:
-            CodecError: If the file cannot be had, or is not a codec; the message says why.
+            CodecError: If the file cannot be had, or is not a codec; the message names the reason.
         """
         path = checkpoint_path(source)
         stat = path.stat()

@@ -70,7 +70,7 @@ class Quantizer(nn.Module):
             vectors: ``(..., 512)`` encoder outputs.
 
         Returns:
-            The chosen rows ``(..., 512)``, whose gradient passes straight to ``vectors``; the
+            The chosen rows ``(..., 512)``, with a straight-through gradient to ``vectors``; the
             codes ``(...)``; the mean squared distance to the chosen rows (the commitment loss).
         """
         codes = self.nearest(vectors.detach())
@@ -91,8 +91,8 @@ class Quantizer(nn.Module):
 
         Args:
             vectors: ``(n, 512)`` recent encoder outputs.
-            generator: The source of chance, so that a seeded run repeats.
-            minimum: Rows whose running count per step is below this are moved.
+            generator: Random generator, so that a seeded run is reproducible.
+            minimum: Rows with a running count per step below this are moved.
 
         Returns:
             How many rows were moved.

@@ -45,7 +45,7 @@ class TrainingSettings:
         batch_size: Masks a step.
         learning_rate: Peak of the schedule (AdamW).
         commitment: Weight of the encoder's distance to the chosen codes.
-        overlap: Weight of ``1 - soft IoU`` beside the per-pixel cross-entropy, with or without
+        overlap: Weight of ``1 - soft IoU``, added to the per-pixel cross-entropy, also with
             ``decoder_only``: the mean IoU of masks is what a codec is measured by.
         save_every: Steps between states from which a stopped run resumes.
         bfloat16: Run the convolutions in bfloat16 (about twice as fast where the CPU has it).
@@ -129,7 +129,7 @@ def read_mask_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             masks: NDArray[np.uint8] = arrays["masks"]
             weights = arrays["weights"] if "weights" in arrays else np.ones(len(masks))
-    # AttributeError and TypeError: an .npy file, whose content has no names.
+    # AttributeError and TypeError: an .npy file, which has no named arrays.
     except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise CodecError(f"{path}: expected an .npz with 'masks' (n, 64, 64): {error}") from error
     if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or masks.dtype != np.uint8:

@@ -204,7 +204,7 @@ def is_same_file(path: Path, stamp: Stamp | None) -> bool:
 
 
 def stored_stamp(stored: Stored, data: bytes) -> Stamp:
-    """Fingerprint an image in a tar file or store whose bytes have been read."""
+    """Fingerprint an image of a tar file or store, from its bytes."""
     return stored.size, stored.changed, hashlib.sha256(data).hexdigest()[:32]
 
 

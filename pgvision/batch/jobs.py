@@ -329,6 +329,7 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
             something is missing.
         DataError: If one of them is not a journal.
     """
+    # 1. Read the run of each journal.
     parts: list[tuple[Path, Shard, dict[str, Any], str | None, int]] = []
     for path in map(Path, journals):
         runs = runs_in(path)
@@ -339,7 +340,7 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
         parts.append((path, shard, settings, listing, num_listed))
     if not parts:
         raise OptionError("journals: expected at least one file, got none")
-    # 1. One job: the same settings, listing and number of shards, and each shard once.
+    # 2. Require one job: the same settings, listing and number of shards, and each shard once.
     first, first_shard, first_settings, first_listing, first_count = parts[0]
     seen: dict[Shard, Path] = {}
     for path, shard, settings, listing, num_listed in parts:
@@ -359,7 +360,7 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
                 f"{first} of {first_count} (listing {first_listing[:8]}): the sources differ; run "
                 "all shards on the same images"
             )
-    # 2. Complete: each shard present, and each item answered.
+    # 3. Require a complete job: each shard present, and each item answered.
     absent = {*range(1, first_shard.count + 1)} - {shard.number for shard in seen}
     missing = [f"no journal of shard {number}/{first_shard.count}" for number in sorted(absent)]
     for path, _, _, listing, _ in parts:
@@ -374,6 +375,7 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
             f"the job is not complete: {'; '.join(missing)}; run what is missing, or accept that "
             "(--partial)"
         )
+    # 4. Copy the answers into one database.
     return Merged(gather(path for path, *_ in parts), tuple(missing))
 
 

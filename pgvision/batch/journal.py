@@ -82,7 +82,7 @@ class Journal(Answers):
         db = connect(path)
         try:
             with reported_errors(path):
-                # No shared memory beside the file: that fails on network file systems. It also
+                # No shared-memory file: that fails on network file systems. Exclusive locking also
                 # keeps the lock for as long as the journal is open.
                 db.execute("PRAGMA locking_mode = EXCLUSIVE")
                 db.execute("PRAGMA journal_mode = WAL")
@@ -108,7 +108,7 @@ class Journal(Answers):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Fold the log into the file and close it; on a full disk the log stays beside it."""
+        """Merge the write-ahead log into the file and close it; on a full disk the log is kept."""
         try:
             with reported_errors(self.where):
                 self.db.execute("PRAGMA journal_mode = DELETE")
@@ -149,6 +149,7 @@ class Journal(Answers):
             Names of answered items that are gone, and their answers with them.
         """
         with self._transaction() as db:
+            # 1. Find items that are no longer listed.
             db.execute("CREATE TEMP TABLE now (name TEXT PRIMARY KEY, place INTEGER)")
             db.executemany("INSERT INTO now VALUES (?, ?)", zip(names, places, strict=True))
             gone = "run = ? AND name NOT IN (SELECT name FROM now)"
@@ -158,8 +159,10 @@ class Journal(Answers):
                 f"SELECT name FROM item WHERE {gone} AND {answered} ORDER BY place",  # noqa: S608
                 (self.run,),
             ).fetchall()
+            # 2. Delete them, with their answers.
             db.execute(f"DELETE FROM item WHERE {gone}", (self.run,))  # noqa: S608
             db.execute(
+                # Existing items keep their answers; only their place changes.
                 "INSERT INTO item (run, name, place) SELECT ?, name, place FROM now WHERE true "
                 "ON CONFLICT (run, name) DO UPDATE SET place = excluded.place",
                 (self.run,),
@@ -207,6 +210,7 @@ class Journal(Answers):
                 the answer before.
         """
         with self._transaction() as db:
+            # 1. Find the item.
             size, changed, digest = row.stamp or (None, None, None)
             found = db.execute(
                 "SELECT id, size, changed, digest FROM item WHERE run = ? AND name = ?",
@@ -214,6 +218,7 @@ class Journal(Answers):
             ).fetchone()
             if found is None:
                 raise DataError(f"{self.where}: {row.name} is not an item of this run")
+            # 2. A row without a result completes a video; others store an answer.
             item = found[0]
             if row.result is None:
                 db.execute("UPDATE item SET complete = 1 WHERE id = ?", (item,))
@@ -235,6 +240,7 @@ class Journal(Answers):
                         row.result,
                     ),
                 )
+        # 3. Sync to disk from time to time: each sync takes milliseconds.
         self._unsynced += 1
         late = time.monotonic() - self._synced_at >= _SECONDS_BETWEEN_SYNCS
         if late or self._unsynced >= _ANSWERS_BETWEEN_SYNCS:
@@ -260,7 +266,7 @@ class Journal(Answers):
         return self._forget_where("failed")
 
     def forget_damaged(self) -> list[str]:
-        """Delete the answers whose checksum does not fit; returns the names of their items."""
+        """Delete answers with a wrong checksum; return the names of their items."""
         with reported_errors(self.where):
             self.db.create_function("checksum_of", 1, checksum, deterministic=True)
         return self._forget_where("checksum_of(result) <> checksum")

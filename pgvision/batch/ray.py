@@ -2,8 +2,8 @@
 
 A block of at most 64 images is asked, returned and written to the journal as one. A worker that is
 lost costs the block that it worked on, which Ray asks again elsewhere; a driver that is killed
-resumes from the journal. Workers open the sources by the driver's paths, so that these must be
-mounted alike everywhere.
+resumes from the journal. Workers open the sources by the driver's paths, so these paths must
+be the same on all machines.
 """
 
 import os
@@ -44,6 +44,7 @@ def run_on_ray(
     """
     if num_actors < 1:
         raise OptionError(f"num_actors: expected at least 1, got {num_actors}")
+    # 1. Connect to Ray.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         import ray
@@ -56,10 +57,11 @@ def run_on_ray(
     with job.opened() as (journal, left):
         if not left:
             return
+        # 2. Cut the open items into blocks.
         if gpus_each is None:
             gpus_each = min(1.0, ray.cluster_resources().get("GPU", 0.0) / num_actors)
         blocks = deque(_blocks(left, -(-len(left) // (num_actors * _BLOCKS_EACH))))
-        # A lost actor is started again, and its blocks are asked again.
+        # 3. Start the actors. Ray restarts a lost actor and repeats its blocks.
         make = ray.remote(max_restarts=-1, max_task_retries=-1, num_gpus=gpus_each)(_Worker)
         actors = [make.remote(job.asker) for _ in range(min(num_actors, len(blocks)))]
         frames = journal.frames()
@@ -71,8 +73,10 @@ def run_on_ray(
                 known = {item.name: frames[item.name] for item in block if item.name in frames}
                 pending[actor.answer.remote(block, known)] = actor
 
+        # 4. Submit several blocks to each actor, so that it never waits for the next one.
         for actor in actors * _BLOCKS_EACH:
             submit(actor)
+        # 5. Write answers to the journal in the order of completion.
         count = 0
         while pending:
             (done, *_), _ = ray.wait(list(pending), num_returns=1)
@@ -96,7 +100,7 @@ class _Worker:
 
 
 def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Cut items into blocks of ``size``, at most 64, images; a video is a block of its own."""
+    """Cut items into blocks of ``size``, at most 64, images; each video is one block."""
     size = min(size, MOST_IN_A_BLOCK)
     block: list[Item] = []
     for item in items:

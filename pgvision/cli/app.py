@@ -85,7 +85,7 @@ COMMANDS: Final = {name: entry for group in _SECTIONS.values() for name, entry i
 BATCH: Final = ("detect", "segment", "caption", "ask", "read")
 
 
-_NEARLY: Any = object()  # stands for a command that was not imported, where names are compared
+_NEARLY: Any = object()  # placeholder for a command that was not imported; only names are compared
 
 
 class _Commands(TyperGroup):

@@ -36,7 +36,7 @@ class JobOptions:
 
     Attributes:
         out: Folder for results.jsonl; written at the end from the journal.
-        journal: Where the journal is kept; default: beside the file that is written at the end. A
+        journal: Where the journal is kept; default: next to the output file. A
             run that was stopped resumes from it.
         shard: Take one of several parts, such as 3/16, by the hash of each name; pgvision merge
             makes one file of their journals.

@@ -63,6 +63,7 @@ def measure(images: Sequence[str], name: str, repeat: int, options: ModelOptions
     from pgvision import Detector
     from pgvision.runtime import load
 
+    # 1. Load the checkpoint in both engines.
     how = options.for_load
     detector = Detector(name, **how, conf=0)  # generate keeps everything, too
     ours: Any = detector.generator
@@ -75,6 +76,7 @@ def measure(images: Sequence[str], name: str, repeat: int, options: ModelOptions
     )
     photographs = _read(images)
     many = torch.get_num_threads()
+    # 2. Describe the machine and the engines.
     figures: dict[str, Any] = {
         "machine": _machine(),
         "model": theirs.card.name,
@@ -83,6 +85,7 @@ def measure(images: Sequence[str], name: str, repeat: int, options: ModelOptions
         "images": len(photographs),
         "rounds": repeat,
     }
+    # 3. Measure each batch size; generate with all threads and with as many as ours.
     same = int(getattr(ours.backend, "threads", many))
     for size in (1, 8):
         for threads in dict.fromkeys((many, same)):
@@ -110,6 +113,7 @@ def _compare(
     size: int,
     repeat: int,
 ) -> dict[str, Any]:
+    # 1. Time both sides on the same images.
     seconds: dict[str, list[float]] = {"ours": [], "generate": []}
     objects = {"ours": 0, "generate": 0}
     for round_ in range(repeat + 1):
@@ -127,6 +131,7 @@ def _compare(
             if round_:  # the first round warms up
                 seconds[side].append((time.perf_counter() - started) / size)
                 objects[side] += found
+    # 2. Report medians: the mean follows single slow calls.
     medians = {side: statistics.median(spent) for side, spent in seconds.items()}
     return {
         "ours ms an image": round(1e3 * medians["ours"], 2),
@@ -150,6 +155,7 @@ def _by_generate(engine: "Engine", batch: "Sequence[ByteArray]", name: str) -> i
     import torch
     from PIL import Image
 
+    # 1. Preprocess.
     images = [Image.fromarray(np.ascontiguousarray(image[..., ::-1])) for image in batch]
     inputs = engine.processor(
         images=images, text=[f"<image>detect {name}"] * len(images), return_tensors="pt"

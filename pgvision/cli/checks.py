@@ -1,4 +1,4 @@
-"""What `pgvision doctor` says of each thing that it looks at."""
+"""Result of each check of `pgvision doctor`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def guarded(name: str, look: Callable[[], Check]) -> Check:
     """Turn an error of ours into a failed check.
 
     Returns:
-        What ``look`` returns, or the failure with the error's message, which says the fix.
+        What ``look`` returns, or the failure with the error's message, which names the fix.
     """
     try:
         return look()

@@ -1,8 +1,8 @@
-"""Does a served engine run PaliGemma as it was trained? The carried checkpoint, asked there, tells.
+"""Conformance test of a served engine: does it run PaliGemma as trained? Uses a bundled model.
 
 A port's faults raise nothing: boxes come out a little wrong, or none at all. So the answers of the
-carried checkpoint are written down (``conformance.json``), right and with each known fault; an
-engine that serves it is asked the same, and the fault is named whose answers it gives.
+bundled checkpoint are recorded (``conformance.json``), correct ones and those of each known fault;
+an engine that serves it gets the same requests, and its answers identify the fault.
 """
 
 import json
@@ -86,7 +86,7 @@ def check_engine(address: str) -> Iterator[Check]:
         address: See `pgvision.runtime.Remote`.
 
     Yields:
-        Whether it can be reached, whether it computes rightly, and what it says of probabilities.
+        Whether it can be reached, computes correctly, and returns probabilities.
     """
     try:
         engine = Remote(address)
@@ -115,7 +115,7 @@ def judge(texts: Sequence[str]) -> Verdict:
 
 
 def describe(verdict: Verdict) -> Check:
-    """Say what a verdict means.
+    """Describe a verdict.
 
     Returns:
         A failure that names the fault, if it is none that only rounds.
@@ -156,7 +156,7 @@ def check_tokens(answers: Sequence[Generation]) -> Check:
 
 
 def check_probabilities(answers: Sequence[Generation]) -> Check:
-    """Say whether objects will have scores.
+    """Check whether objects will have scores.
 
     Returns:
         A note if they will not.

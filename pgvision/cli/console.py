@@ -41,7 +41,7 @@ def pace(count: int, seconds: float) -> str:
 
 
 class _StderrHandler(logging.Handler):
-    """Log lines through `say`, so that a progress bar makes room for them."""
+    """Log lines through `say`, so that a progress bar does not overwrite them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record), style="yellow" if record.levelno >= logging.WARNING else "dim")
@@ -92,7 +92,7 @@ class Meter:
             console=console,
             transient=True,
             # A bar on stderr would take stdout with it, and JSON lines would end in the wrong pipe;
-            # only where both are the same screen does the bar have to make room for them.
+            # only where both are the same screen must the bar be redrawn around them.
             redirect_stdout=sys.stdout.isatty(),
             disable=not console.is_terminal,
         )

@@ -1,4 +1,4 @@
-"""`pgvision doctor`: what of this machine and checkpoint works, and how to mend the rest."""
+"""`pgvision doctor`: checks of this machine and a checkpoint, with a fix for each problem."""
 
 import importlib.metadata
 import json
@@ -44,7 +44,7 @@ def doctor(
     ] = False,
     options: ModelOptions,
 ) -> None:
-    """Check this machine and a checkpoint, and say what to do about each finding.
+    """Check this machine and a checkpoint, and print a fix for each problem.
 
     [bold]Examples[/bold]
 

@@ -67,7 +67,7 @@ class ModelOptions:
     Attributes:
         model: Hub id, folder, ``"tiny"``, ``"small"`` or address; None means the default.
         revision: Branch, tag or commit of a hub id; None means its main branch.
-        kind: Which prompts it knows; None means what its card or name says.
+        kind: Prompt format; None means the one of its card or name.
         device: Where to compute; None means the best there is.
         dtype: Of the weights; None means what suits the device.
         quantize: What the weights are rounded to; None means not at all.

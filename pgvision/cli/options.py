@@ -83,7 +83,7 @@ def build_command(
 
 
 def field_help(settings: type) -> dict[str, str]:
-    """Return what the docstrings of a settings class say of each field.
+    """Return the description of each field from the docstrings of a settings class.
 
     Example:
         >>> class Speed:
@@ -127,6 +127,7 @@ def split_phrases(text: str) -> list[str]:
 
 def _flattened(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function with one keyword per option, for typer."""
+    # 1. Expand each settings parameter into one option per field.
     hints = get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters
     parameters: dict[str, inspect.Parameter] = {}
@@ -142,6 +143,7 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
             kept = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
             parameters[parameter.name] = kept
 
+    # 2. At the call, collect the options into settings again.
     def _call(**values: Any) -> None:
         values.pop("help_all", None)
         arguments = {}
@@ -156,7 +158,7 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
                 arguments[parameter] = hints[parameter](**given)
         function(**arguments)
 
-    # Typer wants parameters without a default first.
+    # 3. Describe the command to Typer, which wants parameters without a default first.
     flat = sorted(parameters.values(), key=lambda p: p.default is not inspect.Parameter.empty)
     flat.append(_parameter("help_all", _HelpAll, default=False))
     _call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
@@ -192,16 +194,19 @@ def _typed(name: str, hint: Any, text: str) -> Any:
         type(extra).__module__.startswith("typer") for extra in get_args(hint)
     ):
         return hint  # declared by hand
+    # 1. Read the annotation: alternatives, range, literals.
     parts = [part for part in _alternatives(hint) if part is not NoneType]
     flags = _FLAGS.get(name, ("--" + name.replace("_", "-"),))
     about: dict[str, Any] = {"help": text, "show_default": False, "metavar": _METAVARS.get(name)}
     base, limits = _without_range(parts[0])
     words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    # 2. Switches.
     if parts == [bool]:
         both = "/" in flags[0]
         if NoneType in _alternatives(hint) and not both:  # unknown, yes or no
             flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
         return Annotated[bool | None, typer.Option(*flags, help=text, show_default=False)]
+    # 3. Numbers, or one of a few words.
     if base in (int, float):
         about["metavar"] = "|".join(["N" if base is int else "X", *words])
         if words:
@@ -209,6 +214,7 @@ def _typed(name: str, hint: Any, text: str) -> Any:
             return Annotated[Any, typer.Option(*flags, **about)]
         about.update(limits)
         return Annotated[base | None, typer.Option(*flags, **about)]
+    # 4. Literals, lists, paths and text.
     if words:
         return Annotated[Literal[tuple(words)] | None, typer.Option(*flags, **about)]
     about["metavar"] = about["metavar"] or name.rpartition("_")[2].upper()
@@ -276,6 +282,7 @@ class _Command(TyperCommand):
         """Write the help: the options in ``first``, or all of them for ``--help-all``."""
         everything = bool((ctx.obj or {}).get("help_all")) if isinstance(ctx.obj, dict) else False
         formatter.width = min(_WIDTH, max(formatter.width, 80))
+        # 1. Collect arguments and options.
         about, examples = _split(self.help or "")
         params: list[Any] = self.get_params(ctx)
         arguments = [p for p in params if p.param_type_name == "argument"]
@@ -284,10 +291,11 @@ class _Command(TyperCommand):
             for p in params
             if p.param_type_name == "option" and not p.hidden and p.name != "help"
         }
-        # Options by use first, then the others in the order of their settings.
+        # 2. Order: the most used options first, then the others in the order of their settings.
         order = [name for name in self.first if name in options]
         rest = [name for name in options if name not in order]
         shown = order + rest if everything or not order else order
+        # 3. Write usage, description, examples and tables.
         names = [_row(param, ctx, whole=False)[0] for param in arguments]
         formatter.write_usage(ctx.command_path, " ".join([*names, "[OPTIONS]"]))
         formatter.write_paragraph()
@@ -322,7 +330,7 @@ def _row(param: Any, ctx: Any, *, whole: bool) -> tuple[str, str]:
     return name, text.replace("\\[", "[")
 
 
-# --- declared by hand, for commands whose settings are not typed yet ----------------------------
+# --- declared by hand, for commands without typed settings --------------------------------------
 
 _Function = TypeVar("_Function", bound=Callable[..., None])
 INPUT_PANEL: Final = "Input"
@@ -345,5 +353,5 @@ ExtraObjects = Annotated[
 
 
 def takes(_settings: type) -> Callable[[_Function], _Function]:
-    """Mark a command whose parameter ``options`` is settings; `build_command` expands it."""
+    """Mark the command's parameter ``options`` as settings; `build_command` expands it."""
     return lambda function: function

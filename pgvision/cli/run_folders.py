@@ -52,7 +52,7 @@ def require_writable(folder: Path, option: str) -> Path:
 
     Args:
         folder: The folder.
-        option: Who asked for it, for the error.
+        option: The option that names it, for the error.
 
     Returns:
         ``folder``.

@@ -126,7 +126,7 @@ def run_task(
     on_error: OnError,
     task: Mapping[str, Any],
 ) -> int:
-    """Answer all sources and write each result as it comes.
+    """Answer all sources and write each result immediately.
 
     Args:
         stream: Loads the model and returns results; called once all else is in order, and not if
@@ -172,7 +172,7 @@ def run_task(
 def run_outputs(
     outcomes: Iterable[Outcome], outputs: Sequence[Writer], total: int | None
 ) -> Summary:
-    """Write each outcome as it comes, with progress; report the counts."""
+    """Write each outcome immediately, with progress; report the counts."""
     summary = Summary()
     with ExitStack() as stack:
         meter = stack.enter_context(Meter("images", total))

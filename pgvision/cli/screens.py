@@ -70,7 +70,7 @@ class Film:
         self._start = 0.0
 
     def __enter__(self) -> "Film":
-        """Nothing to open before the first frame, which says the size."""
+        """Return self; the file is opened at the first frame, which has the size."""
         return self
 
     def __exit__(

@@ -126,7 +126,7 @@ def caption(
     reading: ReadOptions,
     failing: Failing,
 ) -> None:
-    """Say what an image shows.
+    """Write a caption for each image.
 
     Examples:
     pgvision caption site.jpg

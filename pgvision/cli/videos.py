@@ -13,7 +13,7 @@ from pgvision.errors import PgvisionError
 from pgvision.images import VideoWriter, copy_audio, video_info
 from pgvision.results import Failure
 
-LIVE_FPS = 25.0  # frames per second of cameras and addresses, whose rate is unknown
+LIVE_FPS = 25.0  # frames per second; assumed for cameras and streams without a known rate
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Watch:
         tell: Called with each event.
         show: Called with each result; False from one of them ends the run.
         webhook: Where events are posted, for the summary.
-        heartbeat: Seconds between events that show that the run goes on; None: none.
+        heartbeat: Seconds between heartbeat events; None: none.
         source: The live source; None for a file that is read frame by frame.
         latencies: Seconds from a frame's arrival to its result, of the last 10,000 frames.
     """

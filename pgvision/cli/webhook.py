@@ -1,4 +1,4 @@
-"""Webhook: events posted from a thread of its own, with retries and limits."""
+"""Webhook: events posted from a background thread, with retries and limits."""
 
 import json
 import logging

@@ -78,7 +78,7 @@ def coco_to_dataset(
 
     Args:
         value: What ``json.load`` returned.
-        source: The file that it comes from: named in errors, and images are looked for beside it.
+        source: The file that it comes from: named in errors; images are searched next to it.
         images: The image folder.
 
     Raises:

@@ -197,7 +197,7 @@ def _stable(text: str) -> int:
 def _with_extent(
     items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions
 ) -> list[Annotation]:
-    """Keep the objects whose boxes have an extent inside the image, and in bins."""
+    """Keep the objects with a box of at least one bin inside the image."""
     inside = []
     for item in items:
         left, top, right, bottom = clipped_xyxy(item, image.image_hw)

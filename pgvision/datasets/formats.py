@@ -58,6 +58,7 @@ def detect_format(path: str | Path) -> Format:
         >>> detect_format("labels/train.jsonl")
         'jsonl'
     """
+    # 1. A file: its ending or its content decides.
     given = Path(path)
     if not given.is_dir():
         if given.suffix.lower() == ".json":
@@ -66,10 +67,10 @@ def detect_format(path: str | Path) -> Format:
             refuse_foreign([given])
             raise DataError(_unknown(given))
         return _BY_ENDING[given.suffix.lower()]
-    # The most specific file decides: data.yaml, examples, XML, labels, JSON.
+    # 2. A folder: the most specific file decides: data.yaml, examples, XML, labels, JSON.
     if find_config(given) is not None:
         return "yolo"
-    # Examples beside a COCO file are made from it, and contain less.
+    # Examples next to a COCO file are made from it, and contain less.
     if any(given.glob("*.jsonl")) and not any(map(has_objects, sorted(given.glob("*.json")))):
         return "jsonl"
     for folder in (given / "Annotations", given / "annotations"):
@@ -81,7 +82,7 @@ def detect_format(path: str | Path) -> Format:
         return "yolo"
     if (given / "labels").is_dir():
         return _labels_format(given / "labels")
-    # Captions and panoptic files may be beside the instances.
+    # The folder may also contain caption and panoptic files.
     first_error: DataError | None = None
     for file in [*sorted(given.glob("*.json")), *sorted(given.glob("annotations/*.json"))]:
         try:
@@ -199,7 +200,7 @@ def _first_annotation(file: Path) -> Any:
 
 
 def refuse_foreign(files: list[Path]) -> None:
-    """Raise an error that names the tool whose format a file has.
+    """Raise an error that names the tool that wrote an unsupported file.
 
     Raises:
         DataError: If the format of a file is known and cannot be read here.

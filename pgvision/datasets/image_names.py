@@ -454,8 +454,8 @@ def data_set_root(base: Path) -> Path:
 def _image_folders(base: Path, stem: str) -> list[Path]:
     """Return where the images of an annotation file may be, the likeliest first.
 
-    Beside the file, in ``images/`` or ``JPEGImages/``, in a folder called as the file
-    (``train.json`` and ``train/``), or in one beside ``annotations/`` (COCO's
+    The file's folder, its ``images/`` or ``JPEGImages/``, a folder with the file's name
+    (``train.json`` and ``train/``), or one next to ``annotations/`` (COCO's
     ``annotations/instances_val2017.json`` and ``val2017/``).
     """
     parts = [part for part in dict.fromkeys((stem, stem.split("_")[-1])) if part]

@@ -82,6 +82,7 @@ def _lines(
     path: str | Path, images: str | Path | None, errors: EntryErrors, known: Container[str] = ()
 ) -> list[_Line]:
     """Read the lines of a file; images with a known size need not be where they are named."""
+    # 1. Read the entries.
     file = Path(path)
     finder = ImageFinder(file, images)
     data = read_bytes(file)
@@ -98,9 +99,10 @@ def _lines(
     if not entries and not errors.findings:
         raise DataError(f"{file}: contains no example; expected one JSON object a line")
     lines = []
-    # Many lines name one image: each is looked for once.
+    # 2. Find the images, each once: many lines name one image.
     names = list(dict.fromkeys(name for _, name in entries if name not in known))
     found = dict(zip(names, finder.find_all(names, file.parent, file.stem), strict=True))
+    # 3. Build the lines.
     for entry, name in entries:
         with errors.entry(entry.where.rpartition(": ")[2]):
             image = found.get(name, FoundImage(name, file.parent / name))
@@ -200,6 +202,7 @@ class _Reader:
         self.findings.append(Finding(rule, level, f"{line.where}: {message}", line.name))
 
     def add(self, line: _Line, classes: tuple[str, ...]) -> None:
+        # 1. Read the image's size: bins are relative to it.
         if line.name not in self.records:
             try:
                 size = self.known_hw.get(line.name) or image_hw_of(line.path)
@@ -209,6 +212,7 @@ class _Reader:
         _, image_hw, objects = self.records[line.name]
         for name in classes:
             self.numbers.setdefault(name, len(self.numbers) + 1)
+        # 2. Parse the answer.
         parsed = parse_suffix(
             line.suffix, image_hw=image_hw, classes=list(classes), convention=self.convention
         )
@@ -217,8 +221,8 @@ class _Reader:
         # The parser accepts forms that a model should not be trained to write.
         for problem in () if parsed.rejects else check_suffix(line.suffix, "any"):
             self.note(line, "form", problem, "warning")
-        # Several lines may name one object (`detect x`, `segment x`, `detect x ; y`); two equal
-        # objects of one line are two objects.
+        # 3. Merge objects. Several lines may name one (`detect x`, `segment x`, `detect x ; y`);
+        # two equal objects of one line are two objects.
         seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
         for found in parsed.objects:
             category, runs = self._class_and_mask(found, line, classes, image_hw)

@@ -66,6 +66,7 @@ def read_labelme(
     Source:
         https://github.com/wkentaro/labelme, labelme/label_file.py and shape.py
     """
+    # 1. Read the files.
     given = Path(path)
     errors = EntryErrors(on_error)
     entries: dict[Path, Fields] = {}
@@ -78,11 +79,12 @@ def read_labelme(
                 entries[file] = entry
     if not entries and not errors.findings:
         raise DataError(f"{given}: expected LabelMe files (JSON with 'shapes'), found none")
-    # Find the images, then read shapes, which need the images' sizes.
+    # 2. Find the images; shapes need their sizes.
     files = []
     for file, entry in entries.items():
         with errors.entry(file.name):
             files.append(AnnotationFile(file, entry.text("imagePath")))
+    # 3. Read the shapes.
     records: list[tuple[ImageRecord, list[str]]] = []
     for named, image in find_named(ImageFinder(given, images), files, errors):
         with errors.entry(named.path.name):
@@ -220,7 +222,7 @@ def _points(shape: Fields, kind: str) -> list[tuple[float, float]]:
 
 
 def _mask_in_frame(shape: Fields, image_hw: tuple[int, int]) -> BoolArray:
-    """Place a mask shape: a PNG of the box, whose first point is its left top pixel."""
+    """Place a mask shape: a PNG of the box; the first point is its top left pixel."""
     x, y = (round(value) for value in _points(shape, "mask")[0])
     try:
         data = base64.b64decode(shape.text("mask"), validate=True)

@@ -25,13 +25,13 @@ def _words(name: str) -> list[str]:
 
 
 def part_of(name: str) -> Part | None:
-    """Return the part that a file or folder name stands for.
+    """Return the part that a file or folder name means.
 
     Args:
         name: Name without its folder; an ending does no harm.
 
     Returns:
-        The part whose word is a word of the name; None if there is no such word, or words of
+        The part that has a word in the name; None if there is no such word, or words of
         training and another part.
 
     Example:

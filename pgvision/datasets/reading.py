@@ -165,7 +165,7 @@ def part_files(path: str | Path, ending: str, *, split: str | None = None) -> di
         return {given.stem: given}
     for pattern in ("*", "annotations/*", "*/*"):
         files = sorted(file for file in given.glob(f"{pattern}{ending}") if _is_visible(file))
-        if ending == ".json":  # captions beside instances, settings beside examples
+        if ending == ".json":  # skip caption and settings files
             files = [file for file in files if has_objects(file)] or files
         folders = [file.parent.name for file in files]
         if not files:

@@ -87,6 +87,7 @@ def write_dataset(
         >>> write_dataset(data, out, format="coco").num_images
         1
     """
+    # 1. Check the options.
     if format not in ("coco", "yolo", "jsonl"):
         raise OptionError(f"format={format!r}: expected coco, yolo or jsonl")
     if images not in ("copy", "link", "none"):
@@ -94,6 +95,7 @@ def write_dataset(
     target, chosen = Path(out), options or ExampleOptions()
     if format == "jsonl" and chosen.task == "segment" and codec is None:
         raise OptionError("task='segment' needs codec=..., which turns masks into codes")
+    # 2. One file.
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     writer = _Writer(format, chosen, codec)
     if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
@@ -103,7 +105,7 @@ def write_dataset(
         names = {image.id: relative_name(image.path, target) for image in part.images}
         writer.write_file(target, part, names, "")
         return writer.report(target)
-    # Written aside and renamed, so that an error leaves nothing.
+    # 3. A folder: written to a temporary one and renamed, so that an error leaves nothing.
     places = _places(parts, format)
     with _new_folder(target) as folder:
         for split, part in parts.items():
@@ -159,7 +161,7 @@ class _Writer:
                     example = example_of(target, image, dataset, self._options, self._codec)
                     name = readable_name(names[image.id])
                     file.write(example_line(name, example.prefix, example.suffix))
-        # Read back; an empty file has no example to read.
+        # Read the examples back; an empty file has none.
         after = None
         if path.stat().st_size:
             sizes = {readable_name(names[image.id]): image.image_hw for image in dataset.images}
@@ -173,6 +175,7 @@ class _Writer:
         self, parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], images: str
     ) -> None:
         """Write data.yaml, label files and ids, and read the labels back."""
+        # 1. Write data.yaml.
         first = next(iter(parts.values()))
         if any(part.categories != first.categories for part in parts.values()):
             raise DataError("YOLO splits share one list of names, but these have other categories")
@@ -182,6 +185,7 @@ class _Writer:
             {**config, "names": dict(enumerate(first.classes))}, sort_keys=False, allow_unicode=True
         )
         write_text(folder / "data.yaml", text)
+        # 2. Write one label file for each image.
         numbers = {category.id: index for index, category in enumerate(first.categories)}
         ids: dict[str, int] = {}
         sizes: dict[str, dict[Path, tuple[int, int]]] = {}
@@ -197,9 +201,11 @@ class _Writer:
                 write_text(file, label_text(image, numbers, self._options.task))
                 ids[name] = image.id
                 sizes[split][folder / name] = image.image_hw
+        # 3. Write the ids, which labels cannot contain.
         categories = {category.name: category.id for category in first.categories}
         content = {"categories": categories, "images": ids}
         write_text(folder / IDS_FILE, json.dumps(content, ensure_ascii=False))
+        # 4. Read everything back and compare.
         for split, after in read_written_yolo(folder, sizes).items():
             names = {image.id: _new_name(image) for image in parts[split].images}
             self._compare(parts[split], after, names, split, bins=False, masks=True)
@@ -224,6 +230,7 @@ class _Writer:
 
     def place_images(self, part: Dataset, folder: Path, split: str, how: str) -> None:
         """Copy or link the images of a part."""
+        # Hidden names would be skipped by readers.
         renamed = [image.file_name for image in part.images if _is_hidden(image)]
         if renamed:
             message = (
@@ -286,7 +293,7 @@ def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside ``target`` that is renamed to it on success."""
+    """Yield a temporary folder next to ``target`` that is renamed to it on success."""
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise OptionError(f"{target}: already holds files; name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)

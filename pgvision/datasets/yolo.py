@@ -72,7 +72,7 @@ def read_yolo(
 ) -> dict[str, Dataset]:
     """Read a YOLO data set.
 
-    The label file of an image is that of `label_path`, or else beside the image.
+    The label file of an image is that of `label_path`, or else next to the image.
 
     Args:
         path: ``data.yaml`` (or Darknet's ``obj.data``), or its folder, or a folder with
@@ -162,7 +162,7 @@ def _names_beside(root: Path, splits: dict[str, Split], labels: "_Labels") -> li
 def read_written_yolo(
     folder: Path, images: Mapping[str, Mapping[Path, tuple[int, int]]]
 ) -> dict[str, Dataset]:
-    """Read the labels of a written folder, whose images need not be there.
+    """Read the labels of a written folder; its images may be missing.
 
     Args:
         folder: The folder with data.yaml.
@@ -199,7 +199,7 @@ class _Labels:
         return beside if not place.is_file() and beside.is_file() else place
 
     def has_image(self, label: Path) -> bool:
-        """Whether there is an image whose label file this may be."""
+        """Whether there is an image that this may be the label file of."""
         places = [label.parent, _swap(label.parent, "labels", "images")]
         if self._images is not None and self._labels is not None:
             places = [self._images / label.relative_to(self._labels).parent]

@@ -149,7 +149,7 @@ class YoloConfig:
 
         Raises:
             DataError: If train or val names what is not there, is outside the data set, could mean
-                two places, or holds no images.
+                two places, or contains no images.
         """
         found: dict[str, Split] = {}
         findings: list[Finding] = []
@@ -256,7 +256,7 @@ class YoloConfig:
 def _forms(entry: str, base: Path) -> list[str]:
     """Return the readings of an entry.
 
-    Roboflow writes ``../train/images`` beside train/, or the data set's own name before it; Darknet
+    Roboflow writes ``../train/images`` next to train/, or the data set's own name first; Darknet
     starts at the folder above, which it calls ``data``.
     """
     parts = PurePosixPath(entry).parts

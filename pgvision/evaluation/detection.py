@@ -1,4 +1,4 @@
-"""Boxes and masks scored as COCO does, with metrics for generative detectors beside AP."""
+"""Boxes and masks scored as COCO does, with further metrics for generative detectors."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ def evaluate_detections(
             crowds) need more.
         scoreless: Predictions without scores: ``"refuse"`` them, or compute all metrics but AP
             (``"f1"``).
-        details: Whether to compute the metrics beside the COCO figures and the AP of each class:
+        details: Whether to add to the COCO figures and the AP of each class:
             F1 without order, best thresholds, mean F1, mean IoU, reliability, confusion.
         outputs: Counts over the model's outputs, where ``results`` are plain records.
 
@@ -124,7 +124,7 @@ def evaluate_detections(
         num_detections=len(found),
         notes=(*truth.notes, *found.notes, *_score_notes(found)),
     )
-    # 3. Compute the metrics beside them.
+    # 3. Compute the metrics that COCO does not have.
     return _with_details(report, truth, found) if details else report
 
 
@@ -189,7 +189,7 @@ def _defined(values: NDArray[np.float64]) -> float | None:
 def _with_details(
     report: DetectionReport, truth: GroundTruth, found: Predictions
 ) -> DetectionReport:
-    """Add the metrics beside AP; overlaps are computed once for all."""
+    """Add the metrics that COCO does not have; overlaps are computed once for all."""
     pairs = overlapping_pairs(truth, found)
     best, threshold, diagram, per_class = None, None, None, dict(report.per_class)
     # Metrics that need scores: the best threshold, and how reliable scores are.

@@ -85,6 +85,7 @@ def run_engine(
     Raises:
         OptionError: If ``engine`` is unknown.
     """
+    # 1. Choose the implementation; both have pycocotools' interface.
     coco: Any
     evaluator: Any
     if engine == "faster":
@@ -101,6 +102,7 @@ def run_engine(
             f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}. "
             "Fix: leave it out for faster-coco-eval."
         )
+    # 2. Build the two COCO objects.
     images = [
         {"id": number, "file_name": "", "height": height, "width": width}
         for number in truth.image_ids.tolist()
@@ -117,6 +119,7 @@ def run_engine(
             side.dataset = {"images": images, "categories": categories, "annotations": annotations}
             side.createIndex()
             sides.append(side)
+        # 3. Match and accumulate.
         run = evaluator(*sides, iou_type)
         run.params.maxDets = [min(1, max_dets), min(10, max_dets), max_dets]
         run.evaluate()

@@ -71,6 +71,7 @@ class GroundTruth:
             OptionError: If a class or an image id is not in the ground truth.
         """
         # Images without annotations of these classes stay: false predictions count there.
+        # 1. Classes and images to keep.
         keep_class = np.ones(len(self.names), np.bool_)
         if classes is not None:
             _require_known("classes", classes, self.names)
@@ -79,6 +80,7 @@ class GroundTruth:
         if image_ids is not None:
             _require_known("image_ids", image_ids, self.image_ids.tolist())
             keep_image = np.isin(self.image_ids, list(image_ids))
+        # 2. Annotations that belong to both.
         category_ids, images = self.category_ids[keep_class], self.image_ids[keep_image]
         rows = np.isin(self.category, category_ids) & np.isin(self.image, images)
         return replace(
@@ -132,6 +134,7 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
         >>> truth.names, truth.area.tolist()
         (('helmet',), [200.0])
     """
+    # 1. Read the file, dict or pycocotools object.
     source = gt if isinstance(gt, str | Path | Mapping) else getattr(gt, "dataset", None)
     if source is None:
         raise EvaluationError(
@@ -145,6 +148,7 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
         raise EvaluationError(
             f"{error}. Fix: pass a COCO detection file with images, categories and annotations."
         ) from error
+    # 2. Refuse an empty set; entries at fault are reported below, with their place.
     entries_at_fault = any(not place.startswith("annotations") for place, _ in content.problems)
     if not (content.images and content.categories) and not entries_at_fault:
         raise EvaluationError(
@@ -155,11 +159,13 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
     if masks:
         _require_masks(content)
     content.problems.refuse(FIX)
+    # 3. Note areas that were derived.
     missing = int((~content.has_area).sum())
     notes = content.problems.notes
     if missing:
         filled = f"{missing} annotations have no area: taken from their mask, or else their box"
         notes = (filled, *notes)
+    # 4. Collect the columns.
     category_ids = sorted(content.categories)
     return GroundTruth(
         image_ids=np.array(sorted(content.images), np.int64),
@@ -369,12 +375,13 @@ def _are_pairs(results: object) -> bool:
 
 
 def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Record], list[Any]]:
-    """Return COCO records of result objects; objects whose label is no class are left out."""
+    """Return COCO records of result objects; objects with an unknown label are left out."""
     by_name = dict(zip(truth.names, truth.category_ids.tolist(), strict=True))
     problems = Problems("results")
     records: list[list[Record]] = []
     members: list[Any] = []
     seen: set[object] = set()
+    # Collect all problems, so that one error lists them.
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple) or len(pair) != 2:
             problems.add(f"[{index}]", f"is {type(pair).__name__}, expected (image_id, result)")
@@ -403,6 +410,7 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
 def _coverage_notes(pairs: Sequence[tuple[int, Any]], truth: GroundTruth) -> tuple[str, ...]:
     """Return notes of classes and images that no result was queried for."""
     notes = []
+    # 1. Classes that no image, or not every image, was asked for.
     queried = [set(result.classes) for _, result in pairs]
     missing = [name for name in truth.names if not any(name in names for names in queried)]
     partly = [
@@ -421,6 +429,7 @@ def _coverage_notes(pairs: Sequence[tuple[int, Any]], truth: GroundTruth) -> tup
             f"{len(partly)} classes were queried for some images only ({_shown(partly)}): {lacks} "
             "in the others"
         )
+    # 2. Images without a result.
     done = {image_id for image_id, _ in pairs}
     images = [number for number in truth.image_ids.tolist() if number not in done]
     if images:

@@ -14,7 +14,7 @@ from pgvision.evaluation.engine import MAX_DETS
 from pgvision.evaluation.inputs import GroundTruth, Predictions
 
 LOWEST_IOU: Final = 0.5
-_PAIRS_AT_ONCE: Final = 1 << 20  # pairs whose IoU is computed in one array operation, 100 MB
+_PAIRS_AT_ONCE: Final = 1 << 20  # pairs; IoUs computed in one array operation, 100 MB
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
-"""Metrics beside AP: F1 at the best threshold and without scores, mean IoU, reliability, confusion.
+"""Metrics in addition to AP: F1 (best threshold, without scores), mean IoU, reliability, confusion.
 
 AP ranks predictions by score. Metrics of sets of predictions need no order: they are defined for
-generative models without scores, and say what a user gets at one threshold.
+generative models without scores, and describe the output at one threshold.
 """
 
 from dataclasses import asdict, dataclass
@@ -130,7 +130,7 @@ def mean_f1(
 ) -> float | None:
     """Average F1 over all classes over IoU 0.5:0.05:0.95.
 
-    Reported beside AP for generative detectors without scores. At each IoU it is twice the matches
+    Used for generative detectors without scores. At each IoU it is twice the matches
     of the largest one-to-one assignment within image and class, over predictions plus annotations;
     crowds are no annotations, and predictions on them are ignored.
 

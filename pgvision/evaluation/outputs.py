@@ -16,8 +16,8 @@ class OutputCounts:
         num_objects: Objects parsed from them.
         num_rejects: Fragments that could not be parsed.
         num_duplicates: Objects equal to an earlier one of the same output: label and box.
-        num_unmatched: Objects whose label is none of the classes asked for.
-        num_whole_image: Objects whose box covers the whole image.
+        num_unmatched: Objects with a label that is none of the requested classes.
+        num_whole_image: Objects with a box that covers the whole image.
         with_rejects: Outputs with at least one rejected fragment.
         with_truncation: Outputs that reached the length limit.
         with_duplicates: Outputs with at least one duplicate.
@@ -60,7 +60,7 @@ class OutputCounts:
 
 
 def count_outputs(results: Iterable[Any]) -> OutputCounts:
-    """Count what is irregular in the outputs behind results.
+    """Count what is irregular in the outputs that results come from.
 
     Args:
         results: Detection or segmentation results: objects with ``rejects``, ``truncated``,

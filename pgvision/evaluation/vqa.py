@@ -37,7 +37,7 @@ _REPLACED = (
     | _NUMBERS
 )
 _DIGIT_COMMA = re.compile(r"\d,\d")
-# The look-behind is misspelt in the official code (it tests for the characters "<="), so a full
+# The lookbehind is misspelt in the official code (it tests for the characters "<="), so a full
 # stop goes wherever no digit follows it; published figures depend on it.
 _FULL_STOP = re.compile(r"(?!<=\d)(\.)(?!\d)")
 

@@ -24,7 +24,7 @@ _ARCHIVE_STARTS = {
 }
 _STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"})
 ISO_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
-# What file managers and network drives write beside images.
+# Files that file managers and network drives add to image folders.
 _SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini"})
 
 Kind = Literal["image", "video"]
@@ -60,7 +60,7 @@ def archive_kind(start: bytes) -> str | None:
 
 
 def is_ignored(path: str | PurePath) -> bool:
-    """Whether a name is left out of folders, patterns, tar files and stores alike.
+    """Whether a name is skipped in folders, patterns, tar files and stores.
 
     Left out are hidden files and folders (``.ipynb_checkpoints``, macOS' ``._a.jpg``), folders of
     file managers (``__MACOSX``), and overlays that pgvision wrote (``a.overlay.jpg``).

@@ -26,8 +26,8 @@ _level = 0  # what the level was before the first of them
 def quiet() -> Iterator[None]:
     """Silence OpenCV's own log while something that may fail is opened.
 
-    Our error says what went wrong; OpenCV's lines beside it name its C++ files. The level is a
-    setting of the whole process, so it is held for as short as possible; blocks may overlap, in
+    Our error describes the problem; OpenCV's own lines name its C++ files. The log level is
+    global to the process, so it is changed as briefly as possible; blocks may overlap, in
     several threads too, and the last one to end gives the level back. Lines that FFmpeg writes
     itself (``moov atom not found``) are not under this level.
 

@@ -193,7 +193,7 @@ def _pil_to_bgr(image: Image.Image) -> ByteArray:
 
 
 def _wide_gray_to_bgr(image: Image.Image) -> ByteArray:
-    """Older Pillow opens 16-bit gray PNG as mode I, whose white is otherwise unknown."""
+    """Convert 16-bit gray PNG, which older Pillow opens as mode I without a known white."""
     values = np.asarray(image)
     if image.format != "PNG" or values.min() < 0 or values.max() > 65535:
         raise ImageError(
@@ -204,7 +204,7 @@ def _wide_gray_to_bgr(image: Image.Image) -> ByteArray:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turn a PIL image as its EXIF orientation says; an unreadable EXIF block turns nothing.
+    """Apply a PIL image's EXIF orientation; an unreadable EXIF block changes nothing.
 
     Example:
         >>> image = Image.new("RGB", (4, 2))

@@ -25,7 +25,7 @@ _APP2 = 0xE2
 _END_OF_IMAGE = b"\xff\xd9"
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _MOST_IN_A_FILE = 1 << 31
-# Formats whose further frames are images in their own right; with times, but for TIFF's pages.
+# Formats with several frames; frames have times, except TIFF's pages.
 _ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "HEIF"})
 _SUBFILE_TAG, _NOT_A_PAGE = 254, 1 | 4  # TIFF: a smaller copy of another page, or a mask of it
 _reported: set[str] = set()
@@ -48,7 +48,7 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
     truncated files and, above 179 million pixels, possible decompression bombs.
 
     Args:
-        path: The file; ``~`` is the home folder.
+        path: The file; ``~`` is expanded.
 
     Returns:
         ``(h, w, 3)`` uint8, blue, green, red.
@@ -74,7 +74,7 @@ def image_hw_of(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
     """Read height and width from an image's header: those that `read_image` would return.
 
     Args:
-        path: The file (``~`` is the home folder), or its bytes as an open file.
+        path: The file (``~`` is expanded), or its bytes as an open file.
 
     Raises:
         ImageError: If there is no such file, or it is not an image.
@@ -263,8 +263,8 @@ def _warn_of_others(image: Image.Image, name: str) -> None:
 def _decode_jpeg(data: bytes, name: str) -> ByteArray:
     components, scan, pixels, has_others = _jpeg_layout(data)
     require_moderate(pixels)
-    # Coded data never holds FF D9, so after the first scan it can only be the end marker; an
-    # embedded thumbnail's own end marker lies before.
+    # Coded data never contains FF D9, so after the first scan it can only be the end marker; an
+    # embedded thumbnail's own end marker comes earlier.
     if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
         raise ImageError(
             "truncated JPEG: the end marker is missing, so part of the image is too; "
@@ -276,7 +276,7 @@ def _decode_jpeg(data: bytes, name: str) -> ByteArray:
     if components in (1, 3):
         try:
             with quiet():
-                # OpenCV's own reading of EXIF differs from Pillow's where the block is odd.
+                # OpenCV's own reading of EXIF differs from Pillow's for malformed blocks.
                 flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
                 picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:

@@ -137,7 +137,7 @@ def iter_frames(
 
 
 def is_live(source: object) -> bool:
-    """Whether a source sends frames at its own pace, so that a slow reader falls behind.
+    """Whether a source is live: it sends frames at its own pace, and slow readers miss some.
 
     A camera, an address unless its name ends like a file's, or a capture without a declared end;
     the items of an iterable are not looked at.

@@ -119,7 +119,7 @@ def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
 
     Raises:
         SourceError: If it cannot be read, contains no image, or a tar file is compressed or has
-            members whose names lead outside of it.
+            members with names outside of it.
         DependencyError: For a store, if pyarrow is not installed.
     """
     if _STORE.match(source) is None:
@@ -174,7 +174,7 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
 
 
 class _Headers:
-    """A tar file whose headers are read: one that declares gigabytes for a name is refused."""
+    """Tar header reader; a header that declares gigabytes for a name is refused."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.seek, self.tell = file, file.seek, file.tell

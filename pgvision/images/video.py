@@ -171,7 +171,7 @@ class _Video:
         except ImageError as error:
             raise SourceError(f"{self.name}: its frames are {error}") from error
         limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None:  # for streams whose frames grow
+        if limit is not None:  # for streams with frames that grow
             self.stream.codec_context.options = {"max_pixels": str(2 * limit)}
 
     def decode(self) -> Iterator[av.VideoFrame]:
@@ -315,7 +315,7 @@ def cut_short(path: Path) -> str | None:
             return _iso_gap(file, size)
         else:
             return None
-    # 8: an AVI whose writer never came back to fill in the length.
+    # 8: an AVI without its final length; the writer was interrupted.
     if declared is None or declared == 8 or declared <= size:
         return None
     return f"the file declares {declared} bytes and has {size}"
@@ -333,7 +333,7 @@ def _iso_gap(file: BinaryIO, size: int) -> str | None:
         elif length == 0:
             length = size - position
         if length < 8 or not name.isalnum():
-            break  # padding or garbage behind the last box
+            break  # padding or garbage after the last box
         names.add(name)
         position += length
     if position > size:

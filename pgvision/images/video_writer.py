@@ -42,8 +42,8 @@ class VideoWriter:
 
     ``.mp4``, ``.mov`` and ``.mkv`` get H.264, which browsers play, ``.avi`` Motion JPEG. Sound is
     a separate step: see `copy_audio`. If the ``with`` block ends by an exception, no file is left,
-    and an older file of that name is unchanged. H.264 frames have even sides: of an odd side the
-    last row or column is not written, which is logged once.
+    and an older file of that name is unchanged. H.264 needs even sides: otherwise
+    the last row or column is not written, which is logged once.
 
     Args:
         path: The file; its folder is created.
@@ -99,7 +99,7 @@ class VideoWriter:
         Args:
             bgr: ``(h, w, 3)`` uint8, blue, green, red, of the size given at the start.
             time: Seconds from the start of the video at which it is shown; None: ``1 / fps`` after
-                the previous frame. A time that is not after the previous frame is moved behind it.
+                the previous frame. A time that is not after the previous frame is increased.
 
         Raises:
             ShapeError: If it has another shape or dtype.
@@ -137,7 +137,7 @@ class VideoWriter:
         if error is not None:
             self._stack.__exit__(kind, error, trace)
             return
-        with self._stack:  # whose own end renames the file, or removes it if this raises
+        with self._stack:  # its exit renames the file, or removes it after an error
             if container is not None and stream is not None:
                 if self.num_frames == 0:
                     raise OptionError(f"{self.path}: no frame was written, so there is no video")
@@ -199,8 +199,8 @@ def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) ->
         ``"copied"`` or ``"absent in source"``.
 
     Raises:
-        SourceError: If one of the files cannot be read, or the container of ``video`` cannot hold
-            the sound's codec; ``video`` is then unchanged.
+        SourceError: If one of the files cannot be read, or the container of ``video`` does not
+            support the sound's codec; ``video`` is then unchanged.
     """
     sound_file, video_file = Path(source).expanduser(), Path(video).expanduser()
     for file in (sound_file, video_file):

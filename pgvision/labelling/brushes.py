@@ -13,7 +13,7 @@ _SIZES: Final = (3, 4, 8, 16)
 def brush_rle(mask: BoolArray) -> list[int]:
     """Write a mask as Label Studio's ``brushlabels`` have it.
 
-    The picture is red, green, blue and alpha, row by row, all 0 or 255 alike. In bits: how many
+    The picture is red, green, blue and alpha, row by row, all 0 or all 255. In bits: how many
     values (32), bits of a value less 1 (5), bits of the four kinds of length less 1 (4 each); then
     for each run a 1, the kind of its length (2), its length less 1, and the value (8).
 

@@ -79,7 +79,7 @@ def create(
     model: str | None = None,
     conf: float | None = None,
 ) -> CvatFunction:
-    """Make the function; CVAT's tools call this with what stands behind ``-p``.
+    """Make the function; CVAT's tools call this with the values of ``-p``.
 
     Args:
         classes: What to find, with ``;`` between; the project's labels are called so.

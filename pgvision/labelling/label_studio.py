@@ -106,7 +106,7 @@ def read_label_config(xml: str) -> LabelConfig:
         tag.get("name", ""): (tag.get("value") or tag.get("valueList") or "").removeprefix("$")
         for tag in root.iter("Image")
     }
-    # <Labels> needs a tag of its own for the shape; the first one on the same image counts.
+    # <Labels> needs a separate tag for the shape; the first one on the same image counts.
     shapes: dict[str, tuple[str, str]] = {}
     for tag in root.iter():
         if tag.tag in _SHAPES:
@@ -157,7 +157,7 @@ def prediction(
         results: Objects of one image; with masks where a group wants them. Several results
             (boxes and masks) are joined.
         config: The project's.
-        model_version: Shown beside the prediction.
+        model_version: Shown with the prediction.
         to_name: The image's tag; None: the only one.
         item_index: Position of the image in a ``valueList``.
 

@@ -158,8 +158,8 @@ class Answer:
     def show(self, image: ByteArray | None = None) -> None:
         """Show the plotted image: inline in a notebook, elsewhere in a window.
 
-        A window stays open until a key is pressed. An image whose shorter side is below 480 pixels
-        is enlarged.
+        A window stays open until a key is pressed. An image with a side below 480 pixels is
+        enlarged.
 
         Args:
             image: ``(h, w, 3)`` uint8 BGR; by default the result's own.
@@ -210,7 +210,7 @@ class Answer:
         Numbers are exact: `from_dict` returns an equal result.
 
         Returns:
-            A dict whose keys are the names of the fields, and ``type``, the class's name.
+            A dict with the fields, and ``type``, the class's name.
 
         Example:
             >>> Answer(image_hw=(4, 6)).to_dict()["image_hw"]

@@ -142,7 +142,7 @@ class DetectionResult(Answer):
         """Choose objects by a mask, a slice, indices, or one index; ``raw_text`` stays whole.
 
         Raises:
-            ShapeError: If the index is a mask of another length or holds something else.
+            ShapeError: If the index is a mask of another length or has another type.
             IndexError: If there is no such object.
         """
         rows = rows_of(index, len(self))
@@ -215,7 +215,7 @@ class DetectionResult(Answer):
         Args:
             image: ``(h, w, 3)`` uint8 BGR of the size ``image_hw``; by default the result's own.
             boxes: Draw the boxes.
-            labels: Write the names beside the boxes.
+            labels: Write the names at the boxes.
             scores: Add the scores to the names, if they are known.
             masks: Tint the pixels of each object, if there are masks.
             contours: Draw the outlines of the masks.
@@ -372,7 +372,7 @@ class DetectionResult(Answer):
     ) -> list[dict[str, Any]]:
         """Convert to COCO's list of results.
 
-        Objects whose label is none of the classes (nor a key of ``category_ids``) are left out; a
+        Objects with a label that is no class (nor a key of ``category_ids``) are left out; a
         warning in the log counts them. An unknown score is left out too; evaluation refuses such a
         list.
 
@@ -405,7 +405,7 @@ class DetectionResult(Answer):
     def to_yolo(self, *, scores: bool = False) -> list[str]:
         """Convert to the lines of a YOLO label file; ``save("a.txt")`` writes them.
 
-        Objects whose label is none of the classes are left out; a warning in the log counts them.
+        Objects with a label that is no class are left out; a warning in the log counts them.
 
         Args:
             scores: Add the score as the last column, as prediction files have it.
@@ -484,7 +484,7 @@ class DetectionResult(Answer):
         """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
-            A dict whose keys are the names of the fields, and ``type``. Each array is a list of
+            A dict with the fields, and ``type``. Each array is a list of
             ``n`` entries, so ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
         """
         data = super().to_dict() | {

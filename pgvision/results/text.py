@@ -118,7 +118,7 @@ class TextResult(Answer):
         """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
-            A dict whose keys are the names of the fields, and ``type``.
+            A dict with the fields, and ``type``.
 
         Example:
             >>> TextResult(image_hw=(4, 6), text="2").to_dict()["score"] is None

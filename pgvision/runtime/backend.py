@@ -28,7 +28,7 @@ class KeyValueCache:
             mine[: smaller.rows, :, : smaller.slots] = theirs
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy a row's first ``length`` slots to another row, whose answer has ended."""
+        """Copy a row's first ``length`` slots to a free row."""
         for table in self.tables:
             table[target, :, :length] = table[source, :, :length]
 
@@ -84,8 +84,8 @@ class Backend(Protocol):
             cache: Of `allocate`.
             starts: Slots that are filled already.
             prompts: Lengths of the prompts that the feeds begin with; None: no prompts.
-            features: Image tokens that stand for the first ids of each prompt; None: no prompts.
-            wanted: For each row the positions in its feed whose hidden states are wanted.
+            features: Image tokens that replace the first ids of each prompt; None: no prompts.
+            wanted: For each row the positions in its feed that need hidden states.
 
         Returns:
             Hidden states of all wanted positions in order, for `logits`.

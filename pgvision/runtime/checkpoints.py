@@ -1,4 +1,4 @@
-"""Finds a checkpoint and says what it is: kind, codec, resolution. Needs no torch."""
+"""Checkpoint lookup and metadata: kind, codec, resolution. Needs no torch."""
 
 import os
 import re
@@ -45,13 +45,13 @@ class ClosedSet:
 
 @dataclass(frozen=True)
 class CheckpointCard:
-    """What a checkpoint is and where it lies; all but the first fields from its ``pgvision.json``.
+    """Metadata and location of a checkpoint; all but the first fields from its ``pgvision.json``.
 
     Attributes:
         name: As the user wrote it.
         location: A folder, or a hub id.
-        kind: One of `pgvision.tokens.KINDS`: which prompts it knows.
-        codec: Name of the mask codec whose codes it writes: "google" or "tiny".
+        kind: One of `pgvision.tokens.KINDS`: its prompt format.
+        codec: Name of the mask codec for its codes: "google" or "tiny".
         is_local: Whether ``location`` is a folder.
         base: For a LoRA adapter the checkpoint that it changes, else None.
         about: One line for the log.
@@ -94,13 +94,13 @@ class CheckpointCard:
         if self.max_new_tokens is not None:
             return self.max_new_tokens
         budget = 512 if resolution > 224 else (256 if self.kind == "mix" else 128)
-        return budget - 16  # the prefix needs room as well
+        return budget - 16  # 16 tokens for the prefix
 
     @property
     def sure_kind(self) -> str | None:
         """Its kind, by which words may be refused before weights are read; None: not known yet.
 
-        On the hub a name that says nothing counts as "ft", until the files say otherwise.
+        On the hub an unknown name counts as "ft" until the files are read.
         """
         return self.kind if self.is_local or self.kind != "ft" else None
 
@@ -113,8 +113,8 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
             ``"google/paligemma2-3b-mix-224"``, the address of a server (see
             `pgvision.runtime.Remote`), or None for the ``PGVISION_MODEL`` of the environment and
             failing that ``"small"``.
-        kind: Which prompts it knows, where neither its ``pgvision.json`` nor its name says so:
-            one of `pgvision.tokens.KINDS`.
+        kind: Prompt format, if neither its ``pgvision.json`` nor its name defines it: one of
+            `pgvision.tokens.KINDS`.
 
     Raises:
         CheckpointError: If it is neither a folder with a checkpoint nor the form of a hub id.
@@ -193,7 +193,7 @@ def card_of_served(served: str, address: str) -> CheckpointCard:
 def find_revision(
     model: str | Path | None, revision: str | None, *, kind: str | None = None
 ) -> CheckpointCard:
-    """Find a checkpoint as `find_checkpoint` does, and hold the revision to it.
+    """Find a checkpoint as `find_checkpoint` does, with its revision.
 
     Args:
         model: See `find_checkpoint`.
@@ -226,8 +226,8 @@ def find_revision(
 def kind_from_name(name: str) -> str:
     """Tell from a hub id or a folder's path which prompts a checkpoint knows.
 
-    Names say it as Google's do; folders of huggingface_hub's cache are read as their repository.
-    What says nothing counts as fine-tuned, "ft".
+    Names follow Google's scheme; folders of huggingface_hub's cache are read as their repository.
+    Other names count as fine-tuned, "ft".
 
     Example:
         >>> kind_from_name("/cache/models--google--paligemma2-3b-mix-448/snapshots/0a1b")
@@ -257,7 +257,7 @@ def _local_card(name: str, folder: Path) -> CheckpointCard:
 
 
 def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
-    """Return ``card`` with what a ``pgvision.json`` says.
+    """Return ``card`` updated from a ``pgvision.json``.
 
     Raises:
         CheckpointError: If the file is no JSON object, or a field is not what it should be.
@@ -296,7 +296,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
 def _read_map(
     path: Path, content: dict[str, Any], key: str, classes: tuple[str, ...] | None
 ) -> dict[str, object]:
-    """Return a JSON object whose keys are classes of the card (any text without ``classes``)."""
+    """Return a JSON object keyed by the card's classes (any text without ``classes``)."""
     pairs = content.get(key, {})
     if not isinstance(pairs, dict):
         raise CheckpointError(f"{path}: {key} is {pairs!r:.80}, expected an object of name: value")

@@ -101,7 +101,7 @@ def check_language(model: Any) -> LanguageReport:
         model: A `PaliGemmaForConditionalGeneration`.
 
     Returns:
-        The report. A few tokens stand for the picture, so that it takes a second at any size.
+        The report. A few placeholder tokens replace the image, so it takes a second at any size.
     """
     prefix, suffix = _WORDS
     lengths = (8 + prefix, 8 + prefix - 2)

@@ -29,7 +29,7 @@ _SMALL_VOCABULARY: Final = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A position whose logits are needed.
+    """A position at which logits are needed.
 
     Attributes:
         after: Guessed tokens before it in this pass.
@@ -131,7 +131,7 @@ class Row:
     ) -> None:
         self.index, self.request, self.prompt, self.limit = index, request, prompt, limit
         self.transcript = Transcript()
-        self.cached = 0  # tokens of the answer whose keys and values are in the cache
+        self.cached = 0  # tokens of the answer with keys and values in the cache
         self.passes = 0
         self.is_finished = self.is_done = False
         self.timings: dict[str, float] = {}
@@ -381,7 +381,7 @@ class Place:
     """Position in a draft (a guess at the answer); immutable, so that guesses can run ahead.
 
     A draft is a list of objects. Inside an object the same offset of the drafted one comes next,
-    whatever bins differ; at the start of an object the drafted one whose top edge is nearest is
+    whatever bins differ; at the start of an object the drafted one with the nearest top edge is
     taken, so that one object more or less does not spoil the rest.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The fingerprint of a checkpoint: a run that goes on must go on with the same weights."""
+"""Digest of a checkpoint: a resumed run must use the same weights."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def weights_digest(card: CheckpointCard, revision: str | None) -> str:
         A digest of all its files, or the hub's own: the commit. An adapter's base comes after it.
     """
     if is_address(card.location):
-        return card.name  # what it serves, nobody can see
+        return card.name  # a server's weights cannot be read
     if not card.is_local:
         from huggingface_hub import try_to_load_from_cache
 

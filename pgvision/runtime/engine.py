@@ -111,7 +111,7 @@ class Engine:
         """Answer requests as they come and yield each answer when it ends, with its number.
 
         Args:
-            requests: Drawn lazily as there is room for them; may be endless. If they raise, the
+            requests: Drawn lazily as rows become free; may be endless. If they raise, the
                 answers to those before come first.
             batch_size: Answers written together; None: 8. Memory grows with the rows in use.
 
@@ -336,7 +336,7 @@ class _Batch:
         rows = self.rows
         feeds = [row.plan() for row in rows]
         starts = [len(row.prompt) + row.cached for row in rows]
-        # Padding fills slots too: a row near its end beside one with a long guess needs more.
+        # Padding fills slots too: a long draft in one row pads all the others.
         cache = self._cache_of(len(rows), max(starts) + max(map(len, feeds)))
         bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]
         hidden = self._backend.run(

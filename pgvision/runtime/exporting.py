@@ -18,7 +18,7 @@ GRAPHS: Final = ("vision.onnx", "prompt.onnx", "step.onnx")
 def export_checkpoint(
     model: str | Path | None, out: Path, *, weights: WeightForm | None = None
 ) -> Path:
-    """Write a checkpoint with its adapter merged, and its ONNX graphs beside the weights.
+    """Write a checkpoint with its adapter merged, and its ONNX graphs.
 
     The folder is a checkpoint like any other; tasks need no export to run on ONNX Runtime. The
     graphs (`vision.onnx`, `prompt.onnx`, `step.onnx`; inputs and outputs as in

@@ -59,7 +59,7 @@ def run_layer(
         hidden: ``(b, t, d)``.
         attend: Attention with rotary positions and cache, of queries, keys and values before
             rotation: ``(b, t, heads * head_dim)`` each.
-        select: Takes the positions whose output is needed: in the last layer all tokens give keys
+        select: Takes the positions that need an output: in the last layer all tokens give keys
             and values, and few need the rest.
 
     Returns:
@@ -90,8 +90,8 @@ def attention_mask(
     Args:
         starts: Slots in use of each row; new token i goes to slot ``start + i``.
         length: New tokens of a row, with padding.
-        slots: Slots that are looked at.
-        prompts: Lengths of the prompts that the new tokens begin with, whose tokens all see each
+        slots: Number of cache slots that are read.
+        prompts: Lengths of the prompts that the new tokens begin with; their tokens attend to each
             other; None: no prompts.
         window: Of sliding attention; a prompt still sees all of itself. 0: none.
 

@@ -230,7 +230,7 @@ class TokenCursor:
     def _coordinate(self) -> Allowed:
         grammar, at = self.grammar, len(self._bins)
         first, eos = grammar.vocabulary.first_loc, grammar.vocabulary.eos
-        if at < 2:  # top and left leave room for bottom and right
+        if at < 2:  # top and left must leave bins for bottom and right
             may_end = at == 0 and not self._objects and eos not in grammar.bans
             return Allowed(span=(first, first + NUM_BINS - 1), ids=(eos,) if may_end else ())
         low = first + self._bins[at - 2] + 1

@@ -24,8 +24,10 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
         RevisionNotFoundError,
     )
 
+    # 1. Our own errors have a message.
     if isinstance(error, CheckpointError | DependencyError | OptionError):
         return error
+    # 2. Search the chain of causes for known errors.
     chain = _chain(error)
     page = f"https://huggingface.co/{card.location}"
     if any(_is_memory(one) for one in chain):
@@ -39,6 +41,7 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
             f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OFFLINE}"
         )
     if any(isinstance(one, RevisionNotFoundError) for one in chain):
+        # The repository exists, the branch or tag does not.
         return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
     if any(isinstance(one, RepositoryNotFoundError) for one in chain):
         return CheckpointError(
@@ -69,7 +72,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _is_memory(error: BaseException) -> bool:
-    # The CPU allocator has no error of its own, only these words.
+    # The CPU allocator has no error class, only these words.
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)

@@ -77,8 +77,8 @@ def load(
 ) -> Engine:
     """Load a checkpoint in torch, or return the engine that this process already has for it.
 
-    Tasks use `open_engine`, which takes ONNX Runtime for small checkpoints on a CPU. A folder whose
-    files have changed since is loaded anew. Any number of threads may call this.
+    Tasks use `open_engine`, which takes ONNX Runtime for small checkpoints on a CPU. A folder is
+    loaded again if its files have changed. Any number of threads may call this.
 
     Args:
         model: See `find_checkpoint`.
@@ -87,19 +87,19 @@ def load(
             GPUs; None takes the best that is there.
         dtype: "float32", "bfloat16" or "float16"; None: float32 for small models on the CPU,
             bfloat16 for large ones. float16 overflows where bfloat16 does not.
-        kind: Which prompts it knows, where its name does not say; see `find_checkpoint`.
+        kind: Prompt format, if its name does not define it; see `find_checkpoint`.
         quantize: "int8" or "int4" rounds the language model's weights to save memory, not time: on
             a CPU "int8" takes about twice as long a token and moves hidden states by 1%, "int4" by
             14%, so measure your boxes. Needs the extra ``quant``.
         threads: Sets PyTorch's number of threads, which is the process's; None leaves it alone.
 
     Returns:
-        The engine, shared by all who name the same checkpoint and options; weights are shared even
+        The engine, shared by all callers with the same checkpoint and options; weights even
         where ``kind`` differs.
 
     Raises:
         CheckpointError: If the weights cannot be had, are incomplete, or are not PaliGemma's; the
-            message says why.
+            message names the reason.
         GatedCheckpointError: If Google's licence must be accepted first.
         DependencyError: If a package is missing that an adapter or an option needs.
         OptionError: If an option is not one of those named, or a folder is given a revision.
@@ -218,22 +218,25 @@ def _read(source: _Source, how: _How) -> Engine:
 
 def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
     """Read what only the files contain: a card on the hub, an adapter, the configuration."""
+    # 1. On the hub: read the checkpoint's card, or find the base of an adapter.
     if not card.is_local:
         own = fetch_file(card.location, CARD_NAME, revision)
         card = read_card(own, card) if own else card
-        # Adapters have no config.json. Where it cannot be had for other reasons, the error comes
-        # when the base is read, and says so.
+        # Adapters have no config.json. Where it cannot be had for other reasons, the error is
+        # raised when the base is read.
         if fetch_file(card.location, "config.json", revision) is None:
             settings = fetch_file(card.location, "adapter_config.json", revision)
             if settings is not None:
                 fetch_file(card.location, "adapter_model.safetensors", revision)
                 card = replace(find_checkpoint(settings.parent), name=card.name)
                 revision = None
+    # 2. An adapter's weights and config are its base's.
     base = card.location
     if card.base is not None:
         base = find_checkpoint(card.base).location
         revision = revision or adapter_base(Path(card.location))[1]
     config = _read_config(base, revision, card.name)
+    # 3. Check local files before transformers reads them: its errors name no fix.
     folder = Path(base)
     if folder.is_dir():
         weight_files(folder)
@@ -278,7 +281,7 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     from transformers import PaliGemmaForConditionalGeneration
     from transformers.utils import logging as transformers_logging
 
-    # Its progress bar would come between a program's own lines; ours reports the end.
+    # 1. Options. The progress bar is disabled: it would break a program's own output lines.
     transformers_logging.disable_progress_bar()
     # Gemma 2 caps its attention logits, which PyTorch's fused attention cannot do; eager for the
     # vision tower as well would cost 18 times the memory.
@@ -290,6 +293,7 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     if how.device == "auto":
         _require_accelerate()
         more["device_map"] = "auto"
+    # 2. Read the weights, and refuse missing or unexpected ones.
     model, report = PaliGemmaForConditionalGeneration.from_pretrained(
         source.base,
         config=source.config,
@@ -301,6 +305,7 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
         **more,
     )
     _require_whole(source.base, report)
+    # 3. Move them to the device; "auto" has placed them, but must not have used the disk.
     if how.device != "auto":
         return cast("PaliGemmaForConditionalGeneration", model.to(how.device).eval())
     places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
@@ -344,10 +349,12 @@ def _merge_adapter(
         raise DependencyError(
             f"{card.name} is a LoRA adapter, which needs peft: pip install '.[train]'"
         ) from error
+    # 1. Read the adapter.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages about each other; weights are checked below
         adapted = PeftModel.from_pretrained(model, card.location)
         expected = set(get_peft_model_state_dict(adapted))
+    # 2. Compare its tensors with the expected ones.
     path = Path(card.location) / "adapter_model.safetensors"
     if path.is_file():
         with safe_open(path, "pt") as file:
@@ -358,6 +365,7 @@ def _merge_adapter(
             "mismatched_keys": (),
         }
         _require_whole(card.location, report)
+    # 3. Merge.
     merged = adapted.merge_and_unload().eval()
     return cast("PaliGemmaForConditionalGeneration", merged)
 

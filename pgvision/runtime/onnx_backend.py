@@ -41,6 +41,7 @@ def why_unsupported(folder: Path) -> str | None:
         table = read_tensor_table(folder)
     except (CheckpointError, KeyError) as error:
         return f"not a plain checkpoint folder ({error})"
+    # Collect reasons in the order of their importance; the first that applies is returned.
     missing = [key for key in _TEXT_KEYS if text.get(key) is None]
     missing += [key for key in _VISION_KEYS if vision.get(key) is None]
     rope = text.get("rope_parameters") or {"rope_type": "default"}
@@ -90,6 +91,7 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         self._folder = folder
+        # 1. Settings.
         config = read_json(folder / "config.json")
         self._text, vision = config["text_config"], config["vision_config"]
         self._images = _image_settings(folder)
@@ -98,7 +100,7 @@ class OnnxBackend:
         self.vocabulary_size = int(self._text["vocab_size"])
         self.threads = threads or default_threads()
         self.description = f"ONNX Runtime, CPU, float32, {self.threads} threads"
-        # 1. Graphs, and a look at what they left over.
+        # 2. Graphs; each weight must be used, or the architecture differs.
         tensors = read_tensor_table(folder)
         used: set[str] = set()
         graphs = [
@@ -115,7 +117,7 @@ class OnnxBackend:
         if unused:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
         self._vision, self._prompt, self._step = (self._session(graph, folder) for graph in graphs)
-        # 2. Rotary positions: PaliGemma counts them from 1.
+        # 3. Rotary frequencies: PaliGemma counts positions from 1.
         size = int(self._text["head_dim"])
         theta = float(
             (self._text.get("rope_parameters") or {}).get("rope_theta")
@@ -175,9 +177,10 @@ class OnnxBackend:
         wanted: Sequence[Sequence[int]],
     ) -> FloatArray:
         """See `Backend.run`."""
+        # 1. Embed tokens and image features.
         embedded = self._embed(feeds, features)
         t, slots = embedded.shape[1], 0 if prompts is not None else cache.slots
-        # 1. Positions, masks, and the wanted positions, padded to one number for all rows.
+        # 2. Positions, masks, and the wanted positions, padded to one number for all rows.
         places = np.array(starts)[:, None] + np.arange(t)
         angles = (places + 1)[..., None] * self._frequencies
         cos, sin = np.cos(angles), np.sin(angles)
@@ -192,7 +195,7 @@ class OnnxBackend:
         if self._slides:
             window = int(self._text["sliding_window"])
             inputs["near"] = _joined_mask(starts, t, slots, prompts, window=window)
-        # 2. The model.
+        # 3. Run the graph: the prompt's has no cached keys and values.
         layers = len(cache.tables) // 2
         session = self._prompt
         if prompts is None:
@@ -201,7 +204,7 @@ class OnnxBackend:
                 inputs[f"keys_{number}"] = cache.tables[number][: len(feeds)]
                 inputs[f"values_{number}"] = cache.tables[layers + number][: len(feeds)]
         *new, hidden = session.run(None, inputs)
-        # 3. New keys and values go to the cache, without padding.
+        # 4. Copy new keys and values to the cache, without padding.
         for number in range(layers):
             for table, fresh in zip(
                 (cache.tables[number], cache.tables[layers + number]),

@@ -285,7 +285,7 @@ def decoder_graph(
 
     Inputs: ``embedded`` (b, t, d); ``cos`` and ``sin`` (b, t, 1, head_dim), the first half of the
     sines negated; ``mask`` and, where layers have a sliding window, ``near`` (b, t, s + t), 0 or
-    minus infinity; ``wanted`` (b, w, 1), positions whose hidden states are needed; with
+    minus infinity; ``wanted`` (b, w, 1), positions that need hidden states; with
     ``is_cached`` for each layer ``keys_0``, ``values_0`` (b, kv_heads, s, head_dim).
 
     Outputs: ``hidden`` (b, w, d) after the last norm; for each layer ``new_keys_0``,
@@ -328,6 +328,7 @@ class _DecoderGraph:
         self.slides = sliding_layers(text)
 
     def build(self) -> bytes:
+        # 1. Inputs.
         graph, size = self.graph, self.size
         seen = "s + t" if self.is_cached else "t"
         hidden = graph.input("embedded", "b", "t", self.width)
@@ -336,6 +337,7 @@ class _DecoderGraph:
         if any(self.slides):
             masks[True] = graph.input("near", "b", "t", seen)
         wanted = graph.input("wanted", "b", "w", 1, kind=_INT64)
+        # 2. Layers; the last one computes wanted positions only.
         for number, slides in enumerate(self.slides):
             is_last = number == len(self.slides) - 1
             mask, turn, select = masks[slides], self.turn, None
@@ -347,6 +349,7 @@ class _DecoderGraph:
                 mask, turn = select(mask), [select(part) for part in turn]
             attend = partial(self._attend, number=number, mask=mask, turn=turn)
             hidden = run_layer(self._layer(number, slides), hidden, attend, select)
+        # 3. Final norm.
         hidden = self._norm("language_model.norm")(hidden)
         graph.output(hidden, "hidden", "b", "w", self.width)
         return graph.serialise()
@@ -359,6 +362,7 @@ class _DecoderGraph:
         def linear(part: str, rows: int, columns: int) -> Callable[[Value], Value]:
             return partial(self._linear, name=f"{name}.{part}", rows=rows, columns=columns)
 
+        # Gemma 2 has two more norms; Gemma's post-attention norm is the one before its MLP.
         after = self._norm(f"{name}.post_attention_layernorm")
         return Layer(
             before_attention=self._norm(f"{name}.input_layernorm"),
@@ -423,6 +427,7 @@ class _DecoderGraph:
     ) -> Value:
         graph, kv, size = self.graph, self.kv_heads, self.size
         group = self.heads // kv
+        # 1. Rotate queries and keys; the new keys and values are outputs of the graph.
         queries = self._rotated(queries, self.heads, turn)
         # Heads that share keys are one matrix: nothing is repeated.
         queries = graph.reshape(queries, 0, kv, -1, size)
@@ -435,7 +440,7 @@ class _DecoderGraph:
             past = [
                 graph.input(f"{name}_{number}", "b", kv, "s", size) for name in ("keys", "values")
             ]
-        # 1. Scores of earlier and new tokens, joined: keys of the cache are not copied.
+        # 2. Scores of earlier and new tokens, joined: keys of the cache are not copied.
         scale = (self.text["query_pre_attn_scalar"] if self.is_gemma2 else size) ** -0.5
         queries = queries * graph.constant(scale)
         parts = [
@@ -443,11 +448,12 @@ class _DecoderGraph:
             for part in (*past[:1], keys)
         ]
         scores = graph.node("Concat", *parts, axis=-1) if past else parts[0]
+        # Gemma 2 caps its attention logits.
         cap = self.text.get("attn_logit_softcapping") if self.is_gemma2 else None
         if cap:
             capped = graph.node("Tanh", scores * graph.constant(1.0 / cap))
             scores = capped * graph.constant(float(cap))
-        # 2. Mask and softmax, with a side for the heads that share keys.
+        # 3. Mask and softmax, with a side for the heads that share keys.
         flat = graph.node("Shape", scores)
         split = graph.node(
             "Concat",
@@ -458,7 +464,7 @@ class _DecoderGraph:
         scores = graph.node("Reshape", scores, split)
         scores += graph.node("Unsqueeze", mask, graph.constant([1, 2]))
         weights = graph.node("Reshape", graph.node("Softmax", scores, axis=-1), flat)
-        # 3. Values of earlier and of new tokens.
+        # 4. Weighted values of earlier and of new tokens.
         if past:
             slots = graph.node("Shape", past[1], start=2, end=3)
             last, axis = graph.constant([2**31]), graph.constant([3])

@@ -123,8 +123,8 @@ class Request:
         picture: The picture.
         prefix: The prompt, without ``<image>`` and without the closing newline.
         form: The grammar of the answer (see `pgvision.tokens.AnswerForm`); None: any text.
-        constrained: Whether the answer is held to ``form`` while it is written; if not, ``form``
-            only says how its tokens are read.
+        constrained: Whether decoding is constrained to ``form``; if not, ``form`` is only used to
+            parse the tokens.
         draft: Token ids of a guess at the answer, such as the previous frame's; wrong guesses cost
             time and never change an "exact" answer.
         drafts: "exact": token for token the answer without drafts. "steady": a drafted location
@@ -181,11 +181,11 @@ class Generation:
         spans: Each object with its bins, codes, label and tokens (see `ObjectSpan`), in the order
             written. The last one is incomplete if the answer was cut off inside it. None where
             the request has no form, or the engine gives no tokens. With ``normalised`` "allowed"
-            they are the whole answer; with "vocabulary" (not constrained) the text may hold
-            anything besides, which `pgvision.tokens.parse_suffix` reads.
+            they are the whole answer; with "vocabulary" (not constrained) the text may contain
+            anything else, which `pgvision.tokens.parse_suffix` reads.
         outside: ``(n,)`` probability mass outside the grammar where an object could begin: first at
-            the start of the answer, then after each object; NaN where it was not computed. Much of
-            it at the start says that the prompt does not suit the checkpoint.
+            the start of the answer, then after each object; NaN where it was not computed. A high
+            value at the start means that the prompt does not suit the checkpoint.
         passes: How often the model ran for this answer, the prompt's pass included.
         timings: Seconds for each phase, shared out over the rows that ran together.
         alternatives: Best answers with their log-probabilities, the best (``text``) first; empty
@@ -226,7 +226,7 @@ class Generator(Protocol):
 
     @property
     def card(self) -> CheckpointCard:
-        """What answers: which prompts it knows, whose mask codes it writes."""
+        """Metadata of the checkpoint: prompt format, mask codec."""
         ...
 
     def generate(
@@ -234,7 +234,7 @@ class Generator(Protocol):
     ) -> Iterator[tuple[int, Generation]]:
         """Answer requests as they come and yield each answer when it ends, with its number.
 
-        The generator draws requests as it has room for them and may answer them out of order. If
+        The generator draws requests as rows become free and may answer them out of order. If
         ``requests`` raises, what it gave before is answered first.
 
         Args:

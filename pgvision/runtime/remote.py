@@ -49,7 +49,7 @@ class Remote:
     Args:
         address: ``http://host:port``, with ``/v1`` if need be, and ``#name`` to choose among
             several models.
-        kind: Which prompts the model knows; None: what its name says.
+        kind: Prompt format of the model; None: from its name.
         api_key: Sent as a bearer token; None: ``PGVISION_ENGINE_KEY`` of the environment.
         timeout: Seconds for one answer.
 
@@ -178,6 +178,7 @@ class Remote:
                 )
                 return json.loads(reply)
             except HttpError as error:
+                # Retry a busy server, or a lost connection of a request with a body.
                 is_busy = error.status in _BUSY or (error.status is None and body is not None)
                 if not is_busy or not tries_left:
                     hint = f"; set {KEY_NAME}" if error.status in (401, 403) else ""
@@ -218,6 +219,7 @@ def read_completion(reply: Any) -> Generation:
         CheckpointError: If it is not a chat completion.
     """
     try:
+        # 1. Read text and log probabilities.
         choice = reply["choices"][0]
         text = choice["message"]["content"] or ""
         finished = choice.get("finish_reason") != "length"
@@ -232,10 +234,12 @@ def read_completion(reply: Any) -> Generation:
         logprobs = np.array([float(each["logprob"]) for each in listed], np.float32)
     except (KeyError, TypeError, ValueError, AttributeError):
         pieces = ()
+    # 2. Without them, or if they do not match the text, return the text alone.
     if not pieces or "".join(pieces) != text:
         whole = (text,) if text else ()
         ids = np.full(len(whole), -1, np.int64)
         return Generation(text=text, token_ids=ids, pieces=whole, finished=finished)
+    # 3. Find location and mask tokens, and their distributions.
     matches = [_TOKEN.fullmatch(piece) for piece in pieces]
     values = [0 if match is None else int(match["bin"] or match["code"]) for match in matches]
     kinds = "".join(map(_kind, pieces, matches))

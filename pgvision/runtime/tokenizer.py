@@ -122,7 +122,7 @@ def read_tokenizer(source: str, revision: str | None) -> Tokenizer:
     }
     try:
         read = Table.from_file(str(table))
-    except Exception as error:  # tokenizers raises no type of its own
+    except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{table}: cannot be read ({error}); copy it again") from error
     read.no_padding()
     read.no_truncation()

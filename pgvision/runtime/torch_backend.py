@@ -137,7 +137,7 @@ class TorchBackend:
 
 @dataclass(frozen=True, eq=False)
 class _Attention:
-    """What attention of one layer needs beside its projections."""
+    """Attention parameters of one layer, except its projections."""
 
     head_dim: int
     scale: float

@@ -193,6 +193,7 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
         masks: "rle" or "polygons".
         annotated: Whether to add the annotated image.
     """
+    # 1. Fields of all tasks.
     result = outcome.result
     body: dict[str, Any] = {
         "task": task,
@@ -200,6 +201,7 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
         "images": [image_entry(1, result.source or "image", result.image_hw)],
     }
     notes = list(outcome.notes)
+    # 2. Fields of this task.
     if isinstance(result, DetectionResult):
         body |= _objects(result, masks)
         others = [str(result.texts[row]) for row in np.flatnonzero(result.class_ids < 0)]
@@ -207,6 +209,7 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
             notes.append(f"left out, none of the classes asked for: {', '.join(others)}")
     elif isinstance(result, TextResult):
         body |= {"text": result.text, "score": result.score, "language": result.language}
+    # 3. The model's text, notes and timings.
     known = result.to_dict()
     body |= {key: known[key] for key in ("prefix", "raw_text", "rejects", "truncated")}
     about = outcome.model.card.about
@@ -218,6 +221,7 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
 
 
 def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
+    # 1. One annotation for each object that was asked for.
     boxes = xyxy_to_xywh(result.xyxy).tolist()
     runs = result.rle() if isinstance(result, SegmentationResult) else None
     annotations: list[dict[str, Any]] = []
@@ -240,6 +244,7 @@ def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
         if result.edge_std is not None:
             entry["edge_std"] = result.edge_std[row].tolist()
         annotations.append(entry)
+    # 2. Categories are numbered from 1, as in COCO.
     names = [{"id": number, "name": name} for number, name in enumerate(result.classes, 1)]
     presence = None if result.presence is None else dict(result.presence)
     return {"categories": names, "annotations": annotations, "presence": presence}
@@ -282,6 +287,7 @@ def _route(
 
 def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> dict[str, Any]:
     """Return OpenAPI's description of a task, with examples that can be sent as they are."""
+    # 1. Request: multipart and JSON.
     schema = kind.model_json_schema()
     coded = {"type": "string", "description": "Base64, a data URI, or an address; or a list."}
     file = {"type": "string", "format": "binary", "description": "A file; several times: several."}
@@ -296,6 +302,7 @@ def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> 
             "schema": {**schema, "properties": properties, "required": required},
             "example": sent,
         }
+    # 2. Response: an example of the task's answer.
     answer: dict[str, Any] = {
         "task": task,
         "model": "small",
@@ -309,6 +316,7 @@ def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> 
     else:
         answer |= {"text": "2", "score": 0.87, "language": "en"}
     answer |= {"prefix": "...", "raw_text": "...", "rejects": [], "truncated": False, "notes": []}
+    # 3. Assemble both, with the errors.
     described = {"description": "The answer.", "content": {"application/json": {"example": answer}}}
     errors = {status: {"description": words} for status, words in _ERRORS.items()}
     return {

@@ -74,7 +74,7 @@ def create_app(
         yield
         await run_in_threadpool(service.models.close)
 
-    # No /docs: FastAPI's page comes from a CDN, and ours is at /.
+    # 1. Application without /docs: FastAPI's page comes from a CDN, and ours is at /.
     app = FastAPI(
         title="pgvision",
         version=__version__,
@@ -84,12 +84,14 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
+    # 2. Routes and error handlers.
     routes = (v1_routes, chat_routes, roboflow_routes, label_studio_routes, _operators_routes)
     for make in routes:
         app.include_router(make(service))
     app.include_router(_page_routes())
     app.add_exception_handler(PgvisionError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
+    # 3. Middleware; the last one added runs first.
     paths = list(app.openapi()["paths"])
     app.add_middleware(ServiceMiddleware, settings=chosen, metrics=service.metrics, routes=paths)
     if chosen.allow_origins:  # outside of the checks: a browser asks first, and without a key

@@ -144,6 +144,7 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
     """
     texts: list[str] = []
     images: list[str] = []
+    # 1. Collect texts and images of the one user message.
     for number, message in enumerate(messages):
         parts = message.content
         if isinstance(parts, str):
@@ -166,6 +167,7 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
                 images.append(str(url.get("url", "") if isinstance(url, dict) else url))
             if part.text:
                 texts.append(part.text)
+    # 2. Require exactly one image and a text.
     words = " ".join(" ".join(texts).replace("<image>", " ").split())
     if len(images) > 1:
         raise ApiError(
@@ -235,6 +237,7 @@ def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
 
 def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, Any]:
     """Return log-probabilities token by token, as `pgvision.runtime.Remote` reads them."""
+    # 1. Require one answer with probabilities.
     if len(generations) != 1:
         raise ApiError(
             422,
@@ -244,6 +247,7 @@ def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, An
     (answer,) = generations
     if answer.logprobs is None:
         raise ApiError(422, "bad_field", "logprobs: this engine gives no probabilities")
+    # 2. One entry for each token; location and mask tokens have full distributions.
     loc_rows = iter(() if answer.loc_probs is None else answer.loc_probs)
     seg_rows = iter(() if answer.seg_probs is None else answer.seg_probs)
     content = []

@@ -70,6 +70,7 @@ def label_studio_routes(service: Service) -> APIRouter:
 
     @router.post("/predict", summary="Boxes or masks for tasks, as the label config wants them.")
     async def predict(request: Request) -> dict[str, Any]:
+        # 1. Read the tasks.
         body = await read_json(request)
         xml, tasks = body.get("label_config"), body.get("tasks")
         if not isinstance(tasks, list) or not tasks:
@@ -80,12 +81,14 @@ def label_studio_routes(service: Service) -> APIRouter:
                 422, "too_many_tasks", f"tasks: expected at most {most}, got {len(tasks)}"
             )
         try:
+            # 2. Read the label config, which defines what is asked for.
             if not isinstance(xml, str) or len(xml) > _MAX_XML:
                 raise DataError("label_config: expected the project's XML")
             config = await service.uploads.run(lambda: read_label_config(xml))
         except DataError as error:
             raise ApiError(422, "bad_label_config", str(error)) from error
         known = await service.uploads.run(lambda: _known(config, service.models.all[0].card))
+        # 3. Answer a few tasks at a time.
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def one(task: Any) -> dict[str, Any]:
@@ -132,6 +135,7 @@ async def _predict(
     """Answer one task: each image of its config, as boxes and as masks."""
     data = task.get("data") if isinstance(task, dict) else None
     joined = _empty(version)
+    # Each image tag, each image of it, then boxes and masks.
     for to_name, key in config.fields.items():
         sent = data.get(key) if isinstance(data, dict) else None
         for index, address in enumerate(sent if isinstance(sent, list) else [sent]):

@@ -11,7 +11,7 @@ from pgvision.results import DetectionResult, SegmentationResult
 
 
 def is_asked(result: DetectionResult) -> list[int]:
-    """Return the rows whose label is one of the classes asked for.
+    """Return the rows with a label that was asked for.
 
     Example:
         >>> is_asked(DetectionResult(image_hw=(9, 9), xyxy=[[1, 2, 3, 4]], labels=["cat"],

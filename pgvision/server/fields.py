@@ -110,7 +110,7 @@ class ReadFields(Fields):
 
 
 class PromptFields(Fields):
-    """A prompt that is sent as it is; no route of its own (chat completions use it)."""
+    """Fields of a raw prompt (chat completions); it has no separate route."""
 
     prompt: str = Field(min_length=1, max_length=500)
 

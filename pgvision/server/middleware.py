@@ -57,7 +57,7 @@ class RateEstimate:
         self._ends.append(now)
 
     def retry_after(self, num_inside: int, now: float) -> int:
-        """Return whole seconds, 1 to 30, after which there is room."""
+        """Return whole seconds, 1 to 30, after which the queue has space."""
         # Before the first answer: as if it came now, so that a slow model is noticed.
         seconds_each = (now - self._ends[0]) / max(len(self._ends) - 1, 1)
         place = max(now + num_inside * seconds_each, self._promised + seconds_each)
@@ -99,7 +99,7 @@ class RequestContext:
         self._body += chunk
 
     async def receive(self) -> Message:
-        """Hand the whole body to the route, then what the connection says (a hang-up)."""
+        """Return the whole body to the route, then the connection's messages (a disconnect)."""
         if self._is_handed_out:
             return await self._receive()
         body, self._body, self._is_handed_out = bytes(self._body), bytearray(), True
@@ -120,7 +120,7 @@ class ServiceMiddleware:
     """Check and count every request before its route runs.
 
     Args:
-        app: The application behind it.
+        app: The wrapped application.
         settings: The limits.
         metrics: The counts.
         routes: Paths that are counted by name.
@@ -145,7 +145,7 @@ class ServiceMiddleware:
         try:
             await self._answer(scope, context)
         except ConnectionResetError:
-            pass  # nobody reads an answer; counted as 499
+            pass  # the client has disconnected; counted as 499
         except Exception as error:  # noqa: BLE001  (logged and answered)
             await api_error_of(error).response()(scope, context.receive, context.send)
         finally:
@@ -174,7 +174,7 @@ class ServiceMiddleware:
                 self._metrics.late.inc()
                 raise deadline_error(self._settings.deadline) from error
 
-    # --- who may ask -----------------------------------------------------------------------------
+    # --- authentication --------------------------------------------------------------------------
 
     def _require_host(self, headers: Headers) -> None:
         """Refuse other names for a local service: a web page could rebind its own name to it."""

@@ -33,7 +33,7 @@ class ServeSettings:
         no_key: Serve an address that others can reach without a key.
         allow_hosts: Fetch images by address from these hosts (``name`` means ports 80 and 443,
             ``name:port`` that port only).
-        allow_origins: Web origins (``https://app.example.org``) whose pages may call the service.
+        allow_origins: Web origins (``https://app.example.org``) that may call the service.
         queue: Requests in progress at once; more are answered 429.
         deadline: Seconds from a request's first byte to its answer; later it is answered 504.
         max_bytes: Largest body of a request.

@@ -83,7 +83,7 @@ def decode_text(text: str) -> bytes:
     """
     head = _DATA_URI.match(text)
     if not head and len(text) < _LONGEST_PATH and _PATH.match(text) and text[:4] != "/9j/":
-        # "/9j/" begins a JPEG. Many paths are base64 as well, if nobody asks for padding.
+        # "/9j/" begins a JPEG. Many paths are valid base64 if padding is not required.
         raise ApiError(
             422,
             "path_refused",
@@ -143,7 +143,7 @@ class Uploads:
             data = await self.run(lambda: decode_text(text))
             is_fetched = False
         height, width = await self.run(lambda: self._checked_hw(data, upload.name))
-        # 1. Wait for room: the whole image while it is decoded, then what is kept of it.
+        # 2. Wait for free memory: the whole image while it is decoded, then the shrunk one.
         whole = min(height * width, self._settings.max_pixels_in_flight)
         await self._take(whole)
         try:
@@ -156,13 +156,13 @@ class Uploads:
                     422, "bad_picture", "image: the address does not send an image"
                 ) from error
             raise
-        # 2. Give back what shrinking saved.
+        # 4. Give back what shrinking saved.
         kept = min(frame.image_hw[0] * frame.image_hw[1], whole)
         self._give(whole - kept)
         return Decoded(frame, image_hw, kept)
 
     def release(self, decoded: Decoded) -> None:
-        """Give back the room of a decoded image."""
+        """Free the pixel budget of a decoded image."""
         self._give(decoded.num_pixels)
 
     async def _take(self, num_pixels: int) -> None:

@@ -324,7 +324,7 @@ class ObjectPredictor(Predictor[Result]):
         Args:
             data: A data set, or several: see `pgvision.training.train`.
             out: Folder of the new checkpoint and its figures.
-            minutes: Wall-clock time, validation included; None: what ``config`` says, else 10.
+            minutes: Wall-clock time, validation included; None: that of ``config``, else 10.
             config: A `pgvision.training.TrainConfig`, or a YAML file of one.
 
         Returns:

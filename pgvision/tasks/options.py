@@ -81,13 +81,13 @@ class ModelOptions(TypedDict, total=False):
         engine: Library that runs the model: "onnx" (ONNX Runtime, float32), "torch" or "auto";
             None: "onnx" on a CPU for folders of up to 200 million parameters, else "torch".
         batch_size: Prompts that go through the model together; None: 8, or 1 for live sources (a
-            camera, an address that names no video file), whose images should not wait.
+            camera, an address that is no video file), to keep latency low.
         drafts: "exact" (default): over video the last frame's answer is a speculative draft of the
             next, which saves passes and changes no answer. "steady": bins that are nearly as good
             as the best stay as they were (at most 0.8% of the image's side off), so that boxes do
             not tremble. "off".
         generator: Another engine (`pgvision.runtime.Generator`).
-        kind: "pt", "mix", "ft", ...: the kind of prompts; None: what the checkpoint's card says.
+        kind: "pt", "mix", "ft", ...: the kind of prompts; None: that of the checkpoint's card.
         unknown: "refuse" (default): names, questions and images that a model was not trained on
             are refused where its card lists what it was trained on. "ask": ask anyway.
     """
@@ -141,7 +141,7 @@ class ObjectOptions(ModelOptions, total=False):
             parses whatever the model writes.
         extra_objects: This many objects after the model's own stop, each with its low score, for
             recall; use ``conf=0`` with it.
-        closed_set: Ask for all classes at once, as a checkpoint was trained to be asked whose card
+        closed_set: Ask for all classes at once, as a checkpoint was trained to be asked if its card
             has a `pgvision.runtime.checkpoints.ClosedSet`: every answer has the same number of
             boxes, and the likelihood of the class is the score. None: where the card has one that
             includes all names asked for. `Detector` only.

@@ -103,7 +103,7 @@ def read_answer(
 
 
 def presence_of(answers: Sequence[Answered], names: Sequence[ClassName]) -> dict[str, float] | None:
-    """Return the probability that a class is in the image at all, where it can be told.
+    """Return the probability that a class is in the image, if it is known.
 
     That is for classes with a prompt of their own, and for those of a closed set: its answers never
     end early, so there it is the greatest likelihood of the class among the boxes.
@@ -190,7 +190,7 @@ def _measured(
     logprobs, ends, table = answer.logprobs, answer.eos_logprobs, answer.loc_probs
     if table is None or logprobs is None or ends is None:
         return one
-    # 1. The model wanted an object list at all, and went on from the last object to this one.
+    # 1. Presence: the model starts a list at all, and continues from the last object to this one.
     passed = np.exp(np.minimum(ends[ended : span.start + 1], 0.0))
     presence = _inside(answer) * float(np.prod(1.0 - passed))
     # 2. Label tokens that had no alternative carry no evidence.

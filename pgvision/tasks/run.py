@@ -109,7 +109,7 @@ class Runner:
         """Return an iterator over a result per frame, in order, lazy and in constant memory.
 
         Raises:
-            OptionError: If ``stride`` is given beside a `Live`, which has its own.
+            OptionError: If ``stride`` is given together with a `Live`, which has its own.
         """
         if isinstance(frames, Live) and "stride" in how:
             raise OptionError("stride: a Live has its own; write Live(source, stride=...)")
@@ -134,7 +134,7 @@ class Runner:
 
 @dataclass
 class _Pending(Generic[Result]):
-    """A frame (or its failure) whose answers are not all there yet."""
+    """A frame (or its failure) with answers still outstanding."""
 
     frame: Frame | FrameFailure
     asks: Sequence[Ask] = ()
@@ -202,9 +202,11 @@ class _Stream(Generic[Result]):
 
     def _requests(self, source: Iterator[Frame | FrameFailure | None]) -> Iterator[Request]:
         """Yield the prompts of frames; end early when finished results should not wait longer."""
+        # Number of the next request: the engine returns it with the answer.
         number = 0
         while True:
             try:
+                # 1. Read a frame; errors are raised after the results of earlier frames.
                 frame = next(source)
             except StopIteration:
                 self._is_over = True
@@ -216,11 +218,13 @@ class _Stream(Generic[Result]):
                 if self._owners:
                     return
                 continue
+            # 2. Plan its prompts.
             asks = () if isinstance(frame, FrameFailure) else self._task.plan(frame)
             pending: _Pending[Result] = _Pending(frame, asks)
             self._pending.append(pending)
             if isinstance(frame, FrameFailure) or not asks:  # a result without an answer
                 return
+            # 3. Yield one request for each prompt; prompts of one window share an image.
             drafts = self._drafts(frame)
             pictures: dict[Window | None, Picture] = {}
             for place, ask in enumerate(pending.asks):

@@ -141,7 +141,7 @@ def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Fo
 
 
 def cut_sides(one: Found, image_hw: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
-    """Say which sides of a box (left, top, right, bottom) lie on a border of its tile alone."""
+    """Return which sides of a box (left, top, right, bottom) touch an inner border of its tile."""
     if one.window is None:
         return False, False, False, False
     height, width = image_hw

@@ -1,4 +1,4 @@
-"""Text and geometry: what we say to a model, and what it says back. Needs numpy alone."""
+"""Prompts and answers of the model: text and geometry. Needs numpy only."""
 
 from pgvision.tokens.bins import (
     CODES_PER_MASK,

@@ -109,7 +109,7 @@ def encode_boxes(
 ) -> IntArray:
     """Map pixel boxes to the nearest location bins.
 
-    What lies outside the image is clamped to it. Decoding gives back each coordinate within half
+    Coordinates outside the image are clamped to it. Decoding gives back each coordinate within half
     a bin, except beyond the last bin's middle under ``"1024"``, where it is within one bin.
 
     Args:
@@ -121,7 +121,7 @@ def encode_boxes(
         ``(n, 4)`` int64 bins in [0, 1023] in token order: top, left, bottom, right.
 
     Raises:
-        ShapeError: If ``xyxy`` is not ``(n, 4)`` numbers, holds NaN, or ``image_hw`` is not two
+        ShapeError: If ``xyxy`` is not ``(n, 4)`` numbers, contains NaN, or ``image_hw`` is not two
             positive ints.
         OptionError: If ``convention`` is unknown.
 

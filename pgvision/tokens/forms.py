@@ -1,4 +1,4 @@
-"""Which form an answer has: what a request says about the grammar of what comes back."""
+"""Answer forms: the grammar that a request expects of its answer."""
 
 from dataclasses import dataclass
 from typing import Literal

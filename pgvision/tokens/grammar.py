@@ -2,7 +2,7 @@
 
 A `Grammar` is a small table compiled from the name of a task; a `Cursor` is a place in it. The
 parser judges what it found with it, `check_suffix` lints training targets with it, and a decoder
-can walk it token by token: it needs only to say which `Symbol` each of its token ids is.
+can walk it token by token: it only needs to map each of its token ids to a `Symbol`.
 """
 
 import re

@@ -38,7 +38,7 @@ _LOC: Final = r"<loc[0-9]*(?:>|\Z)"
 _SEG: Final = r"<seg[0-9]*(?:>|\Z)"
 _ANY: Final = rf"(?:{_LOC}|{_SEG})"
 _MARKER: Final = r"<(?:eos|pad|bos)>"
-# A label runs to a token, a semicolon or a line break. A phrase may hold neither of the last two.
+# A label ends at a token, a semicolon or a line break. A phrase contains neither of the last two.
 _WORDS: Final = rf"[^<;\n\r]*(?:(?!{_ANY}|{_MARKER})<[^<;\n\r]*)*"
 _BOX: Final = r"\s*".join([r"<loc([0-9]{4})>"] * LOCS_PER_BOX)
 _PIECE: Final = re.compile(
@@ -115,9 +115,9 @@ def parse_suffix(
 ) -> ParsedSuffix:
     """Read what a model wrote about boxes and masks.
 
-    Never raises on ``text``, and loses none of it: each character lies in an object, in a reject,
+    Never raises on ``text``, and loses none of it: each character is in an object, in a reject,
     or is a gap (space, ``;`` between objects, ``<eos>``, ``<pad>``, ``<bos>``). Objects may lack
-    the label or the separator, tokens may be apart, labels may hold any character but a
+    the label or the separator, tokens may be apart, labels may contain any character but a
     semicolon or a line break. Boxes in a row without words between them are as many objects, all
     but the last without a label. Repeated objects are kept.
 
@@ -233,7 +233,7 @@ def _read_run(
 def _chunks(text: str, start: int, end: int, *, at_end: bool) -> Iterator[list["re.Match[str]"]]:
     """Cut locs and the segs after them into boxes."""
     # A multiple of four, or cut off at the end of the answer: then the last box alone is not whole.
-    # Elsewhere nobody knows which location is too many.
+    # Elsewhere it is ambiguous which location is too many.
     tokens = list(_TOKEN.finditer(text, start, end))
     num_locs = sum(token[1] == "loc" for token in tokens)
     first = 0
@@ -245,7 +245,7 @@ def _chunks(text: str, start: int, end: int, *, at_end: bool) -> Iterator[list["
 
 
 def _judge(tokens: list["re.Match[str]"], *, at_end: bool) -> str | None:
-    """Say why tokens are not an object, or None if they are one."""
+    """Return why tokens are not an object, or None if they are one."""
     if not tokens[-1][3]:
         return TRUNCATED
     cursor = _READING.start

@@ -1,9 +1,9 @@
 """Prompts: what each kind of checkpoint was taught to be asked.
 
-A prefix never holds ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
+A prefix never contains ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
 (pretrained), ``"mix"``, ``"ft"`` (fine-tuned, with the task words of ``"pt"``), ``"refcoco-seg"``
-(fine-tuned on bare phrases) and ``"tiny"`` (the checkpoint that pgvision carries). Where public
-documents disagree about a prompt, it is let through.
+(fine-tuned on bare phrases) and ``"tiny"`` (the bundled checkpoint). Where public
+documents disagree about a prompt, it is accepted.
 """
 
 import re
@@ -73,7 +73,7 @@ def classes_per_prompt(kind: str) -> int:
 
 
 def require_phrase(phrase: str, name: str = "phrase") -> str:
-    """Return ``phrase`` without outer spaces, if it can stand in a list of classes.
+    """Return ``phrase`` without outer spaces, if it is valid in a list of classes.
 
     Args:
         phrase: A class name or a referring expression, in any script.
@@ -83,7 +83,7 @@ def require_phrase(phrase: str, name: str = "phrase") -> str:
         The phrase, stripped; case and inner text as they came.
 
     Raises:
-        PromptError: If it is not text, is empty, or holds a line break or other control
+        PromptError: If it is not text, is empty, or contains a line break or other control
             character, a token such as ``<loc0001>`` or ``<image>``, or a semicolon (it separates).
 
     Example:
@@ -124,10 +124,10 @@ def require_classes(classes: str | Iterable[str]) -> tuple[str, ...]:
 def detect_prefix(classes: str | Iterable[str], *, kind: str) -> str:
     """Ask for boxes of ``classes``.
 
-    Any number of classes is joined; `classes_per_prompt` says how many are wise.
+    Any number of classes is joined; `classes_per_prompt` returns a sensible number.
 
     Raises:
-        PromptError: If a class cannot stand in a prompt or ``kind`` is unknown.
+        PromptError: If a class is invalid in a prompt or ``kind`` is unknown.
 
     Example:
         >>> detect_prefix(["helmet", "head"], kind="mix")
@@ -143,7 +143,7 @@ def segment_prefix(classes: str | Iterable[str], *, kind: str) -> str:
     Google's ``ft-refcoco-seg`` checkpoints take the bare phrase, and write no label.
 
     Raises:
-        PromptError: If a class cannot stand in a prompt, ``kind`` is unknown, or more than one
+        PromptError: If a class is invalid in a prompt, ``kind`` is unknown, or more than one
             phrase is put to a ``refcoco-seg`` checkpoint.
 
     Source:

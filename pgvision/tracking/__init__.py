@@ -1,4 +1,4 @@
-"""Who is who over a video, and where: `tracks` (ByteTrack), `zones` and lines that count them."""
+"""Tracking over a video: `tracks` (ByteTrack), `zones` and lines that count them."""
 
 from typing import Literal
 

@@ -51,7 +51,7 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             # what is an object, so every box that comes here may start a track.
             tracker = ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
             last = outcome.time - 1e-3
-        # The time says how far things may have moved: a stride and a live source leave frames out.
+        # Time bounds how far objects may have moved: a stride and a live source skip frames.
         last = max(outcome.time, last + 1e-3)
         yield _numbered(outcome, tracker, last)
 

@@ -87,7 +87,7 @@ class _Side:
     counted: float
     current: float
     since: float
-    has_crossed: bool = False  # an odd number of times since ``counted``
+    has_crossed: bool = False  # toggles with each crossing since ``counted``
 
 
 @dataclass
@@ -183,7 +183,7 @@ class Zones:
             del self._tracks[number]
 
     def expire(self, now: float) -> Iterator[Event]:
-        """End the visits whose grace is over: also called while no frames come."""
+        """End the visits after their grace period; also called while no frames arrive."""
         for name, visits in self._visits.items():
             for number, visit in list(visits.items()):
                 if now - visit.last.seconds > self._grace:
@@ -353,7 +353,7 @@ def read_zones(files: Sequence[Path]) -> dict[str, FloatArray]:
     """Read polygons from JSON files.
 
     A file contains the corners of one zone (``[[x, y], ...]``, named like the file), several zones
-    by name (``{"gate": [[x, y], ...]}``), or is one of LabelMe's, whose polygons keep their labels.
+    by name (``{"gate": [[x, y], ...]}``), or is a LabelMe file, with its labels as names.
     Corners are in pixels of the source's frames.
 
     Args:

@@ -36,10 +36,10 @@ from vqvae import MaskCodec
 _LOG = logging.getLogger(__name__)
 Part: TypeAlias = Dataset | tuple[Example, ...]
 _HELD_BACK: Final = 0.1  # share of the images that are validated on where no part is named so
-_LEAST_HELD: Final = 5  # images held back at least, but not more than a third
+_LEAST_HELD: Final = 5  # images; lower bound of the validation part, but not more than a third
 _THREADS: Final = 8
 _SHOWN: Final = 5
-_PROMPT: Final = 40  # tokens left for a prompt beside the answer
+_PROMPT: Final = 40  # tokens; reserved for the prompt
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class TaskData:
         return max(map(collator.num_tokens, texts), default=1)
 
     def long_answers(self, kind: str, budget: int, collator: Collator) -> dict[str, int]:
-        """Return images whose answer has more tokens than the model writes by default.
+        """Return images with an answer longer than the model writes by default.
 
         Args:
             kind: Kind of the checkpoint's prompts.
@@ -240,7 +240,7 @@ def read_data(sources: Sequence[DataSource], config: TrainConfig) -> RunData:
 
     Raises:
         OptionError: If there are none, two closed sets, or a part that is not there.
-        DataError: If there is nothing to learn, or the parts cannot be told apart.
+        DataError: If there is nothing to learn, or the parts cannot be identified.
         SourceError: If there is nothing at a path.
     """
     if not sources:
@@ -275,7 +275,7 @@ def count_objects(dataset: Dataset) -> dict[str, int]:
 def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
     of_texts = config.task in ("caption", "ask", "read")
     read = _read_texts if of_texts else _read_objects
-    # 1. The parts by their names; without a validation part some images are held back.
+    # 1. Find the parts by their names; without a validation part some images are split off.
     parts = read(source.data, source.images)
     chosen = training_part(parts, source.split, source=source.data)
     train = parts[chosen]()
@@ -342,7 +342,7 @@ def _kept(part: Part, wanted: Callable[[Path], bool]) -> Part:
 
 
 def _hold_back(part: Part, source: DataSource) -> tuple[Part, Part]:
-    """Hold back the images whose digests come first: always the same, copies together."""
+    """Split off the images with the lowest digests: deterministic, copies stay together."""
     keys = {path: _digest(path) for path in dict.fromkeys(_paths(part))}
     digests = sorted(set(keys.values()))
     count = max(round(_HELD_BACK * len(digests)), min(_LEAST_HELD, len(digests) // 3))
@@ -416,7 +416,7 @@ def _require_objects(train: Dataset, valid: Dataset, name: str) -> None:
 
 
 def _warn_leaks(train: Part, valid: Part, name: str) -> None:
-    """Warn of files that are in both parts: figures on them say nothing about new images."""
+    """Warn of files that are in both parts: metrics on them do not measure generalisation."""
     sizes: dict[int, tuple[set[Path], set[Path]]] = defaultdict(lambda: (set(), set()))
     for which, part in enumerate((train, valid)):
         for path in _paths(part):

@@ -65,7 +65,7 @@ def validate(
     Args:
         engine: Over the model's present weights.
         data: The data set; ``config.eval_limit`` bounds the images, ``config.eval_absent`` the
-            classes to ask for in an image beside its own, unless ``config.eval_all``.
+            absent classes to ask for in each image, unless ``config.eval_all``.
         share: This process's number, and the number of processes.
         gather: Joins lists of all processes; None: there is one.
 
@@ -92,6 +92,7 @@ def validate(
 def _score_objects(
     engine: Engine, part: Dataset, data: TaskData, share: tuple[int, int], gather: Gather
 ) -> Validation:
+    # 1. Ask this process's share of the images.
     config = data.config
     names = list(dict.fromkeys(part.classes))
     asked = _classes_to_ask(part, names, config)
@@ -99,6 +100,7 @@ def _score_objects(
     rows, unread, shown = _find(engine, mine, asked, names, config)
     if not part.images[share[0] :: share[1]]:
         rows, unread, shown = [], {}, []
+    # 2. Gather the results of all processes; unreadable images are not scored.
     rows = gather(rows)
     unread = dict(gather(list(unread.items())))
     read = tuple(one for one in part.images if str(one.path) not in unread)
@@ -107,6 +109,7 @@ def _score_objects(
             f"{data.name}: none of {len(part.images)} validation images can be read: "
             f"{next(iter(unread.values()))}"
         )
+    # 3. Compute the metrics.
     truth = dataset_to_coco(replace(part, images=read))
     iou_type: Literal["bbox", "segm"] = "segm" if config.task == "segment" else "bbox"
     report = evaluate_detections(truth, rows, iou_type)
@@ -118,6 +121,7 @@ def _score_objects(
     for one in report.per_class.values():
         if one.num_annotations:
             figures[f"ap50 {own.get(one.name, one.name)}"] = float(one.ap50 or 0.0)
+    # 4. Fit the calibration.
     scores, correct = match_scores(truth, rows, iou_type)
     fitted = fit_calibration(scores, correct, "isotonic") if len(scores) else None
     rounded = {name: round(value, 4) for name, value in figures.items()}
@@ -153,7 +157,7 @@ def _find(
     rows: list[dict[str, Any]] = []
     unread: dict[str, str] = {}
     boxes: dict[int, list[tuple[Any, str]]] = defaultdict(list)
-    # All names at once where every image is asked for all of them, else one by one.
+    # 1. Ask for all names at once if each image is asked for all of them, else one by one.
     together = all(len(some) == len(names) for some in asked.values())
     for group in [list(names)] if together else [[name] for name in names]:
         images = [one for one in part.images if asked[one.id] & set(group)]
@@ -173,6 +177,7 @@ def _find(
                     for box, label, score in zip(outcome.xyxy, outcome.labels, scores, strict=True)
                     if score >= 0.3
                 ]
+    # 2. Choose images for the sheet.
     by_id = {one.id: one for one in part.images}
     shown = [
         Shown(str(by_id[k].path), by_id[k].path.name, [b for b, _ in v], [t for _, t in v])
@@ -188,6 +193,7 @@ def _score_texts(
     share: tuple[int, int],
     gather: Gather,
 ) -> Validation:
+    # 1. Answer this process's share of the examples.
     mine = list(range(len(examples)))[share[0] :: share[1]]
     unread: dict[str, str] = {}
     texts: list[tuple[int, str]] = []
@@ -209,11 +215,13 @@ def _score_texts(
 
     for place, answer in engine.generate(requests()):
         texts.append((asked[place], answer.text))
+    # 2. Gather the answers of all processes.
     answers = dict(gather(texts))
     unread = dict(gather(list(unread.items())))
     if not answers:
         reason = next(iter(unread.values()), "there is none")
         raise DataError(f"none of {len(examples)} validation examples can be read: {reason}")
+    # 3. Score.
     said = [answers[k] for k in sorted(answers)]
     known = [examples[k] for k in sorted(answers)]
     figures = _text_figures(said, known, config.task)

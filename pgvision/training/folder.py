@@ -46,7 +46,7 @@ def last_checkpoint(folder: Path, *, remove: bool = True) -> Path | None:
 
     Args:
         folder: Of the run.
-        remove: Remove newer ones, whose writing was interrupted.
+        remove: Remove newer ones, which are incomplete.
     """
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in reversed(found):

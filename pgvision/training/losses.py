@@ -63,7 +63,7 @@ class MaskLoss(nn.Module):
     """Decoded masks against true ones: pixel-wise cross-entropy and Dice.
 
     The mean of the codebook under the model's distribution over codes is decoded by the frozen
-    codec, and the gradient comes back through it. A mean says little while a distribution has two
+    codec, and the gradient comes back through it. A mean is wrong while a distribution has two
     peaks: add this to cross-entropy, do not replace it.
 
     Args:

@@ -19,7 +19,7 @@ from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution
 
 _SMALL: Final = 100_000_000  # parameters
-_MOST_PIECES: Final = 3  # of "<noise>": with more it becomes a token of its own
+_MOST_PIECES: Final = 3  # token pieces of "<noise>": with more it is added as one token
 
 
 class TrainedModel:

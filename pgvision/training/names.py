@@ -23,8 +23,8 @@ _SURE: Final = 0.3  # score of the objects that are compared
 def match_names(engine: Engine, data: RunData) -> dict[str, str]:
     """Find for each unknown class the trained name under which the model finds its objects.
 
-    The model is asked for each of its own classes on a few training images. A name whose objects
-    are those of an unknown class (F1 at IoU 0.5) is a better start than a name never seen.
+    The model is asked for its own classes on a few training images. A name that finds the
+    objects of an unknown class (F1 at IoU 0.5) is a better start than a name never seen.
 
     Args:
         engine: Over the untrained model.

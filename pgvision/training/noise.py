@@ -33,7 +33,7 @@ def noise_boxes(
 ) -> FloatArray:
     """Draw boxes that are no objects.
 
-    Some lie beside or upon a true one, as a second answer for it would; the others lie where
+    Some overlap a true one or are next to it, like a duplicate answer; the others are where
     nothing is, with the sizes of true ones, or, where all is covered, where least is.
 
     Args:

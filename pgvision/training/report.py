@@ -1,4 +1,4 @@
-"""What a run leaves beside its weights: table, model card, curves, sheets of images."""
+"""Report of a training run: table, model card, curves, sheets of images."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ class TrainReport:
         best_step: Step of these weights.
         seconds: Wall-clock time of the run.
         left_out: Images that were not used, with the reason.
-        long_answers: Images whose answer has more tokens than the checkpoint writes by default.
+        long_answers: Images with an answer longer than the checkpoint writes by default.
         finished: Whether the run is complete; False where it was stopped.
     """
 
@@ -207,6 +207,7 @@ def write_model_card(
         base: Card of the checkpoint that the run started from.
         card: Card of the trained checkpoint.
     """
+    # 1. Front matter, which the hub reads.
     text_tasks = {"caption": "image-to-text", "ask": "visual-question-answering"}
     task = data.tasks[0].config.task
     is_google = base.location.startswith("google/") or "gemma" in base.location.lower()
@@ -222,6 +223,7 @@ def write_model_card(
         ),
         "tags": ["pgvision", "paligemma", task],
     } | ({"base_model": base.location} if not base.is_local else {})
+    # 2. Sections; settings list only what differs from the default.
     default = as_plain(TrainConfig())
     changed = {k: v for k, v in as_plain(config).items() if v != default[k] and v is not None}
     names = {name: f"asked for as {other!r}" for name, other in data.asked_as.items()}
@@ -242,6 +244,7 @@ def write_model_card(
         "Credits": {f"base, {base.name}": _base_credits(base)}
         | {f"data, {one.name}": data_credits(one) for one in data.tasks},
     }
+    # 3. Write front matter, title and the sections that have content.
     rows = [f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n", f"# {card.about}", ""]
     rows += [f"Fine-tuned with pgvision {__version__}.", ""]
     for heading, content in sections.items():
@@ -264,7 +267,7 @@ def _base_credits(card: CheckpointCard) -> str:
 
 
 def data_credits(data: TaskData) -> str:
-    """Return what COCO's ``info`` and ``licenses`` or a data.yaml say of a data set's licence."""
+    """Return what COCO's ``info`` and ``licenses`` or a data.yaml state of a data set's licence."""
     parts = []
     if isinstance(data.train, Dataset):
         info, listed = data.train.info.get("info"), data.train.info.get("licenses")

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 
 from pgvision.errors import OptionError
 
-_TEXT: Final = 512  # tokens that the longest text may have beside the picture
+_TEXT: Final = 512  # tokens; longest text in addition to the image
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 

@@ -112,6 +112,7 @@ def _settings(
 ) -> tuple[tuple[DataSource, ...], TrainConfig]:
     sources: tuple[DataSource, ...] = ()
     given: dict[str, Any] = dict(options)
+    # 1. Options replace those of the config; any length replaces all lengths.
     if isinstance(config, TrainConfig):
         lengths = {"steps", "epochs", "minutes"}
         old = dict.fromkeys(lengths) if lengths & set(given) else {}
@@ -125,6 +126,7 @@ def _settings(
                     k: v for k, v in stored.items() if k not in ("steps", "epochs", "minutes")
                 }
         settings = TrainConfig(**{**stored, **given})
+    # 2. Sources given as an argument replace those of the file.
     if data is not None:
         several = [data] if isinstance(data, str | Path | DataSource) else list(data)
         sources = tuple(
@@ -174,6 +176,7 @@ class _Run:
 
     def execute(self, callbacks: Sequence[Any]) -> TrainReport:
         """Train and write."""
+        # 1. Build the trainer; warn of answers that the model would cut off by default.
         trainer, clock = self._trainer(callbacks)
         budget = self.card.longest_answer(self.model.resolution)
         long_answers: dict[str, int] = {}
@@ -185,14 +188,14 @@ class _Run:
                 "%d: ask with max_new_tokens or tiles", len(long_answers), budget,
                 max(long_answers.values()),
             )  # fmt: skip
-        # 1. Figures of the start, and what the run will take.
+        # 2. Evaluate the start, and estimate the run time.
         before, seconds = self._before(trainer)
         if clock.limit is not None:
             clock.limit = max(1.0, clock.limit - 1.2 * seconds)  # kept for the last validation
         self._estimate(trainer, seconds)
         trainer.before = before
         clock.restore(self.resumed, time.monotonic() - self.started)
-        # 2. Train, or go on.
+        # 3. Train, or resume.
         with _signals(clock):
             trainer.train(resume_from_checkpoint=str(self.resumed) if self.resumed else None)
         step = int(trainer.state.global_step)
@@ -204,7 +207,7 @@ class _Run:
             return TrainReport(
                 self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
             )
-        # 3. Figures of the best weights, which the trainer has loaded.
+        # 4. Evaluate the best weights, which the trainer has loaded.
         with memory_advice(self.config):
             after = self._evaluate()
         best = int(trainer.state.best_global_step or step)
@@ -271,7 +274,7 @@ class _Run:
         return dict(matched[0])
 
     def _bind(self) -> Path | None:
-        """Hold the folder to this run; return the checkpoint to resume from.
+        """Bind the folder to this run; return the checkpoint to resume from.
 
         Raises:
             OptionError: If the folder contains another run that has a checkpoint, or other files.
@@ -297,6 +300,7 @@ class _Run:
 
     def _trainer(self, callbacks: Sequence[Any]) -> tuple[FineTuner, RunClock]:
         config, model = self.config, self.model
+        # 1. Samples of all data sets, and the objective.
         side = 2 * model.resolution  # the processor halves it with antialiasing
         sources = [one.train_source(self.card, side, self.collator) for one in self.data.tasks]
         weights = [one.source.weight for one in self.data.tasks]
@@ -305,10 +309,12 @@ class _Run:
         mean_length = self._mean_length(samples) if config.weighs_tokens_equally else 0.0
         objective = make_objective(config, self.collator, self.data.codec, mean_length=mean_length)
         add_objective(model.base, objective)
+        # 2. Learning rates: new class names need larger steps of the embeddings.
         has_new_names = bool(self.data.unknown_classes(self.base_card))
         embedding_rate = config.embedding_rate
         if embedding_rate is None:
             embedding_rate = 4.0 if has_new_names else 1.0
+        # 3. Callbacks and trainer.
         clock = RunClock(config)
         average = AverageCallback()
         extra: list[Any] = [*([average] if config.ema else []), *callbacks]
@@ -389,9 +395,10 @@ class _Run:
         return dict(self.record["before"]), float(self.record["seconds"])
 
     def _estimate(self, trainer: FineTuner, seconds: float) -> None:
-        """Say how long the run will take; one step is measured."""
+        """Log how long the run will take; one step is measured."""
         if self.resumed is not None:
             return
+        # 1. Measure one step.
         batch = self.collator([trainer.train_dataset[k] for k in range(self.config.batch_size)])
         inputs = {k: v.to(self.args.device) for k, v in batch.items() if torch.is_tensor(v)}
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
@@ -404,6 +411,7 @@ class _Run:
             model(**inputs)["loss"].backward()
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()
+        # 2. Extrapolate, with a margin of 10%.
         step = (time.monotonic() - start) * self.config.accumulation * 1.1
         model.zero_grad(set_to_none=True)
         if self.config.minutes is not None:

@@ -298,7 +298,7 @@ class Samples(TorchDataset[Sample]):
         sources: The data.
         count: Number of samples of the run.
         seed: Random seed.
-        weights: How often each source is drawn; empty: all alike.
+        weights: How often each source is drawn; empty: all equally.
     """
 
     sources: Sequence[Source]

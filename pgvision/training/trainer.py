@@ -125,7 +125,7 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
 
 
 class TrainerParts(TypedDict):
-    """What a `FineTuner` is made of beside the arguments of transformers' Trainer."""
+    """Arguments of `FineTuner` in addition to those of transformers' Trainer."""
 
     model: TrainedModel
     args: TrainingArguments
@@ -428,16 +428,19 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
     Raises:
         OptionError: If the launcher splits weights (FSDP, DeepSpeed).
     """
+    # 1. Refuse sharding that validation cannot use.
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         if os.environ.get(name, "false").lower() in ("1", "true"):
             raise OptionError(
                 f"{name}: validation by generation needs whole weights on each process. Launch "
                 "without it; where memory is short use lora, four_bit or checkpointing"
             )
+    # 2. Defaults that depend on the device.
     dtype = config.dtype or arithmetic_dtype(device)
     workers = config.workers
     if workers is None:
         workers = min(4, (os.cpu_count() or 1) - 1) if device.type == "cuda" else 0
+    # 3. Steps and intervals are endless here; the run clock and `set_length` end the run.
     args = TrainingArguments(
         output_dir=str(out),
         max_steps=ENDLESS,
