@@ -132,6 +132,7 @@ def test_readme_blocks_have_types(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout
@@ -189,6 +190,7 @@ def test_the_pages_are_built_and_their_links_lead_somewhere(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=600,
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )

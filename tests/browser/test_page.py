@@ -298,7 +298,7 @@ def test_the_api_box_has_the_request_that_was_just_sent(new_page, address, pictu
     (tmp_path / picture.name).write_bytes(picture.read_bytes())
     code = page.locator("#api-python").inner_text()
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     assert "'category_id'" in done.stdout

@@ -182,6 +182,7 @@ def test_the_installed_command_keeps_stdout_for_results(picture):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["DetectionResult"]
     assert "loaded tiny" in done.stderr

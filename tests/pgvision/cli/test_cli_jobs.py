@@ -4,6 +4,8 @@ import os
 import pty
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -168,16 +170,29 @@ def test_json_lines_stay_on_stdout_while_a_bar_is_shown():
         "run_outputs(texts, choose_outputs(Output(json_lines=True)), 3)\n"
     )
     leader, follower = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=follower,
-        check=True,
-        env=os.environ | {"TERM": "xterm"},
-    )
-    os.close(follower)
-    seen = os.read(leader, 1 << 16)
-    os.close(leader)
+    seen = bytearray()
+
+    def look():
+        """Read what is shown, so that the terminal is never full; it ends with an error."""
+        with suppress(OSError):
+            while part := os.read(leader, 1 << 16):
+                seen.extend(part)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=follower,
+            check=True,
+            timeout=300,
+            env=os.environ | {"TERM": "xterm"},
+        )
+    finally:
+        os.close(follower)
+        looking.join()
+        os.close(leader)
     assert done.stdout.count(b'"text": "EXIT"') == 3
     assert b"EXIT" not in seen
     assert b"3 done" in seen

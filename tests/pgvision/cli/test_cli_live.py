@@ -1,6 +1,7 @@
 """`pgvision live` on real films and a real camera over HTTP, with the carried checkpoint."""
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -152,28 +153,41 @@ def test_a_lost_camera_is_reported_at_once_and_objects_leave_while_it_is_away():
     assert stamps == sorted(stamps)
 
 
-def test_a_camera_that_goes_away_and_comes_back(run):
-    """The camera ends after some frames and is started again: lost and reconnected are told."""
-    port = free_port()
+def test_a_camera_that_goes_away_and_comes_back(run, tmp_path):
+    """The camera is killed after some frames and started again: lost and reconnected are told."""
+    port, log, is_over = free_port(), tmp_path / "events.jsonl", threading.Event()
+
+    def come(wanted):
+        """Wait for an event; whether it came before the run was over."""
+        while not is_over.wait(0.05):
+            whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
+            if any(wanted(json.loads(line)) for line in whole.splitlines()):
+                return True
+        return False
 
     def flap():
-        for _ in range(2):
+        with camera(port, fps=20):
+            up.set()
+            come(lambda event: event.get("frames", 0) > 0)
+        if come(lambda event: event["event"] == "lost"):
             with camera(port, fps=20):
-                time.sleep(3.0)
-            time.sleep(1.0)
+                if come(lambda event: event["event"] == "reconnected"):
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                    is_over.wait(60)
 
-    flapping = threading.Thread(target=flap)
+    up, flapping = threading.Event(), threading.Thread(target=flap)
     flapping.start()
-    time.sleep(1.5)
-    source = f"http://127.0.0.1:{port}/live"
-    words = ["--seconds", "8", "--patience", "60", "--json"]
-    ran = run("live", "helmet", "--source", source, "--model", "tiny", *words)
-    flapping.join()
-    assert ran.code == 0, ran.err
+    try:
+        assert up.wait(60)
+        source = f"http://127.0.0.1:{port}/live"
+        words = ["--seconds", "120", "--patience", "100", "--heartbeat", "1", "--events", log]
+        ran = run("live", "helmet", "--source", source, "--model", "tiny", "--json", *words)
+    finally:
+        is_over.set()
+        flapping.join()
+    assert ran.code == 130, ran.err
     events = [event["event"] for event in events_of(ran)]
-    assert "lost" in events
-    if "reconnected" in events:
-        assert events.index("lost") < events.index("reconnected")
+    assert [kind for kind in events if kind in ("lost", "reconnected")] == ["lost", "reconnected"]
 
 
 def test_a_picture_is_no_film(run, picture):

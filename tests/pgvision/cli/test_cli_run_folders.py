@@ -15,7 +15,11 @@ def loaded(code):
     """Run in a process of its own; say whether torch came in."""
     tail = "\nimport sys; print('torch' in sys.modules, file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", code + tail], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code + tail],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     return done.stderr
 

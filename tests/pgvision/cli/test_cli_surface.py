@@ -96,7 +96,9 @@ def test_the_top_help_names_every_command_without_importing_one():
         "heavy = {'torch', 'transformers', 'cv2', 'numpy', 'rich.progress'}\n"
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stderr.strip() == "set()"
     for name in COMMANDS:
         assert f"\n  {name} " in done.stdout
@@ -111,13 +113,15 @@ def test_help_needs_no_model(name):
         "except SystemExit: pass\n"
         "print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stderr.strip() == "set()"
 
 
 def test_python_m_pgvision():
     words = [sys.executable, "-m", "pgvision", "--version"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.startswith("pgvision ")
 
 
@@ -174,6 +178,7 @@ def test_completion_is_offered():
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
         # Typer looks for the shell among the parent processes; under CI there is none.
         env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )
