@@ -6,11 +6,12 @@ Public names load on first use, so that ``import pgvision`` stays light and torc
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pgvision.version import __version__
+
 if TYPE_CHECKING:
     from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
     from pgvision.training import train
 
-__version__ = "0.1.0"
 __all__ = ["Answerer", "Captioner", "Detector", "Reader", "Segmenter", "__version__", "train"]
 
 _HOMES = {name: "pgvision.tasks" for name in __all__ if not name.startswith("_")}

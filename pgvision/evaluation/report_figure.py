@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgvision.errors import DependencyError
-from pgvision.evaluation.report import shown_number, shown_threshold, summary
+from pgvision.evaluation.report_text import shown_number, shown_threshold, summary
 from pgvision.files import replaced_path
 
 if TYPE_CHECKING:

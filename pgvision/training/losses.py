@@ -240,7 +240,7 @@ def add_objective(model: Any, objective: Objective) -> None:
         logits: Tensor = model.lm_head(states)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
-    def forward(
+    def _forward(
         *args: Any, labels: Tensor | None = None, masks: Tensor | None = None, **more: Any
     ) -> Any:
         if labels is None:
@@ -248,7 +248,7 @@ def add_objective(model: Any, objective: Objective) -> None:
         states = model.model(*args, **more, use_cache=False).last_hidden_state
         return {"loss": objective(states, head, labels, masks)}
 
-    model.forward = forward
+    model.forward = _forward
 
 
 def remove_objective(model: Any) -> None:

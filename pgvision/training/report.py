@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import yaml
 
-from pgvision import __version__
 from pgvision.arrays import ByteArray
 from pgvision.datasets import Dataset
 from pgvision.errors import ImageError, SourceError
@@ -24,6 +23,7 @@ from pgvision.training.config import TrainConfig, as_plain
 from pgvision.training.data import RunData, TaskData
 from pgvision.training.evaluation import Shown
 from pgvision.training.samples import Sample
+from pgvision.version import __version__
 
 CALIBRATION_NAME: Final = "calibration.json"
 _SIDE: Final = 320  # of an image on a sheet

@@ -208,9 +208,11 @@ class FineTuner(Trainer):  # type: ignore[misc]
             )
         return (loss, {}) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:  # noqa: D102 (the Trainer's)
+    def training_step(  # noqa: D102 (the Trainer's)
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         with memory_advice(self.config):
-            loss: Tensor = super().training_step(*args, **kwargs)
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
     def create_optimizer(self, model: Any = None) -> Any:
