@@ -39,7 +39,7 @@ def require_boxes(boxes: ArrayLike, name: str = "xyxy") -> FloatArray:
         hint = "; wrap a single box in a list" if array.shape == (4,) else ""
         raise ShapeError(f"{name} must have shape (n, 4), got {array.shape}{hint}")
     if array.dtype.kind not in "fiu":
-        raise ShapeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        raise ShapeError(f"{name} must contain real numbers, got dtype {array.dtype}")
     # Huge float64 values overflow to infinity here and are refused in the next line.
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)

@@ -153,10 +153,10 @@ def rle_fault(rle: object, image_hw: tuple[int, int]) -> str | None:
     if not isinstance(counts, str | bytes | list | tuple):
         return f"RLE counts are {type(counts).__name__}, expected a string"
     if isinstance(counts, str) and not counts.isascii():
-        return "RLE counts hold characters that no RLE has"
+        return "RLE counts contain characters that RLE does not use"
     if isinstance(counts, list | tuple):
         if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
-            return "RLE counts hold something that is not a run length"
+            return "RLE counts contain something that is not a run length"
         if sum(counts) != image_hw[0] * image_hw[1]:
             return pixels_fault(int(sum(counts)), image_hw)
     return None

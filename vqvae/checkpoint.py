@@ -1,4 +1,4 @@
-"""Read and write codec weights; believe nothing in a file before it has been checked.
+"""Read and write codec weights; every file is checked before it is used.
 
 Two formats contain the same 49 tensors under the same names: Google's ``.npz`` and our
 ``.safetensors``. The table below is the contract; a file that differs from it is refused.
@@ -156,7 +156,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CodecError(f"codec weights: expected .safetensors or .npz, got {path}")
     for name, held in tensors.items():
         if not bool(torch.isfinite(held).all()):
-            raise CodecError(f"{path}: tensor {name} holds NaN or infinite numbers")
+            raise CodecError(f"{path}: tensor {name} contains NaN or infinite numbers")
     return tensors
 
 

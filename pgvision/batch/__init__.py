@@ -1,4 +1,4 @@
-"""Bulk jobs that lose no answer: a SQLite journal, one file at the end, any number of shards.
+"""Bulk jobs that resume: a SQLite journal, one file at the end, any number of shards.
 
 `Job` asks about all images of some sources and resumes where it was stopped; `merge` makes one file
 of the journals of several shards.

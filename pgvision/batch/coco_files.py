@@ -54,6 +54,7 @@ def write_coco_file(
         for result in _detections(answers()):
             yield from entries.of(result)
 
+    # With given ids only a result list is written, as evaluators expect.
     if ids is not None:
         write_results(path, annotations())
         count = entries.num_images
@@ -90,6 +91,7 @@ class CocoEntries:
             entries = result.to_coco(image_id=image_id, category_ids=self._known.categories)
             self.num_objects += len(entries)
             return entries
+        # Categories are numbered in the order of their first use.
         self._names.update(dict.fromkeys(result.classes))
         ids = {name: number for number, name in enumerate(self._names, 1)}
         entries = []
@@ -175,6 +177,7 @@ class KnownIds:
         Raises:
             DataError: If there is none, or several, or if another image has taken the id.
         """
+        # 1. Compare with all known images of this file name.
         parts = _parts(image)
         shared = [
             (_num_shared(parts, known), number, "/".join(known))
@@ -191,6 +194,7 @@ class KnownIds:
                 f"--coco-ids: {image} may be any of {names}; run it in the folder that the names "
                 "start from"
             )
+        # 2. Two images must not get one id.
         if self._taken.setdefault(number, image) != image:
             raise DataError(
                 f"--coco-ids: {image} and {self._taken[number]} would both be {name!r}; leave one "

@@ -116,6 +116,7 @@ def connect(path: Path) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
+    # Refuse files of other programs and versions; an empty file becomes a journal.
     if filled and (application, version) != (APPLICATION, VERSION):
         db.close()
         if application == APPLICATION:
@@ -160,11 +161,13 @@ def gather(paths: Iterable[Path]) -> Answers:
         DataError: If an item is in two of them.
     """
     with reported_errors("merge"):
+        # 1. Create a temporary database with one run.
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         db.executescript(SCHEMA)
         db.execute("INSERT INTO run (id, key, settings) VALUES (1, '', '')")
     for path in paths:
         with reported_errors(path):
+            # 2. Copy items and answers of each journal; ids are assigned anew.
             db.execute("ATTACH ? AS part", (str(path),))
             try:
                 db.execute(

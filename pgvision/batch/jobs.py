@@ -247,6 +247,7 @@ class Asker:
             for outcome in self.recipe.stream(state.frames_of(reads)):
                 name, rows = outcome.source or "", []
                 if current != name:
+                    # The previous video is complete.
                     rows += state.finish(current)
                     current = name
                 place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
@@ -260,6 +261,7 @@ class Asker:
                     )
                 )
                 yield outcome, rows
+        # Complete the remaining videos.
         yield None, [row for name in list(state.videos) for row in state.finish(name)]
 
 

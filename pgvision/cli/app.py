@@ -1,4 +1,4 @@
-"""The command ``pgvision``: its commands, loaded when they are used, and how errors end them."""
+"""The command ``pgvision``: lazily loaded subcommands, and exit codes of errors."""
 
 import re
 import sys

@@ -215,7 +215,7 @@ def _run(
 ) -> NoReturn:
     from pgvision.batch import Job, Recipe, Shard
 
-    # 1. Everything that can be refused is refused before the model is loaded.
+    # 1. Refuse wrong options before the model is loaded.
     boxes = options if isinstance(options, BoxJobOptions) else BoxJobOptions(out=options.out)
     final = boxes.coco or (None if options.out is None else options.out / RESULTS)
     if final is None:
@@ -228,6 +228,7 @@ def _run(
     require_writable(final.parent, "--coco" if boxes.coco else "--out")
     if options.out is not None:
         require_writable(options.out, "--out")
+    # 2. Open the job; each shard has its own journal.
     part = "" if options.shard is None else "." + options.shard.replace("/", "-of-")
     job = Job(
         Recipe(task, {name: value for name, value in keywords.items() if value is not None}),
@@ -243,7 +244,7 @@ def _run(
             f"shard {job.shard}: {len(job.items)} of {job.num_listed} images and videos, listing "
             f"{job.listing[:8]} (the same for all shards that can be merged)"
         )
-    # 2. Answers go to the journal, and at the end from there to the files.
+    # 3. Write answers to the journal, and at the end from there to the files.
     stopped = _answer(job, options) if options.ray is None else _answer_on_ray(job, options)
     if not stopped and job.shard is None:
         json_lines = None if options.out is None else options.out / RESULTS
@@ -266,6 +267,7 @@ def _answer(job: "Job", options: JobOptions) -> bool:
         printed(as_json=options.json_lines) as write,
         closing(job.stream()) as outcomes,  # type: ignore[type-var]
     ):
+        # Notes exist once the stream has begun.
         noted = False
         try:
             while True:

@@ -45,7 +45,7 @@ _FIXES: Final = {
     "BGR": "the vision tower reads RGB; swap the channels",
     "letterbox": "squeeze the picture to the square, without keeping its proportions or padding",
     "double newline": "the prompt ends with one newline; a chat template may add a second",
-    "no newline": "put one newline behind the prompt, a token of its own",
+    "no newline": "put one newline after the prompt, as a separate token",
     "missing bos": "put <bos> between the image tokens and the prompt",
     "dropped loc tokens": "keep <locNNNN> in the text: no skipping of special tokens, and the "
     "checkpoint's own tokenizer",
@@ -152,7 +152,7 @@ def check_tokens(answers: Sequence[Generation]) -> Check:
     if not placed:
         return Check(name, "note", "no answer has one")
     told = any(answer.logprobs is not None for answer in placed)
-    return Check(name, "ok", "one token each" if told else "in the text; tokens are not told")
+    return Check(name, "ok", "one token each" if told else "in the text; no tokens are sent")
 
 
 def check_probabilities(answers: Sequence[Generation]) -> Check:

@@ -1,4 +1,4 @@
-"""What people read: everything on stderr, so that stdout stays for results."""
+"""Messages and progress on stderr; stdout is for results."""
 
 import logging
 import sys

@@ -142,7 +142,7 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
     from pgvision.cli.console import say
     from pgvision.datasets import detect_format, find_split, read_splits, split_by_hash
 
-    # Only a JSONL source needs the codec to read masks; the other formats contain them.
+    # 1. Read. Only a JSONL source needs the codec to read masks; other formats contain them.
     is_text = source.exists() and (options.source_format or detect_format(source)) == "jsonl"
     parts = read_splits(
         source,
@@ -153,6 +153,7 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
         split=options.split,
         on_error="record" if options.check or options.skip_broken else "raise",
     )
+    # 2. Select parts and classes, and rename.
     if options.split is not None:
         name = find_split(parts, options.split, source=source)
         parts = {name: parts[name]}
@@ -163,6 +164,7 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
         parts = {key: part.select(options.classes) for key, part in parts.items()}
     if names := renamed(options.rename or []):
         parts = {key: part.rename(names) for key, part in parts.items()}
+    # 3. Split off a validation part.
     if options.val is None:
         return parts
     if len(parts) > 1:
@@ -204,11 +206,13 @@ def _write(
     from pgvision.cli.console import say
     from pgvision.datasets import write_dataset
 
+    # 1. Choose the format.
     target = options.target_format or _ENDINGS.get(out.suffix.lower())
     if target is None:
         raise OptionError(f"{out}: the name does not show the format; add --to coco, yolo or jsonl")
     codec = _codec(options) if examples.task == "segment" and target == "jsonl" else None
     whole = next(iter(parts.values())) if len(parts) == 1 else parts
+    # 2. Write; everything is read back and counted.
     report = write_dataset(
         whole, out, format=target, options=examples, codec=codec, images=options.image_files
     )
@@ -216,6 +220,7 @@ def _write(
     if options.as_json:
         rows = [asdict(finding) for finding in report.findings]
         typer.echo(json.dumps({"path": str(report.path), **counts, "findings": rows}))
+    # 3. Report what was lost.
     findings = [*listed, *report.findings]
     for line in finding_lines(findings):
         say(line, style="yellow")

@@ -1,4 +1,4 @@
-"""`make demo`: the main job on pictures and a video that training never saw."""
+"""`make demo`: detection on images and a video that are not in the training data."""
 
 import shutil
 import time
@@ -26,16 +26,19 @@ def demo(
     from pgvision.cli.runs import choose_outputs, run_outputs
 
     start = time.monotonic()
+    # 1. Copy the sample images, and make a short video.
     out.mkdir(parents=True, exist_ok=True)
     pictures = _copy_samples(out)
     video = _write_video(out / "site.mp4")
     sources = [*pictures, str(video)]
+    # 2. Detect.
     output = BoxOutput(out=out, coco=out / "coco.json", overwrite=True)
     summary = run_outputs(
         Detector(["helmet", "person"], conf=0.25, unknown="ask").stream(sources),
         choose_outputs(output),
         len(pictures) + NUM_FRAMES,
     )
+    # 3. Ask a question.
     question = "how many workers wear a helmet?"
     answer = Answerer()(pictures[1], question).text
     say(f"{pictures[1]}: {question} {answer}")
@@ -78,9 +81,9 @@ Look at
   {out}/site-1.overlay.jpg, {out}/site-2.overlay.jpg   the same in drawings
   {out}/site.overlay.mp4                             and frame by frame
   {out}/coco.json                                    images, categories, boxes with scores
-  {out}/results.jsonl                                all that is known of each answer
+  {out}/results.jsonl                                every field of each answer
 
-On a photograph of your own (the carried checkpoint is weak where objects are small):
+On a photograph of your own (the bundled checkpoint is weak on small objects):
   {command} detect helmet your-photo.jpg --out found
 
 With Google's weights (accept the terms on their page, then `hf auth login`):

@@ -34,8 +34,8 @@ def doctor(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Test a server instead: does it run the carried checkpoint 'tiny', which it must "
-            "serve for this, as PaliGemma was trained?",
+            help="Test a server instead: does it run PaliGemma as it was trained? It must serve "
+            "the bundled checkpoint 'tiny' for this.",
             show_default=False,
         ),
     ] = None,

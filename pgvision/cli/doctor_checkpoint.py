@@ -1,4 +1,4 @@
-"""What `pgvision doctor` asks of a checkpoint: does it load, end its answers, mask rightly?"""
+"""Checks of a checkpoint by `pgvision doctor`: loading, end of answers, attention mask."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
@@ -23,6 +23,7 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     from pgvision.runtime import load, open_engine
 
     try:
+        # 1. Load in the default engine and in PyTorch.
         default = open_engine(**how)
         engine = load(
             how["model"],
@@ -35,6 +36,7 @@ def check_checkpoint(how: LoadKeywords) -> Iterator[Check]:
     except PgvisionError as error:
         yield Check("checkpoint", "fail", str(error))
         return
+    # 2. Compare both, then check numbers, tokens, mask, cache and codec.
     yield Check("checkpoint", "ok", f"{engine.card.name}: {engine.card.about}")
     yield guarded("engine", lambda: check_engines(cast("Engine", default), engine))
     yield check_numbers(engine)

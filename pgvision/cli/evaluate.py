@@ -100,6 +100,7 @@ def evaluate(*, options: EvalOptions, model: ObjectOptions) -> None:
 
 
 def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
+    # Imported here: they load slowly, and --help needs none of them.
     from pgvision.datasets import dataset_to_coco
     from pgvision.evaluation import evaluate_detections
     from pgvision.runtime import find_checkpoint
@@ -169,9 +170,11 @@ def _predict(
     """Return the results by image id; images that could not be read are reported and missing."""
     from pgvision.results import DetectionResult, result_from_dict
 
+    # 1. Answer what is not in the journal yet.
     paths = [image.path for image in dataset.images]
     job = _job(options.task, keywords, paths, options.folder)
     _run(job, "images")
+    # 2. Read all answers from the journal; report failures and wrong sizes.
     by_name = {str(answer["source"]): answer for answer in job.results()}
     found: dict[int, DetectionResult] = {}
     for image in dataset.images:
@@ -252,8 +255,10 @@ def _save_worst(
     from pgvision.evaluation import find_mistakes
 
     folder = options.folder / "worst"
+    # 1. Delete the images of an earlier run.
     for old in folder.glob("[0-9][0-9]-*.jpg"):
         old.unlink()
+    # 2. Count mistakes at the best threshold.
     threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
     kept = {
         image_id: result if result.scores is None else result[result.scores >= threshold]
@@ -262,6 +267,7 @@ def _save_worst(
     mistakes = find_mistakes(truth, list(kept.items()), report.iou_type)
     images = [image for image in dataset.images if image.id in kept and mistakes[image.id].count]
     images.sort(key=lambda image: -mistakes[image.id].count)
+    # 3. Draw ground truth and result next to each other.
     for place, image in enumerate(images[: options.worst], 1):
         wrong = mistakes[image.id]
         name = f"{place:02d}-{wrong.count}-{Path(image.file_name).stem}.jpg"
@@ -401,6 +407,7 @@ def _write_texts(
 ) -> None:
     from pgvision.cli.outputs import json_text
 
+    # 1. Write the answers and the report.
     lines = [
         json_text(
             {
@@ -416,6 +423,7 @@ def _write_texts(
     report = {"task": options.task, "num_answers": len(texts), "metrics": metrics, "unread": unread}
     write_text(options.folder / "answers.jsonl", "\n".join(lines) + "\n")
     write_text(options.folder / "report.json", json_text(report) + "\n")
+    # 2. Print the metrics.
     if unread:
         say(f"{len(unread)} of {len(cases)} not read and not scored: {', '.join(unread[:5])}")
     if options.as_json:

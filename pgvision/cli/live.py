@@ -31,6 +31,7 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
     from pgvision.tracking.tracks import require_trackers
     from pgvision.tracking.zones import Zones, read_lines, read_zones
 
+    # 1. Check zones, lines and names before the model is loaded.
     require_trackers()
     zones = Zones(
         read_zones(options.zone or ()),
@@ -41,6 +42,7 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
     classes = known_phrases(
         phrase, {"model": options.model, "kind": options.kind, "unknown": options.unknown}
     )
+    # 2. Open the outputs, and watch.
     with ExitStack() as stack:
         watched = Watch(zones, heartbeat=options.heartbeat)
         _open_outputs(watched, options, stack)

@@ -1,4 +1,4 @@
-"""Which model answers, and how it is run: the options of every command that loads one."""
+"""Options of every command that loads a model: checkpoint, device, engine."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
@@ -7,7 +7,7 @@ import typer
 
 MODEL_PANEL = "Model"
 MODEL_HELP = (
-    "A hub id, a folder, 'tiny' or 'small', which the package carries, or http://host:port of an "
+    "A hub id, a folder, the bundled 'tiny' or 'small', or http://host:port of an "
     "engine that serves one (OpenAI's chat completions) \\[default: $PGVISION_MODEL, else small]"
 )
 
@@ -89,8 +89,8 @@ class ModelOptions:
     kind: Annotated[
         str | None,
         typer.Option(
-            help="The prompts that it knows: pt, mix, ft, refcoco-seg or tiny.",
-            show_default="what its card or its name says",
+            help="Prompt format: pt, mix, ft, refcoco-seg or tiny.",
+            show_default="that of its card or name",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None

@@ -1,4 +1,4 @@
-"""Where results go: lines on stdout, results.jsonl, overlays, a COCO file."""
+"""Writers of results: lines on stdout, results.jsonl, overlays, a COCO file."""
 
 import json
 import sys
@@ -127,6 +127,7 @@ def coco_file(path: Path, known: KnownIds | None) -> Iterator[Write]:
             return
         annotations.extend(entries.of(outcome))
         name, source = describe_origin(outcome), outcome.source or ""
+        # File names are relative to the COCO file, as tools expect.
         if "://" not in source and Path(source).is_file():
             name = relative_name(source, path) + name.removeprefix(readable_name(source))
             name = readable_name(name)

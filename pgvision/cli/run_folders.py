@@ -1,4 +1,4 @@
-"""The folder that a run writes into: one for each run, found writable before the work begins."""
+"""Output folder of a run: one for each run, checked for write access before the work begins."""
 
 import os
 from pathlib import Path
@@ -39,7 +39,7 @@ def run_folder(path: Path, *, overwrite: bool) -> Path:
     elif _earlier_run(path):
         if path.resolve() == Path.cwd():
             raise OptionError(
-                f"--out {path}: holds an earlier run; name a new folder, or add --overwrite"
+                f"--out {path}: contains an earlier run; name a new folder, or add --overwrite"
             )
         number = 2
         while _earlier_run(folder := path.with_name(f"{path.name}{number}")):

@@ -93,6 +93,7 @@ def choose_outputs(options: Output, *, stride: int = 1) -> list[Writer]:
         OptionError: If a place cannot be written, or an option needs another one.
         DataError: If the file of COCO ids is not a COCO file.
     """
+    # 1. Refuse options without effect.
     boxes = options if isinstance(options, BoxOutput) else BoxOutput()
     for option, given, needed in (
         ("--coco-ids", boxes.coco_ids and not boxes.coco, "--coco FILE"),
@@ -101,6 +102,7 @@ def choose_outputs(options: Output, *, stride: int = 1) -> list[Writer]:
     ):
         if given:
             raise OptionError(f"{option}: has no effect without {needed}; add it, or leave it out")
+    # 2. Open the outputs.
     outputs: list[Writer] = [printed(as_json=options.json_lines)]
     if boxes.coco is not None:
         require_writable(boxes.coco.parent, "--coco")
@@ -140,6 +142,7 @@ def run_task(
     Returns:
         The exit code.
     """
+    # 1. Open the outputs before the model is loaded: their errors come first.
     stride, recursive = reading.get("stride", 1), reading.get("recursive", False)
     outputs = choose_outputs(output, stride=stride)
     if nothing_there(sources, recursive=recursive):
@@ -150,9 +153,10 @@ def run_task(
         outcomes: Iterable[Outcome] = (_as_failure(frame) for frame in frames)
     else:
         outcomes = stream(as_frames(sources))
+    # 2. Run.
     total = count_images(sources, recursive=recursive, stride=stride)
     summary = run_outputs(outcomes, outputs, total)
-    # Options that could not act are reported.
+    # 3. Report options that had no effect.
     if summary.num_done and not summary.has_video:
         track = isinstance(output, BoxOutput) and output.track
         idle = [f"--{name}" for name, given in (("track", track), ("stride", stride > 1)) if given]

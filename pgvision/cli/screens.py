@@ -1,4 +1,4 @@
-"""Where a live run's events and pictures go: lines, a log, a film, a window."""
+"""Outputs of a live run: lines, a log, a video file, a window."""
 
 import json
 import os

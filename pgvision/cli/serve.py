@@ -37,6 +37,7 @@ def _help_texts() -> dict[str, str]:
 
 def _parameters() -> list[inspect.Parameter]:
     """Return one option of the command line for each setting."""
+    # One option and one environment variable for each setting.
     hints, texts = get_type_hints(ServeSettings), _help_texts()
     parameters = []
     for field in fields(ServeSettings):

@@ -165,6 +165,7 @@ def _sources(options: Any) -> list[DataSource] | None:
         )
     found = []
     for text in texts:
+        # TASK=PATH gives a data set its own task.
         word, _, rest = text.partition("=")
         task = next((one for one in TASKS if rest and one == word), None)
         found.append(DataSource(data=Path(rest if task else text), task=task, **places))

@@ -18,7 +18,7 @@ MAX_WAITING: Final = 1000
 MAX_TRIES: Final = 5
 """Tries of one event that the server answers with an error."""
 MAX_AGE: Final = 900.0
-"""Seconds after which an event is given up, while the server cannot be reached."""
+"""Seconds; events older than this are dropped while the server cannot be reached."""
 _TIMEOUT: Final = 10.0
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 30.0
@@ -59,6 +59,7 @@ class Webhook:
     def __init__(
         self, address: str, headers: Sequence[str] = (), *, last_seconds: float = 5.0
     ) -> None:
+        # 1. Check address and headers.
         try:
             scheme, host, _ = origin_of(address)
             is_usable = "@" not in address.split("/")[2]
@@ -77,6 +78,7 @@ class Webhook:
             self._headers[name.strip()] = value.strip()
         # Paths and queries of webhooks contain their secrets: logs name the host alone.
         self._address, self._name = address, f"{scheme}://{host}"
+        # 2. State that the sending thread shares.
         self._last_seconds = last_seconds
         self.num_sent = self.num_refused = self.num_lost = 0
         self._waiting: deque[_Waiting] = deque()
@@ -151,6 +153,7 @@ class Webhook:
             fetch(self._address, policy=policy, headers=self._headers, body=event.data)
         except HttpError as error:
             status = error.status
+            # Retry what may succeed later; other refusals are final.
             if status is None or status >= 500 or status in _RETRIED:
                 return self._failed(event, status, str(error))
             self.num_refused += 1

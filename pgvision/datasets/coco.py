@@ -91,9 +91,11 @@ def coco_to_dataset(
 def _dataset(
     content: CocoContent, file: Path, images: str | Path | None, on_error: OnError
 ) -> Dataset:
+    # 1. Find the images; refuse all problems in one error.
     placed = _place_images(content, file, images)
     if on_error == "raise" or not placed:
         content.problems.refuse(FIX, DataError)
+    # 2. Build the data set, with notes on what was corrected.
     objects = _objects(content)
     findings = [Finding("mended", "warning", note) for note in content.problems.notes]
     findings += [
@@ -132,6 +134,7 @@ def _place_images(
     content: CocoContent, file: Path, images: str | Path | None
 ) -> dict[int, tuple[Path, tuple[int, int]]]:
     """Find path and size of each sound image; add the problems of the others."""
+    # 1. Collect the names.
     named: dict[int, str] = {}
     for number, entry in content.images.items():
         name = entry.fields.get("file_name")
@@ -140,7 +143,9 @@ def _place_images(
         elif entry.sound:
             place = f"images[{entry.index}].file_name"
             content.problems.add(place, f"is {name!r:.40}, expected text")
+    # 2. Find all images at once: folders are listed only once.
     found = ImageFinder(file, images).find_all(list(named.values()), file.parent, file.stem)
+    # 3. Read sizes that the file does not state.
     placed = {}
     for number, outcome in zip(named, found, strict=True):
         entry = content.images[number]
@@ -179,6 +184,7 @@ def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
             content.other_fields(row),
         )  # fmt: skip
         objects.setdefault(image_id, []).append(item)
+        # Free the outline: large files would be in memory twice.
         content.outlines[row] = None
     return objects
 

@@ -80,6 +80,7 @@ def compare_datasets(
         >>> report[0].message
         '1 crowd regions were left out (a.jpg annotation 3)'
     """
+    # 1. Compare the images and their objects.
     losses = _Losses(split)
     written = {} if after is None else {image.file_name: image for image in after.images}
     if not masks:
@@ -98,9 +99,10 @@ def compare_datasets(
         found = _by_class(other, after)
         _compare_objects(losses, image, found, before, options, bins=bins)
         _compare_fields(losses, "images", image.extra, other.extra)
-    # What is left was not in the original.
+    # 2. Images that are left were not in the original.
     for name in written:
         losses.add("images were read back that were not written", name)
+    # 3. Compare categories and top-level fields.
     known = {} if after is None else {category.name: category for category in after.categories}
     for category in before.categories:
         if category.name not in known:

@@ -295,10 +295,12 @@ def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
 def share_ids(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Return parts with one list of classes, by name, and ids numbered through all of them."""
     # Sorted by name, so that the numbers do not depend on the order of parts.
+    # 1. Number the names of all parts.
     named = {category.name: category for part in parts.values() for category in part.categories}
     first = {
         name: replace(named[name], id=number) for number, name in enumerate(sorted(named), start=1)
     }
+    # 2. Number images and objects.
     shared: dict[str, Dataset] = {}
     images, objects = count(1), count(1)
     for key, part in parts.items():
@@ -367,6 +369,7 @@ def split_by_hash(
         raise OptionError(f"by={by!r}: expected 'content' or 'name'")
     parts: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in dataset.images:
+        # A hash is stable: adding images moves no other image.
         key = image.file_name if by == "name" else file_digest(image.path)
         text = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(text).digest()

@@ -279,6 +279,7 @@ def codes_of(
         except DataError as error:
             raise DataError(f"{image.file_name}: annotation {item.id}: {error}") from error
         box = np.asarray(clipped_xyxy(item, image.image_hw), dtype=np.float32)
+        # The codec encodes the mask inside its box.
         crops.append(crop_mask(mask, box))
     if not crops:
         return np.zeros((0, 16), dtype=np.int64)

@@ -209,10 +209,12 @@ def find_named(
         by_folder.setdefault(file.path.parent, []).append(file)
     found: dict[Path, FoundImage] = {}
     for folder, members in by_folder.items():
+        # 1. Look for the stated name and for the file's own name.
         stated = finder.find_all([file.image for file in members], folder)
         own = finder.find_all([file.path.stem for file in members], folder)
         for file, image, other in zip(members, stated, own, strict=True):
             with errors.entry(file.path.name):
+                # 2. Images that were renamed often have the annotation file's name.
                 lost = isinstance(image, DataError) or not image.path.is_file()
                 if lost and isinstance(other, FoundImage) and other.path.is_file():
                     errors.findings.append(_renamed(file, other))
@@ -342,6 +344,7 @@ class _Search:
 
     def _find_outside(self, name: str, plain: str, absolute: bool) -> FoundImage:
         """Find an absolute name inside a folder, or one with ``..`` in a file nearby."""
+        # 1. Absolute names inside the image folder become relative.
         folders = [folder.absolute() for folder in self._folders]
         base = self._base.absolute()
         if absolute and Path(name).is_absolute():
@@ -352,12 +355,14 @@ class _Search:
         # Names with ".." start at the annotations, or at the image folder.
         if not absolute and (hits := list(self._climb(plain, folders))):
             return _only(hits, name)
+        # 2. Search the given folder for the end of the name.
         if (found := self._given_tail(name, plain)) is not None:
             return found
         place = Path(os.path.normpath(base / plain))
         for folder in folders if not absolute else ():
             if folder not in (base, self._root) and place.is_relative_to(folder):
                 return FoundImage(place.relative_to(folder).as_posix(), place)
+        # 3. Refuse: no name may lead outside the folder.
         what = "is absolute and not inside" if absolute else "leaves"
         fix = "name the folder that contains it (images=...) or use relative names"
         if self._given is not None:

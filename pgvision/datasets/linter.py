@@ -1,4 +1,4 @@
-"""Linter of data sets: what spoils training or scoring, found beforehand."""
+"""Linter of data sets: finds what harms training or scoring."""
 
 import json
 import math
@@ -202,10 +202,12 @@ def check_dataset(
         >>> report.ok, sorted({finding.rule for finding in report.errors})
         (False, ['class-name', 'missing-file', 'no-annotations', 'prompt'])
     """
+    # 1. Token budget of an answer.
     chosen = options or ExampleOptions()
     if budget is not None and budget < 1:
         raise OptionError(f"budget={budget}: expected at least 1 token")
     limit = token_budget(chosen.kind, resolution) if budget is None else budget
+    # 2. Check each part.
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     findings: list[Finding] = []
     digests: dict[str, dict[str, str]] = {}
@@ -215,6 +217,7 @@ def check_dataset(
         here = [*part.findings, *_check_part(part, chosen), *_check_files(part, digests[split])]
         here += _check_lengths(part, chosen, limit, count_tokens or estimate_tokens, lengths)
         findings += [replace(finding, split=finding.split or split) for finding in here]
+    # 3. Check across parts: other class lists, the same image in two parts.
     findings += [*_check_categories(parts), *_check_leakage(digests)]
     return CheckReport(
         findings=tuple(findings),
@@ -227,11 +230,13 @@ def check_dataset(
 
 
 def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
+    # 1. The data set as a whole.
     if not dataset.categories:
         yield Finding("no-categories", "error", "no class is named: nothing can be asked or scored")
     if not dataset.num_objects:
         message = "the data set has images and no annotation: are the labels where they belong?"
         yield Finding("no-annotations", "error", message)
+    # 2. Images and their objects.
     names: dict[str, int] = {}
     for image in dataset.images:
         names[image.file_name] = names.get(image.file_name, 0) + 1
@@ -246,6 +251,7 @@ def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
                     f"annotation {item.id} ({dataset.names[item.category_id]}): {message}",
                     image.file_name,
                 )
+    # 3. Names: files of one name would overwrite each other.
     for name, number in names.items():
         if number > 1:
             yield Finding("duplicate-name", "error", f"{number} images have this name", name)
@@ -254,6 +260,7 @@ def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
 def _check_object(
     item: Annotation, image: ImageRecord, options: ExampleOptions, seen: dict[tuple[int, ...], int]
 ) -> Iterator[tuple[str, str, str]]:
+    # 1. The box itself.
     height, width = image.image_hw
     left, top, right, bottom = item.xyxy
     text = f"box [{left:g}, {top:g}, {right:g}, {bottom:g}] (left, top, right, bottom)"
@@ -264,6 +271,7 @@ def _check_object(
         return
     if min(left, top, width - right, height - bottom) < -_OUTSIDE_BY:
         yield "box-outside", "error", f"{text} leaves the image of {width} x {height}"
+    # 2. The part that examples would contain, in bins.
     inside = clipped_xyxy(item, image.image_hw)
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return
@@ -275,6 +283,7 @@ def _check_object(
         seen.setdefault(key, item.id)
         if bins[0] == bins[2] or bins[1] == bins[3]:
             yield "box-tiny", "warning", f"{text} has no extent in bins; examples leave it out"
+    # 3. The mask.
     yield from _check_mask(item, image, options)
 
 
@@ -306,6 +315,7 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
         except (ImageError, DataError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
+        # The annotations' coordinates are relative to the stated size.
         if size != image.image_hw:
             yield Finding(
                 "size-mismatch",

@@ -215,6 +215,7 @@ def _join(parts: Mapping[str, Dataset], path: Path) -> Dataset:
         raise DataError(
             f"{path}: parts {', '.join(parts)} have other categories; name one (split=)"
         )
+    # The part becomes a folder of the name: names stay unique.
     images = tuple(
         replace(image, file_name=f"{split}/{image.file_name}")
         for split, part in parts.items()

@@ -30,6 +30,7 @@ def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
         >>> truth_result(shot, Dataset((shot,), (Category(3, "helmet"),))).labels
         ('helmet',)
     """
+    # 1. Boxes and labels; crowds are no objects.
     numbers = {category.id: row for row, category in enumerate(dataset.categories)}
     kept = [item for item in image.objects if not item.iscrowd]
     ids = np.array([numbers[item.category_id] for item in kept], np.int64)
@@ -45,6 +46,7 @@ def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
             class_ids=ids,
             classes=dataset.classes,
         )
+    # 2. Masks as logits: 1 inside, -1 outside.
     logits = np.full((len(kept), SIDE, SIDE), -1, np.float32)
     for row, (outline, box) in enumerate(zip(outlines, boxes, strict=True)):
         if box[2] > box[0] and box[3] > box[1]:  # not outside the image

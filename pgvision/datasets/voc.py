@@ -56,6 +56,7 @@ def read_voc(
         http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/index.html: pixels are counted from
         1, and the right and lower edges are included.
     """
+    # 1. Read the files.
     given = Path(path)
     root = given.parent if given.is_file() else given
     usual = (root / name for name in ("Annotations", "annotations"))
@@ -63,14 +64,16 @@ def read_voc(
     paths = [given] if given.is_file() else walk_files(folder, (".xml",))
     if not paths:
         raise DataError(f"{folder}: expected Pascal VOC files (*.xml), found none")
-    # 1. Read the files; 2. number the classes; 3. find the images.
+    # Broken files are recorded or raised, as `on_error` asks.
     errors = EntryErrors(on_error)
     files = []
     for file in paths:
         with errors.entry(file.name):
             files.append(_read_file(file))
+    # 2. Number the classes by name: VOC has no ids.
     names = sorted({name for file in files for name, _ in file.objects})
     numbers = {name: index for index, name in enumerate(names, start=1)}
+    # 3. Find the images, and build their records.
     records: list[ImageRecord] = []
     used = 0
     for named, image in find_named(ImageFinder(root, images), files, errors):
@@ -212,6 +215,7 @@ def _flags(item: "Element") -> dict[str, object]:
         text = (item.findtext(tag) or "").strip()
         if text and text not in ("0", "Unspecified"):
             flags[tag] = int(text) if text.isdecimal() else text
+    # Attributes are elements (CVAT) or text.
     attributes = {
         (each.findtext("name") or "").strip(): (each.findtext("value") or "").strip()
         for each in item.findall("attributes/attribute")

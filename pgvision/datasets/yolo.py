@@ -32,7 +32,7 @@ from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
 
 IDS_FILE = "coco_ids.json"
-"""Beside data.yaml: the COCO ids, for which label files have no place."""
+"""File next to data.yaml with the COCO ids, which label files cannot contain."""
 
 _NAMES_FILES = ("classes.txt", "obj.names")
 _FURTHEST = 2.0  # shares of a side; a label beyond is in pixels, or wrong
@@ -121,6 +121,7 @@ def read_yolo(
 
 def _splits_of_folder(root: Path, findings: list[Finding]) -> dict[str, Split]:
     """Return the splits of a folder without data.yaml."""
+    # 1. Ultralytics: labels/, with or without a folder for each part; Roboflow: PART/labels.
     folders = {"train": root}
     if (root / "labels").is_dir():
         parts = sorted(
@@ -136,9 +137,10 @@ def _splits_of_folder(root: Path, findings: list[Finding]) -> dict[str, Split]:
     elif findings or not any((root / name).is_file() for name in _NAMES_FILES):
         raise DataError(
             f"{root}: no YOLO data set: expected data.yaml whose train/val name folders that are "
-            "there, or a folder labels/ beside images/"
+            "there, or folders labels/ and images/"
             + "".join(f"; {finding.message}" for finding in findings)
         )
+    # 2. List the images.
     splits = {key: Split([place], list_images(place)) for key, place in folders.items()}
     for split in splits.values():
         if not split.images:
@@ -307,6 +309,7 @@ class _Reader:
             extra: dict[str, object] = {}
             if self._keypoints is not None:
                 extra = _keypoints(values[4:], self._keypoints[1], image_hw)
+            # Four numbers are a box, more are a polygon.
             if self._keypoints is not None or len(values) == 4:
                 xywh = _to_pixels(values[:4], image_hw, where)
             else:
@@ -346,10 +349,11 @@ def _keypoints(values: list[float], each: int, image_hw: tuple[int, int]) -> dic
 def _parse_line(
     words: list[str], where: str, keypoints: tuple[int, int] | None
 ) -> tuple[int, list[float]]:
+    # 1. Count the numbers: a box, a polygon, or key points.
     if keypoints is not None and len(words) != 5 + keypoints[0] * keypoints[1]:
         raise DataError(
             f"{where}: {len(words)} numbers; expected {5 + keypoints[0] * keypoints[1]}: a box and "
-            f"{keypoints[0]} key points of {keypoints[1]}, as kpt_shape says"
+            f"{keypoints[0]} key points of {keypoints[1]}, as kpt_shape states"
         )
     if keypoints is None and len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise DataError(
@@ -357,6 +361,7 @@ def _parse_line(
             "height) or a polygon of 1 + 2k with k >= 3. Is there a confidence at the end, or is "
             "the class missing?"
         )
+    # 2. Read the numbers.
     try:
         numbers = [float(word) for word in words]
     except ValueError as error:
@@ -366,7 +371,7 @@ def _parse_line(
             f"{where}: expected a whole class number and finite coordinates, got "
             f"{' '.join(words)!r:.80}"
         )
-    # Ultralytics rejects such images; boxes would be far outside.
+    # 3. Refuse pixels. Ultralytics rejects such images; boxes would be far outside.
     far = max(map(abs, numbers[1:] if keypoints is None else numbers[1:5]))
     if far > _FURTHEST:
         raise DataError(

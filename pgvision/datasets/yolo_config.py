@@ -104,6 +104,7 @@ class YoloConfig:
         value = self.fields.values.get("names")
         if value is None or value in _ABSENT:
             return None
+        # 1. Darknet names a file; Ultralytics writes a dict or a list.
         if self.file.suffix == ".data" and isinstance(value, str):
             found = self._places(value, "names")
             if not found:
@@ -116,6 +117,7 @@ class YoloConfig:
         given = value.values() if isinstance(value, dict) else value
         if isinstance(given, Iterable) and any(not isinstance(name, str) for name in given):
             raise self.fields.fail("names", "a list of texts")
+        # 2. Compare with the stated number of classes.
         stated = self.fields.values.get("nc", self.fields.values.get("classes"))
         if isinstance(stated, str) and stated.isdecimal() and int(stated) != len(names):
             raise DataError(
@@ -195,6 +197,7 @@ class YoloConfig:
                     f"{self.file}: {key}: {entry!r} is not there (looked in "
                     f"{', '.join(map(str, self._bases))}); correct the entry or take it out"
                 )
+            # A folder of images, one image, or a text file that lists images.
             if places[0].is_dir():
                 split.folders.append(places[0])
                 split.images += list_images(places[0])
@@ -229,6 +232,7 @@ class YoloConfig:
         entry = value.strip().replace("\\", "/")
         outside = True
         for base in self._bases:
+            # Tools write paths relative to different folders: try each in turn.
             hits: list[Path] = []
             for form in _forms(entry, base):
                 place = Path(os.path.normpath(base / form))
@@ -238,6 +242,7 @@ class YoloConfig:
                     outside = False
                     if place.exists() and place not in hits:
                         hits.append(place)
+            # Two hits: guessing would mix up data sets.
             if len(hits) > 1:
                 raise DataError(
                     f"{self.file}: {key}: {value!r} may mean {hits[0]} or {hits[1]}; write the "

@@ -106,6 +106,7 @@ class Calibration:
             EvaluationError: If the file is missing, broken, or no calibration.
         """
         try:
+            # 1. Read the file, and check its format.
             content = parse_json(read_bytes(Path(path)), f"calibration {path}")
         except DataError as error:
             raise EvaluationError(f"{error}. Fix: fit and save it again.") from error
@@ -115,6 +116,7 @@ class Calibration:
                 "Fix: pass a file written by Calibration.save."
             )
         try:
+            # 2. Check the values, as for any calibration.
             return cls(
                 method=content["method"],
                 temperature=float(content["temperature"]),

@@ -116,8 +116,10 @@ def corpus_bleu(
     length = wanted = 0
     for words, known in zip(candidates, references, strict=True):
         length += len(words)
+        # Brevity penalty: the length of the closest reference.
         wanted += min((abs(len(text) - len(words)), len(text)) for text in known)[1]
         for order in range(1, _ORDERS + 1):
+            # Clip the counts by the maximum of any one reference.
             most: Counter[Ngram] = Counter()
             for text in known:
                 most |= _ngrams(text, order)

@@ -164,6 +164,7 @@ def _per_class(
     for place, name in enumerate(truth.names):
         ap = ap50 = ap75 = ar = None
         if accumulated is not None:
+            # Axes: IoU, recall, class, area (0: all), maxDets (2: the largest).
             precision = accumulated.precision[:, :, place, 0, 2]
             ap, ap50, ap75 = map(_defined, (precision, precision[0], precision[5]))
             ar = _defined(accumulated.recall[:, place, 0, 2])
@@ -190,9 +191,10 @@ def _with_details(
     report: DetectionReport, truth: GroundTruth, found: Predictions
 ) -> DetectionReport:
     """Add the metrics that COCO does not have; overlaps are computed once for all."""
+    # 1. Overlaps of predictions and annotations.
     pairs = overlapping_pairs(truth, found)
     best, threshold, diagram, per_class = None, None, None, dict(report.per_class)
-    # Metrics that need scores: the best threshold, and how reliable scores are.
+    # 2. Metrics that need scores: the best threshold, and how reliable scores are.
     if found.scores is not None:
         match = greedy_match(truth, found, pairs, iou=0.5, max_dets=report.max_dets)
         counted, correct = match >= -1, match >= 0
@@ -203,6 +205,7 @@ def _with_details(
             rows = counted & (found.category == entry.category_id)
             best_here = best_f1(found.scores[rows], correct[rows], entry.num_annotations)
             per_class[name] = replace(entry, best_f1=best_here)
+    # 3. Metrics that need none.
     return replace(
         report,
         per_class=per_class,

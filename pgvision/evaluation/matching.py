@@ -70,6 +70,7 @@ def overlapping_pairs(truth: GroundTruth, found: Predictions) -> Pairs:
                 found_start[images], num_found[images], truth_start[images], num_truth[images]
             )
             parts.append(_pairs_of(truth, found, found_order[rows[0]], truth_order[rows[1]]))
+    # 3. Join the parts.
     if not parts:
         none = np.zeros(0, np.int64)
         return Pairs(none, none, np.zeros(0), np.zeros(0, np.bool_))
@@ -176,6 +177,7 @@ def greedy_match(
         ``(n,)`` annotation row of each prediction; -1 no match, -2 matched to a crowd (ignored),
         -3 not among those kept.
     """
+    # 1. Candidate pairs, with the predictions' ranks.
     kept = kept_predictions(truth, found, max_dets)
     place = np.full(len(found), -1)
     place[kept] = np.arange(len(kept))
@@ -183,6 +185,7 @@ def greedy_match(
     is_crowd = truth.crowd[near.truth]
     # pycocotools prefers the later annotation of a tie, and any annotation to a crowd.
     order = np.lexsort((-near.truth, -near.iou, is_crowd, place[near.found]))
+    # 2. Match in this order: -3 is dropped, -2 on a crowd, -1 unmatched.
     result = np.full(len(found), -3)
     result[kept] = -1
     matched: dict[int, int] = {}

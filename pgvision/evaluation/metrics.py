@@ -98,6 +98,7 @@ def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> 
         num_found: Number of these predictions.
         iou: Threshold, at least 0.5.
     """
+    # 1. Match by the largest assignment.
     near = pairs.at(iou, pairs.same_class)
     crowd = truth.crowd[near.truth]
     on_crowd = np.unique(near.found[crowd])
@@ -106,6 +107,7 @@ def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> 
     plain = near.where(~crowd & ~np.isin(near.found, on_crowd))
     num_plain = len(largest_matching(plain)) if len(on_crowd) else len(matched)
     counted = num_found - (len(on_crowd) - (len(matched) - num_plain))
+    # 2. Precision and recall, overall and by class.
     totals = truth.count_by_class(truth.category[~truth.crowd])
     hits = truth.count_by_class(truth.category[matched])
     precision = len(matched) / counted if counted else None
@@ -176,12 +178,14 @@ def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
     total = int((~truth.crowd).sum())
     if not total:
         return None
+    # 1. Group pairs that compete for an annotation or a prediction.
     near = pairs.where(pairs.same_class & ~truth.crowd[pairs.truth])
     cluster = _clusters(near)
     sizes = np.bincount(cluster, minlength=1)
     # Most pairs compete with no other and need no assignment.
     alone = sizes[cluster] == 1
     reached = float(near.iou[alone].sum())
+    # 2. Solve an assignment for each of the other groups.
     order = np.argsort(cluster, kind="stable")
     order = order[~alone[order]]
     ends = np.flatnonzero(np.diff(cluster[order])) + 1

@@ -53,6 +53,7 @@ def evaluate_referring(
         >>> evaluate_referring([(mask, mask), (mask, None)]).miou
         0.5
     """
+    # 1. Count the pixels of intersection and union.
     shared, joined, absent = [], [], []
     for index, (truth, found) in enumerate(pairs):
         guess = np.zeros_like(truth) if found is None else found
@@ -67,6 +68,7 @@ def evaluate_referring(
         joined.append(int((truth | guess).sum()))
     if not shared:
         raise EvaluationError("pairs: expected at least one pair. Fix: check the split's name.")
+    # 2. Compute the metrics.
     inter, union = np.array(shared), np.array(joined)
     agree = (union == 0) & ~np.array(absent)  # a missing prediction agrees with nothing
     iou = np.where(agree, 1.0, inter / np.maximum(union, 1))

@@ -213,9 +213,11 @@ def _overall_table(content: Mapping[str, Any]) -> "Table":
     table = Table(title=f"{content['iou_type']}, {content['engine']}")
     table.add_column("metric")
     table.add_column("value", justify="right")
+    # 1. Ranked by score.
     for name, value in (content["stats"] or {}).items():
         table.add_row(name, shown_number(value))
     table.add_section()
+    # 2. At one threshold.
     if best := content["best_f1"]:
         limit = f"at IoU 0.5, score >= {best['threshold']:.3f}"
         for name in ("f1", "precision", "recall"):
@@ -227,6 +229,7 @@ def _overall_table(content: Mapping[str, Any]) -> "Table":
     if content["reliability"] is not None:
         table.add_row("expected calibration error", shown_number(content["reliability"]["ece"]))
     table.add_section()
+    # 3. All predictions.
     for metrics in content["score_free"]:
         for name in ("f1", "precision", "recall", "average_recall"):
             row = f"{name} of all predictions at IoU {metrics['iou']}"

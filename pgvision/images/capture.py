@@ -73,11 +73,13 @@ def _frames(
     capture: cv2.VideoCapture, name: str, stride: int, clock: Clock
 ) -> Generator[Frame, None, int]:
     """Yield every ``stride``-th frame; return the number of the frame that did not come."""
+    # 1. Refuse frames that would exhaust the memory.
     sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
     try:
         require_moderate(int(math.prod(max(capture.get(side), 0.0) for side in sides)))
     except ImageError as error:
         raise SourceError(f"{name}: its frames are {error}") from error
+    # 2. A capture may have been read before: continue its count.
     position = capture.get(cv2.CAP_PROP_POS_FRAMES)
     index = start = int(position) if 0 < position < 2**53 else 0
     try:

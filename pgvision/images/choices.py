@@ -1,4 +1,4 @@
-"""Words that options about pictures take. Needs nothing, so that help is there at once."""
+"""Values of image options; imports nothing, so that --help is fast."""
 
 from typing import Literal
 

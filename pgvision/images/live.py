@@ -132,6 +132,7 @@ class Live:
         )
         thread.start()
         try:
+            # Only the newest frame is kept: the thread overwrites it while the model is busy.
             while (frame := self._newest()) is not None:
                 yield frame
             if self._error is not None:

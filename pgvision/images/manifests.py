@@ -111,6 +111,7 @@ def _json_lines(file: Path) -> Iterator[Entry]:
 
 
 def _csv_rows(file: Path) -> Iterator[Entry]:
+    # 1. Find the column by its header.
     lines = _lines(file)
     _, header = next(lines, (0, ""))
     # Spreadsheets of many languages write semicolons.
@@ -123,6 +124,7 @@ def _csv_rows(file: Path) -> Iterator[Entry]:
             break
     else:
         raise DataError(f"{file}: expected a header with one of {_EXPECTED}, got {header:.60}")
+    # 2. Read the paths; each is yielded once.
     seen = set()
     for number, line in lines:
         try:

@@ -192,12 +192,14 @@ def _read_ahead(producer: Generator[Outcome, None, None], *, depth: int) -> Iter
     executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
     waiting: deque[Future[Outcome | None]] = deque()
     try:
+        # 1. Read ahead in one thread, so that the order is kept.
         for _ in range(depth):
             waiting.append(executor.submit(next, producer, _END))
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(executor.submit(next, producer, _END))
             yield item
     finally:
+        # 2. Close the producer in its own thread; a hung camera must not block the caller.
         for future in waiting:
             future.cancel()
         closing = executor.submit(producer.close)
@@ -284,6 +286,7 @@ def _from_address(text: str, options: _Options) -> Iterator[Outcome]:
     from pgvision.images.video import StillImageError, address_frames
 
     name, is_http = hide_secrets(text), text.lower().startswith("http")
+    # An image by its ending, unless the server sends something else.
     if is_http and _ending_at(text) in IMAGE_ENDINGS:
         data = fetch_image(text, name)
         if data is not None:
@@ -310,6 +313,7 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
         elif is_stored(path.name):
             yield from _from_stored(list_stored(str(path)))
         else:
+            # Record the file as seen in this call.
             options.is_repeated(path)
             yield from _from_file(path, options)
     elif is_glob(text):
@@ -459,6 +463,7 @@ def _require_source(item: object) -> None:
         if operator.index(item) >= 0:
             return
         raise OptionError(f"expected a camera number >= 0, got {item}")
+    # Common mistakes get a message with the fix.
     fix = ""
     if isinstance(item, bytes | bytearray | memoryview):
         fix = "; for an encoded image pass PIL.Image.open(io.BytesIO(data))"

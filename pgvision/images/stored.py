@@ -155,6 +155,7 @@ def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
         ):
             found = []
             for member in _walked(tar):
+                # Keep regular image files; sparse members are not stored in one piece.
                 is_image = Path(member.name).suffix.lower() in IMAGE_ENDINGS and member.isreg()
                 if not is_image or member.issparse():  # sparse: not stored in one piece
                     continue
@@ -204,6 +205,7 @@ def _objects(source: str, recursive: bool) -> list[tuple[str, int, int]]:
     from pyarrow.fs import FileSelector, FileType
 
     try:
+        # 1. List the store.
         about = system.get_file_info(root)
         if about.type == FileType.NotFound:
             raise SourceError(f"{hide_secrets(source)}: no such object or folder")
@@ -213,6 +215,7 @@ def _objects(source: str, recursive: bool) -> list[tuple[str, int, int]]:
             infos = system.get_file_info(FileSelector(root, recursive=recursive))
     except (OSError, ValueError) as error:
         raise SourceError(f"{hide_secrets(source)}: cannot be listed: {error}") from error
+    # 2. Keep images and tar files.
     wanted = []
     for info in infos:
         inside = info.path.removeprefix(root).lstrip("/")

@@ -138,6 +138,7 @@ class _Video:
         self.name, self.opened = name, time.monotonic()
         self.error: Exception | None = None
         self.last_seconds: float | None = None
+        # 1. Open; formats are limited so that a file cannot name other files or hosts.
         is_file = not isinstance(source, str)
         options = {"format_whitelist": _FILE_FORMATS} if is_file else {"rtsp_flags": "prefer_tcp"}
         timeout = None if is_file else (_TIMEOUT, _TIMEOUT)
@@ -155,6 +156,7 @@ class _Video:
         except BaseException:
             self.container.close()
             raise
+        # 2. Rate and length, which may be unknown.
         rate = self.stream.average_rate
         self.fps = float(rate) if rate else None
         seconds = (self.container.duration or 0) / av.time_base

@@ -203,11 +203,13 @@ def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) ->
             support the sound's codec; ``video`` is then unchanged.
     """
     sound_file, video_file = Path(source).expanduser(), Path(video).expanduser()
+    # 1. Check both files.
     for file in (sound_file, video_file):
         if not file.is_file():
             raise SourceError(f"{file}: no such file (looked from {Path.cwd()})")
     try:
         with av.open(str(sound_file)) as sound, av.open(str(video_file)) as pictures:
+            # 2. Copy into a temporary file that replaces the video.
             if not sound.streams.audio:
                 return "absent in source"
             with (

@@ -90,6 +90,7 @@ def frozen(
         False
     """
     try:
+        # 1. Check shape and dtype before converting: a cast would hide errors.
         array = np.asarray(values)
     except ValueError as error:
         raise ShapeError(f"{name} must have shape {shape}, got ragged rows") from error
@@ -101,6 +102,7 @@ def frozen(
     if array.dtype.kind not in ("iu" if is_whole else "fiu"):
         kind = "whole" if is_whole else "real"
         raise ShapeError(f"{name} must be {kind} numbers, got dtype {array.dtype}")
+    # 2. Convert, and check values.
     with np.errstate(over="ignore"):
         copy = array.astype(dtype)
     if not np.isfinite(copy).all():
@@ -110,6 +112,7 @@ def frozen(
         if (low is not None and least < low) or (high is not None and most > high):
             bounds = f"at least {low:g}" if high is None else f"in [{low}, {high}]"
             raise ShapeError(f"{name} must be {bounds}, got {least} to {most}")
+    # 3. Results are immutable, arrays included.
     copy.setflags(write=False)
     return copy
 

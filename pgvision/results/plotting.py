@@ -34,6 +34,7 @@ def encode_image(bgr: ByteArray, ending: str = ".jpg") -> bytes:
 
     longest = _LONGEST_SIDES.get(ending)
     try:
+        # OpenCV raises or returns False, depending on the format.
         is_encoded, data = cv2.imencode(ending, bgr)
     except cv2.error:
         is_encoded, data = False, np.zeros(0, np.uint8)
@@ -83,11 +84,13 @@ def show_image(bgr: ByteArray, title: str) -> None:
     # Labels of small images would be too small to be read.
     factor = max(1, -(-_SHOWN_SIDE // min(bgr.shape[:2])))
     large = cv2.resize(bgr, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    # 1. Notebook: display inline.
     notebook = sys.modules.get("IPython")
     if notebook is not None and hasattr(notebook.get_ipython(), "kernel"):
         data = encode_image(large.astype(np.uint8))
         notebook.display.display(notebook.display.Image(data=data))
         return
+    # 2. Window; without a display OpenCV would abort the process.
     has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform == "linux" and not has_display:
         raise DependencyError("show: there is no display here; use save('out.jpg') instead")

@@ -98,6 +98,7 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
                 line = json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False)
                 file.write(line + "\n")
             return target
+        # The columns are those of the first row.
         table: csv.DictWriter[str] | None = None
         for result in _without_failures(results):
             for row in result.to_rows():

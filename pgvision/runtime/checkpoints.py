@@ -14,7 +14,7 @@ from pgvision.tokens import KINDS
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
 DEFAULT: Final = "small"
-"""What is asked where nothing is named: of the carried ones that which sees photographs."""
+"""Default checkpoint: the bundled model that was trained on photographs."""
 CARD_NAME: Final = "pgvision.json"
 _DOMAINS: Final = ("photographs", "drawings")
 _ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
@@ -126,8 +126,10 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     """
     if kind is not None and kind not in KINDS:
         raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    # 1. Argument, environment variable, or default.
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or DEFAULT
     folder = _CARRIED.get(name) or Path(name).expanduser()
+    # 2. Address, folder, or hub id.
     if "://" in name:
         card = _served_card(name)
     elif folder.is_dir():
@@ -217,7 +219,7 @@ def find_revision(
     weights = card if card.base is None else find_checkpoint(card.base)
     if weights.is_local:
         raise OptionError(
-            f"revision: {weights.name!r} lies in a folder, and only hub ids have revisions; "
+            f"revision: {weights.name!r} is a folder, and only hub ids have revisions; "
             f"leave revision {revision!r} out, or name the folder that holds it"
         )
     return card
@@ -262,6 +264,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
     Raises:
         CheckpointError: If the file is no JSON object, or a field is not what it should be.
     """
+    # 1. Check values that have a fixed set or a range.
     content = read_json(path)
     kind = str(content.get("kind", card.kind))
     if kind not in KINDS:
@@ -275,6 +278,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         raise CheckpointError(
             f"{path}: text_domain is {text_domain!r}, expected one of {', '.join(_DOMAINS)}"
         )
+    # 2. Update the card; absent keys keep its values.
     return replace(
         card,
         kind=kind,

@@ -47,6 +47,7 @@ def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:
     Returns:
         The report.
     """
+    # 1. Build an input with random pixels.
     config = model.config
     count = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     words = torch.arange(5, 13) + 10
@@ -68,6 +69,7 @@ def check_leaks(model: Any, *, use_types: bool = True) -> LeakReport:
             seen_logits: torch.Tensor = model(**inputs, pixel_values=pixels, use_cache=False).logits
         return seen_logits[0].float()
 
+    # 2. Change a token of the suffix, then one of the prefix, and compare earlier logits.
     before = logits(None)
     last, prefix_end = ids.shape[1] - 1, ids.shape[1] - 5
     leak = (logits(last) - before)[count + 4 : last].abs().max()
@@ -141,6 +143,7 @@ def _our_passes(
     language: LanguageModel, rows: list[Tensor], lengths: tuple[int, ...], features: Tensor
 ) -> list[Tensor]:
     """Prompts with a first token of the answer, then one token, then the rest at once."""
+    # Three passes: the prompt with one token, one token, then the rest as a draft.
     cache = language.allocate(len(rows), max(map(len, rows)) + 2)
     found: list[list[Tensor]] = [[] for _ in rows]
     done = 0

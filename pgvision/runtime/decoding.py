@@ -22,7 +22,7 @@ from pgvision.tokens import NUM_BINS
 STEADY_SHARE: Final = 0.5
 STEADY_DISTANCE: Final = 8  # bins
 LOOKAHEAD: Final = 48
-"""Guessed tokens in one pass after the prompt's; the prompt's pass takes the whole draft."""
+"""Draft tokens in one pass after the prompt's; the prompt's pass takes the whole draft."""
 _SMALL_VOCABULARY: Final = 32_768
 """Up to this size the mass outside the grammar is computed wherever an object could begin."""
 
@@ -158,12 +158,15 @@ class Row:
     def plan(self) -> list[int]:
         """Return what this pass is fed: what is written and not cached, then a guess."""
         self.guess, self.queries = [], []
+        # Walk a copy of the grammar's state: the draft may be rejected.
         cursor = self.cursor.fork() if self.cursor else None
         place, written = self._place, len(self.transcript.ids)
         room = min(self.limit - written, self.limit if self.passes == 0 else LOOKAHEAD)
         while True:
+            # 1. Tokens without an alternative need no logits.
             run = cursor.forced_run() if cursor is not None else ()
             if not run:
+                # 2. Otherwise query the logits, and continue with the drafted token.
                 allowed = None if cursor is None else cursor.allowed()
                 is_first = written == 0 and not self.guess
                 self.queries.append(Query(len(self.guess), allowed, is_first))
@@ -171,6 +174,7 @@ class Row:
                 run = () if proposed is None else (proposed,)
             if not run or len(self.guess) + len(run) > room:
                 break
+            # 3. Advance.
             for token in run:
                 place = self._moved(place, token, cursor)
                 if cursor is not None:
@@ -373,7 +377,7 @@ def _finite(values: FloatArray, name: str) -> FloatArray:
 # --- drafts -------------------------------------------------------------------------------------
 
 _NEAR: Final = 32
-"""Bins by which the top edge of a drafted object may differ and still be meant."""
+"""Bins; maximum difference of top edges for a drafted object to be matched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, is_add
 
 _BLOCK: Final = 1 << 20
 _NUM_BLOCKS: Final = 256
-"""Of a larger file so many are read, evenly spread: training changes all of it."""
+"""Blocks read of a larger file, evenly spread: training changes all of it."""
 
 
 def weights_digest(card: CheckpointCard, revision: str | None) -> str:

@@ -123,6 +123,7 @@ class Engine:
             PromptError: If a prompt is too long.
             CheckpointError: If the model's output is NaN or infinite.
         """
+        # Batching is continuous: finished rows are replaced while the others continue.
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise OptionError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
         queue, batch = RequestQueue(requests), _Batch(self)
@@ -187,12 +188,14 @@ class Engine:
         Returns:
             ``(n, d)`` of each.
         """
+        # 1. Look up the caches.
         known: dict[bytes, Any] = {}
         with self._lock:
             for image in images:
                 for cache in (self._lasting, self._passing):
                     if (features := cache.get(image.fingerprint)) is not None:
                         known[image.fingerprint] = features
+        # 2. Encode the others, each once, in parts that bound the memory.
         fresh = [image for image in images if image.fingerprint not in known]
         fresh = list({image.fingerprint: image for image in fresh}.values())
         size = max(1, _TOKENS_AT_ONCE // self.num_image_tokens)
@@ -202,6 +205,7 @@ class Engine:
             with self._lock:
                 for image, features in zip(part, encoded, strict=True):
                     known[image.fingerprint] = features
+                    # Video frames have a separate cache, so they do not evict images.
                     cache = self._passing if image.is_passing else self._lasting
                     cache.put(image.fingerprint, features)
         return [known[image.fingerprint] for image in images]
@@ -312,8 +316,10 @@ class _Batch:
     def enter(self, rows: Sequence[Row]) -> None:
         """Read the prompts of new rows, with the guesses at their answers in the same pass."""
         started = time.perf_counter()
+        # 1. Encode the images.
         features = self._engine.encode([row.request.picture for row in rows])
         started = self._share("vision", started, rows)
+        # 2. Feed prompts and drafts in one pass.
         feeds = [[*row.prompt, *row.plan()] for row in rows]
         first, longest = len(self.rows), max(map(len, feeds))
         slots = max(len(row.prompt) + row.limit + LOOKAHEAD for row in rows)
@@ -326,6 +332,7 @@ class _Batch:
             features=features,
             wanted=_wanted(rows, [len(row.prompt) - 1 for row in rows]),
         )
+        # 3. Choose tokens.
         self._settle(rows, hidden)
         self.rows += rows
         self._share("prompt", started, rows)

@@ -1,4 +1,4 @@
-"""Loaded engines of this process: each checkpoint once, whoever asks and however it is spelt."""
+"""Cache of loaded engines: each checkpoint once per process, however its name is written."""
 
 import gc
 import re
@@ -113,6 +113,7 @@ def unload(model: str | Path | None = None) -> int:
             or any(location == engine.card.location for engine in entry.engines.values())
         ]
         count = sum(len(_ENTRIES.pop(key).engines) for key in gone)
+    # Modules have reference cycles, so only the collector frees them.
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

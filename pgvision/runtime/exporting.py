@@ -40,14 +40,16 @@ def export_checkpoint(
 
     from pgvision.runtime.loading import load_apart
 
+    # 1. Check the options.
     if weights is not None and weights not in get_args(WeightForm):
         expected = ", ".join(get_args(WeightForm))
         raise OptionError(f"weights: expected one of {expected}, got {weights!r}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out}: expected a new or an empty folder; name another")
-    # Adapters are merged in float32, then rounded.
+    # 2. Load; adapters are merged in float32, then rounded.
     engine = load_apart(model, device="cpu", dtype="float32")
     form = weights or _stored_form(engine.card)
+    # 3. Write to a temporary folder, so that an interrupted export leaves no partial checkpoint.
     out.mkdir(parents=True, exist_ok=True)
     aside = out / ".aside"
     try:

@@ -206,6 +206,7 @@ class TokenCursor:
                 )
             )
         )
+        # Ends of box, mask and label; rows in the tables of distributions.
         return ObjectSpan(
             *(self._start, box, mask, mask + len(self._path)),
             self._bins,
@@ -284,6 +285,7 @@ class TokenCursor:
                 return here not in used
             return bool(_labels_under(nodes, nodes[number].children[token]) - used)
 
+        # If nothing is left, allow all: the grammar must not reach a dead end.
         ids = tuple(token for token in allowed.ids if leads_on(token))
         return Allowed(ids=ids, weighed=allowed.weighed) if ids else allowed
 
@@ -383,9 +385,11 @@ def _labels_under(nodes: Sequence[_Node], number: int) -> set[int]:
 
 
 def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
+    # 1. Tokens of separator and bans.
     table = tokenizer.vocabulary
     separator = _between(tokenizer, "")
     bans = frozenset(_id_of(tokenizer, text) for text in form.bans)
+    # 2. Trie of the labels' tokens.
     nodes = [_Node()]
     labels: Iterable[str] = [""] if form.label == "none" else form.labels or ()
     for number, label in enumerate(labels):
@@ -403,6 +407,7 @@ def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
         _grow(nodes, middle, number, stop if is_apart else len(middle))
     if form.decoy is not None:
         _weigh(nodes, _between(tokenizer, f" {form.decoy}"))
+    # 3. Allowed tokens of each node.
     for node in nodes:
         ids = tuple(token for token in node.children if token not in bans)
         end = (table.eos,) if node.label is not None else ()

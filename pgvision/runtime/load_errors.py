@@ -1,4 +1,4 @@
-"""Errors of transformers, torch and the hub as errors of this package, with the way out."""
+"""Errors of transformers, torch and the hub as errors of this package, with the fix."""
 
 from typing import Final
 

@@ -167,6 +167,7 @@ def _load(
     *,
     apart: bool = False,
 ) -> Engine:
+    # 1. Find the checkpoint; the hub is contacted once per checkpoint.
     on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
     try:
         with hub_if_it_answers() if on_hub else nullcontext():
@@ -175,6 +176,7 @@ def _load(
                 _ON_HUB[card.location, revision] = source
             if kind is not None:
                 source = replace(source, card=replace(source.card, kind=kind))
+            # 2. Load, or return the cached engine.
             dtype = how.dtype or _natural_dtype(source.config, how.device)
             how = replace(how, dtype=dtype)
             if apart:
@@ -199,6 +201,7 @@ def _read(source: _Source, how: _How) -> Engine:
     started, card = time.perf_counter(), source.card
     if how.dtype == "float16" and source.config.text_config.model_type == "gemma2":
         _LOG.warning("%s: Gemma 2 overflows in float16; dtype='bfloat16' is safer", card.name)
+    # Adapters are merged: merged weights cost nothing per token.
     model = _read_model(source, how)
     if card.base is not None:
         model = _merge_adapter(model, card)

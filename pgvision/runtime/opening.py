@@ -1,4 +1,4 @@
-"""From what a user names to an engine: ONNX Runtime, torch, or a server elsewhere."""
+"""Selection of an engine for a checkpoint: ONNX Runtime, torch, or a remote server."""
 
 import logging
 import time
@@ -52,6 +52,7 @@ def open_engine(
         OptionError: If an option is outside its range or does not suit the engine.
         DependencyError: If a package is missing.
     """
+    # 1. Check the options, and find the checkpoint.
     if threads is not None and (type(threads) is not int or threads < 1):
         raise OptionError(f"threads: expected a whole number above 0, got {threads!r}")
     if engine is not None and engine not in get_args(EngineName):
@@ -59,12 +60,14 @@ def open_engine(
         raise OptionError(f"engine: expected one of {expected}, got {engine!r}")
     card = find_revision(model, revision, kind=kind)
     given = {"device": device, "dtype": dtype, "quantize": quantize}
+    # 2. A server chooses device, dtype and threads itself.
     if is_address(card.location):
         from pgvision.runtime.remote import Remote
 
         own = None if engine in (None, "auto") else engine
         _refuse({**given, "threads": threads, "engine": own}, f"the server at {card.name} decides")
         return Remote(card.name, kind=kind)
+    # 3. Choose ONNX Runtime or PyTorch.
     reason = _why_torch(card, given, engine)
     if engine == "onnx" and reason is not None:
         raise OptionError(f"engine: {card.name} cannot run on ONNX Runtime: {reason}")
@@ -121,6 +124,7 @@ def _open_onnx(card: CheckpointCard, threads: int) -> Engine:
         )
         return engine
 
+    # The stamp of the folder: changed files are loaded again.
     key = EngineKey("onnx", card.location, options=(threads,))
     return cached_engine(key, stamp_of(card.location), card, build)
 

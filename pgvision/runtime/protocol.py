@@ -1,4 +1,4 @@
-"""What tasks ask of any engine: requests in, generations out as they end. Needs numpy alone."""
+"""Interface of engines: requests in, generations out as they end. Needs numpy only."""
 
 import hashlib
 import re
@@ -95,7 +95,7 @@ class Picture:
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8 BGR.
-        is_passing: Whether it will hardly come again, as a frame of a video: engines forget such
+        is_passing: Whether it is unlikely to be seen again (a video frame): engines evict such
             ones soon.
 
     Example:

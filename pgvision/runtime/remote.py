@@ -102,10 +102,12 @@ class Remote:
         with ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote") as pool:
             try:
                 while True:
+                    # 1. Fill the free places.
                     for index, request in queue.take(size - len(running)):
                         running[pool.submit(self.answer, request)] = index
                     if not running:
                         break
+                    # 2. Yield what has ended.
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         yield running.pop(future), future.result()
             finally:
@@ -131,6 +133,7 @@ class Remote:
         return replace(found, timings={"engine": time.perf_counter() - started})
 
     def _body(self, request: Request) -> dict[str, Any]:
+        # PNG: JPEG would change the pixels, and so the answer.
         png = cv2.imencode(".png", request.picture.bgr)[1].tobytes()
         url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
         content = [

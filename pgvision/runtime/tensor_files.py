@@ -84,6 +84,7 @@ def read_tensor_table(folder: Path) -> dict[str, StoredTensor]:
 
 def _read_header(path: Path) -> Iterable[tuple[str, StoredTensor]]:
     try:
+        # 1. Read the header; its length is untrusted.
         size = path.stat().st_size
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -91,6 +92,7 @@ def _read_header(path: Path) -> Iterable[tuple[str, StoredTensor]]:
                 raise ValueError(f"a header of {length} bytes")
             header: dict[str, Any] = json.loads(file.read(length))
         header.pop("__metadata__", None)
+        # 2. Check that each tensor is inside the file and has the stated size.
         tensors = []
         for name, entry in header.items():
             begin, end = entry["data_offsets"]

@@ -114,16 +114,19 @@ def read_tokenizer(source: str, revision: str | None) -> Tokenizer:
         from transformers import AutoTokenizer
 
         return wrap_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision), source)
+    # 1. Special tokens.
     content = json.loads(settings.read_text(encoding="utf-8"))
     named = {key: content[key] for key in _SPECIALS if content.get(key) is not None}
     specials = {
         key: str(token["content"] if isinstance(token, dict) else token)
         for key, token in named.items()
     }
+    # 2. The tokenizers library reads the table without transformers.
     try:
         read = Table.from_file(str(table))
     except Exception as error:  # tokenizers raises plain Exception
         raise CheckpointError(f"{table}: cannot be read ({error}); copy it again") from error
+    # 3. Padding and truncation are the engine's.
     read.no_padding()
     read.no_truncation()
     return Tokenizer(read, specials, source)

@@ -53,6 +53,7 @@ class TorchBackend:
         vision = model.config.vision_config
         self.resolution = int(vision.image_size)
         self.num_image_tokens = int(processor.image_seq_length)
+        # The processor of another resolution would write a wrong number of tokens.
         expected = (self.resolution // int(vision.patch_size)) ** 2
         if expected != self.num_image_tokens:
             raise CheckpointError(
@@ -252,6 +253,7 @@ class LanguageModel:
         rows = torch.arange(len(starts) * self._kv_heads) * slots
         cos, sin = self._rotation(slots, like)
         positions = places.to(like.device)
+        # Full attention, and a sliding window if it is shorter than the sequence.
         masks = [
             _to_mask(attention_mask(starts, t, end, prompts, window=window), like)
             for window in (0, self._window if 0 < self._window < end else 0)

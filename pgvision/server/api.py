@@ -33,7 +33,7 @@ _ERRORS: Final = {
     "401": "A key is needed, and none or a wrong one came.",
     "404": "No such model.",
     "413": "The body or the image is too large.",
-    "422": "The image or a field cannot be used; the message says what to do.",
+    "422": "The image or a field cannot be used; the message names the fix.",
     "429": "Too many requests; Retry-After has the seconds to wait.",
     "503": "The model is still loading.",
     "504": "Not answered within the deadline.",
@@ -159,6 +159,7 @@ async def _multipart(request: Request) -> dict[str, Any]:
         for key in form:
             several = [
                 Upload(await value.read(), value.filename or "image")
+                # Files are images; other parts are fields.
                 if isinstance(value, UploadFile)
                 else value
                 for value in form.getlist(key)

@@ -30,7 +30,7 @@ _BACKLOG: Final = 2048
 _ABOUT: Final = """PaliGemma as a service: boxes, masks, captions, answers and text, in COCO terms.
 
 Send an image as the file `image` of a multipart form, or as base64 in JSON. Errors come as
-`{"error": {"code", "message"}}`; the message says what to do."""
+`{"error": {"code", "message"}}`; the message names the fix."""
 _EXAMPLES: Final = (*samples.PHOTOGRAPHS, samples.RENDERED[0])
 _PAGE: Final = Path(__file__).parent / "page"
 _PAGE_HEADERS: Final = {

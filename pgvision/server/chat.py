@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: every field is done, or refused by name."""
+"""OpenAI's chat completions: every field is supported, or refused by name."""
 
 import re
 import time
@@ -103,13 +103,16 @@ def chat_routes(service: Service) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="OpenAI's form: text and an image in, text out.")
     async def chat(request: Request) -> Response:
+        # 1. Read the request.
         values = await read_json(request)
         body = await service.uploads.run(lambda: _validated_chat(values))
         words, upload = read_messages(body.messages)
         model = service.models.pick(body.model)
         task, fields = fields_of_prompt(words, body, model.card)
+        # 2. Answer.
         outcome = await service.answer(request, upload, fields)
         completion = await service.uploads.run(lambda: _completion(outcome, task, body))
+        # 3. A stream is sent in chunks, but only once the answer is complete.
         if not body.stream:
             return json_response(completion)
         usage = bool((body.stream_options or {}).get("include_usage"))
@@ -206,9 +209,11 @@ def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[
 
 
 def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
+    # 1. Text: the model's own, or our JSON.
     text = outcome.result.raw_text
     if (body.response_format or {}).get("type") == "json_object":
         text = orjson.dumps(answer_body(outcome, task, masks="polygons")).decode()
+    # 2. Usage.
     generations = [answer for _, answer in outcome.answers]
     num_written = sum(len(one.token_ids) for one in generations)
     # Tokens of the prompts: image patches are not counted, words are estimated by 4 characters.

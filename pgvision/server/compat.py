@@ -21,7 +21,7 @@ from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.names import known_classes
 
 _AT_ONCE: Final = 4
-"""Tasks of one request that are asked together, so that other requests get their turn."""
+"""Tasks of one request in the queue at once; bounded, so that other requests are served."""
 _MAX_XML: Final = 200_000
 
 

@@ -43,6 +43,7 @@ def roboflow_form(result: DetectionResult, timings: Mapping[str, float]) -> dict
         entry["detection_id"] = str(uuid.uuid4())
         if isinstance(result, SegmentationResult):
             (outline,) = result[row].polygons(tolerance=0.5)
+            # Roboflow has one polygon for an object: the largest part.
             parts = sorted(outline.geoms, key=lambda part: -float(part.area))
             ring = np.asarray(parts[0].exterior.coords)[:-1].tolist() if parts else []
             entry["points"] = [{"x": x, "y": y} for x, y in ring]

@@ -150,6 +150,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
         fields = kind.model_validate(values)
     except ValidationError as error:
         known = ", ".join(("image", *kind.model_fields))
+        # Pydantic's messages, with the fields that exist.
         messages = []
         for each in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]:
             name = ".".join(str(part)[:40] for part in each["loc"])

@@ -153,16 +153,18 @@ class ServiceMiddleware:
             self._count(scope, context)
 
     async def _answer(self, scope: Scope, context: RequestContext) -> None:
+        # 1. Check host, origin and key.
         self._require_host(context.headers)
         self._require_origin(scope, context.headers)
         self._require_key(scope, context)
         if scope["method"] != "POST":
             await self.app(scope, context.receive, context.send)
             return
-        # The place is taken when the body is there: slow senders wait outside.
+        # 2. Read the body before taking a place in the queue: slow senders must not block others.
         self._require_room()
         await self._read_body(context)
         self._require_room()
+        # 3. Run the route, with a deadline.
         with self._place(context):
             try:
                 left = context.deadline + _GRACE - time.monotonic()
@@ -192,6 +194,7 @@ class ServiceMiddleware:
         origin, host = headers.get("origin"), headers.get("host", "")
         if scope["method"] in ("GET", "HEAD") or origin in self._settings.allow_origins:
             return
+        # Without an Origin header, browsers still send Sec-Fetch-Site.
         is_foreign = (
             headers.get("sec-fetch-site") == "cross-site"
             if origin is None
@@ -235,10 +238,12 @@ class ServiceMiddleware:
 
     async def _read_body(self, context: RequestContext) -> None:
         """Read the whole body before the deadline, within the limits of one and of all bodies."""
+        # 1. A declared length over the limit is refused before reading.
         most, declared = self._settings.max_bytes, context.headers.get("content-length", "")
         is_large = declared.isdigit() and (len(declared) > 18 or int(declared) > most)
         try:
             async with asyncio.timeout(context.deadline - time.monotonic()):
+                # 2. Count what arrives: the header may be absent or wrong.
                 while not is_large and (chunk := await context.next_chunk()) is not None:
                     context.keep(chunk)
                     context.num_bytes += len(chunk)

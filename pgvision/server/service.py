@@ -133,6 +133,7 @@ class Service:
         answered = asyncio.wrap_future(job.future)
         gone = asyncio.create_task(_hang_up(request))
         try:
+            # Whichever comes first: the answers, a disconnect, or the deadline.
             left = max(job.deadline - time.monotonic(), 0.0)
             waiting: set[asyncio.Future[Any]] = {answered, gone}
             await asyncio.wait(waiting, timeout=left, return_when="FIRST_COMPLETED")
@@ -144,6 +145,7 @@ class Service:
             raise deadline_error(self.settings.deadline)
         finally:
             gone.cancel()
+            # The engine skips the remaining prompts of an abandoned job.
             job.is_abandoned = True
             job.future.cancel()
             with suppress(asyncio.CancelledError):

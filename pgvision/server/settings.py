@@ -73,6 +73,7 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        # 1. Ranges.
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port: expected 0 to 65535, got {self.port}")
         for name in _COUNTS:
@@ -82,12 +83,14 @@ class ServeSettings:
             raise OptionError(f"deadline: expected seconds above 0, got {self.deadline}")
         if self.api_key is not None and not self.api_key.strip():
             raise OptionError("api_key: expected text, got an empty key; leave it out for none")
+        # 2. A service that other machines can reach needs a key, or an explicit --no-key.
         if not self.is_local and self.api_key is None and not self.no_key:
             raise OptionError(
                 f"host: {self.host} can be reached by others, and there is no key. Set --api-key "
                 "(PGVISION_API_KEY), or allow it with --no-key (PGVISION_NO_KEY=1)"
             )
         _ = self.host_rules, self.named_models  # checked here
+        # 3. Origins are compared as text, so a path or a slash would never match.
         for origin in self.allow_origins:
             parts = urlsplit(origin)
             if (

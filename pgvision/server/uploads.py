@@ -133,6 +133,7 @@ class Uploads:
         Raises:
             ApiError: 413 if it has too many pixels, 422 if it cannot be read.
         """
+        # 1. Read the bytes: uploaded, base64, or fetched from an address.
         content, is_fetched = upload.content, True
         if isinstance(content, bytes):
             data, is_fetched = content, False
@@ -147,6 +148,7 @@ class Uploads:
         whole = min(height * width, self._settings.max_pixels_in_flight)
         await self._take(whole)
         try:
+            # 3. Decode, and shrink to what the model needs.
             frame, image_hw = await self.run(lambda: _decode(data, upload.name, full_size))
         except BaseException as error:
             self._give(whole)
@@ -178,6 +180,7 @@ class Uploads:
 
     async def _fetched(self, address: str, deadline: float) -> bytes:
         """Fetch from an allowed host; Label Studio's token goes to Label Studio only."""
+        # 1. Check the address: only hosts that the operator allows.
         policy = HttpPolicy(
             seconds=max(min(_FETCH_SECONDS, deadline - time.monotonic()), 0.001),
             max_bytes=self._settings.max_bytes,
@@ -196,10 +199,12 @@ class Uploads:
                 )
         except HttpError as error:
             raise ApiError(422, "address_refused", f"image: {error}") from error
+        # 2. Label Studio's own images need its token; no other host gets it.
         home, token = os.environ.get(LABEL_STUDIO), os.environ.get(_LABEL_STUDIO_KEY)
         is_home = bool(home and token) and origin_of(address) == origin_of(home or "")
         headers = {"Authorization": f"Token {token}"} if is_home else None
         try:
+            # 3. Fetch in a thread.
             return await asyncio.wrap_future(
                 self._fetchers.submit(fetch, address, policy=policy, headers=headers)
             )
@@ -216,7 +221,7 @@ class Uploads:
                 413,
                 "too_many_pixels",
                 f"{name}: expected at most {self._settings.max_pixels / 1e6:g} million pixels, but "
-                f"its header says {size}; send a smaller image",
+                f"its header states {size}; send a smaller image",
             )
         return found
 

@@ -124,9 +124,11 @@ class ObjectTask(Generic[Result]):
     def _merged(
         self, found: list[Found], answers: Sequence[Answered], image_hw: tuple[int, int]
     ) -> list[Found]:
+        # 1. Join the fragments of tiles.
         is_tiled = any(item.window is not None for item in found)
         if is_tiled:
             found = join_fragments(found, image_hw)
+        # 2. Suppress duplicates, which several prompts or a closed set may have.
         is_merged = len(answers) > 1 or any(ask.form and ask.form.decoy for ask, _ in answers)
         limit = self.settings.nms
         if limit is None:
@@ -186,6 +188,7 @@ class ObjectTask(Generic[Result]):
             else None,
             "presence": presence_of(answers, self.names),
         }
+        # A segmenter also decodes the codes to masks.
         if self.codec is None:
             return cast("Result", DetectionResult(**fields))
         codes = np.array([item.codes for item in found], np.int64).reshape(-1, 16)
@@ -250,6 +253,7 @@ def _closed_set_ask(
     card: CheckpointCard, names: Sequence[str], settings: ObjectSettings
 ) -> Ask | None:
     """Return the prompt for all classes of the card's closed set, where it is to be used."""
+    # 1. A closed set needs the grammar, and all names in its list.
     closed_set = card.closed_set
     follows_grammar = settings.constrained and settings.labels == "asked"
     known = closed_set.classes if closed_set else ()
@@ -262,8 +266,10 @@ def _closed_set_ask(
             f"{', '.join(known) or 'none'}"
         )
         raise OptionError(f"closed_set: {reason}")
+    # 2. Unless asked for explicitly, use it only where it is possible.
     if closed_set is None or settings.closed_set is False or not follows_grammar or strangers:
         return None
+    # 3. Ban the end token: each answer has the same number of objects.
     form = AnswerForm(
         task="detect",
         labels=closed_set.classes,

@@ -1,4 +1,4 @@
-"""Photograph or flat drawing: a pixel statistic, so that models refuse what they never saw.
+"""Photograph or flat drawing: a pixel statistic, to refuse images unlike the training data.
 
 Text tasks of the bundled models were trained on drawings only; on photographs they invent. The
 statistic is a logistic regression on quantiles of gradients, Laplacians, chroma and lightness of a

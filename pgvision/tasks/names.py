@@ -47,9 +47,11 @@ def known_classes(
         >>> known_classes(["Hard hats"], find_checkpoint("tiny"))
         (ClassName(given='Hard hats', trained='helmet'),)
     """
+    # 1. The checkpoint takes any phrase.
     if card.classes is None:
         return tuple(ClassName(phrase, phrase) for phrase in phrases)
     names: list[ClassName] = []
+    # 2. Find each name, or each of a list with commas, among the trained ones.
     for phrase in phrases:
         parts = [phrase] if _trained_name(phrase, card) else phrase.strip(" ,").split(",")
         trained = [_trained_name(part, card) for part in parts]
@@ -67,6 +69,7 @@ def known_classes(
                 f"{_nearest_classes(stranger, card)}: {_REMEDY}. google/paligemma2-3b-mix-448 "
                 "takes any phrase"
             )
+    # 3. Refuse two names with one meaning: their objects could not be separated.
     first: dict[str, str] = {}
     for name in names:
         if name.trained in first:

@@ -1,4 +1,4 @@
-"""From the answer to one prompt to scored objects in pixels."""
+"""Parsing of one answer into scored objects in pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,13 +71,16 @@ def read_answer(
         settings: Score rule, calibration, convention.
         offset: Where this answer begins in the joined answers of the frame.
     """
+    # 1. Parse the answer, from spans if its tokens follow the grammar.
     follows_grammar = answer.normalised == "allowed" and answer.spans is not None
     written, rejects = _from_spans(ask, answer) if follows_grammar else _from_text(ask, answer)
     left, top, right, bottom = window = ask.window or (0, 0, image_hw[1], image_hw[0])
+    # 2. Decode bins to pixels of the frame.
     bins = np.array([item.loc_yxyx for item, _ in written], np.int64).reshape(-1, 4)
     boxes = decode_boxes(
         bins, image_hw=(bottom - top, right - left), convention=settings.convention
     ).astype(np.float64) + np.array([left, top, left, top])
+    # 3. Name and score each object.
     ids = {name.trained: index for index, name in enumerate(names)}
     found: list[Found] = []
     ended = 0  # token after the last scored object
@@ -98,6 +101,7 @@ def read_answer(
             one = _measured(one, span, answer, ended, window, settings)
             ended = span.label_stop
         found.append(one)
+    # 4. Positions in the text of all answers together.
     moved = [replace(one, start=one.start + offset, end=one.end + offset) for one in rejects]
     return found, moved
 
@@ -158,6 +162,7 @@ def _from_text(
     ask: Ask, answer: Generation
 ) -> tuple[list[tuple[Found, ObjectSpan | None]], list[Reject]]:
     # Pixels are computed from the bins later: any size will do here.
+    # The size is a placeholder: only the bins are used here.
     parsed = parse_suffix(answer.text, image_hw=(1024, 1024), classes=ask.classes)
     starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)]).tolist()
     spans = {starts[span.start]: span for span in answer.spans or ()}

@@ -208,6 +208,7 @@ class Answerer:
             OptionError: If choices are given with ``free_text=True``.
         """
         card, language = self._runner.card, self.language
+        # Free text bypasses the checks of trained questions.
         if not self._options.get("free_text"):
             unknown = self._options.get("unknown") or "refuse"
             question = known_question(question, card, unknown=unknown)

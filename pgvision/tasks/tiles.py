@@ -1,4 +1,4 @@
-"""Square parts of large images, and what becomes of objects that their borders cut."""
+"""Tiles of large images, and joining of objects that their borders cut."""
 
 import logging
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from pgvision.tasks.reading import Found
 
 OVERLAP: Final = 0.2
 _COVERED: Final = 0.5
-"""Share of a fragment that must lie in another box for it to be a part of it."""
+"""Share of a fragment that must be inside another box to be merged into it."""
 _ALIGNED: Final = 0.6
-"""How well two fragments must agree along the border that cut them."""
+"""IoU of two fragments along the border that cut them; lower bound for joining."""
 _AUTO_FROM: Final = 1.5  # times the model's resolution: smaller images are not cut
 _AUTO_MOST: Final = 16  # tiles
 _MOST: Final = 400  # tiles; more is a mistyped side
@@ -60,6 +60,7 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
         last = max(0, length - side)
         return sorted({min(start, last) for start in range(0, last + step, step)})
 
+    # Row by row.
     return [
         (left, top, min(left + side, width), min(top + side, height))
         for top in starts(height)
@@ -85,6 +86,7 @@ def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
     if max(image_hw) <= _AUTO_FROM * resolution:
         return None
     side = resolution
+    # Enlarge the tiles until their number is acceptable.
     while (count := _count(image_hw, side, round(side * (1 - OVERLAP)))) > _AUTO_MOST:
         side += side // 8
     if (image_hw, side) not in _LOGGED:
@@ -122,6 +124,7 @@ def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Fo
     Returns:
         What is left, in the order of ``found``.
     """
+    # Repeat until nothing changes: joined fragments may reach a third one.
     left: list[Found | None] = list(found)
     changed = True
     while changed:
@@ -161,10 +164,12 @@ def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None
     shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     if (shared <= 0).any():
         return None
+    # Masks are not joined: each is encoded in its own box.
     has_masks = bool(one.codes or other.codes)
     joined = None if has_masks else _joined(one, other, image_hw, shared)
     if joined is not None:
         return joined
+    # A fragment inside a larger object is merged into it.
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
     covered = float(np.prod(shared)) / max(areas[0], 1e-9)
     if covered >= _COVERED and (areas[1] >= areas[0] or not any(cut_sides(other, image_hw))):

@@ -1,4 +1,4 @@
-"""From the name that a model wrote to the class that was asked for."""
+"""Matching of a written name to the class that was asked for."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""From the text of an answer to objects, losing nothing.
+"""Lossless parser of an answer's text into objects.
 
 One regular expression cuts the text into whole objects, runs of tokens that are not one object,
 gaps, and prose. Whole objects, by far the most, are read straight from its groups; other runs are

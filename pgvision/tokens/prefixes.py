@@ -1,4 +1,4 @@
-"""Prompts: what each kind of checkpoint was taught to be asked.
+"""Prompts in the format that each kind of checkpoint was trained on.
 
 A prefix never contains ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
 (pretrained), ``"mix"``, ``"ft"`` (fine-tuned, with the task words of ``"pt"``), ``"refcoco-seg"``

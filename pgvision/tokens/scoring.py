@@ -1,4 +1,4 @@
-"""Turns token probabilities into one score for each object.
+"""Scores of objects from token probabilities.
 
 An object's score asks four things: did the model want to go on at all (the probability that the
 answer did not end here), does it know where the edges are (probability mass near the chosen bins),

@@ -3,4 +3,4 @@
 from typing import Literal
 
 Anchor = Literal["center", "bottom"]
-"""What of a box counts: its centre, or the middle of its lower edge."""
+"""Point of a box that counts: its centre, or the middle of its lower edge."""

@@ -21,7 +21,7 @@ WHOLE: Final = "frame"
 HOLD: Final = 0.5
 """Seconds on the other side of a line, close to it, before a crossing counts."""
 _FORGET: Final = 60.0
-"""Seconds without a sight after which a track's number is forgotten; trackers do not reuse them."""
+"""Seconds; a track not seen for longer is deleted. Trackers do not reuse its number."""
 _COLOR: Final = (0, 176, 255)  # BGR
 Happening = Literal["enter", "leave", "in", "out"]
 
@@ -317,7 +317,7 @@ class Zones:
             if outside.any():
                 x, y = corners[outside.any(axis=1)][0]
                 raise OptionError(
-                    f"{name}: ({x:g}, {y:g}) lies outside of the {width}x{height} image; draw "
+                    f"{name}: ({x:g}, {y:g}) is outside the {width}x{height} image; draw "
                     "it on a frame of this source"
                 )
 

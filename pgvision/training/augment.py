@@ -9,9 +9,9 @@ import numpy as np
 from pgvision.arrays import BoolArray, ByteArray, FloatArray
 
 VISIBLE: Final = 0.4
-"""Objects of which a view shows less than this share are left out of the answer."""
+"""Visible share; objects below it are left out of the answer."""
 GONE: Final = 0.02
-"""Objects of which a view shows less than this share count as absent."""
+"""Visible share; objects below it count as absent."""
 _CROPPED: Final = 0.5  # share of the views that are a crop
 _LEAST_SIDE: Final = 0.5  # least side of a crop, as a share of the image's
 _LIGHT: Final = 0.25  # greatest relative change of brightness

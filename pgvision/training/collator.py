@@ -86,6 +86,7 @@ class Collator:
         return found
 
     def _labels(self, batch: dict[str, Tensor], samples: Sequence[Sample]) -> Tensor:
+        # 1. Refuse what the model would cut off.
         ids, types = batch["input_ids"], batch["token_type_ids"]
         if ids.shape[1] > self.max_length:
             row = int(batch["attention_mask"].sum(1).argmax())
@@ -93,6 +94,7 @@ class Collator:
                 f"{samples[row].name}: prompt and answer have {ids.shape[1]} tokens, the model "
                 f"takes {self.max_length}; cut the image into tiles, or use max_objects"
             )
+        # 2. Train on the suffix only.
         learnt = (types == 1) & (batch["attention_mask"] == 1)
         labels = ids.masked_fill(~learnt, IGNORED)
         for row, sample in enumerate(samples):
@@ -101,8 +103,10 @@ class Collator:
                 raise DataError(
                     f"{sample.name}: the answer {sample.suffix[:60]!r} does not end in <eos>"
                 )
+            # 3. A cut-off answer must not teach the end token.
             if not sample.is_whole:
                 labels[row, places[-1]] = IGNORED
+            # 4. Of added noise objects only the noise token is trained.
             if sample.noise_from is not None:
                 true = sample.suffix[: sample.noise_from]
                 filled = places[len(self._ids(true)) if true else 0 :]

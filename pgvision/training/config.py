@@ -123,8 +123,8 @@ class TrainConfig:
     keep_adapter: bool = _option(False, "Write the adapter alone, not merged weights.")
     freeze_vision: bool = _option(False, "Do not train the vision tower.", flag=False)
     vision_rate: float | None = _option(
-        None, "The vision tower's share of the rate; default: 0.05 for own checkpoints, whose "
-        "pretrained tower forgets quickly, 1 for Google's.", flag=False
+        None, "Learning rate of the vision tower, as a share of the rate; default: 0.05 for "
+        "checkpoints of kind tiny, 1 for others.", flag=False
     )  # fmt: skip
     embedding_rate: float | None = _option(
         None, "The embeddings' share of the rate; default: 1, and 4 where a class has a name that "
@@ -168,9 +168,7 @@ class TrainConfig:
     eval_every: int | None = _option(None, "Steps between validations; default: five in all.")
     eval_limit: int = _option(64, "Images in a validation, a random sample.")
     eval_all: bool = _option(False, "Validate on all images and ask for all classes.")
-    eval_absent: int = _option(
-        3, "Absent classes to ask for in a validation image, beside its own.", flag=False
-    )
+    eval_absent: int = _option(3, "Absent classes to ask for in each validation image.", flag=False)
     patience: int | None = _option(None, "Stop after this many validations without improvement.")
     ema: float = _option(0.0, "Decay of averaged weights, which are validated and written; 0: none"
                          ".", flag=False)  # fmt: skip
@@ -182,17 +180,20 @@ class TrainConfig:
     seed: int = _option(0, "Random seed.")
 
     def __post_init__(self) -> None:
+        # 1. Choices.
         for name, values in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in values:
                 raise OptionError(f"{name}: expected one of {', '.join(values)}, got {value!r}")
         for name in ("report_to", "lora_targets"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        # 2. Exactly one length; 10 minutes by default.
         given = [name for name in LENGTHS if getattr(self, name) is not None]
         if len(given) > 1:
             raise OptionError(f"{' and '.join(given)}: give one of {', '.join(LENGTHS)}")
         if not given:
             object.__setattr__(self, "minutes", 10.0)
+        # 3. Ranges.
         for name in _ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -206,6 +207,7 @@ class TrainConfig:
         self._require_consistent()
 
     def _require_consistent(self) -> None:
+        # 1. Options that need another option.
         for name in ("four_bit", "keep_adapter"):
             if getattr(self, name) and self.lora is None:
                 raise OptionError(f"{name} needs lora, the rank of the adapters: --lora 8")
@@ -217,6 +219,7 @@ class TrainConfig:
             raise OptionError(f"closed_set: answers contain boxes only; task is {self.task!r}")
         if self.mask_loss and self.task not in ("segment", "mix"):
             raise OptionError(f"mask_loss: answers of task {self.task!r} contain no masks")
+        # 2. Token weights.
         weights = {**dict.fromkeys(TOKEN_KINDS, 1.0), **self.token_weights}
         if (
             len(weights) > len(TOKEN_KINDS)
@@ -350,6 +353,7 @@ def load_config(path: str | Path) -> tuple[tuple[DataSource, ...], dict[str, Any
         raise OptionError(f"config: {path}: expected settings by name, such as 'steps: 100'")
     settings = dict(content)
     given = settings.pop("data", [])
+    # A path, a mapping, or a list of these.
     sources = [given] if isinstance(given, str | Mapping) else list(given)
     data = []
     for one in sources:

@@ -1,4 +1,4 @@
-"""The data of a run: parts, checks before the first step, what was read in words."""
+"""Data of a run: parts, checks before the first step, a summary in words."""
 
 import hashlib
 import logging
@@ -157,6 +157,7 @@ class TaskData:
             return {}
         found: dict[str, int] = {}
         if isinstance(self.train, Dataset):
+            # Objects: count those of the most frequent classes that share a prompt.
             each = self._tokens_per_object(collator)
             most = classes_per_prompt(kind)
             for record in self.train.images:
@@ -164,6 +165,7 @@ class TaskData:
                 counts = sorted((names.count(name) for name in set(names)), reverse=True)
                 found[str(record.path)] = sum(counts[:most]) * each
         else:
+            # Texts: count tokens; 1 for <eos>.
             count = lru_cache(None)(collator.num_tokens)
             for one in self.train:
                 longest = max(found.get(str(one.image), 0), count(one.suffix) + 1)
@@ -369,6 +371,7 @@ def _usable(part: Part, config: TrainConfig, left_out: dict[str, str], name: str
     """Return a part without images that cannot be used; their reasons go to ``left_out``."""
     rows: Sequence[ImageRecord | Example] = part.images if isinstance(part, Dataset) else part
 
+    # 1. Read the headers of all images, in threads.
     def reason(row: ImageRecord | Example) -> str | None:
         path = row.path if isinstance(row, ImageRecord) else row.image
         try:
@@ -386,6 +389,7 @@ def _usable(part: Part, config: TrainConfig, left_out: dict[str, str], name: str
 
     with ThreadPoolExecutor(_THREADS) as pool:
         reasons = list(pool.map(reason, rows))
+    # 2. Refuse a data set with more than half of its images unusable.
     bad = {
         str(path): why for path, why in zip(_paths(part), reasons, strict=True) if why is not None
     }

@@ -236,6 +236,7 @@ def add_objective(model: Any, objective: Objective) -> None:
     plain = type(model).forward
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
+    # Logits are computed in parts by the objective: all at once would need gigabytes.
     def head(states: Tensor) -> Tensor:
         logits: Tensor = model.lm_head(states)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -243,6 +244,7 @@ def add_objective(model: Any, objective: Objective) -> None:
     def _forward(
         *args: Any, labels: Tensor | None = None, masks: Tensor | None = None, **more: Any
     ) -> Any:
+        # Generation uses the original forward.
         if labels is None:
             return plain(model, *args, **more)
         states = model.model(*args, **more, use_cache=False).last_hidden_state

@@ -43,6 +43,7 @@ class TrainedModel:
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         # Full fine-tuning keeps float32 master weights; with LoRA the frozen base may be bf16.
+        # 1. Load in float32 what is trained: bfloat16 would lose small updates.
         frozen = config.dtype or arithmetic_dtype(device)
         dtype = "float32" if config.lora is None or device.type == "cpu" else frozen
         engine = load_apart(config.model, device=str(device), dtype=dtype)
@@ -50,6 +51,7 @@ class TrainedModel:
         self.base: Any = engine.model
         self.base.requires_grad_(True)  # weights that an adapter was merged into are frozen
         self.processor: Any = engine.processor
+        # 2. Change resolution and vocabulary, before adapters are added.
         if config.resolution is not None:
             set_resolution(self.base, self.processor, config.resolution)
         if config.closed_set:
@@ -57,6 +59,7 @@ class TrainedModel:
         if device.type == "cpu" and self.base.num_parameters() < _SMALL:
             # Plain matrix products: their backward pass is faster there than the fused kernel's.
             self.base.set_attn_implementation("eager")
+        # 3. Save memory.
         if config.four_bit:
             quantize_base(self.base)
         if config.freeze_vision:
@@ -64,6 +67,7 @@ class TrainedModel:
         if config.checkpointing:
             self.base.gradient_checkpointing_enable({"use_reentrant": False})
             self.base.enable_input_require_grads()
+        # 4. Add adapters.
         self.trained: Any = self.base if config.lora is None else self._with_adapters()
 
     @property
@@ -103,6 +107,7 @@ class TrainedModel:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise DependencyError("lora needs peft: pip install '.[train]'") from error
+        # 1. Check the layer names.
         config = self.config
         names = [name for name, _ in self.base.model.language_model.named_modules()]
         known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
@@ -111,6 +116,7 @@ class TrainedModel:
                 f"lora_targets: the language model has no layers named {', '.join(strangers)}; it "
                 f"has {', '.join(known)}"
             )
+        # 2. Add the adapters.
         lora = LoraConfig(
             r=config.lora,
             lora_alpha=2 * (config.lora or 0),
@@ -124,6 +130,7 @@ class TrainedModel:
         lora.base_model_name_or_path = (
             found.name if found.name in ("tiny", "small") else found.location
         )
+        # Trained weights are float32, also on a bfloat16 base.
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data = weight.data.float()
@@ -205,6 +212,7 @@ def quantize_base(model: Any) -> None:
         raise DependencyError(
             "four_bit needs bitsandbytes: pip install '.[qlora]'; or leave it out"
         ) from error
+    # Only the language model's linear layers: they are most of the weights.
     text = model.model.language_model
     for name, layer in list(text.named_modules()):
         if isinstance(layer, torch.nn.Linear) and "proj" in name:

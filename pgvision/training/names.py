@@ -57,6 +57,7 @@ def _scores(
     engine: Engine, data: TaskData, unknown: set[str], known: list[str]
 ) -> dict[tuple[str, str], float]:
     """Return the F1 of each pair of an unknown and a trained name."""
+    # 1. Detect all known classes on a sample.
     part = sample_part(data.train, _IMAGES, data.config.seed)
     if not known or not isinstance(part, Dataset):
         return {}
@@ -67,6 +68,7 @@ def _scores(
         if isinstance(outcome, Failure):
             continue
         for name, other in counts:
+            # 2. Count the matches of each pair of names.
             true = [o.xyxy for o in image.objects if part.names[o.category_id] == name]
             at = [k for k, label in enumerate(outcome.labels) if label == other]
             hits = _hits(np.array(true, np.float32), outcome.xyxy[at])

@@ -1,4 +1,4 @@
-"""Boxes that show nothing, for answers of one length: Google's recipe for detection transfer.
+"""Noise boxes for answers of constant length: Google's recipe for detection transfer.
 
 An answer names every true object and then boxes of the class ``<noise>`` until it is full
 (Pix2seq, arXiv 2109.10852; PaliGemma 2, arXiv 2412.03555, appendix C). A model trained so never
@@ -15,9 +15,9 @@ from pgvision.arrays import FloatArray
 from pgvision.boxes import box_iou
 
 NOISE: Final = "<noise>"
-"""The class of boxes that show nothing."""
+"""Class of noise boxes."""
 CLOSED_PREFIX: Final = "detect all classes"
-"""The prompt of answers that are filled with them."""
+"""Prompt of answers padded with noise boxes."""
 _AGAIN: Final = 0.4  # share of the boxes that show a true object a second time
 _FREE: Final = 0.15  # the others overlap no object by more
 _TRIES: Final = 8

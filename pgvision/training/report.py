@@ -121,6 +121,7 @@ def write_results(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
 def _plot(rows: Mapping[int, Mapping[str, Any]], figures: Sequence[str], folder: Path) -> None:
     from matplotlib.figure import Figure
 
+    # A Figure without pyplot: it needs no display and no global state.
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name in ("loss", "eval_loss"):
@@ -164,6 +165,7 @@ def write_sheet(path: Path, shown: Sequence[Shown], images: Sequence[ByteArray] 
             image = images[number] if images else read_image(one.path)
         except (ImageError, SourceError):
             continue
+        # 1. Shrink each image, and draw its boxes and labels.
         scale = _SIDE / max(image.shape[:2])
         tile = np.full((_SIDE + 20, _SIDE, 3), 255, np.uint8)
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
@@ -178,6 +180,7 @@ def write_sheet(path: Path, shown: Sequence[Shown], images: Sequence[ByteArray] 
         tiles.append(tile)
     if not tiles:
         return
+    # 2. Arrange the tiles in rows.
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[k : k + _COLUMNS]) for k in range(0, len(tiles), _COLUMNS)]
     with replaced_path(path) as aside:
@@ -269,6 +272,7 @@ def _base_credits(card: CheckpointCard) -> str:
 def data_credits(data: TaskData) -> str:
     """Return what COCO's ``info`` and ``licenses`` or a data.yaml state of a data set's licence."""
     parts = []
+    # 1. COCO's info, and the licences that images refer to.
     if isinstance(data.train, Dataset):
         info, listed = data.train.info.get("info"), data.train.info.get("licenses")
         if isinstance(info, Mapping):
@@ -283,6 +287,7 @@ def data_credits(data: TaskData) -> str:
                 parts.append(
                     f"{one.get('name')} {one.get('url', '')} ({counts[one.get('id')]} images)"
                 )
+    # 2. A licence in a data.yaml.
     folder = data.source.data if data.source.data.is_dir() else data.source.data.parent
     for file in sorted(folder.glob("*.y*ml")) if data.source.data.is_dir() else []:
         try:

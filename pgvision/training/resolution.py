@@ -1,4 +1,4 @@
-"""Lets a checkpoint see more of a picture: PaliGemma's second stage, from 224 px to 448."""
+"""Change of a checkpoint's resolution: PaliGemma's second stage, from 224 px to 448."""
 
 from typing import TYPE_CHECKING, Final
 
@@ -44,6 +44,7 @@ def set_resolution(
         >>> model.config.vision_config.image_size, processor.image_seq_length
         (224, 196)
     """
+    # 1. Check the resolution.
     vision = model.config.vision_config
     if resolution < vision.patch_size or resolution % vision.patch_size:
         near = max(1, round(resolution / vision.patch_size)) * vision.patch_size
@@ -53,6 +54,7 @@ def set_resolution(
         )
     if resolution == vision.image_size:
         return
+    # 2. Resample the position embeddings.
     side = resolution // vision.patch_size
     seen = model.model.vision_tower.embeddings
     held = seen.position_embedding.weight
@@ -61,6 +63,7 @@ def set_resolution(
     seen.position_ids = torch.arange(side**2, device=held.device)[None]
     seen.image_size = vision.image_size = resolution
     seen.num_patches = seen.num_positions = side**2
+    # 3. Update everything that counts image tokens.
     text = model.config.text_config
     text.num_image_tokens = side**2
     # Rotary positions have no end; other engines take this number for one.

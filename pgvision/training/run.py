@@ -279,17 +279,20 @@ class _Run:
         Raises:
             OptionError: If the folder contains another run that has a checkpoint, or other files.
         """
+        # 1. Refuse a folder with other files.
         known = self.record.get("identity")
         if known is None and self.folder.exists() and any(self.folder.iterdir()):
             raise OptionError(
                 f"out: {self.folder} is not empty and contains no run; give a new one"
             )
+        # 2. Resume only with the same data and settings.
         identity = self._identity(self.data, self.args.world_size)
         checkpoint = last_checkpoint(self.folder, remove=self.is_first)
         if checkpoint is not None and known is not None:
             require_same(self.folder, known, identity)
         if self.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
+        # 3. Record the identity; figures of another one are outdated.
         if known != identity:
             self.record.pop("before", None)
         matched = {k: v for k, v in self.data.asked_as.items() if k not in self.config.rename}
@@ -372,6 +375,7 @@ class _Run:
             for one in self.data.tasks:
                 source = one.valid_source(self.card, 2 * model.resolution, self.collator)
                 count = min(len(source), self.config.eval_limit, 4 * self.config.batch_size)
+                # A fixed seed: the same samples at each validation.
                 samples = Samples([source], count, self.config.seed)
                 for start in range(0, count, self.config.batch_size):
                     numbers = range(start, min(count, start + self.config.batch_size))
@@ -462,6 +466,7 @@ def _describe(data: RunData) -> str:
 @contextmanager
 def _signals(clock: RunClock) -> Iterator[None]:
     """Let SIGTERM and the first ^C end the run with a checkpoint; a second ^C aborts."""
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -172,12 +172,15 @@ class ObjectSource:
         }
 
     def _shown(self, record: ImageRecord, view: View) -> "_Shown":
+        # 1. Objects that are visible enough in the view.
         items = [item for item in record.objects if not item.iscrowd]
         inside, shares = view.boxes(np.array([one.xyxy for one in items], float).reshape(-1, 4))
         kept = np.flatnonzero((shares >= VISIBLE) & _has_area(inside, view))
+        # 2. Crowds and partly visible objects, which are not trained on.
         crowds, _ = view.boxes(
             np.array([one.xyxy for one in record.objects if one.iscrowd], float).reshape(-1, 4)
         )
+        # 3. Masks.
         masks: list[FloatArray] = []
         if self.config.task == "segment":
             masks = [self._mask(record, items[at].segmentation, view, inside[at]) for at in kept]
@@ -319,10 +322,12 @@ class Samples(TorchDataset[Sample]):
         which, turn = self.place(number)
         source = self.sources[which]
         size = len(source)
+        # The order depends on seed and epoch only, so that a resumed run sees the same samples.
         epoch, place = divmod(turn, size)
         order = np.random.default_rng([self.seed, epoch]).permutation(size)
         unread: dict[str, str] = {}
         reason = "there is no image"
+        # Skip unreadable images; they are reported with the sample.
         for more in range(size):
             index = int(order[(place + more) % size])
             rng = np.random.default_rng([self.seed, number, index])

@@ -48,12 +48,14 @@ def cut_tiles(dataset: Dataset, folder: str | Path, *, side: int, overlap: float
     images: list[ImageRecord] = []
     first = 1
     for record in dataset.images:
+        # 1. Read the image, and its masks at full size.
         bgr = read_image(record.path)
         masks = {
             item.id: segmentation_to_mask(item.segmentation, record.image_hw)
             for item in record.objects
             if item.segmentation is not None
         }
+        # 2. Write each tile, with the objects cut to it.
         for left, top, right, bottom in _windows(record.image_hw, side, overlap):
             name = f"{record.id}_{Path(record.file_name).stem}_{left}_{top}.jpg"
             part = bgr[top:bottom, left:right]
@@ -94,6 +96,7 @@ def _moved(
     number: int,
 ) -> Annotation | None:
     """Return an annotation in a tile's pixels; None if the tile shows nothing of it."""
+    # 1. The part of the box inside the tile.
     left, top, right, bottom = window
     x1, y1, x2, y2 = item.xyxy
     inside = (max(x1, left), max(y1, top), min(x2, right), min(y2, bottom))
@@ -103,6 +106,7 @@ def _moved(
     share = width * height / max((x2 - x1) * (y2 - y1), 1e-9)
     if share < GONE:
         return None
+    # 2. The part of the mask.
     segmentation = None
     if mask is not None:
         part = mask[top:bottom, left:right]
@@ -111,5 +115,6 @@ def _moved(
         rle = mask_to_rle(part)
         segmentation = Rle((bottom - top, right - left), rle["counts"])
     box = (inside[0] - left, inside[1] - top, width, height)
+    # 3. Objects cut too much are crowds: neither asked for nor counted as wrong.
     is_crowd = item.iscrowd or share < VISIBLE
     return Annotation(number, item.category_id, box, segmentation, is_crowd)

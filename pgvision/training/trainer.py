@@ -32,7 +32,7 @@ from pgvision.training.report import write_results
 from pgvision.training.samples import Samples
 
 MAIN: Final = "eval_score"
-"""The figure that decides which weights are best: the main one, and of equals the lower loss."""
+"""Metric that selects the best weights: the main one, then the lower loss."""
 ENDLESS: Final = 10**7  # steps of a run that ends by the clock
 _AVERAGE_NAME: Final = "average.safetensors"
 _WEIGHTS_NAME: Final = "trained.safetensors"
@@ -165,9 +165,11 @@ class FineTuner(Trainer):  # type: ignore[misc]
         self.unread: dict[str, str] = {}
         self.average: dict[str, Tensor] = {}
         self.before: dict[str, float] = {}
+        # 1. Learning rates.
         self._vision_rate = config.vision_rate
         if self._vision_rate is None:
             self._vision_rate = 0.05 if parts["model"].card.kind == "tiny" else 1.0
+        # 2. Base class and callbacks.
         early = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
         super().__init__(
             model=parts["model"].trained,
@@ -256,12 +258,14 @@ class FineTuner(Trainer):  # type: ignore[misc]
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measure the present weights (their average, where there is one) by generation."""
+        # 1. Validate the average of the weights, if there is one.
         own = self._exchange(self.average)
         try:
             with memory_advice(self.config):
                 found = self.evaluator()
         finally:
             self._exchange(own)
+        # 2. The loss only breaks ties between equal scores.
         main = next(iter(found.values()))
         found["score"] = main - 1e-6 * found.get("loss", 0.0)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
@@ -269,6 +273,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        # 3. Update the table and the curves.
         if self.is_world_process_zero() and self.state.global_step:
             start = {"step": 0, **{f"eval_{name}": value for name, value in self.before.items()}}
             write_results([start, *self.state.log_history], Path(self.args.output_dir))
@@ -403,6 +408,7 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         if not is_memory and "not enough memory" not in text and "can't allocate" not in text:
             raise
         size = config.batch_size
+        # Suggest first what does not change the result.
         ways = []
         if size > 1:
             ways.append(
