@@ -65,7 +65,7 @@ class TrainedModel:
         if config.freeze_vision:
             self.base.model.vision_tower.requires_grad_(False)
         if config.checkpointing:
-            self.base.gradient_checkpointing_enable({"use_reentrant": False})
+            self.base.activation_checkpointing_enable({"use_reentrant": False})
             self.base.enable_input_require_grads()
         # 4. Add adapters.
         self.trained: Any = self.base if config.lora is None else self._with_adapters()

@@ -109,7 +109,7 @@ def ours(model: Any, processor: Any, settings: TrainConfig) -> list[float]:
     made.config, made.base, made.processor = settings, model, processor
     made.card = find_checkpoint("google/paligemma-3b-pt-224")
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     made.trained = made._with_adapters()
     add_objective(model, make_objective(settings, collator, None))

@@ -13,6 +13,8 @@ from pgvision.training import TrainConfig
 from pgvision.training.model import TrainedModel
 
 CPU = torch.device("cpu")
+# Of peft, whenever it wraps a model: not ours to mend.
+peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 def made(**options):
@@ -32,6 +34,7 @@ def test_nobody_elses_weights_are_trained():
     assert made().base is not load("tiny").model
 
 
+@peft_warns
 def test_adapters_start_as_nothing_and_alone_are_trained():
     plain, model = load("tiny"), made(lora=8)
     trained = [name for name, one in model.trained.named_parameters() if one.requires_grad]
@@ -90,6 +93,7 @@ def test_four_bits_need_bitsandbytes():
     assert layer.weight.dtype == torch.uint8
 
 
+@peft_warns
 def test_a_seed_gives_the_same_adapters():
     name = "model.language_model.layers.0.mlp.up_proj.lora_A.default.weight"
     one, same, other = (made(lora=8, seed=seed).base.get_parameter(name).data for seed in (1, 1, 2))
