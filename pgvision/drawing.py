@@ -269,8 +269,10 @@ def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int])
     taken = np.zeros((0, 4))
     corners = np.zeros((len(boxes), 2), dtype=int)
     for row in np.argsort(areas, kind="stable"):
+        # Candidates around the box, moved into the image.
         around = np.clip(np.rint(_around(boxes[row], sizes[row], gap)), 0, room[row])
         tags = np.concatenate([around, around + sizes[row]], axis=1)
+        # Cost: overlap with other tags, share of boxes covered, and a fixed preference.
         hidden = np.minimum(_shared(tags, boxes) / areas, 1.0).sum(axis=1)
         crossed = _shared(tags, taken).sum(axis=1) / sizes[row].prod()
         best = int(np.argmin(4.0 * crossed + 2.0 * hidden + _RANKS))

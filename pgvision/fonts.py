@@ -132,6 +132,7 @@ class Letters:
         run, font = "", self._main
         for letter in line:
             other = font
+            # Spaces and combining marks stay in the current font.
             if not (letter.isspace() or unicodedata.category(letter) in ("Mn", "Mc", "Me", "Cf")):
                 other = self._font_of(letter)
             if other is not font and run:

@@ -181,6 +181,7 @@ class Reply:
             self._num_read += len(chunk)
             if self._num_read > self._policy.max_bytes:
                 raise HttpError(f"{self.address} sends more than {self._policy.max_bytes} bytes")
+        # A connection that closes early is an error only if the length is known.
         declared = self._response.headers.get("Content-Length") or ""
         if size is None and declared.isdecimal() and self._num_read < int(declared):
             raise HttpError(f"{self.address}: {self._num_read} of {declared} bytes came")

@@ -86,6 +86,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> BoolArray:
         >>> rle_to_mask({"size": [2, 2], "counts": [1, 2, 1]}).astype(int).tolist()
         [[0, 1], [1, 0]]
     """
+    # 1. Read the run lengths.
     height, width = _size_of(rle)
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
@@ -105,6 +106,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> BoolArray:
             f"rle: runs cover {int(runs.sum())} pixels, expected {height} x {width} = "
             f"{height * width}; the size belongs to another mask, or the text is cut"
         )
+    # 2. Runs alternate, beginning outside, in column order.
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(width, height).T
 

@@ -153,10 +153,12 @@ class KnownIds:
         where = f"--coco-ids {path}"
         content = read_content(path, where=where, outlines=False, required=("images", "categories"))
         problems = Problems(where)
+        # Annotations are not used, so their problems do not matter.
         for place, what in content.problems:
             if not place.startswith("annotations"):
                 problems.add(place, what)
         self._names: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        # Index the images by file name; folders may differ.
         for number, entry in content.images.items():
             name = entry.fields.get("file_name")
             if not isinstance(name, str) or not _parts(name):

@@ -198,6 +198,7 @@ def reported_errors(where: str | Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        # Extended codes have the primary code in the low byte.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise OptionError(

@@ -177,6 +177,7 @@ def stamp_of(path: Path) -> Stamp | None:
         with path.open("rb") as file:
             about = os.fstat(file.fileno())
             digest = hashlib.sha256()
+            # Of large files (videos) only the start and the end are read.
             if about.st_size <= _WHOLE:
                 while block := file.read(_END):
                     digest.update(block)
@@ -249,11 +250,13 @@ def _tail(item: _Found, depth: int) -> str:
 def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[_Found]:
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
+    # 1. Addresses and camera numbers.
     if source.lower().startswith("file://"):
         source = url2pathname(urlsplit(source).path)
     if "://" in source or (source.isascii() and source.isdecimal()):
         yield from _at_address(source, recursive)
         return
+    # 2. Folders, files, patterns; what does not exist is reported as a failure.
     path = Path(source).expanduser()
     if path.is_dir():
         yield from _under(path, list_folder(path, recursive=recursive))

@@ -77,6 +77,7 @@ class Job:
                 f"stride, num_readers: expected at least 1, got {stride}, {num_readers}"
             )
         self.path, self.shard = Path(journal), shard
+        # Shards list all sources, so that they agree on the listing.
         listed = list_items([os.fspath(source) for source in sources], recursive=recursive)
         self.num_listed, self.listing = len(listed), listing_digest(listed)
         self.items = [item for item in listed if shard is None or shard.contains(item.name)]

@@ -189,11 +189,13 @@ def _merge(
     from pgvision.batch import merge as merge_journals
     from pgvision.cli.outputs import json_text
 
+    # 1. Check the options.
     if not (coco or answers or json_lines):
         raise OptionError("merge: expected a place for it; add --coco FILE, --jsonl FILE or --json")
     for path in journals:
         if not path.is_file():
             raise OptionError(f"{path}: no such journal (looked from {Path.cwd()})")
+    # 2. Merge, and write the files.
     merged = merge_journals(journals, partial=partial)
     for line in merged.missing:
         say(line, style="yellow")

@@ -146,6 +146,7 @@ def check_opencv() -> Check:
     except ImportError as error:
         fix = "apt-get install -y libgl1 libglib2.0-0 libxcb1, or use opencv-python-headless"
         return Check("opencv", "fail", f"{named}: {error}", fix)
+    # All flavours install into the same folder cv2/.
     if len(flavours) > 1:
         fix = (
             "they share one folder, and removing one breaks the other: pip uninstall all of them, "

@@ -58,6 +58,7 @@ def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> N
     from pgvision.cli.screens import Film, Window, appended, printed
     from pgvision.cli.webhook import Webhook
 
+    # 1. Events: stdout, log, webhook.
     watched.tell.append(printed(as_json=options.json_lines))
     if options.events is not None:
         options.events.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +67,7 @@ def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> N
     if options.post is not None:
         watched.webhook = stack.enter_context(Webhook(options.post, options.post_header or ()))
         watched.tell.append(watched.webhook.post)
+    # 2. Frames: video file, window.
     if options.save is not None:
         watched.show.append(stack.enter_context(Film(options.save, watched.zones.draw)).show)
     if options.show:

@@ -203,6 +203,7 @@ def describe(result: Result) -> str:
             return f"not answered: {result.rejects[0].reason}"
         answers = result.alternatives or ((result.text, result.score),)
         return "; ".join(_with_score(text or "(nothing)", score) for text, score in answers)
+    # Objects with a requested name first, then what was left out.
     asked = result[result.class_ids >= 0]
     notes = [_count_names(asked) if len(asked) else "nothing found"]
     if others := _count_names(result[result.class_ids < 0]):

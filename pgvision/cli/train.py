@@ -117,6 +117,7 @@ def train(*, options: Any) -> None:
     """
     from pgvision.training import train as run
 
+    # Only options that were given: the others come from the config file.
     own = {one.name for one in fields(_Places)}
     given = {
         one.name: getattr(options, one.name)

@@ -225,6 +225,7 @@ def _take_all(
         if not isinstance(outcome, DetectionResult) or outcome.time is None:
             raise OptionError(f"--source {options.source}: expected a video or a camera")
         live = watched.source
+        # Latency: of a live frame since it was received, of a file since the previous frame.
         goes_on = watched.take(outcome, now - last if live is None else live.seconds - outcome.time)
         meter.advance()
         if not goes_on or (options.seconds is not None and now - began > options.seconds):

@@ -262,11 +262,13 @@ class Table:
 
     def numbers(self, key: str, *, optional: bool = False) -> NDArray[np.float64]:
         """Return a column ``(n,)`` of finite numbers; NaN where ``optional`` ones are missing."""
+        # Fast path: a column of plain finite numbers.
         values = self.values(key)
         if set(map(type, values)) <= {float, int}:
             column = np.array(values, np.float64).reshape(len(values))
             if np.isfinite(column).all():
                 return column
+        # Otherwise check each value, and report its place.
         column = np.zeros(len(values))
         for row, value in enumerate(values):
             if optional and (value is None or value is MISSING):

@@ -185,6 +185,7 @@ def read_content(
         ['annotations[1].bbox']
     """
     with without_collecting():
+        # 1. Read the JSON; a dict of the caller is not modified.
         owned = not isinstance(source, Mapping)
         value: Any = source
         may_have_nan = True
@@ -192,6 +193,7 @@ def read_content(
             value, may_have_nan = load_coco_json(Path(source))
         lists, info = _split_keys(value, where, required)
         del value
+        # 2. Images and categories first: annotations refer to them.
         reader = _Reader(where, may_have_nan=may_have_nan, owned=owned)
         reader.read_images(lists["images"])
         reader.read_categories(lists["categories"])
@@ -264,6 +266,7 @@ class _Reader:
                 table.fail(row, bad[0][1:], bad[1])
             if not has_id[row]:
                 continue
+            # The first entry of an id counts.
             if ids[row] in home:
                 other = f"{table.where}[{home[ids[row]].index}]"
                 table.fail(row, "id", f"is {ids[row]}, as {other}; {_UNIQUE}")
@@ -361,6 +364,7 @@ class _Reader:
             return _checked_rle(value, image_hw)
         if not isinstance(value, list | tuple):
             raise ValueError(f"is {value!r:.40}, expected polygons or an RLE")
+        # Polygons: check each ring.
         rings = []
         for ring in value:
             if not isinstance(ring, list | tuple) or len(ring) % 2:
@@ -369,6 +373,7 @@ class _Reader:
                 fault = next((fault for n in ring if (fault := number_fault(n))), None)
                 if fault:
                     raise ValueError(f"contains a coordinate that {fault}")
+            # Three points are the minimum.
             if len(ring) >= 6:
                 if fault := ring_fault(ring, image_hw or _UNKNOWN_HW):
                     raise ValueError(fault)

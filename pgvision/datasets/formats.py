@@ -97,6 +97,7 @@ def detect_format(path: str | Path) -> Format:
 def _format_by_parts(given: Path) -> Format:
     if any(map(has_objects, sorted(given.glob("*/*.json")))):
         return "coco"
+    # Folders of splits, the most specific format first.
     parts = [part for part in sorted(given.iterdir()) if part.is_dir()]
     if any((part / "labels").is_dir() for part in parts):
         return "yolo"

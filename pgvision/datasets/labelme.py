@@ -162,9 +162,11 @@ def _outline(
     """Return box and outline of the shapes of an object; masks become run lengths."""
     kinds = {_kind(part) for part in parts}
     rings = tuple(_ring(part, image_hw) for part in parts if _kind(part) != "mask")
+    # 1. Polygons and boxes.
     if "mask" not in kinds:
         boxes = kinds == {"rectangle"} and all(map(_is_upright, rings))
         return polygons_xywh(rings), (None if boxes else rings)
+    # 2. A mask among the shapes: all of them become one mask.
     mask = np.zeros(image_hw, dtype=bool)
     for part in parts:
         if _kind(part) == "mask":

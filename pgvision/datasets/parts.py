@@ -139,11 +139,13 @@ def validation_part(
         >>> validation_part(["train", "valid", "test"], source="site/")
         'valid'
     """
+    # 1. The named part, or the only one.
     known = [name for name in names if name != beside]
     if split is not None:
         return find_split(known, split, source=source)
     if beside is None and len(known) == 1:
         return known[0]
+    # 2. Validation before test.
     for part in ("valid", "test"):
         chosen = [name for name in known if part_of(name) == part]
         if len(chosen) == 1:

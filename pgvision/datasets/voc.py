@@ -122,6 +122,7 @@ def _read_xml(file: Path) -> "Element":
     from defusedxml.ElementTree import fromstring
 
     try:
+        # defusedxml refuses entities, which could read files or exhaust the memory.
         root: Element | None = fromstring(_xml_source(file))
     except DefusedXmlException as error:
         raise DataError(

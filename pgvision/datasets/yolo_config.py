@@ -161,6 +161,7 @@ class YoloConfig:
             try:
                 split = self._split(key, value)
             except DataError as error:
+                # train and val must exist; a missing test folder is common.
                 if key in _NEEDED:
                     raise
                 findings.append(Finding("missing-folder", "error", str(error), key))

@@ -199,6 +199,7 @@ def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) ->
     def slope(inverse: float) -> float:
         return float(np.sum((expit(inverse * logits) - correct) * logits))
 
+    # The root of the slope is the minimum; it is bounded for perfectly separated scores.
     low, high = 0.01, 100.0
     if slope(low) >= 0:
         return 1 / low

@@ -290,6 +290,7 @@ def find_mistakes(
     found, match, truth = _matched(gt, results, iou_type, iou)
     is_missed = np.ones(len(truth), np.bool_)
     is_missed[match[match >= 0]] = False
+    # -1: unmatched; -3: dropped by max_dets.
     wrong = (match == -1) | (match == -3)
     annotations, predictions = (
         _rows_by_image(truth.image[~truth.crowd]),

@@ -266,6 +266,7 @@ def reliability(
     counts = np.bincount(place, minlength=num_bins)
     summed = np.bincount(place, weights=scores, minlength=num_bins)
     right = np.bincount(place, weights=correct, minlength=num_bins)
+    # Expected calibration error: gaps of the bins, weighted by their counts.
     gap = float(np.abs(summed - right).sum() / len(scores)) if len(scores) else None
     return Reliability(
         edges=tuple(edges.tolist()),

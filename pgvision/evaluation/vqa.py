@@ -88,12 +88,14 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
             f"references: expected 10 answers (at least 4) per question, got {references!r:.60}. "
             "Fix: use exact_match for questions with one answer."
         )
+    # Official code: unanimous answers are compared without normalisation.
     given = _spaced(answer)
     people = [_spaced(reference) for reference in references]
     if len(set(people)) > 1:
         given = normalize_vqa(given)
         people = [normalize_vqa(reference) for reference in people]
     agreeing = people.count(given)
+    # Average over leaving out each of the people: min(agreeing others / 3, 1).
     left_out_agreeing = agreeing * min(3, agreeing - 1) if agreeing else 0
     total = left_out_agreeing + (len(people) - agreeing) * min(3, agreeing)
     return total / (3 * len(people))

@@ -70,6 +70,7 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
     if color not in ("bgr", "rgb"):
         raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
     if isinstance(picture, Image.Image):
+        # 1. PIL images.
         is_wide = picture.mode.startswith("I") or ";16" in str(getattr(picture, "tile", ""))
         try:
             return _reported(_pil_to_bgr(picture), is_wide, _origin(picture))
@@ -79,6 +80,7 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
             raise ImageError(f"expected a readable PIL image, got {error}") from error
     if not isinstance(picture, np.ndarray):
         raise ShapeError(_not_an_array(picture))
+    # 2. Arrays.
     _require_picture_shape(picture)
     bgr = _bytes_to_bgr(_to_bytes(picture), color)
     return _reported(bgr, picture.dtype == np.uint16, "an array")

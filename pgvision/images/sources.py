@@ -355,6 +355,7 @@ def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
         if isinstance(entry, PgvisionError):
             yield FrameFailure(f"{file}#{number}", 0, entry)
             continue
+        # Relative paths start at the list's folder.
         if _SCHEME.match(entry):
             inner = _from_text(entry, options)
         else:
@@ -383,6 +384,7 @@ def _contained(outcomes: Iterator[Outcome], name: str, index: int = 0) -> Iterat
 
 
 def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
+    # Try an image first, unless the ending is a video's.
     kind = _file_kind(path)
     if kind == "video":
         yield from _from_video(path, options)

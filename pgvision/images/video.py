@@ -268,12 +268,15 @@ def _ending(video: _Video, count: int, path: Path | None) -> FrameFailure | None
     number: a shortfall is logged.
     """
     declared, total = video.num_frames, f" of {video.num_frames}" if video.num_frames else ""
+    # 1. The container shows that its end is missing.
     cut = cut_short(path) if path is not None else None
     if cut is not None:
         error = SourceError(f"{video.name}: ended after frame {count}{total}: cut short, {cut}")
         return FrameFailure(video.name, count, error)
+    # 2. Few missing frames are normal: counts in headers are estimates.
     if declared is None or declared - count <= max(2, declared // 100):
         return None
+    # 3. Many missing frames and missing time: the data are damaged.
     if video.stream.frames and video.last_seconds is not None and video.fps is not None:
         duration = declared / video.fps
         if duration - video.last_seconds > max(3 / video.fps, duration / 100):

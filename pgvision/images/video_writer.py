@@ -84,6 +84,7 @@ class VideoWriter:
                 height,
                 width,
             )
+        # An error while opening removes the temporary file.
         with ExitStack() as stack:
             aside = stack.enter_context(replaced_path(self.path))
             container = _new_container(aside)

@@ -32,11 +32,13 @@ def brush_rle(mask: BoolArray) -> list[int]:
     """
     flat = mask.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))
+    # Four channels per pixel, all equal.
     lengths = 4 * np.diff(starts, append=flat.size)
     bits = [f"{4 * flat.size:032b}{7:05b}", *(f"{size - 1:04b}" for size in _SIZES)]
     most = 1 << _SIZES[-1]
     for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
         value = f"{255 * int(flat[start]):08b}"
+        # Split runs that are longer than the largest length.
         for left in range(length, 0, -most):
             run = min(left, most) - 1
             kind = next(at for at, size in enumerate(_SIZES) if run < 1 << size)

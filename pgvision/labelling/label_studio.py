@@ -169,6 +169,7 @@ def prediction(
         DataError: If a group wants masks and no result has them.
     """
     several = [results] if isinstance(results, DetectionResult) else list(results)
+    # 1. Brush tags take masks; box tags take boxes.
     masked = [one for one in several if isinstance(one, SegmentationResult)]
     boxes = [one for one in several if not isinstance(one, SegmentationResult)] or masked
     regions: list[dict[str, Any]] = []
@@ -179,6 +180,7 @@ def prediction(
             raise DataError(f"{group.from_name}: expected masks; use pgvision.Segmenter")
         for result in masked if group.wants_masks else boxes:
             regions += _regions(result, group)
+    # 2. Regions of one image of several have its index.
     for region in regions:
         if item_index is not None:
             region["item_index"] = item_index

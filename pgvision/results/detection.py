@@ -100,6 +100,7 @@ class DetectionResult(Answer):
         """
         super().__post_init__()
         self._set("xyxy", frozen_boxes(self.xyxy, self.image_hw))
+        # Labels of known classes are the classes' names.
         n = len(self.xyxy)
         self._set("classes", require_names(self.classes, "classes"))
         high = len(self.classes) - 1

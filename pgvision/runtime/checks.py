@@ -105,12 +105,14 @@ def check_language(model: Any) -> LanguageReport:
     Returns:
         The report. A few placeholder tokens replace the image, so it takes a second at any size.
     """
+    # 1. Two rows of different length, with random image features.
     prefix, suffix = _WORDS
     lengths = (8 + prefix, 8 + prefix - 2)
     rows = [_check_ids(model, length, suffix) for length in lengths]
     generator = torch.Generator().manual_seed(0)
     width = model.config.text_config.hidden_size
     features = torch.randn(2, 8, width, generator=generator).to(model.device, model.dtype)
+    # 2. One whole pass of transformers, and our cached passes.
     expected = [
         _whole_pass(model, row, length, one[None])
         for row, length, one in zip(rows, lengths, features, strict=True)

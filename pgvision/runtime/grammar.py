@@ -256,10 +256,12 @@ class TokenCursor:
     def _after_geometry(self, number: int) -> Allowed:
         grammar, limit = self.grammar, self.grammar.form.max_objects
         is_last = limit is not None and len(self._objects) + 1 >= limit
+        # 1. Labels are listed: follow the trie.
         if grammar.shut is None:
             node = grammar.nodes[number]
             allowed = node.last if is_last else node.allowed
             return self._without_repeats(number, allowed)
+        # 2. Labels are free text: any token, a separator or the end once there is a label.
         separator, eos = grammar.separator, grammar.vocabulary.eos
         if self._separated:
             return Allowed(ids=(separator[self._separated],))

@@ -164,6 +164,7 @@ class Graph:
             raise CheckpointError(f"weights: {name} {found}, expected {shape}")
         self._used.add(name)
         if name not in self._initialisers:
+            # The graph refers to the safetensors file (external data), so weights are not copied.
             entries = {"location": stored.file, "offset": stored.offset, "length": stored.size}
             self._initialisers[name] = (
                 b"".join(_field(1, side) for side in shape)

@@ -156,6 +156,7 @@ class Remote:
         except HttpError as error:
             if "logprobs" not in body or error.status not in (400, 422):
                 raise CheckpointError(str(error)) from error
+        # Some servers refuse logprobs: ask again without.
         plain = {key: value for key, value in body.items() if "logprobs" not in key}
         try:
             answer = self._ask("/chat/completions", plain)

@@ -126,6 +126,7 @@ def _validated_chat(values: dict[str, Any]) -> ChatBody:
     if isinstance(values.get("stop"), str):
         values["stop"] = [values["stop"]]
     body = validated(ChatBody, values)
+    # Refuse what would otherwise be ignored silently.
     wanted = (body.response_format or {}).get("type", "text")
     if wanted not in ("text", "json_object"):
         raise ApiError(

@@ -32,12 +32,14 @@ def roboflow_routes(service: Service) -> APIRouter:
     @router.post("/yolo_world/infer", summary="Roboflow's form: inference-sdk's yolo_world calls.")
     async def infer(request: Request) -> Response:
         body = await read_json(request)
+        # 1. Images as text, or as {"type": ..., "value": ...}.
         images = body.get("image")
         images = images if isinstance(images, list) else [images]
         texts = [image.get("value") if isinstance(image, dict) else image for image in images]
         sent = [Upload(text) if isinstance(text, str) else None for text in texts]
         uploads = require_images(sent, service.settings.max_images)
         values = {"classes": body.get("text"), "conf": body.get("confidence")}
+        # 2. Answer one after the other.
         fields = await service.uploads.run(lambda: validated(ObjectFields, values))
         answers = []
         for upload in uploads:

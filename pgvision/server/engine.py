@@ -95,6 +95,7 @@ class Job:
 
     def requests(self) -> Iterator[Request]:
         """Yield the engine's requests; prompts about one part share its `Picture`."""
+        # Requests with one Picture share its encoding.
         pictures: dict[Window | None, Picture] = {}
         for ask in self.asks:
             if ask.window not in pictures:

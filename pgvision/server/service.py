@@ -154,6 +154,7 @@ class Service:
 
 def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[str, ...]]:
     """Return the task of a request, and notes on what was changed."""
+    # The task classes check the fields, as in Python.
     more: Any = {"generator": model, "unknown": fields.unknown}
     if isinstance(fields, ObjectFields):
         names = ("conf", "nms", "max_objects", "tile", "soft")

@@ -229,9 +229,11 @@ def object_task(
     """
     names = tuple(names)
     trained = [name.trained for name in names]
+    # 1. A closed set asks for all classes in one prompt.
     closed = _closed_set_ask(card, trained, settings) if codec is None else None
     if closed is not None:
         return ObjectTask(names, settings, card, (closed,), resolution, codec)
+    # 2. Otherwise group the classes, as many per prompt as the kind was trained on.
     size = settings.classes_per_prompt or classes_per_prompt(card.kind)
     write = detect_prefix if codec is None else segment_prefix
     task: Literal["detect", "segment"] = "detect" if codec is None else "segment"

@@ -71,6 +71,7 @@ class TextTask:
         empty answer has no score either: that nothing was read is not evidence of nothing there.
         """
         fields = provenance(frame, answers)
+        # Refused images get an empty text with the reason.
         if not answers:
             fields["prefix"] = self.prefix
             reason = text_refusal(frame, self.card) or "not asked"

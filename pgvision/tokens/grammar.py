@@ -148,6 +148,7 @@ def _object_rows(task: str, labels: str) -> list[dict[Symbol, int]]:
     mask = LOCS_PER_BOX + CODES_PER_MASK
     label, following, end = mask + 1, mask + 2, mask + 3
     rows: list[dict[Symbol, int]] = [{} for _ in range(end + 1)]
+    # 1. Locations, then codes.
     for at in range(LOCS_PER_BOX):
         rows[at][Symbol.LOC] = at + 1
     for at in range(LOCS_PER_BOX, mask):
@@ -155,6 +156,7 @@ def _object_rows(task: str, labels: str) -> list[dict[Symbol, int]]:
     if task == "detect":
         del rows[LOCS_PER_BOX][Symbol.SEG]
     after = {Symbol.SEPARATOR: following, Symbol.END: end}
+    # 2. After a complete object: label, next object or end.
     complete = {"detect": (LOCS_PER_BOX,), "segment": (mask,)}.get(task, (LOCS_PER_BOX, mask))
     for at in complete:
         if labels != "none":
@@ -162,6 +164,7 @@ def _object_rows(task: str, labels: str) -> list[dict[Symbol, int]]:
         if labels != "required":
             rows[at].update(after)
     rows[label] = {Symbol.TEXT: label, **after}
+    # 3. An empty list is valid.
     rows[0][Symbol.END] = end
     rows[following] = {Symbol.LOC: 1}
     return rows
@@ -198,6 +201,7 @@ def check_suffix(text: str, task: str) -> list[str]:
         >>> check_suffix("<loc0010><loc0010><loc0200> helmet", "detect")
         ['at 27: expected loc, got text']
     """
+    # 1. Characters that the processor adds.
     cursor = Grammar.compile(task).start
     problems = [
         f"at {m.start()}: {m[0]} is added by the processor" for m in _SPECIAL.finditer(text)
@@ -206,6 +210,7 @@ def check_suffix(text: str, task: str) -> list[str]:
         problems.append("spaces or line breaks at the start or end")
     if "\n" in text.strip():
         problems.append(f"at {text.index(chr(10))}: a line break inside")
+    # 2. Walk the grammar; the first violation ends the check.
     bins: list[int] = []
     for symbol, token, at in _lint_symbols(text):
         if symbol not in cursor.allowed():
@@ -217,6 +222,7 @@ def check_suffix(text: str, task: str) -> list[str]:
         if len(bins) == LOCS_PER_BOX:
             problems.extend(_box_problems(bins, at))
             bins = []
+    # 3. The end.
     if not cursor.can_end:
         allowed = " or ".join(sorted(s.value for s in cursor.allowed()))
         problems.append(f"at {len(text)}: expected {allowed}, got the end")

@@ -280,9 +280,11 @@ def _finish(
     image_hw: tuple[int, int],
     convention: str,
 ) -> tuple[ParsedObject, ...]:
+    # 1. Decode all boxes at once.
     flat = list(chain.from_iterable([one[0] for one in found]))
     bins_yxyx = np.array(flat).reshape(-1, LOCS_PER_BOX)
     boxes = decode_boxes(bins_yxyx, image_hw=image_hw, convention=convention)
+    # 2. Match the labels to the classes: exactly, else loosely.
     known: dict[str | None, int] = {}
     if classes is not None:
         known = {name: at for at, name in reversed(list(enumerate(classes)))}

@@ -81,8 +81,10 @@ def object_score(
     if loc_probs.shape != (4, NUM_BINS):
         raise ShapeError(f"loc_probs: expected (4, {NUM_BINS}), got {loc_probs.shape}")
     bins = np.asarray(loc_yxyx)
+    # 1. Probabilities of label and bins.
     label = float(np.exp(np.mean(label_logprobs))) if len(label_logprobs) else 1.0
     chosen = loc_probs[np.arange(4), bins]
+    # 2. Combine them.
     if rule == "product":
         score = presence * float(np.prod(chosen)) * float(np.exp(np.sum(label_logprobs)))
     elif rule == "geometric":

@@ -210,6 +210,7 @@ class Zones:
     def draw(self, image: ByteArray) -> ByteArray:
         """Draw zones and lines with their counts on ``image``, which is changed."""
         height, width = image.shape[:2]
+        # Corners are in pixels of the first frame; the shown one may be scaled.
         first_hw = self._first_hw or (height, width)
         scale = np.array([width / first_hw[1], height / first_hw[0]])
         shapes = {name: (corners, True) for name, corners in self._polygons.items()}
@@ -387,6 +388,7 @@ def read_lines(texts: Sequence[str]) -> dict[str, tuple[float, float, float, flo
     """
     lines: dict[str, tuple[float, float, float, float]] = {}
     for number, text in enumerate(texts, start=1):
+        # The last "=" separates: names may contain it.
         name, _, ends = text.rpartition("=")
         name = name.strip() or f"line {number}"
         try:
@@ -408,6 +410,7 @@ def _named(file: Path) -> list[tuple[str, Any]]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: expected a JSON file of polygons: {error}") from error
+    # One zone, several by name, or LabelMe's shapes.
     if isinstance(content, list):
         return [(file.stem, content)]
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
@@ -435,6 +438,7 @@ def _polygon(points: Any, name: str) -> FloatArray:
         raise DataError(f"{name}: expected at least 3 corners [x, y]")
     if not np.isfinite(corners).all():
         raise DataError(f"{name}: expected finite numbers")
+    # A self-crossing outline has no defined inside.
     shape = Polygon(corners)
     if not shape.is_valid:
         raise OptionError(

@@ -240,6 +240,7 @@ def _text_figures(said: Sequence[str], examples: Sequence[Example], task: str) -
     wanted = [references[one.image, one.prefix] for one in examples]
     exact = float(np.mean([exact_match(*pair) for pair in zip(said, wanted, strict=True)]))
     figures = {"exact": round(exact, 4)}
+    # Each image counts once, with all its captions as references.
     if task == "caption":
         first = {(one.image, one.prefix): k for k, one in reversed(list(enumerate(examples)))}
         places = sorted(first.values())

@@ -205,6 +205,7 @@ class ObjectSource:
     def _sample(
         self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
     ) -> Sample:
+        # 1. Choose names and objects.
         names = self._names_to_ask(record, shown, rng)
         chosen = [at for at, name in enumerate(shown.names) if name in names]
         most = self.max_objects or len(chosen)
@@ -212,10 +213,12 @@ class ObjectSource:
         if not is_whole:
             chosen = sorted(int(at) for at in rng.choice(chosen, most, replace=False))
         chosen = self._ordered(shown.boxes, chosen, rng)
+        # 2. Encode masks.
         masks = np.stack([shown.masks[at] for at in chosen]) if shown.masks and chosen else None
         codes: Sequence[Sequence[int]] = [()] * len(chosen)
         if masks is not None and self.codec is not None:
             codes = self.codec.encode(masks).tolist()
+        # 3. Write prompt and answer.
         make_prefix = segment_prefix if self.config.task == "segment" else detect_prefix
         prefix, suffix = make_prefix(names, kind=self.kind), shown.suffix(chosen, codes)
         return Sample(str(record.path), picture, prefix, suffix, masks=masks, is_whole=is_whole)
