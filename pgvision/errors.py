@@ -26,7 +26,7 @@ class UnknownNameError(PromptError):
 
 
 class ImageError(PgvisionError, ValueError):
-    """Bytes or an array that cannot be read as one picture."""
+    """Bytes or an array that cannot be read as an image."""
 
 
 class SourceError(PgvisionError, FileNotFoundError):

@@ -51,7 +51,7 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
 
 
 def _mode_for(target: Path) -> int:
-    """What a plain open() would leave: the mode that is there, or that of a new file."""
+    """Return the mode that open() would give: the file's own, or a new file's."""
     if target.exists():
         return stat.S_IMODE(target.stat().st_mode)
     umask = os.umask(0)

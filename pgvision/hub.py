@@ -17,7 +17,7 @@ _PATIENCE: Final = 1.5  # seconds
 
 @contextmanager
 def hub_if_it_answers() -> Iterator[None]:
-    """Work from the cache alone while the hub does not answer."""
+    """Use only the cache while the hub does not answer."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):

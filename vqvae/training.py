@@ -241,7 +241,7 @@ class _Run:
         )
 
     def _identity(self) -> dict[str, float | str | None]:
-        """What a resumed run must repeat; the number of threads is the machine's business."""
+        """Return the settings that a resumed run must repeat; threads may differ."""
         named = {name: value for name, value in asdict(self.settings).items() if name != "threads"}
         return named | {
             "start": self.start,

@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 class Journal(Answers):
-    """One run in a journal, open for writing by this process alone.
+    """One run in a journal, open for writing by this process only.
 
     Args:
         path: The file; made if it is missing.

@@ -257,7 +257,7 @@ def _run(
 
 
 def _answer(job: "Job", options: JobOptions) -> bool:
-    """Answer what is left; return whether the user stopped it."""
+    """Answer the remaining items; return whether the user stopped it."""
     from pgvision.cli.outputs import printed
     from pgvision.cli.runs import Summary
 
@@ -291,7 +291,7 @@ def _answer(job: "Job", options: JobOptions) -> bool:
 
 
 def _answer_on_ray(job: "Job", options: JobOptions) -> bool:
-    """Answer what is left on a cluster; return whether the user stopped it."""
+    """Answer the remaining items on a cluster; return whether the user stopped it."""
     from pgvision.batch.ray import run_on_ray
 
     address = None if options.ray == "local" else options.ray

@@ -149,7 +149,7 @@ def _by_us(detector: Any, batch: "Sequence[ByteArray]") -> int:
 
 
 def _by_generate(engine: "Engine", batch: "Sequence[ByteArray]", name: str) -> int:
-    """Do what a user of transformers does, and return the number of objects."""
+    """Detect with transformers' generate; return the number of objects."""
     import numpy as np
     import supervision as sv
     import torch

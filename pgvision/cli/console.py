@@ -121,7 +121,7 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """How many a second, over the whole run."""
+        """Mean number of items per second."""
         return self.done / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1) -> None:

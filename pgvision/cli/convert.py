@@ -117,7 +117,7 @@ def renamed(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> list[str]:
-    """Summarise findings: those of the whole set, then one line for each kind, losses first.
+    """Summarise findings: of the data set, then one line for each kind, losses first.
 
     Args:
         findings: Findings of a reader and a writer.

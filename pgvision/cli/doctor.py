@@ -173,7 +173,7 @@ def check_hub() -> Check:
 
 
 def check_extras() -> Iterator[Check]:
-    """Name what is optional and absent.
+    """List the optional packages that are not installed.
 
     Yields:
         A note for each missing extra.

@@ -108,7 +108,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem of a data set, or something that its user should know.
+    """A problem of a data set, or a note for its user.
 
     Attributes:
         rule: Short name of the rule, such as ``"missing-file"``. ``"left-out"`` is what a reader

@@ -60,7 +60,7 @@ class Split:
 
 
 class YoloConfig:
-    """A ``data.yaml`` or ``obj.data``; scalars stay text, as they are written.
+    """A ``data.yaml`` or ``obj.data``; scalars are kept as text.
 
     Args:
         file: The file.

@@ -124,7 +124,7 @@ class DetectionReport:
         return None if self.stats is None else self.stats[2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-safe; ``stats`` by name, -1 and None as they are."""
+        """Return all fields, JSON-safe; ``stats`` by name, -1 and None unchanged."""
         names = stat_names(self.max_dets)
         stats = None if self.stats is None else dict(zip(names, self.stats, strict=True))
         return {

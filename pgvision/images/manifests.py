@@ -64,7 +64,7 @@ def read_manifest(file: Path) -> Iterator[Entry]:
 
 
 def _is_left_out(entry: str) -> bool:
-    """Apply the rule of folders; of an absolute path or address the last part alone counts."""
+    """Whether an entry is skipped as in folders; of absolute paths only the last part counts."""
     path = PurePath(entry)
     return is_ignored(path.name if path.is_absolute() or "://" in entry else path)
 

@@ -42,7 +42,7 @@ class StillImageError(SourceError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file declares.
+    """Metadata that a video file declares.
 
     Attributes:
         fps: Frames per second (the mean, if it varies).

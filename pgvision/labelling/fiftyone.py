@@ -34,7 +34,7 @@ def fiftyone_model(
         raise OptionError("question: an Answerer needs one, and no other task takes one")
 
     class PgvisionModel(Model):  # type: ignore[misc]
-        """Here, since FiftyOne takes subclasses alone, and importing it takes seconds."""
+        """Defined in a function: FiftyOne requires a subclass, and importing it takes seconds."""
 
         media_type = "image"
         ragged_batches = False  # pictures of any size may share a batch
@@ -42,7 +42,7 @@ def fiftyone_model(
         preprocess = False
 
         def predict(self, arg: Any) -> Any:
-            """Answer about one picture, (h, w, 3) uint8 RGB as FiftyOne reads it."""
+            """Run the task on one image, (h, w, 3) uint8 RGB as FiftyOne reads it."""
             return self.predict_all([arg])[0]
 
         def predict_all(self, args: Iterable[Any]) -> list[Any]:

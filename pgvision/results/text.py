@@ -1,4 +1,4 @@
-"""Text results: captions, answers, and what is written in an image."""
+"""Text results: captions, answers, and text read from images."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ _QUESTION = re.compile(r"answer \S+ +(.+)", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TextResult(Answer):
-    """A text about an image: a caption, an answer, or what is written there.
+    """A text about an image: a caption, an answer, or the text in it.
 
     Attributes:
         text: The answer, stripped of surrounding space.

@@ -43,7 +43,7 @@ class Backend(Protocol):
 
     @property
     def resolution(self) -> int:
-        """Side of the square that the model sees, in pixels."""
+        """Image resolution of the model: pixels of a side."""
         ...
 
     @property

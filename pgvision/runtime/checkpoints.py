@@ -25,7 +25,7 @@ _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of 
 
 @dataclass(frozen=True)
 class ClosedSet:
-    """How a checkpoint is asked for every class it knows at once, in answers of one length.
+    """Prompt for all classes of a checkpoint at once, with answers of constant length.
 
     It was trained on answers that go on, after the last object, with boxes that show nothing
     (PaliGemma 2, arXiv 2412.03555, appendix C). The likelihood of the class is the score.
@@ -171,7 +171,7 @@ def _served_card(name: str) -> CheckpointCard:
 
 
 def card_of_served(served: str, address: str) -> CheckpointCard:
-    """Tell from a served model's name what it is.
+    """Return the card of a served model, from its name.
 
     Args:
         served: As the server calls it: a hub id, a folder, or ``"tiny"``; empty: not known yet.
@@ -226,7 +226,7 @@ def find_revision(
 
 
 def kind_from_name(name: str) -> str:
-    """Tell from a hub id or a folder's path which prompts a checkpoint knows.
+    """Return the prompt format of a checkpoint, from its hub id or folder.
 
     Names follow Google's scheme; folders of huggingface_hub's cache are read as their repository.
     Other names count as fine-tuned, "ft".

@@ -93,7 +93,7 @@ class TokenDistribution:
 
 @dataclass(slots=True)
 class Transcript:
-    """What has been written of an answer, token by token; see `Generation` for the meaning."""
+    """Tokens of an answer so far, with probabilities; see `Generation` for the fields."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -338,7 +338,7 @@ def read_distributions(
 def _normalised(
     allowed: Allowed, logits: FloatArray, base: int, everything: float | None
 ) -> TokenDistribution:
-    """Normalise over what the grammar allows.
+    """Normalise over the tokens that the grammar allows.
 
     Args:
         allowed: What may come.

@@ -12,7 +12,7 @@ _NUM_BLOCKS: Final = 256
 
 
 def weights_digest(card: CheckpointCard, revision: str | None) -> str:
-    """Fingerprint what a checkpoint computes with, so that a retrained one is another.
+    """Compute a digest of a checkpoint's weights, which training changes.
 
     Args:
         card: The checkpoint; one of the hub has been loaded before, so that it is in the cache.

@@ -89,7 +89,7 @@ def cached_engine(
 
 
 def unload(model: str | Path | None = None) -> int:
-    """Forget engines, so that their memory is free once nothing else refers to them.
+    """Remove engines from the cache; memory is freed once nothing else refers to them.
 
     Args:
         model: Which checkpoint's, as it was named when it was loaded; None: all.

@@ -180,7 +180,7 @@ class Graph:
         return value if stored.dtype == "F32" else self.node("Cast", value, to=_FLOAT)
 
     def reshape(self, value: Value, *shape: int) -> Value:
-        """Reshape; 0 keeps a side, -1 is what is left."""
+        """Reshape; 0 keeps a side, -1 is inferred."""
         return self.node("Reshape", value, self.constant(np.array(shape)))
 
     def linear(self, value: Value, name: str, rows: int, columns: int, *, bias: bool) -> Value:

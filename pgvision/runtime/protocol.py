@@ -88,7 +88,7 @@ def find_spans(kinds: str, values: Sequence[int]) -> tuple[ObjectSpan, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What an engine looks at: a picture, or a part of one, with its fingerprint.
+    """Input image of an engine, or a part of one, with its fingerprint.
 
     Make one for each picture and use it in all requests about it: the fingerprint, by which engines
     know a picture that they have encoded already, is then computed once.

@@ -283,7 +283,7 @@ class LanguageModel:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What the layers of one device share in a pass; ``mask`` and ``near`` ``(b, 1, t, end)``."""
+    """Tensors that the layers of one device share; ``mask`` and ``near`` ``(b, 1, t, end)``."""
 
     cos: Tensor
     sin: Tensor

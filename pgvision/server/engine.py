@@ -222,7 +222,7 @@ class Batcher:
                 return job
 
     def _ask_one_by_one(self) -> None:
-        """Ask again about each image of a failed batch, so that one bad image fails alone."""
+        """Repeat each image of a failed batch separately, so that one bad image fails alone."""
         jobs = [job for job in self._open if not job.is_abandoned]
         # An engine that fails before it takes a prompt would fail on the same job for ever.
         if not self._open and (job := self._next()) is not None:

@@ -48,7 +48,7 @@ class RateEstimate:
         self._promised = 0.0
 
     def start(self, now: float) -> None:
-        """Begin anew: idle time does not count."""
+        """Reset the estimate: idle time does not count."""
         self._ends.clear()
         self._ends.append(now)
 

@@ -73,7 +73,7 @@ class ObjectTask(Generic[Result]):
         return tuple(name.given for name in self.names)
 
     def plan(self, frame: Frame) -> list[Ask]:
-        """Ask every prompt about the whole frame, and about its tiles where it is large.
+        """Plan each prompt for the whole frame, and for its tiles if it is large.
 
         Raises:
             OptionError: If ``tile`` would cut the frame into too many tiles.

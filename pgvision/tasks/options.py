@@ -164,7 +164,7 @@ class ObjectOptions(ModelOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectSettings:
-    """`ObjectOptions` with their defaults, the calibration loaded; see there."""
+    """Resolved `ObjectOptions`: defaults filled in, the calibration loaded."""
 
     conf: float | Literal["auto"] = "auto"
     nms: float | None = None

@@ -21,7 +21,7 @@ TASKS: Final = ("detect", "segment", "text", "any")
 
 
 class Symbol(Enum):
-    """A class of tokens: what the grammar sees of a token."""
+    """Token classes of the grammar."""
 
     LOC = "loc"
     SEG = "seg"

@@ -43,7 +43,7 @@ _RESERVED: Final = re.compile(r"<(?:loc|seg)|<(?:image|bos|eos|pad)>", re.IGNORE
 
 
 def prompts_of(kind: str) -> tuple[str, ...]:
-    """Name the prompts that a kind of checkpoint knows.
+    """Return the prompts that a kind of checkpoint was trained on.
 
     Raises:
         PromptError: If ``kind`` is not one of ``KINDS``.

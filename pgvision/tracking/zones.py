@@ -28,7 +28,7 @@ Happening = Literal["enter", "leave", "in", "out"]
 
 @dataclass(frozen=True)
 class Event:
-    """What a track did.
+    """Event of a track: it entered or left a zone, or crossed a line.
 
     Attributes:
         event: "enter" or "leave" of a zone, "in" or "out" over a line.
@@ -92,7 +92,7 @@ class _Side:
 
 @dataclass
 class _Track:
-    """Last sight of a track, in pixels of the first frame."""
+    """Last position of a track, in pixels of the first frame."""
 
     point: FloatArray
     seen: float

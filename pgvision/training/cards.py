@@ -1,4 +1,4 @@
-"""Cards of checkpoints: what a trained one can be asked, and ``pgvision.json``."""
+"""Cards of trained checkpoints, and ``pgvision.json``."""
 
 import json
 from dataclasses import asdict, replace

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def set_resolution(
     model: "PaliGemmaForConditionalGeneration", processor: "PaliGemmaProcessor", resolution: int
 ) -> None:
-    """Change the side of the square that a model sees, in place.
+    """Change a model's image resolution, in place.
 
     Position embeddings are interpolated, corner patches keep theirs; all other weights stay. The
     model answers at once, but has to be trained on before it answers well. At the resolution that
