@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from functools import cache
 from pathlib import Path
 
@@ -179,7 +180,8 @@ def some_request(dice: random.Random) -> tuple[bytes, bool]:
     length = (
         len(body) if dice.random() < 0.97 else dice.choice((0, 10**12, "-1", "x", len(body) - 1))
     )
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nConnection: close\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+    head += f"Content-Type: {kind}\r\n"
     head += f"Content-Length: {length}\r\n\r\n"
     request = head.encode(errors="replace") + body
     is_whole = length == len(body)
@@ -208,13 +210,19 @@ def status_of(port: int, request: bytes, *, wait: bool) -> int | None:
 @cache
 def served() -> int:
     """Serve the drawings' checkpoint in this process; return the port."""
-    ready = threading.Event()
     app = create_app(ServeSettings(models=("tiny",), max_bytes=2**20, deadline=60.0))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     threading.Thread(target=server.run, daemon=True).start()
-    while not server.started or not app.state.service.models.is_ready:
-        ready.wait(0.05)
-    return int(server.servers[0].sockets[0].getsockname()[1])
+    deadline = time.monotonic() + 120
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.05)
+    port = int(server.servers[0].sockets[0].getsockname()[1])
+    ready = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    while status_of(port, ready, wait=True) != 200:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the service is not ready after 120 s")
+        time.sleep(0.05)
+    return port
 
 
 def service(folder: Path, dice: random.Random) -> None:
@@ -224,6 +232,8 @@ def service(folder: Path, dice: random.Random) -> None:
     status = status_of(port, request, wait=is_whole)
     if is_whole and status is None:
         raise AssertionError(f"no answer to {request[:300]!r}")
+    if status == 403:
+        raise AssertionError(f"not looked at, for its Host: {request[:300]!r}")
     if status is not None and status >= 500 and status not in (503, 504):
         raise AssertionError(f"{status} for {request[:600]!r}")
     if dice.random() < 0.001:

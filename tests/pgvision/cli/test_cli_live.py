@@ -234,7 +234,7 @@ def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):
     words = ["live", "helmet", "--source", walk, "--model", "tiny", "--zone", zone, "--save", out]
     ran = run(*words)
     assert ran.code == 2
-    assert "outside of the 320x240 image" in ran.err
+    assert "outside the 320x240 image" in ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["far.json"]
 
 

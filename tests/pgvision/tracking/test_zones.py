@@ -178,7 +178,7 @@ def test_two_lines_of_one_name_are_refused():
 @pytest.mark.parametrize("kind", ["zone", "line"])
 def test_what_was_drawn_on_another_size_is_refused(kind):
     zones = Zones({"gate": GATE}, {}) if kind == "zone" else Zones({}, {"gate": (0, 0, 400, 300)})
-    with pytest.raises(OptionError, match="gate: .*outside of the 320x240 image"):
+    with pytest.raises(OptionError, match="gate: .*outside the 320x240 image"):
         list(zones.update(frame(0, [], image_hw=(240, 320))))
 
 
