@@ -1,5 +1,6 @@
 """The carried checkpoints' recipes on transformers' Trainer: batches by step, several losses."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from pgvision.errors import CheckpointError, DataError
+from pgvision.errors import CheckpointError, DataError, OptionError
 from recipes.state import (
     WEIGHTS_NAME,
     append_to_curve,
@@ -30,6 +31,10 @@ from recipes.state import (
     write_curve,
 )
 
+_SPLITTING: Final = {
+    "ACCELERATE_USE_FSDP": "--use_fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
+}
 _EVERY: Final = 20  # steps between two lines of the curve, and between two states
 
 
@@ -259,9 +264,13 @@ def carry_out(recipe: Recipe, run: Run, *, begin: Callable[[], None]) -> int:
         The steps that are done.
 
     Raises:
-        OptionError: If ``run.out`` contains a run with other settings.
+        OptionError: If ``run.out`` contains a run with other settings, or the launcher splits
+            weights (FSDP, DeepSpeed), which states and exports need whole.
         CheckpointError: If a state cannot be written.
     """
+    for name, option in _SPLITTING.items():
+        if os.environ.get(name, "false").lower() in ("1", "true"):
+            raise OptionError(f"{name}: recipes keep whole weights; launch without {option}")
     bind(run.out, run.identity, free=run.free)
     held = last_checkpoint(run.out)
     begin()  # a state holds only what learns

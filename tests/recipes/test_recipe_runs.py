@@ -36,6 +36,7 @@ def test_other_data_has_another_digest(cache: Path, part: str) -> None:
     assert data_digest([path]) != before
 
 
+@pytest.mark.slow
 def test_a_run_refuses_other_settings_other_data_and_other_company(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
