@@ -320,10 +320,8 @@ def as_plain(value: TrainConfig | DataSource) -> dict[str, Any]:
 
 def save_config(path: Path, config: TrainConfig, data: tuple[DataSource, ...]) -> None:
     """Write the YAML file that repeats a run: ``pgvision train --config run.yaml --out DIR``."""
-    default = as_plain(TrainConfig())
+    default = {**as_plain(TrainConfig()), "minutes": None}  # a length is always written
     plain = {name: one for name, one in as_plain(config).items() if one != default[name]}
-    if config.minutes is not None:
-        plain["minutes"] = config.minutes
     sources = [{k: v for k, v in as_plain(one).items() if v not in (None, 1.0)} for one in data]
     text = yaml.safe_dump({"data": sources, **plain}, sort_keys=False, allow_unicode=True)
     write_text(path, text)
