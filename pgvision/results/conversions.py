@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from pgvision.errors import DataError, DependencyError
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
     import pandas as pd
+
+_log = logging.getLogger("pgvision.results")
 
 EDGES = ("left", "top", "right", "bottom")
 
@@ -106,3 +109,14 @@ def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:
     high = np.maximum(np.minimum(high, [width, height]), low + 1)
     corners = zip(low.tolist(), high.tolist(), strict=True)
     return [bgr[y0:y1, x0:x1].copy() for (x0, y0), (x1, y1) in corners]
+
+
+def warn_left_out(
+    source: str | None, count: int, total: int, what: str, classes: Sequence[str]
+) -> None:
+    """Log how many objects a conversion leaves out, if any, and what they lack."""
+    if count:
+        _log.warning(
+            "%s: %d of %d objects have no %s (classes: %s) and are left out",
+            *(source or "result", count, total, what, list(classes)),
+        )

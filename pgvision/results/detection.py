@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 _Detected = TypeVar("_Detected", bound="DetectionResult")
 
 _WHOLE_IMAGE_MARGIN = 0.01  # part of a side; ten times a location bin
-
-_log = logging.getLogger("pgvision.results")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -440,11 +437,7 @@ class DetectionResult(Answer):
         return "".join(f"{line}\n" for line in self.to_yolo())
 
     def _warn_left_out(self, count: int, what: str) -> None:
-        if count:
-            _log.warning(
-                "%s: %d of %d objects have no %s (classes: %s) and are left out",
-                *(self.source or "result", count, len(self), what, list(self.classes)),
-            )
+        conversions.warn_left_out(self.source, count, len(self), what, self.classes)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Convert to one dict of plain values for each object, for tables.
@@ -487,8 +480,8 @@ class DetectionResult(Answer):
         """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
-            A dict with the fields, and ``type``. Each array is a list of
-            ``n`` entries, so ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
+            A dict with the fields, and ``type``. Each array is a list of ``n`` entries, so
+            ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
         """
         data = super().to_dict() | {
             "classes": list(self.classes),

@@ -465,16 +465,19 @@ class _DecoderGraph:
         scores = graph.node("Reshape", scores, split)
         scores += graph.node("Unsqueeze", mask, graph.constant([1, 2]))
         weights = graph.node("Reshape", graph.node("Softmax", scores, axis=-1), flat)
-        # 4. Weighted values of earlier and of new tokens.
+        seen = self._weighted(weights, past, values)
+        seen = graph.node(
+            "Transpose", graph.reshape(seen, 0, self.heads, -1, size), perm=[0, 2, 1, 3]
+        )
+        return graph.reshape(seen, 0, 0, self.heads * size)
+
+    def _weighted(self, weights: Value, past: Sequence[Value], values: Value) -> Value:
+        """Return weighted values of earlier and of new tokens."""
+        graph = self.graph
         if past:
             slots = graph.node("Shape", past[1], start=2, end=3)
             last, axis = graph.constant([2**31]), graph.constant([3])
             before = graph.node("Slice", weights, graph.constant([0]), slots, axis)
             new = graph.node("Slice", weights, slots, last, axis)
-            seen = graph.node("MatMul", before, past[1]) + graph.node("MatMul", new, values)
-        else:
-            seen = graph.node("MatMul", weights, values)
-        seen = graph.node(
-            "Transpose", graph.reshape(seen, 0, self.heads, -1, size), perm=[0, 2, 1, 3]
-        )
-        return graph.reshape(seen, 0, 0, self.heads * size)
+            return graph.node("MatMul", before, past[1]) + graph.node("MatMul", new, values)
+        return graph.node("MatMul", weights, values)

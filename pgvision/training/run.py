@@ -4,11 +4,8 @@ import json
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias, Unpack
@@ -45,6 +42,7 @@ from pgvision.training.report import (
     write_sheet,
 )
 from pgvision.training.samples import Samples
+from pgvision.training.signals import stop_on_signals
 from pgvision.training.trainer import (
     ENDLESS,
     AverageCallback,
@@ -196,7 +194,7 @@ class _Run:
         trainer.before = before
         clock.restore(self.resumed, time.monotonic() - self.started)
         # 3. Train, or resume.
-        with _signals(clock):
+        with stop_on_signals(clock):
             trainer.train(resume_from_checkpoint=str(self.resumed) if self.resumed else None)
         step = int(trainer.state.global_step)
         left_out = {k: v for one in self.data.tasks for k, v in one.left_out.items()}
@@ -461,28 +459,6 @@ def _describe(data: RunData) -> str:
     return "\n".join(
         ", ".join(f"{name}: {text}" for name, text in one.summary.items()) for one in data.tasks
     )
-
-
-@contextmanager
-def _signals(clock: RunClock) -> Iterator[None]:
-    """Let SIGTERM and the first ^C end the run with a checkpoint; a second ^C aborts."""
-    # Python allows signal handlers in the main thread only.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if clock.is_stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        clock.is_stopped = True
-        _LOG.warning("stopping after this step; ^C again aborts without saving")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _gather(rows: list[Any]) -> list[Any]:

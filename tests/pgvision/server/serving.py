@@ -28,13 +28,14 @@ def running(settings=None, **how):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 def until_ready(address):
-    for _ in range(600):
-        if httpx2.get(f"{address}/readyz").status_code == 200:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if httpx2.get(f"{address}/readyz", timeout=60).status_code == 200:
             return
         time.sleep(0.05)
     raise AssertionError("never ready")

@@ -39,7 +39,7 @@ def at_once(count, call):
 
 def counted(address, name, **how):
     """Read a sum of counts from /metrics."""
-    text = httpx2.get(f"{address}/metrics", **how).text
+    text = httpx2.get(f"{address}/metrics", timeout=60, **how).text
     return sum(float(one) for one in re.findall(rf"^{re.escape(name)}\S* (\S+)$", text, re.M))
 
 
@@ -209,7 +209,7 @@ def test_a_model_that_loads_answers_503_until_it_is_there(png):
     gate = threading.Event()
 
     def slowly(name):
-        gate.wait(30)
+        gate.wait(120)
         return load(name)
 
     with running(load_model=slowly) as address:
@@ -230,7 +230,7 @@ def test_a_model_that_cannot_be_loaded_says_so_and_stops_the_service():
         raise CheckpointError(f"{name}: weights are broken")
 
     with running(load_model=never, on_failure=failed.set) as address:
-        assert failed.wait(10)
+        assert failed.wait(60)
         ready = httpx2.get(f"{address}/readyz")
         assert ready.status_code == 503 and "weights are broken" in ready.json()["error"]["message"]
 
