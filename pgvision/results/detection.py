@@ -97,7 +97,6 @@ class DetectionResult(Answer):
         """
         super().__post_init__()
         self._set("xyxy", frozen_boxes(self.xyxy, self.image_hw))
-        # Labels of known classes are the classes' names.
         n = len(self.xyxy)
         self._set("classes", require_names(self.classes, "classes"))
         high = len(self.classes) - 1
@@ -233,10 +232,8 @@ class DetectionResult(Answer):
             raise OptionError("thickness must be at least 1; use boxes=False to draw no boxes")
         if font_size is not None and require_count(font_size, "font_size") == 0:
             raise OptionError("font_size must be at least 1; use labels=False to write no names")
-        # 1. Scale widths with the image.
         canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
         width = thickness or drawing.fit_thickness(self.image_hw)
-        # 2. Draw from bottom to top: masks, contours, boxes, names.
         crops = self._mask_crops()
         if masks:
             drawing.draw_masks(canvas, crops, color_ids=color_ids[: len(crops)])

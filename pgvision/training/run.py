@@ -218,8 +218,6 @@ class _Run:
         trainer.accelerator.wait_for_everyone()
         return report
 
-    # --- preparation -------------------------------------------------------------------------
-
     def _say(self, text: str) -> None:
         if self.is_first:
             for line in text.splitlines():
@@ -301,7 +299,6 @@ class _Run:
 
     def _trainer(self, callbacks: Sequence[Any]) -> tuple[FineTuner, RunClock]:
         config, model = self.config, self.model
-        # 1. Samples of all data sets, and the objective.
         side = 2 * model.resolution  # the processor halves it with antialiasing
         sources = [one.train_source(self.card, side, self.collator) for one in self.data.tasks]
         weights = [one.source.weight for one in self.data.tasks]
@@ -310,12 +307,10 @@ class _Run:
         mean_length = self._mean_length(samples) if config.weighs_tokens_equally else 0.0
         objective = make_objective(config, self.collator, self.data.codec, mean_length=mean_length)
         add_objective(model.base, objective)
-        # 2. Learning rates: new class names need larger steps of the embeddings.
         has_new_names = bool(self.data.unknown_classes(self.base_card))
         embedding_rate = config.embedding_rate
         if embedding_rate is None:
             embedding_rate = 4.0 if has_new_names else 1.0
-        # 3. Callbacks and trainer.
         clock = RunClock(config)
         average = AverageCallback()
         extra: list[Any] = [*([average] if config.ema else []), *callbacks]
@@ -343,8 +338,6 @@ class _Run:
             images, titles = [image for image, _ in shown], [title for _, title in shown]
             write_sheet(self.folder / "train_samples.jpg", titles, images)
         return float((self.collator(some)["labels"] != IGNORED).sum(1).float().mean())
-
-    # --- figures -----------------------------------------------------------------------------
 
     def _evaluate(self) -> dict[str, float]:
         """Validate by generation and by the loss, and write the sheet of predictions."""
@@ -400,7 +393,6 @@ class _Run:
         """Log how long the run will take; one step is measured."""
         if self.resumed is not None:
             return
-        # 1. Measure one step.
         batch = self.collator([trainer.train_dataset[k] for k in range(self.config.batch_size)])
         inputs = {k: v.to(self.args.device) for k, v in batch.items() if torch.is_tensor(v)}
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16
@@ -413,7 +405,6 @@ class _Run:
             model(**inputs)["loss"].backward()
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()
-        # 2. Extrapolate, with a margin of 10%.
         step = (time.monotonic() - start) * self.config.accumulation * 1.1
         model.zero_grad(set_to_none=True)
         if self.config.minutes is not None:
@@ -429,8 +420,6 @@ class _Run:
             f"about {total / 60:.1f} minutes: {self.args.max_steps} steps of {step:.1f} s and "
             f"{times} validations of {seconds:.0f} s"
         )
-
-    # --- the end -----------------------------------------------------------------------------
 
     def _write(self, report: TrainReport, trainer: FineTuner) -> None:
         calibrations = [one.calibration for one in self.last if one.calibration is not None]
