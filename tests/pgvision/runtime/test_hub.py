@@ -17,13 +17,14 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision.errors import CheckpointError, CodecError, GatedCheckpointError
 from pgvision.hub import hub_if_it_answers
-from pgvision.runtime import Engine, load
+from pgvision.runtime import Engine, load, unload
 from vqvae import MaskCodec
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    unload()  # engines of another test's hub, under the same id and revision
     return tmp_path / "hub"
 
 

@@ -229,11 +229,12 @@ def test_what_a_server_decides_or_cannot_do_is_refused(pictures):
 
 
 def test_a_service_may_stand_before_another_one():
-    from pgvision.server.app import _loader
+    from pgvision.server.engine import Metrics, Models
     from pgvision.server.settings import ServeSettings
 
     with serving_model(Desk(Fixed())) as address:
-        assert isinstance(_loader(ServeSettings())(address), Remote)
+        models = Models(ServeSettings(), None, Metrics())
+        assert isinstance(models._open(address), Remote)
 
 
 def test_no_torch_is_loaded():
