@@ -17,14 +17,13 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision.errors import CheckpointError, CodecError, GatedCheckpointError
 from pgvision.hub import hub_if_it_answers
-from pgvision.runtime import Engine, load, unload
+from pgvision.runtime import Engine, load
 from vqvae import MaskCodec
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    unload()  # engines of another test's hub, under the same id and revision
     return tmp_path / "hub"
 
 
@@ -153,6 +152,7 @@ def test_a_card_on_the_hub_counts(engine: Engine, cache: Path) -> None:
 def test_an_adapter_on_the_hub_loads_with_its_revision(
     engine: Engine, cache: Path, tmp_path: Path
 ) -> None:
+    family = engine.model.config.text_config.model_type  # engines are kept by id and revision
     put(cache, "google/paligemma-3b-mix-224", engine.card.location, "bfloat16")
     base = PaliGemmaForConditionalGeneration.from_pretrained(engine.card.location)
     settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -162,13 +162,13 @@ def test_an_adapter_on_the_hub_loads_with_its_revision(
     content = json.loads(path.read_text())
     content |= {"base_model_name_or_path": "google/paligemma-3b-mix-224", "revision": "bfloat16"}
     path.write_text(json.dumps(content))
-    put(cache, "me/adapter", tmp_path / "adapter", "v2")
+    put(cache, f"me/{family}", tmp_path / "adapter", "v2")
 
-    found = load("me/adapter", revision="v2", dtype="float32")
+    found = load(f"me/{family}", revision="v2", dtype="float32")
     assert found.card.base == "google/paligemma-3b-mix-224"
     assert found.card.kind == "mix"
     merged = adapted.merge_and_unload().model.language_model.layers[0].self_attn.q_proj.weight
     ours = found.model.model.language_model.layers[0].self_attn.q_proj.weight
     torch.testing.assert_close(ours, merged)
     with pytest.raises(CheckpointError):
-        load("me/adapter", revision="v3")
+        load(f"me/{family}", revision="v3")
