@@ -11,6 +11,7 @@ from transformers import SiglipVisionModel
 
 from pgvision.arrays import FloatArray
 from pgvision.files import replaced_path
+from recipes.optimisers import has_bfloat16
 from recipes.shards import load_shard
 from recipes.vision_tower import load_eyes
 
@@ -56,7 +57,7 @@ def save_features(shard: Path, tower: SiglipVisionModel, *, seed: int = 0) -> No
         for start in range(0, len(images), _BATCH):
             part = images[start : start + _BATCH]
             pixels = torch.from_numpy(relit(part, rng)).permute(0, 3, 1, 2).to(device)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
                 seen = tower(pixels, output_hidden_states=True).hidden_states[-1]
             kept[start : start + len(part)] = seen.float().cpu().numpy()
         kept.flush()

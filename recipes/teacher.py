@@ -10,6 +10,7 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision.files import replaced_path
 from recipes.architecture import RESOLUTION
+from recipes.optimisers import has_bfloat16
 from recipes.shards import load_shard
 
 _BATCH = 32
@@ -32,7 +33,7 @@ def save_lessons(shard: Path, tiny: Path) -> None:
             for image in images[start : start + _BATCH]
         ]
         pixels = torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
             seen = model.model.vision_tower(pixels).last_hidden_state
             tokens = model.model.multi_modal_projector(seen)
         kept.append(tokens.float().numpy().astype(np.float16))

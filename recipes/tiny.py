@@ -29,7 +29,7 @@ from recipes.architecture import (
 from recipes.batches import Batch, BatchMaker
 from recipes.cards import write_card
 from recipes.dense import AskedHead, DenseHead
-from recipes.optimisers import build_optimisers, rate_share
+from recipes.optimisers import build_optimisers, has_bfloat16, rate_share
 from recipes.reading import text_losses
 from recipes.run import Run, carry_out
 from recipes.scenes import CLASSES
@@ -118,7 +118,7 @@ class TinyRecipe(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a batch: of the suffix, if it has any, and of the heads."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
             seen = self._see(batch.pictures).last_hidden_state
             losses = {"dense": self.head(seen, batch.dense)}
             if len(batch.ids):

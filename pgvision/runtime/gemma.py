@@ -5,7 +5,7 @@ A layer is written once for tensors and for ONNX graphs:
 quantised layers keep working; `onnx_graph` calls it with the outputs of graph nodes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -75,6 +75,34 @@ def run_layer(
     added = layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
     result: T = hidden + (added if layer.after_mlp is None else layer.after_mlp(added))
     return result
+
+
+def rotary_frequencies(text: Mapping[str, Any]) -> FloatArray:
+    """Return the rotary frequencies of a text configuration, ``(head_dim / 2,)`` float64.
+
+    With ``rope_type`` "llama3", long wavelengths are ``factor`` times longer, short ones stay, and
+    those in between are interpolated.
+
+    Args:
+        text: ``text_config`` of ``config.json``.
+
+    Source:
+        transformers, ``modeling_rope_utils.py`` (``_compute_llama3_parameters``).
+
+    Example:
+        >>> rotary_frequencies({"head_dim": 4, "rope_parameters": {"rope_theta": 100.0}}).tolist()
+        [1.0, 0.1]
+    """
+    rope, size = text.get("rope_parameters") or {}, int(text["head_dim"])
+    theta = float(rope.get("rope_theta") or text.get("rope_theta") or 10000.0)
+    frequencies = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+    if rope.get("rope_type", "default") == "default":
+        return frequencies
+    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    scaled: FloatArray = frequencies * (kept + (1 - kept) / rope["factor"])
+    return scaled
 
 
 def attention_mask(

@@ -11,7 +11,7 @@ from PIL import Image
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
 from pgvision.runtime.backend import KeyValueCache
-from pgvision.runtime.gemma import attention_mask
+from pgvision.runtime.gemma import attention_mask, rotary_frequencies
 from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
 from pgvision.runtime.tensor_files import map_tensor, read_json, read_tensor_table, to_float32
 
@@ -56,7 +56,8 @@ def why_unsupported(folder: Path) -> str | None:
         f"{text.get('model_type')} is not gemma or gemma2": text.get("model_type")
         not in ("gemma", "gemma2"),
         f"{size:,} parameters": size > MAX_PARAMETERS,
-        "rotary positions are scaled": rope.get("rope_type", "default") != "default",
+        f"rotary positions of type {rope.get('rope_type')}": rope.get("rope_type", "default")
+        not in ("default", "llama3"),
         f"activations {sorted(map(str, activations))}": not activations
         <= {"gelu_pytorch_tanh", None},
         "the vision tower has a pooling head": bool(vision.get("vision_use_head", True))
@@ -118,13 +119,7 @@ class OnnxBackend:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
         self._vision, self._prompt, self._step = (self._session(graph, folder) for graph in graphs)
         # 3. Rotary frequencies: PaliGemma counts positions from 1.
-        size = int(self._text["head_dim"])
-        theta = float(
-            (self._text.get("rope_parameters") or {}).get("rope_theta")
-            or self._text.get("rope_theta")
-            or 10000.0
-        )
-        self._frequencies = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+        self._frequencies = rotary_frequencies(self._text)
         self._scale = np.float32(self._text["hidden_size"] ** 0.5)
         self._slides = any(sliding_layers(self._text))
         self._float_head: FloatArray | None = None

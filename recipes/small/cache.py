@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-import openvino
 import torch
 
 from pgvision.arrays import ByteArray
@@ -25,12 +24,11 @@ from pgvision.images import read_image
 from pgvision.masks import crop_mask
 from recipes.features import relit
 from recipes.scene_cache import render_shard
-from recipes.small.sources import SOURCES, Item, cropped, mirrored, read_source, squared
+from recipes.small.sources import FROZEN, SOURCES, Item, cropped, mirrored, read_source, squared
 from recipes.vision_tower import load_eyes
 from vqvae import MaskCodec
 
 _LOG = logging.getLogger(__name__)
-FROZEN: Final = 8  # blocks
 _PARTS: Final = 7  # of the largest source, so that training can start before all is cached
 _SCENES: Final = 250  # in a file
 
@@ -45,6 +43,8 @@ class FrozenBlocks:
     """
 
     def __init__(self, weights: Path, resolution: int, threads: int) -> None:
+        import openvino  # noqa: PLC0415 (only this command needs it; not a dependency)
+
         tower = load_eyes(weights, blocks=FROZEN, resolution=resolution)
         tower = getattr(tower, "vision_model", tower).eval()
         tower.set_attn_implementation("eager")

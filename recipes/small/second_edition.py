@@ -30,7 +30,7 @@ from recipes.cards import write_card
 from recipes.dense import AskedHead, DenseHead
 from recipes.features import features_path
 from recipes.grids import regrid_matrix
-from recipes.optimisers import build_optimisers
+from recipes.optimisers import build_optimisers, has_bfloat16
 from recipes.pointing import PlaceHead, ToldHead
 from recipes.reading import read_text, text_losses
 from recipes.run import Run, carry_out
@@ -157,7 +157,7 @@ class SmallRecipe(nn.Module):
 
     def _losses(self, batch: Batch, taught: Tensor | None) -> dict[str, Tensor]:
         dense = batch.dense.to(self.device)
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=has_bfloat16(self.device)):
             seen = self._see(batch.pictures.to(self.device))
             projected = self.model.model.multi_modal_projector(seen)
             losses = {"dense": self.head(seen, dense), "read": self.read_head(projected, dense)}

@@ -17,6 +17,7 @@ import numpy as np
 
 from pgvision.arrays import ByteArray, FloatArray
 
+FROZEN: Final = 8  # blocks of the image encoder
 CELLS: Final = ("red blood cell", "white blood cell", "platelet")
 DRAWN: Final = ("cone", "barrel", "ladder", "truck", "sign")  # known from rendered scenes alone
 HELD_OUT: Final = 5  # every fifth image of a new set is held out for measuring

@@ -21,12 +21,13 @@ from pgvision.files import replaced_path
 from pgvision.training.resolution import set_resolution
 from recipes.batches import Batch
 from recipes.dense import AskedHead, DenseHead
+from recipes.optimisers import has_bfloat16
 from recipes.pointing import PlaceHead, ToldHead
 from recipes.reading import text_losses
 from recipes.scenes.vocabulary import SIGN_WORDS
 from recipes.shards import COLOURS
-from recipes.small.cache import FROZEN
 from recipes.small.prompts import WORDING, PhotographBatches
+from recipes.small.sources import FROZEN
 from recipes.vision_tower import eyes_weights
 
 _LOG = logging.getLogger(__name__)
@@ -42,8 +43,18 @@ _WEIGHTS: Final = {
     "told": 0.1,
     "placed": 0.0,
 }
+# Rotary positions of a grid with four times the tokens. Frequencies with a wavelength above 300
+# positions turn four times slower, those below 75 as before: words keep their order, and from the
+# first step attention falls on the object that is being written (loss "looks" 0.7 instead of 2.2).
+ROPE: Final = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 300,
+}
 _WARMUP: Final = 60  # steps
-_LOG_EVERY, _SAVE_EVERY = 20, 100  # steps
+_LOG_EVERY, _SAVE_EVERY = 20, 20  # steps
 
 
 class ThirdEdition(nn.Module):
@@ -62,7 +73,9 @@ class ThirdEdition(nn.Module):
         torch.manual_seed(3)
         self.processor = AutoProcessor.from_pretrained(start)
         self.model = PaliGemmaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
-        self.model.set_attn_implementation("eager")  # its backward pass is faster on a CPU
+        self.bfloat16 = has_bfloat16("cpu")
+        # The fused attention is 3 times faster in bfloat16, and slower than plain products without.
+        self.model.set_attn_implementation("sdpa" if self.bfloat16 else "eager")
         tower = self.model.model.vision_tower
         self.tower = getattr(tower, "vision_model", tower)
         if resolution != self.tower.config.image_size:
@@ -73,6 +86,11 @@ class ThirdEdition(nn.Module):
                 self.tower.embeddings.position_embedding.weight.copy_(
                     table["embeddings.position_embedding.weight"]
                 )
+            text = self.model.config.text_config
+            text.rope_parameters = ROPE | {"rope_theta": text.rope_parameters["rope_theta"]}
+            text.max_position_embeddings = 2048
+            language_model = self.model.model.language_model
+            language_model.rotary_emb = type(language_model.rotary_emb)(config=text)
         self.grid = self.tower.config.image_size // self.tower.config.patch_size
         for part in (self.tower.embeddings, *self.tower.encoder.layers[:FROZEN]):
             part.requires_grad_(False)
@@ -91,16 +109,17 @@ class ThirdEdition(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of a batch, by name."""
-        hidden = batch.pictures
-        for layer in self.tower.encoder.layers[FROZEN:]:
-            hidden = layer(hidden, attention_mask=None)
-        seen = self.tower.post_layernorm(hidden)
-        projected = self.model.model.multi_modal_projector(seen)
-        losses = {"dense": self.head(seen, batch.dense), "place": self.place(projected)}
-        return losses | text_losses(
-            self.model, projected, batch, asked=self.asked, told=self.told, place=self.placed,
-            first_loc=self.first_loc, groups=3, lengths=self.lengths,
-        )  # fmt: skip
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            hidden = batch.pictures
+            for layer in self.tower.encoder.layers[FROZEN:]:
+                hidden = layer(hidden, attention_mask=None)
+            seen = self.tower.post_layernorm(hidden)
+            projected = self.model.model.multi_modal_projector(seen)
+            losses = {"dense": self.head(seen, batch.dense), "place": self.place(projected)}
+            return losses | text_losses(
+                self.model, projected, batch, asked=self.asked, told=self.told, place=self.placed,
+                first_loc=self.first_loc, groups=3, lengths=self.lengths,
+            )  # fmt: skip
 
     def optimiser(self) -> torch.optim.AdamW:
         """Return AdamW over five groups, by name.

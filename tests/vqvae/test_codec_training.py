@@ -173,7 +173,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path
     np.savez(tmp_path / "masks.npz", masks=masks())
     words = ["--steps", "180", "--batch-size", "8", "--save-every", "10", "--threads", "1"]
     words += ["--masks", str(tmp_path / "masks.npz"), "--out", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "pgvision.cli.app", "codec", "train", *words]
+    command = [sys.executable, "-m", "vqvae", "train", *words]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed" / "state.pt"
     while not state.exists():

@@ -19,6 +19,7 @@ from pgvision.errors import CheckpointError, OptionError, PromptError
 from pgvision.runtime import Engine, Picture, Request, load, load_apart, open_engine
 from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.runtime.exporting import GRAPHS, export_checkpoint
+from pgvision.runtime.gemma import rotary_frequencies
 from pgvision.runtime.onnx_backend import OnnxBackend, why_unsupported
 from pgvision.tokens import AnswerForm
 
@@ -127,6 +128,26 @@ def test_what_the_graphs_do_not_compute_runs_on_torch(
     config["text_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
     assert words in str(why_unsupported(folder))
+
+
+def test_scaled_rotary_positions_are_those_of_transformers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["rope_parameters"] = {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 300,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    theirs = load(folder, dtype="float32", device="cpu")
+    wanted = theirs.model.model.language_model.rotary_emb.inv_freq
+    found = rotary_frequencies(config["text_config"])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    plain = rotary_frequencies(config["text_config"] | {"rope_parameters": None})
+    assert (found[0], found[-1] * 4) == (plain[0], plain[-1])
+    (request, *_) = requests()
+    ((_, ours),) = open_engine(folder).generate([request])
+    ((_, torchs),) = theirs.generate([request])
+    assert ours.text == torchs.text
+    np.testing.assert_allclose(ours.logprobs, torchs.logprobs, atol=1e-3)
 
 
 # --- weights that are not there -----------------------------------------------------------------

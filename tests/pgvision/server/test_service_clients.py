@@ -233,18 +233,30 @@ def test_the_service_is_an_engine_with_the_scores_that_it_has(service, scene, fo
     assert (result.scores > 0.5 * found.scores).all()
 
 
+def assert_same_objects(found, wanted):
+    """Batches of another size round differently: the same objects, to float32's precision."""
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
+    for key in ("bbox", "score"):
+        np.testing.assert_allclose(
+            [one[key] for one in found], [one[key] for one in wanted], rtol=1e-5
+        )
+
+
 def test_several_images_come_back_in_their_order(service, png):
     broken = ("b.png", png[:500])
     files = [("image", ("a.png", png)), ("image", broken), ("image", ("c.png", png))]
     sent = httpx2.post(f"{service}/v1/detect", files=files, data={"classes": "helmet"}, timeout=60)
     first, second, third = sent.json()["results"]
-    assert first["annotations"] == third["annotations"] != []
+    assert len(first["annotations"]) > 0
+    assert_same_objects(third["annotations"], first["annotations"])
     assert (first["images"][0]["file_name"], third["images"][0]["file_name"]) == ("a.png", "c.png")
     assert second["error"]["code"] == "bad_picture"
     coded = base64.b64encode(png).decode()
     body = {"image": [coded, coded], "classes": "helmet"}
     sent = httpx2.post(f"{service}/v1/detect", json=body, timeout=60).json()
-    assert [one["annotations"] for one in sent["results"]] == [first["annotations"]] * 2
+    assert len(sent["results"]) == 2
+    for one in sent["results"]:
+        assert_same_objects(one["annotations"], first["annotations"])
     sent = httpx2.post(f"{service}/v1/detect", json=body | {"image": ["aGk="] * 65}, timeout=60)
     assert sent.json()["error"]["code"] == "too_many_images"
 
