@@ -159,24 +159,33 @@ class AskedHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 5))
 
-    def forward(self, hidden: Tensor, dense: DenseTargets, asked: Tensor, rows: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        dense: DenseTargets,
+        asked: Tensor,
+        rows: Tensor,
+        kept: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of image positions ``(r, p, d)`` of the batch's ``rows`` ``(r,)``.
 
-        ``asked`` ``(b * k,)`` is -1 for rows of other tasks.
+        ``asked`` ``(b * k,)`` is -1 for rows of other tasks; ``kept`` ``(r, p)`` says which image
+        tokens the positions are; None: all.
         """
+        if kept is None:
+            kept = torch.arange(hidden.shape[1], device=hidden.device).expand(len(rows), -1)
         some = asked[rows] >= 0
-        hidden, rows = hidden[some], rows[some]
+        hidden, rows, kept = hidden[some], rows[some], kept[some]
         if len(rows) == 0:
             return hidden.sum() * 0.0
         picture = rows // (len(asked) // len(dense.present))
-        present = dense.present[picture, :, asked[rows]]
-        edges = dense.edges[picture, :, asked[rows]]
+        own = picture[:, None], kept, asked[rows][:, None]
+        present, edges = dense.present[own], dense.edges[own]
         out = self.layers(hidden).float()
         loss = 2.0 * _focal(out[..., 0], present, torch.ones_like(present))
         here = present > 0
         if here.any():
-            sides = dense.sides[picture, :, asked[rows]][here]
-            weights = dense.weights[picture, :, asked[rows]][here]
+            sides, weights = dense.sides[own][here], dense.weights[own][here]
             loss = loss + 2.0 * _edge_loss(out[..., 1:][here], edges[here], sides, weights)
         return loss
 

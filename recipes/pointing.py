@@ -29,13 +29,21 @@ class Written:
     cells: Tensor
 
     @classmethod
-    def of(cls, ids: Tensor, is_target: Tensor, *, first_loc: int, num_tokens: int) -> "Written":
-        """Find them in rows ``(b, t)``; an answer writes whole boxes of four coordinates."""
+    def of(
+        cls, ids: Tensor, is_target: Tensor, *, first_loc: int, kept: Tensor, grid: int
+    ) -> "Written":
+        """Find them in rows ``(b, t)``; an answer writes whole boxes of four coordinates.
+
+        The first columns are the picture tokens ``kept``, ``(b, p)``, of a ``grid`` by ``grid``.
+        """
         is_loc = is_target & (ids >= first_loc) & (ids < first_loc + _BINS)
         places = is_loc.nonzero().reshape(-1, 4, 2)
         rows, columns = places[:, 0, 0], places[..., 1]
         bins = ids[rows[:, None], columns] - first_loc
-        return cls(rows, columns - 1 - num_tokens, bins, _cells(bins, round(num_tokens**0.5)))
+        cells = _cells(bins, grid).gather(1, kept[rows])
+        visible = cells.any(1)  # an object may have lost all its tokens
+        columns = columns - 1 - kept.shape[1]
+        return cls(rows[visible], columns[visible], bins[visible], cells[visible])
 
     def goal_and_sides(self) -> tuple[Tensor, Tensor]:
         """Return the four edges as shares ``(n, 4)``, and for each the side that it ends."""
@@ -125,9 +133,13 @@ class PlaceHead(nn.Module):
         self.layers = nn.Linear(width, 14)
         self.register_buffer("goal", _place_code(grid), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the loss of ``(b, p, d)`` tokens: 0 where all know their place, 1 for none."""
+    def forward(self, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Return the loss of ``(b, p, d)`` tokens: 0 where all know their place, 1 for none.
+
+        ``kept``, ``(b, p)``, says which tokens of the grid they are; None: all.
+        """
         goal = torch.as_tensor(self.goal)
+        goal = goal if kept is None else goal[kept]
         error: Tensor = (self.layers(tokens).float() - goal).square().mean()
         return error
 

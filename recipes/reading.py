@@ -48,7 +48,7 @@ def prefix_mask(attention: Tensor, types: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def read_text(
-    text: nn.Module, embedded: Tensor, mask: Tensor, *, middle: int
+    text: nn.Module, embedded: Tensor, mask: Tensor, *, middle: int, places: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a Gemma over what `embed_rows` gives.
 
@@ -57,11 +57,12 @@ def read_text(
         embedded: ``(b, t, d)``.
         mask: Of `prefix_mask`.
         middle: After which layer to look in between.
+        places: ``(b, t)`` rotary positions; from 1 on if not given.
 
     Returns:
         What layer ``middle``, the layer after it, and the last norm give, ``(b, t, d)`` each.
     """
-    places = _places(embedded)
+    places = _places(embedded) if places is None else places
     turns = text.rotary_emb(embedded, position_ids=places)  # type: ignore[operator]
     hidden = between = after = embedded
     for number, layer in enumerate(text.layers, start=1):  # type: ignore[arg-type]
@@ -76,7 +77,14 @@ def _places(hidden: Tensor) -> Tensor:
     return torch.arange(1, hidden.shape[1] + 1, device=hidden.device)[None]
 
 
-def look_logits(text: nn.Module, number: int, hidden: Tensor, mask: Tensor, first: int) -> Tensor:
+def look_logits(
+    text: nn.Module,
+    number: int,
+    hidden: Tensor,
+    mask: Tensor,
+    first: int,
+    places: Tensor | None = None,
+) -> Tensor:
     """Return where the first head of a layer looks from the positions after the picture.
 
     Args:
@@ -85,6 +93,7 @@ def look_logits(text: nn.Module, number: int, hidden: Tensor, mask: Tensor, firs
         hidden: ``(b, t, d)``, what goes into that layer.
         mask: Of `prefix_mask`.
         first: The first position to look from.
+        places: ``(b, t)`` rotary positions; from 1 on if not given.
 
     Returns:
         ``(b, t - first, t)`` logits, hidden columns at the least number.
@@ -94,7 +103,7 @@ def look_logits(text: nn.Module, number: int, hidden: Tensor, mask: Tensor, firs
     size = layer.self_attn.head_dim
     asks = nn.functional.linear(normed[:, first:], layer.self_attn.q_proj.weight[:size])
     keys = nn.functional.linear(normed, layer.self_attn.k_proj.weight[:size])
-    cos, sin = text.rotary_emb(hidden, position_ids=_places(hidden))  # type: ignore[operator]
+    cos, sin = text.rotary_emb(hidden, position_ids=_places(hidden) if places is None else places)  # type: ignore[operator]
     asks, keys = _turned(asks, cos[:, first:], sin[:, first:]), _turned(keys, cos, sin)
     logits: Tensor = (asks @ keys.mT).float() * size**-0.5 + mask[:, 0, first:]
     return logits
@@ -130,6 +139,7 @@ def text_losses(
     read: Read = read_text,
     groups: int = 4,
     lengths: Sequence[int] = (),
+    kept: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the losses of the language model on a batch, by name.
 
@@ -149,8 +159,13 @@ def text_losses(
         read: `read_text`, compiled or not.
         groups: Rows go through in as many groups of like length.
         lengths: Rows are padded to one of these, so that few shapes need compiling.
+        kept: ``(b, k)`` the picture tokens of each image that the language model is given, in
+            their order; None: all. Each keeps its rotary position.
     """
-    device, num_tokens = projected.device, projected.shape[1]
+    device, all_tokens = projected.device, projected.shape[1]
+    if kept is None:
+        kept = torch.arange(all_tokens, device=device).expand(len(projected), -1)
+    num_tokens = kept.shape[1]
     losses: dict[str, Tensor] = {}
     dense, wanted = batch.dense.to(device), batch.asked.to(device)
     text, total = model.model.language_model, int(batch.is_target.sum())
@@ -162,24 +177,34 @@ def text_losses(
             F.pad(part[rows], (0, max(0, end - part.shape[1])))[:, :end].to(device)
             for part in (batch.ids, batch.attention, batch.types, batch.is_target)
         )
-        pictures = projected[rows * len(projected) // len(batch.ids)]
+        images = (rows * len(projected) // len(batch.ids)).to(device)
+        mine = kept[images]
+        pictures = projected[images].gather(1, mine[..., None].expand(-1, -1, projected.shape[2]))
+        after_image = torch.arange(all_tokens, end, device=device).expand(len(rows), -1)
+        columns = torch.cat([mine, after_image], 1)
+        ids, attention, types, is_target = (
+            part.gather(1, columns) for part in (ids, attention, types, is_target)
+        )
+        places = columns + 1
         mask = prefix_mask(attention, types, torch.float32)
         embedded = embed_rows(text.embed_tokens, ids, pictures)
-        between, after, hidden = read(text, embedded, mask, middle=middle)
+        between, after, hidden = read(text, embedded, mask, middle=middle, places=places)
         # Only the positions before a suffix token predict one; the rest of the output layer would
         # be work for nothing.
         predicts = is_target[:, 1:]
         logits, targets = model.lm_head(hidden[:, :-1][predicts]), ids[:, 1:][predicts]
         share, of_rows = len(targets) / total, len(rows) / len(batch.ids)
         parts = {"suffix": suffix_loss(logits, targets, first_loc=first_loc) * share}
-        found = asked(between[:, :num_tokens], dense, wanted, rows.to(device))
+        found = asked(between[:, :num_tokens], dense, wanted, rows.to(device), mine)
         parts["asked"] = found * of_rows
         if place is not None:
-            parts["placed"] = place(between[:, :num_tokens]) * of_rows
+            parts["placed"] = place(between[:, :num_tokens], mine) * of_rows
         if told is not None:
-            written = Written.of(ids, is_target, first_loc=first_loc, num_tokens=num_tokens)
+            written = Written.of(
+                ids, is_target, first_loc=first_loc, kept=mine, grid=round(all_tokens**0.5)
+            )
             table = text.embed_tokens.weight[first_loc : first_loc + 1024]
-            read_off = _told_losses(text, told, written, table, between, after, mask)
+            read_off = _told_losses(text, told, written, table, between, after, mask, places)
             parts |= {name: one * of_rows for name, one in read_off.items()}
         for name, part in parts.items():
             losses[name] = losses.get(name, torch.zeros((), device=device)) + part
@@ -194,12 +219,13 @@ def _told_losses(
     between: Tensor,
     after: Tensor,
     mask: Tensor,
+    places: Tensor,
 ) -> dict[str, Tensor]:
     """Return what `ToldHead` reads off the middle layer and the one after it, and their looks."""
     middle, num_tokens = len(text.layers) // 2, written.cells.shape[1]
     words, edges = told(between, written, table)
     looks = [
-        written.missed(look_logits(text, number, state, mask, num_tokens))
+        written.missed(look_logits(text, number, state, mask, num_tokens, places))
         for number, state in ((middle, between), (middle + 1, after))
     ]
     return {

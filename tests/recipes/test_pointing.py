@@ -11,6 +11,7 @@ from recipes.pointing import PlaceHead, ToldHead, Written
 from recipes.reading import embed_rows, look_logits, prefix_mask, read_text, text_losses
 from recipes.scene_cache import render_shard
 from recipes.scenes import render_scene
+from recipes.small.third_edition import chosen_tokens
 from recipes.tiny import Settings, TinyRecipe, words_of
 
 SIZE = 8
@@ -60,9 +61,20 @@ def test_our_pass_and_where_it_looks_are_transformers_own(recipe: TinyRecipe, ba
         torch.testing.assert_close(looks[late], expected[late], rtol=1e-3, atol=1e-5)
 
 
+def every(rows: int, tokens: int) -> torch.Tensor:
+    """All image tokens of every row."""
+    return torch.arange(tokens).expand(rows, -1)
+
+
 def test_what_is_written_lies_where_the_scene_has_it(recipe: TinyRecipe, batch: Batch) -> None:
     first = recipe.maker.first_loc
-    written = Written.of(batch.ids, batch.is_target, first_loc=first, num_tokens=NUM_IMAGE_TOKENS)
+    written = Written.of(
+        batch.ids,
+        batch.is_target,
+        first_loc=first,
+        kept=every(len(batch.ids), NUM_IMAGE_TOKENS),
+        grid=10,
+    )
     assert len(written.rows) > 6
     for row, columns, bins, cells in zip(
         written.rows, written.columns, written.bins, written.cells, strict=True
@@ -88,7 +100,7 @@ def test_what_is_written_lies_where_the_scene_has_it(recipe: TinyRecipe, batch: 
 def test_looking_at_the_object_costs_nothing_and_elsewhere_much() -> None:
     ids = torch.tensor([[0, 0, 0, 0, 9, 10 + 100, 10 + 600, 10 + 400, 10 + 900, 1]])
     target = torch.tensor([[False] * 5 + [True] * 5])
-    written = Written.of(ids, target, first_loc=10, num_tokens=4)
+    written = Written.of(ids, target, first_loc=10, kept=every(1, 4), grid=2)
     assert written.columns.tolist() == [[0, 1, 2, 3]]
     # Of a grid of 2 x 2: it lies in the upper right cell, and covers only that one's middle.
     assert written.cells.tolist() == [[False, True, False, False]]
@@ -126,11 +138,41 @@ def test_what_is_told_is_compared_with_the_words_of_the_answer() -> None:
     assert head.arrived(states, written, 4).item() == pytest.approx(expected.mean(), rel=1e-4)
 
 
+def test_dropped_tokens_are_those_that_a_mask_hides(recipe: TinyRecipe, batch: Batch) -> None:
+    """Half of the image tokens, each at its own position, against all with the others hidden."""
+    torch.manual_seed(1)
+    kept = chosen_tokens(batch, 0.5)
+    assert kept.shape == (4, 50)
+    assert (kept.diff(dim=1) > 0).all()
+    objects = batch.dense.present.amax(2)
+    assert objects.gather(1, kept).mean() > 1.3 * objects.mean()
+    projected, told, place = torch.randn(4, 100, 192), ToldHead(192), PlaceHead(192, grid=10)
+    parts = {"asked": recipe.asked, "first_loc": recipe.maker.first_loc, "groups": 1}
+    parts["lengths"] = (batch.ids.shape[1],)
+    with torch.no_grad():
+        found = text_losses(
+            recipe.model, projected, batch, told=told, place=place, kept=kept, **parts
+        )
+        hidden = torch.zeros(4, 100, dtype=torch.long).scatter(1, kept, 1)
+        attention = batch.attention.clone()
+        attention[:, :100] = hidden.repeat_interleave(3, 0)
+        masked = Batch(**{**vars(batch), "attention": attention})
+        wanted = text_losses(recipe.model, projected, masked, **parts)
+    assert found["suffix"].item() == pytest.approx(wanted["suffix"].item(), rel=1e-4)
+    assert all(torch.isfinite(one) for one in found.values())
+
+
 def test_rows_without_boxes_cost_nothing(recipe: TinyRecipe, batch: Batch) -> None:
     none = Batch(**{**vars(batch), "asked": torch.full_like(batch.asked, -1)})
     rows = torch.arange(12)[batch.asked < 0]
     wordy = batch.is_target[rows]
-    written = Written.of(batch.ids[rows], wordy, first_loc=recipe.maker.first_loc, num_tokens=100)
+    written = Written.of(
+        batch.ids[rows],
+        wordy,
+        first_loc=recipe.maker.first_loc,
+        kept=every(len(rows), 100),
+        grid=10,
+    )
     assert len(written.rows) == 0
     hidden = torch.full((len(rows), 20, 120), torch.finfo(torch.float32).min)
     assert written.missed(hidden).item() == 0
