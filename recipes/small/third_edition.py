@@ -73,9 +73,9 @@ class ThirdEdition(nn.Module):
         torch.manual_seed(3)
         self.processor = AutoProcessor.from_pretrained(start)
         self.model = PaliGemmaForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
-        self.bfloat16 = has_bfloat16("cpu")
+        self.in_bfloat16 = has_bfloat16("cpu")
         # The fused attention is 3 times faster in bfloat16, and slower than plain products without.
-        self.model.set_attn_implementation("sdpa" if self.bfloat16 else "eager")
+        self.model.set_attn_implementation("sdpa" if self.in_bfloat16 else "eager")
         tower = self.model.model.vision_tower
         self.tower = getattr(tower, "vision_model", tower)
         if resolution != self.tower.config.image_size:
@@ -109,7 +109,7 @@ class ThirdEdition(nn.Module):
 
     def forward(self, batch: Batch, share: float = 1.0) -> dict[str, Tensor]:
         """Return the losses of a batch, by name; see `chosen_tokens`."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.in_bfloat16):
             hidden = batch.pictures
             for layer in self.tower.encoder.layers[FROZEN:]:
                 hidden = layer(hidden, attention_mask=None)
