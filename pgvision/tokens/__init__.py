@@ -2,6 +2,7 @@
 
 from pgvision.tokens.bins import (
     CODES_PER_MASK,
+    LOCS_PER_BOX,
     NUM_BINS,
     NUM_CODES,
     decode_boxes,
@@ -11,13 +12,12 @@ from pgvision.tokens.bins import (
     require_image_hw,
     seg_text,
 )
-from pgvision.tokens.forms import AnswerForm
-from pgvision.tokens.grammar import LOCS_PER_BOX, Cursor, Grammar, Symbol, check_suffix
+from pgvision.tokens.grammar import AnswerForm, check_suffix
 from pgvision.tokens.labels import match_label
-from pgvision.tokens.languages import LANGUAGES
 from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_suffix
 from pgvision.tokens.prefixes import (
     KINDS,
+    LANGUAGES,
     SEPARATOR,
     Kind,
     answer_prefix,
@@ -26,7 +26,6 @@ from pgvision.tokens.prefixes import (
     detect_prefix,
     free_prefix,
     ocr_prefix,
-    prompts_of,
     question_prefix,
     region_caption_prefix,
     require_classes,
@@ -43,13 +42,10 @@ __all__ = [
     "NUM_CODES",
     "SEPARATOR",
     "AnswerForm",
-    "Cursor",
-    "Grammar",
     "Kind",
     "ParsedObject",
     "ParsedSuffix",
     "Reject",
-    "Symbol",
     "answer_prefix",
     "caption_prefix",
     "check_suffix",
@@ -63,7 +59,6 @@ __all__ = [
     "object_text",
     "ocr_prefix",
     "parse_suffix",
-    "prompts_of",
     "question_prefix",
     "region_caption_prefix",
     "require_classes",

@@ -18,6 +18,7 @@ from pgvision.errors import OptionError, ShapeError
 NUM_BINS: Final = 1024
 NUM_CODES: Final = 128
 CODES_PER_MASK: Final = 16
+LOCS_PER_BOX: Final = 4
 
 _DIVISORS: Final = {"1024": 1024, "1023": 1023}
 _LOC: Final = tuple(f"<loc{value:04d}>" for value in range(NUM_BINS))
@@ -220,9 +221,6 @@ def _require_rows(values: ArrayLike, name: str) -> NDArray[np.float64]:
         )
     rows = array.astype(np.float64)
     if np.isnan(rows).any():
-        raise ShapeError(f"{name}: expected numbers, got NaN in row {_nan_row(rows)}.")
+        row = int(np.isnan(rows).any(axis=1).argmax())
+        raise ShapeError(f"{name}: expected numbers, got NaN in row {row}.")
     return rows
-
-
-def _nan_row(rows: NDArray[np.float64]) -> int:
-    return int(np.isnan(rows).any(axis=1).argmax())

@@ -1,181 +1,64 @@
-"""The grammar of an answer, written once.
-
-A `Grammar` is a small table compiled from the name of a task; a `Cursor` is a place in it. The
-parser judges what it found with it, `check_suffix` lints training targets with it, and a decoder
-can walk it token by token: it only needs to map each of its token ids to a `Symbol`.
-"""
+"""The forms of answers: what a request expects, and what a training target may contain."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from functools import cache
-from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from pgvision.errors import OptionError
-from pgvision.tokens.bins import CODES_PER_MASK, NUM_BINS, NUM_CODES
+from pgvision.tokens.bins import CODES_PER_MASK, LOCS_PER_BOX, NUM_BINS, NUM_CODES
 
-LOCS_PER_BOX: Final = 4
 TASKS: Final = ("detect", "segment", "text", "any")
 
 
-class Symbol(Enum):
-    """Token classes of the grammar."""
-
-    LOC = "loc"
-    SEG = "seg"
-    TEXT = "text"
-    SEPARATOR = "separator"
-    END = "end"
-
-    # Members are singletons; the default hash goes through the name and is slow in table look-ups.
-    __hash__ = object.__hash__
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grammar:
-    """The answers that one task may have, as a table of states.
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of an answer that names objects. Plain data: it travels with a request.
 
     Attributes:
-        task: ``"detect"`` (boxes), ``"segment"`` (boxes with masks), ``"text"``, or ``"any"``
-            (boxes with or without masks and labels: what a reader accepts).
-        table: For each state, the symbols that may come and the state they lead to.
+        task: "detect" (boxes) or "segment" (boxes with masks).
+        labels: The names that may be written; None: any text.
+        label: "required", or "none" for checkpoints that write no label (refcoco-seg).
+        max_objects: After so many the answer ends; None: when the model ends it.
+        past_end: So many objects more than the model wants to name.
+        bans: Texts of tokens that may never be written, such as "<eos>".
+        decoy: A name that is weighed against the labels and never written: what a checkpoint
+            calls boxes that show nothing.
+
+    Raises:
+        OptionError: If a number is below what makes sense, or there is nothing to write.
 
     Example:
-        >>> cursor = Grammar.compile("detect").start
-        >>> for _ in range(4):
-        ...     cursor = cursor.advance(Symbol.LOC)
-        >>> sorted(symbol.value for symbol in cursor.allowed())
-        ['text']
+        >>> AnswerForm("detect", ("helmet", "head")).label
+        'required'
     """
 
-    task: str
-    table: tuple[Mapping[Symbol, int], ...]
+    task: Literal["detect", "segment"]
+    labels: tuple[str, ...] | None = None
+    label: Literal["required", "none"] = "required"
+    max_objects: int | None = None
+    past_end: int = 0
+    bans: tuple[str, ...] = ()
+    decoy: str | None = None
 
-    @staticmethod
-    def compile(task: str, *, labels: str = "default") -> "Grammar":
-        """Build (or find again) the grammar of a task.
-
-        Args:
-            task: One of ``TASKS``.
-            labels: ``"required"``, ``"optional"`` or ``"none"``; by default required for
-                ``"detect"``, optional for ``"segment"`` (refcoco-seg writes none) and ``"any"``.
-
-        Returns:
-            The grammar; the same object for the same arguments.
-
-        Raises:
-            OptionError: If ``task`` or ``labels`` is unknown.
-
-        Example:
-            >>> Grammar.compile("segment") is Grammar.compile("segment")
-            True
-        """
-        if task not in TASKS:
-            raise OptionError(f"task: expected one of {', '.join(TASKS)}, got {task!r}.")
-        if labels not in ("default", "required", "optional", "none"):
-            raise OptionError(f"labels: expected required, optional or none, got {labels!r}.")
-        if labels == "default":
-            labels = "required" if task == "detect" else "optional"
-        return _compile(task, labels)
-
-    @property
-    def start(self) -> "Cursor":
-        """The place before the first token."""
-        return Cursor(self, 0)
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.max_objects is not None and self.max_objects < 1:
+            raise OptionError(f"max_objects: expected at least 1, got {self.max_objects}")
+        if self.past_end < 0:
+            raise OptionError(f"past_end: expected 0 or more, got {self.past_end}")
+        if self.labels == ():
+            raise OptionError("labels: expected names, or None for any text; got none")
+        if self.decoy is not None and (self.labels is None or self.decoy in self.labels):
+            raise OptionError(f"decoy: {self.decoy!r} is weighed against labels; name some others")
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A place in an answer. Immutable: keep one for each row, or several for each beam.
-
-    Example:
-        >>> cursor = Grammar.compile("text").start.advance(Symbol.TEXT)
-        >>> cursor.can_end, cursor.advance(Symbol.END).allowed()
-        (True, frozenset())
-    """
-
-    grammar: Grammar
-    state: int
-
-    def allowed(self) -> frozenset[Symbol]:
-        """Return the symbols that may come next; empty after the end."""
-        return frozenset(self.grammar.table[self.state])
-
-    def advance(self, symbol: Symbol) -> "Cursor":
-        """Return the place after ``symbol``.
-
-        Raises:
-            OptionError: If ``symbol`` is not allowed here.
-        """
-        state = self.grammar.table[self.state].get(symbol)
-        if state is None:
-            allowed = ", ".join(sorted(s.value for s in self.allowed())) or "nothing"
-            raise OptionError(f"symbol: expected {allowed} here, got {symbol.value}.")
-        return Cursor(self.grammar, state)
-
-    @property
-    def can_end(self) -> bool:
-        """Whether the answer may end here."""
-        return Symbol.END in self.grammar.table[self.state]
-
-    def forced(self) -> Symbol | None:
-        """Return the one symbol that can come next, if there is just one.
-
-        Example:
-            >>> Grammar.compile("segment").start.advance(Symbol.LOC).forced()
-            <Symbol.LOC: 'loc'>
-        """
-        moves = self.grammar.table[self.state]
-        return next(iter(moves)) if len(moves) == 1 else None
-
-
-@cache
-def _compile(task: str, labels: str) -> Grammar:
-    rows = _text_rows() if task == "text" else _object_rows(task, labels)
-    return Grammar(task, tuple(MappingProxyType(row) for row in rows))
-
-
-def _text_rows() -> list[dict[Symbol, int]]:
-    # A separator is nothing special in prose.
-    words = {Symbol.TEXT: 0, Symbol.SEPARATOR: 0, Symbol.END: 1}
-    return [words, {}]
-
-
-def _object_rows(task: str, labels: str) -> list[dict[Symbol, int]]:
-    """States: 0-3 locs read, 4 box, 5-19 codes read, 20 mask, label, next object, end."""
-    mask = LOCS_PER_BOX + CODES_PER_MASK
-    label, following, end = mask + 1, mask + 2, mask + 3
-    rows: list[dict[Symbol, int]] = [{} for _ in range(end + 1)]
-    # 1. Locations, then codes.
-    for at in range(LOCS_PER_BOX):
-        rows[at][Symbol.LOC] = at + 1
-    for at in range(LOCS_PER_BOX, mask):
-        rows[at][Symbol.SEG] = at + 1
-    if task == "detect":
-        del rows[LOCS_PER_BOX][Symbol.SEG]
-    after = {Symbol.SEPARATOR: following, Symbol.END: end}
-    # 2. After a complete object: label, next object or end.
-    complete = {"detect": (LOCS_PER_BOX,), "segment": (mask,)}.get(task, (LOCS_PER_BOX, mask))
-    for at in complete:
-        if labels != "none":
-            rows[at][Symbol.TEXT] = label
-        if labels != "required":
-            rows[at].update(after)
-    rows[label] = {Symbol.TEXT: label, **after}
-    # 3. An empty list is valid.
-    rows[0][Symbol.END] = end
-    rows[following] = {Symbol.LOC: 1}
-    return rows
-
-
-_LINT_TOKEN: Final = re.compile(
+_TOKEN: Final = re.compile(
     r"(?P<loc><loc[0-9]*>)|(?P<seg><seg[0-9]*>)|(?P<separator> ; )"
     r"|(?P<text>(?:(?!<(?:loc|seg)[0-9]*>| ; ).)+)",
     re.DOTALL,
 )
-_SIZES: Final = {Symbol.LOC: (4, NUM_BINS), Symbol.SEG: (3, NUM_CODES)}
+_SIZES: Final = {"loc": (4, NUM_BINS), "seg": (3, NUM_CODES)}
 _SPECIAL: Final = re.compile(r"<(?:eos|bos|pad|image)>")
 
 
@@ -201,8 +84,9 @@ def check_suffix(text: str, task: str) -> list[str]:
         >>> check_suffix("<loc0010><loc0010><loc0200> helmet", "detect")
         ['at 27: expected loc, got text']
     """
+    if task not in TASKS:
+        raise OptionError(f"task: expected one of {', '.join(TASKS)}, got {task!r}.")
     # 1. Characters that the processor adds.
-    cursor = Grammar.compile(task).start
     problems = [
         f"at {m.start()}: {m[0]} is added by the processor" for m in _SPECIAL.finditer(text)
     ]
@@ -210,42 +94,55 @@ def check_suffix(text: str, task: str) -> list[str]:
         problems.append("spaces or line breaks at the start or end")
     if "\n" in text.strip():
         problems.append(f"at {text.index(chr(10))}: a line break inside")
-    # 2. Walk the grammar; the first violation ends the check.
+    # 2. Walk over the tokens; the first one that may not come ends the check.
+    written: list[str] = []  # kinds of the tokens of this object
     bins: list[int] = []
-    for symbol, token, at in _lint_symbols(text):
-        if symbol not in cursor.allowed():
-            allowed = " or ".join(sorted(s.value for s in cursor.allowed()))
-            return [*problems, f"at {at}: expected {allowed}, got {symbol.value}"]
-        cursor = cursor.advance(symbol)
-        problems.extend(_token_problems(symbol, token, at, has_boxes=task != "text"))
-        bins = [*bins, int(token[4:-1] or 0)] if symbol is Symbol.LOC else bins
+    is_first = True
+    for match in _TOKEN.finditer(text):
+        kind, token, at = str(match.lastgroup), match[0], match.start()
+        allowed = _allowed(task, written, is_first=is_first)
+        if kind not in allowed:
+            return [*problems, f"at {at}: expected {' or '.join(allowed)}, got {kind}"]
+        problems.extend(_token_problems(kind, token, at, has_boxes=task != "text"))
+        if kind == "loc":
+            bins.append(int(token[4:-1] or 0))
         if len(bins) == LOCS_PER_BOX:
-            problems.extend(_box_problems(bins, at))
+            if bins[2] <= bins[0] or bins[3] <= bins[1]:
+                problems.append(
+                    f"at {at}: the box that ends here has no area (top, left, bottom, right)"
+                )
             bins = []
+        written = [] if kind == "separator" else [*written, kind]
+        is_first = False
     # 3. The end.
-    if not cursor.can_end:
-        allowed = " or ".join(sorted(s.value for s in cursor.allowed()))
-        problems.append(f"at {len(text)}: expected {allowed}, got the end")
+    allowed = _allowed(task, written, is_first=is_first)
+    if "end" not in allowed:
+        problems.append(f"at {len(text)}: expected {' or '.join(allowed)}, got the end")
     if task == "text" and not text.strip():
         problems.append("empty text")
     return problems
 
 
-def _lint_symbols(text: str) -> Iterator[tuple[Symbol, str, int]]:
-    for match in _LINT_TOKEN.finditer(text):
-        yield Symbol(match.lastgroup), match[0], match.start()
+def _allowed(task: str, written: list[str], *, is_first: bool) -> list[str]:
+    """Return the kinds of token that may come next in an object, sorted."""
+    if task == "text" or written[-1:] == ["text"]:
+        return ["end", "separator", "text"]
+    if not written and is_first:
+        return ["end", "loc"]  # an empty list is valid
+    if len(written) < LOCS_PER_BOX:
+        return ["loc"]
+    num_codes = len(written) - LOCS_PER_BOX
+    if 0 < num_codes < CODES_PER_MASK or (task == "segment" and not num_codes):
+        return ["seg"]
+    if task == "detect":
+        return ["text"]  # a label is required
+    return ["end", *(["seg"] if not num_codes else []), "separator", "text"]
 
 
-def _token_problems(symbol: Symbol, token: str, at: int, *, has_boxes: bool) -> Iterator[str]:
-    if symbol in _SIZES:
-        digits, size = _SIZES[symbol]
+def _token_problems(kind: str, token: str, at: int, *, has_boxes: bool) -> Iterator[str]:
+    if kind in _SIZES:
+        digits, size = _SIZES[kind]
         if len(token) != digits + 5 or int(token[4:-1]) >= size:
             yield f"at {at}: {token} is no token (there are {size}, written with {digits} digits)"
-    elif symbol is Symbol.TEXT and has_boxes and (not token.startswith(" ") or ";" in token):
+    elif kind == "text" and has_boxes and (not token.startswith(" ") or ";" in token):
         yield f"at {at}: {token!r} should be one space and a label, and ' ; ' between objects"
-
-
-def _box_problems(bins: Iterable[int], at: int) -> Iterator[str]:
-    top, left, bottom, right = bins
-    if bottom <= top or right <= left:
-        yield f"at {at}: the box that ends here has no area (top, left, bottom, right)"

@@ -1,8 +1,8 @@
 """Lossless parser of an answer's text into objects.
 
 One regular expression cuts the text into whole objects, runs of tokens that are not one object,
-gaps, and prose. Whole objects, by far the most, are read straight from its groups; other runs are
-judged by the grammar, which gives the reason for a reject.
+gaps, and prose. Whole objects, by far the most, are read straight from its groups; the tokens of
+other runs are counted, which gives the reason for a reject.
 """
 
 import re
@@ -16,13 +16,13 @@ import numpy as np
 from pgvision.errors import PromptError
 from pgvision.tokens.bins import (
     CODES_PER_MASK,
+    LOCS_PER_BOX,
     NUM_BINS,
     NUM_CODES,
     decode_boxes,
     require_convention,
     require_image_hw,
 )
-from pgvision.tokens.grammar import LOCS_PER_BOX, Grammar, Symbol
 from pgvision.tokens.labels import UNMATCHED, match_label, match_loosely
 
 PROSE: Final = "prose"
@@ -51,8 +51,6 @@ _GROUP: Final = re.compile(rf"((?:{_LOC}\s*)*)((?:{_SEG}\s*)*)")
 _TOKEN: Final = re.compile(r"<(loc|seg)([0-9]*)(>|\Z)")
 _CODE: Final = re.compile(r"[0-9]{3}")
 _LAST_BIN: Final = f"{NUM_BINS - 1:04d}"
-_READING: Final = Grammar.compile("any")
-_SYMBOLS: Final = {"loc": Symbol.LOC, "seg": Symbol.SEG}
 _LIMITS: Final = {"loc": (4, NUM_BINS), "seg": (3, NUM_CODES)}
 
 
@@ -159,13 +157,11 @@ def parse_suffix(
 
 
 def _require_names(classes: Iterable[str]) -> tuple[str, ...]:
-    if not isinstance(classes, Iterable):
+    names = (classes,) if isinstance(classes, str) else classes
+    checked = tuple(names) if isinstance(names, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in checked):
         raise PromptError(f"classes: expected names, got {classes!r}.")
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
-    for name in names:
-        if not isinstance(name, str):
-            raise PromptError(f"classes: expected names, got {name!r}.")
-    return names
+    return checked
 
 
 def _scan(text: str) -> tuple[list[_Found], list[Reject]]:
@@ -248,18 +244,17 @@ def _judge(tokens: list["re.Match[str]"], *, at_end: bool) -> str | None:
     """Return why tokens are not an object, or None if they are one."""
     if not tokens[-1][3]:
         return TRUNCATED
-    cursor = _READING.start
-    for token in tokens:
-        symbol, allowed = _SYMBOLS[token[1]], cursor.allowed()
-        if symbol not in allowed:
-            if cursor == _READING.start:
-                return LONE_MASK
-            return LOC_COUNT if symbol is Symbol.LOC or Symbol.LOC in allowed else SEG_COUNT
-        cursor = cursor.advance(symbol)
-    if not cursor.can_end:
-        if at_end:
-            return TRUNCATED
-        return LOC_COUNT if cursor.forced() is Symbol.LOC else SEG_COUNT
+    # Locations come first: `_GROUP` cuts before a location that follows a code.
+    num_locs = sum(token[1] == "loc" for token in tokens)
+    num_codes = len(tokens) - num_locs
+    if not num_locs:
+        return LONE_MASK
+    if num_locs > LOCS_PER_BOX or (num_codes and num_locs < LOCS_PER_BOX):
+        return LOC_COUNT
+    if num_codes > CODES_PER_MASK:
+        return SEG_COUNT
+    if num_locs < LOCS_PER_BOX or 0 < num_codes < CODES_PER_MASK:
+        return TRUNCATED if at_end else SEG_COUNT if num_codes else LOC_COUNT
     for token in tokens:
         digits, size = _LIMITS[token[1]]
         # The length first: int() refuses thousands of digits.

@@ -13,11 +13,16 @@ from typing import Final, Literal, get_args
 
 from pgvision.errors import PromptError
 from pgvision.tokens.bins import loc_text
-from pgvision.tokens.languages import LANGUAGES
 
 Kind = Literal["pt", "mix", "ft", "refcoco-seg", "tiny"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 SEPARATOR: Final = " ; "
+LANGUAGES: Final = (
+    *("ar", "bn", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fil", "fr"),
+    *("he", "hi", "hr", "hu", "id", "it", "ja", "ko", "mi", "nl", "no", "pl"),
+    *("pt", "ro", "ru", "sv", "sw", "te", "th", "tr", "uk", "vi", "zh"),
+)
+"""35 codes. Source: google-research/big_vision, configs/proj/paligemma/transfers/coco35l.py."""
 
 _TASK_WORDS: Final = ("pt", "mix", "ft", "tiny")
 # Certain: `cap`, `question` and region captions belong to pt; free text to mix (an ft checkpoint
@@ -40,20 +45,6 @@ _CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "refcoco-seg": 1, "ti
 _CAPTION_STYLES: Final = ("caption", "describe", "cap")
 _LANGUAGES_OF: Final = {"pt": LANGUAGES, "mix": LANGUAGES, "ft": LANGUAGES, "tiny": ("en",)}
 _RESERVED: Final = re.compile(r"<(?:loc|seg)|<(?:image|bos|eos|pad)>", re.IGNORECASE)
-
-
-def prompts_of(kind: str) -> tuple[str, ...]:
-    """Return the prompts that a kind of checkpoint was trained on.
-
-    Raises:
-        PromptError: If ``kind`` is not one of ``KINDS``.
-
-    Example:
-        >>> prompts_of("tiny")
-        ('detect', 'segment', 'caption', 'ocr', 'answer')
-    """
-    _require_kind(kind)
-    return tuple(name for name, kinds in _PROMPT_KINDS.items() if kind in kinds)
 
 
 def classes_per_prompt(kind: str) -> int:
@@ -304,9 +295,10 @@ def _require_prompt(prompt: str, kind: str) -> None:
     _require_kind(kind)
     kinds = _PROMPT_KINDS[prompt]
     if kind not in kinds:
+        known = [name for name, others in _PROMPT_KINDS.items() if kind in others]
         raise PromptError(
             f"prompt: a {kind!r} checkpoint was not taught {prompt!r}; {', '.join(kinds)} know it. "
-            f"{kind!r} knows {', '.join(prompts_of(kind))}."
+            f"{kind!r} knows {', '.join(known)}."
         )
 
 

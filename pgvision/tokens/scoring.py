@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray
-from pgvision.errors import OptionError, ShapeError
+from pgvision.errors import ShapeError
 from pgvision.tokens.bins import NUM_BINS
 
 ScoreRule = Literal["product", "geometric", "window", "presence", "spread"]
@@ -21,18 +21,6 @@ DEFAULT_SCORE: Final[ScoreRule] = "window"
 """The rule with the best AP on held-out rendered scenes; the model card has the figures."""
 
 _WINDOW: Final = 0.25
-
-
-def require_score_rule(rule: str) -> ScoreRule:
-    """Return ``rule`` if it is the name of a rule, else raise.
-
-    Raises:
-        OptionError: If it is not one of ``SCORE_RULES``.
-    """
-    for known in SCORE_RULES:
-        if rule == known:
-            return known
-    raise OptionError(f"score: expected one of {', '.join(SCORE_RULES)}, got {rule!r}")
 
 
 def object_score(

@@ -10,7 +10,6 @@ from pgvision.tokens import (
     detect_prefix,
     free_prefix,
     ocr_prefix,
-    prompts_of,
     question_prefix,
     region_caption_prefix,
     require_classes,
@@ -149,7 +148,7 @@ def test_the_others() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    for ask in (prompts_of, classes_per_prompt, ocr_prefix):
+    for ask in (classes_per_prompt, ocr_prefix):
         with pytest.raises(
             PromptError, match="kind: expected one of pt, mix, ft, refcoco-seg, tiny"
         ):
