@@ -24,14 +24,13 @@ from pgvision.runtime import (
     CheckpointCard,
     Generation,
     Generator,
-    Picture,
     Request,
     find_checkpoint,
     open_engine,
 )
 from pgvision.server.errors import ApiError
 from pgvision.server.settings import ServeSettings
-from pgvision.tasks.asking import Answered, Ask, Window
+from pgvision.tasks.run import Answered, Ask, requests_of
 
 _LOG = logging.getLogger(__name__)
 Load = Callable[[str | None], Generator]
@@ -94,22 +93,8 @@ class Job:
     answers: dict[int, Generation] = field(default_factory=dict)
 
     def requests(self) -> Iterator[Request]:
-        """Yield the engine's requests; prompts about one part share its `Picture`."""
-        # Requests with one Picture share its encoding.
-        pictures: dict[Window | None, Picture] = {}
-        for ask in self.asks:
-            if ask.window not in pictures:
-                left, top, right, bottom = ask.window or (0, 0, *self.frame.image_hw[::-1])
-                part = self.frame.bgr[top:bottom, left:right]
-                pictures[ask.window] = Picture(part, is_passing=True)
-            yield Request(
-                picture=pictures[ask.window],
-                prefix=ask.prefix,
-                form=ask.form,
-                constrained=ask.constrained,
-                num_alternatives=ask.num_alternatives,
-                max_new_tokens=ask.max_new_tokens,
-            )
+        """Return the engine's requests; prompts about one part share its `Picture`."""
+        return requests_of(self.frame, self.asks, is_passing=True)
 
     def put(self, place: int, answer: Generation) -> bool:
         """Store one answer; complete the future with the last. Returns whether it was the last."""

@@ -24,8 +24,16 @@ from pgvision.server.fields import (
 )
 from pgvision.server.settings import ServeSettings
 from pgvision.server.uploads import Decoded, Upload, Uploads
-from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
-from pgvision.tasks.asking import Answered, Ask, Task
+from pgvision.tasks import (
+    Answered,
+    Answerer,
+    Ask,
+    Captioner,
+    Detector,
+    Reader,
+    Segmenter,
+    Task,
+)
 from pgvision.tasks.text import TextTask
 
 

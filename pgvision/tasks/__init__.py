@@ -1,8 +1,7 @@
 """Tasks, which users type: Detector, Segmenter, Captioner, Answerer and Reader."""
 
-from pgvision.tasks.asking import Answered, Ask, Task
 from pgvision.tasks.detect import Detector, Segmenter
-from pgvision.tasks.run import Predictor
+from pgvision.tasks.run import Answered, Ask, Predictor, Task
 from pgvision.tasks.text import Answerer, Captioner, Reader
 
 __all__ = [

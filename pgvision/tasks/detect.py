@@ -1,21 +1,14 @@
 """`Detector` and `Segmenter`: names in, scored boxes in pixels (and masks) out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
 
-import numpy as np
-
-from pgvision.arrays import FloatArray
-from pgvision.boxes import nms
 from pgvision.errors import CodecError, OptionError
-from pgvision.images import Frame
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.asking import BETWEEN_ANSWERS, Answered, Ask, Task, provenance
-from pgvision.tasks.domain import warn_about_photographs
 from pgvision.tasks.names import ClassName, known_classes
 from pgvision.tasks.options import (
     ImageOptions,
@@ -25,185 +18,22 @@ from pgvision.tasks.options import (
     check_options,
     object_settings,
 )
-from pgvision.tasks.reading import Found, presence_of, read_answer
-from pgvision.tasks.run import Predictor, Runner, card_of
-from pgvision.tasks.tiles import auto_tile, join_fragments, tiles
+from pgvision.tasks.reading import ObjectTask
+from pgvision.tasks.run import Ask, Predictor, Runner, Task, card_of
 from pgvision.tokens import (
     AnswerForm,
-    Reject,
     classes_per_prompt,
     detect_prefix,
     require_classes,
     segment_prefix,
 )
-from pgvision.tokens.scoring import DEFAULT_SCORE
 
 if TYPE_CHECKING:
     from vqvae import MaskCodec
 
 Result = TypeVar("Result", bound=DetectionResult)
 
-_MERGE_IOU: Final = 0.6
 _TOKENS_PER_OBJECT: Final = 12  # of a closed set's answer, at most: a box, a label, a separator
-
-
-@dataclass(frozen=True)
-class ObjectTask(Generic[Result]):
-    """The prompts about named objects, and how their answers are read; needs no model.
-
-    Attributes:
-        names: The classes asked for, each as given and as trained.
-        settings: Which objects are kept.
-        card: The checkpoint's card.
-        prompts: One for each group of names, for the whole frame.
-        resolution: Side in pixels of the square that the model sees.
-        codec: Decodes masks; None: boxes only.
-    """
-
-    names: tuple[ClassName, ...]
-    settings: ObjectSettings
-    card: CheckpointCard
-    prompts: tuple[Ask, ...]
-    resolution: int
-    codec: "MaskCodec | None" = None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names as the user gave them."""
-        return tuple(name.given for name in self.names)
-
-    def plan(self, frame: Frame) -> list[Ask]:
-        """Plan each prompt for the whole frame, and for its tiles if it is large.
-
-        Raises:
-            OptionError: If ``tile`` would cut the frame into too many tiles.
-        """
-        warn_about_photographs(frame, self.card, [name.trained for name in self.names])
-        tile = self.settings.tile
-        side = auto_tile(frame.image_hw, self.resolution) if tile == "auto" else tile
-        if side is None or max(frame.image_hw) <= side:
-            return list(self.prompts)
-        windows = [None, *tiles(frame.image_hw, side)]
-        return [replace(ask, window=window) for window in windows for ask in self.prompts]
-
-    def read(self, frame: Frame, answers: Sequence[Answered]) -> Result:
-        """Read, merge, threshold and limit; objects keep the order of the answers.
-
-        Raises:
-            OptionError: If ``conf`` is above 0 and the engine returns no probabilities.
-        """
-        # 1. Read all answers; their places count in the joined text.
-        found: list[Found] = []
-        rejects: list[Reject] = []
-        offset = 0
-        for ask, answer in answers:
-            objects, fragments = read_answer(
-                ask, answer, self.names, frame.image_hw, self.settings, offset=offset
-            )
-            found += objects
-            rejects += fragments
-            offset += len(answer.text) + len(BETWEEN_ANSWERS)
-        # 2. A segmenter keeps objects with masks only.
-        if self.codec is not None:
-            raw = BETWEEN_ANSWERS.join(answer.text for _, answer in answers)
-            rejects += [
-                Reject(raw[item.start : item.end], "no mask", item.start, item.end)
-                for item in found
-                if not item.codes
-            ]
-            found = [item for item in found if item.codes]
-        # 3. Merge what several prompts or tiles found, then threshold and limit.
-        found = self._merged(found, answers, frame.image_hw)
-        found = [item for item in found if self._is_kept(item)]
-        limit = self.settings.max_objects
-        if limit is not None and len(found) > limit:
-            ranked = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
-            found = [found[index] for index in sorted(ranked[:limit])]
-        return self._result(frame, answers, found, rejects)
-
-    def _merged(
-        self, found: list[Found], answers: Sequence[Answered], image_hw: tuple[int, int]
-    ) -> list[Found]:
-        # 1. Join the fragments of tiles.
-        is_tiled = any(item.window is not None for item in found)
-        if is_tiled:
-            found = join_fragments(found, image_hw)
-        # 2. Suppress duplicates, which several prompts or a closed set may have.
-        is_merged = len(answers) > 1 or any(ask.form and ask.form.decoy for ask, _ in answers)
-        limit = self.settings.nms
-        if limit is None:
-            limit = _MERGE_IOU if is_merged else None
-        if limit is None or not found:
-            return found
-        boxes = np.array([item.xyxy for item in found], np.float32)
-        scores = np.array([item.score or 0.0 for item in found], np.float32)
-        labels = [item.label for item in found]
-        ids = np.array([labels.index(label) for label in labels])
-        chosen = nms(boxes, scores, iou_threshold=limit, class_ids=ids)
-        return [found[index] for index in sorted(chosen.tolist())]
-
-    def _is_kept(self, item: Found) -> bool:
-        conf = self.settings.conf
-        if conf == "auto":
-            least = self._card_threshold(item)
-            return item.score is None or item.score >= least
-        if item.score is None and conf > 0:
-            raise OptionError(
-                "conf: this engine returns no probabilities, so objects have no scores; use conf=0"
-            )
-        return conf == 0 or (item.score or 0.0) >= conf
-
-    def _card_threshold(self, item: Found) -> float:
-        """Return the card's threshold of a class, measured with the default score rule."""
-        if item.class_id < 0 or self.settings.score != DEFAULT_SCORE:
-            return 0.0
-        least = self.card.thresholds.get(self.names[item.class_id].trained, 0.0)
-        calibration = self.settings.calibration
-        return least if calibration is None else float(calibration.apply(np.array([least]))[0])
-
-    def _result(
-        self,
-        frame: Frame,
-        answers: Sequence[Answered],
-        found: Sequence[Found],
-        rejects: Sequence[Reject],
-    ) -> Result:
-        known = [item.score for item in found if item.score is not None]
-        spreads = [item.edge_std for item in found if item.edge_std is not None]
-        # Bins of a tile count from its corner, so they mean nothing for the whole frame.
-        is_tiled = any(ask.window is not None for ask, _ in answers)
-        bins = np.array([item.loc_yxyx for item in found], np.int64).reshape(-1, 4)
-        fields: dict[str, Any] = {
-            **provenance(frame, answers),
-            "rejects": tuple(rejects),
-            "xyxy": np.array([item.xyxy for item in found], np.float32).reshape(-1, 4),
-            "scores": np.array(known, np.float32) if len(known) == len(found) else None,
-            "labels": tuple(item.label for item in found),
-            "texts": tuple(item.text for item in found),
-            "class_ids": np.array([item.class_id for item in found], np.int64),
-            "classes": self.classes,
-            "loc_yxyx": None if is_tiled else bins,
-            "edge_std": np.array(spreads, np.float32).reshape(-1, 4)
-            if len(spreads) == len(found)
-            else None,
-            "presence": presence_of(answers, self.names),
-        }
-        # A segmenter also decodes the codes to masks.
-        if self.codec is None:
-            return cast("Result", DetectionResult(**fields))
-        codes = np.array([item.codes for item in found], np.int64).reshape(-1, 16)
-        logits = self._mask_logits(self.codec, found, codes)
-        return cast("Result", SegmentationResult(**fields, codes=codes, mask_logits=logits))
-
-    def _mask_logits(
-        self, codec: "MaskCodec", found: Sequence[Found], codes: np.ndarray[Any, Any]
-    ) -> FloatArray:
-        probs = [item.seg_probs for item in found if item.seg_probs is not None]
-        if not found:
-            return np.zeros((0, 64, 64), np.float32)
-        if self.settings.soft and len(probs) == len(found):
-            return codec.decode_soft(np.array(probs, np.float32))
-        return codec.decode(codes)
 
 
 def object_task(
@@ -351,7 +181,8 @@ class ObjectPredictor(Predictor[Result]):
         return train(data, out, config=config, model=str(model), task=task, device=device, **given)
 
     def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
-        check_options(how, ReadOptions, type(self).__name__)
+        if how:
+            check_options(how, ReadOptions, type(self).__name__)
         conf = how.get("conf")
         if conf is None:
             return self

@@ -6,19 +6,14 @@ small copy of the image, independent of any model's weights. Fit and ROC:
 ``tests/benchmarks/bench_text_domain.py``.
 """
 
-import logging
-from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgvision.arrays import ByteArray, FloatArray
-from pgvision.images import Frame
 from pgvision.images.opencv import cv2
-from pgvision.runtime import CheckpointCard
 
-_LOG: Final = logging.getLogger(__name__)
 _SIDE: Final = 128  # pixels of the small copy's longer side
 _GRADIENT_QUANTILES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
 _LAPLACIAN_QUANTILES: Final = (0.25, 0.5, 0.75, 0.95)
@@ -36,7 +31,6 @@ _WEIGHTS: Final = (  # one a feature
 )
 # fmt: on
 _THRESHOLD: Final = 0.5
-_WARNED: Final[set[tuple[str, tuple[str, ...]]]] = set()  # (checkpoint, classes)
 
 
 def domain_features(bgr: ByteArray) -> FloatArray:
@@ -94,29 +88,3 @@ def photograph_score(bgr: ByteArray) -> float:
 def is_photograph(bgr: ByteArray) -> bool:
     """Whether an image is rather a photograph than a rendered scene."""
     return photograph_score(bgr) > _THRESHOLD
-
-
-def text_refusal(frame: Frame, card: CheckpointCard) -> str | None:
-    """Return why a text task refuses a frame, or None where it may ask."""
-    if card.text_domain != "drawings" or not is_photograph(frame.bgr):
-        return None
-    return (
-        f"{card.name} was trained to caption, answer and read on drawings only, and this image "
-        "looks like a photograph (or another kind of drawing); use another model, or insist with "
-        'unknown="ask"'
-    )
-
-
-def warn_about_photographs(frame: Frame, card: CheckpointCard, names: Sequence[str]) -> None:
-    """Log once if classes that a model was trained on in drawings are asked of a photograph."""
-    drawn = tuple(name for name in names if card.trained_on.get(name) == "drawings")
-    key = (card.name, drawn)
-    if not drawn or key in _WARNED or not is_photograph(frame.bgr):
-        return
-    _WARNED.add(key)
-    _LOG.warning(
-        "%s: trained on drawings only, and this image looks like a photograph: %s; expect misses "
-        "and false alarms",
-        card.name,
-        ", ".join(drawn),
-    )

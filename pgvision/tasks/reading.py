@@ -1,52 +1,201 @@
-"""Parsing of one answer into scored objects in pixels."""
+"""Answers read: scored objects in pixels, merged, thresholded and limited."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import numpy as np
 
 from pgvision.arrays import FloatArray
-from pgvision.boxes import clip_boxes
-from pgvision.runtime import Generation
+from pgvision.boxes import clip_boxes, nms
+from pgvision.errors import OptionError
+from pgvision.images import Frame
+from pgvision.results import DetectionResult, SegmentationResult
+from pgvision.runtime import CheckpointCard, Generation
 from pgvision.runtime.protocol import ObjectSpan
-from pgvision.tasks.asking import Answered, Ask, Window
+from pgvision.tasks.domain import is_photograph
 from pgvision.tasks.names import ClassName
 from pgvision.tasks.options import ObjectSettings
+from pgvision.tasks.run import BETWEEN_ANSWERS, Answered, Ask, Window, provenance
+from pgvision.tasks.tiles import Found, auto_tile, join_fragments, tiles
 from pgvision.tokens import NUM_CODES, Reject, decode_boxes, match_label, parse_suffix
 from pgvision.tokens.parsing import TRUNCATED
-from pgvision.tokens.scoring import edge_spread, object_score
+from pgvision.tokens.scoring import DEFAULT_SCORE, edge_spread, object_score
+
+if TYPE_CHECKING:
+    from vqvae import MaskCodec
+
+Result = TypeVar("Result", bound=DetectionResult)
+
+_LOG: Final = logging.getLogger(__name__)
+_MERGE_IOU: Final = 0.6
+_WARNED: Final[set[tuple[str, tuple[str, ...]]]] = set()  # (checkpoint, classes)
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """One object of an answer.
+@dataclass(frozen=True)
+class ObjectTask(Generic[Result]):
+    """The prompts about named objects, and how their answers are read; needs no model.
 
     Attributes:
-        loc_yxyx: Bins as written: top, left, bottom, right, counted in ``window``.
-        codes: The 16 codes of its mask; empty without one.
-        text: The model's own words; None if it wrote none.
-        class_id: Index into the classes asked for; -1 if the label is none of them.
-        label: The name that the user gave, else the model's words.
-        xyxy: Left, top, right, bottom in pixels of the frame.
-        score: In [0, 1], calibrated; None if unknown.
-        edge_std: ``(4,)`` standard deviation of each edge in pixels, in the order of ``xyxy``.
-        seg_probs: ``(16, 128)``, or None without a mask or probabilities.
-        window: The part of the frame that the prompt was about; None: all of it.
-        start, end: Place in the answers of the frame, joined by ``BETWEEN_ANSWERS``.
+        names: The classes asked for, each as given and as trained.
+        settings: Which objects are kept.
+        card: The checkpoint's card.
+        prompts: One for each group of names, for the whole frame.
+        resolution: Side in pixels of the square that the model sees.
+        codec: Decodes masks; None: boxes only.
     """
 
-    loc_yxyx: tuple[int, ...] = ()
-    codes: tuple[int, ...] = ()
-    text: str | None = None
-    class_id: int = -1
-    label: str | None = None
-    xyxy: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    score: float | None = None
-    edge_std: FloatArray | None = None
-    seg_probs: FloatArray | None = None
-    window: Window | None = None
-    start: int = 0
-    end: int = 0
+    names: tuple[ClassName, ...]
+    settings: ObjectSettings
+    card: CheckpointCard
+    prompts: tuple[Ask, ...]
+    resolution: int
+    codec: "MaskCodec | None" = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names as the user gave them."""
+        return tuple(name.given for name in self.names)
+
+    def plan(self, frame: Frame) -> list[Ask]:
+        """Plan each prompt for the whole frame, and for its tiles if it is large.
+
+        Raises:
+            OptionError: If ``tile`` would cut the frame into too many tiles.
+        """
+        self._warn_about_photographs(frame)
+        tile = self.settings.tile
+        side = auto_tile(frame.image_hw, self.resolution) if tile == "auto" else tile
+        if side is None or max(frame.image_hw) <= side:
+            return list(self.prompts)
+        windows = [None, *tiles(frame.image_hw, side)]
+        return [replace(ask, window=window) for window in windows for ask in self.prompts]
+
+    def _warn_about_photographs(self, frame: Frame) -> None:
+        """Log once if classes that were trained on in drawings are asked of a photograph."""
+        domains = self.card.trained_on
+        drawn = tuple(n.trained for n in self.names if domains.get(n.trained) == "drawings")
+        key = (self.card.name, drawn)
+        if not drawn or key in _WARNED or not is_photograph(frame.bgr):
+            return
+        _WARNED.add(key)
+        _LOG.warning(
+            "%s: trained on drawings only, and this image looks like a photograph: %s; expect "
+            "misses and false alarms",
+            self.card.name,
+            ", ".join(drawn),
+        )
+
+    def read(self, frame: Frame, answers: Sequence[Answered]) -> Result:
+        """Read, merge, threshold and limit; objects keep the order of the answers.
+
+        Raises:
+            OptionError: If ``conf`` is above 0 and the engine returns no probabilities.
+        """
+        # 1. Read all answers; their places count in the joined text.
+        found: list[Found] = []
+        rejects: list[Reject] = []
+        offset = 0
+        for ask, answer in answers:
+            objects, fragments = read_answer(
+                ask, answer, self.names, frame.image_hw, self.settings, offset=offset
+            )
+            found += objects
+            rejects += fragments
+            offset += len(answer.text) + len(BETWEEN_ANSWERS)
+        # 2. A segmenter keeps objects with masks only.
+        if self.codec is not None:
+            raw = BETWEEN_ANSWERS.join(answer.text for _, answer in answers)
+            rejects += [
+                Reject(raw[item.start : item.end], "no mask", item.start, item.end)
+                for item in found
+                if not item.codes
+            ]
+            found = [item for item in found if item.codes]
+        # 3. Merge what several prompts or tiles found, then threshold and limit.
+        found = self._merged(found, answers, frame.image_hw)
+        found = [item for item in found if self._is_kept(item)]
+        limit = self.settings.max_objects
+        if limit is not None and len(found) > limit:
+            ranked = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
+            found = [found[index] for index in sorted(ranked[:limit])]
+        return self._result(frame, answers, found, rejects)
+
+    def _merged(
+        self, found: list[Found], answers: Sequence[Answered], image_hw: tuple[int, int]
+    ) -> list[Found]:
+        # 1. Join the fragments of tiles.
+        if any(item.window is not None for item in found):
+            found = join_fragments(found, image_hw)
+        # 2. Suppress duplicates, which several prompts or a closed set may have.
+        is_merged = len(answers) > 1 or any(ask.form and ask.form.decoy for ask, _ in answers)
+        limit = _MERGE_IOU if self.settings.nms is None and is_merged else self.settings.nms
+        if limit is None or not found:
+            return found
+        boxes = np.array([item.xyxy for item in found], np.float32)
+        scores = np.array([item.score or 0.0 for item in found], np.float32)
+        labels = [item.label for item in found]
+        ids = np.array([labels.index(label) for label in labels])
+        chosen = nms(boxes, scores, iou_threshold=limit, class_ids=ids)
+        return [found[index] for index in sorted(chosen.tolist())]
+
+    def _is_kept(self, item: Found) -> bool:
+        conf = self.settings.conf
+        if item.score is None and conf not in ("auto", 0):
+            raise OptionError(
+                "conf: this engine returns no probabilities, so objects have no scores; use conf=0"
+            )
+        least = self._card_threshold(item) if conf == "auto" else conf
+        return not least or item.score is None or item.score >= least
+
+    def _card_threshold(self, item: Found) -> float:
+        """Return the card's threshold of a class, measured with the default score rule."""
+        if item.class_id < 0 or self.settings.score != DEFAULT_SCORE:
+            return 0.0
+        least = self.card.thresholds.get(self.names[item.class_id].trained, 0.0)
+        calibration = self.settings.calibration
+        return least if calibration is None else float(calibration.apply(np.array([least]))[0])
+
+    def _result(
+        self,
+        frame: Frame,
+        answers: Sequence[Answered],
+        found: Sequence[Found],
+        rejects: Sequence[Reject],
+    ) -> Result:
+        has_scores = all(item.score is not None for item in found)
+        has_spreads = all(item.edge_std is not None for item in found)
+        # Bins of a tile count from its corner, so they mean nothing for the whole frame.
+        is_tiled = any(ask.window is not None for ask, _ in answers)
+
+        def rows(name: str, dtype: type, *sides: int) -> np.ndarray[Any, Any]:
+            return np.array([getattr(item, name) for item in found], dtype).reshape(-1, *sides)
+
+        fields: dict[str, Any] = {
+            **provenance(frame, answers),
+            "rejects": tuple(rejects),
+            "xyxy": rows("xyxy", np.float32, 4),
+            "scores": rows("score", np.float32) if has_scores else None,
+            "labels": tuple(item.label for item in found),
+            "texts": tuple(item.text for item in found),
+            "class_ids": rows("class_id", np.int64),
+            "classes": self.classes,
+            "loc_yxyx": None if is_tiled else rows("loc_yxyx", np.int64, 4),
+            "edge_std": rows("edge_std", np.float32, 4) if has_spreads else None,
+            "presence": presence_of(answers, self.names),
+        }
+        # A segmenter also decodes the codes to masks.
+        if self.codec is None:
+            return cast("Result", DetectionResult(**fields))
+        codes = rows("codes", np.int64, 16)
+        if not found:
+            logits = np.zeros((0, 64, 64), np.float32)
+        elif self.settings.soft and all(item.seg_probs is not None for item in found):
+            logits = self.codec.decode_soft(rows("seg_probs", np.float32, 16, NUM_CODES))
+        else:
+            logits = self.codec.decode(codes)
+        return cast("Result", SegmentationResult(**fields, codes=codes, mask_logits=logits))
 
 
 def read_answer(
@@ -115,12 +264,11 @@ def presence_of(answers: Sequence[Answered], names: Sequence[ClassName]) -> dict
     given = {name.trained: name.given for name in names}
     found: dict[str, float] = {}
     for ask, answer in answers:
+        chances: dict[str, float] = {}
         if ask.form is not None and ask.form.decoy is not None:
             chances = _best_likelihoods(ask, answer)
         elif answer.presence is not None and len(ask.classes) == 1:
             chances = {ask.classes[0]: answer.presence}
-        else:
-            continue
         for name, chance in chances.items():
             key = given.get(name, name)
             found[key] = max(chance, found.get(key, 0.0))
@@ -161,25 +309,15 @@ def _from_spans(
 def _from_text(
     ask: Ask, answer: Generation
 ) -> tuple[list[tuple[Found, ObjectSpan | None]], list[Reject]]:
-    # Pixels are computed from the bins later: any size will do here.
     # The size is a placeholder: only the bins are used here.
     parsed = parse_suffix(answer.text, image_hw=(1024, 1024), classes=ask.classes)
     starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)]).tolist()
     spans = {starts[span.start]: span for span in answer.spans or ()}
-    written = [
-        (
-            Found(
-                item.loc_yxyx,
-                item.codes or (),
-                item.label,
-                item.class_id,
-                start=item.start,
-                end=item.end,
-            ),
-            spans.get(item.start),
-        )
-        for item in parsed.objects
-    ]
+    written = []
+    for one in parsed.objects:
+        bins, codes, label, class_id = one.loc_yxyx, one.codes or (), one.label, one.class_id
+        item = Found(bins, codes, label, class_id, start=one.start, end=one.end)
+        written.append((item, spans.get(one.start)))
     return written, list(parsed.rejects)
 
 
@@ -216,11 +354,16 @@ def _measured(
     # 3. Edges as averages over bins, and their spread.
     edges, spread = _in_pixels(*edge_spread(rows), window, settings.convention)
     is_box = settings.soft and edges[0] < edges[2] and edges[1] < edges[3]
-    xyxy = (edges[0], edges[1], edges[2], edges[3]) if is_box else one.xyxy
-    codes = None if answer.seg_probs is None else answer.seg_probs[span.seg_row : span.seg_row + 16]
-    has_codes = bool(one.codes) and codes is not None and codes.shape == (16, NUM_CODES)
-    probs = codes if has_codes else None
-    return replace(one, xyxy=xyxy, score=score, edge_std=spread, seg_probs=probs)
+    codes = None
+    if one.codes and answer.seg_probs is not None:
+        codes = answer.seg_probs[span.seg_row : span.seg_row + 16]
+    return replace(
+        one,
+        xyxy=tuple(edges) if is_box else one.xyxy,
+        score=score,
+        edge_std=spread,
+        seg_probs=codes if codes is not None and codes.shape == (16, NUM_CODES) else None,
+    )
 
 
 def _inside(answer: Generation) -> float:

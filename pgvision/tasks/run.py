@@ -1,14 +1,29 @@
-"""Runs tasks: frames in, prompts through an engine, one result per frame out, in order."""
+"""Runs tasks: frames in, prompts through an engine, one result per frame out, in order.
 
-from collections import deque
+`Task` is what runs: two functions without a model, which write prompts and read the answers.
+"""
+
+from collections import Counter, deque
 from collections.abc import Generator as Coroutine
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Generic, Literal, TypeVar, Unpack, cast, overload
+from types import MappingProxyType
+from typing import (
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from pgvision.errors import OptionError, SourceError
 from pgvision.images import Frame, FrameFailure, Live, OnError, is_live, iter_frames
@@ -23,16 +38,78 @@ from pgvision.runtime import (
     find_revision,
     open_engine,
 )
-from pgvision.tasks.asking import Answered, Ask, Task, Window
 from pgvision.tasks.options import ImageOptions, ModelOptions, ReadOptions, check_options
+from pgvision.tokens import AnswerForm
 
 Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+Window: TypeAlias = tuple[int, int, int, int]
 
+BETWEEN_ANSWERS = "\n"
+"""Joins the answers to several prompts in ``raw_text``."""
+
+_ENGINE_OPTIONS: Final = tuple("model revision device dtype kind quantize threads engine".split())
 _BATCH_SIZE: Final = 8  # where neither the user nor the source names one
 _FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
 _CLOSE_SECONDS: Final = 10.0
 _PATIENCE: Final = 0.01
 """Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One prompt about one part of a frame.
+
+    Attributes:
+        prefix: The prompt.
+        classes: The names in it, as the model was trained on them; empty where a task has none.
+        window: Left, top, right, bottom of the part in whole pixels; None: the whole frame.
+        form: The grammar of its answer; None: any text.
+        constrained: Whether the answer follows ``form`` while it is written, or is only read by it.
+        num_alternatives: How many best answers are wanted.
+        max_new_tokens: Where it is cut off; None: the longest answer of the checkpoint's training.
+    """
+
+    prefix: str
+    classes: tuple[str, ...] = ()
+    window: Window | None = None
+    form: AnswerForm | None = None
+    constrained: bool = True
+    num_alternatives: int = 1
+    max_new_tokens: int | None = None
+
+
+Answered: TypeAlias = tuple[Ask, Generation]
+
+
+class Task(Protocol[Result_co]):
+    """Two functions without a model: any engine may answer between them, in any batches."""
+
+    def plan(self, frame: Frame) -> Sequence[Ask]:
+        """Return the prompts about a frame; none where the task refuses the frame."""
+        ...
+
+    def read(self, frame: Frame, answers: Sequence[Answered]) -> Result_co:
+        """Return the result, from the answers to all prompts of the plan, in its order."""
+        ...
+
+
+def provenance(frame: Frame, answers: Sequence[Answered]) -> dict[str, Any]:
+    """Return the fields that every result has, from a frame and its answers."""
+    timings: Counter[str] = Counter()
+    for _, answer in answers:
+        timings.update(cast("Any", answer.timings))
+    return {
+        "image_hw": frame.image_hw,
+        "prefix": BETWEEN_ANSWERS.join(ask.prefix for ask, _ in answers),
+        "raw_text": BETWEEN_ANSWERS.join(answer.text for _, answer in answers),
+        "truncated": any(not answer.finished for _, answer in answers),
+        "timings": dict(timings),
+        "source": frame.source,
+        "frame_index": frame.index,
+        "time": frame.time,
+        "image": frame.bgr,
+    }
 
 
 def card_of(options: ModelOptions) -> CheckpointCard:
@@ -62,14 +139,7 @@ class Runner:
         self.batch_size = options.get("batch_size")
         self.drafts: Drafts = options.get("drafts") or "exact"
         self.generator: Generator = options.get("generator") or open_engine(
-            options.get("model"),
-            revision=options.get("revision"),
-            device=options.get("device"),
-            dtype=options.get("dtype"),
-            kind=options.get("kind"),
-            quantize=options.get("quantize"),
-            threads=options.get("threads"),
-            engine=options.get("engine"),
+            **cast("Any", {name: options.get(name) for name in _ENGINE_OPTIONS})
         )
         self.card = card_of({**options, "generator": self.generator})
 
@@ -139,13 +209,6 @@ class _Pending(Generic[Result]):
     frame: Frame | FrameFailure
     asks: Sequence[Ask] = ()
     answers: dict[int, Generation] = field(default_factory=dict)
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.answers) == len(self.asks)
-
-    def answered(self) -> list[Answered]:
-        return [(ask, self.answers[at]) for at, ask in enumerate(self.asks)]
 
 
 def _with_gaps(
@@ -226,19 +289,12 @@ class _Stream(Generic[Result]):
                 return
             # 3. Yield one request for each prompt; prompts of one window share an image.
             drafts = self._drafts(frame)
-            pictures: dict[Window | None, Picture] = {}
-            for place, ask in enumerate(pending.asks):
-                if ask.window not in pictures:
-                    pictures[ask.window] = picture_of(frame, ask.window)
+            for place, request in enumerate(
+                requests_of(frame, asks, drafts=self._runner.drafts, last=drafts)
+            ):
                 self._owners[number] = (pending, place)
                 number += 1
-                last = drafts.get(place)
-                yield request_of(
-                    ask,
-                    pictures[ask.window],
-                    draft=() if last is None else last.token_ids,
-                    drafts=self._runner.drafts,
-                )
+                yield request
 
     def _drafts(self, frame: Frame) -> dict[int, Generation]:
         """Return the last answers of this video, for a frame of the same size."""
@@ -247,34 +303,50 @@ class _Stream(Generic[Result]):
         return self._last if self._last_of == (frame.source, frame.image_hw) else {}
 
     def _ready(self) -> Iterator[Result | Failure]:
-        while self._pending and self._pending[0].is_complete:
+        while self._pending and len(self._pending[0].answers) == len(self._pending[0].asks):
             pending = self._pending.popleft()
             frame = pending.frame
             if isinstance(frame, FrameFailure):
                 yield Failure(source=frame.source, index=frame.index, error=frame.error)
                 continue
             self._last, self._last_of = pending.answers, (frame.source, frame.image_hw)
-            yield self._task.read(frame, pending.answered())
+            answers = [(ask, pending.answers[at]) for at, ask in enumerate(pending.asks)]
+            yield self._task.read(frame, answers)
 
 
-def picture_of(frame: Frame, window: Window | None) -> Picture:
-    """Cut a window (left, top, right, bottom) out of a frame; None: the whole frame."""
-    left, top, right, bottom = window or (0, 0, *frame.image_hw[::-1])
-    return Picture(frame.bgr[top:bottom, left:right], is_passing=frame.time is not None)
+def requests_of(
+    frame: Frame,
+    asks: Sequence[Ask],
+    *,
+    drafts: Drafts = "exact",
+    last: Mapping[int, Generation] = MappingProxyType({}),
+    is_passing: bool | None = None,
+) -> Iterator[Request]:
+    """Yield what an engine takes for the prompts about a frame; those of one window share an image.
 
-
-def request_of(ask: Ask, picture: Picture, *, draft: Any = (), drafts: Drafts = "exact") -> Request:
-    """Return what an engine takes for one prompt about one picture."""
-    return Request(
-        picture=picture,
-        prefix=ask.prefix,
-        form=ask.form,
-        constrained=ask.constrained,
-        draft=draft,
-        drafts=drafts,
-        num_alternatives=ask.num_alternatives,
-        max_new_tokens=ask.max_new_tokens,
-    )
+    Args:
+        frame: The frame.
+        asks: The prompts.
+        drafts: See `pgvision.runtime.Request`.
+        last: Earlier answers by the number of their prompt: guesses at the next ones.
+        is_passing: Whether the image is unlikely to be seen again; None: if it is of a video.
+    """
+    pictures: dict[Window | None, Picture] = {}
+    for place, ask in enumerate(asks):
+        if ask.window not in pictures:
+            left, top, right, bottom = ask.window or (0, 0, *frame.image_hw[::-1])
+            passing = frame.time is not None if is_passing is None else is_passing
+            pictures[ask.window] = Picture(frame.bgr[top:bottom, left:right], is_passing=passing)
+        yield Request(
+            picture=pictures[ask.window],
+            prefix=ask.prefix,
+            form=ask.form,
+            constrained=ask.constrained,
+            draft=last[place].token_ids if place in last else (),
+            drafts=drafts,
+            num_alternatives=ask.num_alternatives,
+            max_new_tokens=ask.max_new_tokens,
+        )
 
 
 class Predictor(Generic[Result]):
@@ -372,7 +444,9 @@ class Predictor(Generic[Result]):
 
     def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
         """Return the task of one call, with the options that may change by call."""
-        check_options(how, ReadOptions, type(self).__name__)
-        if how.get("conf") is not None:
-            raise OptionError(f"conf: a {type(self).__name__} returns no objects; leave conf out")
+        if how:
+            check_options(how, ReadOptions, type(self).__name__)
+            if how.get("conf") is not None:
+                name = type(self).__name__
+                raise OptionError(f"conf: a {name} returns no objects; leave conf out")
         return self._task

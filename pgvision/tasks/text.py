@@ -12,8 +12,7 @@ from pgvision.errors import OptionError
 from pgvision.images import Frame
 from pgvision.results import TextResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.asking import Answered, Ask, provenance
-from pgvision.tasks.domain import text_refusal
+from pgvision.tasks.domain import is_photograph
 from pgvision.tasks.names import known_question
 from pgvision.tasks.options import (
     AnswerOptions,
@@ -22,7 +21,7 @@ from pgvision.tasks.options import (
     ReadOptions,
     check_options,
 )
-from pgvision.tasks.run import Predictor, Runner, card_of
+from pgvision.tasks.run import Answered, Ask, Predictor, Runner, card_of, provenance
 from pgvision.tokens import (
     Reject,
     answer_prefix,
@@ -56,7 +55,7 @@ class TextTask:
 
     def plan(self, frame: Frame) -> list[Ask]:
         """Return the one prompt, or none where the checkpoint was not trained on such images."""
-        if not self.insists and text_refusal(frame, self.card):
+        if not self.insists and self._refusal(frame):
             return []
         if self.region is None:
             return [Ask(self.prefix, num_alternatives=self.num_alternatives)]
@@ -74,18 +73,25 @@ class TextTask:
         # Refused images get an empty text with the reason.
         if not answers:
             fields["prefix"] = self.prefix
-            reason = text_refusal(frame, self.card) or "not asked"
-            rejects = (Reject("", reason, 0, 0),)
+            rejects = (Reject("", self._refusal(frame) or "not asked", 0, 0),)
             return TextResult(**fields, text="", rejects=rejects, language=self.language)
         answer = answers[0][1]
-        text, logprobs = answer.text.strip(), answer.logprobs
-        is_known = bool(text) and logprobs is not None and len(logprobs) > 0
+        text, score = answer.text.strip(), None
+        if text and answer.logprobs is not None and len(answer.logprobs):
+            score = _chance(float(answer.logprobs.sum()))
+        others = tuple((text.strip(), _chance(logprob)) for text, logprob in answer.alternatives)
         return TextResult(
-            **fields,
-            text=text,
-            score=_chance(float(logprobs.sum())) if is_known and logprobs is not None else None,
-            alternatives=tuple((text.strip(), _chance(lp)) for text, lp in answer.alternatives),
-            language=self.language,
+            **fields, text=text, score=score, alternatives=others, language=self.language
+        )
+
+    def _refusal(self, frame: Frame) -> str | None:
+        """Return why the checkpoint is not asked about a frame; None: it may be."""
+        if self.card.text_domain != "drawings" or not is_photograph(frame.bgr):
+            return None
+        return (
+            f"{self.card.name} was trained to caption, answer and read on drawings only, and this "
+            "image looks like a photograph (or another kind of drawing); use another model, or "
+            'insist with unknown="ask"'
         )
 
 

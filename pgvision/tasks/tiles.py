@@ -1,16 +1,15 @@
-"""Tiles of large images, and joining of objects that their borders cut."""
+"""Objects found in parts of an image: tiles, and joining of what their borders cut."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from pgvision.arrays import FloatArray
+from pgvision.arrays import BoolArray, FloatArray
 from pgvision.errors import OptionError
-from pgvision.tasks.asking import Window
-from pgvision.tasks.reading import Found
+from pgvision.tasks.run import Window
 
 OVERLAP: Final = 0.2
 _COVERED: Final = 0.5
@@ -24,7 +23,41 @@ _LOG: Final = logging.getLogger(__name__)
 _LOGGED: Final[set[tuple[tuple[int, int], int]]] = set()  # (image_hw, side)
 
 
-def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> list[Window]:
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One object of an answer.
+
+    Attributes:
+        loc_yxyx: Bins as written: top, left, bottom, right, counted in ``window``.
+        codes: The 16 codes of its mask; empty without one.
+        text: The model's own words; None if it wrote none.
+        class_id: Index into the classes asked for; -1 if the label is none of them.
+        label: The name that the user gave, else the model's words.
+        xyxy: Left, top, right, bottom in pixels of the frame.
+        score: In [0, 1], calibrated; None if unknown.
+        edge_std: ``(4,)`` standard deviation of each edge in pixels, in the order of ``xyxy``.
+        seg_probs: ``(16, 128)``, or None without a mask or probabilities.
+        window: The part of the frame that the prompt was about; None: all of it.
+        start, end: Place in the answers of the frame, joined by ``BETWEEN_ANSWERS``.
+    """
+
+    loc_yxyx: tuple[int, ...] = ()
+    codes: tuple[int, ...] = ()
+    text: str | None = None
+    class_id: int = -1
+    label: str | None = None
+    xyxy: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    score: float | None = None
+    edge_std: FloatArray | None = None
+    seg_probs: FloatArray | None = None
+    window: Window | None = None
+    start: int = 0
+    end: int = 0
+
+
+def tiles(
+    image_hw: tuple[int, int], side: int, overlap: float = OVERLAP, *, most: int | None = _MOST
+) -> list[Window]:
     """Cover an image with overlapping squares; the last ones are moved in from the border.
 
     Not supervision's ``InferenceSlicer`` (0.31): it calls back with the crops of one picture, so
@@ -36,12 +69,13 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
         image_hw: Height and width in pixels.
         side: Side of a tile in pixels.
         overlap: Share of a tile that it has in common with its neighbour, in [0, 1).
+        most: More tiles are refused; None: any number.
 
     Returns:
         Left, top, right, bottom of each tile, row by row.
 
     Raises:
-        OptionError: If these are more than 400.
+        OptionError: If these are more than ``most``.
 
     Example:
         >>> tiles((100, 250), 100)
@@ -50,9 +84,9 @@ def tiles(image_hw: tuple[int, int], side: int, overlap: float = OVERLAP) -> lis
     height, width = image_hw
     step = max(1, round(side * (1 - overlap)))
     count = _count(image_hw, side, step)
-    if count > _MOST:
+    if most is not None and count > most:
         raise OptionError(
-            f"tile: {side} pixels would cut {width}x{height} into {count} tiles, at most {_MOST}; "
+            f"tile: {side} pixels would cut {width}x{height} into {count} tiles, at most {most}; "
             f"use a larger side, or tile='auto'"
         )
 
@@ -130,7 +164,7 @@ def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Fo
     while changed:
         changed = False
         for at, one in enumerate(left):
-            if one is None or not any(cut_sides(one, image_hw)):
+            if one is None or not _cut_sides(one, image_hw).any():
                 continue
             for other_at, other in enumerate(left):
                 if other is None or other_at == at or other.label != one.label:
@@ -143,17 +177,16 @@ def join_fragments(found: Sequence[Found], image_hw: tuple[int, int]) -> list[Fo
     return [one for one in left if one is not None]
 
 
-def cut_sides(one: Found, image_hw: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
+def _cut_sides(one: Found, image_hw: tuple[int, int]) -> BoolArray:
     """Return which sides of a box (left, top, right, bottom) touch an inner border of its tile."""
     if one.window is None:
-        return False, False, False, False
-    height, width = image_hw
-    sides: list[bool] = []
-    for edge, border, end in zip(one.xyxy, one.window, (0, 0, width, height), strict=True):
-        side = (one.window[2] - one.window[0], one.window[3] - one.window[1])[len(sides) % 2]
-        # Bins end at 1023 of 1024: half a percent of the tile's side is "at the border".
-        sides.append(border != end and abs(edge - border) <= max(1.5, 0.005 * side))
-    return sides[0], sides[1], sides[2], sides[3]
+        return np.zeros(4, np.bool_)
+    borders = np.array(one.window)
+    sides = np.tile(borders[2:] - borders[:2], 2)
+    # Bins end at 1023 of 1024: half a percent of the tile's side is "at the border".
+    is_near = np.abs(np.array(one.xyxy) - borders) <= np.maximum(1.5, 0.005 * sides)
+    cut: BoolArray = is_near & (borders != (0, 0, image_hw[1], image_hw[0]))
+    return cut
 
 
 def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None:
@@ -164,52 +197,33 @@ def _merged(one: Found, other: Found, image_hw: tuple[int, int]) -> Found | None
     shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     if (shared <= 0).any():
         return None
-    # Masks are not joined: each is encoded in its own box.
-    has_masks = bool(one.codes or other.codes)
-    joined = None if has_masks else _joined(one, other, image_hw, shared)
-    if joined is not None:
-        return joined
-    # A fragment inside a larger object is merged into it.
-    areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
-    covered = float(np.prod(shared)) / max(areas[0], 1e-9)
-    if covered >= _COVERED and (areas[1] >= areas[0] or not any(cut_sides(other, image_hw))):
-        return other if has_masks else _reaching(other, one, image_hw)
-    return None
-
-
-def _reaching(one: Found, fragment: Found, image_hw: tuple[int, int]) -> Found:
-    """Return a box that takes in a fragment: where a border cuts it, the fragment may go on."""
-    cut = np.array(cut_sides(one, image_hw))
-    a, b = np.array(one.xyxy), np.array(fragment.xyxy)
+    mine, theirs = _cut_sides(one, image_hw), _cut_sides(other, image_hw)
     outer = np.concatenate([np.minimum(a[:2], b[:2]), np.maximum(a[2:], b[2:])])
-    if not (cut & (outer != a)).any():
-        return one
-    left, top, right, bottom = np.where(cut, outer, a).tolist()
-    window = _around(one.window, fragment.window)
-    return replace(one, xyxy=(left, top, right, bottom), window=window, edge_std=None)
-
-
-def _joined(
-    one: Found, other: Found, image_hw: tuple[int, int], shared: FloatArray
-) -> Found | None:
-    """Join two fragments that continue each other across a border."""
-    mine, theirs = cut_sides(one, image_hw), cut_sides(other, image_hw)
-    a, b = np.array(one.xyxy), np.array(other.xyxy)
+    # 1. Two fragments continue each other across a border. Masks are not joined: each is encoded
+    #    in its own box.
+    has_masks = bool(one.codes or other.codes)
     for axis in (0, 1):
         across = 1 - axis
         meets = (mine[axis + 2] and theirs[axis]) or (mine[axis] and theirs[axis + 2])
-        union = max(a[across + 2], b[across + 2]) - min(a[across], b[across])
-        if meets and shared[across] / union >= _ALIGNED:
-            left, top = (float(v) for v in np.minimum(a[:2], b[:2]))
-            right, bottom = (float(v) for v in np.maximum(a[2:], b[2:]))
+        along = shared[across] / (outer[across + 2] - outer[across])
+        if meets and not has_masks and along >= _ALIGNED:
             best = max((one, other), key=lambda item: item.score or 0.0)
-            window = _around(one.window, other.window)
-            return replace(best, xyxy=(left, top, right, bottom), window=window, edge_std=None)
-    return None
-
-
-def _around(one: Window | None, other: Window | None) -> Window | None:
-    if one is None or other is None:
+            return _stretched(best, outer, one.window, other.window)
+    # 2. A fragment inside a larger object is merged into it.
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
+    covered = float(np.prod(shared)) / max(areas[0], 1e-9)
+    if covered < _COVERED or (areas[1] < areas[0] and theirs.any()):
         return None
-    lower, upper = zip(*((min(p), max(p)) for p in zip(one, other, strict=True)), strict=True)
-    return lower[0], lower[1], upper[2], upper[3]
+    # Where a border cuts the larger one, too, the fragment may go on.
+    if has_masks or not (theirs & (outer != b)).any():
+        return other
+    return _stretched(other, np.where(theirs, outer, b), one.window, other.window)
+
+
+def _stretched(one: Found, xyxy: FloatArray, first: Window | None, second: Window | None) -> Found:
+    """Return an object with another box, found in two windows."""
+    window = None
+    if first is not None and second is not None:
+        low, high = np.minimum(first, second).tolist(), np.maximum(first, second).tolist()
+        window = (low[0], low[1], high[2], high[3])
+    return replace(one, xyxy=tuple(xyxy.tolist()), window=window, edge_std=None)

@@ -107,7 +107,7 @@ def main() -> None:
         line = measure(coco, scenes, detector, edges)
         sys.stdout.write(f"{tile or 'whole':>14} {line}\n")
         if tile is not None:
-            with mock.patch("pgvision.tasks.detect.join_fragments", lambda found, _: list(found)):
+            with mock.patch("pgvision.tasks.reading.join_fragments", lambda found, _: list(found)):
                 line = measure(coco, scenes, detector, edges)
             sys.stdout.write(f"{f'{tile}, unjoined':>14} {line}\n")
         sys.stdout.flush()
