@@ -66,23 +66,6 @@ def xyxy_to_xywh(xyxy: ArrayLike) -> FloatArray:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def xywh_to_xyxy(xywh: ArrayLike) -> FloatArray:
-    """Left, top, width, height to left, top, right, bottom.
-
-    Returns:
-        ``(n, 4)`` float32: left, top, right, bottom.
-
-    Raises:
-        ShapeError: If ``xywh`` is not ``(n, 4)`` finite numbers.
-
-    Example:
-        >>> xywh_to_xyxy([[10, 20, 30, 40]]).tolist()
-        [[10.0, 20.0, 40.0, 60.0]]
-    """
-    boxes = require_boxes(xywh, "xywh")
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
 def xyxy_to_cxcywh(xyxy: ArrayLike) -> FloatArray:
     """Left, top, right, bottom to centre x, centre y, width, height.
 
@@ -99,24 +82,6 @@ def xyxy_to_cxcywh(xyxy: ArrayLike) -> FloatArray:
     boxes = require_boxes(xyxy, "xyxy")
     size = boxes[:, 2:] - boxes[:, :2]
     return np.concatenate([boxes[:, :2] + size / 2, size], axis=1)
-
-
-def cxcywh_to_xyxy(cxcywh: ArrayLike) -> FloatArray:
-    """Centre x, centre y, width, height to left, top, right, bottom.
-
-    Returns:
-        ``(n, 4)`` float32: left, top, right, bottom.
-
-    Raises:
-        ShapeError: If ``cxcywh`` is not ``(n, 4)`` finite numbers.
-
-    Example:
-        >>> cxcywh_to_xyxy([[25, 40, 30, 40]]).tolist()
-        [[10.0, 20.0, 40.0, 60.0]]
-    """
-    boxes = require_boxes(cxcywh, "cxcywh")
-    half = boxes[:, 2:] / 2
-    return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
 
 
 def clip_boxes(xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> FloatArray:
@@ -142,24 +107,6 @@ def clip_boxes(xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> FloatArray:
     height, width = image_hw
     limits = np.array([width, height, width, height], dtype=np.float32)
     return np.clip(require_boxes(xyxy, "xyxy"), np.float32(0), limits)
-
-
-def box_area(xyxy: ArrayLike) -> FloatArray:
-    """Width times height in square pixels; 0 for a box with edges in the wrong order.
-
-    Returns:
-        ``(n,)`` float32.
-
-    Raises:
-        ShapeError: If ``xyxy`` is not ``(n, 4)`` finite numbers.
-
-    Example:
-        >>> box_area([[10, 20, 40, 60], [5, 5, 5, 9]]).tolist()
-        [1200.0, 0.0]
-    """
-    boxes = require_boxes(xyxy, "xyxy")
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> FloatArray:

@@ -4,6 +4,9 @@ A message names the input, what was expected, what was found, and the fix. What 
 writes is data and never raises; what a user passes is a contract and always does.
 """
 
+from importlib import import_module
+from typing import Any
+
 
 class PgvisionError(Exception):
     """Base of everything that pgvision raises on purpose."""
@@ -55,3 +58,19 @@ class CodecError(PgvisionError, ValueError):
 
 class DependencyError(PgvisionError, ImportError):
     """An optional package or a system library is missing."""
+
+
+def require_module(name: str, message: str) -> Any:
+    """Import an optional module.
+
+    Args:
+        name: Dotted name.
+        message: What needs it, and how to install it.
+
+    Raises:
+        DependencyError: If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise DependencyError(message) from error

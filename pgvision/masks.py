@@ -1,12 +1,11 @@
 """Masks in boxes: paste, run lengths, polygons, and the crop that the codec encodes.
 
 A mask is 64x64 logits in a box; an object covers its box where they are above 0 after Pillow's
-bilinear resize, as in big_vision's evaluator. All functions work on the crop of the box; only
-`paste_masks` allocates full frames.
+bilinear resize, as in big_vision's evaluator. All functions work on the crop of the box.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from shapely.geometry import MultiPolygon, Polygon
 
-from pgvision.arrays import BoolArray, FloatArray, IntArray
+from pgvision.arrays import BoolArray, FloatArray
 from pgvision.errors import ShapeError
 from pgvision.rle import crop_to_rle
 
@@ -51,38 +50,26 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
         >>> crop.shape, corner, bool(crop.all())
         ((2, 3), (10, 20), True)
     """
-    (mask,) = _require_logits(np.asarray(logits)[None])
-    return _paste(mask, _require_boxes(np.asarray(xyxy)[None])[0], image_hw)
-
-
-def paste_masks(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> BoolArray:
-    """Return full-frame masks ``(n, h, w)`` bool of ``(n, 64, 64)`` logits and ``(n, 4)`` boxes.
-
-    Raises:
-        ShapeError: If a shape is wrong, or a number is NaN.
-
-    Example:
-        >>> paste_masks(np.ones((1, 64, 64)), [[1, 1, 3, 2]], image_hw=(3, 4)).astype(int)[0]
-        array([[0, 0, 0, 0],
-               [0, 1, 1, 0],
-               [0, 0, 0, 0]])
-    """
-    crops = _crops(mask_logits, xyxy, image_hw)
-    frames: BoolArray = np.zeros((len(_require_boxes(xyxy)), *image_hw), np.bool_)
-    for frame, (crop, (left, top)) in zip(frames, crops, strict=True):
-        frame[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
-    return frames
-
-
-def mask_areas(mask_logits: ArrayLike, xyxy: ArrayLike, *, image_hw: tuple[int, int]) -> IntArray:
-    """Count the covered pixels of each mask: ``(n,)`` int64.
-
-    Example:
-        >>> mask_areas(np.ones((1, 64, 64)), [[0, 0, 5, 4]], image_hw=(9, 9)).tolist()
-        [20]
-    """
-    crops = _crops(mask_logits, xyxy, image_hw)
-    return np.array([np.count_nonzero(crop) for crop, _ in crops], np.int64)
+    mask = np.asarray(logits, np.float32)
+    if mask.shape != (SIDE, SIDE):
+        raise ShapeError(f"mask_logits: expected ({SIDE}, {SIDE}) an object, got {mask.shape}")
+    if not np.isfinite(mask).all():
+        raise ShapeError("mask_logits: contains NaN or infinity; decode the codes again")
+    left, top, right, bottom = map(math.floor, _edges(xyxy))
+    x0, y0 = max(left, 0), max(top, 0)
+    x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
+    if x1 <= x0 or y1 <= y0:
+        return np.zeros((0, 0), np.bool_), (0, 0)
+    width, height = right - left, bottom - top
+    picture = Image.fromarray(mask)
+    if width * height > 4 * image_hw[0] * image_hw[1]:
+        # Mostly outside: resize the visible part alone, not gigabytes that are cut off.
+        scale = np.array([SIDE / width, SIDE / height] * 2)
+        seen = tuple((scale * [x0 - left, y0 - top, x1 - left, y1 - top]).tolist())
+        part = picture.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=seen)
+        return np.asarray(part) > 0, (x0, y0)
+    whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) > 0
+    return whole[y0 - top : y1 - top, x0 - left : x1 - left], (x0, y0)
 
 
 def masks_to_rle(
@@ -92,50 +79,23 @@ def masks_to_rle(
 
     Byte for byte what `pycocotools.mask.encode` makes of the full-frame masks.
 
+    Args:
+        mask_logits: ``(n, 64, 64)``, above 0 inside.
+        xyxy: ``(n, 4)`` pixels.
+        image_hw: Height and width of the frame, in pixels.
+
+    Raises:
+        ShapeError: If a shape is wrong, or a number is NaN.
+
     Example:
         >>> masks_to_rle(np.ones((1, 64, 64)), [[0, 0, 1, 3]], image_hw=(3, 4))
         [{'size': [3, 4], 'counts': '039'}]
     """
-    crops = _crops(mask_logits, xyxy, image_hw)
-    return [crop_to_rle(*crop, image_hw) for crop in crops]
-
-
-def masks_to_polygons(
-    mask_logits: ArrayLike,
-    xyxy: ArrayLike,
-    *,
-    image_hw: tuple[int, int],
-    tolerance: float = 0.0,
-    min_area: float = 0.0,
-) -> list[MultiPolygon]:
-    """Return valid outlines along pixel borders, holes kept.
-
-    Args:
-        mask_logits: ``(n, 64, 64)``.
-        xyxy: ``(n, 4)`` pixels.
-        image_hw: Height and width of the frame.
-        tolerance: Largest distance of the simplified outline from the mask's, in pixels; 0 keeps
-            every corner, and the area is that of the mask exactly.
-        min_area: Parts and holes below this area, in square pixels, are dropped.
-
-    Returns:
-        One geometry for each mask, in pixels, x before y; empty if the mask is.
-
-    Raises:
-        ShapeError: If a shape is wrong, or ``tolerance`` or ``min_area`` is negative.
-
-    Example:
-        >>> (shape,) = masks_to_polygons(np.ones((1, 64, 64)), [[2, 3, 6, 5]], image_hw=(9, 9))
-        >>> shape.bounds, shape.area
-        ((2.0, 3.0, 6.0, 5.0), 8.0)
-    """
-    if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
-        raise ShapeError(f"tolerance, min_area: expected 0 or more, got {tolerance}, {min_area}")
-    crops = _crops(mask_logits, xyxy, image_hw)
-    return [
-        mask_to_polygon(crop, corner, tolerance=tolerance, min_area=min_area)
-        for crop, corner in crops
-    ]
+    logits, boxes = np.asarray(mask_logits, np.float32), np.asarray(xyxy, np.float64)
+    if len(logits) != len(boxes):
+        raise ShapeError(f"mask_logits and xyxy: {len(logits)} masks, {len(boxes)} boxes")
+    pairs = zip(logits, boxes, strict=True)
+    return [crop_to_rle(*paste_mask(mask, box, image_hw), image_hw) for mask, box in pairs]
 
 
 def mask_to_polygon(
@@ -150,14 +110,27 @@ def mask_to_polygon(
     Args:
         mask: ``(h, w)`` bool: a whole frame, or a crop.
         corner: Left and top of the crop in the frame, in pixels.
-        tolerance: As in `masks_to_polygons`.
-        min_area: As in `masks_to_polygons`.
+        tolerance: Largest distance of the simplified outline from the mask's, in pixels; 0 keeps
+            every corner, and the area is that of the mask exactly.
+        min_area: Parts and holes below this area, in square pixels, are dropped.
+
+    Returns:
+        The geometry in pixels, x before y; empty if the mask is.
+
+    Raises:
+        ShapeError: If ``tolerance`` or ``min_area`` is negative or not finite.
 
     Example:
         >>> mask_to_polygon(np.array([[False, True, True]])).bounds
         (1.0, 0.0, 3.0, 1.0)
     """
-    lines, starts, ends = _runs(mask)
+    if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
+        raise ShapeError(f"tolerance, min_area: expected 0 or more, got {tolerance}, {min_area}")
+    # 1. Unite the runs of each row.
+    padded = np.pad(mask.astype(np.int8), ((0, 0), (1, 1)))
+    steps = np.diff(padded, axis=1)
+    lines, starts = np.nonzero(steps == 1)
+    ends = np.nonzero(steps == -1)[1]
     left, top = corner
     bars = shapely.box(starts + left, lines + top, ends + left, lines + top + 1)
     # Simplifying by 0 removes the corners of bars within a straight border.
@@ -166,7 +139,11 @@ def mask_to_polygon(
         shape = shapely.make_valid(shape)
     parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
     if min_area > 0:
-        parts = [_filled(part, min_area) for part in parts if part.area >= min_area]
+        parts = [
+            Polygon(part.exterior, [h for h in part.interiors if Polygon(h).area >= min_area])
+            for part in parts
+            if part.area >= min_area
+        ]
     return MultiPolygon(parts)
 
 
@@ -228,7 +205,7 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     """
     if mask.ndim != 2:
         raise ShapeError(f"mask: expected (h, w), got {mask.shape}")
-    left, top, right, bottom = (round(float(e)) for e in _require_boxes(np.asarray(xyxy)[None])[0])
+    left, top, right, bottom = map(round, _edges(xyxy))
     # A box thinner than a pixel is drawn as one pixel.
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     if (right - left) * (bottom - top) > _LARGEST_CROP:
@@ -244,67 +221,8 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
 
 
-def _require_logits(logits: ArrayLike) -> FloatArray:
-    array = np.asarray(logits, np.float32)
-    if array.ndim != 3 or array.shape[1:] != (SIDE, SIDE):
-        raise ShapeError(f"mask_logits: expected (n, {SIDE}, {SIDE}), got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ShapeError("mask_logits: contains NaN or infinity; decode the codes again")
-    return array
-
-
-def _require_boxes(xyxy: ArrayLike) -> FloatArray:
-    array = np.asarray(xyxy, np.float64)
-    if array.size == 0:  # an empty list has no second axis
-        return array.reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise ShapeError(f"xyxy: expected (n, 4) left, top, right, bottom; got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ShapeError("xyxy: contains NaN or infinity")
-    return array
-
-
-def _crops(mask_logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) -> Iterator[Crop]:
-    """Check everything now; make one crop at a time, since a crop can be as large as a frame."""
-    logits, rows = _require_logits(mask_logits), _require_boxes(xyxy)
-    if len(logits) != len(rows):
-        raise ShapeError(f"mask_logits and xyxy: {len(logits)} masks, {len(rows)} boxes")
-    return (_paste(one, row, image_hw) for one, row in zip(logits, rows, strict=True))
-
-
-def _paste(logits: FloatArray, xyxy: FloatArray, image_hw: tuple[int, int]) -> Crop:
-    left, top, right, bottom = (math.floor(float(edge)) for edge in xyxy)
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
-    if x1 <= x0 or y1 <= y0:
-        return np.zeros((0, 0), np.bool_), (0, 0)
-    width, height = right - left, bottom - top
-    picture = Image.fromarray(logits)
-    if width * height > 4 * image_hw[0] * image_hw[1]:
-        # Mostly outside: resize the visible part alone, not gigabytes that are cut off.
-        across, down = SIDE / width, SIDE / height
-        seen = (
-            (x0 - left) * across,
-            (y0 - top) * down,
-            (x1 - left) * across,
-            (y1 - top) * down,
-        )
-        part = picture.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=seen)
-        return np.asarray(part) > 0, (x0, y0)
-    whole = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) > 0
-    return whole[y0 - top : y1 - top, x0 - left : x1 - left], (x0, y0)
-
-
-def _runs(crop: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Return line, start and end of the runs along the last axis of ``(lines, length)``."""
-    padded = np.zeros((crop.shape[0], crop.shape[1] + 2), np.int8)
-    padded[:, 1:-1] = crop
-    steps = np.diff(padded, axis=1)
-    lines, starts = np.nonzero(steps == 1)
-    ends = np.nonzero(steps == -1)[1]
-    return lines, starts, ends
-
-
-def _filled(part: Polygon, min_area: float) -> Polygon:
-    holes = [hole for hole in part.interiors if Polygon(hole).area >= min_area]
-    return Polygon(part.exterior, holes)
+def _edges(xyxy: ArrayLike) -> list[float]:
+    box = np.asarray(xyxy, np.float64)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise ShapeError(f"xyxy: expected 4 finite numbers (edges of a box), got {xyxy!r:.80}")
+    return list(map(float, box))

@@ -124,11 +124,64 @@ def _as_bytes(counts: str | bytes) -> bytes:
     return counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
 
 
+def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
+    """Check run lengths of any form, and return them packed: nothing else may reach pycocotools.
+
+    Args:
+        rle: Run lengths, as a user or a file gives them.
+        image_hw: Height and width of the image, in pixels.
+
+    Raises:
+        DataError: If they are broken or of another size. The message begins with a verb, to be
+            put after a place.
+
+    Example:
+        >>> checked_rle({"size": [2, 2], "counts": [0, 3]}, (2, 2))
+        Traceback (most recent call last):
+        pgvision.errors.DataError: has runs over 3 pixels, expected 4 pixels
+    """
+    if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
+        raise DataError(
+            f'is {type(rle).__name__}, expected an RLE {{"size": [h, w], "counts": ...}}'
+        )
+    size, counts = rle["size"], rle["counts"]
+    if not isinstance(size, list | tuple) or tuple(size) != image_hw:
+        raise DataError(
+            f"RLE size is {size!r:.40}, but the image is {list(image_hw)} (height, width)"
+        )
+    if isinstance(counts, list | tuple):
+        if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
+            raise DataError("RLE counts contain something that is not a run length")
+        total = int(sum(counts))
+    elif not isinstance(counts, str | bytes):
+        raise DataError(f"RLE counts are {type(counts).__name__}, expected a string")
+    elif isinstance(counts, str) and not counts.isascii():
+        raise DataError("RLE counts contain characters that RLE does not use")
+    else:
+        total = run_total(_as_bytes(counts))
+    expected = image_hw[0] * image_hw[1]
+    if total != expected:
+        got = "broken runs" if total < 0 else f"runs over {total} pixels"
+        raise DataError(f"has {got}, expected {expected} pixels")
+    return pack_rle(rle)
+
+
+def run_total(counts: bytes) -> int:
+    """Count the pixels that a packed text covers, inside and outside; -1 if it is broken.
+
+    Example:
+        >>> run_total(b"04"), run_total(b"P")
+        (4, -1)
+    """
+    runs = _unpack(counts)
+    return -1 if runs is None else int(runs.sum())
+
+
 def pack_rle(rle: Mapping[str, Any]) -> Rle:
     """Return the run lengths with packed ``bytes``, as pycocotools takes them, from any form.
 
     Args:
-        rle: Run lengths that `rle_fault` finds no fault with.
+        rle: Run lengths that passed `checked_rle`.
 
     Example:
         >>> pack_rle({"size": [2, 2], "counts": [0, 4]})
@@ -140,59 +193,6 @@ def pack_rle(rle: Mapping[str, Any]) -> Rle:
     plain = {"size": size, "counts": [int(run) for run in counts]}
     made: Rle = coco_mask.frPyObjects(plain, *size)
     return made
-
-
-def rle_fault(rle: object, image_hw: tuple[int, int]) -> str | None:
-    """Return what is wrong with run lengths' form and size, or None; `run_totals` looks inside."""
-    if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
-        return f'is {type(rle).__name__}, expected an RLE {{"size": [h, w], "counts": ...}}'
-    size, counts = rle["size"], rle["counts"]
-    if not isinstance(size, list | tuple) or len(size) != 2 or tuple(size) != image_hw:
-        return (
-            f"RLE size is {size!r:.40}, but the image is [{image_hw[0]}, {image_hw[1]}] "
-            "(height, width)"
-        )
-    if not isinstance(counts, str | bytes | list | tuple):
-        return f"RLE counts are {type(counts).__name__}, expected a string"
-    if isinstance(counts, str) and not counts.isascii():
-        return "RLE counts contain characters that RLE does not use"
-    if isinstance(counts, list | tuple):
-        if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
-            return "RLE counts contain something that is not a run length"
-        if sum(counts) != image_hw[0] * image_hw[1]:
-            return pixels_fault(int(sum(counts)), image_hw)
-    return None
-
-
-def pixels_fault(total: int, image_hw: tuple[int, int]) -> str | None:
-    """Return what is wrong with run lengths over ``total`` pixels (-1: broken ones), or None."""
-    expected = image_hw[0] * image_hw[1]
-    if total == expected:
-        return None
-    got = "broken runs" if total < 0 else f"runs over {total} pixels"
-    return f"has {got}, expected {expected} pixels"
-
-
-def run_totals(counts: Sequence[bytes]) -> NDArray[np.int64]:
-    """Count the pixels that each packed text covers, inside and outside.
-
-    Args:
-        counts: Packed ``counts`` of ``n`` masks.
-
-    Returns:
-        ``(n,)`` totals; -1 where the bytes are no RLE (other characters, an unfinished run, a
-        negative run).
-
-    Example:
-        >>> run_totals([b"04", b"0"]).tolist()
-        [4, 0]
-    """
-    totals = np.full(len(counts), -1, np.int64)
-    for row, text in enumerate(counts):
-        runs = _unpack(text)
-        if runs is not None:
-            totals[row] = runs.sum()
-    return totals
 
 
 def _unpack(counts: bytes) -> NDArray[np.int64] | None:
@@ -279,22 +279,38 @@ def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
     return None
 
 
-def rle_area(rle: Mapping[str, Any]) -> float:
-    """Count the pixels inside a sound mask.
+def outline_area(outline: Any, image_hw: tuple[int, int] | None) -> float:
+    """Count the pixels inside rings or run lengths.
+
+    Raises:
+        DataError: If run lengths do not fill their size, or a ring is far outside the image.
 
     Example:
-        >>> rle_area({"size": [2, 2], "counts": [1, 2, 1]})
-        2.0
+        >>> outline_area([[0, 0, 4, 0, 4, 2, 0, 2]], None)
+        8.0
     """
-    return float(coco_mask.area(pack_rle(rle)))
+    if isinstance(outline, Mapping):
+        return _area(checked_rle(outline, tuple(outline["size"])))
+    if image_hw is None:  # a canvas that contains the rings
+        left, top, width, height = outline_xywh(outline)
+        image_hw = (max(math.ceil(top + height), 1), max(math.ceil(left + width), 1))
+    return _area(polygons_to_rle(outline, image_hw))
 
 
-def rle_xywh(rle: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of what a sound mask covers; zeros if nothing.
+def outline_xywh(outline: Any) -> tuple[float, float, float, float]:
+    """Return left, top, width and height of rings or run lengths, in pixels.
 
     Example:
-        >>> rle_xywh({"size": [2, 3], "counts": [2, 2, 2]})
-        (1.0, 0.0, 1.0, 2.0)
+        >>> outline_xywh(((1.0, 2.0, 5.0, 2.0, 5.0, 8.0),))
+        (1.0, 2.0, 4.0, 6.0)
     """
-    x, y, width, height = coco_mask.toBbox(pack_rle(rle)).tolist()
-    return (x, y, width, height)
+    if isinstance(outline, Mapping):
+        left, top, width, height = coco_mask.toBbox(pack_rle(outline)).tolist()
+        return left, top, width, height
+    xs = [x for ring in outline for x in ring[0::2]]
+    ys = [y for ring in outline for y in ring[1::2]]
+    return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+
+
+def _area(packed: Rle) -> float:
+    return float(coco_mask.area(packed))

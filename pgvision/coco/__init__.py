@@ -1,7 +1,7 @@
 """COCO files: read with one set of checks, and written."""
 
 from pgvision.coco.checks import Problems
-from pgvision.coco.content import FIX, CocoContent, Entry, outline_area, read_content
+from pgvision.coco.content import FIX, CocoContent, Entry, read_content
 from pgvision.coco.writing import (
     annotation_entry,
     image_entry,
@@ -17,7 +17,6 @@ __all__ = [
     "Problems",
     "annotation_entry",
     "image_entry",
-    "outline_area",
     "read_content",
     "relative_name",
     "write_coco",

@@ -19,7 +19,6 @@ Readers of data sets, ``pgvision convert --check`` and evaluation all use it.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,16 +38,7 @@ from pgvision.coco.checks import (
 )
 from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
-from pgvision.rle import (
-    pack_rle,
-    pixels_fault,
-    polygons_to_rle,
-    ring_fault,
-    rle_area,
-    rle_fault,
-    rle_xywh,
-    run_totals,
-)
+from pgvision.rle import checked_rle, outline_area, outline_xywh, ring_fault
 
 KEYS: Final = ("images", "annotations", "categories")
 FIX: Final = (
@@ -127,29 +117,6 @@ class CocoContent:
         if entry.keys() <= _ITEM_KEYS:
             return {}
         return {key: value for key, value in entry.items() if key not in _ITEM_KEYS}
-
-
-def outline_area(outline: Any, image_hw: tuple[int, int] | None) -> float:
-    """Count the pixels inside rings or run lengths.
-
-    Raises:
-        DataError: If run lengths do not fill their size, or a ring is far outside the image.
-
-    Example:
-        >>> outline_area([[0, 0, 4, 0, 4, 2, 0, 2]], None)
-        8.0
-    """
-    if isinstance(outline, Mapping):
-        packed = pack_rle(outline)
-        (total,) = run_totals([packed["counts"]]).tolist()
-        if fault := pixels_fault(total, (packed["size"][0], packed["size"][1])):
-            raise DataError(f"segmentation {fault}")
-        return rle_area(packed)
-    if image_hw is None:  # a canvas that contains the rings
-        rows = max(y for ring in outline for y in ring[1::2])
-        columns = max(x for ring in outline for x in ring[0::2])
-        image_hw = (max(ceil(rows), 1), max(ceil(columns), 1))
-    return rle_area(polygons_to_rle(outline, image_hw))
 
 
 def read_content(
@@ -392,7 +359,7 @@ class _Reader:
                 if shape is not None:
                     note = "missing boxes, taken from the outlines"
                     self.problems.note(note, f"annotations[{table.index[row]}]")
-                    values[row] = _outline_xywh(shape)
+                    values[row] = outline_xywh(shape)
                 elif table.bad[row]:  # the outline is the problem
                     values[row] = (0.0, 0.0, 0.0, 0.0)
         return table.boxes(values)
@@ -433,23 +400,10 @@ class _Reader:
 
 
 def _checked_rle(rle: Mapping[str, Any], image_hw: tuple[int, int] | None) -> Mapping[str, Any]:
-    """Check size and total of run lengths; raise ValueError with the problem."""
+    """Check run lengths, of any size where that of the image is unknown; return them unchanged."""
     size = rle.get("size")
     if image_hw is None and isinstance(size, list | tuple) and len(size) == 2:
         height, width = map(whole_number, size)
         image_hw = (height or 0, width or 0)
-    if fault := rle_fault(rle, image_hw or _UNKNOWN_HW):
-        raise ValueError(fault)
-    packed = pack_rle(rle)
-    (total,) = run_totals([packed["counts"]]).tolist()
-    if fault := pixels_fault(total, (packed["size"][0], packed["size"][1])):
-        raise ValueError(fault)
+    checked_rle(rle, image_hw or _UNKNOWN_HW)
     return rle
-
-
-def _outline_xywh(outline: Any) -> tuple[float, float, float, float]:
-    if isinstance(outline, Mapping):
-        return rle_xywh(outline)
-    xs = [x for ring in outline for x in ring[0::2]]
-    ys = [y for ring in outline for y in ring[1::2]]
-    return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from pgvision.coco.content import outline_area
 from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
 from pgvision.files import readable_name, replaced_path
+from pgvision.rle import outline_area
 
 Fields = Mapping[str, Any]
 _CAREFUL = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode

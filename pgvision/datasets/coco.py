@@ -144,7 +144,7 @@ def _place_images(
             place = f"images[{entry.index}].file_name"
             content.problems.add(place, f"is {name!r:.40}, expected text")
     # 2. Find all images at once: folders are listed only once.
-    found = ImageFinder(file, images).find_all(list(named.values()), file.parent, file.stem)
+    found = ImageFinder(file, images, file.parent, file.stem).find_all(list(named.values()))
     # 3. Read sizes that the file does not state.
     placed = {}
     for number, outcome in zip(named, found, strict=True):
@@ -219,12 +219,7 @@ def dataset_to_coco(dataset: Dataset) -> dict[str, object]:
         >>> [(item["bbox"], item["area"]) for item in dataset_to_coco(data)["annotations"]]
         [([0.0, 0.0, 10.0, 20.0], 200.0)]
     """
-    return {
-        **dataset.info,
-        "images": [_image(image, image.file_name) for image in dataset.images],
-        "annotations": list(_items(dataset)),
-        "categories": [_category(category) for category in dataset.categories],
-    }
+    return {**dataset.info, **{key: list(part) for key, part in _lists(dataset, {}).items()}}
 
 
 def write_coco_file(path: Path, dataset: Dataset, names: Mapping[int, str] | None = None) -> None:
@@ -238,22 +233,21 @@ def write_coco_file(path: Path, dataset: Dataset, names: Mapping[int, str] | Non
     Raises:
         DataError: As `dataset_to_coco`, or if a number is not finite.
     """
-    names = names or {}
-    write_coco(
-        path,
-        images=(_image(image, names.get(image.id, image.file_name)) for image in dataset.images),
-        annotations=_items(dataset),
-        categories=(_category(category) for category in dataset.categories),
-        info=dataset.info,
+    write_coco(path, info=dataset.info, **_lists(dataset, names or {}))
+
+
+def _lists(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Iterator[dict[str, Any]]]:
+    """Return the entries under each key of a COCO file; see `write_coco_file`."""
+    images = (
+        image_entry(image.id, names.get(image.id, image.file_name), image.image_hw)
+        | dict(image.extra)
+        for image in dataset.images
     )
-
-
-def _image(image: ImageRecord, name: str) -> dict[str, Any]:
-    return image_entry(image.id, name, image.image_hw) | dict(image.extra)
-
-
-def _category(category: Category) -> dict[str, Any]:
-    return {"id": category.id, "name": category.name, **category.extra}
+    categories = (
+        {"id": category.id, "name": category.name, **category.extra}
+        for category in dataset.categories
+    )
+    return {"images": images, "annotations": _items(dataset), "categories": categories}
 
 
 def _items(dataset: Dataset) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord
+from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, change_objects
 from pgvision.datasets.examples import ExampleOptions, bins_of, clipped_xyxy, is_outside
 
 _SHOWN = 3  # examples in a message
@@ -82,9 +82,11 @@ def compare_datasets(
     """
     # 1. Compare the images and their objects.
     losses = _Losses(split)
+    names_after = {} if after is None else after.names
     written = {} if after is None else {image.file_name: image for image in after.images}
     if not masks:
-        before = _without_masks(before)
+        images = change_objects(before.images, lambda item: replace(item, segmentation=None))
+        before = replace(before, images=images)
     for image in before.images:
         other = written.pop(names[image.id], None)
         if other is None:
@@ -96,7 +98,9 @@ def compare_datasets(
                 what = "images were not read back"
             losses.add(what, image.file_name, whole=bool(image.objects) or options.empty != "drop")
             other = ImageRecord(image.id, image.file_name, image.path, image.image_hw)
-        found = _by_class(other, after)
+        found: dict[str, list[Annotation]] = {}
+        for item in other.objects:
+            found.setdefault(names_after[item.category_id], []).append(item)
         _compare_objects(losses, image, found, before, options, bins=bins)
         _compare_fields(losses, "images", image.extra, other.extra)
     # 2. Images that are left were not in the original.
@@ -112,22 +116,6 @@ def compare_datasets(
     for name in before.info.keys() - (after.info.keys() if after is not None else set()):
         losses.add("top-level fields were left out", name, whole=False)
     return losses.findings()
-
-
-def _without_masks(dataset: Dataset) -> Dataset:
-    images = (
-        replace(image, objects=tuple(replace(item, segmentation=None) for item in image.objects))
-        for image in dataset.images
-    )
-    return replace(dataset, images=tuple(images))
-
-
-def _by_class(image: ImageRecord, dataset: Dataset | None) -> dict[str, list[Annotation]]:
-    found: dict[str, list[Annotation]] = {}
-    names = {} if dataset is None else dataset.names
-    for item in image.objects:
-        found.setdefault(names[item.category_id], []).append(item)
-    return found
 
 
 def _compare_objects(

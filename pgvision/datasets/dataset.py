@@ -1,7 +1,7 @@
 """Data set in memory, in COCO's terms: images, objects and classes, with ids as in the file."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -216,10 +216,7 @@ class Dataset:
         self._require_classes(classes)
         kept = tuple(category for category in self.categories if category.name in classes)
         ids = {category.id for category in kept}
-        images = tuple(
-            replace(image, objects=tuple(item for item in image.objects if item.category_id in ids))
-            for image in self.images
-        )
+        images = change_objects(self.images, lambda item: item if item.category_id in ids else None)
         return replace(self, images=images, categories=kept)
 
     def rename(self, names: Mapping[str, str]) -> "Dataset":
@@ -246,9 +243,8 @@ class Dataset:
             name = names.get(category.name, category.name)
             kept = first.setdefault(name, replace(category, name=name))
             numbers[category.id] = kept.id
-        return replace(
-            self, images=_with_classes(self.images, numbers), categories=(*first.values(),)
-        )
+        images = change_objects(self.images, _renumber(numbers))
+        return replace(self, images=images, categories=tuple(first.values()))
 
     def _require_classes(self, classes: Iterable[str]) -> None:
         unknown = [name for name in classes if name not in self.classes]
@@ -279,17 +275,23 @@ def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
         raise OptionError("datasets: expected at least one, got none")
     shared = share_ids(datasets)
     first = next(iter(shared.values()))
-    images = tuple(
+    images, findings = join_parts(shared)
+    return Dataset(images, first.categories, findings=findings)
+
+
+def join_parts(parts: Mapping[str, Dataset]) -> tuple[tuple[ImageRecord, ...], tuple[Finding, ...]]:
+    """Return images, named ``part/name`` so that names stay unique, and findings of all parts."""
+    images = (
         replace(image, file_name=f"{key}/{image.file_name}")
-        for key, part in shared.items()
+        for key, part in parts.items()
         for image in part.images
     )
-    findings = tuple(
+    findings = (
         replace(finding, split=finding.split or key)
-        for key, part in shared.items()
+        for key, part in parts.items()
         for finding in part.findings
     )
-    return Dataset(images, first.categories, findings=findings)
+    return tuple(images), tuple(findings)
 
 
 def share_ids(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -305,30 +307,53 @@ def share_ids(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     images, objects = count(1), count(1)
     for key, part in parts.items():
         numbers = {category.id: first[category.name].id for category in part.categories}
-        records = tuple(
-            replace(
-                image,
-                id=next(images),
-                objects=tuple(replace(item, id=next(objects)) for item in image.objects),
-            )
-            for image in _with_classes(part.images, numbers)
-        )
+        records = change_objects(part.images, _renumber(numbers, objects))
+        records = tuple(replace(image, id=next(images)) for image in records)
         shared[key] = replace(part, images=records, categories=(*first.values(),))
     return shared
 
 
-def _with_classes(
-    images: Iterable[ImageRecord], numbers: Mapping[int, int]
-) -> tuple[ImageRecord, ...]:
-    return tuple(
-        replace(
-            image,
-            objects=tuple(
-                replace(item, category_id=numbers[item.category_id]) for item in image.objects
-            ),
+def number_dataset(
+    records: Sequence[tuple[ImageRecord, Sequence[str]]], findings: Iterable[Finding]
+) -> Dataset:
+    """Build a data set from files without ids, which all are given from 1.
+
+    Args:
+        records: Images and the class name of each of their objects.
+        findings: Of reading the files.
+    """
+    names = sorted({name for _, labels in records for name in labels})
+    categories = tuple(Category(number, name) for number, name in enumerate(names, 1))
+    numbers = {category.name: category.id for category in categories}
+    used, images = count(1), []
+    for index, (image, labels) in enumerate(records, 1):
+        objects = (
+            replace(item, id=next(used), category_id=numbers[label])
+            for item, label in zip(image.objects, labels, strict=True)
         )
-        for image in images
+        images.append(replace(image, id=index, objects=tuple(objects)))
+    return Dataset(tuple(images), categories, findings=tuple(findings))
+
+
+def change_objects(
+    images: Iterable[ImageRecord], change: Callable[[Annotation], Annotation | None]
+) -> tuple[ImageRecord, ...]:
+    """Return images with changed objects; those that become None are left out."""
+    return tuple(
+        replace(image, objects=tuple(filter(None, map(change, image.objects)))) for image in images
     )
+
+
+def _renumber(
+    numbers: Mapping[int, int], ids: Iterator[int] | None = None
+) -> Callable[[Annotation], Annotation]:
+    """Return a change of category ids, and of ids where new ones are given."""
+
+    def change(item: Annotation) -> Annotation:
+        number = item.id if ids is None else next(ids)
+        return replace(item, id=number, category_id=numbers[item.category_id])
+
+    return change
 
 
 def split_by_hash(

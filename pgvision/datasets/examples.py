@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args, get_type_hints
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from pgvision.datasets.outlines import segmentation_to_mask
 from pgvision.errors import DataError, OptionError
 from pgvision.masks import crop_mask
 from pgvision.tokens import (
-    KINDS,
     SEPARATOR,
     Kind,
     detect_prefix,
@@ -89,20 +88,10 @@ class ExampleOptions:
     crowds: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
-        allowed = {
-            "task": ("detect", "segment"),
-            "order": ("raster", "area", "random"),
-            "prompts": ("joined", "per_class"),
-            "empty": ("keep", "drop", "negatives"),
-            "convention": ("1024", "1023"),
-            "kind": KINDS,
-            "crowds": ("drop", "keep"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise OptionError(
-                    f"{name}={getattr(self, name)!r}: expected one of {', '.join(values)}"
-                )
+        for name, kind in get_type_hints(type(self)).items():
+            known, value = get_args(kind), getattr(self, name)
+            if known and value not in known:
+                raise OptionError(f"{name}={value!r}: expected one of {', '.join(known)}")
         if self.num_negatives < 1:
             raise OptionError(f"num_negatives={self.num_negatives}: expected at least 1")
 

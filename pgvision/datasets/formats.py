@@ -73,15 +73,18 @@ def detect_format(path: str | Path) -> Format:
     # Examples next to a COCO file are made from it, and contain less.
     if any(given.glob("*.jsonl")) and not any(map(has_objects, sorted(given.glob("*.json")))):
         return "jsonl"
-    for folder in (given / "Annotations", given / "annotations"):
-        if walk_files(folder, (".xml",)):
-            return "voc"
-    if any(given.glob("*.xml")):
+    folders = (given / "Annotations", given / "annotations")
+    if any(given.glob("*.xml")) or any(walk_files(folder, (".xml",)) for folder in folders):
         return "voc"
     if any((given / name).is_file() for name in ("classes.txt", "obj.names")):
         return "yolo"
+    # All tools use the name ``labels/``.
     if (given / "labels").is_dir():
-        return _labels_format(given / "labels")
+        files = walk_files(given / "labels", (".txt", ".xml", ".json"))
+        kinds = {file.suffix.lower(): file for file in reversed(files)}
+        if ".txt" in kinds or not kinds:
+            return "yolo"
+        return "voc" if ".xml" in kinds else _json_format(kinds[".json"])
     # The folder may also contain caption and panoptic files.
     first_error: DataError | None = None
     for file in [*sorted(given.glob("*.json")), *sorted(given.glob("annotations/*.json"))]:
@@ -99,27 +102,15 @@ def _format_by_parts(given: Path) -> Format:
         return "coco"
     # Folders of splits, the most specific format first.
     parts = [part for part in sorted(given.iterdir()) if part.is_dir()]
-    if any((part / "labels").is_dir() for part in parts):
-        return "yolo"
-    if any(next(part.glob("*.xml"), None) for part in parts):
-        return "voc"
-    if any(next(part.glob("*.jsonl"), None) for part in parts):
-        return "jsonl"
+    kinds: dict[str, Format] = {"labels": "yolo", "*.xml": "voc", "*.jsonl": "jsonl"}
+    for pattern, kind in kinds.items():
+        if any(next(part.glob(pattern), None) for part in parts):
+            return kind
     for file in sorted(given.glob("*/*.json")):
         if _json_format(file) == "labelme":
             return "labelme"
     refuse_foreign([*sorted(given.glob("*.csv")), *sorted(given.glob("*/*.csv"))])
     raise DataError(_unknown(given))
-
-
-def _labels_format(labels: Path) -> Format:
-    """Decide by the files in ``labels/``, which all tools use."""
-    if not walk_files(labels, (".txt",)):
-        if walk_files(labels, (".xml",)):
-            return "voc"
-        if files := walk_files(labels, (".json",)):
-            return _json_format(files[0])
-    return "yolo"
 
 
 def _json_format(file: Path) -> Format:

@@ -9,16 +9,16 @@ that leads elsewhere count too.
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from pgvision.coco.checks import MAX_PIXELS, stated_size
 from pgvision.datasets.dataset import EntryErrors, Finding
 from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
+from pgvision.images.listing import walk
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _FOLDER_WORDS = set(
@@ -45,6 +45,9 @@ def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
     Hidden files and folders (``.ipynb_checkpoints``, ``._a.jpg``), ``__MACOSX`` and overlays that
     pgvision wrote (``a.overlay.jpg``) are left out. Links to folders are followed.
 
+    Raises:
+        DataError: If a folder cannot be read.
+
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
@@ -53,26 +56,12 @@ def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
         >>> [path.name for path in walk_files(folder, IMAGE_ENDINGS)]
         ['a.JPG', 'b.png']
     """
-    files: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        # A link to a folder above it would be followed without end.
-        above = {os.path.realpath(place)}
-        above.update(map(str, Path(os.path.realpath(place)).parents))
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and name != "__MACOSX"
-            and os.path.realpath(os.path.join(place, name)) not in above  # noqa: PTH118
-        ]
-        for name in names:
-            stem, ending = os.path.splitext(name)  # noqa: PTH122  (Path is slow here)
-            if (
-                ending.lower() in endings
-                and not name.startswith(".")
-                and not stem.endswith(".overlay")
-            ):
-                files.append(Path(place, name))
+    wanted = tuple(endings)
+    try:
+        found = walk(folder, lambda name: name.lower().endswith(wanted))
+        files = list(found) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
 
@@ -112,11 +101,14 @@ def size_of(
 
 
 class ImageFinder:
-    r"""Find the images that the annotation files of one data set name.
+    r"""Find the images that one annotation file, or one folder of them, names.
 
     Args:
         source: The data set, for errors.
         images: The image folder, if the user names it.
+        base: Folder of the annotations; names with ``..`` start here.
+        stem: Name of the annotation file without its ending, "" for a folder of files.
+        listings: Folders that were listed before; shared by the finders of one data set.
 
     Raises:
         DataError: If ``images`` is no folder.
@@ -126,127 +118,35 @@ class ImageFinder:
         >>> base = Path(tempfile.mkdtemp())
         >>> (base / "images").mkdir()
         >>> (base / "images" / "a b.jpg").touch()
-        >>> finder = ImageFinder(base)
-        >>> [found.name for found in finder.find_all(["a%20b.jpg", r".\a b.jpg", "a b"], base)]
+        >>> finder = ImageFinder(base, None, base)
+        >>> [found.name for found in finder.find_all(["a%20b.jpg", r".\a b.jpg", "a b"])]
         ['a b.jpg', 'a b.jpg', 'a b.jpg']
     """
 
-    def __init__(self, source: Path, images: str | Path | None = None) -> None:
-        self._images = None if images is None else Path(images)
-        if self._images is not None and not self._images.is_dir():
+    def __init__(
+        self,
+        source: Path,
+        images: str | Path | None,
+        base: Path,
+        stem: str = "",
+        listings: "dict[str, _Listing] | None" = None,
+    ) -> None:
+        self._base, self._given = base, None if images is None else Path(images)
+        if self._given is not None and not self._given.is_dir():
             raise DataError(f"{images}: expected the folder of images of {source}, found none")
-        self._listings: dict[str, _Listing] = {}
-        self._searches: dict[tuple[Path, str], _Search] = {}
+        folders = [self._given] if self._given else _image_folders(base, stem)
+        self._folders = list(dict.fromkeys(folders))
+        self._root = data_set_root(base)
+        self._by_tail: dict[Path, str] = {}
+        self._listings = {} if listings is None else listings
 
-    def find_all(
-        self, names: Sequence[str], base: Path, stem: str = ""
-    ) -> list[FoundImage | DataError]:
-        """Find the images that one annotation file, or one folder of them, names.
-
-        Args:
-            names: As the annotations have them.
-            base: Folder of the annotations; names with ``..`` start here.
-            stem: Name of the annotation file without its ending, "" for a folder of files.
+    def find_all(self, names: Sequence[str]) -> list[FoundImage | DataError]:
+        """Find images by their names in the annotations.
 
         Returns:
             For each name the image, or the error of a name that is empty, leaves the data set or
             means two files. Images that are nowhere are placed in the folder of the others.
         """
-        if (base, stem) not in self._searches:
-            folders = [self._images] if self._images else _image_folders(base, stem)
-            self._searches[base, stem] = _Search(base, folders, self._listing, self._images)
-        return self._searches[base, stem].run(names)
-
-    def find(self, name: str, base: Path, *, where: str) -> FoundImage:
-        """Find one image.
-
-        Raises:
-            DataError: As in `find_all`; ``where`` is put before it.
-        """
-        (found,) = self.find_all([name], base)
-        if isinstance(found, DataError):
-            raise DataError(f"{where}: {found}")
-        return found
-
-    def _listing(self, folder: str) -> "_Listing":
-        if folder not in self._listings:
-            self._listings[folder] = _Listing(folder)
-        return self._listings[folder]
-
-
-@dataclass(frozen=True)
-class AnnotationFile:
-    """An annotation file of one image.
-
-    Attributes:
-        path: The file.
-        image: The name of its image.
-    """
-
-    path: Path
-    image: str
-
-
-_File = TypeVar("_File", bound=AnnotationFile)
-
-
-def find_named(
-    finder: ImageFinder, files: Sequence[_File], errors: EntryErrors
-) -> list[tuple[_File, FoundImage]]:
-    """Find the image of each annotation file, by the stated name or else by the file's own name.
-
-    Args:
-        finder: Of the data set.
-        files: The files.
-        errors: Where images that are taken by the file's name, and errors, are recorded.
-
-    Raises:
-        DataError: As `ImageFinder.find_all`, unless errors are recorded.
-    """
-    # All names of a folder together, so that lost images are placed with the others.
-    by_folder: dict[Path, list[_File]] = {}
-    for file in files:
-        by_folder.setdefault(file.path.parent, []).append(file)
-    found: dict[Path, FoundImage] = {}
-    for folder, members in by_folder.items():
-        # 1. Look for the stated name and for the file's own name.
-        stated = finder.find_all([file.image for file in members], folder)
-        own = finder.find_all([file.path.stem for file in members], folder)
-        for file, image, other in zip(members, stated, own, strict=True):
-            with errors.entry(file.path.name):
-                # 2. Images that were renamed often have the annotation file's name.
-                lost = isinstance(image, DataError) or not image.path.is_file()
-                if lost and isinstance(other, FoundImage) and other.path.is_file():
-                    errors.findings.append(_renamed(file, other))
-                    found[file.path] = other
-                elif isinstance(image, DataError):
-                    raise DataError(f"{file.path}: {image}")
-                else:
-                    found[file.path] = image
-    return [(file, found[file.path]) for file in files if file.path in found]
-
-
-def _renamed(file: AnnotationFile, image: FoundImage) -> Finding:
-    message = f"{file.path.name} names {file.image!r}, which is not there; {image.name} was taken"
-    return Finding("mended", "warning", message, image.name)
-
-
-class _Search:
-    """Search for the images of one annotation file in the folders where they may be."""
-
-    def __init__(
-        self,
-        base: Path,
-        folders: Sequence[Path],
-        listing: "Callable[[str], _Listing]",
-        given: Path | None,
-    ) -> None:
-        self._base, self._listing, self._given = base, listing, given
-        self._folders = list(dict.fromkeys(folders))
-        self._root = data_set_root(base)
-        self._by_tail: dict[Path, str] = {}
-
-    def run(self, names: Sequence[str]) -> list[FoundImage | DataError]:
         outcomes: list[FoundImage | DataError | None] = []
         for name in names:
             try:
@@ -259,17 +159,11 @@ class _Search:
             for folder in self._folders
             if {folder.name, folder.parent.name} & {"images", "JPEGImages"} and folder.is_dir()
         ]
-        there = usual[-1] if usual else self._folders[0]
-        home = next(
-            (
-                folder
-                for outcome in outcomes
-                if isinstance(outcome, FoundImage)
-                for folder in self._folders
-                if outcome.path == folder / outcome.name
-            ),
-            there,
+        found = (outcome for outcome in outcomes if isinstance(outcome, FoundImage))
+        homes = (
+            folder for hit in found for folder in self._folders if hit.path == folder / hit.name
         )
+        home = next(homes, usual[-1] if usual else self._folders[0])
         return [
             FoundImage(_slashes(name), home / _slashes(name)) if outcome is None else outcome
             for name, outcome in zip(names, outcomes, strict=True)
@@ -304,7 +198,9 @@ class _Search:
                 for form in forms:
                     parent, _, last = form.rpartition("/")
                     place = f"{folder}/{parent}" if parent else str(folder)
-                    for file in self._listing(place).get(last, looseness):
+                    if place not in self._listings:
+                        self._listings[place] = _Listing(place)
+                    for file in self._listings[place].get(last, looseness):
                         found = PurePosixPath(parent, file).as_posix()
                         hits[folder / found] = FoundImage(found, folder / found)
             if hits:
@@ -381,6 +277,48 @@ class _Search:
         down = "/".join(part for part in plain.split("/") if part != "..")
         for folder in folders:
             yield from self._own_tails(folder, down)
+
+
+def find_named(
+    source: Path, images: str | Path | None, names: Mapping[Path, str], errors: EntryErrors
+) -> dict[Path, FoundImage]:
+    """Find the image of each annotation file, by the stated name or else by the file's own name.
+
+    Args:
+        source: The data set, for errors.
+        images: The image folder, if the user names it.
+        names: The stated name of the image, by annotation file.
+        errors: Where images that are taken by the file's name, and errors, are recorded.
+
+    Raises:
+        DataError: If ``images`` is no folder; or as `ImageFinder.find_all`, unless errors are
+            recorded.
+    """
+    # All names of a folder together, so that lost images are placed with the others.
+    by_folder: dict[Path, list[Path]] = {}
+    for file in names:
+        by_folder.setdefault(file.parent, []).append(file)
+    found: dict[Path, FoundImage] = {}
+    listings: dict[str, _Listing] = {}
+    for folder, files in by_folder.items():
+        # 1. Look for the stated name and for the file's own name.
+        finder = ImageFinder(source, images, folder, listings=listings)
+        stated = finder.find_all([names[file] for file in files])
+        own = finder.find_all([file.stem for file in files])
+        for file, image, other in zip(files, stated, own, strict=True):
+            with errors.entry(file.name):
+                # 2. Images that were renamed often have the annotation file's name.
+                lost = isinstance(image, DataError) or not image.path.is_file()
+                if lost and isinstance(other, FoundImage) and other.path.is_file():
+                    message = f"{file.name} names {names[file]!r}, which is not there"
+                    message += f"; {other.name} was taken"
+                    errors.findings.append(Finding("mended", "warning", message, other.name))
+                    found[file] = other
+                elif isinstance(image, DataError):
+                    raise DataError(f"{file}: {image}")
+                else:
+                    found[file] = image
+    return {file: found[file] for file in names if file in found}
 
 
 class _Listing:

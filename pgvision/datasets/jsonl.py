@@ -84,7 +84,7 @@ def _lines(
     """Read the lines of a file; images with a known size need not be where they are named."""
     # 1. Read the entries.
     file = Path(path)
-    finder = ImageFinder(file, images)
+    finder = ImageFinder(file, images, file.parent, file.stem)
     data = read_bytes(file)
     if b'"prefix"' not in data:
         refuse_foreign([file])
@@ -101,7 +101,7 @@ def _lines(
     lines = []
     # 2. Find the images, each once: many lines name one image.
     names = list(dict.fromkeys(name for _, name in entries if name not in known))
-    found = dict(zip(names, finder.find_all(names, file.parent, file.stem), strict=True))
+    found = dict(zip(names, finder.find_all(names), strict=True))
     # 3. Build the lines.
     for entry, name in entries:
         with errors.entry(entry.where.rpartition(": ")[2]):
@@ -111,16 +111,12 @@ def _lines(
             suffix = entry.values.get("suffix")
             if not isinstance(suffix, str):
                 raise entry.fail("suffix", 'text ("" for nothing)')
-            texts = (entry.text("prefix"), suffix, _paraphrases(entry))
+            paraphrases = entry.items("paraphrases") if "paraphrases" in entry else []
+            if not all(isinstance(text, str) and text for text in paraphrases):
+                raise entry.fail("paraphrases", "a list of prompts")
+            texts = (entry.text("prefix"), suffix, tuple(paraphrases))
             lines.append(_Line(name, image.path, *texts, entry.where))
     return lines
-
-
-def _paraphrases(entry: Fields) -> tuple[str, ...]:
-    found = entry.items("paraphrases") if "paraphrases" in entry else []
-    if not all(isinstance(one, str) and one for one in found):
-        raise entry.fail("paraphrases", "a list of prompts")
-    return tuple(map(str, found))
 
 
 def read_jsonl(
@@ -231,7 +227,7 @@ class _Reader:
             known = objects.get((*key, seen[key]))
             if known is None:
                 self.used += 1
-                xywh = _xywh(found, image_hw, self.convention)
+                xywh = _xywh(found.loc_yxyx, image_hw, self.convention)
                 objects[(*key, seen[key])] = Annotation(self.used, category, xywh, runs)
             elif known.segmentation is None and runs is not None:
                 objects[(*key, seen[key])] = replace(known, segmentation=runs)
@@ -250,7 +246,9 @@ class _Reader:
         category = self.numbers.setdefault(name, len(self.numbers) + 1)
         runs = None
         if found.codes is not None and self.codec is not None:
-            runs = decode_masks([found], image_hw, self.codec)[0]
+            logits = self.codec.decode(np.asarray([found.codes], dtype=np.int64))
+            (rle,) = masks_to_rle(logits, [found.xyxy], image_hw=image_hw)
+            runs = Rle(image_hw, rle["counts"])
         return category, runs
 
     def dataset(self, broken: list[Finding]) -> Dataset:
@@ -263,33 +261,16 @@ class _Reader:
 
 
 def _xywh(
-    found: ParsedObject, image_hw: tuple[int, int], convention: Convention
-) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = bins_to_pixels(found.loc_yxyx, image_hw, convention)
-    return (x1, y1, x2 - x1, y2 - y1)
-
-
-def bins_to_pixels(
     loc_yxyx: tuple[int, int, int, int], image_hw: tuple[int, int], convention: Convention
 ) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of bins in float64.
+    """Return left, top, width, height of bins in float64.
 
     Example:
-        >>> bins_to_pixels((1, 2, 3, 1023), (480, 640), "1024")
-        (1.25, 0.46875, 639.375, 1.40625)
+        >>> _xywh((1, 2, 3, 1023), (480, 640), "1024")
+        (1.25, 0.46875, 638.125, 0.9375)
     """
-    top, left, bottom, right = (value / int(convention) for value in loc_yxyx)
     height, width = image_hw
-    return (left * width, top * height, right * width, bottom * height)
-
-
-def decode_masks(
-    objects: list[ParsedObject], image_hw: tuple[int, int], codec: MaskCodec
-) -> list[Rle]:
-    """Decode the codes of parsed objects into run lengths."""
-    codes = np.asarray([found.codes for found in objects], dtype=np.int64)
-    boxes = np.asarray([found.xyxy for found in objects], dtype=np.float32).reshape(-1, 4)
-    logits = np.asarray(codec.decode(codes), dtype=np.float32)
-    return [
-        Rle(image_hw, runs["counts"]) for runs in masks_to_rle(logits, boxes, image_hw=image_hw)
-    ]
+    scale = int(convention)
+    top, left, bottom, right = loc_yxyx
+    x, y = left / scale * width, top / scale * height
+    return (x, y, right / scale * width - x, bottom / scale * height - y)

@@ -4,7 +4,6 @@ import base64
 import binascii
 import io
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +13,19 @@ from pgvision.arrays import BoolArray
 from pgvision.coco.checks import parse_json, read_bytes
 from pgvision.datasets.dataset import (
     Annotation,
-    Category,
     Dataset,
     EntryErrors,
     Finding,
     ImageRecord,
     OnError,
     Segmentation,
+    number_dataset,
 )
 from pgvision.datasets.fields import Fields
-from pgvision.datasets.image_names import (
-    AnnotationFile,
-    ImageFinder,
-    find_named,
-    size_of,
-    walk_files,
-)
-from pgvision.datasets.outlines import mask_to_runs, mask_xywh, polygons_xywh, segmentation_to_mask
+from pgvision.datasets.image_names import find_named, size_of, walk_files
+from pgvision.datasets.outlines import mask_to_runs, segmentation_to_mask
 from pgvision.errors import DataError
-from pgvision.rle import ring_fault
+from pgvision.rle import outline_xywh, ring_fault
 
 _CIRCLE_CORNERS = 64
 _POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
@@ -70,30 +63,21 @@ def read_labelme(
     given = Path(path)
     errors = EntryErrors(on_error)
     entries: dict[Path, Fields] = {}
+    names: dict[Path, str] = {}
     for file in [given] if given.is_file() else walk_files(given, (".json",)):
         with errors.entry(file.name):
             entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
             # The embedded image is a hundred times larger than the shapes.
             entry.values.pop("imageData", None)
             if "shapes" in entry:
-                entries[file] = entry
+                names[file], entries[file] = entry.text("imagePath"), entry
     if not entries and not errors.findings:
         raise DataError(f"{given}: expected LabelMe files (JSON with 'shapes'), found none")
-    # 2. Find the images; shapes need their sizes.
-    files = []
-    for file, entry in entries.items():
-        with errors.entry(file.name):
-            files.append(AnnotationFile(file, entry.text("imagePath")))
-    # 3. Read the shapes.
+    # 2. Find the images, since shapes need their sizes; read the shapes.
     records: list[tuple[ImageRecord, list[str]]] = []
-    for named, image in find_named(ImageFinder(given, images), files, errors):
-        with errors.entry(named.path.name):
-            entry = entries[named.path]
-            shapes = [
-                Fields(shape, f"{entry.where}: shapes[{index}]")
-                for index, shape in enumerate(entry.items("shapes"))
-            ]
-            errors.findings += _left_out(shapes)
+    for file, image in find_named(given, images, names, errors).items():
+        with errors.entry(file.name):
+            entry = entries[file]
             height, width = (
                 entry.integer(side) if side in entry else None
                 for side in ("imageHeight", "imageWidth")
@@ -101,28 +85,12 @@ def read_labelme(
             image_hw = size_of(
                 height, width, image.path, where=entry.where, lacks="imageHeight and imageWidth"
             )
-            labels, objects = _objects(shapes, image_hw)
+            labels, objects = _read_shapes(entry, image_hw, errors)
             flags = entry.values.get("flags")
             extra = {"flags": flags} if flags else {}
             record = ImageRecord(0, image.name, image.path, image_hw, objects, extra)
             records.append((record, labels))
-    return _dataset(records, errors.findings)
-
-
-def _dataset(records: list[tuple[ImageRecord, list[str]]], findings: list[Finding]) -> Dataset:
-    """Number images, objects and classes."""
-    names = sorted({label for _, labels in records for label in labels})
-    numbers = {name: index for index, name in enumerate(names, start=1)}
-    images, used = [], 0
-    for index, (record, labels) in enumerate(records, start=1):
-        objects = tuple(
-            replace(item, id=used + place, category_id=numbers[label])
-            for place, (item, label) in enumerate(zip(record.objects, labels, strict=True), start=1)
-        )
-        used += len(objects)
-        images.append(replace(record, id=index, objects=objects))
-    categories = tuple(Category(number, name) for name, number in numbers.items())
-    return Dataset(tuple(images), categories, findings=tuple(findings))
+    return number_dataset(records, errors.findings)
 
 
 def _kind(shape: Fields) -> str:
@@ -130,22 +98,18 @@ def _kind(shape: Fields) -> str:
     return str(shape.values.get("shape_type") or "polygon")
 
 
-def _left_out(shapes: list[Fields]) -> list[Finding]:
-    return [
-        Finding(
-            "left-out", "warning", f"{shape.where}: a {_kind(shape)} has no area and was left out"
-        )
-        for shape in shapes
-        if _kind(shape) not in _POINTS
-    ]
-
-
-def _objects(
-    shapes: list[Fields], image_hw: tuple[int, int]
+def _read_shapes(
+    entry: Fields, image_hw: tuple[int, int], errors: EntryErrors
 ) -> tuple[list[str], tuple[Annotation, ...]]:
-    """Return labels and objects; ids and category ids are given later."""
+    """Return label and outline of each object; add findings for shapes without an area."""
+    # Several shapes with one group id are one object.
     groups: dict[object, list[Fields]] = {}
-    for index, shape in enumerate(shape for shape in shapes if _kind(shape) in _POINTS):
+    for index, value in enumerate(entry.items("shapes")):
+        shape = Fields(value, f"{entry.where}: shapes[{index}]")
+        if _kind(shape) not in _POINTS:
+            message = f"{shape.where}: a {_kind(shape)} has no area and was left out"
+            errors.findings.append(Finding("left-out", "warning", message))
+            continue
         group = shape.values.get("group_id")
         key = ("alone", index) if group is None else (shape.text("label"), str(group))
         groups.setdefault(key, []).append(shape)
@@ -165,7 +129,7 @@ def _outline(
     # 1. Polygons and boxes.
     if "mask" not in kinds:
         boxes = kinds == {"rectangle"} and all(map(_is_upright, rings))
-        return polygons_xywh(rings), (None if boxes else rings)
+        return outline_xywh(rings), (None if boxes else rings)
     # 2. A mask among the shapes: all of them become one mask.
     mask = np.zeros(image_hw, dtype=bool)
     for part in parts:
@@ -175,7 +139,8 @@ def _outline(
         mask |= segmentation_to_mask(rings, image_hw)
     if not mask.any():
         raise DataError(f"{parts[0].where}: 'mask' is empty")
-    return mask_xywh(mask), mask_to_runs(mask)
+    runs = mask_to_runs(mask)
+    return outline_xywh(runs._asdict()), runs
 
 
 def _extra(parts: list[Fields]) -> dict[str, object]:

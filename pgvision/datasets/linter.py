@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from PIL import Image
@@ -99,14 +99,13 @@ class CheckReport:
         Args:
             num_examples: Findings shown of each rule.
         """
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         title = f"{self.num_images} images, {self.num_objects} objects, {self.num_examples} "
         title += f"examples of at most {self.longest} tokens (budget {self.budget})"
-        rules = Table(title=title)
-        for heading in ("level", "rule", "count", "for example"):
-            rules.add_column(heading, justify="right" if heading == "count" else "left")
+        count = Column("count", justify="right")
+        rules = Table("level", "rule", count, "for example", title=title)
         for (rule, level), number in self.counts.items():
             shown = [finding for finding in self.findings if finding.rule == rule][:num_examples]
             # Text, not markup: names from files may contain square brackets.
@@ -237,29 +236,23 @@ def _check_part(dataset: Dataset, options: ExampleOptions) -> Iterator[Finding]:
         message = "the data set has images and no annotation: are the labels where they belong?"
         yield Finding("no-annotations", "error", message)
     # 2. Images and their objects.
-    names: dict[str, int] = {}
     for image in dataset.images:
-        names[image.file_name] = names.get(image.file_name, 0) + 1
         if not image.objects:
             yield Finding("empty-image", "warning", "has no objects", image.file_name)
         seen: dict[tuple[int, ...], int] = {}
         for item in image.objects:
             for rule, level, message in _check_object(item, image, options, seen):
-                yield Finding(
-                    rule,
-                    "error" if level == "error" else "warning",
-                    f"annotation {item.id} ({dataset.names[item.category_id]}): {message}",
-                    image.file_name,
-                )
+                place = f"annotation {item.id} ({dataset.names[item.category_id]})"
+                yield Finding(rule, level, f"{place}: {message}", image.file_name)
     # 3. Names: files of one name would overwrite each other.
-    for name, number in names.items():
+    for name, number in Counter(image.file_name for image in dataset.images).items():
         if number > 1:
             yield Finding("duplicate-name", "error", f"{number} images have this name", name)
 
 
 def _check_object(
     item: Annotation, image: ImageRecord, options: ExampleOptions, seen: dict[tuple[int, ...], int]
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[tuple[str, Literal["error", "warning"], str]]:
     # 1. The box itself.
     height, width = image.image_hw
     left, top, right, bottom = item.xyxy
@@ -284,23 +277,15 @@ def _check_object(
         if bins[0] == bins[2] or bins[1] == bins[3]:
             yield "box-tiny", "warning", f"{text} has no extent in bins; examples leave it out"
     # 3. The mask.
-    yield from _check_mask(item, image, options)
-
-
-def _check_mask(
-    item: Annotation, image: ImageRecord, options: ExampleOptions
-) -> Iterator[tuple[str, str, str]]:
     if item.segmentation is None:
         if options.task == "segment" and not item.iscrowd:
             yield "mask-missing", "error", "has a box and no mask, but task='segment'"
         return
     try:
-        count = num_pixels(item.segmentation, image.image_hw)
+        if not num_pixels(item.segmentation, image.image_hw):
+            yield "mask-empty", "error", "its mask covers no pixel"
     except DataError as error:
         yield "mask-broken", "error", str(error)
-        return
-    if not count:
-        yield "mask-empty", "error", "its mask covers no pixel"
 
 
 def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]:
@@ -311,33 +296,23 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
             continue
         try:
             size, digest = image_hw_of(image.path), file_digest(image.path)
-            num_frames = _num_frames(image)
+            with Image.open(image.path) as opened:  # pages (TIFF) or frames (GIF, WebP, APNG)
+                num_frames = int(getattr(opened, "n_frames", 1))
         except (ImageError, DataError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
         # The annotations' coordinates are relative to the stated size.
         if size != image.image_hw:
-            yield Finding(
-                "size-mismatch",
-                "error",
-                f"stated as {image.image_hw[1]} x {image.image_hw[0]}, the file has "
-                f"{size[1]} x {size[0]}",
-                image.file_name,
-            )
+            stated = f"{image.image_hw[1]} x {image.image_hw[0]}"
+            message = f"stated as {stated}, the file has {size[1]} x {size[0]}"
+            yield Finding("size-mismatch", "error", message, image.file_name)
         if num_frames > 1:
             message = f"has {num_frames} pages or frames; only the first is used"
             yield Finding("several-frames", "warning", message, image.file_name)
         if digest in digests and digests[digest] != image.file_name:
-            yield Finding(
-                "duplicate-image", "warning", f"is a copy of {digests[digest]}", image.file_name
-            )
+            message = f"is a copy of {digests[digest]}"
+            yield Finding("duplicate-image", "warning", message, image.file_name)
         digests.setdefault(digest, image.file_name)
-
-
-def _num_frames(image: ImageRecord) -> int:
-    """Return the number of pages (TIFF) or frames (GIF, WebP, APNG) of an image file."""
-    with Image.open(image.path) as opened:
-        return int(getattr(opened, "n_frames", 1))
 
 
 def _check_lengths(
@@ -357,12 +332,9 @@ def _check_lengths(
             length = count(prefix) + count(suffix) + _FIXED
             lengths.append(length)
             if length > limit:
-                yield Finding(
-                    "over-budget",
-                    "error",
-                    f"{length} tokens for {len(target.objects)} objects, the budget is {limit}",
-                    image.file_name,
-                )
+                objects = f"{len(target.objects)} objects"
+                message = f"{length} tokens for {objects}, the budget is {limit}"
+                yield Finding("over-budget", "error", message, image.file_name)
 
 
 def _check_categories(parts: Mapping[str, Dataset]) -> Iterator[Finding]:
@@ -377,23 +349,18 @@ def _check_categories(parts: Mapping[str, Dataset]) -> Iterator[Finding]:
     for number, name in categories.items():
         if number not in used:
             yield Finding("unused-category", "warning", f"category {number} has no object", name)
-        yield from _check_name(name, seen)
-
-
-def _check_name(name: str, seen: dict[str, str]) -> Iterator[Finding]:
-    try:
-        require_phrase(name)
-    except PromptError as error:
-        yield Finding("class-name", "error", str(error), name)
-    else:
-        if any(sign in name for sign in ("<", ";")) or name != name.strip():
-            yield Finding(
-                "class-name", "error", "'<', ';' or a blank at an end breaks prompts", name
-            )
-    folded = " ".join(name.casefold().split())
-    if folded in seen:
-        yield Finding("class-name", "error", f"is the same as {seen[folded]!r} in a prompt", name)
-    seen.setdefault(folded, name)
+        problems = []
+        try:
+            require_phrase(name)
+            if any(sign in name for sign in ("<", ";")) or name != name.strip():
+                problems.append("'<', ';' or a blank at an end breaks prompts")
+        except PromptError as error:
+            problems.append(str(error))
+        folded = " ".join(name.casefold().split())
+        if folded in seen:
+            problems.append(f"is the same as {seen[folded]!r} in a prompt")
+        seen.setdefault(folded, name)
+        yield from (Finding("class-name", "error", problem, name) for problem in problems)
 
 
 def _check_leakage(digests: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
 
 from pgvision.arrays import BoolArray
-from pgvision.coco import outline_area
-from pgvision.datasets.dataset import Polygons, Rle, Segmentation
+from pgvision.datasets.dataset import Rle, Segmentation
 from pgvision.errors import DataError
 from pgvision.masks import join_rings, mask_to_polygon, polygon_rings
-from pgvision.rle import mask_to_rle, polygons_to_rle, rle_to_mask
+from pgvision.rle import mask_to_rle, outline_area, polygons_to_rle, rle_to_mask
 
 
 def segmentation_to_mask(segmentation: Segmentation, image_hw: tuple[int, int]) -> BoolArray:
@@ -80,14 +78,16 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
         (0, 0, 2, 0, 2, 2, 0, 0, 5, 5, 7, 5, 7, 7, 5, 5)
     """
     if isinstance(segmentation, Rle):
-        return join_rings(polygon_rings(mask_to_polygon(_mask(segmentation, image_hw))))
+        return join_rings(
+            polygon_rings(mask_to_polygon(segmentation_to_mask(segmentation, image_hw)))
+        )
     rings = tuple(ring for ring in segmentation if len(ring) >= 6)
     shapes = [Polygon(list(zip(ring[0::2], ring[1::2], strict=True))) for ring in rings]
     if not all(shape.is_valid for shape in shapes):
         if len(rings) == 1 and _is_inside(rings[0], image_hw):
             return rings[0]
         # A ring that crosses itself: its pixels decide what is inside.
-        return join_rings(polygon_rings(mask_to_polygon(_mask(rings, image_hw))))
+        return join_rings(polygon_rings(mask_to_polygon(segmentation_to_mask(rings, image_hw))))
     frame = shapely.box(0, 0, image_hw[1], image_hw[0])
     if all(_is_inside(ring, image_hw) for ring in rings):
         # Rings that overlap would cancel out under even-odd filling.
@@ -101,45 +101,18 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
     return join_rings(polygon_rings(MultiPolygon(parts)))
 
 
-def _mask(segmentation: Segmentation, image_hw: tuple[int, int]) -> BoolArray:
-    return segmentation_to_mask(segmentation, image_hw)
-
-
 def _is_inside(ring: tuple[float, ...], image_hw: tuple[int, int]) -> bool:
     height, width = image_hw
     return min(ring) >= 0 and max(ring[0::2]) <= width and max(ring[1::2]) <= height
-
-
-def polygons_xywh(polygons: Polygons) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of all rings together, in pixels.
-
-    Example:
-        >>> polygons_xywh(((1.0, 2.0, 5.0, 2.0, 5.0, 8.0),))
-        (1.0, 2.0, 4.0, 6.0)
-    """
-    xs = [x for ring in polygons for x in ring[0::2]]
-    ys = [y for ring in polygons for y in ring[1::2]]
-    return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
 
 
 def mask_to_runs(mask: BoolArray) -> Rle:
     """Turn a ``(h, w)`` bool mask into COCO's compressed run lengths.
 
     Example:
+        >>> import numpy as np
         >>> runs = mask_to_runs(np.array([[True, False], [True, False]]))
         >>> segmentation_to_mask(runs, (2, 2)).tolist()
         [[True, False], [True, False]]
     """
     return Rle((mask.shape[0], mask.shape[1]), mask_to_rle(mask)["counts"])
-
-
-def mask_xywh(mask: BoolArray) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of the pixels of a mask that is not empty.
-
-    Example:
-        >>> mask_xywh(np.array([[False, True, True]]))
-        (1.0, 0.0, 2.0, 1.0)
-    """
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    left, top = float(xs[0]), float(ys[0])
-    return (left, top, float(xs[-1]) + 1 - left, float(ys[-1]) + 1 - top)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pgvision.datasets.coco import read_coco
-from pgvision.datasets.dataset import Dataset, OnError, share_ids
+from pgvision.datasets.dataset import Dataset, OnError, join_parts, share_ids
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.formats import FORMATS, Format, detect_format, has_objects
 from pgvision.datasets.jsonl import read_jsonl
@@ -215,15 +215,7 @@ def _join(parts: Mapping[str, Dataset], path: Path) -> Dataset:
         raise DataError(
             f"{path}: parts {', '.join(parts)} have other categories; name one (split=)"
         )
-    # The part becomes a folder of the name: names stay unique.
-    images = tuple(
-        replace(image, file_name=f"{split}/{image.file_name}")
-        for split, part in parts.items()
-        for image in part.images
-    )
-    findings = tuple(
-        replace(finding, split=split) for split, part in parts.items() for finding in part.findings
-    )
+    images, findings = join_parts(parts)
     try:
         return replace(first, images=images, findings=findings)
     except DataError as error:

@@ -1,5 +1,7 @@
 """Annotations of an image as a result, to be drawn and exported like a model's."""
 
+from typing import Any
+
 import numpy as np
 
 from pgvision.arrays import ByteArray
@@ -38,27 +40,20 @@ def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
     xyxy = np.array(boxes, np.float32).reshape(-1, 4)
     labels = tuple(dataset.classes[row] for row in ids.tolist())
     outlines = [item.segmentation for item in kept if item.segmentation is not None]
+    fields: dict[str, Any] = {
+        "image_hw": image.image_hw,
+        "xyxy": xyxy,
+        "labels": labels,
+        "class_ids": ids,
+        "classes": dataset.classes,
+    }
     if not kept or len(outlines) < len(kept):
-        return DetectionResult(
-            image_hw=image.image_hw,
-            xyxy=xyxy,
-            labels=labels,
-            class_ids=ids,
-            classes=dataset.classes,
-        )
-    # 2. Masks as logits: 1 inside, -1 outside.
+        return DetectionResult(**fields)
     logits = np.full((len(kept), SIDE, SIDE), -1, np.float32)
     for row, (outline, box) in enumerate(zip(outlines, boxes, strict=True)):
         if box[2] > box[0] and box[3] > box[1]:  # not outside the image
             logits[row] = crop_mask(segmentation_to_mask(outline, image.image_hw), box) * 2 - 1
-    return SegmentationResult(
-        image_hw=image.image_hw,
-        xyxy=xyxy,
-        labels=labels,
-        class_ids=ids,
-        classes=dataset.classes,
-        mask_logits=logits,
-    )
+    return SegmentationResult(**fields, mask_logits=logits)
 
 
 def plot_truth(image: ImageRecord, dataset: Dataset) -> ByteArray:

@@ -2,33 +2,27 @@
 
 import math
 import re
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgvision.datasets.dataset import (
     Annotation,
-    Category,
     Dataset,
     EntryErrors,
     ImageRecord,
     OnError,
     Polygons,
+    number_dataset,
 )
 from pgvision.datasets.formats import refuse_foreign
-from pgvision.datasets.image_names import (
-    AnnotationFile,
-    ImageFinder,
-    find_named,
-    size_of,
-    walk_files,
-)
-from pgvision.datasets.outlines import polygons_xywh
+from pgvision.datasets.image_names import find_named, size_of, walk_files
 from pgvision.errors import DataError
+from pgvision.rle import outline_xywh
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
+_Size = tuple[int | None, int | None]
 _FURTHEST = 2**30  # pixels
 
 
@@ -66,53 +60,36 @@ def read_voc(
         raise DataError(f"{folder}: expected Pascal VOC files (*.xml), found none")
     # Broken files are recorded or raised, as `on_error` asks.
     errors = EntryErrors(on_error)
-    files = []
+    names: dict[Path, str] = {}
+    read: dict[Path, tuple[_Size, list[str], tuple[Annotation, ...]]] = {}
     for file in paths:
         with errors.entry(file.name):
-            files.append(_read_file(file))
-    # 2. Number the classes by name: VOC has no ids.
-    names = sorted({name for file in files for name, _ in file.objects})
-    numbers = {name: index for index, name in enumerate(names, start=1)}
-    # 3. Find the images, and build their records.
-    records: list[ImageRecord] = []
-    used = 0
-    for named, image in find_named(ImageFinder(root, images), files, errors):
-        with errors.entry(named.path.name):
-            height, width = named.size
-            image_hw = size_of(height, width, image.path, where=str(named.path), lacks="<size>")
-            objects = tuple(
-                replace(item, id=used + index, category_id=numbers[name])
-                for index, (name, item) in enumerate(named.objects, start=1)
-            )
-            used += len(objects)
-            records.append(ImageRecord(len(records) + 1, image.name, image.path, image_hw, objects))
-    categories = tuple(Category(number, name) for name, number in numbers.items())
-    return Dataset(tuple(records), categories, findings=tuple(errors.findings))
+            tree = _read_xml(file)
+            height, width = (_whole(tree.findtext(f"size/{tag}")) for tag in ("height", "width"))
+            read[file] = ((height, width), *_read_objects(tree, file))
+            names[file] = _text(tree, "filename", file)
+    # 2. Find the images, and build their records.
+    records: list[tuple[ImageRecord, list[str]]] = []
+    for file, image in find_named(root, images, names, errors).items():
+        with errors.entry(file.name):
+            size, labels, objects = read[file]
+            image_hw = size_of(*size, image.path, where=str(file), lacks="<size>")
+            records.append((ImageRecord(0, image.name, image.path, image_hw, objects), labels))
+    return number_dataset(records, errors.findings)
 
 
-@dataclass(frozen=True)
-class _VocFile(AnnotationFile):
-    """One XML file, read; ids of objects are given later."""
-
-    size: tuple[int | None, int | None] = (None, None)
-    objects: tuple[tuple[str, Annotation], ...] = ()
-
-
-def _read_file(path: Path) -> _VocFile:
-    tree = _read_xml(path)
-    objects = []
+def _read_objects(tree: "Element", file: Path) -> tuple[list[str], tuple[Annotation, ...]]:
+    names, objects = [], []
     for item in tree.findall("object"):
-        name = _text(item, "name", path)
-        polygons = _polygons(item, path)
-        box = Annotation(0, 0, _box(item, polygons, path), polygons, extra=_flags(item))
-        objects.append((name, box))
-    height, width = (tree.findtext(f"size/{tag}") or "" for tag in ("height", "width"))
-    size = (_whole(height), _whole(width))
-    return _VocFile(path, _text(tree, "filename", path), size, tuple(objects))
+        names.append(_text(item, "name", file))
+        polygons = _polygons(item, file)
+        box = _box(item, polygons, file)
+        objects.append(Annotation(0, 0, box, polygons, extra=_flags(item)))
+    return names, tuple(objects)
 
 
-def _whole(text: str) -> int | None:
-    return int(text) if text.strip().isdecimal() and len(text) < 20 else None
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.strip().isdecimal() and len(text) < 20 else None
 
 
 def _read_xml(file: Path) -> "Element":
@@ -180,7 +157,7 @@ def _box(
 ) -> tuple[float, float, float, float]:
     box = item.find("bndbox")
     if box is None and item.find("robndbox") is not None and polygons:
-        return polygons_xywh(polygons)
+        return outline_xywh(polygons)
     if box is None:
         raise DataError(f"{file}: <object> lacks <bndbox>")
     left, top, right, bottom = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)

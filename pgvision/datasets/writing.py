@@ -102,8 +102,7 @@ def write_dataset(
         if len(parts) > 1:
             raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
         (part,) = parts.values()
-        names = {image.id: relative_name(image.path, target) for image in part.images}
-        writer.write_file(target, part, names, "")
+        writer.write_file(target, part, _relative_names(part, target), "")
         return writer.report(target)
     # 3. A folder: written to a temporary one and renamed, so that an error leaves nothing.
     places = _places(parts, format)
@@ -117,7 +116,7 @@ def write_dataset(
             for split, part in parts.items():
                 names = {image.id: _new_name(image) for image in part.images}
                 if images == "none":
-                    names = {i.id: relative_name(i.path, target / "a") for i in part.images}
+                    names = _relative_names(part, target / "a")
                 writer.write_file(folder / f"{split or stem}{ending}", part, names, split)
     return writer.report(target)
 
@@ -133,14 +132,9 @@ class _Writer:
         self._counts = [0, 0, 0]  # images, objects, copied files
 
     def report(self, path: Path) -> WriteReport:
-        num_images, num_objects, num_copied = self._counts
-        return WriteReport(
-            path=path,
-            num_images=num_images,
-            num_objects=num_objects,
-            num_copied=num_copied,
-            findings=tuple(self._findings),
-        )
+        names = ("num_images", "num_objects", "num_copied")
+        counts = dict(zip(names, self._counts, strict=True))
+        return WriteReport(path=path, findings=tuple(self._findings), **counts)
 
     def write_file(self, path: Path, dataset: Dataset, names: _Names, split: str) -> None:
         """Write a COCO or JSONL file and count what is in it."""
@@ -159,12 +153,11 @@ class _Writer:
             for image in dataset.images:
                 for target in targets_of(image, dataset, self._options):
                     example = example_of(target, image, dataset, self._options, self._codec)
-                    name = readable_name(names[image.id])
-                    file.write(example_line(name, example.prefix, example.suffix))
+                    file.write(example_line(names[image.id], example.prefix, example.suffix))
         # Read the examples back; an empty file has none.
         after = None
         if path.stat().st_size:
-            sizes = {readable_name(names[image.id]): image.image_hw for image in dataset.images}
+            sizes = {names[image.id]: image.image_hw for image in dataset.images}
             convention = self._options.convention
             after = read_jsonl(path, convention=convention, known_hw=sizes)
         # Codes are not decoded here, which takes a second for a hundred masks.
@@ -195,9 +188,8 @@ class _Writer:
                 name = f"{places[split]}/{_new_name(image)}"
                 file = label_path(folder / name)
                 if file.exists():
-                    raise DataError(
-                        f"two images would share the label file {file.relative_to(folder)}"
-                    )
+                    shared = file.relative_to(folder)
+                    raise DataError(f"two images would share the label file {shared}")
                 write_text(file, label_text(image, numbers, self._options.task))
                 ids[name] = image.id
                 sizes[split][folder / name] = image.image_hw
@@ -267,13 +259,7 @@ class _Writer:
         if after is not None:
             self._add_counts(len(after.images), after.num_objects)
         self._findings += compare_datasets(
-            before,
-            after,
-            names={number: readable_name(name) for number, name in names.items()},
-            options=self._options,
-            bins=bins,
-            masks=masks,
-            split=split,
+            before, after, names=names, options=self._options, bins=bins, masks=masks, split=split
         )
 
     def _add_counts(self, num_images: int, num_objects: int) -> None:
@@ -304,6 +290,11 @@ def _new_folder(target: Path) -> Iterator[Path]:
         aside.replace(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _relative_names(dataset: Dataset, file: Path) -> _Names:
+    """Return the names of images that stay where they are, relative to a new file."""
+    return {i.id: readable_name(relative_name(i.path, file)) for i in dataset.images}
 
 
 def _new_name(image: ImageRecord) -> str:

@@ -25,11 +25,11 @@ from pgvision.datasets.dataset import (
 )
 from pgvision.datasets.examples import clipped_xyxy, is_outside
 from pgvision.datasets.fields import Fields
-from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images, walk_files
-from pgvision.datasets.outlines import one_ring, polygons_xywh
+from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images, size_of, walk_files
+from pgvision.datasets.outlines import one_ring
 from pgvision.datasets.yolo_config import Split, YoloConfig, find_config, lines_of
-from pgvision.errors import DataError, ImageError
-from pgvision.images import image_hw_of
+from pgvision.errors import DataError
+from pgvision.rle import outline_xywh
 
 IDS_FILE = "coco_ids.json"
 """File next to data.yaml with the COCO ids, which label files cannot contain."""
@@ -53,13 +53,8 @@ def label_path(image: Path) -> Path:
     return label_folder(image.parent) / f"{image.stem}.txt"
 
 
-def label_folder(folder: Path) -> Path:
+def label_folder(folder: Path, old: str = "images", new: str = "labels") -> Path:
     """Return the folder of the labels of the images in ``folder``; see `label_path`."""
-    return _swap(folder, "images", "labels")
-
-
-def _swap(folder: Path, old: str, new: str) -> Path:
-    """Replace the last part called ``old``."""
     parts = list(folder.parts)
     if old not in parts:
         return folder
@@ -202,7 +197,7 @@ class _Labels:
 
     def has_image(self, label: Path) -> bool:
         """Whether there is an image that this may be the label file of."""
-        places = [label.parent, _swap(label.parent, "labels", "images")]
+        places = [label.parent, label_folder(label.parent, "labels", "images")]
         if self._images is not None and self._labels is not None:
             places = [self._images / label.relative_to(self._labels).parent]
         endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
@@ -272,7 +267,9 @@ class _Reader:
         for path in split.images:
             name = path.relative_to(base).as_posix()
             with errors.entry(name):
-                image_hw = self.known_hw.get(path) or _image_hw(path)
+                image_hw = self.known_hw.get(path) or size_of(
+                    None, None, path, where=name, lacks="a size, which YOLO's numbers are shares of"
+                )
                 file = self._labels.of(path)
                 objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
                 records.append(ImageRecord(self._ids.image(path), name, path, image_hw, objects))
@@ -289,11 +286,13 @@ class _Reader:
     def _labels_alone(self, folder: Path) -> Iterator[Finding]:
         place = self._labels.of_folder(folder)
         for file in walk_files(place, (".txt",)) if place.is_dir() else []:
-            if self._labels.has_image(file) or not _starts_with_number(file):
-                continue
-            name = file.relative_to(place).as_posix()
-            message = f"{file} labels an image that is not there"
-            yield Finding("missing-file", "error", message, name)
+            words = read_text(file).split(maxsplit=1)
+            # Notes (classes.txt, README) may be in the same folder.
+            is_label = words and words[0].isdecimal() and file.name not in _NAMES_FILES
+            if is_label and not self._labels.has_image(file):
+                message = f"{file} labels an image that is not there"
+                name = file.relative_to(place).as_posix()
+                yield Finding("missing-file", "error", message, name)
 
     def _read_labels(self, file: Path, image_hw: tuple[int, int]) -> Iterator[Annotation]:
         for index, line in enumerate(read_text(file).splitlines(), start=1):
@@ -311,38 +310,24 @@ class _Reader:
                 extra = _keypoints(values[4:], self._keypoints[1], image_hw)
             # Four numbers are a box, more are a polygon.
             if self._keypoints is not None or len(values) == 4:
-                xywh = _to_pixels(values[:4], image_hw, where)
+                cx, cy, w, h = _scaled(values[:4], image_hw)
+                if w < 0 or h < 0:
+                    raise DataError(f"{where}: width and height must not be negative")
+                xywh = (_decimal(cx - w / 2), _decimal(cy - h / 2), _decimal(w), _decimal(h))
             else:
-                polygons = (_ring_to_pixels(values, image_hw),)
-                xywh = polygons_xywh(polygons)
+                polygons = (tuple(map(_decimal, _scaled(values, image_hw))),)
+                xywh = outline_xywh(polygons)
             category = self._categories[number].id
             yield Annotation(next(self._ids.annotations), category, xywh, polygons, extra=extra)
 
 
-def _image_hw(path: Path) -> tuple[int, int]:
-    try:
-        return image_hw_of(path)
-    except ImageError as error:
-        raise DataError(f"YOLO boxes need the image's size: {error}") from error
-
-
-def _starts_with_number(file: Path) -> bool:
-    """Distinguish labels from notes (classes.txt, README) in the same folder."""
-    words = read_text(file).split(maxsplit=1)
-    return bool(words) and words[0].isdecimal() and file.name not in _NAMES_FILES
-
-
 def _keypoints(values: list[float], each: int, image_hw: tuple[int, int]) -> dict[str, object]:
     """Return COCO's fields; without visibility, a point at 0, 0 is one that is not labelled."""
-    height, width = image_hw
     points: list[float] = []
     for start in range(0, len(values), each):
         x, y, *seen = values[start : start + each]
-        points += [
-            _decimal(x * width),
-            _decimal(y * height),
-            int(seen[0] if seen else 2 * (x != 0 or y != 0)),
-        ]
+        state = int(seen[0] if seen else 2 * (x != 0 or y != 0))
+        points += [*map(_decimal, _scaled([x, y], image_hw)), state]
     return {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
 
 
@@ -381,21 +366,10 @@ def _parse_line(
     return int(numbers[0]), numbers[1:]
 
 
-def _to_pixels(
-    values: list[float], image_hw: tuple[int, int], where: str
-) -> tuple[float, float, float, float]:
+def _scaled(shares: list[float], image_hw: tuple[int, int]) -> list[float]:
+    """Return alternating shares of width and height in pixels."""
     height, width = image_hw
-    cx, cy, w, h = values[0] * width, values[1] * height, values[2] * width, values[3] * height
-    if w < 0 or h < 0:
-        raise DataError(f"{where}: width and height must not be negative")
-    return (_decimal(cx - w / 2), _decimal(cy - h / 2), _decimal(w), _decimal(h))
-
-
-def _ring_to_pixels(values: list[float], image_hw: tuple[int, int]) -> tuple[float, ...]:
-    height, width = image_hw
-    return tuple(
-        _decimal(value * (height if index % 2 else width)) for index, value in enumerate(values)
-    )
+    return [share * (height if at % 2 else width) for at, share in enumerate(shares)]
 
 
 def _decimal(value: float) -> float:
@@ -422,13 +396,12 @@ def label_text(
         >>> label_text(ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640), (box,)), {3: 0})
         '0 0.625 0.5 0.25 0.5\n'
     """
-    lines = []
+    text, shares = "", _box if task == "detect" else _polygon
     for item in image.objects:
-        if item.iscrowd or is_outside(item, image.image_hw):
-            continue
-        values = _box(item, image) if task == "detect" else _polygon(item, image)
-        lines.append(" ".join([str(numbers[item.category_id]), *map(repr, values)]) + "\n")
-    return "".join(lines)
+        if not (item.iscrowd or is_outside(item, image.image_hw)):
+            values = map(repr, shares(item, image))
+            text += " ".join([str(numbers[item.category_id]), *values]) + "\n"
+    return text
 
 
 def _box(item: Annotation, image: ImageRecord) -> list[float]:

@@ -111,7 +111,10 @@ class YoloConfig:
                 raise self.fields.fail("names", "a file that is there")
             names = lines_of(found[0])
         elif isinstance(value, dict):
-            names = self._numbered(value)
+            numbers = {int(key): str(name) for key, name in value.items() if key.isdecimal()}
+            if len(numbers) != len(value) or set(numbers) != set(range(len(value))):
+                raise self.fields.fail("names", "names numbered from 0 without gaps")
+            names = [numbers[index] for index in range(len(value))]
         else:
             names = [str(name) for name in self.fields.items("names")]
         given = value.values() if isinstance(value, dict) else value
@@ -124,12 +127,6 @@ class YoloConfig:
                 f"{self.file}: nc is {stated}, but there are {len(names)} names; correct one"
             )
         return names
-
-    def _numbered(self, value: dict[str, object]) -> list[str]:
-        numbers = {int(key): str(name) for key, name in value.items() if key.isdecimal()}
-        if len(numbers) != len(value) or set(numbers) != set(range(len(value))):
-            raise self.fields.fail("names", "names numbered from 0 without gaps")
-        return [numbers[index] for index in range(len(value))]
 
     def num_keypoints(self) -> tuple[int, int] | None:
         """Return ``kpt_shape``: key points of an object, and numbers of each.
@@ -159,14 +156,12 @@ class YoloConfig:
             if key in _NOT_SPLITS or not self._is_split(key, value):
                 continue
             try:
-                split = self._split(key, value)
+                found[key] = self._split(key, value)
             except DataError as error:
                 # train and val must exist; a missing test folder is common.
                 if key in _NEEDED:
                     raise
                 findings.append(Finding("missing-folder", "error", str(error), key))
-                continue
-            found[key] = split
         return found, findings
 
     def _is_split(self, key: str, value: object) -> bool:
@@ -215,14 +210,13 @@ class YoloConfig:
         """Return the images of a list: ``./`` starts at the list, other names at the data set."""
         images = []
         for line in lines_of(file):
-            where = f"{file.name}: {line}"
-            if line.replace("\\", "/").startswith("./"):
-                place = Path(os.path.normpath(file.parent / line.replace("\\", "/")))
-                places = [place] if place.is_file() else self._places(line, where)
+            entry, where = line.replace("\\", "/"), f"{file.name}: {line}"
+            place = Path(os.path.normpath(file.parent / entry))
+            near = [place] if place.is_file() else []
+            if entry.startswith("./"):
+                places = near or self._places(line, where)
             else:
-                places = self._places(line, where) or [
-                    place for place in [file.parent / line] if place.is_file()
-                ]
+                places = self._places(line, where) or near
             if not places:
                 raise DataError(f"{file}: image {line!r} is not there; correct or remove the line")
             images.append(places[0])

@@ -1,13 +1,13 @@
 """Calibration of scores: a monotone map to precision, fitted on a validation set."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray, FloatArray
 from pgvision.coco.checks import parse_json, read_bytes
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.files import write_text
@@ -59,7 +59,7 @@ class Calibration:
                     "calibration knots: expected rising pairs in [0, 1]. Fix: fit it again."
                 )
 
-    def apply(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    def apply(self, scores: FloatArray) -> FloatArray:
         """Map scores to precision.
 
         Args:
@@ -80,7 +80,7 @@ class Calibration:
         if self.method == "temperature":
             from scipy.special import expit
 
-            mapped: NDArray[np.float64] = expit(_logit(wide) / self.temperature)
+            mapped: FloatArray = expit(_logit(wide) / self.temperature)
         else:
             xs, ys = np.array(self.knots).T
             mapped = np.interp(wide, xs, ys)
@@ -89,14 +89,7 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write JSON atomically; :meth:`load` returns exactly the same map."""
-        content = {
-            "format": _FORMAT,
-            "method": self.method,
-            "temperature": self.temperature,
-            "knots": [list(knot) for knot in self.knots],
-            "num_fitted": self.num_fitted,
-        }
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_text(path, json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -130,7 +123,7 @@ class Calibration:
 
 
 def fit_calibration(
-    scores: NDArray[np.floating[Any]], is_correct: NDArray[np.bool_], method: Method = "isotonic"
+    scores: FloatArray, is_correct: BoolArray, method: Method = "isotonic"
 ) -> Calibration:
     """Fit a map from scores to the share that is right.
 
@@ -173,7 +166,7 @@ def fit_calibration(
     return Calibration(method=method, knots=_fit_isotonic(x, y), num_fitted=len(x))
 
 
-def _require_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _require_scores(scores: FloatArray) -> FloatArray:
     if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
         raise EvaluationError(
             "calibration scores: expected numbers in [0, 1], got "
@@ -182,14 +175,14 @@ def _require_scores(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores
 
 
-def _logit(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def _logit(scores: FloatArray) -> FloatArray:
     from scipy.special import logit
 
-    odds: NDArray[np.float64] = logit(np.clip(scores, _EDGE, 1 - _EDGE))
+    odds: FloatArray = logit(np.clip(scores, _EDGE, 1 - _EDGE))
     return odds
 
 
-def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+def _fit_temperature(scores: FloatArray, correct: BoolArray) -> float:
     """Minimise the negative log-likelihood, which is convex in 1 / temperature."""
     from scipy.optimize import brentq
     from scipy.special import expit
@@ -208,9 +201,7 @@ def _fit_temperature(scores: NDArray[np.float64], correct: NDArray[np.bool_]) ->
     return 1 / float(brentq(slope, low, high))
 
 
-def _fit_isotonic(
-    scores: NDArray[np.float64], correct: NDArray[np.bool_]
-) -> tuple[tuple[float, float], ...]:
+def _fit_isotonic(scores: FloatArray, correct: BoolArray) -> tuple[tuple[float, float], ...]:
     """Pool adjacent violators; each block becomes a flat piece between its outer scores."""
     from scipy.optimize import isotonic_regression
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.errors import EvaluationError, OptionError
 from pgvision.evaluation.engine import (
     MAX_DETS,
@@ -141,7 +141,7 @@ def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: in
         raise OptionError(f"max_dets: expected at least 1, got {max_dets}. Fix: COCO keeps 100.")
 
 
-def _curves(accumulated: Accumulated) -> NDArray[np.float64]:
+def _curves(accumulated: Accumulated) -> FloatArray:
     """Return ``(k, 2, 101)`` precision at IoU 0.5 and 0.75."""
     return accumulated.precision[[0, 5], :, :, 0, 2].transpose(2, 0, 1)
 
@@ -182,7 +182,7 @@ def _per_class(
     return entries
 
 
-def _defined(values: NDArray[np.float64]) -> float | None:
+def _defined(values: FloatArray) -> float | None:
     mean = defined_mean(values)
     return None if mean == -1 else mean
 
@@ -221,7 +221,7 @@ def _with_details(
 
 def match_scores(
     gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, iou: float = 0.5
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[FloatArray, BoolArray]:
     """Return scores and whether each prediction is correct, to fit a calibration.
 
     Args:
@@ -253,8 +253,8 @@ class Mistakes:
             crowd of their class.
     """
 
-    missed: NDArray[np.bool_]
-    wrong: NDArray[np.bool_]
+    missed: BoolArray
+    wrong: BoolArray
 
     @property
     def count(self) -> int:
@@ -305,7 +305,7 @@ def find_mistakes(
     }
 
 
-def _rows_by_image(image: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+def _rows_by_image(image: IntArray) -> dict[int, IntArray]:
     order = np.argsort(image, kind="stable")
     starts = np.flatnonzero(np.diff(image[order])) + 1
     groups = np.split(order, starts) if len(order) else []
@@ -314,7 +314,7 @@ def _rows_by_image(image: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
 
 def _matched(
     gt: TruthSource, results: ResultsSource, iou_type: IouType, iou: float
-) -> tuple[Predictions, NDArray[np.int64], GroundTruth]:
+) -> tuple[Predictions, IntArray, GroundTruth]:
     if not 0.5 <= iou <= 1:
         raise OptionError(f"iou: expected 0.5 to 1, got {iou}. Fix: 0.5 is COCO's loosest match.")
     _require_options(iou_type=iou_type, engine="faster", scoreless="refuse", max_dets=MAX_DETS)

@@ -7,13 +7,14 @@ match.
 import contextlib
 import io
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgvision.errors import OptionError
+from pgvision.arrays import FloatArray
 from pgvision.evaluation.inputs import GroundTruth, Predictions
+from pgvision.rle import Rle
 
 Engine = Literal["faster", "pycocotools"]
 IouType = Literal["bbox", "segm"]
@@ -54,8 +55,8 @@ class Accumulated:
         recall: ``(10, k, 4, 3)``.
     """
 
-    precision: NDArray[np.float64]
-    recall: NDArray[np.float64]
+    precision: FloatArray
+    recall: FloatArray
 
     def stats(self) -> tuple[float, ...]:
         """The 12 COCO figures in the order of `stat_names`."""
@@ -66,7 +67,7 @@ class Accumulated:
         return tuple(stats)
 
 
-def defined_mean(values: NDArray[np.float64]) -> float:
+def defined_mean(values: FloatArray) -> float:
     """Return the mean of the values above -1; -1 if there are none, as in pycocotools."""
     defined = values[values > -1]
     return float(np.mean(defined)) if defined.size else -1.0
@@ -80,11 +81,7 @@ def run_engine(
     engine: Engine,
     max_dets: int = MAX_DETS,
 ) -> Accumulated:
-    """Match and accumulate.
-
-    Raises:
-        OptionError: If ``engine`` is unknown.
-    """
+    """Match and accumulate."""
     # 1. Choose the implementation; both have pycocotools' interface.
     coco: Any
     evaluator: Any
@@ -92,17 +89,12 @@ def run_engine(
         from faster_coco_eval import COCO, COCOeval_faster
 
         coco, evaluator = COCO, COCOeval_faster
-    elif engine == "pycocotools":
+    else:
         from pycocotools.coco import COCO as ReferenceCoco
         from pycocotools.cocoeval import COCOeval
 
         coco, evaluator = ReferenceCoco, COCOeval
-    else:
-        raise OptionError(
-            f"engine: expected one of {', '.join(get_args(Engine))}, got {engine!r}. "
-            "Fix: leave it out for faster-coco-eval."
-        )
-    # 2. Build the two COCO objects.
+    # 2. Make both sides as the evaluators take them.
     images = [
         {"id": number, "file_name": "", "height": height, "width": width}
         for number in truth.image_ids.tolist()
@@ -131,37 +123,39 @@ def run_engine(
 
 
 def _truth_records(truth: GroundTruth) -> list[dict[str, Any]]:
-    columns = (truth.image, truth.category, truth.xywh, truth.area, truth.crowd)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    records = [
-        {
-            "id": row, "image_id": image, "category_id": category,
-            "bbox": box, "area": area, "iscrowd": int(crowd),
-        }
-        for row, (image, category, box, area, crowd) in enumerate(rows, start=1)
-    ]  # fmt: skip
-    for record, mask in zip(records, truth.masks or [], strict=False):
-        record["segmentation"] = mask
-    return records
+    return _records(
+        truth.masks,
+        image_id=truth.image,
+        category_id=truth.category,
+        bbox=truth.xywh,
+        area=truth.area,
+        iscrowd=truth.crowd.astype(np.int64),
+    )
 
 
 def _found_records(found: Predictions) -> list[dict[str, Any]]:
-    areas = found.xywh[:, 2] * found.xywh[:, 3]
+    area = found.xywh[:, 2] * found.xywh[:, 3]
     if found.masks is not None:
         from pycocotools import mask as coco_mask
 
         # One by one: given a list, pycocotools counts it in a uint8 and fails above 255 masks.
-        areas = np.array([float(coco_mask.area(mask)) for mask in found.masks], np.float64)
-    scores = np.zeros(len(found)) if found.scores is None else found.scores
-    columns = (found.image, found.category, found.xywh, areas, scores)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
+        area = np.array([float(coco_mask.area(mask)) for mask in found.masks], np.float64)
+    return _records(
+        found.masks,
+        image_id=found.image,
+        category_id=found.category,
+        bbox=found.xywh,
+        area=area,
+        score=np.zeros(len(found)) if found.scores is None else found.scores,
+        iscrowd=np.zeros(len(found), np.int64),
+    )
+
+
+def _records(masks: list[Rle] | None, **columns: NDArray[Any]) -> list[dict[str, Any]]:
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     records = [
-        {
-            "id": row, "image_id": image, "category_id": category,
-            "bbox": box, "area": area, "score": score, "iscrowd": 0,
-        }
-        for row, (image, category, box, area, score) in enumerate(rows, start=1)
-    ]  # fmt: skip
-    for record, mask in zip(records, found.masks or [], strict=False):
+        dict(zip(columns, row, strict=True), id=number) for number, row in enumerate(rows, 1)
+    ]
+    for record, mask in zip(records, masks or [], strict=False):
         record["segmentation"] = mask
     return records

@@ -4,16 +4,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.coco import FIX, CocoContent, Problems, read_content
 from pgvision.coco.checks import Table, kind_of, parse_json, read_bytes
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
-from pgvision.rle import Rle, pack_rle, pixels_fault, polygons_to_rle, rle_fault, run_totals
+from pgvision.rle import Rle, checked_rle, pack_rle, polygons_to_rle
 
 Record: TypeAlias = Mapping[str, Any]
 TruthSource: TypeAlias = "str | Path | Mapping[str, Any] | Any"
@@ -36,7 +36,6 @@ class GroundTruth:
         image_hw: Height and width by image id; None where the file does not state them.
         category_ids: ``(k,)`` int64, sorted.
         names: ``k`` category names.
-        ids: ``(n,)`` annotation ids.
         image: ``(n,)`` image id of each annotation.
         category: ``(n,)`` category id of each annotation.
         xywh: ``(n, 4)`` float64, pixels: left, top, width, height.
@@ -46,16 +45,15 @@ class GroundTruth:
         notes: What was filled in.
     """
 
-    image_ids: NDArray[np.int64]
+    image_ids: IntArray
     image_hw: dict[int, tuple[int, int] | None]
-    category_ids: NDArray[np.int64]
+    category_ids: IntArray
     names: tuple[str, ...]
-    ids: NDArray[np.int64]
-    image: NDArray[np.int64]
-    category: NDArray[np.int64]
-    xywh: NDArray[np.float64]
-    area: NDArray[np.float64]
-    crowd: NDArray[np.bool_]
+    image: IntArray
+    category: IntArray
+    xywh: FloatArray
+    area: FloatArray
+    crowd: BoolArray
     masks: list[Rle] | None
     notes: tuple[str, ...]
 
@@ -83,25 +81,15 @@ class GroundTruth:
         # 2. Annotations that belong to both.
         category_ids, images = self.category_ids[keep_class], self.image_ids[keep_image]
         rows = np.isin(self.category, category_ids) & np.isin(self.image, images)
-        return replace(
-            self,
-            image_ids=images,
-            category_ids=category_ids,
-            names=tuple(n for n, keep in zip(self.names, keep_class, strict=True) if keep),
-            ids=self.ids[rows],
-            image=self.image[rows],
-            category=self.category[rows],
-            xywh=self.xywh[rows],
-            area=self.area[rows],
-            crowd=self.crowd[rows],
-            masks=self.masks and [self.masks[row] for row in np.flatnonzero(rows).tolist()],
-        )
+        kept = _with_rows(self, rows, ("image", "category", "xywh", "area", "crowd"))
+        names = tuple(n for n, keep in zip(self.names, keep_class, strict=True) if keep)
+        return replace(kept, image_ids=images, category_ids=category_ids, names=names)
 
-    def class_places(self, category: NDArray[np.int64]) -> NDArray[np.int64]:
+    def class_places(self, category: IntArray) -> IntArray:
         """Return the positions of category ids in ``category_ids``."""
         return np.searchsorted(self.category_ids, category)
 
-    def count_by_class(self, category: NDArray[np.int64]) -> NDArray[np.int64]:
+    def count_by_class(self, category: IntArray) -> IntArray:
         """Return ``(k,)`` how often each category occurs."""
         return np.bincount(self.class_places(category), minlength=len(self.category_ids))
 
@@ -172,7 +160,6 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
         image_hw={number: entry.image_hw for number, entry in content.images.items()},
         category_ids=np.array(category_ids, np.int64),
         names=tuple(content.categories[number].fields["name"] for number in category_ids),
-        ids=content.ids,
         image=content.image_ids,
         category=content.category_ids,
         xywh=content.xywh,
@@ -224,10 +211,10 @@ class Predictions:
         notes: What the results do not cover.
     """
 
-    image: NDArray[np.int64]
-    category: NDArray[np.int64]
-    xywh: NDArray[np.float64]
-    scores: NDArray[np.float64] | None
+    image: IntArray
+    category: IntArray
+    xywh: FloatArray
+    scores: FloatArray | None
     masks: list[Rle] | None
     outputs: OutputCounts | None = None
     notes: tuple[str, ...] = ()
@@ -241,15 +228,18 @@ class Predictions:
         if rows.all():
             return self
         left_out = f"{int((~rows).sum())} predictions of other classes or images were left out"
-        return replace(
-            self,
-            image=self.image[rows],
-            category=self.category[rows],
-            xywh=self.xywh[rows],
-            scores=None if self.scores is None else self.scores[rows],
-            masks=self.masks and [self.masks[row] for row in np.flatnonzero(rows).tolist()],
-            notes=(*self.notes, left_out),
-        )
+        names = ("image", "category", "xywh") + (() if self.scores is None else ("scores",))
+        return replace(_with_rows(self, rows, names), notes=(*self.notes, left_out))
+
+
+_Rows = TypeVar("_Rows", "GroundTruth", Predictions)
+
+
+def _with_rows(whole: _Rows, rows: BoolArray, names: Sequence[str]) -> _Rows:
+    """Return some rows of the columns ``names``, and of the masks."""
+    columns: dict[str, Any] = {name: getattr(whole, name)[rows] for name in names}
+    masks = whole.masks and [whole.masks[row] for row in np.flatnonzero(rows).tolist()]
+    return replace(whole, masks=masks, **columns)
 
 
 def load_inputs(
@@ -336,7 +326,7 @@ def _checked(
     return Predictions(image, category, boxes, scores, rles)
 
 
-def _known_column(table: Table, key: str, known: NDArray[np.int64]) -> NDArray[np.int64]:
+def _known_column(table: Table, key: str, known: IntArray) -> IntArray:
     before = table.bad.copy()
     column = table.whole(key)
     unknown = ~np.isin(column, known) & (table.bad == before)
@@ -345,19 +335,16 @@ def _known_column(table: Table, key: str, known: NDArray[np.int64]) -> NDArray[n
     return column
 
 
-def _rles(table: Table, image: NDArray[np.int64], truth: GroundTruth) -> list[Rle]:
+def _rles(table: Table, image: IntArray, truth: GroundTruth) -> list[Rle]:
     rles: list[Rle] = []
     for row, record in enumerate(table.records):
         size = truth.image_hw.get(int(image[row]))
         if size is None:
             continue  # an unknown image is a problem already
-        if fault := rle_fault(record.get("segmentation"), size):
-            table.fail(row, "segmentation", fault)
-            continue
-        rles.append(pack_rle(record["segmentation"]))
-        (total,) = run_totals([rles[-1]["counts"]]).tolist()
-        if fault := pixels_fault(total, size):
-            table.fail(row, "segmentation", fault)
+        try:
+            rles.append(checked_rle(record.get("segmentation"), size))
+        except DataError as error:
+            table.fail(row, "segmentation", str(error))
     return rles
 
 

@@ -4,12 +4,11 @@ The overlaps of an image are computed once, for all metrics, and only pairs that
 kept: memory grows with the pairs that overlap, not with all pairs of a dense image.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.evaluation.engine import MAX_DETS
 from pgvision.evaluation.inputs import GroundTruth, Predictions
 
@@ -17,8 +16,7 @@ LOWEST_IOU: Final = 0.5
 _PAIRS_AT_ONCE: Final = 1 << 20  # pairs; IoUs computed in one array operation, 100 MB
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
+class Pairs(NamedTuple):
     """Overlapping pairs of one image: of one class at any IoU, of two classes from IoU 0.5.
 
     Attributes:
@@ -28,16 +26,16 @@ class Pairs:
         same_class: ``(p,)`` bool.
     """
 
-    found: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    iou: NDArray[np.float64]
-    same_class: NDArray[np.bool_]
+    found: IntArray
+    truth: IntArray
+    iou: FloatArray
+    same_class: BoolArray
 
-    def where(self, keep: NDArray[np.bool_]) -> "Pairs":
+    def where(self, keep: BoolArray) -> "Pairs":
         """Return some of the pairs."""
-        return Pairs(self.found[keep], self.truth[keep], self.iou[keep], self.same_class[keep])
+        return Pairs._make(column[keep] for column in self)
 
-    def at(self, iou: float, chosen: NDArray[np.bool_] | None = None) -> "Pairs":
+    def at(self, iou: float, chosen: BoolArray | None = None) -> "Pairs":
         """Return the pairs of at least this IoU, as pycocotools compares, and of those chosen."""
         keep = self.iou >= min(iou, 1 - 1e-10)
         return self.where(keep if chosen is None else keep & chosen)
@@ -74,20 +72,12 @@ def overlapping_pairs(truth: GroundTruth, found: Predictions) -> Pairs:
     if not parts:
         none = np.zeros(0, np.int64)
         return Pairs(none, none, np.zeros(0), np.zeros(0, np.bool_))
-    return Pairs(
-        np.concatenate([part.found for part in parts]),
-        np.concatenate([part.truth for part in parts]),
-        np.concatenate([part.iou for part in parts]),
-        np.concatenate([part.same_class for part in parts]),
-    )
+    return Pairs._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _grid(
-    found_start: NDArray[np.int64],
-    num_found: NDArray[np.int64],
-    truth_start: NDArray[np.int64],
-    num_truth: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    found_start: IntArray, num_found: IntArray, truth_start: IntArray, num_truth: IntArray
+) -> tuple[IntArray, IntArray]:
     """Return positions of all pairs of each image, prediction by prediction."""
     sizes = num_found * num_truth
     inside = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -99,10 +89,7 @@ def _grid(
 
 
 def _pairs_of(
-    truth: GroundTruth,
-    found: Predictions,
-    pair_found: NDArray[np.int64],
-    pair_truth: NDArray[np.int64],
+    truth: GroundTruth, found: Predictions, pair_found: IntArray, pair_truth: IntArray
 ) -> Pairs:
     """Compute the IoU of pairs, and keep those that overlap."""
     same = truth.category[pair_truth] == found.category[pair_found]
@@ -122,11 +109,8 @@ def _pairs_of(
 
 
 def _mask_iou(
-    truth: GroundTruth,
-    found: Predictions,
-    pair_found: NDArray[np.int64],
-    pair_truth: NDArray[np.int64],
-) -> NDArray[np.float64]:
+    truth: GroundTruth, found: Predictions, pair_found: IntArray, pair_truth: IntArray
+) -> FloatArray:
     """Compute the IoU of masks image by image; the pairs of an image are a full grid."""
     from pycocotools import mask as coco_mask
 
@@ -147,9 +131,7 @@ def _mask_iou(
     return iou
 
 
-def kept_predictions(
-    truth: GroundTruth, found: Predictions, max_dets: int = MAX_DETS
-) -> NDArray[np.int64]:
+def kept_predictions(truth: GroundTruth, found: Predictions, max_dets: int = MAX_DETS) -> IntArray:
     """Return the rows of the best predictions of each image and class, the best first."""
     group = np.searchsorted(truth.image_ids, found.image) * len(truth.category_ids)
     group += truth.class_places(found.category)
@@ -163,7 +145,7 @@ def kept_predictions(
 
 def greedy_match(
     truth: GroundTruth, found: Predictions, pairs: Pairs, *, iou: float, max_dets: int = MAX_DETS
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Match at one IoU as pycocotools does: by falling score, each takes the best annotation left.
 
     Args:
@@ -203,7 +185,7 @@ def greedy_match(
     return result
 
 
-def largest_matching(pairs: Pairs) -> NDArray[np.int64]:
+def largest_matching(pairs: Pairs) -> IntArray:
     """Return the annotation rows of a largest one-to-one assignment, whatever the scores."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -214,5 +196,5 @@ def largest_matching(pairs: Pairs) -> NDArray[np.int64]:
         return truth
     near = csr_array((np.ones(len(row), np.int8), (row, column)), shape=(len(found), len(truth)))
     partner = maximum_bipartite_matching(near, perm_type="column")
-    matched: NDArray[np.int64] = np.sort(truth[partner[partner >= 0]])
+    matched: IntArray = np.sort(truth[partner[partner >= 0]])
     return matched

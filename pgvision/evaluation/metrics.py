@@ -4,12 +4,13 @@ AP ranks predictions by score. Metrics of sets of predictions need no order: the
 generative models without scores, and describe the output at one threshold.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.evaluation.inputs import GroundTruth, Predictions
 from pgvision.evaluation.matching import Pairs, largest_matching
 
@@ -33,9 +34,7 @@ class BestF1:
     recall: float
 
 
-def best_f1(
-    scores: NDArray[np.float64], correct: NDArray[np.bool_], num_truth: int
-) -> BestF1 | None:
+def best_f1(scores: FloatArray, correct: BoolArray, num_truth: int) -> BestF1 | None:
     """Find the threshold with the best F1; of equals, the highest.
 
     Args:
@@ -153,7 +152,7 @@ def mean_f1(
     return sum(result.f1 or 0.0 for result in each) / len(each)
 
 
-def _above(found: Predictions, threshold: float | None) -> NDArray[np.bool_]:
+def _above(found: Predictions, threshold: float | None) -> BoolArray:
     if threshold is None or found.scores is None:
         return np.ones(len(found), np.bool_)
     return found.scores >= threshold
@@ -198,7 +197,7 @@ def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
     return reached / total
 
 
-def _clusters(pairs: Pairs) -> NDArray[np.int64]:
+def _clusters(pairs: Pairs) -> IntArray:
     """Return the number of each pair's cluster: pairs that share predictions or annotations."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -209,7 +208,7 @@ def _clusters(pairs: Pairs) -> NDArray[np.int64]:
     if not size:
         return np.zeros(0, np.int64)
     edges = coo_array((np.ones(len(row), np.int8), (row, len(found) + column)), shape=(size, size))
-    labels: NDArray[np.int64] = connected_components(edges, directed=False)[1][row]
+    labels: IntArray = connected_components(edges, directed=False)[1][row]
     return labels
 
 
@@ -231,16 +230,9 @@ class Reliability:
     precision: tuple[float | None, ...]
     ece: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-safe: lists for tuples."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
-
 
 def reliability(
-    scores: NDArray[np.float64], correct: NDArray[np.bool_], *, num_bins: int = 10
+    scores: FloatArray, correct: BoolArray, *, num_bins: int = 10
 ) -> Reliability | None:
     """Compare scores with precision.
 
@@ -271,16 +263,15 @@ def reliability(
     return Reliability(
         edges=tuple(edges.tolist()),
         counts=tuple(counts.tolist()),
-        confidence=_means(summed.tolist(), counts.tolist()),
-        precision=_means(right.tolist(), counts.tolist()),
+        confidence=_means(summed, counts),
+        precision=_means(right, counts),
         ece=gap,
     )
 
 
-def _means(sums: list[float], counts: list[int]) -> tuple[float | None, ...]:
-    return tuple(
-        total / count if count else None for total, count in zip(sums, counts, strict=True)
-    )
+def _means(sums: NDArray[Any], counts: NDArray[Any]) -> tuple[float | None, ...]:
+    pairs = zip(sums.tolist(), counts.tolist(), strict=True)
+    return tuple(total / count if count else None for total, count in pairs)
 
 
 def confusion_matrix(
@@ -290,7 +281,7 @@ def confusion_matrix(
     *,
     threshold: float | None,
     iou: float = 0.5,
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Count which class was predicted for which, by pairs of falling IoU within an image.
 
     Args:

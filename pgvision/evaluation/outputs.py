@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+KINDS = ("rejects", "truncation", "duplicates", "unmatched", "whole_image")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputCounts:
@@ -55,8 +57,7 @@ class OutputCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Counts and shares, JSON-safe."""
-        names = ("rejects", "truncation", "duplicates", "unmatched", "whole_image")
-        return {**asdict(self), "shares": {name: self.share(name) for name in names}}
+        return {**asdict(self), "shares": {kind: self.share(kind) for kind in KINDS}}
 
 
 def count_outputs(results: Iterable[Any]) -> OutputCounts:
@@ -75,19 +76,11 @@ def count_outputs(results: Iterable[Any]) -> OutputCounts:
         0
     """
     rows = np.array([_count(result) for result in results], np.int64).reshape(-1, 6)
-    objects, rejects, duplicates, unmatched, whole, truncated = rows.T
+    columns = dict(zip(("objects", *KINDS), rows.T, strict=True))
     return OutputCounts(
         num_outputs=len(rows),
-        num_objects=int(objects.sum()),
-        num_rejects=int(rejects.sum()),
-        num_duplicates=int(duplicates.sum()),
-        num_unmatched=int(unmatched.sum()),
-        num_whole_image=int(whole.sum()),
-        with_rejects=int((rejects > 0).sum()),
-        with_truncation=int(truncated.sum()),
-        with_duplicates=int((duplicates > 0).sum()),
-        with_unmatched=int((unmatched > 0).sum()),
-        with_whole_image=int((whole > 0).sum()),
+        **{f"num_{name}": int(columns[name].sum()) for name in columns if name != "truncation"},
+        **{f"with_{kind}": int((columns[kind] > 0).sum()) for kind in KINDS},
     )
 
 
@@ -100,8 +93,8 @@ def _count(result: Any) -> tuple[int, int, int, int, int, int]:
     return (
         len(keys),
         len(result.rejects) - left_out,
+        int(bool(result.truncated)),
         len(keys) - len(set(keys)) + left_out,
         int((np.asarray(result.class_ids) < 0).sum()),
         int(np.asarray(result.whole_image).sum()),
-        int(bool(result.truncated)),
     )

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pgvision.arrays import BoolArray
 from pgvision.errors import EvaluationError
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -30,9 +30,7 @@ class ReferringReport:
     num_pairs: int
 
 
-def evaluate_referring(
-    pairs: Iterable[tuple[NDArray[np.bool_], NDArray[np.bool_] | None]],
-) -> ReferringReport:
+def evaluate_referring(pairs: Iterable[tuple[BoolArray, BoolArray | None]]) -> ReferringReport:
     """Score predicted masks of phrases.
 
     Args:

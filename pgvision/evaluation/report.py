@@ -6,21 +6,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pgvision.errors import OptionError
+from pgvision.arrays import FloatArray, IntArray, to_plain
+from pgvision.errors import OptionError, require_module
 from pgvision.evaluation.engine import MAX_DETS, Engine, IouType, stat_names
 from pgvision.evaluation.metrics import BestF1, Reliability, ScoreFree
 from pgvision.evaluation.outputs import OutputCounts
-from pgvision.evaluation.report_text import shown_number, shown_threshold, summary
-from pgvision.files import write_text
+from pgvision.files import replaced_path, write_text
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Group
     from rich.table import Table
+
+_SHOWN_CLASSES = 20
+_LONGEST_NAME = 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,7 @@ class DetectionReport:
     engine: Engine
     stats: tuple[float, ...] | None
     per_class: Mapping[str, ClassMetrics]
-    curves: NDArray[np.float64] | None
+    curves: FloatArray | None
     num_images: int
     num_annotations: int
     num_crowds: int
@@ -102,7 +106,7 @@ class DetectionReport:
     miou: float | None = None
     threshold: float | None = None
     reliability: Reliability | None = None
-    confusion: NDArray[np.int64] | None = None
+    confusion: IntArray | None = None
     outputs: OutputCounts | None = None
     model: str | None = None
     data: str | None = None
@@ -127,30 +131,9 @@ class DetectionReport:
         """Return all fields, JSON-safe; ``stats`` by name, -1 and None unchanged."""
         names = stat_names(self.max_dets)
         stats = None if self.stats is None else dict(zip(names, self.stats, strict=True))
-        return {
-            "model": self.model,
-            "data": self.data,
-            "conf": self.conf,
-            "iou_type": self.iou_type,
-            "engine": self.engine,
-            "max_dets": self.max_dets,
-            "stats": stats,
-            "mean_f1": self.mean_f1,
-            "miou": self.miou,
-            "per_class": [asdict(metrics) for metrics in self.per_class.values()],
-            "curves": None if self.curves is None else self.curves.tolist(),
-            "score_free": [asdict(metrics) for metrics in self.score_free],
-            "best_f1": self.best_f1 and asdict(self.best_f1),
-            "threshold": self.threshold,
-            "reliability": self.reliability and self.reliability.to_dict(),
-            "confusion": None if self.confusion is None else self.confusion.tolist(),
-            "outputs": self.outputs and self.outputs.to_dict(),
-            "num_images": self.num_images,
-            "num_annotations": self.num_annotations,
-            "num_crowds": self.num_crowds,
-            "num_detections": self.num_detections,
-            "notes": list(self.notes),
-        }
+        per_class, outputs = list(self.per_class.values()), self.outputs and self.outputs.to_dict()
+        fields = to_plain(self, without=frozenset({"per_class"}))
+        return {**fields, "stats": stats, "per_class": to_plain(per_class), "outputs": outputs}
 
     def to_json(self) -> str:
         """The content of :meth:`to_dict` as JSON."""
@@ -184,9 +167,9 @@ class DetectionReport:
         elif ending == ".csv":
             write_text(path, self.to_csv())
         elif ending == ".png":
-            from pgvision.evaluation.report_figure import save_report_png
-
-            save_report_png(self.to_dict(), path)
+            figure = report_figure(self.to_dict())
+            with replaced_path(path) as aside:
+                figure.savefig(aside, format="png", dpi=100)
         else:
             raise OptionError(
                 f"path: expected an ending .json, .csv or .png, got {Path(path).name!r}. "
@@ -206,13 +189,56 @@ class DetectionReport:
         return Group(Text("\n".join(summary(content))), *tables, *notes)
 
 
+def shown_number(value: float | None) -> str:
+    """Format a number with three digits, or a dash where it is undefined.
+
+    Example:
+        >>> shown_number(0.25), shown_number(-1.0)
+        ('0.250', '-')
+    """
+    return "-" if value is None or value == -1 else f"{value:.3f}"
+
+
+def shown_threshold(content: Mapping[str, Any]) -> str:
+    """Return which predictions count where a threshold is needed.
+
+    Example:
+        >>> shown_threshold({"threshold": 0.25})
+        'score >= 0.250'
+    """
+    threshold = content["threshold"]
+    return "all predictions" if threshold is None else f"score >= {threshold:.3f}"
+
+
+def summary(content: Mapping[str, Any]) -> tuple[str, str]:
+    """Return two lines: model, data and counts; AP, mean F1 and their thresholds.
+
+    Args:
+        content: By ``DetectionReport.to_dict``.
+    """
+    subject = " on ".join(filter(None, (content["model"], content["data"])))
+    kind = "boxes" if content["iou_type"] == "bbox" else "masks"
+    counts = (
+        f"{kind} of {content['num_images']} images: {content['num_annotations']} annotations "
+        f"({content['num_crowds']} crowds), {content['num_detections']} detections"
+    )
+    if content["conf"] is not None:
+        counts += f" of score >= {content['conf']:.3f}"
+    parts = []
+    if content["stats"] is not None:
+        parts += [f"{name} {shown_number(content['stats'][name])}" for name in ("AP", "AP50")]
+    if content["mean_f1"] is not None:
+        value = shown_number(content["mean_f1"])
+        parts.append(f"mean F1 over IoU 0.5:0.95 {value} ({shown_threshold(content)})")
+    return ": ".join(filter(None, (subject, counts))), ", ".join(parts)
+
+
 def _overall_table(content: Mapping[str, Any]) -> "Table":
     """Three groups: ranked by score, at one threshold, and all predictions whatever the score."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=f"{content['iou_type']}, {content['engine']}")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    title = f"{content['iou_type']}, {content['engine']}"
+    table = Table("metric", Column("value", justify="right"), title=title)
     # 1. Ranked by score.
     for name, value in (content["stats"] or {}).items():
         table.add_row(name, shown_number(value))
@@ -262,11 +288,100 @@ def _class_table(per_class: list[dict[str, Any]]) -> "Table":
 
 
 def _output_table(outputs: Mapping[str, Any]) -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="outputs of the model")
-    for name in ("outputs with", "count", "share"):
-        table.add_column(name, justify="left" if name == "outputs with" else "right")
+    numbers = [Column(name, justify="right") for name in ("count", "share")]
+    table = Table("outputs with", *numbers, title="outputs of the model")
     for name, share in outputs["shares"].items():
         table.add_row(name.replace("_", " "), str(outputs[f"with_{name}"]), shown_number(share))
     return table
+
+
+def report_figure(content: Mapping[str, Any]) -> "Figure":
+    """Draw a report as a matplotlib figure.
+
+    Args:
+        content: By ``DetectionReport.to_dict``.
+
+    Raises:
+        DependencyError: If matplotlib is missing.
+    """
+    missing = "a PNG report needs matplotlib, which is not installed. Fix: pip install matplotlib."
+    module = require_module("matplotlib.figure", missing)
+    figure: Figure = module.Figure(
+        figsize=(20, 8), layout="constrained"
+    )  # no pyplot: no global state
+    lines = [_plain(line, len(line)) for text in summary(content) for line in wrap(text, 200)]
+    figure.suptitle("\n".join(lines), fontsize=11)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.4, 1))
+    _draw_curves(left, content)
+    _draw_confusion(middle, content)
+    _draw_reliability(right, content)
+    return figure
+
+
+def _shown(content: Mapping[str, Any]) -> list[int]:
+    """Return the positions of the classes with the most annotations, in category order."""
+    counts = np.array([metrics["num_annotations"] for metrics in content["per_class"]])
+    return sorted(np.argsort(-counts, kind="stable")[:_SHOWN_CLASSES].tolist())
+
+
+def _draw_curves(axes: Any, content: Mapping[str, Any]) -> None:
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision at IoU 0.5")
+    axes.set_title("Precision and recall")
+    if content["curves"] is None:
+        axes.text(0.5, 0.5, "no scores, no curve", ha="center", va="center")
+        return
+    recall = np.linspace(0, 1, 101)
+    for place in _shown(content):
+        curve, metrics = np.array(content["curves"][place][0]), content["per_class"][place]
+        if (curve > -1).any():
+            label = f"{_plain(metrics['name'])}: AP50 {shown_number(metrics['ap50'])}"
+            axes.plot(recall, curve, lw=1, label=label)
+    if axes.lines:  # below, so that it hides no curve
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+
+
+def _plain(text: str, most: int = _LONGEST_NAME) -> str:
+    """Return text for matplotlib: no mathematics, no underscore that hides it from the legend."""
+    short = text if len(text) <= most else text[: most - 1] + "\u2026"
+    return short.replace("$", r"\$").lstrip("_") or "?"
+
+
+def _draw_confusion(axes: Any, content: Mapping[str, Any]) -> None:
+    axes.set_title(f"Confusions at IoU 0.5, {shown_threshold(content)} (rows: truth)")
+    if content["confusion"] is None:
+        axes.text(0.5, 0.5, "not computed", ha="center", va="center")
+        return
+    per_class = content["per_class"]
+    places = [*_shown(content), len(per_class)]
+    matrix = np.array(content["confusion"])[np.ix_(places, places)]
+    names = [_plain(per_class[place]["name"]) for place in places[:-1]] + ["background"]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    # The matrix is some 360 points wide, a digit 0.7 of its size: the longest count must fit.
+    size = min(9.0, 360 / len(names) / (0.7 * len(str(matrix.max()))))
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, count, ha="center", va="center", fontsize=size, color=colour)
+
+
+def _draw_reliability(axes: Any, content: Mapping[str, Any]) -> None:
+    # Space above 1 for the counts on top of bars.
+    axes.set(xlim=(0, 1), ylim=(0, 1.08), xlabel="score", ylabel="share correct at IoU 0.5")
+    axes.set_yticks(np.linspace(0, 1, 6))
+    diagram = content["reliability"]
+    if diagram is None or diagram["ece"] is None:
+        axes.set_title("Reliability: no scores in [0, 1]")
+        return
+    axes.set_title(f"Reliability, expected calibration error {diagram['ece']:.3f}")
+    axes.plot([0, 1], [0, 1], color="gray", lw=1)
+    width = diagram["edges"][1] - diagram["edges"][0]
+    bars = zip(diagram["edges"], diagram["counts"], diagram["precision"], strict=False)
+    for left, count, precision in bars:
+        if precision is not None:
+            axes.bar(left, precision, width, align="edge", color="#4c72b0", edgecolor="white")
+            axes.text(left + width / 2, precision, count, ha="center", va="bottom", fontsize=8)

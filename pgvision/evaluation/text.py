@@ -8,16 +8,10 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from pgvision.errors import EvaluationError, OptionError
-from pgvision.evaluation.vqa import vqa_accuracy
+from pgvision.evaluation.vqa import NUMBER_WORDS, vqa_accuracy
 
 Metric = Literal["vqa", "exact", "anls", "relaxed", "count"]
-_NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
-    )
-} | {"none": "0"}
+_COUNTS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)} | {"none": "0"}
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -108,7 +102,7 @@ def count_match(answer: str, references: Sequence[str]) -> float:
 
 def _count(text: str) -> str:
     folded = _folded(text)
-    return _NUMBER_WORDS.get(folded, folded)
+    return _COUNTS.get(folded, folded)
 
 
 _METRICS: Mapping[Metric, Callable[[str, Sequence[str]], float]] = {

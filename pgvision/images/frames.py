@@ -1,7 +1,7 @@
 """One image with its origin, or the reason why it could not be read."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Frame:
             arrays; the page of a TIFF; the position in its list of an array or PIL image; 0 for a
             single image.
         time: Seconds from the start of a video or animation; None for all else.
+        ok: True: the image was read.
 
     Raises:
         ShapeError: If ``bgr`` is not ``(h, w, 3)`` uint8.
@@ -37,13 +38,15 @@ class Frame:
     source: str
     index: int = 0
     time: float | None = None
+    ok: ClassVar[Literal[True]] = True
 
     def __post_init__(self) -> None:
         """Check the image."""
         object.__setattr__(self, "source", readable_name(self.source))
         array = self.bgr
+        kind = getattr(array, "dtype", type(array).__name__)
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
-            raise ShapeError(f"Frame.bgr must be a uint8 array, got {_name(array)}; use to_bgr()")
+            raise ShapeError(f"Frame.bgr must be a uint8 array, got {kind}; use to_bgr()")
         if array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
             raise ShapeError(f"Frame.bgr must be (h, w, 3), got {array.shape}; use to_bgr()")
 
@@ -51,11 +54,6 @@ class Frame:
     def image_hw(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.bgr.shape[0], self.bgr.shape[1]
-
-    @property
-    def ok(self) -> Literal[True]:
-        """True: the image was read (`FrameFailure` returns False)."""
-        return True
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class FrameFailure:
         source: As in `Frame`.
         index: As in `Frame`; for a video that breaks off, the first missing frame.
         error: The reason.
+        ok: False: there is no image.
 
     Example:
         >>> FrameFailure("broken.jpg", 0, PgvisionError("broken.jpg: no image")).ok
@@ -75,16 +74,8 @@ class FrameFailure:
     source: str
     index: int
     error: PgvisionError
+    ok: ClassVar[Literal[False]] = False
 
     def __post_init__(self) -> None:
         """Make the source writable as UTF-8."""
         object.__setattr__(self, "source", readable_name(self.source))
-
-    @property
-    def ok(self) -> Literal[False]:
-        """False: there is no image."""
-        return False
-
-
-def _name(value: object) -> str:
-    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from pgvision.errors import SourceError
@@ -43,31 +43,43 @@ def list_folder(folder: Path, *, recursive: bool) -> list[Path]:
         SourceError: If the folder, or one below it, cannot be read, or contains no image or video.
     """
     try:
-        found = list(_walk(folder, PurePath(), recursive, above=frozenset()))
+        found = list(walk(folder, is_media, recursive=recursive))
     except OSError as error:
         raise SourceError(f"{folder}: the folder cannot be read: {error}") from error
     if not found:
         hint = "" if recursive else "; subfolders are read with recursive=True (--recursive)"
         raise SourceError(f"{folder}: no image or video in this folder{hint}")
-    return [folder / name for name in sorted(found, key=natural_key)]
+    return sorted(found, key=natural_key)
 
 
-def _walk(
-    folder: Path, inside: PurePath, recursive: bool, above: frozenset[str]
-) -> Iterator[PurePath]:
-    """Yield media below ``folder``; ``above`` breaks loops of links."""
-    here = os.path.realpath(folder / inside)
-    with os.scandir(folder / inside) as entries:
+def walk(
+    folder: Path,
+    is_wanted: Callable[[str], bool],
+    *,
+    recursive: bool = True,
+    above: frozenset[str] = frozenset(),
+) -> Iterator[Path]:
+    """Yield the files of a folder by their names; links to folders are followed, loops broken.
+
+    Args:
+        folder: The folder.
+        is_wanted: Whether a file counts, by its name; what `is_ignored` excludes never does.
+        recursive: Include subfolders.
+        above: Real paths of the folders that led here.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    above |= {os.path.realpath(folder)}
+    with os.scandir(folder) as entries:
         for entry in entries:
-            name = inside / entry.name
             if is_ignored(entry.name):
                 continue
             if entry.is_dir():
-                is_loop = os.path.realpath(entry.path) in above | {here}
-                if recursive and not is_loop:
-                    yield from _walk(folder, name, recursive, above | {here})
-            elif is_media(entry.name):
-                yield name
+                if recursive and os.path.realpath(entry.path) not in above:
+                    yield from walk(Path(entry.path), is_wanted, above=above)
+            elif is_wanted(entry.name):
+                yield Path(entry.path)
 
 
 def is_glob(text: str) -> bool:

@@ -4,10 +4,11 @@ import csv
 import json
 import logging
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path, PurePath
 from typing import Final, TypeAlias
 
-from pgvision.errors import DataError, DependencyError, SourceError
+from pgvision.errors import DataError, SourceError, require_module
 from pgvision.http import hide_secrets
 from pgvision.images.containers import is_ignored
 
@@ -139,12 +140,8 @@ def _csv_rows(file: Path) -> Iterator[Entry]:
 
 
 def _parquet_rows(file: Path) -> Iterator[Entry]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DependencyError(f"{file}: Parquet needs pyarrow: pip install pyarrow") from error
-    number = 0
+    pa = require_module("pyarrow", f"{file}: Parquet needs pyarrow: pip install pyarrow")
+    pq, number = import_module("pyarrow.parquet"), 0
     try:
         with pq.ParquetFile(file) as table:
             key = next((name for name in _COLUMNS if name in table.schema_arrow.names), None)

@@ -181,28 +181,22 @@ def _pil_to_bgr(image: Image.Image) -> ByteArray:
     if 0 in image.size:
         raise ShapeError(f"expected at least one pixel, got a PIL image of size {image.size}")
     image = upright(image)
-    if image.mode.startswith("I;16"):
-        return _bytes_to_bgr(_to_bytes(np.asarray(image)), "bgr")
-    if image.mode == "F":
-        return _bytes_to_bgr(_to_bytes(np.asarray(image)), "bgr")
-    if image.mode == "I":
-        return _wide_gray_to_bgr(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        # Older Pillow opens 16-bit gray PNG as mode I; that of other files has no known white.
+        if image.mode == "I":
+            if image.format != "PNG" or values.min() < 0 or values.max() > 65535:
+                raise ImageError(
+                    "expected a PIL mode with a known white, got 'I' (32-bit); "
+                    "pass image.convert('L') if its values are 0..255, or the array as uint16"
+                )
+            values = values.astype(np.uint16)
+        return _bytes_to_bgr(_to_bytes(values), "bgr")
     if image.mode == "La":  # premultiplied; Pillow takes it to RGBA only by way of LA
         image = image.convert("LA")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         return _bytes_to_bgr(np.asarray(image.convert("RGBA")), "rgb")
     return _bytes_to_bgr(np.asarray(image.convert("RGB")), "rgb")
-
-
-def _wide_gray_to_bgr(image: Image.Image) -> ByteArray:
-    """Convert 16-bit gray PNG, which older Pillow opens as mode I without a known white."""
-    values = np.asarray(image)
-    if image.format != "PNG" or values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            "expected a PIL mode with a known white, got 'I' (32-bit); "
-            "pass image.convert('L') if its values are 0..255, or the array as uint16"
-        )
-    return _bytes_to_bgr(_to_bytes(values.astype(np.uint16)), "bgr")
 
 
 def upright(image: Image.Image) -> Image.Image:

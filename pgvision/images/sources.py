@@ -224,7 +224,8 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
     if isinstance(item, Frame | FrameFailure):
         yield item
     elif isinstance(item, np.ndarray) and item.ndim == 4:
-        yield from _stack(item, options)
+        for index, picture in enumerate(item):
+            yield from _outcomes(picture, options, position=index, depth=depth)
     elif isinstance(item, Image.Image) or (isinstance(item, np.ndarray) and item.ndim != 1):
         yield Frame(to_bgr(item, color=options.color), _name(item), position)
     elif isinstance(item, str | os.PathLike):
@@ -236,14 +237,6 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
     else:
         _require_source(item)
         yield from _many(item, options, depth)
-
-
-def _stack(array: NDArray[Any], options: _Options) -> Iterator[Outcome]:
-    for index, picture in enumerate(array):
-        try:
-            yield Frame(to_bgr(picture, color=options.color), "array", index)
-        except PgvisionError as error:
-            yield FrameFailure("array", index, error)
 
 
 def _many(items: object, options: _Options, depth: int) -> Iterator[Outcome]:

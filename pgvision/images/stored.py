@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any, Final
 
-from pgvision.errors import DependencyError, ImageError, SourceError
+from pgvision.errors import ImageError, SourceError, require_module
 from pgvision.files import readable_name
 from pgvision.http import hide_secrets
 from pgvision.images.containers import IMAGE_ENDINGS, is_ignored, sniff
@@ -123,8 +123,11 @@ def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
         DependencyError: For a store, if pyarrow is not installed.
     """
     if _STORE.match(source) is None:
-        about = _stat(source)
-        return _members(source, source, source, about.st_mtime_ns)
+        try:
+            changed = Path(source).stat().st_mtime_ns
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{source}: cannot be opened: {error}") from error
+        return _members(source, source, source, changed)
     found = [
         one
         for path, size, changed in _objects(source, recursive)
@@ -138,13 +141,6 @@ def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
         hint = "" if recursive else "; recursive=True (--recursive) looks deeper"
         raise SourceError(f"{hide_secrets(source)}: no image here{hint}")
     return found
-
-
-def _stat(path: str) -> Any:
-    try:
-        return Path(path).stat()
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be opened: {error}") from error
 
 
 def _members(name: str, source: str, path: str, changed: int) -> list[Stored]:
@@ -238,13 +234,10 @@ def _opened(source: str, path: str) -> IO[bytes]:
 
 @lru_cache(maxsize=64)
 def _system(source: str) -> tuple[Any, str]:
+    missing = f"{hide_secrets(source)}: stores need pyarrow: pip install pyarrow"
+    stores = require_module("pyarrow.fs", missing)
     try:
-        from pyarrow.fs import FileSystem
-    except ImportError as error:
-        name = hide_secrets(source)
-        raise DependencyError(f"{name}: stores need pyarrow: pip install pyarrow") from error
-    try:
-        system, path = FileSystem.from_uri(source)
+        system, path = stores.FileSystem.from_uri(source)
     except (OSError, ValueError) as error:
         raise SourceError(f"{hide_secrets(source)}: not the address of a store: {error}") from error
     return system, path

@@ -213,10 +213,7 @@ def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) ->
             # 2. Copy into a temporary file that replaces the video.
             if not sound.streams.audio:
                 return "absent in source"
-            with (
-                replaced_path(video_file) as aside,
-                _new_container(aside) as target,
-            ):
+            with replaced_path(video_file) as aside, _new_container(aside) as target:
                 _remux(pictures, sound, target)
     except (av.FFmpegError, ValueError) as error:
         raise SourceError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from pgvision.arrays import ByteArray
+from pgvision.arrays import ByteArray, to_plain
 from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name, write_text
 from pgvision.results.checks import frozen_image, require_count, require_number, require_numbers
@@ -42,6 +42,7 @@ class Answer:
         time: Seconds from the start of a video; None for a single image.
         image: ``(h, w, 3)`` uint8 BGR, a read-only view, or None. It is used by `plot`, and is
             neither compared nor written by `to_dict`.
+        ok: True: this is a result, not a `Failure`.
 
     Example:
         >>> answer = Answer(image_hw=(480, 640), prefix="ocr", raw_text="EXIT")
@@ -60,10 +61,12 @@ class Answer:
     frame_index: int = 0
     time: float | None = None
     image: ByteArray | None = field(default=None, repr=False)
+    ok: ClassVar[bool] = True
 
     # Fields that older files lack; they stay unknown when such a file is read.
     _newer: ClassVar[frozenset[str]] = frozenset({"passes"})
-    _not_compared: ClassVar[frozenset[str]] = frozenset({"image"})
+    # Neither compared nor written by `to_dict`.
+    _apart: ClassVar[frozenset[str]] = frozenset({"image"})
     _endings: ClassVar[tuple[str, ...]] = (*IMAGE_ENDINGS, ".json", ".txt")
 
     def __post_init__(self) -> None:
@@ -89,13 +92,8 @@ class Answer:
         """Equal if of one class and equal in every field but ``image``, arrays by value."""
         if type(other) is not type(self):
             return NotImplemented
-        names = {field.name for field in fields(self)} - self._not_compared
+        names = {field.name for field in fields(self)} - self._apart
         return all(_is_same(getattr(self, name), getattr(other, name)) for name in names)
-
-    @property
-    def ok(self) -> bool:
-        """True: this is a result, not a `Failure`."""
-        return True
 
     def with_image(self: _Result, bgr: ByteArray | None) -> _Result:
         """Return this result with an image, so that `plot` and `save` need none; None removes it.
@@ -216,27 +214,7 @@ class Answer:
             >>> Answer(image_hw=(4, 6)).to_dict()["image_hw"]
             [4, 6]
         """
-        return {
-            "type": type(self).__name__,
-            "image_hw": list(self.image_hw),
-            "prefix": self.prefix,
-            "raw_text": self.raw_text,
-            "rejects": [
-                {
-                    "text": reject.text,
-                    "reason": reject.reason,
-                    "start": reject.start,
-                    "end": reject.end,
-                }
-                for reject in self.rejects
-            ],
-            "truncated": self.truncated,
-            "timings": dict(self.timings),
-            "passes": self.passes,
-            "source": self.source,
-            "frame_index": self.frame_index,
-            "time": self.time,
-        }
+        return {"type": type(self).__name__, **to_plain(self, without=self._apart)}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """`to_dict` as JSON: one line, fit for a JSONL file, unless ``indent`` is given.
@@ -285,10 +263,7 @@ class Answer:
     def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of the class; ``values`` are the fields that ``data`` contains."""
         values["rejects"] = tuple(
-            Reject(
-                text=entry["text"], reason=entry["reason"], start=entry["start"], end=entry["end"]
-            )
-            for entry in values["rejects"]
+            Reject(*(entry[field.name] for field in fields(Reject))) for entry in values["rejects"]
         )
         return values
 
@@ -323,6 +298,7 @@ class Failure:
         source: Path, address or name of the image.
         index: 0-based position within its source.
         error: The error that ``on_error="raise"`` would have raised.
+        ok: False: there is no result.
 
     Example:
         >>> from pgvision.errors import ImageError
@@ -334,6 +310,7 @@ class Failure:
     source: str
     index: int
     error: PgvisionError
+    ok: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the fields.
@@ -345,11 +322,6 @@ class Failure:
         require_count(self.index, "index")
         if not isinstance(self.error, PgvisionError):
             raise OptionError(f"error must be a PgvisionError, got {self.error!r}")
-
-    @property
-    def ok(self) -> bool:
-        """False: there is no result."""
-        return False
 
     def to_dict(self) -> dict[str, object]:
         """Return the failure as plain Python values, ready for ``json.dumps``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,29 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from pgvision.errors import DataError, DependencyError
+from pgvision.errors import DataError, require_module
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
     import pandas as pd
 
-_log = logging.getLogger("pgvision.results")
-
+# Optional packages, and how to install them.
+FIFTYONE = ("fiftyone.core.labels", "to_fiftyone() needs fiftyone: pip install '.[fiftyone]'")
+PANDAS = ("pandas", "tables need pandas: pip install pandas")
 EDGES = ("left", "top", "right", "bottom")
-
-
-def fiftyone_labels() -> Any:
-    """Return ``fiftyone.core.labels``, which needs no database.
-
-    Raises:
-        DependencyError: If fiftyone is not installed.
-    """
-    try:
-        import fiftyone.core.labels as fol
-    except ImportError as error:
-        message = "to_fiftyone() needs fiftyone: pip install '.[fiftyone]'"
-        raise DependencyError(message) from error
-    return fol
 
 
 def fiftyone_detections(
@@ -43,7 +29,7 @@ def fiftyone_detections(
     masks: Sequence[BoolArray],
 ) -> fol.Detections:
     """See `DetectionResult.to_fiftyone`; ``masks`` are those of the boxes, or empty."""
-    fiftyone = fiftyone_labels()
+    fiftyone = require_module(*FIFTYONE)
     return fiftyone.Detections(
         detections=[
             fiftyone.Detection(
@@ -87,13 +73,10 @@ def pandas_table(rows: Sequence[Mapping[str, Any]], more: Sequence[str]) -> pd.D
     Raises:
         DependencyError: If pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise DependencyError("to_pandas() needs pandas: pip install pandas") from error
+    pandas = require_module(*PANDAS)
     spread = [f"{edge}_std" for edge in EDGES]
     names = ["source", "frame_index", "time", "label", "text", "class_id", "score", *EDGES]
-    table = pd.DataFrame(rows, columns=[*names, "tracker_id", *spread, *more])
+    table: pd.DataFrame = pandas.DataFrame(rows, columns=[*names, "tracker_id", *spread, *more])
     whole = dict.fromkeys(("frame_index", "class_id", *more), "int64")
     reals = dict.fromkeys(("score", *EDGES, *spread), "float32")
     return table.astype({"time": "Float64", "tracker_id": "Int64", **whole, **reals})
@@ -109,14 +92,3 @@ def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:
     high = np.maximum(np.minimum(high, [width, height]), low + 1)
     corners = zip(low.tolist(), high.tolist(), strict=True)
     return [bgr[y0:y1, x0:x1].copy() for (x0, y0), (x1, y1) in corners]
-
-
-def warn_left_out(
-    source: str | None, count: int, total: int, what: str, classes: Sequence[str]
-) -> None:
-    """Log how many objects a conversion leaves out, if any, and what they lack."""
-    if count:
-        _log.warning(
-            "%s: %d of %d objects have no %s (classes: %s) and are left out",
-            *(source or "result", count, total, what, list(classes)),
-        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _Detected = TypeVar("_Detected", bound="DetectionResult")
 
+_log = logging.getLogger("pgvision.results")
 _WHOLE_IMAGE_MARGIN = 0.01  # part of a side; ten times a location bin
 
 
@@ -434,7 +436,12 @@ class DetectionResult(Answer):
         return "".join(f"{line}\n" for line in self.to_yolo())
 
     def _warn_left_out(self, count: int, what: str) -> None:
-        conversions.warn_left_out(self.source, count, len(self), what, self.classes)
+        """Log how many objects a conversion leaves out, if any, and what they lack."""
+        if count:
+            _log.warning(
+                "%s: %d of %d objects have no %s (classes: %s) and are left out",
+                *(self.source or "result", count, len(self), what, list(self.classes)),
+            )
 
     def to_rows(self) -> list[dict[str, Any]]:
         """Convert to one dict of plain values for each object, for tables.
@@ -472,22 +479,3 @@ class DetectionResult(Answer):
             DependencyError: If pandas is not installed.
         """
         return conversions.pandas_table(self.to_rows(), self._more_columns)
-
-    def to_dict(self) -> dict[str, object]:
-        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
-
-        Returns:
-            A dict with the fields, and ``type``. Each array is a list of ``n`` entries, so
-            ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
-        """
-        data = super().to_dict() | {
-            "classes": list(self.classes),
-            "presence": None if self.presence is None else dict(self.presence),
-        }
-        for name in DetectionResult._per_object:
-            value = getattr(self, name)
-            if isinstance(value, np.ndarray):
-                data[name] = value.tolist()
-            else:
-                data[name] = None if value is None else list(value)
-        return data

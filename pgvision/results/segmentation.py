@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.errors import ShapeError
+from pgvision.errors import DataError, ShapeError
 from pgvision.results.detection import DetectionResult
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SegmentationResult(DetectionResult):
 
     _masks: ClassVar[frozenset[str]] = frozenset({"mask_logits", "mask_rle"})
     _newer: ClassVar[frozenset[str]] = DetectionResult._newer | _masks
-    _not_compared: ClassVar[frozenset[str]] = DetectionResult._not_compared | _masks
+    _apart: ClassVar[frozenset[str]] = DetectionResult._apart | _masks
     _more_columns: ClassVar[tuple[str, ...]] = ("area",)
     _per_object: ClassVar[tuple[str, ...]] = (*DetectionResult._per_object, *_masks, "codes")
 
@@ -136,8 +136,6 @@ class SegmentationResult(DetectionResult):
         """
         from pgvision.masks import mask_to_polygon
 
-        if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
-            raise ShapeError(f"tolerance, min_area: expected >= 0, got {tolerance}, {min_area}")
         return [
             mask_to_polygon(crop, corner, tolerance=tolerance, min_area=min_area)
             for crop, corner in self._mask_crops()
@@ -184,11 +182,10 @@ class SegmentationResult(DetectionResult):
         """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
 
         Returns:
-            As `DetectionResult.to_dict`, with ``codes`` and ``rle``: the masks exactly, some 300
-            bytes an object. The logits (16 KB an object) are left out.
+            As `Answer.to_dict`, with ``rle``: the masks exactly, some 300 bytes an object. The
+            logits (16 KB an object) are left out.
         """
-        codes = None if self.codes is None else self.codes.tolist()
-        return super().to_dict() | {"codes": codes, "rle": self.rle()}
+        return super().to_dict() | {"rle": self.rle()}
 
     def _mask_crops(self) -> list[Crop]:
         from pgvision.masks import paste_mask
@@ -237,17 +234,15 @@ def _checked_rle(
     rles: tuple[dict[str, Any], ...], count: int, image_hw: tuple[int, int]
 ) -> tuple[dict[str, Any], ...]:
     """Return run lengths with sizes as tuples and packed counts as text."""
-    from pgvision.rle import pack_rle, pixels_fault, rle_fault, run_totals
+    from pgvision.rle import checked_rle
 
     if len(rles) != count:
         raise ShapeError(f"mask_rle must have one entry for each of {count} boxes, got {len(rles)}")
     checked = []
     for row, rle in enumerate(rles):
-        fault = rle_fault(rle, image_hw)
-        if fault is None:
-            counts = pack_rle(rle)["counts"]
-            fault = pixels_fault(int(run_totals([counts])[0]), image_hw)
-        if fault is not None:
-            raise ShapeError(f"mask_rle[{row}] {fault}")
+        try:
+            counts = checked_rle(rle, image_hw)["counts"]
+        except DataError as error:
+            raise ShapeError(f"mask_rle[{row}] {error}") from error
         checked.append({"size": image_hw, "counts": counts.decode("ascii")})
     return tuple(checked)

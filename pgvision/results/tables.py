@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from pgvision.errors import DataError, DependencyError, OptionError
+from pgvision.errors import DataError, OptionError, require_module
 from pgvision.files import replaced_path
 from pgvision.results.answer import Answer, Failure
+from pgvision.results.conversions import PANDAS
 from pgvision.results.detection import DetectionResult
 from pgvision.results.plotting import require_ending
 from pgvision.results.segmentation import SegmentationResult
@@ -57,16 +58,15 @@ def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
     Raises:
         DependencyError: If pandas is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise DependencyError("to_table() needs pandas: pip install pandas") from error
+    pandas = require_module(*PANDAS)
     tables = [
-        one.to_pandas() if isinstance(one, DetectionResult) else pd.DataFrame(one.to_rows())
+        one.to_pandas() if isinstance(one, DetectionResult) else pandas.DataFrame(one.to_rows())
         for one in _without_failures(results)
     ]
     # An empty table would change the types of the others.
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
+    filled = [table for table in tables if len(table)] or tables[:1]
+    joined: pd.DataFrame = pandas.concat(filled, ignore_index=True)
+    return joined
 
 
 def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:

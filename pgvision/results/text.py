@@ -1,17 +1,16 @@
 """Text results: captions, answers, and text read from images."""
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgvision.arrays import ByteArray
 from pgvision.drawing import with_caption
-from pgvision.errors import OptionError
+from pgvision.errors import OptionError, require_module
 from pgvision.results.answer import Answer
 from pgvision.results.checks import require_number
-from pgvision.results.conversions import fiftyone_labels
+from pgvision.results.conversions import FIFTYONE
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
@@ -51,7 +50,7 @@ class TextResult(Answer):
             raise OptionError(f"text must be a str, got {self.text!r}")
         if self.score is not None:
             self._set("score", require_number(self.score, "score", most=1.0))
-        self._set("alternatives", _require_alternatives(self.alternatives))
+        self._set("alternatives", tuple(map(_require_alternative, self.alternatives)))
 
     def __str__(self) -> str:
         """Return the text."""
@@ -114,23 +113,6 @@ class TextResult(Answer):
         origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
         return [origin | {"question": self.question, "text": self.text, "score": self.score}]
 
-    def to_dict(self) -> dict[str, object]:
-        """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.
-
-        Returns:
-            A dict with the fields, and ``type``.
-
-        Example:
-            >>> TextResult(image_hw=(4, 6), text="2").to_dict()["score"] is None
-            True
-        """
-        return super().to_dict() | {
-            "text": self.text,
-            "score": self.score,
-            "alternatives": [list(pair) for pair in self.alternatives],
-            "language": self.language,
-        }
-
     def to_fiftyone(self) -> "fol.Classification":
         """Convert to FiftyOne's ``Classification``; needs fiftyone, and no database.
 
@@ -140,26 +122,17 @@ class TextResult(Answer):
         Raises:
             DependencyError: If fiftyone is not installed.
         """
-        return fiftyone_labels().Classification(label=self.text, confidence=self.score)
+        labels = require_module(*FIFTYONE)
+        return labels.Classification(label=self.text, confidence=self.score)
 
     def _as_text(self) -> str:
         return self.text + "\n"
 
-    @classmethod
-    def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        values["alternatives"] = tuple((text, score) for text, score in values["alternatives"])
-        return super()._decoded(data, values)
 
-
-def _require_alternatives(
-    pairs: Iterable[tuple[str, float | None]],
-) -> tuple[tuple[str, float | None], ...]:
-    checked = []
-    for text, score in pairs:
-        if not isinstance(text, str):
-            raise OptionError(f"alternatives must be (text, score) pairs, got {text!r}")
-        known = (
-            None if score is None else require_number(score, "a score in alternatives", most=1.0)
-        )
-        checked.append((text, known))
-    return tuple(checked)
+def _require_alternative(pair: tuple[str, float | None]) -> tuple[str, float | None]:
+    text, score = pair
+    if not isinstance(text, str):
+        raise OptionError(f"alternatives must be (text, score) pairs, got {text!r}")
+    if score is not None:
+        score = require_number(score, "a score in alternatives", most=1.0)
+    return text, score

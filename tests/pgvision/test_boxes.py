@@ -23,13 +23,10 @@ def box_lists(draw: st.DrawFn, max_size: int = 12) -> np.ndarray:
 
 
 @given(box_lists())
-def test_conversions_come_back_and_agree_with_supervision(xyxy: np.ndarray) -> None:
+def test_conversions_agree_with_supervision(xyxy: np.ndarray) -> None:
     # Quarters of a pixel are exact in float32, so equality is exact.
-    np.testing.assert_array_equal(boxes.xywh_to_xyxy(boxes.xyxy_to_xywh(xyxy)), xyxy)
-    np.testing.assert_array_equal(boxes.cxcywh_to_xyxy(boxes.xyxy_to_cxcywh(xyxy)), xyxy)
     np.testing.assert_array_equal(boxes.xyxy_to_xywh(xyxy), sv.xyxy_to_xywh(xyxy))
-    centred = boxes.xyxy_to_cxcywh(xyxy)
-    np.testing.assert_array_equal(boxes.cxcywh_to_xyxy(centred), sv.xcycwh_to_xyxy(centred))
+    np.testing.assert_array_equal(sv.xcycwh_to_xyxy(boxes.xyxy_to_cxcywh(xyxy)), xyxy)
 
 
 @given(box_lists(), box_lists())
@@ -51,7 +48,7 @@ def test_iou_is_symmetric_and_bounded(a: np.ndarray, b: np.ndarray) -> None:
     np.testing.assert_array_equal(iou, boxes.box_iou(b, a).T)
     assert ((iou >= 0) & (iou <= 1)).all()
     own = np.diag(boxes.box_iou(a, a))
-    np.testing.assert_array_equal(own, (boxes.box_area(a) > 0).astype(np.float32))
+    np.testing.assert_array_equal(own, (a[:, :2] < a[:, 2:]).all(axis=1).astype(np.float32))
 
 
 @given(box_lists(), st.integers(1, 60), st.integers(1, 60))
@@ -162,4 +159,3 @@ def test_a_tall_box_is_clipped_by_each_side_alone() -> None:
     assert boxes.clip_boxes(tall, image_hw=(120, 60)).tolist() == [
         [0, 5, 20, 90], [5, 0, 20, 90], [5, 5, 60, 90], [5, 5, 20, 120],
     ]  # fmt: skip
-    assert boxes.box_area([[5, 5, 15, 25], [5, 25, 15, 5]]).tolist() == [200, 0]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from pgvision.datasets import Rle, segmentation_to_mask
-from pgvision.datasets.outlines import mask_to_runs, mask_xywh, one_ring
+from pgvision.datasets.outlines import mask_to_runs, one_ring
 from pgvision.errors import DataError
+from pgvision.rle import outline_xywh
 
 masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=9))
 
@@ -61,7 +62,7 @@ def test_a_polygon_alone_keeps_its_numbers():
 
 @given(masks.filter(np.any))
 def test_the_box_of_a_mask_is_tight(mask):
-    x, y, width, height = (int(value) for value in mask_xywh(mask))
+    x, y, width, height = (int(value) for value in outline_xywh(mask_to_runs(mask)._asdict()))
     part = mask[y : y + height, x : x + width]
     assert part.sum() == mask.sum()
     assert part[0].any()

@@ -12,7 +12,7 @@ from rich.console import Console
 from pgvision.errors import OptionError
 from pgvision.evaluation import STAT_NAMES, evaluate_detections, match_scores
 from pgvision.evaluation.metrics import best_f1, reliability
-from pgvision.evaluation.report_figure import report_figure
+from pgvision.evaluation.report import report_figure
 from pgvision.rle import mask_to_rle
 
 

@@ -262,7 +262,7 @@ class _Labels:
 
 
 def test_fiftyone_gets_parts_of_width_and_height(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgvision.results.conversions.fiftyone_labels", lambda: _Labels)
+    monkeypatch.setitem(sys.modules, "fiftyone.core.labels", _Labels)
     for result in (segmented(tracker_ids=[7, 8, 9]), read_back(segmented(tracker_ids=[7, 8, 9]))):
         first, second, _ = result.to_fiftyone()
         assert first["bounding_box"] == pytest.approx([10 / 160, 20 / 120, 40 / 160, 40 / 120])
