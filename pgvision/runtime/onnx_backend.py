@@ -1,7 +1,10 @@
 """Backend over ONNX Runtime: the default on a CPU, without torch and transformers."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +16,18 @@ from pgvision.errors import CheckpointError
 from pgvision.runtime.backend import KeyValueCache
 from pgvision.runtime.gemma import attention_mask, rotary_frequencies
 from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
-from pgvision.runtime.tensor_files import map_tensor, read_json, read_tensor_table, to_float32
+from pgvision.runtime.tensor_files import (
+    StoredTensor,
+    map_tensor,
+    read_json,
+    read_tensor_table,
+    to_float32,
+)
 
 MAX_PARAMETERS: Final = 200_000_000
 """Larger checkpoints run on torch, which keeps their weights in half precision."""
 _MAX_THREADS: Final = 8
+_MIN_BFLOAT16: Final = 10_000_000  # parameters; a smaller image encoder does not repay loading time
 _TEXT_KEYS: Final = (
     *("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
     *("num_hidden_layers", "vocab_size", "rms_norm_eps", "model_type"),
@@ -50,7 +60,7 @@ def why_unsupported(folder: Path) -> str | None:
         for part in (text, vision)
         for key in ("hidden_act", "hidden_activation")
     }
-    size = sum(int(np.prod(tensor.shape, dtype=np.int64)) for tensor in table.values())
+    size = _size(table, "")
     reasons = {
         f"config.json lacks {', '.join(missing)}": bool(missing),
         f"{text.get('model_type')} is not gemma or gemma2": text.get("model_type")
@@ -69,6 +79,12 @@ def why_unsupported(folder: Path) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def _size(table: Mapping[str, StoredTensor], start: str) -> int:
+    """Return the number of parameters of tensors with a name that starts so."""
+    tensors = (tensor for name, tensor in table.items() if name.startswith(start))
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
 def default_threads() -> int:
     """Return the CPUs that this process may use, at most 8; ``OMP_NUM_THREADS`` counts."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -80,17 +96,23 @@ def default_threads() -> int:
 
 
 class OnnxBackend:
-    """A small checkpoint folder in float32.
+    """A small checkpoint folder on ONNX Runtime in float32.
+
+    On a CPU that multiplies bfloat16, OpenVINO computes larger image encoders in it, three times
+    faster than ONNX Runtime, which has no bfloat16 on a CPU.
 
     Args:
         folder: See `why_unsupported`.
-        threads: Of ONNX Runtime; None: see `default_threads`.
+        threads: Of the CPU; None: see `default_threads`.
+        dtype: "float32": the image encoder, too; None: the faster one.
 
     Raises:
         CheckpointError: If weights are missing, left over, damaged or of another shape.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, dtype: str | None = None
+    ) -> None:
         self._folder = folder
         # 1. Settings.
         config = read_json(folder / "config.json")
@@ -100,7 +122,6 @@ class OnnxBackend:
         self.num_image_tokens = (self.resolution // int(vision["patch_size"])) ** 2
         self.vocabulary_size = int(self._text["vocab_size"])
         self.threads = threads or default_threads()
-        self.description = f"ONNX Runtime, CPU, float32, {self.threads} threads"
         # 2. Graphs; each weight must be used, or the architecture differs.
         tensors = read_tensor_table(folder)
         used: set[str] = set()
@@ -117,7 +138,20 @@ class OnnxBackend:
         unused = sorted(tensors.keys() - used - {"lm_head.weight"})
         if unused:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
-        self._vision, self._prompt, self._step = (self._session(graph, folder) for graph in graphs)
+        self._prompt, self._step = (self._session(graph, folder) for graph in graphs[1:])
+        self._vision: Any = None
+        if dtype is None and _size(tensors, "vision_tower.") >= _MIN_BFLOAT16:
+            width = int(self._text["hidden_size"])
+            self._vision = self._bfloat16_encoder(
+                partial(vision_graph, tensors, vision, width, used, folder=folder)
+            )
+        libraries = "ONNX Runtime, float32"
+        if self._vision is None:
+            vision_session = self._session(graphs[0], folder)
+            self._vision = lambda pixels: vision_session.run(None, {"pixels": pixels})[0]
+        else:
+            libraries += "; image encoder: OpenVINO, bfloat16"
+        self.description = f"CPU, {self.threads} threads; {libraries}"
         # 3. Rotary frequencies: PaliGemma counts positions from 1.
         self._frequencies = rotary_frequencies(self._text)
         self._scale = np.float32(self._text["hidden_size"] ** 0.5)
@@ -139,10 +173,27 @@ class OnnxBackend:
         except Exception as error:  # onnxruntime's own types are many
             raise CheckpointError(f"{folder}: ONNX Runtime cannot load it ({error})") from error
 
+    def _bfloat16_encoder(self, graph: Callable[[], bytes]) -> Any:
+        """Compile the image encoder in OpenVINO; None: this CPU does not multiply bfloat16."""
+        try:
+            import openvino
+        except ImportError:  # a dependency on x86 only
+            return None
+        core = openvino.Core()
+        if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return None
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "ENABLE_CPU_PINNING": False,  # other processes of this machine may be pinned, too
+        }
+        model = core.compile_model(core.read_model(BytesIO(graph())), "CPU", options)
+        return lambda pixels: np.concatenate([model(image[None])[0] for image in pixels])
+
     def encode(self, images: Sequence[ByteArray]) -> list[FloatArray]:
         """See `Backend.encode`."""
         pixels = np.stack([self._pixels(image) for image in images])
-        (features,) = self._vision.run(None, {"pixels": pixels})
+        features = self._vision(pixels)
         # Rows of their own: a view would keep the whole batch in memory.
         return [row.copy() for row in features]
 

@@ -9,13 +9,14 @@ which needs no protobuf library.
 import struct
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack, cast
 
 import numpy as np
 
 from pgvision.errors import CheckpointError
 from pgvision.runtime.gemma import Layer, run_layer
-from pgvision.runtime.tensor_files import StoredTensor
+from pgvision.runtime.tensor_files import StoredTensor, map_tensor
 
 _OPSET: Final = 23  # RMSNormalization
 _MICROSOFT: Final = "com.microsoft"  # ONNX Runtime's own operators
@@ -92,10 +93,14 @@ class Graph:
     Args:
         tensors: The checkpoint's tensors by name.
         used: Gets the names of those that the graph uses.
+        folder: The checkpoint's folder, to copy weights into the graph; None: the graph refers to
+            the safetensors files.
     """
 
-    def __init__(self, tensors: dict[str, StoredTensor], used: set[str]) -> None:
-        self._tensors, self._used = tensors, used
+    def __init__(
+        self, tensors: dict[str, StoredTensor], used: set[str], folder: Path | None = None
+    ) -> None:
+        self._tensors, self._used, self._folder = tensors, used, folder
         self._nodes: list[bytes] = []
         self._initialisers: dict[str, bytes] = {}
         self._inputs: list[bytes] = []
@@ -164,17 +169,19 @@ class Graph:
             raise CheckpointError(f"weights: {name} {found}, expected {shape}")
         self._used.add(name)
         if name not in self._initialisers:
-            # The graph refers to the safetensors file (external data), so weights are not copied.
-            entries = {"location": stored.file, "offset": stored.offset, "length": stored.size}
+            if self._folder is None:  # external data: weights are not copied
+                entries = {"location": stored.file, "offset": stored.offset, "length": stored.size}
+                data = _field(14, 1) + b"".join(
+                    _field(13, _field(1, key) + _field(2, str(value)))
+                    for key, value in entries.items()
+                )
+            else:
+                data = _field(9, map_tensor(self._folder, stored).tobytes())
             self._initialisers[name] = (
                 b"".join(_field(1, side) for side in shape)
                 + _field(2, _TYPES[stored.dtype])
                 + _field(8, name)
-                + b"".join(
-                    _field(13, _field(1, key) + _field(2, str(value)))
-                    for key, value in entries.items()
-                )
-                + _field(14, 1)
+                + data
             )
         value = Value(self, name)
         return value if stored.dtype == "F32" else self.node("Cast", value, to=_FLOAT)
@@ -200,10 +207,12 @@ class Graph:
             + b"".join(_field(12, info) for info in self._outputs)
         )
         opsets = [_field(2, _OPSET), _field(1, _MICROSOFT) + _field(2, 1)]
+        # OpenVINO recognises a model by three different fields: the opsets come last.
         return (
             _field(1, _IR_VERSION)
-            + b"".join(_field(8, opset) for opset in opsets)
+            + _field(2, "pgvision")
             + _field(7, graph)
+            + b"".join(_field(8, opset) for opset in opsets)
         )
 
 
@@ -215,7 +224,12 @@ def _value_info(name: str, shape: Sequence[Side], kind: int) -> bytes:
 
 
 def vision_graph(
-    tensors: dict[str, StoredTensor], vision: dict[str, Any], width: int, used: set[str]
+    tensors: dict[str, StoredTensor],
+    vision: dict[str, Any],
+    width: int,
+    used: set[str],
+    *,
+    folder: Path | None = None,
 ) -> bytes:
     """Build image encoder (SigLIP) and projector: ``pixels`` (b, 3, side, side) to ``features``.
 
@@ -224,6 +238,7 @@ def vision_graph(
         vision: The configuration's ``vision_config``.
         width: Of the projector's output.
         used: Gets the names of the tensors that are used.
+        folder: The checkpoint's folder, to copy its weights into the graph.
 
     Returns:
         The ONNX file's bytes; ``features`` are ``(b, n, width)``.
@@ -231,7 +246,7 @@ def vision_graph(
     Raises:
         CheckpointError: If a tensor is missing or has another shape.
     """
-    graph = Graph(tensors, used)
+    graph = Graph(tensors, used, folder)
     side, patch, d = vision["image_size"], vision["patch_size"], vision["hidden_size"]
     inner, heads, eps = (
         vision["intermediate_size"],

@@ -41,7 +41,8 @@ def open_engine(
             "torch" choose.
         revision: See `pgvision.runtime.load`, as for the others.
         device: Where to compute.
-        dtype: Of the weights; ONNX Runtime computes in float32.
+        dtype: Of the weights. ONNX Runtime computes in float32; by default larger image encoders
+            run in bfloat16 where the CPU has it, with "float32" they do not.
         kind: Which prompts the checkpoint knows.
         quantize: What weights are rounded to (torch).
         threads: Of the CPU; None: all that the process may use, at most 8 (ONNX Runtime), or
@@ -83,7 +84,7 @@ def open_engine(
             quantize=quantize,
             threads=threads,
         )
-    return _open_onnx(card, threads or default_threads())
+    return _open_onnx(card, threads or default_threads(), dtype)
 
 
 def _why_torch(
@@ -104,13 +105,13 @@ def _why_torch(
     return reason or why_unsupported(Path(card.location))
 
 
-def _open_onnx(card: CheckpointCard, threads: int) -> Engine:
+def _open_onnx(card: CheckpointCard, threads: int, dtype: str | None) -> Engine:
     def build() -> Engine:
         started = time.perf_counter()
         try:
-            backend = OnnxBackend(Path(card.location), threads=threads)
+            backend = OnnxBackend(Path(card.location), threads=threads, dtype=dtype)
         except ImportError as error:
-            raise DependencyError("ONNX Runtime is missing: pip install onnxruntime") from error
+            raise DependencyError(f"{error.name} is missing: pip install {error.name}") from error
         except MemoryError as error:
             raise CheckpointError(f"{card.name}: does not fit into memory") from error
         engine = Engine(backend, read_tokenizer(card.location, None), card)
@@ -125,7 +126,7 @@ def _open_onnx(card: CheckpointCard, threads: int) -> Engine:
         return engine
 
     # The stamp of the folder: changed files are loaded again.
-    key = EngineKey("onnx", card.location, options=(threads,))
+    key = EngineKey("onnx", card.location, options=(threads, dtype))
     return cached_engine(key, stamp_of(card.location), card, build)
 
 

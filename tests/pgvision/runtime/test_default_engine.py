@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -42,11 +43,12 @@ def folder(tmp_path: Path) -> Path:
     return Path(shutil.copytree(TINY, tmp_path / "copy"))
 
 
-def test_a_detection_imports_neither_torch_nor_transformers() -> None:
+@pytest.mark.parametrize("model", ["tiny", "small"])
+def test_a_detection_imports_neither_torch_nor_transformers(model: str) -> None:
     code = (
         "import sys\n"
         "from pgvision import Detector, samples\n"
-        "assert len(Detector('helmet', model='tiny')(samples.path('site-04')))\n"
+        f"assert len(Detector('helmet', model='{model}')(samples.path('site-04')))\n"
         "print(sorted({'torch', 'transformers', 'onnx'} & set(sys.modules)))"
     )
     ended = subprocess.run(
@@ -66,6 +68,20 @@ def test_answers_are_those_of_torch() -> None:
         assert answer.spans == wanted[number].spans
         np.testing.assert_allclose(answer.logprobs, wanted[number].logprobs, atol=1e-3)
         np.testing.assert_allclose(answer.loc_probs, wanted[number].loc_probs, atol=1e-3)
+
+
+def test_larger_image_encoders_run_in_bfloat16_where_the_cpu_has_it() -> None:
+    fast, exact = (open_engine("small", dtype=dtype).backend for dtype in (None, "float32"))
+    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert ("bfloat16" in fast.description) == has_bfloat16
+    assert "bfloat16" not in exact.description
+    assert "bfloat16" not in open_engine("tiny").backend.description
+    found, wanted = (np.stack(each.encode(IMAGES)) for each in (fast, exact))
+    error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+    assert error < 0.03
+    assert (error > 0) == has_bfloat16
+    (alone,) = fast.encode(IMAGES[:1])
+    np.testing.assert_array_equal(alone, found[0])  # the same alone and in a batch
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (3, 500), (224, 224), (301, 97)])
