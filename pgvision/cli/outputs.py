@@ -208,8 +208,11 @@ def describe(result: Result) -> str:
     notes = [_count_names(asked) if len(asked) else "nothing found"]
     if others := _count_names(result[result.class_ids < 0]):
         notes.append(f"not asked for: {others}")
-    if result.rejects:
-        notes.append(f"{len(result.rejects)} fragments unread")
+    # A refused class has a reason and no text.
+    notes += [reject.reason for reject in result.rejects if not reject.text]
+    unread = sum(bool(reject.text) for reject in result.rejects)
+    if unread:
+        notes.append(f"{unread} fragments unread")
     if result.truncated:
         notes.append("answer cut off")
     return "; ".join(notes)

@@ -65,6 +65,7 @@ class CheckpointCard:
         thresholds: For a class the least score that is kept by default, measured on held-out
             images; classes without one keep every object.
         trained_on: For a class ``"photographs"`` or ``"drawings"``; missing: unknown.
+        masks_on: The same for its masks: those trained on drawings only are refused on photographs.
         text_domain: ``"drawings"`` if captions, questions and readings were trained on drawings
             only, so that they are refused on photographs; None: any image, or unknown.
         false_alarms: For a kind of image the share in which a class was found that is not there,
@@ -86,6 +87,7 @@ class CheckpointCard:
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
     trained_on: Mapping[str, str] = field(default_factory=dict, hash=False)
+    masks_on: Mapping[str, str] = field(default_factory=dict, hash=False)
     text_domain: str | None = None
     false_alarms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
@@ -291,7 +293,8 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         closed_set=_read_closed_set(path, content.get("closed_set")),
         synonyms=_read_synonyms(path, content, classes),
         thresholds=_read_shares(path, content, "thresholds", classes),
-        trained_on=_read_domains(path, content, classes),
+        trained_on=_read_domains(path, content, "trained_on", classes),
+        masks_on=_read_domains(path, content, "masks_on", classes),
         text_domain=None if text_domain is None else str(text_domain),
         false_alarms=_read_shares(path, content, "false_alarms", None),
     )
@@ -331,14 +334,13 @@ def _read_shares(
 
 
 def _read_domains(
-    path: Path, content: dict[str, object], classes: tuple[str, ...] | None
+    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
 ) -> dict[str, str]:
-    domains = _read_map(path, content, "trained_on", classes)
+    domains = _read_map(path, content, key, classes)
     for name, value in domains.items():
         if value not in _DOMAINS:
             raise CheckpointError(
-                f"{path}: trained_on of {name!r} is {value!r}, expected one of "
-                f"{', '.join(_DOMAINS)}"
+                f"{path}: {key} of {name!r} is {value!r}, expected one of {', '.join(_DOMAINS)}"
             )
     return {name: str(value) for name, value in domains.items()}
 

@@ -44,6 +44,7 @@ class ObjectTask(Generic[Result]):
         prompts: One for each group of names, for the whole frame.
         resolution: Side in pixels of the square that the model sees.
         codec: Decodes masks; None: boxes only.
+        insists: Whether to ask for masks on images that the checkpoint was not trained on.
     """
 
     names: tuple[ClassName, ...]
@@ -52,6 +53,7 @@ class ObjectTask(Generic[Result]):
     prompts: tuple[Ask, ...]
     resolution: int
     codec: "MaskCodec | None" = None
+    insists: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,12 +67,20 @@ class ObjectTask(Generic[Result]):
             OptionError: If ``tile`` would cut the frame into too many tiles.
         """
         self._warn_about_photographs(frame)
+        refused = {name.trained for name in self._refused_masks(frame)}
+        prompts = [ask for ask in self.prompts if not refused.issuperset(ask.classes)]
         tile = self.settings.tile
         side = auto_tile(frame.image_hw, self.resolution) if tile == "auto" else tile
         if side is None or max(frame.image_hw) <= side:
-            return list(self.prompts)
+            return prompts
         windows = [None, *tiles(frame.image_hw, side)]
-        return [replace(ask, window=window) for window in windows for ask in self.prompts]
+        return [replace(ask, window=window) for window in windows for ask in prompts]
+
+    def _refused_masks(self, frame: Frame) -> list[ClassName]:
+        """Return the classes with masks that were trained on drawings only, on a photograph."""
+        domains = self.card.masks_on if self.codec and not self.insists else {}
+        drawn = [name for name in self.names if domains.get(name.trained) == "drawings"]
+        return drawn if drawn and is_photograph(frame.bgr) else []
 
     def _warn_about_photographs(self, frame: Frame) -> None:
         """Log once if classes that were trained on in drawings are asked of a photograph."""
@@ -93,9 +103,20 @@ class ObjectTask(Generic[Result]):
         Raises:
             OptionError: If ``conf`` is above 0 and the engine returns no probabilities.
         """
-        # 1. Read all answers; their places count in the joined text.
+        # 1. Read all answers; their places count in the joined text. Refused classes have none.
         found: list[Found] = []
-        rejects: list[Reject] = []
+        refused = self._refused_masks(frame)
+        rejects = [
+            Reject(
+                "",
+                f"{name.given}: {self.card.name} was trained on masks of it in drawings only, and "
+                "this image looks like a photograph; use Detector, or insist with "
+                'unknown="ask"',
+                0,
+                0,
+            )
+            for name in refused
+        ]
         offset = 0
         for ask, answer in answers:
             objects, fragments = read_answer(
@@ -112,7 +133,9 @@ class ObjectTask(Generic[Result]):
                 for item in found
                 if not item.codes
             ]
-            found = [item for item in found if item.codes]
+            # A prompt of several classes may name a refused one.
+            given = {name.given for name in refused}
+            found = [item for item in found if item.codes and item.label not in given]
         # 3. Merge what several prompts or tiles found, then threshold and limit.
         found = self._merged(found, answers, frame.image_hw)
         found = [item for item in found if self._is_kept(item)]

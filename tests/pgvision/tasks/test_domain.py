@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted import CARD, Scripted
 
 from pgvision import samples
-from pgvision.tasks import Answerer, Captioner, Detector, Reader
+from pgvision.runtime import Request
+from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 from pgvision.tasks.domain import is_photograph, photograph_score
 from recipes.scenes import render_scene
 
@@ -134,3 +135,40 @@ def test_classes_trained_on_drawings_are_warned_about_once(
     assert record.levelno == logging.WARNING
     assert "drawn: trained on drawings only" in record.getMessage()
     assert record.getMessage().endswith("photograph: vest; expect misses and false alarms")
+
+
+def test_masks_trained_on_drawings_are_refused_on_photographs() -> None:
+    card = replace(
+        CARD, name="drawn", classes=("helmet", "person"),
+        masks_on={"helmet": "drawings", "person": "photographs"},
+    )  # fmt: skip
+    asked: list[str] = []
+
+    def answer(request: Request) -> str:
+        asked.append(request.prefix)
+        return "<loc0100><loc0100><loc0500><loc0500>" + "<seg001>" * 16 + request.prefix[7:]
+
+    def both_answers(request: Request) -> str:
+        """One prompt for both classes; the boxes differ."""
+        return " ; ".join(
+            f"<loc{k:04d}><loc0100><loc0500><loc0500>{'<seg001>' * 16} {name}"
+            for k, name in ((100, "helmet"), (400, "person"))
+        )
+
+    one_each = {"classes_per_prompt": 1}
+    both = Segmenter(["helmet", "person"], generator=Scripted(answer, card=card), **one_each)
+    assert both(DRAWING).labels == ("helmet", "person")
+    result = both(PHOTOGRAPH)
+    assert result.labels == ("person",)
+    assert asked == ["segment helmet", "segment person", "segment person"]
+    (reject,) = result.rejects
+    assert reject.reason.startswith("helmet: drawn was trained on masks of it in drawings only")
+    joint = Segmenter(["helmet", "person"], generator=Scripted(both_answers, card=card))
+    assert joint(DRAWING).labels == ("helmet", "person")
+    assert joint(PHOTOGRAPH).labels == ("person",)
+    # Alone: nothing is asked, and the result has the reason. Boxes are not refused.
+    alone = Segmenter("helmet", generator=Scripted(answer, card=card))(PHOTOGRAPH)
+    assert (len(alone), len(alone.rejects), len(asked)) == (0, 1, 3)
+    assert not Detector("helmet", generator=Scripted(answer, card=card))(PHOTOGRAPH).rejects
+    insisting = Segmenter("helmet", unknown="ask", generator=Scripted(answer, card=card))
+    assert insisting(PHOTOGRAPH).labels == ("helmet",)
