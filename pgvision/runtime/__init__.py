@@ -7,9 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, find_revision
+    from pgvision.runtime.checkpoints import (
+        CheckpointCard,
+        find_checkpoint,
+        find_revision,
+        weights_digest,
+    )
     from pgvision.runtime.checks import LanguageReport, LeakReport, check_language, check_leaks
-    from pgvision.runtime.digests import weights_digest
     from pgvision.runtime.engine import Engine
     from pgvision.runtime.engine_cache import unload
     from pgvision.runtime.loading import engine_of, load, load_apart
@@ -26,28 +30,14 @@ if TYPE_CHECKING:
     from pgvision.runtime.remote import Remote
 
 _MODULES = {
-    "CheckpointCard": "checkpoints",
-    "DRAFTS": "protocol",
-    "Drafts": "protocol",
-    "Engine": "engine",
-    "Generation": "protocol",
-    "Generator": "protocol",
-    "LanguageReport": "checks",
-    "LeakReport": "checks",
-    "ObjectSpan": "protocol",
-    "Picture": "protocol",
-    "Remote": "remote",
-    "Request": "protocol",
-    "check_language": "checks",
-    "check_leaks": "checks",
-    "engine_of": "loading",
-    "find_checkpoint": "checkpoints",
-    "find_revision": "checkpoints",
-    "load": "loading",
-    "load_apart": "loading",
-    "open_engine": "opening",
-    "unload": "engine_cache",
-    "weights_digest": "digests",
+    "checkpoints": "CheckpointCard find_checkpoint find_revision weights_digest",
+    "checks": "LanguageReport LeakReport check_language check_leaks",
+    "engine": "Engine",
+    "engine_cache": "unload",
+    "loading": "engine_of load load_apart",
+    "opening": "open_engine",
+    "protocol": "DRAFTS Drafts Generation Generator ObjectSpan Picture Request",
+    "remote": "Remote",
 }
 __all__ = [
     "DRAFTS",
@@ -76,6 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f"pgvision.runtime.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names.split():
+            return getattr(import_module(f"pgvision.runtime.{module}"), name)
     raise AttributeError(f"module 'pgvision.runtime' has no attribute {name!r}")

@@ -1,15 +1,18 @@
-"""Checkpoint lookup and metadata: kind, codec, resolution. Needs no torch."""
+"""Checkpoint lookup, metadata and digest. Needs no torch."""
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.runtime.tensor_files import read_json
 from pgvision.tokens import KINDS
+
+T = TypeVar("T")
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
@@ -20,6 +23,9 @@ _DOMAINS: Final = ("photographs", "drawings")
 _ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
+_BLOCK: Final = 1 << 20  # bytes
+_NUM_BLOCKS: Final = 256
+"""Blocks read of a larger file for its digest, evenly spread: training changes all of it."""
 _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of huggingface_hub
 
 
@@ -276,10 +282,10 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         raise CheckpointError(f"{path}: max_new_tokens is {limit!r}, expected a number above 0")
     classes = _read_words(path, content, "classes")
     text_domain = content.get("text_domain")
+    share, domain = "a number in [0, 1]", f"one of {', '.join(_DOMAINS)}"
     if text_domain not in (None, *_DOMAINS):
-        raise CheckpointError(
-            f"{path}: text_domain is {text_domain!r}, expected one of {', '.join(_DOMAINS)}"
-        )
+        raise CheckpointError(f"{path}: text_domain is {text_domain!r}, expected {domain}")
+    synonyms = _read_map(path, content, "synonyms", classes)
     # 2. Update the card; absent keys keep its values.
     return replace(
         card,
@@ -291,12 +297,12 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         max_new_tokens=limit,
         notes=None if notes is None else str(notes),
         closed_set=_read_closed_set(path, content.get("closed_set")),
-        synonyms=_read_synonyms(path, content, classes),
-        thresholds=_read_shares(path, content, "thresholds", classes),
-        trained_on=_read_domains(path, content, "trained_on", classes),
-        masks_on=_read_domains(path, content, "masks_on", classes),
+        synonyms={name: _read_words(path, synonyms, name) or () for name in synonyms},
+        thresholds=_read_values(path, content, "thresholds", classes, _read_share, share),
+        trained_on=_read_values(path, content, "trained_on", classes, _read_domain, domain),
+        masks_on=_read_values(path, content, "masks_on", classes, _read_domain, domain),
         text_domain=None if text_domain is None else str(text_domain),
-        false_alarms=_read_shares(path, content, "false_alarms", None),
+        false_alarms=_read_values(path, content, "false_alarms", None, _read_share, share),
     )
 
 
@@ -313,36 +319,32 @@ def _read_map(
     return pairs
 
 
-def _read_synonyms(
-    path: Path, content: dict[str, object], classes: tuple[str, ...] | None
-) -> dict[str, tuple[str, ...]]:
-    pairs = _read_map(path, content, "synonyms", classes)
-    return {name: _read_words(path, pairs, name) or () for name in pairs}
-
-
-def _read_shares(
-    path: Path, content: dict[str, Any], key: str, classes: tuple[str, ...] | None
-) -> dict[str, float]:
-    shares: dict[str, float] = {}
+def _read_values(
+    path: Path,
+    content: dict[str, Any],
+    key: str,
+    classes: tuple[str, ...] | None,
+    read: Callable[[object], T | None],
+    expected: str,
+) -> dict[str, T]:
+    """Return a JSON object of which ``read`` takes each value; it returns None for a wrong one."""
+    found = {}
     for name, value in _read_map(path, content, key, classes).items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise CheckpointError(
-                f"{path}: {key} of {name!r} is {value!r}, expected a number in [0, 1]"
-            )
-        shares[name] = float(value)
-    return shares
+        taken = read(value)
+        if taken is None:
+            raise CheckpointError(f"{path}: {key} of {name!r} is {value!r}, expected {expected}")
+        found[name] = taken
+    return found
 
 
-def _read_domains(
-    path: Path, content: dict[str, object], key: str, classes: tuple[str, ...] | None
-) -> dict[str, str]:
-    domains = _read_map(path, content, key, classes)
-    for name, value in domains.items():
-        if value not in _DOMAINS:
-            raise CheckpointError(
-                f"{path}: {key} of {name!r} is {value!r}, expected one of {', '.join(_DOMAINS)}"
-            )
-    return {name: str(value) for name, value in domains.items()}
+def _read_share(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
+
+
+def _read_domain(value: object) -> str | None:
+    return str(value) if value in _DOMAINS else None
 
 
 def _read_closed_set(path: Path, content: object) -> ClosedSet | None:
@@ -386,3 +388,38 @@ def adapter_base(folder: Path) -> tuple[str | None, str | None]:
     if not isinstance(base, str) or not base:
         raise CheckpointError(f"{path}: names no base_model_name_or_path; save the adapter again")
     return base, revision if isinstance(revision, str) else None
+
+
+def weights_digest(card: CheckpointCard, revision: str | None) -> str:
+    """Compute a digest of a checkpoint's weights, which training changes.
+
+    Args:
+        card: The checkpoint; one of the hub has been loaded before, so that it is in the cache.
+        revision: As it was loaded.
+
+    Returns:
+        A digest of all its files, or the hub's own: the commit. An adapter's base comes after it.
+    """
+    if is_address(card.location):
+        return card.name  # a server's weights cannot be read
+    if not card.is_local:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(card.location, "config.json", revision=revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else revision or "main"
+        return f"{card.location}@{commit}"
+    digest = hashlib.sha256()
+    folder = Path(card.location)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, size = file.relative_to(folder), file.stat().st_size
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(f"{name.as_posix()}\0{size}\0".encode())
+        count = min(_NUM_BLOCKS, -(-size // _BLOCK))
+        with file.open("rb") as stream:
+            for number in range(count):
+                stream.seek((size - _BLOCK) * number // (count - 1) if size > _BLOCK else 0)
+                digest.update(stream.read(_BLOCK))
+    if card.base is None:
+        return digest.hexdigest()
+    return f"{digest.hexdigest()} on {weights_digest(find_checkpoint(card.base), revision)}"

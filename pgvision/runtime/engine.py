@@ -69,6 +69,9 @@ class Engine:
         backend: The model.
         tokenizer: Its tokenizer.
         card: What the checkpoint is.
+
+    Attributes:
+        max_new_tokens: Longest answer by default.
     """
 
     def __init__(self, backend: Backend, tokenizer: Tokenizer, card: CheckpointCard) -> None:
@@ -76,14 +79,10 @@ class Engine:
         self.vocabulary = tokenizer.vocabulary
         self.resolution = backend.resolution
         self.num_image_tokens = backend.num_image_tokens
+        self.max_new_tokens = card.longest_answer(self.resolution)
         self._name = f"{card.name} ({backend.description})"
         self._lock = threading.Lock()
         self.forget_images()
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Longest answer by default."""
-        return self.card.longest_answer(self.resolution)
 
     @property
     def model(self) -> Any:
@@ -213,10 +212,8 @@ class Engine:
     def forget_images(self) -> None:
         """Empty the cache of encoded images."""
         with self._lock:
-            self._lasting, self._passing = (
-                _ImageCache(_REMEMBERED_BYTES),
-                _ImageCache(_PASSING_BYTES),
-            )
+            self._lasting = _ImageCache(_REMEMBERED_BYTES)
+            self._passing = _ImageCache(_PASSING_BYTES)
 
     def input_ids(self, prefix: str) -> list[int]:
         """Return the prompt's token ids: image tokens, ``<bos>``, prefix, newline.

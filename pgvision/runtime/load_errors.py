@@ -31,8 +31,9 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
     chain = _chain(error)
     page = f"https://huggingface.co/{card.location}"
     if any(_is_memory(one) for one in chain):
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         return CheckpointError(
-            f"{card.name}: does not fit into memory ({_first_line(error)}): try "
+            f"{card.name}: does not fit into memory ({reason}): try "
             f'dtype="bfloat16", quantize="int8" or "int4", a smaller checkpoint, or '
             f'device="auto" to spread it over several GPUs; loading again will not help'
         )
@@ -77,7 +78,3 @@ def _is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

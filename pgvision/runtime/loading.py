@@ -5,6 +5,7 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 _LOG = logging.getLogger(__name__)
-_DTYPES: Final = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+_DTYPES: Final = ("float32", "bfloat16", "float16")
+# What transformers, torch, peft and the hub raise.
+_ERRORS: Final = (
+    *(OSError, ValueError, RuntimeError, KeyError, ImportError, MemoryError, SafetensorError),
+)
 QUANTIZATIONS: Final = ("int8", "int4")
 # Images go through vision and projector once, and the output layer is the embedding as well:
 # only the language model's layers are worth their rounding.
@@ -185,15 +186,7 @@ def _load(
             key = EngineKey("torch", source.card.location, source.revision, options)
             stamp = stamp_of(source.card.location, source.base)
             return cached_engine(key, stamp, source.card, lambda: _read(source, how))
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        MemoryError,
-        SafetensorError,
-    ) as error:
+    except _ERRORS as error:
         raise explain(error, card) from error
 
 
@@ -280,6 +273,7 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
 
     Raises:
         CheckpointError: If they are incomplete, or do not fit the GPUs.
+        DependencyError: If accelerate is missing and several devices are asked for.
     """
     from transformers import PaliGemmaForConditionalGeneration
     from transformers.utils import logging as transformers_logging
@@ -294,14 +288,15 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     if how.quantize is not None:
         more["quantization_config"] = _quantization(how.quantize, how.device)
     if how.device == "auto":
-        _require_accelerate()
+        if find_spec("accelerate") is None:  # transformers needs it
+            raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'")
         more["device_map"] = "auto"
     # 2. Read the weights, and refuse missing or unexpected ones.
     model, report = PaliGemmaForConditionalGeneration.from_pretrained(
         source.base,
         config=source.config,
         revision=source.revision,
-        dtype=_DTYPES[cast("str", how.dtype)],
+        dtype=getattr(torch, cast("str", how.dtype)),
         attn_implementation=attention,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are named, and refused, below
@@ -424,13 +419,6 @@ def _require_quantization(quantize: str | None, card: CheckpointCard) -> None:
         )
 
 
-def _require_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401  (transformers needs it)
-    except ImportError as error:
-        raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'") from error
-
-
 def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:
     large = int(config.text_config.hidden_size) >= 1024
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -446,23 +434,16 @@ def _require_dtype(dtype: str | None, quantize: str | None) -> str | None:
 
 
 def _require_device(device: str | None) -> str:
-    if device is None:
-        if torch.cuda.is_available():
-            device = "cuda"
-        else:
-            return "mps" if torch.backends.mps.is_available() else "cpu"
+    there = ["cuda"] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += ["cpu"]
     if device == "auto":
         return device
     try:
-        parsed = torch.device(device)
+        parsed = torch.device(there[0] if device is None else device)
     except RuntimeError as error:
         raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(parsed.type, False):
+    if parsed.type not in there:
         raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
     if parsed.type == "cuda":  # one name for one card
         return f"cuda:{torch.cuda.current_device() if parsed.index is None else parsed.index}"

@@ -13,16 +13,9 @@ from PIL import Image
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
-from pgvision.runtime.backend import KeyValueCache
-from pgvision.runtime.gemma import attention_mask, rotary_frequencies
+from pgvision.runtime.backend import KeyValueCache, attention_mask, rotary_frequencies
 from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
-from pgvision.runtime.tensor_files import (
-    StoredTensor,
-    map_tensor,
-    read_json,
-    read_tensor_table,
-    to_float32,
-)
+from pgvision.runtime.tensor_files import StoredTensor, map_tensor, read_json, read_tensor_table
 
 MAX_PARAMETERS: Final = 200_000_000
 """Larger checkpoints run on torch, which keeps their weights in half precision."""
@@ -130,11 +123,8 @@ class OnnxBackend:
             *(decoder_graph(tensors, self._text, used, is_cached=flag) for flag in (False, True)),
         ]
         self._table = _embeddings(folder, tensors, self._text, used)
-        self._head = (
-            map_tensor(folder, tensors["lm_head.weight"])
-            if ("lm_head.weight" in tensors)
-            else self._table
-        )
+        head = tensors.get("lm_head.weight")
+        self._head = self._table if head is None else map_tensor(folder, head)
         unused = sorted(tensors.keys() - used - {"lm_head.weight"})
         if unused:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
@@ -251,14 +241,9 @@ class OnnxBackend:
                 inputs[f"values_{number}"] = cache.tables[layers + number][: len(feeds)]
         *new, hidden = session.run(None, inputs)
         # 4. Copy new keys and values to the cache, without padding.
-        for number in range(layers):
-            for table, fresh in zip(
-                (cache.tables[number], cache.tables[layers + number]),
-                new[2 * number : 2 * number + 2],
-                strict=True,
-            ):
-                for row, (start, feed) in enumerate(zip(starts, feeds, strict=True)):
-                    table[row, :, start : start + len(feed)] = fresh[row, :, : len(feed)]
+        for table, fresh in zip(cache.tables, [*new[::2], *new[1::2]], strict=True):
+            for row, (start, feed) in enumerate(zip(starts, feeds, strict=True)):
+                table[row, :, start : start + len(feed)] = fresh[row, :, : len(feed)]
         found: FloatArray = np.concatenate(
             [hidden[row, : len(positions)] for row, positions in enumerate(wanted)]
         )
@@ -274,7 +259,7 @@ class OnnxBackend:
             count = 0 if features is None else len(features[row])
             if features is not None:
                 embedded[row, :count] = features[row]
-            rows = to_float32(self._table[list(feed[count:])])
+            rows = _to_float32(self._table[list(feed[count:])])
             embedded[row, count : len(feed)] = rows * self._scale
         return embedded
 
@@ -283,7 +268,7 @@ class OnnxBackend:
     ) -> FloatArray:
         """See `Backend.logits`."""
         if self._float_head is None:
-            self._float_head = to_float32(self._head)
+            self._float_head = _to_float32(self._head)
         rows = self._float_head if ids is None else self._float_head[ids]
         found: FloatArray = hidden[list(positions)] @ rows.T
         return found
@@ -302,6 +287,13 @@ class OnnxBackend:
         backend = load(self._folder, device="cpu", dtype="float32").backend
         tensor = torch.from_numpy(features)
         return backend.find_beams(prompt, tensor, count=count, limit=limit, pad=pad)
+
+
+def _to_float32(values: Any) -> FloatArray:
+    """Convert float16, or bfloat16's bits, to float32."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)  # type: ignore[no-any-return]
+    return values.astype(np.float32)  # type: ignore[no-any-return]
 
 
 def _joined_mask(

@@ -28,6 +28,9 @@ _MAX_TOKENS: Final = 240
 _ALTERNATIVES: Final = 20  # the most that OpenAI's form allows
 _TRIES: Final = 4
 _BUSY: Final = frozenset({429, 502, 503, 504})
+_HINTS: Final = {None: ": is the server running there?"} | dict.fromkeys(
+    (401, 403), f"; set {KEY_NAME}"
+)
 _TOKEN: Final = re.compile(r"<(?:loc(?P<bin>\d{4})|seg(?P<code>\d{3}))>")
 _EOS: Final = frozenset({"<eos>", "</s>", "<end_of_turn>"})
 
@@ -158,10 +161,7 @@ class Remote:
                 raise CheckpointError(str(error)) from error
         # Some servers refuse logprobs: ask again without.
         plain = {key: value for key, value in body.items() if "logprobs" not in key}
-        try:
-            answer = self._ask("/chat/completions", plain)
-        except HttpError as error:
-            raise CheckpointError(str(error)) from error
+        answer = self._complete(plain)
         if self._has_logprobs:
             self._has_logprobs = False
             _log.warning("%s gives no log-probabilities: no object has a score", self._base)
@@ -185,11 +185,8 @@ class Remote:
                 # Retry a busy server, or a lost connection of a request with a body.
                 is_busy = error.status in _BUSY or (error.status is None and body is not None)
                 if not is_busy or not tries_left:
-                    hint = f"; set {KEY_NAME}" if error.status in (401, 403) else ""
-                    if error.status is None:
-                        raise CheckpointError(f"{error}: is the server running there?") from error
-                    if hint:
-                        raise CheckpointError(f"{error}{hint}") from error
+                    if error.status in _HINTS:
+                        raise CheckpointError(f"{error}{_HINTS[error.status]}") from error
                     raise
                 pause_s = max(pause_s, min(error.retry_after, 30.0))
             except (ValueError, RecursionError) as error:
@@ -276,8 +273,7 @@ def _table(listed: Mapping[str, Any]) -> dict[str, float]:
 
 def _end_logprob(table: Mapping[str, float]) -> float:
     """Return an upper bound of the probability that the answer ended here."""
-    known = [value for token, value in table.items() if token in _EOS]
-    if known:
+    if known := [value for token, value in table.items() if token in _EOS]:
         return max(known)
     rest = float(np.log(max(1.0 - float(np.exp(list(table.values())).sum()), 1e-9)))
     return min(rest, *table.values()) if len(table) > 1 else rest

@@ -117,13 +117,6 @@ def map_tensor(folder: Path, stored: StoredTensor) -> "np.ndarray[Any, Any]":
     )
 
 
-def to_float32(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Convert float16, or bfloat16's bits, to float32."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

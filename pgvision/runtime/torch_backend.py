@@ -17,8 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
-from pgvision.runtime.backend import KeyValueCache
-from pgvision.runtime.gemma import Layer, attention_mask, run_layer
+from pgvision.runtime.backend import KeyValueCache, Layer, attention_mask, run_layer
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration

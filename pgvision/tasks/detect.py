@@ -11,10 +11,9 @@ from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard
 from pgvision.tasks.names import ClassName, known_classes
 from pgvision.tasks.options import (
-    ImageOptions,
+    Conf,
     ObjectOptions,
     ObjectSettings,
-    ReadOptions,
     check_options,
     object_settings,
 )
@@ -187,12 +186,7 @@ class ObjectPredictor(Predictor[Result]):
         device = self._runner.options.get("device")
         return train(data, out, config=config, model=str(model), task=task, device=device, **given)
 
-    def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
-        if how:
-            check_options(how, ReadOptions, type(self).__name__)
-        conf = how.get("conf")
-        if conf is None:
-            return self
+    def _with_conf(self, conf: Conf) -> Task[Result]:
         return replace(self._task, settings=replace(self._task.settings, conf=conf))
 
 

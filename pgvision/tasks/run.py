@@ -38,7 +38,7 @@ from pgvision.runtime import (
     find_revision,
     open_engine,
 )
-from pgvision.tasks.options import ImageOptions, ModelOptions, ReadOptions, check_options
+from pgvision.tasks.options import Conf, ImageOptions, ModelOptions, ReadOptions, check_options
 from pgvision.tokens import AnswerForm
 
 Result = TypeVar("Result")
@@ -444,9 +444,12 @@ class Predictor(Generic[Result]):
 
     def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
         """Return the task of one call, with the options that may change by call."""
-        if how:
-            check_options(how, ReadOptions, type(self).__name__)
-            if how.get("conf") is not None:
-                name = type(self).__name__
-                raise OptionError(f"conf: a {name} returns no objects; leave conf out")
-        return self._task
+        if not how:
+            return self
+        check_options(how, ReadOptions, type(self).__name__)
+        conf = how.get("conf")
+        return self if conf is None else self._with_conf(conf)
+
+    def _with_conf(self, conf: Conf) -> Task[Result]:
+        name = type(self).__name__
+        raise OptionError(f"conf: a {name} returns no objects; leave conf out")
