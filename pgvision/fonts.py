@@ -11,9 +11,11 @@ import logging
 import os
 import sys
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,14 +117,10 @@ class Letters:
         """Shorten a text so that it and its ending fit into a width."""
         if self.width(text + ending) <= width:
             return text + ending
-        low, high = 0, len(text)  # the longest beginning that fits is in [low, high)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.width(f"{text[:middle]}…{ending}") <= width:
-                low = middle
-            else:
-                high = middle
-        return f"{text[:low].rstrip()}…{ending}"
+        # The longest beginning that fits.
+        lengths = range(1, len(text))
+        cut = bisect_right(lengths, width, key=lambda n: ceil(self.width(f"{text[:n]}…{ending}")))
+        return f"{text[:cut].rstrip()}…{ending}"
 
     def _runs(self, line: str) -> Iterator[tuple[FreeTypeFont, str]]:
         """Split a line where the font changes; marks stay with their letter."""

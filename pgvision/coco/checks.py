@@ -171,11 +171,8 @@ def kind_of(value: object) -> str:
         >>> kind_of([1]), kind_of(None), kind_of("a")
         ('a list', 'null', 'text')
     """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true/false"
     names = {list: "a list", dict: "an object", str: "text", int: "a number", float: "a number"}
+    names |= {bool: "true/false", type(None): "null"}
     return names.get(type(value), type(value).__name__)
 
 
@@ -215,15 +212,14 @@ class Table:
         if set(map(type, records)) - {dict}:
             keep = [row for row, record in enumerate(records) if isinstance(record, Mapping)]
             for row in sorted(set(range(len(records))) - set(keep)):
-                what = f"is {kind_of(records[row])}, expected an object"
-                problems.add(f"{where}[{row}]", what)
+                problems.add(f"{where}[{row}]", f"is {kind_of(records[row])}, expected an object")
             self.index = np.array(keep, np.int64)
             self.records = [records[row] for row in keep]
         self.bad = np.zeros(len(self.records), np.bool_)
 
-    def place(self, row: int, key: str) -> str:
-        """Return the place of a field, for messages."""
-        return f"{self.where}[{self.index[row]}].{key}"
+    def place(self, row: int, key: str = "") -> str:
+        """Return the place of a record or of its field, for messages."""
+        return f"{self.where}[{self.index[row]}]" + (f".{key}" if key else "")
 
     def fail(self, row: int, key: str, what: str) -> None:
         """Add a problem of one row."""

@@ -200,16 +200,14 @@ class _Reader:
         table = Table(records, "images", self.problems)
         sizes: list[tuple[int, int] | None] = []
         for row, record in enumerate(table.records):
-            height, width = record.get("height"), record.get("width")
+            size, sides = None, (record.get("height"), record.get("width"))
             try:
-                sizes.append(stated_size(height, width))
+                size = stated_size(*sides)
+                if size is None and 0 in sides:
+                    self.problems.note("image sizes of 0, read as unknown", table.place(row))
             except ValueError as error:
-                sizes.append(None)
-                self.problems.add(f"images[{table.index[row]}]", str(error))
-                table.bad[row] = True
-                continue
-            if sizes[-1] is None and 0 in (height, width):
-                self.problems.note("image sizes of 0, read as unknown", f"images[{row}]")
+                table.fail(row, "", str(error))
+            sizes.append(size)
         self._keep(table, self.images, sizes)
 
     def read_categories(self, records: list[Any]) -> None:
@@ -248,7 +246,10 @@ class _Reader:
         table = Table(annotations, "annotations", self.problems)
         image_ids, category_ids = table.whole("image_id"), table.whole("category_id")
         ids = self._read_ids(table)
-        crowd = self._read_crowds(table)
+        crowds = table.values("iscrowd")
+        for row, value in enumerate(crowds):
+            if value is not MISSING and value not in (0, 1, None):
+                table.fail(row, "iscrowd", f"is {value!r:.20}, expected 0 or 1")
         area = table.numbers("area", optional=True)
         negative = area < 0
         for row in np.flatnonzero(negative).tolist():
@@ -286,7 +287,7 @@ class _Reader:
             xywh=boxes[keep],
             area=area[keep],
             has_area=has_area[keep],
-            crowd=crowd[keep],
+            crowd=np.array([crowds[row] == 1 for row in rows], np.bool_),
             outlines=[shapes[row] for row in rows] if outlines else [None] * len(rows),
             entries=[table.records[row] for row in rows],
             problems=self.problems,
@@ -298,13 +299,6 @@ class _Reader:
             self.problems.note("annotations without ids, numbered from 1", "annotations[0]")
             return np.arange(1, len(values) + 1)
         return table.whole("id", _MAX_ANNOTATION_ID)
-
-    def _read_crowds(self, table: Table) -> NDArray[np.bool_]:
-        values = table.values("iscrowd")
-        for row, value in enumerate(values):
-            if value is not MISSING and value not in (0, 1, None):
-                table.fail(row, "iscrowd", f"is {value!r:.20}, expected 0 or 1")
-        return np.array([value == 1 for value in values], np.bool_)
 
     def _read_outlines(self, table: Table, image_ids: NDArray[np.int64]) -> list[Any]:
         """Return rings or run lengths of each row, None where there are none."""
@@ -357,8 +351,7 @@ class _Reader:
             if value is MISSING or value is None or (isinstance(value, list) and not value):
                 values[row] = MISSING
                 if shape is not None:
-                    note = "missing boxes, taken from the outlines"
-                    self.problems.note(note, f"annotations[{table.index[row]}]")
+                    self.problems.note("missing boxes, taken from the outlines", table.place(row))
                     values[row] = outline_xywh(shape)
                 elif table.bad[row]:  # the outline is the problem
                     values[row] = (0.0, 0.0, 0.0, 0.0)
@@ -379,7 +372,7 @@ class _Reader:
         first: dict[int, int] = {}
         for row, number in enumerate(ids.tolist()):
             if not table.bad[row] and first.setdefault(number, row) != row:
-                other = f"annotations[{table.index[first[number]]}]"
+                other = table.place(first[number])
                 table.fail(row, "id", f"is {number}, as {other}; {_UNIQUE}")
 
     def _leave_out_groups(self, used: set[int]) -> None:

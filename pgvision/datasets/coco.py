@@ -165,20 +165,18 @@ def _place_images(
 def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
     """Make the annotations of each image."""
     objects: dict[int, list[Annotation]] = {}
-    rows = zip(
-        content.ids.tolist(),
-        content.image_ids.tolist(),
-        content.category_ids.tolist(),
-        content.xywh.tolist(),
-        content.crowd.tolist(),
-        content.has_area.tolist(),
-        content.area.tolist(),
-        strict=True,
+    columns = (
+        *(content.ids, content.image_ids, content.category_ids),
+        *(content.xywh, content.crowd, content.has_area, content.area),
     )
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     for row, (number, image_id, category_id, xywh, crowd, has_area, area) in enumerate(rows):
         outline = content.outlines[row]
         if isinstance(outline, Mapping):
-            outline = _run_lengths(outline)
+            height, width = map(int, outline["size"])
+            counts = outline["counts"]
+            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            outline = Rle((height, width), text if isinstance(text, str) else tuple(map(int, text)))
         item = Annotation(
             number, category_id, tuple(xywh), outline, crowd, area if has_area else None,
             content.other_fields(row),
@@ -187,14 +185,6 @@ def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
         # Free the outline: large files would be in memory twice.
         content.outlines[row] = None
     return objects
-
-
-def _run_lengths(rle: Mapping[str, Any]) -> Rle:
-    (height, width), counts = rle["size"], rle["counts"]
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    size = (int(height), int(width))
-    return Rle(size, counts if isinstance(counts, str) else tuple(int(run) for run in counts))
 
 
 def dataset_to_coco(dataset: Dataset) -> dict[str, object]:

@@ -6,41 +6,13 @@ compared, so that a writer's error is found like a format's limit.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, change_objects
-from pgvision.datasets.examples import ExampleOptions, bins_of, clipped_xyxy, is_outside
+from pgvision.datasets.examples import ExampleOptions, is_outside, with_extent
 
 _SHOWN = 3  # examples in a message
 _ROUNDING = 1e-6  # pixels
-
-
-@dataclass
-class _Losses:
-    """Counts of what is lost, by kind, with the first examples."""
-
-    split: str
-    counts: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    examples: dict[tuple[str, bool], list[str]] = field(default_factory=dict)
-
-    def add(self, what: str, where: str = "", *, whole: bool = True) -> None:
-        """Count one: an image or object (``whole``), or a field or change of one."""
-        self.counts[what, whole] += 1
-        shown = self.examples.setdefault((what, whole), [])
-        if where and where not in shown and len(shown) < _SHOWN:
-            shown.append(where)
-
-    def findings(self) -> list[Finding]:
-        return [
-            Finding(
-                "lost" if whole else "not-kept",
-                "error" if whole else "warning",
-                f"{count} {what}"
-                + (f" ({', '.join(shown)})" if (shown := self.examples[what, whole]) else ""),
-                split=self.split,
-            )
-            for (what, whole), count in self.counts.items()
-        ]
 
 
 def compare_datasets(
@@ -81,7 +53,7 @@ def compare_datasets(
         '1 crowd regions were left out (a.jpg annotation 3)'
     """
     # 1. Compare the images and their objects.
-    losses = _Losses(split)
+    losses = _Losses(split, options, bins)
     names_after = {} if after is None else after.names
     written = {} if after is None else {image.file_name: image for image in after.images}
     if not masks:
@@ -101,8 +73,8 @@ def compare_datasets(
         found: dict[str, list[Annotation]] = {}
         for item in other.objects:
             found.setdefault(names_after[item.category_id], []).append(item)
-        _compare_objects(losses, image, found, before, options, bins=bins)
-        _compare_fields(losses, "images", image.extra, other.extra)
+        losses.compare_objects(image, found, before.names)
+        losses.compare_fields("images", image.extra, other.extra)
     # 2. Images that are left were not in the original.
     for name in written:
         losses.add("images were read back that were not written", name)
@@ -112,86 +84,101 @@ def compare_datasets(
         if category.name not in known:
             losses.add("classes are in no prompt", category.name, whole=False)
         else:
-            _compare_fields(losses, "categories", category.extra, known[category.name].extra)
+            losses.compare_fields("categories", category.extra, known[category.name].extra)
     for name in before.info.keys() - (after.info.keys() if after is not None else set()):
         losses.add("top-level fields were left out", name, whole=False)
     return losses.findings()
 
 
-def _compare_objects(
-    losses: _Losses,
-    image: ImageRecord,
-    found: dict[str, list[Annotation]],
-    before: Dataset,
-    options: ExampleOptions,
-    *,
-    bins: bool,
-) -> None:
-    """Match the objects of one image with those found, class by class, the nearest box first."""
-    reasons = {item.id: _reason(item, image, options, bins=bins) for item in image.objects}
-    # Objects that the format cannot express come last.
-    for item in sorted(image.objects, key=lambda item: reasons[item.id] != ""):
-        place, reason = f"{image.file_name} annotation {item.id}", reasons[item.id]
-        left = found.get(before.names[item.category_id], [])
-        match = min(left, key=lambda other: _distance(other, item), default=None)
-        # An object that cannot be expressed must not take the match of its neighbour.
-        if match is None or (reason and _distance(match, item) > 1):
-            losses.add(reason or "objects were not read back", place)
-            match = None
-        else:
-            left.remove(match)
-        _compare_object(losses, item, match, image, place)
-    for _ in range(sum(map(len, found.values()))):
-        losses.add("objects were read back that were not written", image.file_name)
+class _Losses:
+    """Counts of what is lost, by kind, with the first examples."""
 
+    def __init__(self, split: str, options: ExampleOptions, bins: bool) -> None:
+        self._split, self._options, self._bins = split, options, bins
+        self._counts: Counter[tuple[str, bool]] = Counter()
+        self._examples: dict[tuple[str, bool], list[str]] = {}
 
-def _reason(item: Annotation, image: ImageRecord, options: ExampleOptions, *, bins: bool) -> str:
-    """Return why an object cannot be expressed, "" if it can."""
-    if item.iscrowd and not (bins and options.crowds == "keep"):
-        return "crowd regions were left out"
-    if is_outside(item, image.image_hw):
-        return "objects were left out: their boxes are outside the image"
-    if bins:
-        left, top, right, bottom = clipped_xyxy(item, image.image_hw)
-        row = bins_of([item], image, options)[0]
-        if right <= left or bottom <= top or row[0] >= row[2] or row[1] >= row[3]:
+    def add(self, what: str, where: str = "", *, whole: bool = True) -> None:
+        """Count one: an image or object (``whole``), or a field or change of one."""
+        self._counts[what, whole] += 1
+        shown = self._examples.setdefault((what, whole), [])
+        if where and where not in shown and len(shown) < _SHOWN:
+            shown.append(where)
+
+    def findings(self) -> list[Finding]:
+        findings = []
+        for (what, whole), count in self._counts.items():
+            shown = ", ".join(self._examples[what, whole])
+            message = f"{count} {what} ({shown})" if shown else f"{count} {what}"
+            if whole:
+                findings.append(Finding("lost", "error", message, split=self._split))
+            else:
+                findings.append(Finding("not-kept", "warning", message, split=self._split))
+        return findings
+
+    def compare_fields(
+        self, owners: str, before: Mapping[str, object], after: Mapping[str, object]
+    ) -> None:
+        if missing := ", ".join(sorted(before.keys() - after.keys())):
+            self.add(f"{owners} lost fields of their own", missing, whole=False)
+
+    def compare_objects(
+        self, image: ImageRecord, found: dict[str, list[Annotation]], names: Mapping[int, str]
+    ) -> None:
+        """Match the objects of one image with those found, by class, the nearest box first."""
+        reasons = {item.id: self._reason(item, image) for item in image.objects}
+        # Objects that the format cannot express come last.
+        for item in sorted(image.objects, key=lambda item: reasons[item.id] != ""):
+            place, reason = f"{image.file_name} annotation {item.id}", reasons[item.id]
+            left = found.get(names[item.category_id], [])
+            match = min(left, key=lambda other: _distance(other, item), default=None)
+            # An object that cannot be expressed must not take the match of its neighbour.
+            if match is None or (reason and _distance(match, item) > 1):
+                self.add(reason or "objects were not read back", place)
+                match = None
+            else:
+                left.remove(match)
+            self._compare_object(item, match, image, place)
+        for _ in range(sum(map(len, found.values()))):
+            self.add("objects were read back that were not written", image.file_name)
+
+    def _reason(self, item: Annotation, image: ImageRecord) -> str:
+        """Return why an object cannot be expressed, "" if it can."""
+        if item.iscrowd and not (self._bins and self._options.crowds == "keep"):
+            return "crowd regions were left out"
+        if is_outside(item, image.image_hw):
+            return "objects were left out: their boxes are outside the image"
+        if self._bins and not with_extent([item], image, self._options):
             return "objects were left out: their boxes have no extent in bins"
-    return ""
+        return ""
+
+    def _compare_object(
+        self, item: Annotation, match: Annotation | None, image: ImageRecord, place: str
+    ) -> None:
+        """Count changes of one object; ``match`` is None for a lost one."""
+        changes = []
+        if match is not None:
+            left, top, right, bottom = item.xyxy
+            reach = min(left, top, image.image_hw[1] - right, image.image_hw[0] - bottom)
+            if reach < -_ROUNDING and _distance(item, match) > _ROUNDING:
+                changes.append("objects were cut at the border of their image")
+            if item.segmentation is None and match.segmentation is not None:
+                changes.append("boxes became polygons with four corners")
+            elif type(item.segmentation) is not type(match.segmentation) and match.segmentation:
+                changes.append("run-length masks became polygons")
+            if match.id != item.id:
+                self.add("ids of annotations were left out", str(item.id), whole=False)
+        if item.segmentation is not None and (match is None or match.segmentation is None):
+            changes.append("masks were left out")
+        # Areas that equal the box are computed again by readers.
+        of_box = item.xywh[2] * item.xywh[3]
+        is_kept = match is not None and match.area is not None
+        if item.area is not None and not is_kept and abs(item.area - of_box) > 1e-6 * of_box:
+            changes.append("areas were left out: they are not those of the boxes")
+        for change in changes:
+            self.add(change, place, whole=False)
+        self.compare_fields("annotations", item.extra, {} if match is None else match.extra)
 
 
 def _distance(one: Annotation, other: Annotation) -> float:
     return sum(abs(a - b) for a, b in zip(one.xyxy, other.xyxy, strict=True))
-
-
-def _compare_object(
-    losses: _Losses, item: Annotation, match: Annotation | None, image: ImageRecord, place: str
-) -> None:
-    """Count changes of one object; ``match`` is None for a lost one."""
-    left, top, right, bottom = item.xyxy
-    height, width = image.image_hw
-    if match is not None:
-        reach = min(left, top, width - right, height - bottom)
-        if reach < -_ROUNDING and _distance(item, match) > _ROUNDING:
-            losses.add("objects were cut at the border of their image", place, whole=False)
-        if item.segmentation is None and match.segmentation is not None:
-            losses.add("boxes became polygons with four corners", place, whole=False)
-        elif type(item.segmentation) is not type(match.segmentation) and match.segmentation:
-            losses.add("run-length masks became polygons", place, whole=False)
-    if item.segmentation is not None and (match is None or match.segmentation is None):
-        losses.add("masks were left out", place, whole=False)
-    # Areas that equal the box are computed again by readers.
-    kept_area = match.area if match is not None else None
-    of_box = item.xywh[2] * item.xywh[3]
-    if item.area is not None and kept_area is None and abs(item.area - of_box) > 1e-6 * of_box:
-        losses.add("areas were left out: they are not those of the boxes", place, whole=False)
-    if match is not None and match.id != item.id:
-        losses.add("ids of annotations were left out", str(item.id), whole=False)
-    _compare_fields(losses, "annotations", item.extra, {} if match is None else match.extra)
-
-
-def _compare_fields(
-    losses: _Losses, owners: str, before: Mapping[str, object], after: Mapping[str, object]
-) -> None:
-    missing = sorted(before.keys() - after.keys())
-    if missing:
-        losses.add(f"{owners} lost fields of their own", ", ".join(missing), whole=False)

@@ -157,7 +157,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     but such objects or crowds gives no prompt: an empty suffix would be wrong.
     """
     kept = [item for item in image.objects if options.crowds == "keep" or not item.iscrowd]
-    shown = _with_extent(kept, image, options)
+    shown = with_extent(kept, image, options)
     if not shown and (image.objects or options.empty == "drop"):
         return []
     chance = random.Random(_stable(f"{options.seed}\0{image.file_name}"))  # noqa: S311
@@ -183,20 +183,16 @@ def _stable(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def _with_extent(
+def with_extent(
     items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions
 ) -> list[Annotation]:
     """Keep the objects with a box of at least one bin inside the image."""
-    inside = []
-    for item in items:
-        left, top, right, bottom = clipped_xyxy(item, image.image_hw)
-        if right > left and bottom > top:
-            inside.append(item)
-    if not inside:
-        return []
-    bins = bins_of(inside, image, options)
-    wide = (bins[:, 0] < bins[:, 2]) & (bins[:, 1] < bins[:, 3])
-    return [item for item, is_wide in zip(inside, wide.tolist(), strict=True) if is_wide]
+    boxes = [clipped_xyxy(item, image.image_hw) for item in items]
+    pairs = zip(items, boxes, strict=True)
+    inside = [item for item, box in pairs if box[2] > box[0] and box[3] > box[1]]
+    bins = bins_of(inside, image, options).tolist()
+    pairs = zip(inside, bins, strict=True)
+    return [item for item, (top, left, bottom, right) in pairs if left < right and top < bottom]
 
 
 def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions) -> IntArray:
@@ -213,12 +209,9 @@ def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, fl
     """Return the box inside the image: left, top, right, bottom in pixels."""
     left, top, right, bottom = item.xyxy
     height, width = image_hw
-    return (
-        min(max(left, 0.0), float(width)),
-        min(max(top, 0.0), float(height)),
-        min(max(right, 0.0), float(width)),
-        min(max(bottom, 0.0), float(height)),
-    )
+    x1, x2 = (min(max(x, 0.0), float(width)) for x in (left, right))
+    y1, y2 = (min(max(y, 0.0), float(height)) for y in (top, bottom))
+    return x1, y1, x2, y2
 
 
 def is_outside(item: Annotation, image_hw: tuple[int, int]) -> bool:

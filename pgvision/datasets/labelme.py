@@ -128,13 +128,15 @@ def _outline(
     rings = tuple(_ring(part, image_hw) for part in parts if _kind(part) != "mask")
     # 1. Polygons and boxes.
     if "mask" not in kinds:
-        boxes = kinds == {"rectangle"} and all(map(_is_upright, rings))
+        # Newer tools may rotate rectangles: those of two x and two y are boxes.
+        upright = all(len(set(ring[0::2])) == len(set(ring[1::2])) == 2 for ring in rings)
+        boxes = kinds == {"rectangle"} and upright
         return outline_xywh(rings), (None if boxes else rings)
     # 2. A mask among the shapes: all of them become one mask.
     mask = np.zeros(image_hw, dtype=bool)
     for part in parts:
         if _kind(part) == "mask":
-            mask |= _mask_in_frame(part, image_hw)
+            _draw_mask(mask, part)
     if rings:
         mask |= segmentation_to_mask(rings, image_hw)
     if not mask.any():
@@ -174,11 +176,6 @@ def _ring(shape: Fields, image_hw: tuple[int, int]) -> tuple[float, ...]:
     return ring
 
 
-def _is_upright(ring: tuple[float, ...]) -> bool:
-    """Whether all corners of a ring are corners of its box: newer tools may rotate rectangles."""
-    return len(set(ring[0::2])) == 2 and len(set(ring[1::2])) == 2
-
-
 def _points(shape: Fields, kind: str) -> list[tuple[float, float]]:
     points = shape.points("points")
     if len(points) < _POINTS[kind]:
@@ -188,8 +185,8 @@ def _points(shape: Fields, kind: str) -> list[tuple[float, float]]:
     return points
 
 
-def _mask_in_frame(shape: Fields, image_hw: tuple[int, int]) -> BoolArray:
-    """Place a mask shape: a PNG of the box; the first point is its top left pixel."""
+def _draw_mask(mask: BoolArray, shape: Fields) -> None:
+    """Draw a mask shape: a PNG of the box; the first point is its top left pixel."""
     x, y = (round(value) for value in _points(shape, "mask")[0])
     try:
         data = base64.b64decode(shape.text("mask"), validate=True)
@@ -198,8 +195,6 @@ def _mask_in_frame(shape: Fields, image_hw: tuple[int, int]) -> BoolArray:
     except (binascii.Error, OSError, ValueError) as error:
         raise DataError(f"{shape.where}: 'mask' is not a PNG in base64: {error}") from error
     height, width = part.shape
-    if x < 0 or y < 0 or y + height > image_hw[0] or x + width > image_hw[1]:
-        raise DataError(f"{shape.where}: 'mask' reaches beyond the image of {list(image_hw)}")
-    mask = np.zeros(image_hw, dtype=bool)
-    mask[y : y + height, x : x + width] = part
-    return mask
+    if x < 0 or y < 0 or y + height > mask.shape[0] or x + width > mask.shape[1]:
+        raise DataError(f"{shape.where}: 'mask' reaches beyond the image of {list(mask.shape)}")
+    mask[y : y + height, x : x + width] |= part

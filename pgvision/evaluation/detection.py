@@ -115,7 +115,7 @@ def evaluate_detections(
         max_dets=max_dets,
         stats=None if accumulated is None else accumulated.stats(),
         per_class=_per_class(truth, found, accumulated),
-        curves=None if accumulated is None else _curves(accumulated),
+        curves=None if accumulated is None else accumulated.curves(),
         outputs=outputs or found.outputs,
         data=str(gt) if isinstance(gt, str | Path) else None,
         num_images=len(truth.image_ids),
@@ -139,11 +139,6 @@ def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: in
             )
     if max_dets < 1:
         raise OptionError(f"max_dets: expected at least 1, got {max_dets}. Fix: COCO keeps 100.")
-
-
-def _curves(accumulated: Accumulated) -> FloatArray:
-    """Return ``(k, 2, 101)`` precision at IoU 0.5 and 0.75."""
-    return accumulated.precision[[0, 5], :, :, 0, 2].transpose(2, 0, 1)
 
 
 def _score_notes(found: Predictions) -> tuple[str, ...]:
@@ -292,10 +287,8 @@ def find_mistakes(
     is_missed[match[match >= 0]] = False
     # -1: unmatched; -3: dropped by max_dets.
     wrong = (match == -1) | (match == -3)
-    annotations, predictions = (
-        _rows_by_image(truth.image[~truth.crowd]),
-        _rows_by_image(found.image),
-    )
+    annotations = _rows_by_image(truth.image[~truth.crowd])
+    predictions = _rows_by_image(found.image)
     missed, nothing = is_missed[~truth.crowd], np.zeros(0, np.int64)
     return {
         number: Mistakes(

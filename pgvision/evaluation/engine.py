@@ -66,6 +66,10 @@ class Accumulated:
             stats.append(defined_mean(values if iou is None else values[iou]))
         return tuple(stats)
 
+    def curves(self) -> FloatArray:
+        """Return precision ``(classes, 2, 101)`` at IoU 0.5 and 0.75, over recall 0 to 1."""
+        return self.precision[[0, 5], :, :, 0, 2].transpose(2, 0, 1)
+
 
 def defined_mean(values: FloatArray) -> float:
     """Return the mean of the values above -1; -1 if there are none, as in pycocotools."""

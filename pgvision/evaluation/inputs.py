@@ -10,7 +10,7 @@ import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.coco import FIX, CocoContent, Problems, read_content
-from pgvision.coco.checks import Table, kind_of, parse_json, read_bytes
+from pgvision.coco.checks import Table, parse_json, read_bytes
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
 from pgvision.rle import Rle, checked_rle, pack_rle, polygons_to_rle
@@ -70,19 +70,16 @@ class GroundTruth:
         """
         # Images without annotations of these classes stay: false predictions count there.
         # 1. Classes and images to keep.
-        keep_class = np.ones(len(self.names), np.bool_)
         if classes is not None:
             _require_known("classes", classes, self.names)
-            keep_class = np.array([name in classes for name in self.names], np.bool_)
-        keep_image = np.ones(len(self.image_ids), np.bool_)
         if image_ids is not None:
             _require_known("image_ids", image_ids, self.image_ids.tolist())
-            keep_image = np.isin(self.image_ids, list(image_ids))
-        # 2. Annotations that belong to both.
-        category_ids, images = self.category_ids[keep_class], self.image_ids[keep_image]
+        places = [i for i, name in enumerate(self.names) if classes is None or name in classes]
+        names, category_ids = tuple(self.names[i] for i in places), self.category_ids[places]
+        wanted = self.image_ids if image_ids is None else list(image_ids)
+        images = self.image_ids[np.isin(self.image_ids, wanted)]
         rows = np.isin(self.category, category_ids) & np.isin(self.image, images)
         kept = _with_rows(self, rows, ("image", "category", "xywh", "area", "crowd"))
-        names = tuple(n for n, keep in zip(self.names, keep_class, strict=True) if keep)
         return replace(kept, image_ids=images, category_ids=category_ids, names=names)
 
     def class_places(self, category: IntArray) -> IntArray:
@@ -147,6 +144,12 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
     if masks:
         _require_masks(content)
     content.problems.refuse(FIX)
+    packed = []
+    images = content.image_ids.tolist()
+    for outline, image in zip(content.outlines, images, strict=True) if masks else ():
+        is_rle = isinstance(outline, Mapping)
+        hw = content.images[image].image_hw or (0, 0)
+        packed.append(pack_rle(outline) if is_rle else polygons_to_rle(outline, hw))
     # 3. Note areas that were derived.
     missing = int((~content.has_area).sum())
     notes = content.problems.notes
@@ -165,7 +168,7 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
         xywh=content.xywh,
         area=content.area,
         crowd=content.crowd,
-        masks=_pack_masks(content) if masks else None,
+        masks=packed if masks else None,
         notes=notes,
     )
 
@@ -185,16 +188,6 @@ def _require_masks(content: CocoContent) -> None:
                 f"annotations[{index}].segmentation",
                 "contains no polygon of at least 3 points and no RLE, and masks are scored",
             )
-
-
-def _pack_masks(content: CocoContent) -> list[Rle]:
-    sizes = {number: entry.image_hw or (0, 0) for number, entry in content.images.items()}
-    return [
-        pack_rle(outline)
-        if isinstance(outline, Mapping)
-        else polygons_to_rle(outline, sizes[image])
-        for outline, image in zip(content.outlines, content.image_ids.tolist(), strict=True)
-    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,53 +264,35 @@ def load_inputs(
         truth = whole.select(classes, image_ids)
     where, outputs = "results", None
     notes: tuple[str, ...] = ()
-    records: Sequence[Record]
     if isinstance(results, str | Path):
         where = f"results {results}"
-        results = _read_results(results)
+        try:
+            results = parse_json(read_bytes(Path(results)), where, allow_nan=True)
+        except DataError as error:
+            fix = "Fix: check the path, or write the file again."
+            raise EvaluationError(f"{error}. {fix}") from error
     if _are_pairs(results):
         pairs: Sequence[tuple[int, Any]] = results  # type: ignore[assignment]
-        records, members = _pairs_to_records(pairs, whole)
+        results, members = _pairs_to_records(pairs, whole)
         outputs, notes = count_outputs(members), _coverage_notes(pairs, truth)
-    else:
-        records = _require_records(results, where)
-    found = replace(_checked(records, whole, where, masks=masks), outputs=outputs, notes=notes)
+    found = replace(_checked(results, whole, where, masks=masks), outputs=outputs, notes=notes)
     return truth, found.select(truth)
 
 
-def _read_results(path: str | Path) -> Any:
-    try:
-        return parse_json(read_bytes(Path(path)), f"results {path}", allow_nan=True)
-    except DataError as error:
-        raise EvaluationError(f"{error}. Fix: check the path, or write the file again.") from error
-
-
-def _require_records(value: Any, where: str) -> Sequence[Record]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+def _checked(records: object, truth: GroundTruth, where: str, *, masks: bool) -> Predictions:
+    if isinstance(records, str | bytes | Mapping) or not isinstance(records, Sequence):
         raise EvaluationError(
-            f"{where}: expected a list of objects, got {type(value).__name__}. "
+            f"{where}: expected a list of objects, got {type(records).__name__}. "
             "Fix: pass a JSON array of records."
         )
-    for index, record in enumerate(value):
-        if not isinstance(record, Mapping):
-            raise EvaluationError(
-                f"{where}[{index}]: expected an object, got {kind_of(record)}. "
-                "Fix: every record must be a JSON object."
-            )
-    return value
-
-
-def _checked(
-    records: Sequence[Record], truth: GroundTruth, where: str, *, masks: bool
-) -> Predictions:
     problems = Problems(where)
     table = Table(records, where, problems)
     image = _known_column(table, "image_id", truth.image_ids)
     category = _known_column(table, "category_id", truth.category_ids)
     scores = None
-    if not records or any(record.get("score") is not None for record in records):
+    if not records or any(record.get("score") is not None for record in table.records):
         scores = table.numbers("score")
-    boxes, rles = np.zeros((len(records), 4)), None
+    boxes, rles = np.zeros((len(table.records), 4)), None
     if masks:
         rles = _rles(table, image, truth)
     else:

@@ -39,21 +39,14 @@ def anls(answer: str, references: Sequence[str]) -> float:
         >>> anls("helmets", ["helmet"])
         0.8571428571428572
     """
-    return max(
-        (_similarity(_folded(answer), _folded(reference)) for reference in references), default=0.0
-    )
+    given = _folded(answer)
+    alike = (Levenshtein.normalized_similarity(given, _folded(text)) for text in references)
+    best = max(alike, default=0.0)
+    return best if best > 0.5 else 0.0
 
 
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def _similarity(answer: str, reference: str) -> float:
-    longer = max(len(answer), len(reference))
-    if not longer:
-        return 1.0
-    distance = Levenshtein.distance(answer, reference) / longer
-    return 1 - distance if distance < 0.5 else 0.0
 
 
 def relaxed_match(answer: str, references: Sequence[str]) -> float:

@@ -43,6 +43,15 @@ _ACCEPTED = (
     "an array, a PIL image, a path, a folder, a glob, a .txt list, a video, a camera number, "
     "an address, a cv2.VideoCapture, or an iterable of these"
 )
+# Common mistakes, and what to pass instead.
+_MISTAKES: Final[tuple[tuple[Any, str], ...]] = (
+    (
+        bytes | bytearray | memoryview,
+        "; for an encoded image pass PIL.Image.open(io.BytesIO(data))",
+    ),
+    (Mapping, "; pass list(mapping.values())"),
+    (Set, "; a set has no order: pass sorted(...)"),
+)
 _CLOSE_SECONDS: Final = 10.0  # wait for a source that hangs when the consumer stops
 _END: Final = None
 
@@ -417,10 +426,9 @@ def _file_kind(path: Path) -> Kind | None:
             kind = sniff(file.read(16))
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error}") from error
-    if kind is not None:
-        return kind
     ending = path.suffix.lower()
-    return "video" if ending in VIDEO_ENDINGS else "image" if ending in IMAGE_ENDINGS else None
+    by_name: Kind | None = "image" if ending in IMAGE_ENDINGS else None
+    return kind or ("video" if ending in VIDEO_ENDINGS else by_name)
 
 
 def _name(item: object) -> str:
@@ -450,24 +458,15 @@ def _require_count(value: object, name: str, least: int) -> None:
 
 def _require_source(item: object) -> None:
     """Refuse what cannot contain images, before anything is opened."""
-    if isinstance(item, np.ndarray | Image.Image | str | os.PathLike | Frame | FrameFailure):
-        return
-    if isinstance(item, cv2.VideoCapture):
+    plain = (np.ndarray, Image.Image, str, os.PathLike, Frame, FrameFailure, cv2.VideoCapture)
+    if isinstance(item, plain):
         return
     if _is_whole(item):
         if operator.index(item) >= 0:
             return
         raise OptionError(f"expected a camera number >= 0, got {item}")
-    # Common mistakes get a message with the fix.
-    fix = ""
-    if isinstance(item, bytes | bytearray | memoryview):
-        fix = "; for an encoded image pass PIL.Image.open(io.BytesIO(data))"
-    elif isinstance(item, Mapping):
-        fix = "; pass list(mapping.values())"
-    elif isinstance(item, Set):
-        fix = "; a set has no order: pass sorted(...)"
-    elif hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
+    fix = next((fix for kinds, fix in _MISTAKES if isinstance(item, kinds)), "")
+    if not fix and hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
         fix = "; pass .cpu().numpy() of it, (h, w, 3), with color='rgb' if it is RGB"
-    elif isinstance(item, Iterable):
-        return
-    raise OptionError(f"expected {_ACCEPTED}; got {_kind(item)}{fix}")
+    if fix or not isinstance(item, Iterable):
+        raise OptionError(f"expected {_ACCEPTED}; got {_kind(item)}{fix}")

@@ -123,7 +123,7 @@ def test_files_that_are_cut_missing_or_no_json(small_set, tmp_path):
     with pytest.raises(EvaluationError, match="expected a list of objects, got dict"):
         evaluate_detections(truth, cut)
     cut.write_text("[NaN]")
-    with pytest.raises(EvaluationError, match=r"\[0\]: expected an object, got a number"):
+    with pytest.raises(EvaluationError, match=r"\[0\]: is a number, expected an object"):
         evaluate_detections(truth, cut)
     with pytest.raises(EvaluationError, match="expected a COCO file"):
         evaluate_detections(7, results)
