@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu
 
-from pgvision.coco import image_entry
+from pgvision.coco.writing import image_entry
 from pgvision.evaluation import evaluate_detections
 from pgvision.files import write_text
 from pgvision.images import Frame

@@ -11,7 +11,7 @@ from typing import Any, Final
 import cv2
 
 import pgvision.samples
-from pgvision.coco import annotation_entry, image_entry
+from pgvision.coco.writing import annotation_entry, image_entry
 from pgvision.files import write_text
 from pgvision.images import read_image
 from recipes.scenes import CLASSES, render_scene

@@ -6,15 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeAlias
 
-from pgvision.coco import (
-    FIX,
-    Problems,
-    annotation_entry,
-    image_entry,
-    read_content,
-    write_coco,
-    write_results,
-)
+from pgvision.coco.checks import Problems
+from pgvision.coco.content import FIX, read_content
+from pgvision.coco.writing import annotation_entry, image_entry, write_coco, write_results
 from pgvision.errors import DataError
 from pgvision.files import readable_name, replaced_path
 from pgvision.results import DetectionResult, TextResult, result_from_dict

@@ -13,7 +13,7 @@ import cv2
 from pgvision.arrays import ByteArray
 from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
-from pgvision.coco import image_entry, relative_name, write_coco, write_results
+from pgvision.coco.writing import image_entry, relative_name, write_coco, write_results
 from pgvision.files import readable_name, replaced_path
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 

@@ -1,6 +1,7 @@
 """Data set in memory, in COCO's terms: images, objects and classes, with ids as in the file."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -472,10 +473,6 @@ def require_distinct(what: str, ids: list[int]) -> None:
     Raises:
         DataError: With the first that is.
     """
-    if len(set(ids)) == len(ids):
-        return
-    seen: set[int] = set()
-    for number in ids:
-        if number in seen:
-            raise DataError(f"{what} id {number} is used twice; ids must be unique")
-        seen.add(number)
+    if len(set(ids)) < len(ids):
+        twice = next(number for number, times in Counter(ids).items() if times > 1)
+        raise DataError(f"{what} id {twice} is used twice; ids must be unique")

@@ -147,7 +147,8 @@ def example_of(
     """Return one target as text; see `iter_examples`."""
     codes = None if codec is None else codes_of(target, image, options, codec)
     suffix = suffix_of(target, image, dataset, options, codes)
-    return Example(image.path, prefix_of(target, options), suffix)
+    prefix = prefix_of(target.classes, options.task, options.kind)
+    return Example(image.path, prefix, suffix)
 
 
 def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) -> list[Target]:
@@ -160,7 +161,9 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     shown = with_extent(kept, image, options)
     if not shown and (image.objects or options.empty == "drop"):
         return []
-    chance = random.Random(_stable(f"{options.seed}\0{image.file_name}"))  # noqa: S311
+    text = f"{options.seed}\0{image.file_name}".encode("utf-8", "surrogatepass")
+    seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+    chance = random.Random(seed)  # noqa: S311
     ordered = tuple(_ordered(shown, options.order, chance))
     named = {dataset.names[item.category_id] for item in image.objects}
     classes = tuple(dict.fromkeys(dataset.classes))
@@ -176,11 +179,6 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     if options.empty == "negatives" or not shown:
         targets += [Target((name,), ()) for name in asked]
     return targets
-
-
-def _stable(text: str) -> int:
-    """Hash text to a seed that is the same in every process, unlike ``hash``."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def with_extent(
@@ -268,13 +266,9 @@ def codes_of(
     return np.asarray(codec.encode(np.stack(crops)))
 
 
-def prefix_of(target: Target, options: ExampleOptions) -> str:
-    """Return the prompt of a target."""
-    return _prefix(target.classes, options.task, options.kind)
-
-
 @lru_cache(maxsize=4096)  # most images share their classes
-def _prefix(classes: tuple[str, ...], task: str, kind: Kind) -> str:
+def prefix_of(classes: tuple[str, ...], task: str, kind: Kind) -> str:
+    """Return the prompt for classes."""
     ask = detect_prefix if task == "detect" else segment_prefix
     prefix: str = ask(list(classes), kind=kind)
     return prefix

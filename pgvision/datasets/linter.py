@@ -324,7 +324,7 @@ def _check_lengths(
             zeros = np.zeros((len(target.objects), 16), dtype=np.int64)
             codes = zeros if options.task == "segment" else None
             try:
-                prefix = prefix_of(target, options)
+                prefix = prefix_of(target.classes, options.task, options.kind)
             except PromptError as error:
                 yield Finding("prompt", "error", f"no prompt can be made: {error}")
                 return

@@ -12,7 +12,8 @@ from typing import Literal
 
 import yaml
 
-from pgvision.coco import read_content, relative_name
+from pgvision.coco.content import read_content
+from pgvision.coco.writing import relative_name
 from pgvision.datasets.coco import write_coco_file
 from pgvision.datasets.conversion_report import compare_datasets
 from pgvision.datasets.dataset import Dataset, Finding, ImageRecord

@@ -204,31 +204,8 @@ class _Labels:
         return any((place / f"{label.stem}{end}").is_file() for place in places for end in endings)
 
 
-class _Ids:
-    """Ids: those of the file that `write_dataset` leaves, or else counted from 1."""
-
-    def __init__(self, root: Path, names: list[str]) -> None:
-        self.categories = list(range(1, len(names) + 1))
-        self.annotations = count(1)
-        self._images: dict[str, int] = {}
-        self._root = root
-        file = root / IDS_FILE
-        if file.is_file():
-            entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
-            categories = Fields(entry.values.get("categories"), f"{file}: categories")
-            if set(categories.values) == set(names):
-                self.categories = [categories.integer(name) for name in names]
-            known = Fields(entry.values.get("images"), f"{file}: images")
-            self._images = {name: known.integer(name) for name in known.values}
-        self._next = count(max(self._images.values(), default=0) + 1)
-
-    def image(self, path: Path) -> int:
-        name = path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else ""
-        return self._images[name] if name in self._images else next(self._next)
-
-
 class _Reader:
-    """Reads the splits of one data set, which share names and ids."""
+    """Reads the splits of one data set, which share names and ids (of `IDS_FILE`, or new ones)."""
 
     def __init__(
         self,
@@ -241,10 +218,19 @@ class _Reader:
         self._root, self._keypoints, self._labels = root, keypoints, labels
         self._on_error = on_error
         self.known_hw: Mapping[Path, tuple[int, int]] = {}
-        self._ids = _Ids(root, names)
-        self._categories = tuple(
-            Category(number, name) for number, name in zip(self._ids.categories, names, strict=True)
-        )
+        numbers = list(range(1, len(names) + 1))
+        self._annotation_ids = count(1)
+        self._image_ids: dict[str, int] = {}
+        file = root / IDS_FILE
+        if file.is_file():
+            entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
+            categories = Fields(entry.values.get("categories"), f"{file}: categories")
+            if set(categories.values) == set(names):
+                numbers = [categories.integer(name) for name in names]
+            known = Fields(entry.values.get("images"), f"{file}: images")
+            self._image_ids = {name: known.integer(name) for name in known.values}
+        self._next_id = count(max(self._image_ids.values(), default=0) + 1)
+        self._categories = tuple(map(Category, numbers, names))
 
     def read(self, splits: dict[str, Split], findings: list[Finding]) -> dict[str, Dataset]:
         own = (self._root / IDS_FILE).is_file()
@@ -272,7 +258,10 @@ class _Reader:
                 )
                 file = self._labels.of(path)
                 objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
-                records.append(ImageRecord(self._ids.image(path), name, path, image_hw, objects))
+                is_inside = path.is_relative_to(self._root)
+                key = path.relative_to(self._root).as_posix() if is_inside else ""
+                number = self._image_ids[key] if key in self._image_ids else next(self._next_id)
+                records.append(ImageRecord(number, name, path, image_hw, objects))
         alone = tuple(note for folder in split.folders for note in self._labels_alone(folder))
         return Dataset(tuple(records), self._categories, findings=(*errors.findings, *alone))
 
@@ -318,7 +307,7 @@ class _Reader:
                 polygons = (tuple(map(_decimal, _scaled(values, image_hw))),)
                 xywh = outline_xywh(polygons)
             category = self._categories[number].id
-            yield Annotation(next(self._ids.annotations), category, xywh, polygons, extra=extra)
+            yield Annotation(next(self._annotation_ids), category, xywh, polygons, extra=extra)
 
 
 def _keypoints(values: list[float], each: int, image_hw: tuple[int, int]) -> dict[str, object]:

@@ -5,10 +5,11 @@ All forms of an entry that Ultralytics reads are read; entries that name nothing
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import yaml
 
@@ -83,17 +84,18 @@ class YoloConfig:
             except yaml.YAMLError as error:
                 raise DataError(f"{file}: not YAML that can be read: {error}") from error
             self.fields = Fields(value, str(file))
-        self._bases = list(dict.fromkeys(self._find_bases()))
+        # Entries start at ``path`` as Ultralytics has it, or at the file.
+        bases = []
+        stated = self._stated("path")
+        if isinstance(stated, str):
+            starts = (start / stated.replace("\\", "/") for start in (self.root, self.root.parent))
+            bases = [place for place in map(Path, map(os.path.normpath, starts)) if place.is_dir()]
+        self._bases = list(dict.fromkeys([*bases, self.root]))
 
-    def _find_bases(self) -> Iterator[Path]:
-        """Yield where entries may start: at ``path`` as Ultralytics has it, or at the file."""
-        stated = self.fields.values.get("path")
-        if isinstance(stated, str) and stated not in _ABSENT:
-            for start in (self.root, self.root.parent):
-                place = Path(os.path.normpath(start / stated.replace("\\", "/")))
-                if place.is_dir():
-                    yield place
-        yield self.root
+    def _stated(self, key: str) -> Any:
+        """Return the value of a key, None if it is missing or one of YAML's forms of null."""
+        value = self.fields.values.get(key)
+        return None if value in _ABSENT else value
 
     def names(self) -> list[str] | None:
         """Return the class names, None if there are none here.
@@ -101,8 +103,8 @@ class YoloConfig:
         Raises:
             DataError: If they are not numbered from 0 without gaps, or ``nc`` is another number.
         """
-        value = self.fields.values.get("names")
-        if value is None or value in _ABSENT:
+        value = self._stated("names")
+        if value is None:
             return None
         # 1. Darknet names a file; Ultralytics writes a dict or a list.
         if self.file.suffix == ".data" and isinstance(value, str):
@@ -134,8 +136,8 @@ class YoloConfig:
         Raises:
             DataError: If it is no such pair.
         """
-        value = self.fields.values.get("kpt_shape")
-        if value is None or value in _ABSENT:
+        value = self._stated("kpt_shape")
+        if value is None:
             return None
         if isinstance(value, list) and len(value) == 2 and all(str(n).isdecimal() for n in value):
             points, each = int(value[0]), int(value[1])

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.coco import FIX, CocoContent, Problems, read_content
-from pgvision.coco.checks import Table, parse_json, read_bytes
+from pgvision.coco.checks import Problems, Table, parse_json, read_bytes
+from pgvision.coco.content import FIX, CocoContent, read_content
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
 from pgvision.rle import Rle, checked_rle, pack_rle, polygons_to_rle

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path, PurePath
@@ -83,15 +84,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 def _text_lines(file: Path) -> Iterator[Entry]:
     for number, line in _lines(file):
-        if not line.startswith("#") or _is_file(file.parent / line):
+        # isfile is False for names that no file can have; Path.is_file raises.
+        if not line.startswith("#") or os.path.isfile(file.parent / line):  # noqa: PTH113
             yield number, line
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long for a name, a null byte
-        return False
 
 
 def _json_lines(file: Path) -> Iterator[Entry]:
@@ -100,10 +95,8 @@ def _json_lines(file: Path) -> Iterator[Entry]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError):
-            yield (
-                number,
-                DataError(f"{where}: expected a JSON object, got {hide_secrets(line):.40}"),
-            )
+            got = hide_secrets(line)
+            yield number, DataError(f"{where}: expected a JSON object, got {got:.40}")
             continue
         values = [entry.get(name) for name in _COLUMNS] if isinstance(entry, dict) else []
         paths = [value for value in values if isinstance(value, str) and value.strip()]
@@ -117,9 +110,8 @@ def _csv_rows(file: Path) -> Iterator[Entry]:
     _, header = next(lines, (0, ""))
     # Spreadsheets of many languages write semicolons.
     for delimiter in (",", ";", "\t"):
-        names = [
-            name.strip().casefold() for name in next(csv.reader([header], delimiter=delimiter))
-        ]
+        cells = next(csv.reader([header], delimiter=delimiter))
+        names = [name.strip().casefold() for name in cells]
         column = next((names.index(name) for name in _COLUMNS if name in names), None)
         if column is not None:
             break

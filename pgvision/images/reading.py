@@ -15,6 +15,7 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
 from pgvision.http import HttpError, HttpPolicy, open_address
 from pgvision.images.containers import archive_kind, sniff
+from pgvision.images.frames import Frame
 from pgvision.images.opencv import cv2, quiet
 from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate, to_bgr
 
@@ -145,7 +146,7 @@ def decode_image(data: bytes, name: str) -> ByteArray:
             return to_bgr(image)
 
 
-def decode_frames(data: bytes, name: str) -> Iterator[tuple[ByteArray, float | None]]:
+def decode_frames(data: bytes, name: str) -> Iterator[Frame]:
     """Decode all pages or frames of an image file.
 
     Args:
@@ -153,8 +154,8 @@ def decode_frames(data: bytes, name: str) -> Iterator[tuple[ByteArray, float | N
         name: Its name in errors.
 
     Yields:
-        ``(h, w, 3)`` uint8 BGR, and its time in seconds from the start of an animation; None for
-        single images and pages. Smaller copies of a page within a TIFF are left out.
+        Frames; of an animation with their times. Smaller copies of a page within a TIFF are left
+        out.
 
     Raises:
         ImageError: If it is not an image, or a page is not whole.
@@ -163,21 +164,22 @@ def decode_frames(data: bytes, name: str) -> Iterator[tuple[ByteArray, float | N
         >>> file = io.BytesIO()
         >>> pages = [Image.new("L", (2, 1), shade) for shade in (0, 9)]
         >>> pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
-        >>> [(int(bgr[0, 0, 0]), time) for bgr, time in decode_frames(file.getvalue(), "a.tif")]
-        [(0, None), (9, None)]
+        >>> [int(frame.bgr[0, 0, 0]) for frame in decode_frames(file.getvalue(), "a.tif")]
+        [0, 9]
     """
     with _named(name):
         image = None if data[:3] == b"\xff\xd8\xff" else _opened(data, name)
     if image is None or image.format not in _ANIMATED | {"TIFF"}:
-        yield decode_image(data, name), None
+        yield Frame(decode_image(data, name), name)
         return
     with image:
         pages, time = _own_images(image), 0.0
-        for index in pages:
+        for at, index in enumerate(pages):
             with _named(f"{name}, image {index + 1}" if len(pages) > 1 else name):
                 image.seek(index)
                 bgr = to_bgr(image)
-            yield bgr, time if len(pages) > 1 and image.format in _ANIMATED else None
+            is_moving = len(pages) > 1 and image.format in _ANIMATED
+            yield Frame(bgr, name, at, time if is_moving else None)
             # Browsers show frames without a duration for 0.1 s.
             time += float(image.info.get("duration") or 100.0) / 1000
 

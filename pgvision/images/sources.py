@@ -413,9 +413,7 @@ def _from_video(path: Path, options: _Options) -> Iterator[Outcome]:
 
 def _decoded(data: bytes, name: str) -> Iterator[Outcome]:
     """Yield all pages or frames of an image file; a broken one ends it as a failure."""
-    frames = (
-        Frame(bgr, name, at, time) for at, (bgr, time) in enumerate(decode_frames(data, name))
-    )
+    frames = decode_frames(data, name)
     yield next(frames)
     yield from _contained(frames, name, index=1)
 

@@ -86,8 +86,7 @@ class Stored:
         """
         data = self.read()
         self._require_image(data)
-        for index, (bgr, time) in enumerate(decode_frames(data, self.name)):
-            yield Frame(bgr, self.name, index, time)
+        yield from decode_frames(data, self.name)
 
     def _require_image(self, data: bytes) -> None:
         if sniff(data[:16]) == "video":

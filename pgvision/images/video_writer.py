@@ -67,8 +67,9 @@ class VideoWriter:
         self.path = Path(path).expanduser()
         self.fps = _require_fps(fps)
         self.image_hw = _require_size(image_hw, self.path)
+        self._is_avi = self.path.suffix.lower() == ".avi"
         self.num_frames = 0
-        self._tick = _tick(self.fps, fine=self.path.suffix.lower() != ".avi")
+        self._tick = _tick(self.fps, fine=not self._is_avi)
         self._next = 0  # ticks; the earliest time of the next frame
         self._stack = ExitStack()
         self._container: OutputContainer | None = None
@@ -77,13 +78,9 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         """Open a temporary file."""
         height, width = self.image_hw
-        if (height % 2 or width % 2) and self.path.suffix.lower() != ".avi":
-            _log.warning(
-                "%s: odd size %dx%d: the last row or column is not written",
-                self.path,
-                height,
-                width,
-            )
+        if (height % 2 or width % 2) and not self._is_avi:
+            message = "%s: odd size %dx%d: the last row or column is not written"
+            _log.warning(message, self.path, height, width)
         # An error while opening removes the temporary file.
         with ExitStack() as stack:
             aside = stack.enter_context(replaced_path(self.path))
@@ -148,7 +145,7 @@ class VideoWriter:
 
     def _add_stream(self, container: "OutputContainer") -> "VideoStream":
         height, width = self.image_hw
-        if self.path.suffix.lower() == ".avi":
+        if self._is_avi:
             stream = container.add_stream("mjpeg", rate=_rate(self.fps), options={"q": "3"})
             stream.pix_fmt, stream.height, stream.width = "yuvj420p", height, width
         else:
@@ -164,7 +161,7 @@ class VideoWriter:
 
     def _frame(self, bgr: ByteArray, stream: "VideoStream", time: float | None) -> av.VideoFrame:
         cut = np.ascontiguousarray(bgr[: stream.height, : stream.width])
-        full = self.path.suffix.lower() == ".avi"
+        full = self._is_avi
         frame = av.VideoFrame.from_ndarray(cut, format="bgr24").reformat(
             format=stream.pix_fmt,
             dst_colorspace=Colorspace.ITU601 if full else Colorspace.ITU709,

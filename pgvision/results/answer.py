@@ -208,7 +208,8 @@ class Answer:
         Numbers are exact: `from_dict` returns an equal result.
 
         Returns:
-            A dict with the fields, and ``type``, the class's name.
+            A dict with the fields, and ``type``, the class's name. Each array is a list of ``n``
+            entries, so ``data["xyxy"]`` reads like ``result.xyxy``; unknown is None.
 
         Example:
             >>> Answer(image_hw=(4, 6)).to_dict()["image_hw"]

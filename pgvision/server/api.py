@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pgvision.boxes import xyxy_to_xywh
-from pgvision.coco import annotation_entry, image_entry
+from pgvision.coco.writing import annotation_entry, image_entry
 from pgvision.results import DetectionResult, SegmentationResult, TextResult
 from pgvision.server.compat_forms import hugging_face_form, is_asked, roboflow_form
 from pgvision.server.errors import ApiError

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray
-from pgvision.coco import annotation_entry, image_entry, write_coco
+from pgvision.coco.writing import annotation_entry, image_entry, write_coco
 from pgvision.errors import OptionError
 from pgvision.masks import crop_mask
 from pgvision.rle import mask_to_rle

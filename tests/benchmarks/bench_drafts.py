@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pgvision import Detector
 from pgvision.boxes import box_iou
-from pgvision.coco import image_entry
+from pgvision.coco.writing import image_entry
 from pgvision.evaluation import evaluate_detections
 from pgvision.images import Frame
 from pgvision.results import DetectionResult

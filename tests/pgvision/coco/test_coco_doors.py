@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pgvision.coco import read_content, write_coco
+from pgvision.coco.content import read_content
+from pgvision.coco.writing import write_coco
 from pgvision.datasets import check_dataset, dataset_to_coco, read_coco, read_splits
 from pgvision.errors import DataError, EvaluationError
 from pgvision.evaluation import evaluate_detections
