@@ -25,17 +25,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pgvision.coco.checks import (
-    MISSING,
-    Problems,
-    Table,
-    kind_of,
-    load_coco_json,
-    nonfinite_fault,
-    number_fault,
-    stated_size,
-    whole_number,
-)
+from pgvision.coco import checks
+from pgvision.coco.checks import Problems, Table
 from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
 from pgvision.rle import checked_rle, outline_area, outline_xywh, ring_fault
@@ -157,14 +148,14 @@ def read_content(
         value: Any = source
         may_have_nan = True
         if not isinstance(source, Mapping):
-            value, may_have_nan = load_coco_json(Path(source))
+            value, may_have_nan = checks.load_coco_json(Path(source))
         lists, info = _split_keys(value, where, required)
         del value
         # 2. Images and categories first: annotations refer to them.
         reader = _Reader(where, may_have_nan=may_have_nan, owned=owned)
         reader.read_images(lists["images"])
         reader.read_categories(lists["categories"])
-        if may_have_nan and (bad := nonfinite_fault(info, "")):
+        if may_have_nan and (bad := checks.nonfinite_fault(info, "")):
             reader.problems.add(bad[0][1:], bad[1])
         return reader.content(lists.pop("annotations"), info, outlines=outlines)
 
@@ -173,7 +164,7 @@ def _split_keys(
     value: Any, where: str, required: Collection[str]
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     if not isinstance(value, Mapping):
-        raise DataError(f"{where}: expected a JSON object, got {kind_of(value)}")
+        raise DataError(f"{where}: expected a JSON object, got {checks.kind_of(value)}")
     lists: dict[str, list[Any]] = {}
     for key in KEYS:
         if key not in value and key in required:
@@ -182,7 +173,9 @@ def _split_keys(
             )
         entries = value.get(key, [])
         if not isinstance(entries, list | tuple):
-            raise DataError(f"{where}: {key}: expected a list of objects, got {kind_of(entries)}")
+            raise DataError(
+                f"{where}: {key}: expected a list of objects, got {checks.kind_of(entries)}"
+            )
         lists[key] = list(entries)
     return lists, {str(key): part for key, part in value.items() if key not in KEYS}
 
@@ -202,7 +195,7 @@ class _Reader:
         for row, record in enumerate(table.records):
             size, sides = None, (record.get("height"), record.get("width"))
             try:
-                size = stated_size(*sides)
+                size = checks.stated_size(*sides)
                 if size is None and 0 in sides:
                     self.problems.note("image sizes of 0, read as unknown", table.place(row))
             except ValueError as error:
@@ -214,7 +207,7 @@ class _Reader:
         table = Table(records, "categories", self.problems)
         for row, name in enumerate(table.values("name")):
             if not isinstance(name, str) or not name:
-                found = "is missing" if name is MISSING else f"is {name!r:.40}"
+                found = "is missing" if name is checks.MISSING else f"is {name!r:.40}"
                 table.fail(row, "name", f"{found}, expected text")
         self._keep(table, self.categories, [None] * len(table.records))
 
@@ -227,7 +220,7 @@ class _Reader:
         has_id = ~table.bad
         table.bad |= other_problems
         for row, record in enumerate(table.records):
-            if self._may_have_nan and (bad := nonfinite_fault(record, "")):
+            if self._may_have_nan and (bad := checks.nonfinite_fault(record, "")):
                 table.fail(row, bad[0][1:], bad[1])
             if not has_id[row]:
                 continue
@@ -248,7 +241,7 @@ class _Reader:
         ids = self._read_ids(table)
         crowds = table.values("iscrowd")
         for row, value in enumerate(crowds):
-            if value is not MISSING and value not in (0, 1, None):
+            if value is not checks.MISSING and value not in (0, 1, None):
                 table.fail(row, "iscrowd", f"is {value!r:.20}, expected 0 or 1")
         area = table.numbers("area", optional=True)
         negative = area < 0
@@ -260,7 +253,7 @@ class _Reader:
         if self._may_have_nan:
             for row, record in enumerate(table.records):
                 rest = {key: value for key, value in record.items() if key not in _ITEM_KEYS}
-                if rest and (bad := nonfinite_fault(rest, "")):
+                if rest and (bad := checks.nonfinite_fault(rest, "")):
                     table.fail(row, bad[0][1:], bad[1])
         # 2. Against the other lists.
         self._require_listed(table, "image_id", image_ids, self.images)
@@ -295,7 +288,7 @@ class _Reader:
 
     def _read_ids(self, table: Table) -> NDArray[np.int64]:
         values = table.values("id")
-        if values and all(value is None or value is MISSING for value in values):
+        if values and all(value is None or value is checks.MISSING for value in values):
             self.problems.note("annotations without ids, numbered from 1", "annotations[0]")
             return np.arange(1, len(values) + 1)
         return table.whole("id", _MAX_ANNOTATION_ID)
@@ -331,7 +324,7 @@ class _Reader:
             if not isinstance(ring, list | tuple) or len(ring) % 2:
                 raise ValueError(f"contains {ring!r:.60}, expected rings of x, y pairs")
             if set(map(type, ring)) - {int, float}:
-                fault = next((fault for n in ring if (fault := number_fault(n))), None)
+                fault = next((fault for n in ring if (fault := checks.number_fault(n))), None)
                 if fault:
                     raise ValueError(f"contains a coordinate that {fault}")
             # Three points are the minimum.
@@ -348,8 +341,8 @@ class _Reader:
     def _read_boxes(self, table: Table, shapes: list[Any]) -> NDArray[np.float64]:
         values = table.values("bbox")
         for row, (value, shape) in enumerate(zip(values, shapes, strict=True)):
-            if value is MISSING or value is None or (isinstance(value, list) and not value):
-                values[row] = MISSING
+            if value is checks.MISSING or value is None or (isinstance(value, list) and not value):
+                values[row] = checks.MISSING
                 if shape is not None:
                     self.problems.note("missing boxes, taken from the outlines", table.place(row))
                     values[row] = outline_xywh(shape)
@@ -396,7 +389,7 @@ def _checked_rle(rle: Mapping[str, Any], image_hw: tuple[int, int] | None) -> Ma
     """Check run lengths, of any size where that of the image is unknown; return them unchanged."""
     size = rle.get("size")
     if image_hw is None and isinstance(size, list | tuple) and len(size) == 2:
-        height, width = map(whole_number, size)
+        height, width = map(checks.whole_number, size)
         image_hw = (height or 0, width or 0)
     checked_rle(rle, image_hw or _UNKNOWN_HW)
     return rle

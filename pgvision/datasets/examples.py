@@ -10,19 +10,12 @@ from typing import Literal, NamedTuple, Protocol, get_args, get_type_hints
 
 import numpy as np
 
+from pgvision import tokens
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord
 from pgvision.datasets.outlines import segmentation_to_mask
 from pgvision.errors import DataError, OptionError
 from pgvision.masks import crop_mask
-from pgvision.tokens import (
-    SEPARATOR,
-    Kind,
-    detect_prefix,
-    encode_boxes,
-    object_text,
-    segment_prefix,
-)
 
 Convention = Literal["1024", "1023"]
 
@@ -84,7 +77,7 @@ class ExampleOptions:
     num_negatives: int = 1
     seed: int = 0
     convention: Convention = "1024"
-    kind: Kind = "pt"
+    kind: tokens.Kind = "pt"
     crowds: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
@@ -197,7 +190,7 @@ def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOpt
     """Return the bins of objects' boxes inside the image: ``(n, 4)``, top first, at most 1023."""
     # float64: an error of 1e-5 bins can round to the next bin.
     boxes = np.asarray([clipped_xyxy(item, image.image_hw) for item in items], dtype=np.float64)
-    bins: IntArray = encode_boxes(
+    bins: IntArray = tokens.encode_boxes(
         boxes.reshape(-1, 4), image_hw=image.image_hw, convention=options.convention
     )
     return bins
@@ -267,9 +260,9 @@ def codes_of(
 
 
 @lru_cache(maxsize=4096)  # most images share their classes
-def prefix_of(classes: tuple[str, ...], task: str, kind: Kind) -> str:
+def prefix_of(classes: tuple[str, ...], task: str, kind: tokens.Kind) -> str:
     """Return the prompt for classes."""
-    ask = detect_prefix if task == "detect" else segment_prefix
+    ask = tokens.detect_prefix if task == "detect" else tokens.segment_prefix
     prefix: str = ask(list(classes), kind=kind)
     return prefix
 
@@ -289,4 +282,4 @@ def suffix_of(
     # The suffix of a refcoco-seg checkpoint does not repeat the phrase.
     bare = options.kind == "refcoco-seg"
     names = (None if bare else dataset.names[item.category_id] for item in target.objects)
-    return SEPARATOR.join(map(object_text, bins, names, masks))
+    return tokens.SEPARATOR.join(map(tokens.object_text, bins, names, masks))

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from PIL import Image
 
+from pgvision.datasets import examples
 from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, file_digest
-from pgvision.datasets.examples import (
-    ExampleOptions,
-    bins_of,
-    clipped_xyxy,
-    prefix_of,
-    suffix_of,
-    targets_of,
-)
+from pgvision.datasets.examples import ExampleOptions
 from pgvision.datasets.outlines import num_pixels
 from pgvision.errors import DataError, ImageError, OptionError, PromptError
 from pgvision.images import image_hw_of
@@ -265,11 +259,11 @@ def _check_object(
     if min(left, top, width - right, height - bottom) < -_OUTSIDE_BY:
         yield "box-outside", "error", f"{text} leaves the image of {width} x {height}"
     # 2. The part that examples would contain, in bins.
-    inside = clipped_xyxy(item, image.image_hw)
+    inside = examples.clipped_xyxy(item, image.image_hw)
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return
     if not item.iscrowd:
-        bins = bins_of([item], image, options)[0]
+        bins = examples.bins_of([item], image, options)[0]
         key = (item.category_id, *map(int, bins))
         if key in seen:
             yield "duplicate-object", "error", f"{text} repeats annotation {seen[key]}"
@@ -319,16 +313,16 @@ def _check_lengths(
     dataset: Dataset, options: ExampleOptions, limit: int, count: CountTokens, lengths: list[int]
 ) -> Iterator[Finding]:
     for image in dataset.images if dataset.classes else ():
-        for target in targets_of(image, dataset, options):
+        for target in examples.targets_of(image, dataset, options):
             # Any 16 codes are as long as the right ones, so that no codec is needed.
             zeros = np.zeros((len(target.objects), 16), dtype=np.int64)
             codes = zeros if options.task == "segment" else None
             try:
-                prefix = prefix_of(target.classes, options.task, options.kind)
+                prefix = examples.prefix_of(target.classes, options.task, options.kind)
             except PromptError as error:
                 yield Finding("prompt", "error", f"no prompt can be made: {error}")
                 return
-            suffix = suffix_of(target, image, dataset, options, codes)
+            suffix = examples.suffix_of(target, image, dataset, options, codes)
             length = count(prefix) + count(suffix) + _FIXED
             lengths.append(length)
             if length > limit:

@@ -160,41 +160,34 @@ def cider_d(
     log_images = math.log(len(references))
     scores = []
     for words, known in zip(candidates, references, strict=True):
-        mine = _Vector(words, frequency, log_images)
-        total = sum(mine.similarity(_Vector(text, frequency, log_images)) for text in known)
+        mine, total = _weigh(words, frequency, log_images), 0.0
+        for text in known:
+            # coco-caption counts bigrams for the length.
+            apart = max(0, len(words) - 1) - max(0, len(text) - 1)
+            penalty = math.exp(-(apart**2) / (2 * _SIGMA**2))
+            total += penalty * _similarity(mine, _weigh(text, frequency, log_images))
         scores.append(10 * total / len(known))
     return scores
 
 
-class _Vector:
-    """tf-idf weights of one caption's n-grams, order by order."""
+def _weigh(
+    words: Sequence[str], frequency: Counter[Ngram], log_images: float
+) -> list[dict[Ngram, float]]:
+    """Return the TF-IDF weights of n-grams, for each order."""
+    orders = (_ngrams(words, order).items() for order in range(1, _ORDERS + 1))
+    return [
+        {gram: count * (log_images - math.log(max(1, frequency[gram]))) for gram, count in grams}
+        for grams in orders
+    ]
 
-    def __init__(self, words: Sequence[str], frequency: Counter[Ngram], log_images: float) -> None:
-        self.weights: list[dict[Ngram, float]] = [
-            {
-                gram: count * (log_images - math.log(max(1, frequency[gram])))
-                for gram, count in _ngrams(words, order).items()
-            }
-            for order in range(1, _ORDERS + 1)
-        ]
-        self.norms = [
-            math.sqrt(sum(weight * weight for weight in weights.values()))
-            for weights in self.weights
-        ]
-        self.length = max(0, len(words) - 1)  # coco-caption counts bigrams
 
-    def similarity(self, other: "_Vector") -> float:
-        """Mean over orders of the clipped cosine, times the Gaussian length penalty."""
-        total = 0.0
-        for mine, theirs, norm, their_norm in zip(
-            self.weights, other.weights, self.norms, other.norms, strict=True
-        ):
-            if norm and their_norm:
-                dot = sum(
-                    min(weight, theirs[gram]) * theirs[gram]
-                    for gram, weight in mine.items()
-                    if gram in theirs
-                )
-                total += dot / (norm * their_norm)
-        penalty = math.exp(-((self.length - other.length) ** 2) / (2 * _SIGMA**2))
-        return total / _ORDERS * penalty
+def _similarity(mine: list[dict[Ngram, float]], theirs: list[dict[Ngram, float]]) -> float:
+    """Return the mean over orders of the clipped cosine."""
+    total = 0.0
+    for own, other in zip(mine, theirs, strict=True):
+        squares = (sum(weight * weight for weight in side.values()) for side in (own, other))
+        norms = math.prod(map(math.sqrt, squares))
+        common = own.keys() & other.keys()
+        if norms:
+            total += math.fsum(min(own[gram], other[gram]) * other[gram] for gram in common) / norms
+    return total / _ORDERS

@@ -9,6 +9,7 @@ import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.errors import EvaluationError, OptionError
+from pgvision.evaluation import metrics
 from pgvision.evaluation.engine import (
     MAX_DETS,
     Accumulated,
@@ -25,14 +26,6 @@ from pgvision.evaluation.inputs import (
     load_inputs,
 )
 from pgvision.evaluation.matching import greedy_match, overlapping_pairs
-from pgvision.evaluation.metrics import (
-    best_f1,
-    confusion_matrix,
-    mean_f1,
-    mean_iou,
-    reliability,
-    score_free,
-)
 from pgvision.evaluation.outputs import OutputCounts
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 
@@ -157,22 +150,19 @@ def _per_class(
     detections = truth.count_by_class(found.category)
     entries = {}
     for place, name in enumerate(truth.names):
-        ap = ap50 = ap75 = ar = None
+        values: dict[str, float | None] = dict.fromkeys(("ap", "ap50", "ap75", "ar"))
         if accumulated is not None:
-            # Axes: IoU, recall, class, area (0: all), maxDets (2: the largest).
             precision = accumulated.precision[:, :, place, 0, 2]
-            ap, ap50, ap75 = map(_defined, (precision, precision[0], precision[5]))
-            ar = _defined(accumulated.recall[:, place, 0, 2])
+            recall = accumulated.recall[:, place, 0, 2]
+            means = map(_defined, (precision, precision[0], precision[5], recall))
+            values = dict(zip(values, means, strict=True))
         entries[name] = ClassMetrics(
             category_id=int(truth.category_ids[place]),
             name=name,
-            ap=ap,
-            ap50=ap50,
-            ap75=ap75,
-            ar=ar,
             best_f1=None,
             num_annotations=int(annotations[place]),
             num_detections=int(detections[place]),
+            **values,
         )
     return entries
 
@@ -193,24 +183,24 @@ def _with_details(
     if found.scores is not None:
         match = greedy_match(truth, found, pairs, iou=0.5, max_dets=report.max_dets)
         counted, correct = match >= -1, match >= 0
-        best = best_f1(found.scores[counted], correct[counted], int((~truth.crowd).sum()))
+        best = metrics.best_f1(found.scores[counted], correct[counted], int((~truth.crowd).sum()))
         threshold = None if best is None else best.threshold
-        diagram = reliability(found.scores[counted], correct[counted])
+        diagram = metrics.reliability(found.scores[counted], correct[counted])
         for name, entry in per_class.items():
             rows = counted & (found.category == entry.category_id)
-            best_here = best_f1(found.scores[rows], correct[rows], entry.num_annotations)
+            best_here = metrics.best_f1(found.scores[rows], correct[rows], entry.num_annotations)
             per_class[name] = replace(entry, best_f1=best_here)
     # 3. Metrics that need none.
     return replace(
         report,
         per_class=per_class,
-        score_free=tuple(score_free(truth, pairs, len(found), iou) for iou in (0.5, 0.75)),
+        score_free=tuple(metrics.score_free(truth, pairs, len(found), iou) for iou in (0.5, 0.75)),
         best_f1=best,
-        mean_f1=mean_f1(truth, found, pairs, threshold=threshold),
-        miou=mean_iou(truth, pairs),
+        mean_f1=metrics.mean_f1(truth, found, pairs, threshold=threshold),
+        miou=metrics.mean_iou(truth, pairs),
         threshold=threshold,
         reliability=diagram,
-        confusion=confusion_matrix(truth, found, pairs, threshold=threshold),
+        confusion=metrics.confusion_matrix(truth, found, pairs, threshold=threshold),
     )
 
 

@@ -190,11 +190,10 @@ def largest_matching(pairs: Pairs) -> IntArray:
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    found, row = np.unique(pairs.found, return_inverse=True)
-    truth, column = np.unique(pairs.truth, return_inverse=True)
-    if not len(row):
-        return truth
-    near = csr_array((np.ones(len(row), np.int8), (row, column)), shape=(len(found), len(truth)))
+    if not len(pairs.found):
+        return pairs.truth
+    ones = np.ones(len(pairs.found), np.int8)
+    near = csr_array((ones, (pairs.found, pairs.truth)))
     partner = maximum_bipartite_matching(near, perm_type="column")
-    matched: IntArray = np.sort(truth[partner[partner >= 0]])
+    matched: IntArray = np.sort(partner[partner >= 0]).astype(np.int64)
     return matched

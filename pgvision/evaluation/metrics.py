@@ -202,13 +202,13 @@ def _clusters(pairs: Pairs) -> IntArray:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    found, row = np.unique(pairs.found, return_inverse=True)
-    truth, column = np.unique(pairs.truth, return_inverse=True)
-    size = len(found) + len(truth)
-    if not size:
+    if not len(pairs.found):
         return np.zeros(0, np.int64)
-    edges = coo_array((np.ones(len(row), np.int8), (row, len(found) + column)), shape=(size, size))
-    labels: IntArray = connected_components(edges, directed=False)[1][row]
+    # One graph of predictions and, behind them, annotations.
+    column = pairs.truth + pairs.found.max() + 1
+    size, ones = int(column.max()) + 1, np.ones(len(column), np.int8)
+    edges = coo_array((ones, (pairs.found, column)), shape=(size, size))
+    labels: IntArray = connected_components(edges, directed=False)[1][pairs.found]
     return labels
 
 

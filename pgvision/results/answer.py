@@ -11,14 +11,8 @@ import numpy as np
 from pgvision.arrays import ByteArray, to_plain
 from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name, write_text
+from pgvision.results import plotting
 from pgvision.results.checks import frozen_image, require_count, require_number, require_numbers
-from pgvision.results.plotting import (
-    IMAGE_ENDINGS,
-    encode_image,
-    require_ending,
-    show_image,
-    write_image,
-)
 from pgvision.tokens.bins import require_image_hw
 from pgvision.tokens.parsing import Reject
 
@@ -67,7 +61,7 @@ class Answer:
     _newer: ClassVar[frozenset[str]] = frozenset({"passes"})
     # Neither compared nor written by `to_dict`.
     _apart: ClassVar[frozenset[str]] = frozenset({"image"})
-    _endings: ClassVar[tuple[str, ...]] = (*IMAGE_ENDINGS, ".json", ".txt")
+    _endings: ClassVar[tuple[str, ...]] = (*plotting.IMAGE_ENDINGS, ".json", ".txt")
 
     def __post_init__(self) -> None:
         """Check every field and replace it by its frozen form."""
@@ -166,7 +160,7 @@ class Answer:
             OptionError: If there is no image.
             DependencyError: If there is no display.
         """
-        show_image(self.plot(image), PurePath(self.source or "result").name)
+        plotting.show_image(self.plot(image), PurePath(self.source or "result").name)
 
     def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
         """Write the plotted image, all fields, or a text, by the ending of ``path``.
@@ -193,13 +187,13 @@ class Answer:
             'a.json'
         """
         target = Path(path)
-        ending = require_ending(target, self._endings)
+        ending = plotting.require_ending(target, self._endings)
         if ending == ".json":
             write_text(target, self.to_json(indent=2) + "\n")
         elif ending == ".txt":
             write_text(target, self._as_text())
         else:
-            write_image(target, self.plot(image))
+            plotting.write_image(target, self.plot(image))
         return target
 
     def to_dict(self) -> dict[str, object]:
@@ -273,7 +267,7 @@ class Answer:
 
     def _repr_jpeg_(self) -> bytes | None:
         # A notebook keeps what it shows: the PNG of a photograph is four times larger.
-        return None if self.image is None else encode_image(self.plot())
+        return None if self.image is None else plotting.encode_image(self.plot())
 
     def _set(self, name: str, value: object) -> None:
         # A frozen dataclass has no other way to store a checked value.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import require_boxes
@@ -64,18 +64,18 @@ def require_numbers(
 
 
 def frozen(
-    values: ArrayLike,
+    values: ArrayLike | None,
     name: str,
     shape: tuple[int, ...],
     dtype: type[np.generic],
     *,
     low: float | None = None,
     high: float | None = None,
-) -> NDArray[Any]:
-    """Return a read-only copy of finite numbers of one shape and range.
+) -> Any:
+    """Return a read-only copy of finite numbers of one shape and range; None if unknown.
 
     Args:
-        values: The numbers.
+        values: The numbers, or None.
         name: Name of the field in errors.
         shape: The expected shape.
         dtype: float32, or int64 for whole numbers.
@@ -89,6 +89,8 @@ def frozen(
         >>> frozen([0.5], "scores", (1,), np.float32, low=0, high=1).flags.writeable
         False
     """
+    if values is None:
+        return None
     try:
         # 1. Check shape and dtype before converting: a cast would hide errors.
         array = np.asarray(values)

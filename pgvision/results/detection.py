@@ -14,18 +14,9 @@ import numpy as np
 from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
-from pgvision.errors import OptionError
-from pgvision.results import conversions
+from pgvision.errors import OptionError, ShapeError
+from pgvision.results import checks, conversions
 from pgvision.results.answer import Answer
-from pgvision.results.checks import (
-    Index,
-    frozen,
-    frozen_boxes,
-    require_count,
-    require_names,
-    require_numbers,
-    rows_of,
-)
 from pgvision.results.plotting import write_image
 
 if TYPE_CHECKING:
@@ -95,39 +86,31 @@ class DetectionResult(Answer):
         """Check every field and replace it by its own frozen form.
 
         Raises:
-            ShapeError, OptionError: If an array or a name is not valid.
+            ShapeError: If an array is not valid.
+            OptionError: If a name is not valid.
         """
         super().__post_init__()
-        self._set("xyxy", frozen_boxes(self.xyxy, self.image_hw))
+        self._set("xyxy", checks.frozen_boxes(self.xyxy, self.image_hw))
         n = len(self.xyxy)
-        self._set("classes", require_names(self.classes, "classes"))
+        self._set("classes", checks.require_names(self.classes, "classes"))
         high = len(self.classes) - 1
-        ids = frozen(self.class_ids, "class_ids", (n,), np.int64, low=-1, high=high)
+        ids = checks.frozen(self.class_ids, "class_ids", (n,), np.int64, low=-1, high=high)
+        if ids is None:
+            raise ShapeError("class_ids must be whole numbers, got None; -1 is no class")
         self._set("class_ids", ids)
-        words = require_names(self.labels, "labels", count=n)
-        texts = words if self.texts == () else require_names(self.texts, "texts", count=n)
+        words = checks.require_names(self.labels, "labels", count=n)
+        texts = words if self.texts == () else checks.require_names(self.texts, "texts", count=n)
         self._set("texts", texts)
         queried = ((*self.classes, None)[class_id] for class_id in ids.tolist())
         pairs = zip(queried, words, strict=True)
         self._set("labels", tuple(word if name is None else name for name, word in pairs))
         if self.presence is not None:
-            self._set("presence", require_numbers(self.presence, "presence", most=1.0))
-        self._freeze("scores", (n,), np.float32, low=0, high=1)
-        self._freeze("loc_yxyx", (n, 4), np.int64, low=0, high=1023)
-        self._freeze("edge_std", (n, 4), np.float32, low=0)
-        self._freeze("tracker_ids", (n,), np.int64)
-
-    def _freeze(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: type[np.generic],
-        low: float | None = None,
-        high: float | None = None,
-    ) -> None:
-        """Check an optional array."""
-        if (value := getattr(self, name)) is not None:
-            self._set(name, frozen(value, name, shape, dtype, low=low, high=high))
+            self._set("presence", checks.require_numbers(self.presence, "presence", most=1.0))
+        bins = checks.frozen(self.loc_yxyx, "loc_yxyx", (n, 4), np.int64, low=0, high=1023)
+        self._set("loc_yxyx", bins)
+        self._set("scores", checks.frozen(self.scores, "scores", (n,), np.float32, low=0, high=1))
+        self._set("edge_std", checks.frozen(self.edge_std, "edge_std", (n, 4), np.float32, low=0))
+        self._set("tracker_ids", checks.frozen(self.tracker_ids, "tracker_ids", (n,), np.int64))
 
     def __len__(self) -> int:
         """Count the objects."""
@@ -137,14 +120,14 @@ class DetectionResult(Answer):
         """Yield each object as a result with one object."""
         return (self[index] for index in range(len(self)))
 
-    def __getitem__(self: _Detected, index: Index) -> _Detected:
+    def __getitem__(self: _Detected, index: checks.Index) -> _Detected:
         """Choose objects by a mask, a slice, indices, or one index; ``raw_text`` stays whole.
 
         Raises:
             ShapeError: If the index is a mask of another length or has another type.
             IndexError: If there is no such object.
         """
-        rows = rows_of(index, len(self))
+        rows = checks.rows_of(index, len(self))
         chosen: dict[str, Any] = {}
         for name in self._per_object:
             value = getattr(self, name)
@@ -230,9 +213,9 @@ class DetectionResult(Answer):
             OptionError: If there is no image, or an option is out of range.
             ShapeError: If the image has another size or dtype.
         """
-        if thickness is not None and require_count(thickness, "thickness") == 0:
+        if thickness is not None and checks.require_count(thickness, "thickness") == 0:
             raise OptionError("thickness must be at least 1; use boxes=False to draw no boxes")
-        if font_size is not None and require_count(font_size, "font_size") == 0:
+        if font_size is not None and checks.require_count(font_size, "font_size") == 0:
             raise OptionError("font_size must be at least 1; use labels=False to write no names")
         canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
         width = thickness or drawing.fit_thickness(self.image_hw)
@@ -289,9 +272,8 @@ class DetectionResult(Answer):
         Raises:
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
-        return conversions.cut_boxes(
-            self.require_image(image), self.xyxy, require_count(padding, "padding")
-        )
+        bgr, margin = self.require_image(image), checks.require_count(padding, "padding")
+        return conversions.cut_boxes(bgr, self.xyxy, margin)
 
     def save_crops(
         self, folder: str | Path, image: ByteArray | None = None, *, padding: int = 0
@@ -361,10 +343,8 @@ class DetectionResult(Answer):
             DependencyError: If fiftyone is not installed.
         """
         masks = [crop for crop, _ in self._mask_crops()]
-        shares = self._normalized(self.xywh)
-        return conversions.fiftyone_detections(
-            self.labels, shares, self.scores, self.tracker_ids, masks
-        )
+        known = (self.scores, self.tracker_ids, masks)
+        return conversions.fiftyone_detections(self.labels, self._normalized(self.xywh), *known)
 
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.errors import DataError, ShapeError
+from pgvision.results.checks import frozen
 from pgvision.results.detection import DetectionResult
 
 if TYPE_CHECKING:
@@ -70,8 +71,9 @@ class SegmentationResult(DetectionResult):
         n = len(self.xyxy)
         if (self.mask_logits is None) == (self.mask_rle is None):
             raise ShapeError("masks: expected mask_logits or mask_rle, one of the two")
-        self._freeze("mask_logits", (n, _SIDE, _SIDE), np.float32)
-        self._freeze("codes", (n, 16), np.int64, low=0, high=127)
+        shape = (n, _SIDE, _SIDE)
+        self._set("mask_logits", frozen(self.mask_logits, "mask_logits", shape, np.float32))
+        self._set("codes", frozen(self.codes, "codes", (n, 16), np.int64, low=0, high=127))
         if self.mask_rle is not None:
             self._set("mask_rle", _checked_rle(self.mask_rle, n, self.image_hw))
 
