@@ -1,7 +1,7 @@
 """Settings of a fine-tuning run: one dataclass, its YAML file, and what a resume must repeat."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypedDict, get_args
@@ -19,12 +19,16 @@ LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj do
 LENGTHS: Final = ("steps", "epochs", "minutes")
 TOKEN_KINDS: Final = ("loc", "seg", "label", "end")
 _CHOICES: Final = {"task": TASKS, "order": get_args(Order), "dtype": get_args(Dtype)}
-_ABOVE_ZERO: Final = (
-    *LENGTHS, "batch_size", "accumulation", "learning_rate", "lora", "max_objects",
-    "num_objects", "resolution", "eval_every", "eval_limit", "patience",
+_LIMITS: Final[tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...]] = (
+    ((
+        *LENGTHS, "batch_size", "accumulation", "learning_rate", "lora", "max_objects",
+        "num_objects", "resolution", "eval_every", "eval_limit", "patience",
+    ), "more than 0", lambda value: value > 0),
+    (("warmup", "negatives", "label_smoothing", "ema", "lora_dropout"), "a share in [0, 1)",
+     lambda value: 0 <= value < 1),
+    (("loc_sigma", "vision_rate", "embedding_rate", "mask_loss", "workers"), "0 or more",
+     lambda value: value >= 0),
 )  # fmt: skip
-_SHARES: Final = ("warmup", "negatives", "label_smoothing", "ema", "lora_dropout")
-_FROM_ZERO: Final = ("loc_sigma", "vision_rate", "embedding_rate", "mask_loss", "workers")
 # Settings that a resumed run may change: they do not change what a step computes.
 _FREE: Final = frozenset((
     *LENGTHS, "eval_every", "eval_limit", "eval_all", "eval_absent", "patience", "checkpointing",
@@ -194,16 +198,11 @@ class TrainConfig:
         if not given:
             object.__setattr__(self, "minutes", 10.0)
         # 3. Ranges.
-        for name in _ABOVE_ZERO:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise OptionError(f"{name}: expected more than 0, got {value}")
-        for name in _SHARES:
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise OptionError(f"{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        for name in _FROM_ZERO:
-            if (getattr(self, name) or 0.0) < 0.0:
-                raise OptionError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        for names, expected, holds in _LIMITS:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise OptionError(f"{name}: expected {expected}, got {value}")
         self._require_consistent()
 
     def _require_consistent(self) -> None:
@@ -221,11 +220,8 @@ class TrainConfig:
             raise OptionError(f"mask_loss: answers of task {self.task!r} contain no masks")
         # 2. Token weights.
         weights = {**dict.fromkeys(TOKEN_KINDS, 1.0), **self.token_weights}
-        if (
-            len(weights) > len(TOKEN_KINDS)
-            or min(weights.values()) < 0
-            or not any(weights.values())
-        ):
+        lowest, *_, highest = sorted(weights.values())
+        if len(weights) > len(TOKEN_KINDS) or lowest < 0 or highest == 0:
             raise OptionError(
                 f"token_weights: expected numbers from 0 on, not all 0, of {', '.join(TOKEN_KINDS)}"
                 f"; got {self.token_weights}"
@@ -312,9 +308,8 @@ def as_plain(value: TrainConfig | DataSource) -> dict[str, Any]:
     """Return settings as plain data for YAML and JSON."""
     found = asdict(value)
     for name, one in found.items():
-        found[name] = (
-            list(one) if isinstance(one, tuple) else str(one) if isinstance(one, Path) else one
-        )
+        if isinstance(one, tuple | Path):
+            found[name] = list(one) if isinstance(one, tuple) else str(one)
     return found
 
 

@@ -2,19 +2,17 @@
 
 import hashlib
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
 from pgvision.datasets import (
-    Annotation,
-    Category,
     Dataset,
     Example,
     ImageRecord,
@@ -119,26 +117,21 @@ class TaskData:
             max_side: Longest side of images in pixels.
             collator: Of the run; it counts tokens.
         """
-        return self._source(self.train, self.config, card, max_side, collator)
+        if not isinstance(self.train, Dataset):
+            return TextSource(self.train, self.config, max_side)
+        places = collator.text_places - _PROMPT
+        most = self.config.max_objects or max(1, places // self._tokens_per_object(collator))
+        return ObjectSource(
+            self.train, self.config, card.kind, self.codec, self.num_objects, most, max_side
+        )
 
     def valid_source(self, card: CheckpointCard, max_side: int, collator: Collator) -> Source:
         """Return the source of samples for the validation loss, unchanged images."""
+        source = replace(self, train=self.valid).train_source(card, max_side, collator)
         config = replace(self.config, augment=False)
-        return self._source(self.valid, config, card, max_side, collator)
-
-    def _source(
-        self, part: Part, config: TrainConfig, card: CheckpointCard, side: int, collator: Collator
-    ) -> Source:
-        if not isinstance(part, Dataset):
-            return TextSource(part, config, side)
-        places = collator.text_places - _PROMPT
-        return ObjectSource(
-            part, config, card.kind,
-            codec=self.codec,
-            num_objects=self.num_objects,
-            max_objects=config.max_objects or max(1, places // self._tokens_per_object(collator)),
-            max_side=side,
-        )  # fmt: skip
+        if isinstance(source, ObjectSource):
+            return replace(source, config=config, num_objects=self.num_objects)
+        return replace(cast("TextSource", source), config=config)
 
     def _tokens_per_object(self, collator: Collator) -> int:
         codes = range(16) if self.config.task == "segment" else ()
@@ -267,11 +260,9 @@ def config_for(config: TrainConfig, source: DataSource) -> TrainConfig:
 
 def count_objects(dataset: Dataset) -> dict[str, int]:
     """Return the number of objects of each class name."""
-    counts: dict[str, int] = defaultdict(int)
-    for image in dataset.images:
-        for item in image.objects:
-            counts[dataset.names[item.category_id]] += 1
-    return dict(counts)
+    return Counter(
+        dataset.names[item.category_id] for image in dataset.images for item in image.objects
+    )
 
 
 def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
@@ -444,23 +435,11 @@ def _renamed(data: TaskData, names: Mapping[str, str]) -> TaskData:
     mine = {one: names[one] for one in data.train.classes if names.get(one, one) != one}
     if not mine:
         return data
-    train, valid = _rename_classes(data.train, names), _rename_classes(data.valid, names)
+    train, valid = (
+        part.rename({old: new for old, new in names.items() if old in part.classes})
+        for part in (data.train, data.valid)
+    )
     return replace(data, train=train, valid=valid, asked_as={**data.asked_as, **mine})
-
-
-def _rename_classes(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
-    """Return a data set with other class names; classes of one name become one."""
-    categories: dict[str, Category] = {}
-    ids: dict[int, int] = {}
-    for one in dataset.categories:
-        name = names.get(one.name, one.name)
-        ids[one.id] = categories.setdefault(name, replace(one, name=name)).id
-
-    def moved(item: Annotation) -> Annotation:
-        return replace(item, category_id=ids[item.category_id])
-
-    images = tuple(replace(one, objects=tuple(map(moved, one.objects))) for one in dataset.images)
-    return replace(dataset, images=images, categories=tuple(categories.values()))
 
 
 def sample_part(part: Part, count: int, seed: int) -> Part:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from pgvision.datasets import Dataset, Example, dataset_to_coco
+from pgvision.datasets import Dataset, Example, ImageRecord, dataset_to_coco
 from pgvision.errors import DataError, ImageError, SourceError
 from pgvision.evaluation import Calibration, evaluate_detections, fit_calibration, match_scores
 from pgvision.evaluation.captions import evaluate_captions
@@ -94,12 +94,9 @@ def _score_objects(
 ) -> Validation:
     # 1. Ask this process's share of the images.
     config = data.config
-    names = list(dict.fromkeys(part.classes))
-    asked = _classes_to_ask(part, names, config)
-    mine = replace(part, images=part.images[share[0] :: share[1]] or part.images[:1])
-    rows, unread, shown = _find(engine, mine, asked, names, config)
-    if not part.images[share[0] :: share[1]]:
-        rows, unread, shown = [], {}, []
+    asked = _classes_to_ask(part, list(dict.fromkeys(part.classes)), config)
+    mine = part.images[share[0] :: share[1]]
+    rows, unread, shown = _find(engine, mine, asked, part, config)
     # 2. Gather the results of all processes; unreadable images are not scored.
     rows = gather(rows)
     unread = dict(gather(list(unread.items())))
@@ -146,9 +143,9 @@ def _classes_to_ask(
 
 def _find(
     engine: Engine,
-    part: Dataset,
+    images: Sequence[ImageRecord],
     asked: Mapping[int, frozenset[str]],
-    names: Sequence[str],
+    part: Dataset,
     config: TrainConfig,
 ) -> tuple[list[dict[str, Any]], dict[str, str], list[Shown]]:
     """Return what is found as COCO results, images that cannot be read, and a sheet."""
@@ -157,15 +154,16 @@ def _find(
     rows: list[dict[str, Any]] = []
     unread: dict[str, str] = {}
     boxes: dict[int, list[tuple[Any, str]]] = defaultdict(list)
+    names = list(dict.fromkeys(part.classes))
     # 1. Ask for all names at once if each image is asked for all of them, else one by one.
     together = all(len(some) == len(names) for some in asked.values())
-    for group in [list(names)] if together else [[name] for name in names]:
-        images = [one for one in part.images if asked[one.id] & set(group)]
-        if not images:
+    for group in [names] if together else [[name] for name in names]:
+        some = [one for one in images if asked[one.id] & set(group)]
+        if not some:
             continue
         found = task(group, generator=engine, conf=0.0, unknown="ask")
-        outcomes = found.stream([one.path for one in images], on_error="record")
-        for image, outcome in zip(images, outcomes, strict=True):
+        outcomes = found.stream([one.path for one in some], on_error="record")
+        for image, outcome in zip(some, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 unread[str(image.path)] = str(outcome.error)
                 continue
@@ -178,10 +176,10 @@ def _find(
                     if score >= 0.3
                 ]
     # 2. Choose images for the sheet.
-    by_id = {one.id: one for one in part.images}
+    paths = {one.id: one.path for one in images}
     shown = [
-        Shown(str(by_id[k].path), by_id[k].path.name, [b for b, _ in v], [t for _, t in v])
-        for k, v in boxes.items()
+        Shown(str(paths[number]), paths[number].name, [b for b, _ in drawn], [t for _, t in drawn])
+        for number, drawn in boxes.items()
     ]
     return rows, unread, shown
 

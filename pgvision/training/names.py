@@ -71,7 +71,9 @@ def _scores(
             # 2. Count the matches of each pair of names.
             true = [o.xyxy for o in image.objects if part.names[o.category_id] == name]
             at = [k for k, label in enumerate(outcome.labels) if label == other]
-            hits = _hits(np.array(true, np.float32), outcome.xyxy[at])
+            boxes = np.array(true, np.float32).reshape(-1, 4)
+            overlap = box_iou(boxes, np.asarray(outcome.xyxy[at], np.float32)) >= 0.5
+            hits = min(overlap.any(0).sum(), overlap.any(1).sum())
             counts[name, other] += (hits, len(true), len(at))
     return {
         pair: float(2 * hits / (true + found))
@@ -80,25 +82,16 @@ def _scores(
     }
 
 
-def _hits(true: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]", found: object) -> int:
-    boxes = np.asarray(found, np.float32).reshape(-1, 4)
-    if not len(true) or not len(boxes):
-        return 0
-    overlap = box_iou(true, boxes) >= 0.5
-    return int(min(overlap.any(0).sum(), overlap.any(1).sum()))
-
-
 def describe_unknown(
     data: RunData, known: tuple[str, ...] | None, matched: Mapping[str, str]
 ) -> str:
     """Return a line about names that stay unknown, with suggestions; "" if there is none."""
-    rest = [name for name in data.classes if known is not None and name not in known]
-    rest = [name for name in rest if name not in matched]
-    if not rest or known is None:
+    known = known or ()
+    rest = [name for name in data.classes if name not in known and name not in matched]
+    if not rest or not known:
         return ""
     near = {name: difflib.get_close_matches(name, known, 1) for name in rest}
     hints = [f"{name}={other[0]}" for name, other in near.items() if other]
-    words = (
-        f"names that the model was not trained on: {', '.join(rest)} (known: {', '.join(known)})"
-    )
-    return words + (f"; perhaps --rename '{hints[0]}'" if hints else "")
+    words = f"names that the model was not trained on: {', '.join(rest)}"
+    hint = f"; perhaps --rename '{hints[0]}'" if hints else ""
+    return f"{words} (known: {', '.join(known)}){hint}"

@@ -1,7 +1,12 @@
-"""Progress of a run on stderr: loss, rate, memory and the main validation figure."""
+"""A run at the terminal: progress on stderr, and signals that end it with a checkpoint."""
 
+import logging
 import resource
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Unpack
 
 import torch
@@ -11,6 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from pgvision.training.report import plain_figures
 from pgvision.training.trainer import ENDLESS, RunClock, _Extra
+
+_LOG = logging.getLogger(__name__)
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
@@ -54,9 +61,8 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             self._figures["loss"] = f"{logs['loss']:.3f}"
             self._figures["rate"] = f"{logs.get('learning_rate', 0.0):.1e}"
         if "eval_score" in logs:
-            name, value = next(
-                iter(plain_figures({k: v for k, v in logs.items() if "eval" in k}).items())
-            )
+            figures = plain_figures({k: v for k, v in logs.items() if "eval" in k})
+            name, value = next(iter(figures.items()))
             self._figures[name] = f"{value:.3f}"
         if self._bar.disable and state.global_step:
             self._bar.console.print(self._line(state), markup=False)
@@ -78,3 +84,25 @@ def _memory() -> float:
         return torch.cuda.max_memory_reserved() / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, bytes on macOS
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+@contextmanager
+def stop_on_signals(clock: RunClock) -> Iterator[None]:
+    """Let SIGTERM and the first ^C end the run with a checkpoint; a second ^C aborts."""
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if clock.is_stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        clock.is_stopped = True
+        _LOG.warning("stopping after this step; ^C again aborts without saving")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -142,11 +142,8 @@ def _plot(rows: Mapping[int, Mapping[str, Any]], figures: Sequence[str], folder:
 
 def show_sample(sample: Sample) -> tuple[ByteArray, Shown]:
     """Return a training sample for a sheet: its image, prompt and target boxes."""
-    answer = parse_suffix(sample.suffix, image_hw=sample.bgr.shape[:2])
-    boxes, labels = (
-        [one.xyxy for one in answer.objects],
-        [one.label or "" for one in answer.objects],
-    )
+    objects = parse_suffix(sample.suffix, image_hw=sample.bgr.shape[:2]).objects
+    boxes, labels = [one.xyxy for one in objects], [one.label or "" for one in objects]
     title = sample.prefix if boxes else f"{sample.prefix}: {sample.suffix or 'nothing'}"
     return sample.bgr, Shown(sample.name, title, boxes, labels)
 
@@ -168,9 +165,8 @@ def write_sheet(path: Path, shown: Sequence[Shown], images: Sequence[ByteArray] 
         # 1. Shrink each image, and draw its boxes and labels.
         scale = _SIDE / max(image.shape[:2])
         tile = np.full((_SIDE + 20, _SIDE, 3), 255, np.uint8)
-        small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
-            np.uint8
-        )
+        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        small = resized.astype(np.uint8)
         for box, label in zip(one.boxes, one.labels, strict=True):
             left, top, right, bottom = (int(round(float(side) * scale)) for side in box)
             cv2.rectangle(small, (left, top), (right, bottom), (0, 200, 0), 1)
@@ -211,19 +207,19 @@ def write_model_card(
         card: Card of the trained checkpoint.
     """
     # 1. Front matter, which the hub reads.
-    text_tasks = {"caption": "image-to-text", "ask": "visual-question-answering"}
+    text_tasks = {
+        "caption": "image-to-text",
+        "ask": "visual-question-answering",
+        "read": "image-text-to-text",
+    }
     task = data.tasks[0].config.task
-    is_google = base.location.startswith("google/") or "gemma" in base.location.lower()
+    licence = "apache-2.0" if base.name in ("tiny", "small") else "other"
+    if base.location.startswith("google/") or "gemma" in base.location.lower():
+        licence = "gemma"
     front = {
         "library_name": "peft" if config.keep_adapter else "transformers",
-        "license": "gemma"
-        if is_google
-        else "apache-2.0"
-        if base.name in ("tiny", "small")
-        else "other",
-        "pipeline_tag": text_tasks.get(
-            task, "image-text-to-text" if task == "read" else "object-detection"
-        ),
+        "license": licence,
+        "pipeline_tag": text_tasks.get(task, "object-detection"),
         "tags": ["pgvision", "paligemma", task],
     } | ({"base_model": base.location} if not base.is_local else {})
     # 2. Sections; settings list only what differs from the default.
@@ -276,11 +272,10 @@ def data_credits(data: TaskData) -> str:
     if isinstance(data.train, Dataset):
         info, listed = data.train.info.get("info"), data.train.info.get("licenses")
         if isinstance(info, Mapping):
-            parts += [
-                f"{key}: {' '.join(str(value).split())[:200]}"
-                for key, value in info.items()
-                if value
-            ]
+            texts = {
+                key: " ".join(str(value).split())[:200] for key, value in info.items() if value
+            }
+            parts += [f"{key}: {text}" for key, text in texts.items()]
         counts = Counter(one.extra.get("license") for one in data.train.images)
         for one in listed if isinstance(listed, list) else []:
             if isinstance(one, Mapping) and counts[one.get("id")]:

@@ -6,7 +6,8 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias, Unpack
 
@@ -14,12 +15,11 @@ import numpy as np
 import torch
 
 from pgvision.errors import DependencyError, OptionError
-from pgvision.evaluation import Calibration
 from pgvision.files import write_text
 from pgvision.runtime import find_checkpoint
-from pgvision.training.cards import card_after
 from pgvision.training.collator import IGNORED, Collator
 from pgvision.training.config import (
+    LENGTHS,
     DataSource,
     TrainConfig,
     TrainOptions,
@@ -28,11 +28,11 @@ from pgvision.training.config import (
 )
 from pgvision.training.data import RunData, read_data
 from pgvision.training.evaluation import Shown, Validation, join_figures, validate
-from pgvision.training.folder import last_checkpoint, model_identity, require_same
+from pgvision.training.folder import card_after, last_checkpoint, model_identity, require_same
 from pgvision.training.losses import add_objective, make_objective
 from pgvision.training.model import TrainedModel, choose_device
 from pgvision.training.names import describe_unknown, match_names
-from pgvision.training.progress import ProgressBar
+from pgvision.training.progress import ProgressBar, stop_on_signals
 from pgvision.training.report import (
     CALIBRATION_NAME,
     TrainReport,
@@ -41,11 +41,9 @@ from pgvision.training.report import (
     write_model_card,
     write_sheet,
 )
-from pgvision.training.samples import Samples
-from pgvision.training.signals import stop_on_signals
+from pgvision.training.samples import Sample, Samples
 from pgvision.training.trainer import (
     ENDLESS,
-    AverageCallback,
     FineTuner,
     RunClock,
     make_arguments,
@@ -93,7 +91,8 @@ def train(
         DependencyError: If accelerate is missing.
         CheckpointError: If the model cannot be loaded, or a state or the result cannot be written.
     """
-    _require_accelerate()
+    if find_spec("accelerate") is None:
+        raise DependencyError("training needs accelerate: pip install '.[train]'")
     sources, settings = _settings(data, config, options)
     folder = Path(out)
     run = _Run(sources, settings, folder, device, progress=progress)
@@ -112,18 +111,12 @@ def _settings(
     given: dict[str, Any] = dict(options)
     # 1. Options replace those of the config; any length replaces all lengths.
     if isinstance(config, TrainConfig):
-        lengths = {"steps", "epochs", "minutes"}
-        old = dict.fromkeys(lengths) if lengths & set(given) else {}
-        settings = replace(config, **{**old, **given})
+        old = {one.name: getattr(config, one.name) for one in fields(config)}
     else:
-        stored: dict[str, Any] = {}
-        if config is not None:
-            sources, stored = load_config(config)
-            if {"steps", "epochs", "minutes"} & set(given):
-                stored = {
-                    k: v for k, v in stored.items() if k not in ("steps", "epochs", "minutes")
-                }
-        settings = TrainConfig(**{**stored, **given})
+        sources, old = ((), {}) if config is None else load_config(config)
+    if set(LENGTHS) & set(given):
+        old = {name: value for name, value in old.items() if name not in LENGTHS}
+    settings = TrainConfig(**{**old, **given})
     # 2. Sources given as an argument replace those of the file.
     if data is not None:
         several = [data] if isinstance(data, str | Path | DataSource) else list(data)
@@ -158,7 +151,8 @@ class _Run:
         self.last: list[Validation] = []
         # 1. Data: read, checked, described.
         self.data = read_data(sources, config)
-        self._say(_describe(self.data))
+        for one in self.data.tasks:
+            self._say(", ".join(f"{name}: {text}" for name, text in one.summary.items()))
         # 2. Model; unknown names get the best trained one.
         self.model = TrainedModel(config, self.args.device)
         if config.keep_adapter and self.model.card.base is not None:
@@ -312,9 +306,7 @@ class _Run:
         if embedding_rate is None:
             embedding_rate = 4.0 if has_new_names else 1.0
         clock = RunClock(config)
-        average = AverageCallback()
-        extra: list[Any] = [*([average] if config.ema else []), *callbacks]
-        extra += [ProgressBar(clock)] if self.progress else []
+        extra = [*callbacks, *([ProgressBar(clock)] if self.progress else [])]
         trainer = FineTuner(
             config,
             rate=config.rate_for(self.card.kind, is_known=self.is_known),
@@ -327,7 +319,6 @@ class _Run:
             callbacks=extra,
             evaluator=self._evaluate,
         )
-        average.trainer, average.resumed = trainer, str(self.resumed) if self.resumed else None
         return trainer, clock
 
     def _mean_length(self, samples: Samples) -> float:
@@ -341,8 +332,10 @@ class _Run:
 
     def _evaluate(self) -> dict[str, float]:
         """Validate by generation and by the loss, and write the sheet of predictions."""
+        from accelerate.utils import gather_object
+
         args, found = self.args, []
-        gather = _gather if args.world_size > 1 else None
+        gather = gather_object if args.world_size > 1 else None
         with self.model.answering(self.card) as engine:
             for one in self.data.tasks:
                 share = (args.process_index, args.world_size)
@@ -360,8 +353,7 @@ class _Run:
     @torch.no_grad()
     def _loss(self) -> float:
         """Return the teacher-forced loss on a fixed sample of validation images."""
-        model, device = self.model, self.args.device
-        losses = []
+        model, losses = self.model, []
         with model.answering():
             for one in self.data.tasks:
                 source = one.valid_source(self.card, 2 * model.resolution, self.collator)
@@ -370,14 +362,16 @@ class _Run:
                 samples = Samples([source], count, self.config.seed)
                 for start in range(0, count, self.config.batch_size):
                     numbers = range(start, min(count, start + self.config.batch_size))
-                    batch = self.collator([samples[number] for number in numbers])
-                    inputs = {k: v.to(device) for k, v in batch.items() if torch.is_tensor(v)}
-                    dtype = torch.bfloat16 if self.args.bf16 else torch.float16
-                    with torch.autocast(
-                        device.type, dtype, enabled=self.args.bf16 or self.args.fp16
-                    ):
-                        losses.append(float(model.trained(**inputs)["loss"]))
+                    losses.append(float(self._batch_loss([samples[k] for k in numbers])))
         return float(np.mean(losses))
+
+    def _batch_loss(self, samples: Sequence[Sample]) -> torch.Tensor:
+        device, dtype = self.args.device, torch.bfloat16 if self.args.bf16 else torch.float16
+        batch = self.collator(samples)
+        inputs = {k: v.to(device) for k, v in batch.items() if torch.is_tensor(v)}
+        with torch.autocast(device.type, dtype, enabled=self.args.bf16 or self.args.fp16):
+            loss: torch.Tensor = self.model.trained(**inputs)["loss"]
+        return loss
 
     def _before(self, trainer: FineTuner) -> tuple[dict[str, float], float]:
         """Return the figures of the start, which a resumed run has noted, and their seconds."""
@@ -393,20 +387,14 @@ class _Run:
         """Log how long the run will take; one step is measured."""
         if self.resumed is not None:
             return
-        batch = self.collator([trainer.train_dataset[k] for k in range(self.config.batch_size)])
-        inputs = {k: v.to(self.args.device) for k, v in batch.items() if torch.is_tensor(v)}
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16
-        model = self.model.trained
+        samples = [trainer.train_dataset[k] for k in range(self.config.batch_size)]
         start = time.monotonic()
-        with (
-            memory_advice(self.config),
-            torch.autocast(self.args.device.type, dtype, enabled=self.args.bf16 or self.args.fp16),
-        ):
-            model(**inputs)["loss"].backward()
+        with memory_advice(self.config):
+            self._batch_loss(samples).backward()  # type: ignore[no-untyped-call]
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()
         step = (time.monotonic() - start) * self.config.accumulation * 1.1
-        model.zero_grad(set_to_none=True)
+        self.model.trained.zero_grad(set_to_none=True)
         if self.config.minutes is not None:
             left = max(0.0, 60 * self.config.minutes - 7 * seconds)
             self._say(
@@ -422,13 +410,9 @@ class _Run:
         )
 
     def _write(self, report: TrainReport, trainer: FineTuner) -> None:
-        calibrations = [one.calibration for one in self.last if one.calibration is not None]
-        only: Calibration | None = (
-            calibrations[0] if len(self.last) == len(calibrations) == 1 else None
-        )
         with saving(self.folder):
-            if only is not None:
-                only.save(self.folder / CALIBRATION_NAME)
+            if len(self.last) == 1 and self.last[0].calibration is not None:
+                self.last[0].calibration.save(self.folder / CALIBRATION_NAME)
             self.model.export(self.folder, self.card)
             write_model_card(report, self.config, self.data, self.base_card, self.card)
         self._save_record(report=report.to_dict())
@@ -444,19 +428,6 @@ class _Run:
             _push(self.folder, self.config.push_to_hub)
 
 
-def _describe(data: RunData) -> str:
-    return "\n".join(
-        ", ".join(f"{name}: {text}" for name, text in one.summary.items()) for one in data.tasks
-    )
-
-
-def _gather(rows: list[Any]) -> list[Any]:
-    from accelerate.utils import gather_object
-
-    joined: list[Any] = gather_object(rows)
-    return joined
-
-
 def _push(folder: Path, repository: str) -> None:
     from huggingface_hub import HfApi
 
@@ -464,10 +435,3 @@ def _push(folder: Path, repository: str) -> None:
     api.create_repo(repository, exist_ok=True)
     api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*"])
     _LOG.info("uploaded to https://huggingface.co/%s", repository)
-
-
-def _require_accelerate() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ImportError as error:
-        raise DependencyError("training needs accelerate: pip install '.[train]'") from error

@@ -159,16 +159,11 @@ class ObjectSource:
         """Return classes of which a view shows objects that its answer would leave out."""
         boxes = np.array([item.xyxy for item in record.objects], np.float64).reshape(-1, 4)
         inside, shares = view.boxes(boxes)
-        has_area = _has_area(inside, view)
-        left_out = [
-            item.iscrowd or (share > GONE and (share < VISIBLE or not area))
-            for item, share, area in zip(record.objects, shares, has_area, strict=True)
-        ]
-        names = self.dataset.names
+        is_shown = (shares >= VISIBLE) & _has_area(inside, view)
         return {
-            names[item.category_id]
-            for item, is_out in zip(record.objects, left_out, strict=True)
-            if is_out
+            self.dataset.names[item.category_id]
+            for item, share, shown in zip(record.objects, shares, is_shown, strict=True)
+            if item.iscrowd or (share > GONE and not shown)
         }
 
     def _shown(self, record: ImageRecord, view: View) -> "_Shown":

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
@@ -124,18 +124,6 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
             (folder / _CLOCK_NAME).write_text(f"{self.seconds:.3f}", encoding="utf-8")
 
 
-class TrainerParts(TypedDict):
-    """Arguments of `FineTuner` in addition to those of transformers' Trainer."""
-
-    model: TrainedModel
-    args: TrainingArguments
-    samples: Samples
-    collator: Any
-    clock: RunClock
-    callbacks: list[TrainerCallback]
-    evaluator: Callable[[], dict[str, float]]
-
-
 class FineTuner(Trainer):  # type: ignore[misc]
     """The stock loop; samples come in the order of their numbers, so that it resumes exactly.
 
@@ -143,7 +131,13 @@ class FineTuner(Trainer):  # type: ignore[misc]
         config: The run.
         rate: Peak learning rate.
         embedding_rate: The embeddings' share of it.
-        parts: See `TrainerParts`.
+        model: The model of the run.
+        args: Of `make_arguments`.
+        samples: What is trained on.
+        collator: Makes batches of samples.
+        clock: Ends the run.
+        callbacks: Further ones.
+        evaluator: Measures the present weights.
 
     Attributes:
         unread: Images that could not be read while training, with the reason.
@@ -156,29 +150,36 @@ class FineTuner(Trainer):  # type: ignore[misc]
         config: TrainConfig,
         *,
         rate: float,
-        embedding_rate: float = 1.0,
-        **parts: Unpack[TrainerParts],
+        embedding_rate: float,
+        model: TrainedModel,
+        args: TrainingArguments,
+        samples: Samples,
+        collator: Any,
+        clock: RunClock,
+        callbacks: Sequence[TrainerCallback],
+        evaluator: Callable[[], dict[str, float]],
     ) -> None:
-        self.config, self.clock = config, parts["clock"]
+        self.config, self.clock, self.evaluator = config, clock, evaluator
         self.rate, self.embedding_rate = rate, embedding_rate
-        self.evaluator = parts["evaluator"]
         self.unread: dict[str, str] = {}
         self.average: dict[str, Tensor] = {}
         self.before: dict[str, float] = {}
         # 1. Learning rates.
         self._vision_rate = config.vision_rate
         if self._vision_rate is None:
-            self._vision_rate = 0.05 if parts["model"].card.kind == "tiny" else 1.0
+            self._vision_rate = 0.05 if model.card.kind == "tiny" else 1.0
         # 2. Base class and callbacks.
         early = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
         super().__init__(
-            model=parts["model"].trained,
-            args=parts["args"],
-            train_dataset=parts["samples"],
-            eval_dataset=parts["samples"],  # unused; evaluate() has its own
-            data_collator=parts["collator"],
-            callbacks=[parts["clock"], *early, *parts["callbacks"]],
+            model=model.trained,
+            args=args,
+            train_dataset=samples,
+            eval_dataset=samples,  # unused; evaluate() has its own
+            data_collator=collator,
+            callbacks=[clock, *early, *callbacks],
         )
+        if config.ema:
+            self.add_callback(_AverageCallback(self))
         self.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: the trainer divides it by the accumulated batches.
@@ -289,14 +290,11 @@ class FineTuner(Trainer):  # type: ignore[misc]
         return was
 
     @torch.no_grad()
-    def update_average(self, checkpoint: str | None = None) -> None:
-        """Move the average towards the present weights, or read it from a checkpoint."""
+    def update_average(self) -> None:
+        """Move the average towards the present weights, with which it begins."""
         trained = self._trainable()
-        path = Path(checkpoint or "") / _AVERAGE_NAME
         if not self.average:
             self.average = {name: weight.clone() for name, weight in trained.items()}
-            if checkpoint is not None and path.exists():
-                self.average = {k: v.to(trained[k].device) for k, v in load_file(path).items()}
             return
         step = self.state.global_step
         keep = min(self.config.ema, (1 + step) / (10 + step))
@@ -327,6 +325,9 @@ class FineTuner(Trainer):  # type: ignore[misc]
         if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in stored.items()}:
             raise CheckpointError(f"{resume_from_checkpoint}: contains other weights; start anew")
         self._exchange(stored)
+        averaged = Path(resume_from_checkpoint) / _AVERAGE_NAME
+        if self.config.ema and averaged.exists():
+            self.average = {k: v.to(own[k].device) for k, v in load_file(averaged).items()}
 
     def _load_best_model(self) -> None:
         folder = Path(self.state.best_model_checkpoint or "")
@@ -338,26 +339,24 @@ class FineTuner(Trainer):  # type: ignore[misc]
         return {n: w.detach() for n, w in self.model.named_parameters() if w.requires_grad}
 
 
-class AverageCallback(TrainerCallback):  # type: ignore[misc]
+class _AverageCallback(TrainerCallback):  # type: ignore[misc]
     """Updates the averaged weights after each step."""
 
-    def __init__(self) -> None:
-        self.trainer: FineTuner | None = None
-        self.resumed: str | None = None
+    def __init__(self, trainer: FineTuner) -> None:
+        self.trainer = trainer
 
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
     ) -> None:
-        """Start with the weights, or with the average of the checkpoint."""
-        if self.trainer is not None:
-            self.trainer.update_average(self.resumed)
+        """Start with the weights, unless a checkpoint had an average."""
+        if not self.trainer.average:
+            self.trainer.update_average()
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
     ) -> None:
         """Update."""
-        if self.trainer is not None:
-            self.trainer.update_average()
+        self.trainer.update_average()
 
 
 def _agreed(values: list[float]) -> list[float]:
