@@ -310,7 +310,7 @@ def _open_once(
     # An opener without urllib's own redirect and error handlers: every status comes back.
     opener = OpenerDirector()
     proxies = ProxyHandler() if policy.use_proxies else ProxyHandler({})
-    for handler in (proxies, _HttpHandler(deadline), _HttpsHandler(deadline)):
+    for handler in (proxies, _TimedHandler(deadline)):
         opener.add_handler(handler)
     request = Request(bare, data=body, headers={"User-Agent": "pgvision"})  # noqa: S310 (_split)
     for name, value in headers.items():
@@ -358,45 +358,33 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-class _TimedResponse(HTTPResponse):
-    def __init__(
-        self,
-        sock: socket.socket,
-        debuglevel: int = 0,
-        method: str | None = None,
-        url: str | None = None,
-        *,
-        deadline: float,
-    ) -> None:
-        super().__init__(sock, debuglevel, method, url)
-        raw = self.fp.detach()
-        self.fp = io.BufferedReader(_TimedReader(raw, sock, deadline))
+def _timed_response(
+    sock: socket.socket, *args: Any, deadline: float, **options: Any
+) -> HTTPResponse:
+    response = HTTPResponse(sock, *args, **options)
+    raw: Any = response.fp
+    response.fp = io.BufferedReader(_TimedReader(raw.detach(), sock, deadline))
+    return response
 
 
-def _timed(kind: Any, deadline: float) -> Any:
-    """Return a factory of connections that end replies at the deadline."""
+class _TimedHandler(HTTPHandler, HTTPSHandler):
+    """Opens connections that end replies at the deadline."""
 
-    def _connection(host: str, **options: Any) -> HTTPConnection:
-        made: HTTPConnection = kind(host, **options)
-        made.response_class = partial(_TimedResponse, deadline=deadline)  # type: ignore[assignment]
-        return made
-
-    return _connection
-
-
-class _HttpHandler(HTTPHandler):
     def __init__(self, deadline: float) -> None:
         super().__init__()
         self._deadline = deadline
 
     def http_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_timed(HTTPConnection, self._deadline), req)
-
-
-class _HttpsHandler(HTTPSHandler):
-    def __init__(self, deadline: float) -> None:
-        super().__init__()
-        self._deadline = deadline
+        return self.do_open(self._connected(HTTPConnection), req)
 
     def https_open(self, req: Request) -> HTTPResponse:
-        return self.do_open(_timed(HTTPSConnection, self._deadline), req)
+        return self.do_open(self._connected(HTTPSConnection), req)
+
+    def _connected(self, kind: Any) -> Any:
+        def _connection(host: str, **options: Any) -> HTTPConnection:
+            made: HTTPConnection = kind(host, **options)
+            timed: Any = partial(_timed_response, deadline=self._deadline)
+            made.response_class = timed
+            return made
+
+        return _connection

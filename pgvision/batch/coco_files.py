@@ -176,7 +176,7 @@ class KnownIds:
         # 1. Compare with all known images of this file name.
         parts = _parts(image)
         shared = [
-            (_num_shared(parts, known), number, "/".join(known))
+            (len(os.path.commonprefix([parts[::-1], known[::-1]])), number, "/".join(known))
             for known, number in self._names.get(parts[-1], [])
         ]
         most = max((count for count, _, _ in shared), default=0)
@@ -215,15 +215,6 @@ def _detections(answers: Iterable[Entry]) -> Iterator[DetectionResult]:
 def _parts(name: str) -> tuple[str, ...]:
     """Cut a path at either kind of separator."""
     return tuple(part for part in PureWindowsPath(name).parts if part != ".")
-
-
-def _num_shared(parts: tuple[str, ...], others: tuple[str, ...]) -> int:
-    count = 0
-    for here, there in zip(reversed(parts), reversed(others), strict=False):
-        if here != there:
-            break
-        count += 1
-    return count
 
 
 def _sync(path: Path) -> None:

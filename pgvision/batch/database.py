@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from pgvision.batch.coco_files import write_coco_file, write_json_lines
 from pgvision.errors import DataError, OptionError
 
 Stamp: TypeAlias = tuple[int, int, str]  # bytes, modification time in ns, digest
@@ -57,41 +58,47 @@ class Answers:
         Raises:
             DataError: If an answer was damaged on the disk.
         """
-        query = (
+        for name, expected, text in self.rows(
             "SELECT name, checksum, result FROM item JOIN answer ON answer.item = item.id "
             "WHERE run = ? ORDER BY place, name, frame"
-        )
-        with reported_errors(self.where):
-            for name, expected, text in self.db.execute(query, (self.run,)):
-                if not isinstance(text, str) or checksum(text) != expected:
-                    raise DataError(
-                        f"{self.where}: the answer for {name!r} is damaged; repeat the run, which "
-                        "asks it again"
-                    )
-                yield json.loads(text)
+        ):
+            if not isinstance(text, str) or checksum(text) != expected:
+                raise DataError(
+                    f"{self.where}: the answer for {name!r} is damaged; repeat the run, which "
+                    "asks it again"
+                )
+            yield json.loads(text)
 
-    def num_failed(self) -> int:
+    def num_unread(self) -> int:
         """Count the images and frames that could not be read."""
-        return self._count("JOIN answer ON answer.item = item.id WHERE run = ? AND failed")
-
-    def num_items(self) -> int:
-        """Count the items of the run."""
-        return self._count("WHERE run = ?")
+        return self.count("JOIN answer ON answer.item = item.id WHERE run = ? AND failed")
 
     def num_left(self) -> int:
         """Count the items without a complete answer."""
-        return self._count("WHERE run = ? AND NOT complete")
+        return self.count("WHERE run = ? AND NOT complete")
+
+    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
+        """Write all objects as one COCO file; see `write_coco_file`."""
+        return write_coco_file(Path(path), self.results, ids=ids)
+
+    def write_json_lines(self, path: str | Path) -> int:
+        """Write all answers and failures as JSON lines; see `write_json_lines`."""
+        return write_json_lines(Path(path), self.results())
 
     def names(self, condition: str) -> set[str]:
         """Return the names of the items that meet a condition on their columns."""
-        query = f"SELECT name FROM item WHERE run = ? AND {condition}"  # noqa: S608
-        with reported_errors(self.where):
-            return {name for (name,) in self.db.execute(query, (self.run,))}
+        rows = self.rows(f"SELECT name FROM item WHERE run = ? AND {condition}")  # noqa: S608
+        return {name for (name,) in rows}
 
-    def _count(self, what: str) -> int:
+    def count(self, what: str) -> int:
+        """Count the items that a clause leaves."""
+        ((count,),) = self.rows(f"SELECT count(*) FROM item {what}")  # noqa: S608
+        return int(count)
+
+    def rows(self, query: str) -> Iterator[Any]:
+        """Yield what a query about this run finds."""
         with reported_errors(self.where):
-            found = self.db.execute(f"SELECT count(*) FROM item {what}", (self.run,))  # noqa: S608
-            return int(found.fetchone()[0])
+            yield from self.db.execute(query, (self.run,))
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -154,7 +161,17 @@ def runs_in(path: Path) -> list[tuple[int, dict[str, Any], str | None, int]]:
         ) from error
 
 
-def gather(paths: Iterable[Path]) -> Answers:
+class Merged(Answers):
+    """The answers of several journals of one job.
+
+    Attributes:
+        missing: What is not answered yet, in words; empty if the job is complete.
+    """
+
+    missing: tuple[str, ...] = ()
+
+
+def gather(paths: Iterable[Path]) -> Merged:
     """Copy the runs of several journals into one temporary database, which the system cleans up.
 
     Raises:
@@ -183,7 +200,7 @@ def gather(paths: Iterable[Path]) -> Answers:
             except sqlite3.IntegrityError as error:
                 raise DataError(f"{path}: has items that another journal has, too") from error
             db.execute("DETACH part")
-    return Answers(db, 1, "merge")
+    return Merged(db, 1, "merge")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -30,17 +30,26 @@ class Item:
 
     Attributes:
         name: Its name in the journal, relative to the source.
-        at: Its place among all items of the job, those of other shards included.
         source: Path or address that is opened.
         stored: Its place in a tar file or store; None for a file.
         fault: Why this entry of a list cannot be read; "" for an image.
+        at: Its place among all items of the job, those of other shards included.
     """
 
     name: str
-    at: int
     source: str
     stored: Stored | None = None
     fault: str = ""
+    at: int = 0
+
+    @property
+    def place(self) -> str:
+        """Absolute path or address: the same for every spelling."""
+        if self.stored is not None:
+            return self.stored.name
+        if self.fault:
+            return f"{self.source}, {self.name}"
+        return self.source if "://" in self.source else str(Path(self.source).absolute())
 
     @property
     def stamp(self) -> Stamp | None:
@@ -147,15 +156,13 @@ def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]
         ['a/1.jpg', 'b/1.jpg', '2.jpg']
     """
     # Two spellings of one path are one item.
-    found: dict[str, _Found] = {}
+    found: dict[str, Item] = {}
     for source in sources:
         for item in _expanded(source, recursive):
             found.setdefault(item.place, item)
     names = _unique_names(list(found.values()))
-    return [
-        Item(name, at, item.source, item.stored, item.fault)
-        for at, (name, item) in enumerate(zip(names, found.values(), strict=True))
-    ]
+    named = enumerate(zip(names, found.values(), strict=True))
+    return [replace(item, name=name, at=at) for at, (name, item) in named]
 
 
 def listing_digest(items: Iterable[Item]) -> str:
@@ -212,24 +219,7 @@ def stored_stamp(stored: Stored, data: bytes) -> Stamp:
 # --- what sources contain --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    name: str  # relative to the source
-    source: str
-    stored: Stored | None = None
-    fault: str = ""
-
-    @property
-    def place(self) -> str:
-        """Absolute path or address: the same for every spelling."""
-        if self.stored is not None:
-            return self.stored.name
-        if self.fault:
-            return f"{self.source}, {self.name}"
-        return self.source if "://" in self.source else str(Path(self.source).absolute())
-
-
-def _unique_names(found: list[_Found]) -> list[str]:
+def _unique_names(found: list[Item]) -> list[str]:
     names = [readable_name(item.name) for item in found]
     for depth in range(1, 64):
         count = Counter(names)
@@ -242,12 +232,12 @@ def _unique_names(found: list[_Found]) -> list[str]:
     return [f"{number}/{name}" for number, name in enumerate(names)]
 
 
-def _tail(item: _Found, depth: int) -> str:
+def _tail(item: Item, depth: int) -> str:
     parts = Path(item.place).parts
     return readable_name("/".join(parts[-(len(Path(item.name).parts) + depth) :]))
 
 
-def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[_Found]:
+def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[Item]:
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
     # 1. Addresses and camera numbers.
@@ -266,10 +256,10 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[_
         for file in list_glob(source):
             yield from _in_file(file, _fixed_part(path), recursive, lists=True)
     else:
-        yield _Found(path.name, str(path))
+        yield Item(path.name, str(path))
 
 
-def _at_address(source: str, recursive: bool) -> Iterator[_Found]:
+def _at_address(source: str, recursive: bool) -> Iterator[Item]:
     if is_live(source):
         raise OptionError(
             f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
@@ -277,15 +267,15 @@ def _at_address(source: str, recursive: bool) -> Iterator[_Found]:
         )
     if is_stored(source):
         for stored in list_stored(source, recursive=recursive):
-            yield _Found(stored.name, stored.source, stored)
+            yield Item(stored.name, stored.source, stored)
     else:
-        yield _Found(hide_secrets(source), source)
+        yield Item(hide_secrets(source), source)
 
 
-def _under(root: Path, files: Iterable[Path]) -> Iterator[_Found]:
+def _under(root: Path, files: Iterable[Path]) -> Iterator[Item]:
     for file in files:
         name = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
-        yield _Found(name.as_posix(), str(file))
+        yield Item(name.as_posix(), str(file))
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -296,11 +286,11 @@ def _fixed_part(pattern: Path) -> Path:
     return fixed
 
 
-def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[_Found]:
+def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[Item]:
     if is_stored(path.name):
         (packed,) = _under(root, [path])
         for stored in list_stored(str(path)):
-            yield _Found(packed.name + stored.name.removeprefix(str(path)), stored.source, stored)
+            yield Item(packed.name + stored.name.removeprefix(str(path)), stored.source, stored)
     elif path.suffix.lower() not in MANIFEST_ENDINGS:
         yield from _under(root, [path])
     elif not lists:
@@ -309,11 +299,11 @@ def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[_
         yield from _in_list(path, recursive)
 
 
-def _in_list(path: Path, recursive: bool) -> Iterator[_Found]:
+def _in_list(path: Path, recursive: bool) -> Iterator[Item]:
     """Expand a list; a relative entry is its own name."""
     for number, entry in read_manifest(path):
         if not isinstance(entry, str):
-            yield _Found(f"{path.name}#{number}", str(path), fault=str(entry))
+            yield Item(f"{path.name}#{number}", str(path), fault=str(entry))
             continue
         if "://" in entry:
             yield from _expanded(entry, recursive, lists=False)
@@ -322,4 +312,4 @@ def _in_list(path: Path, recursive: bool) -> Iterator[_Found]:
         for item in _expanded(str(at), recursive, lists=False):
             below = Path(item.source).is_relative_to(path.parent) and item.stored is None
             name = Path(item.source).relative_to(path.parent).as_posix() if below else item.name
-            yield _Found(name, item.source, item.stored)
+            yield Item(name, item.source, item.stored)

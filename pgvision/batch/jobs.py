@@ -1,24 +1,20 @@
 """Bulk jobs: images in, a journal of answers, one file at the end; a stopped job resumes."""
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from pgvision.batch.coco_files import write_coco_file, write_json_lines
-from pgvision.batch.database import Answers, Stamp, connect, gather, runs_in
+from pgvision.batch.database import Answers, Merged, connect, gather, runs_in
 from pgvision.batch.items import Item, Shard, list_items, listing_digest
-from pgvision.batch.journal import Journal, Row
-from pgvision.batch.reading import Read, read_items
-from pgvision.batch.recipes import Outcome, Recipe
+from pgvision.batch.journal import Journal
+from pgvision.batch.recipes import Asker, Outcome, Recipe
 from pgvision.errors import OptionError
-from pgvision.files import readable_name
-from pgvision.images import Frame, FrameFailure
-from pgvision.results import Failure
 
+_LOG = logging.getLogger(__name__)
 _MOST_NAMED: Final = 5
 
 
@@ -131,6 +127,8 @@ class Job:
         """
         with Journal(self.path, self.settings, shared=self._shared) as journal:
             self.notes = self._update(journal)
+            for note in self.notes:
+                _LOG.warning(note)
             left = journal.names("NOT complete")
             yield journal, [item for item in self.items if item.name in left]
 
@@ -143,40 +141,37 @@ class Job:
         if not self.path.exists():
             return len(self.items)
         with self._answers() as answers:
-            if answers is None:
-                return len(self.items)
             done = answers.names("complete")
             return sum(item.name not in done for item in self.items)
 
     def num_unread(self) -> int:
         """Count the images and frames that could not be read."""
         with self._answers() as answers:
-            return 0 if answers is None else answers.num_failed()
+            return answers.num_unread()
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Yield all answers in the order of the sources, as `to_dict` wrote them."""
         with self._answers() as answers:
-            if answers is not None:
-                yield from answers.results()
+            yield from answers.results()
 
     def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
         """Write all objects as one COCO file; see `write_coco_file`."""
-        return write_coco_file(Path(path), self.results, ids=ids)
+        with self._answers() as answers:
+            return answers.write_coco(path, ids=ids)
 
     def write_json_lines(self, path: str | Path) -> int:
         """Write all answers and failures as JSON lines; see `write_json_lines`."""
-        return write_json_lines(Path(path), self.results())
+        with self._answers() as answers:
+            return answers.write_json_lines(path)
 
     @contextmanager
-    def _answers(self) -> Iterator[Answers | None]:
-        """Open the journal for reading; None if it does not contain the run."""
+    def _answers(self) -> Iterator[Answers]:
+        """Open the journal for reading; without the run in it there are no answers."""
         settings = json.loads(json.dumps(self.settings))
         run = next((run for run, given, _, _ in runs_in(self.path) if given == settings), None)
-        if run is None:
-            yield None
-            return
-        with closing(connect(self.path)) as db:
-            yield Answers(db, run, str(self.path))
+        answers = gather(()) if run is None else Answers(connect(self.path), run, str(self.path))
+        with closing(answers.db):
+            yield answers
 
     def _update(self, journal: Journal) -> list[str]:
         """Bring the journal up to date with the sources; return notes on what changed."""
@@ -211,113 +206,6 @@ class Job:
         if self._retry and (failed := journal.forget_failures()):
             notes.append(f"read again: {_some(failed)}")
         return notes
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Answers items with the model; it needs no journal, so that other machines can do it.
-
-    Attributes:
-        recipe: The task.
-        stride: Of videos take each ``stride``-th frame.
-        num_readers: Threads that read and decode ahead of the model.
-    """
-
-    recipe: Recipe
-    stride: int = 1
-    num_readers: int = 1
-
-    def ask(
-        self, items: Iterable[Item], frames: Mapping[str, frozenset[int]] | None = None
-    ) -> Iterator[tuple[Outcome | None, list[Row]]]:
-        """Ask about items.
-
-        Args:
-            items: The items.
-            frames: Video frames that are answered already, by name.
-
-        Yields:
-            Each outcome with the rows that the journal needs; at the end perhaps rows alone.
-        """
-        state = _Reading(frames or {})
-        reads = read_items(
-            items, stride=self.stride, wanted=state.wanted, num_threads=self.num_readers
-        )
-        current = ""
-        with closing(reads):  # type: ignore[type-var]
-            for outcome in self.recipe.stream(state.frames_of(reads)):
-                name, rows = outcome.source or "", []
-                if current != name:
-                    # The previous video is complete.
-                    rows += state.finish(current)
-                    current = name
-                place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
-                rows.append(
-                    Row(
-                        name,
-                        state.stamps[name],
-                        place if name in state.videos else None,
-                        _repeatable(outcome),
-                        isinstance(outcome, Failure),
-                    )
-                )
-                yield outcome, rows
-        # Complete the remaining videos.
-        yield None, [row for name in list(state.videos) for row in state.finish(name)]
-
-
-@dataclass
-class _Reading:
-    """Frames on their way through the model: fingerprints, and videos that are not complete."""
-
-    answered: Mapping[str, frozenset[int]]
-    stamps: dict[str, Stamp | None] = field(default_factory=dict)
-    videos: dict[str, None] = field(default_factory=dict)
-
-    def wanted(self, item: Item, frame: int) -> bool:
-        self.videos[item.name] = None
-        return frame not in self.answered.get(item.name, ())
-
-    def frames_of(self, reads: Iterable[Read]) -> Iterator[Frame | FrameFailure]:
-        for item, stamp, frame in reads:
-            self.stamps[item.name] = stamp
-            yield frame
-
-    def finish(self, name: str) -> list[Row]:
-        self.stamps.pop(name, None)
-        if name not in self.videos:
-            return []
-        del self.videos[name]
-        return [Row(name)]
-
-
-@dataclass(frozen=True)
-class Merged:
-    """The answers of several journals of one job.
-
-    Attributes:
-        answers: All of them.
-        missing: What is not answered yet, in words; empty if the job is complete.
-    """
-
-    answers: Answers
-    missing: tuple[str, ...] = ()
-
-    def results(self) -> Iterator[dict[str, Any]]:
-        """Yield all answers in the order of the sources, as `to_dict` wrote them."""
-        return self.answers.results()
-
-    def num_unread(self) -> int:
-        """Count the images and frames that could not be read."""
-        return self.answers.num_failed()
-
-    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
-        """Write one COCO file; see `Job.write_coco`."""
-        return write_coco_file(Path(path), self.results, ids=ids)
-
-    def write_json_lines(self, path: str | Path) -> int:
-        """Write one JSONL file; see `Job.write_json_lines`."""
-        return write_json_lines(Path(path), self.results())
 
 
 def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
@@ -372,22 +260,16 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
             if listing is None:
                 missing.append(f"{path} was stopped before it began")
             elif left := part.num_left():
-                missing.append(f"{left} of {part.num_items()} left in {path}")
+                missing.append(f"{left} of {part.count('WHERE run = ?')} left in {path}")
     if missing and not partial:
         raise OptionError(
             f"the job is not complete: {'; '.join(missing)}; run what is missing, or accept that "
             "(--partial)"
         )
     # 4. Copy the answers into one database.
-    return Merged(gather(path for path, *_ in parts), tuple(missing))
-
-
-def _repeatable(outcome: Outcome) -> str:
-    """Write an outcome as JSON, without what differs from run to run: times."""
-    data = outcome.to_dict()
-    if not isinstance(outcome, Failure):
-        data |= {"timings": {}, "passes": None}
-    return readable_name(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    merged = gather(path for path, *_ in parts)
+    merged.missing = tuple(missing)
+    return merged
 
 
 def _some(names: list[str]) -> str:

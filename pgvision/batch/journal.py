@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from pgvision.batch.database import (
@@ -102,12 +101,7 @@ class Journal(Answers):
         """Return the journal."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Merge the write-ahead log into the file and close it; on a full disk the log is kept."""
         try:
             with reported_errors(self.where):
@@ -122,9 +116,7 @@ class Journal(Answers):
 
     def listed(self) -> tuple[str | None, int]:
         """Return the digest and the length of the listing as of the last run; None: no run yet."""
-        query = "SELECT listing, num_listed FROM run WHERE id = ?"
-        with reported_errors(self.where):
-            digest, count = self.db.execute(query, (self.run,)).fetchone()
+        ((digest, count),) = self.rows("SELECT listing, num_listed FROM run WHERE id = ?")
         return digest, count
 
     def list_items(
@@ -148,55 +140,43 @@ class Journal(Answers):
         Returns:
             Names of answered items that are gone, and their answers with them.
         """
+        gone = "FROM item WHERE run = ? AND name NOT IN (SELECT value FROM json_each(?))"
+        given, found = (self.run, json.dumps(list(names))), []
         with self._transaction() as db:
-            # 1. Find items that are no longer listed.
-            db.execute("CREATE TEMP TABLE now (name TEXT PRIMARY KEY, place INTEGER)")
-            db.executemany("INSERT INTO now VALUES (?, ?)", zip(names, places, strict=True))
-            gone = "run = ? AND name NOT IN (SELECT name FROM now)"
-            gone += " AND false" if keep else ""
-            answered = "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
-            found = db.execute(
-                f"SELECT name FROM item WHERE {gone} AND {answered} ORDER BY place",  # noqa: S608
-                (self.run,),
-            ).fetchall()
-            # 2. Delete them, with their answers.
-            db.execute(f"DELETE FROM item WHERE {gone}", (self.run,))  # noqa: S608
-            db.execute(
-                # Existing items keep their answers; only their place changes.
-                "INSERT INTO item (run, name, place) SELECT ?, name, place FROM now WHERE true "
+            # 1. Delete items that are no longer listed, with their answers.
+            if not keep:
+                answered = "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
+                query = f"SELECT name {gone} AND {answered} ORDER BY place"
+                found = db.execute(query, given).fetchall()
+                db.execute(f"DELETE {gone}", given)  # noqa: S608
+            # 2. Existing items keep their answers; only their place changes.
+            db.executemany(
+                "INSERT INTO item (run, name, place) VALUES (?, ?, ?) "
                 "ON CONFLICT (run, name) DO UPDATE SET place = excluded.place",
-                (self.run,),
+                ((self.run, *item) for item in zip(names, places, strict=True)),
             )
             db.execute(
                 "UPDATE run SET listing = ?, num_listed = ? WHERE id = ?",
                 (listing, num_listed, self.run),
             )
-            db.execute("DROP TABLE now")
         return [name for (name,) in found]
 
     def stamps(self) -> dict[str, Stamp | None]:
         """Return the fingerprint of each item that has an answer."""
-        query = (
+        rows = self.rows(
             "SELECT name, size, changed, digest FROM item WHERE run = ? AND "
             "EXISTS (SELECT 1 FROM answer WHERE answer.item = item.id)"
         )
-        with reported_errors(self.where):
-            rows = self.db.execute(query, (self.run,)).fetchall()
-        return {
-            name: None if size is None else (size, changed, digest)
-            for name, size, changed, digest in rows
-        }
+        return {name: None if stamp[0] is None else tuple(stamp) for name, *stamp in rows}
 
     def frames(self) -> dict[str, frozenset[int]]:
         """Return the answered frames of each video that is not complete."""
-        query = (
+        found: dict[str, set[int]] = {}
+        for name, frame in self.rows(
             "SELECT name, frame FROM item JOIN answer ON answer.item = item.id "
             "WHERE run = ? AND NOT complete"
-        )
-        found: dict[str, set[int]] = {}
-        with reported_errors(self.where):
-            for name, frame in self.db.execute(query, (self.run,)):
-                found.setdefault(name, set()).add(frame)
+        ):
+            found.setdefault(name, set()).add(frame)
         return {name: frozenset(frames) for name, frames in found.items()}
 
     # --- answers -------------------------------------------------------------------------------
@@ -252,37 +232,29 @@ class Journal(Answers):
             self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._unsynced, self._synced_at = 0, time.monotonic()
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Delete the answers of some items, which are then asked again."""
-        with self._transaction() as db:
-            for name in names:
-                key = (self.run, name)
-                items = "SELECT id FROM item WHERE run = ? AND name = ?"
-                db.execute(f"DELETE FROM answer WHERE item IN ({items})", key)  # noqa: S608
-                db.execute("UPDATE item SET complete = 0 WHERE run = ? AND name = ?", key)
+    def forget(self, names: Iterable[str]) -> list[str]:
+        """Delete the answers of some items, which are then asked again; return their names."""
+        return self._forget("name IN (SELECT value FROM json_each(?))", json.dumps(list(names)))
 
     def forget_failures(self) -> list[str]:
-        """Delete all failures; returns the names of their items."""
-        return self._forget_where("failed")
+        """Delete all failures; return the names of their items."""
+        return self._forget("failed")
 
     def forget_damaged(self) -> list[str]:
         """Delete answers with a wrong checksum; return the names of their items."""
         with reported_errors(self.where):
             self.db.create_function("checksum_of", 1, checksum, deterministic=True)
-        return self._forget_where("checksum_of(result) <> checksum")
+        return self._forget("checksum_of(result) <> checksum")
 
-    def _forget_where(self, condition: str) -> list[str]:
+    def _forget(self, condition: str, *values: str) -> list[str]:
+        joined = "FROM item JOIN answer ON answer.item = item.id"
+        matching, given = f"{joined} WHERE run = ? AND {condition}", (self.run, *values)
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT DISTINCT item.id, name FROM item "  # noqa: S608
-                "JOIN answer ON answer.item = item.id "
-                f"WHERE run = ? AND {condition} ORDER BY place",
-                (self.run,),
-            ).fetchall()
-            for item, _ in rows:
-                query = f"DELETE FROM answer WHERE item = ? AND {condition}"  # noqa: S608
-                db.execute(query, (item,))
-                db.execute("UPDATE item SET complete = 0 WHERE id = ?", (item,))
+            query = f"SELECT DISTINCT item.id, name {matching} ORDER BY place"
+            rows = db.execute(query, given).fetchall()
+            query = f"DELETE FROM answer WHERE id IN (SELECT answer.id {matching})"  # noqa: S608
+            db.execute(query, given)
+            db.executemany("UPDATE item SET complete = 0 WHERE id = ?", [(row[0],) for row in rows])
         return [name for _, name in rows]
 
     @contextmanager

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch.items import Item
-from pgvision.batch.jobs import Asker, Job
+from pgvision.batch.jobs import Job
 from pgvision.batch.journal import Row
+from pgvision.batch.recipes import Asker
 from pgvision.errors import DependencyError, OptionError
 from pgvision.images.containers import VIDEO_ENDINGS
 

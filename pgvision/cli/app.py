@@ -4,86 +4,68 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from pgvision import __version__
-from pgvision.cli.console import log_to_stderr, say
-from pgvision.cli.exit_codes import FAILED, USAGE
+from pgvision.cli.console import FAILED, USAGE, log_to_stderr, say
 from pgvision.cli.options import build_command
 from pgvision.errors import OptionError, PgvisionError, PromptError
 
 _CLASS: Final = re.compile(r"\bclasses\[(\d+)\]")
 
 
-class _Entry(NamedTuple):
-    """A command: ``module:function``, its line in the help, the options that ``--help`` lists."""
-
-    place: str
-    about: str
-    first: str = ""
-
-
+_SECTIONS: Final = {
+    "Ask a model": {
+        "detect": "find objects: boxes and scores",
+        "segment": "find objects: boxes, masks and scores",
+        "caption": "describe images",
+        "ask": "answer a question",
+        "read": "read what is written",
+        "live": "watch a camera: tracks, zones, events",
+    },
+    "Very many images": {
+        "batch": "any task as a job that resumes: batch detect ...",
+        "merge": "one file of the journals of several shards",
+    },
+    "Your own data": {
+        "train": "fine-tune on your data; ends in AP",
+        "eval": "predict and score a data set",
+        "convert": "COCO, YOLO, VOC, LabelMe, JSONL: convert or check",
+    },
+    "Elsewhere": {"serve": "HTTP service with a page", "export": "write a checkpoint as ONNX"},
+    "This machine": {
+        "demo": "results on sample photographs and a video",
+        "doctor": "check the installation and a model",
+        "bench": "measure the speed on this machine",
+    },
+}
+COMMANDS: Final = {name: about for group in _SECTIONS.values() for name, about in group.items()}
+BATCH: Final = ("detect", "segment", "caption", "ask", "read")
+# Where a command is defined, if not in the module of its name.
+_MODULES: Final = {**dict.fromkeys(BATCH, "tasks"), "merge": "batch", "eval": "evaluate"}
+# Options that ``--help`` lists; for commands that are not here all of them.
 _TEXTS: Final = "out json_lines language recursive model device unknown batch_size"
 _BOXES: Final = (
     "out conf tile track model device coco json_lines recursive max_objects unknown stride"
 )
 _BULK: Final = "coco out journal shard retry_unread ray ray_actors recursive model device"
-_SECTIONS: Final[dict[str, dict[str, _Entry]]] = {
-    "Ask a model": {
-        "detect": _Entry("tasks:detect", "find objects: boxes and scores", _BOXES),
-        "segment": _Entry("tasks:segment", "find objects: boxes, masks and scores", _BOXES),
-        "caption": _Entry("tasks:caption", "describe images", f"{_TEXTS} style"),
-        "ask": _Entry("tasks:ask", "answer a question", f"{_TEXTS} choice num_alternatives"),
-        "read": _Entry("tasks:read", "read what is written", _TEXTS),
-        "live": _Entry(
-            "live:live",
-            "watch a camera: tracks, zones, events",
-            "source conf zone line events post save show json_lines model device patience",
-        ),
-    },
-    "Very many images": {
-        "batch": _Entry("batch:", "any task as a job that resumes: batch detect ..."),
-        "merge": _Entry("batch:merge", "one file of the journals of several shards"),
-    },
-    "Your own data": {
-        "train": _Entry(
-            "train:train",
-            "fine-tune on your data; ends in AP",
-            "out task model minutes epochs lora images split valid rename batch_size device "
-            "as_json",
-        ),
-        "eval": _Entry(
-            "evaluate:evaluate",
-            "predict and score a data set",
-            "data task out split images rename conf calibrate worst limit as_json model device",
-        ),
-        "convert": _Entry(
-            "convert:convert",
-            "COCO, YOLO, VOC, LabelMe, JSONL: convert or check",
-            "check as_json source_format target_format split images image_files val rename "
-            "skip_broken task",
-        ),
-    },
-    "Elsewhere": {
-        "serve": _Entry(
-            "serve:serve",
-            "HTTP service with a page",
-            "host port model api_key no_key allow_host allow_origin device threads deadline",
-        ),
-        "export": _Entry("export:export", "write a checkpoint as ONNX"),
-    },
-    "This machine": {
-        "demo": _Entry("demo:demo", "results on sample photographs and a video"),
-        "doctor": _Entry("doctor:doctor", "check the installation and a model"),
-        "bench": _Entry("bench:bench", "measure the speed on this machine"),
-    },
+_FIRST: Final = {
+    "detect": _BOXES,
+    "segment": _BOXES,
+    "caption": f"{_TEXTS} style",
+    "ask": f"{_TEXTS} choices num_alternatives",
+    "read": _TEXTS,
+    "live": "source conf zone line events post save show json_lines model device patience",
+    "train": "out task model minutes epochs lora images split valid rename batch_size device "
+    "as_json",
+    "eval": "data task out split images rename conf calibrate worst limit as_json model device",
+    "convert": "check as_json source_format target_format split images image_files val rename "
+    "skip_broken task",
+    "serve": "host port models api_key no_key allow_hosts allow_origins device threads deadline",
 }
-COMMANDS: Final = {name: entry for group in _SECTIONS.values() for name, entry in group.items()}
-BATCH: Final = ("detect", "segment", "caption", "ask", "read")
-
 
 _NEARLY: Any = object()  # placeholder for a command that was not imported; only names are compared
 
@@ -113,8 +95,8 @@ class _Commands(TyperGroup):
         width = max(map(len, COMMANDS))
         for title, group in _SECTIONS.items():
             formatter.write(f"\n{title}\n")
-            for name, entry in group.items():
-                formatter.write(f"  {name:<{width}}  {entry.about}\n")
+            for name, about in group.items():
+                formatter.write(f"  {name:<{width}}  {about}\n")
         formatter.write("\npgvision COMMAND --help has the usual options, --help-all has all.\n")
 
 
@@ -133,17 +115,18 @@ class _Batch(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Import the module of a command and build it."""
-    entry = COMMANDS[name]
-    module, _, function = entry.place.partition(":")
-    home = import_module(f"pgvision.cli.{module}")
+    module = import_module(f"pgvision.cli.{_MODULES.get(name, name)}")
     if name != "batch":
-        return build_command(getattr(home, function), name=name, first=entry.first.split())
+        function = getattr(module, "evaluate" if name == "eval" else name)
+        return build_command(function, name=name, first=_FIRST.get(name, "").split())
     group = typer.Typer(cls=_Batch, no_args_is_help=True, rich_markup_mode=None)
-    group.callback()(home.batch)
+    group.callback()(module.batch)
     built: Any = typer.main.get_command(group)
     built.name, built.params = "batch", []
+    tasks = import_module("pgvision.cli.tasks")
     for task in BATCH:
-        command = build_command(getattr(home, task), name=task, first=_BULK.split())
+        bulk = module.in_bulk(getattr(tasks, task))
+        command = build_command(bulk, name=task, first=_BULK.split())
         built.add_command(command, task)
     return built
 

@@ -1,30 +1,19 @@
 """`pgvision batch TASK`: the five tasks as jobs that resume; and `pgvision merge`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 
-from pgvision.cli.console import Meter, say
-from pgvision.cli.exit_codes import DONE, FAILED, INTERRUPTED, end
-from pgvision.cli.run_folders import RESULTS, require_writable
-from pgvision.cli.tasks import (
-    Choice,
-    Language,
-    Phrase,
-    Question,
-    Sources,
-    TextStyle,
-    known_phrases,
-    require_order,
-    require_question,
-    with_all_scores,
-)
+from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
+from pgvision.cli.outputs import BoxOutput, Output, json_text, printed
+from pgvision.cli.runs import RESULTS, require_writable
 from pgvision.errors import OptionError
-from pgvision.tasks.options import AnswerOptions, ModelOptions, ObjectOptions, ReadOptions
+from pgvision.tasks.options import ReadOptions
 
 if TYPE_CHECKING:
     from pgvision.batch import Job, Merged, TaskName
@@ -69,6 +58,15 @@ class BoxJobOptions(JobOptions):
     coco_ids: Path | None = None
 
 
+_EXAMPLES: Final = {
+    "detect": "helmet photos/ --recursive --coco out.json --shard 3/16",
+    "segment": '"cone; barrel" photos/ --coco masks.json',
+    "caption": "photos/ --out captions",
+    "ask": '"how many workers wear a helmet?" photos/ --out answers',
+    "read": "scans/ --recursive --out texts",
+}
+
+
 def batch() -> None:
     """Run a task on very many images: each answer goes to a journal, and a stopped job resumes.
 
@@ -76,121 +74,55 @@ def batch() -> None:
     """
 
 
-def detect(
-    *, phrase: Phrase, sources: Sources, job: BoxJobOptions, task: ObjectOptions, read: ReadOptions
-) -> None:
-    """Find objects in very many images; repeat the command to resume.
+def in_bulk(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command of a task as a job: with `JobOptions` in place of `Output`."""
 
-    Examples:
-    pgvision batch detect helmet photos/ --recursive --coco out.json
-    pgvision batch detect helmet photos/ --coco out.json --shard 3/16
-    """
-    require_order(phrase, sources, "detect PHRASE SOURCE")
-    how = {**with_all_scores(task, job.coco), "classes": known_phrases(phrase, task)}
-    _run("detect", how, sources, job, read)
+    @wraps(command)
+    def _bulk(**given: Any) -> None:
+        command(**given)
 
-
-def segment(
-    *, phrase: Phrase, sources: Sources, job: BoxJobOptions, task: ObjectOptions, read: ReadOptions
-) -> None:
-    """Find objects and their masks in very many images; repeat the command to resume.
-
-    Examples:
-    pgvision batch segment "cone; barrel" photos/ --coco masks.json
-    """
-    require_order(phrase, sources, "segment PHRASE SOURCE")
-    how = {**with_all_scores(task, job.coco), "classes": known_phrases(phrase, task)}
-    _run("segment", how, sources, job, read)
-
-
-def caption(
-    *, sources: Sources, job: JobOptions, wording: TextStyle, task: ModelOptions, read: ReadOptions
-) -> None:
-    """Describe very many images; repeat the command to resume.
-
-    Examples:
-    pgvision batch caption photos/ --out captions
-    """
-    how = {**task, "language": wording.language, "style": wording.style}
-    _run("caption", how, sources, job, read)
-
-
-def ask(
-    *,
-    question: Question,
-    sources: Sources,
-    choice: Choice = None,
-    job: JobOptions,
-    wording: Language,
-    task: AnswerOptions,
-    read: ReadOptions,
-) -> None:
-    """Answer a question about very many images; repeat the command to resume.
-
-    Examples:
-    pgvision batch ask "how many workers wear a helmet?" photos/ --out answers
-    """
-    require_order(question, sources, "ask QUESTION SOURCE")
-    require_question(question, wording.language, choice or None, task)
-    asked = {"question": question, "choices": choice or None, "language": wording.language}
-    _run("ask", {**task, **asked}, sources, job, read)
-
-
-def read(*, sources: Sources, job: JobOptions, task: ModelOptions, read: ReadOptions) -> None:
-    """Read what is written in very many images; repeat the command to resume.
-
-    Examples:
-    pgvision batch read scans/ --recursive --out texts
-    """
-    _run("read", dict(task), sources, job, read)
+    swapped: dict[Any, Any] = {BoxOutput: BoxJobOptions, Output: JobOptions}
+    hints = command.__annotations__.items()
+    _bulk.__annotations__ = {name: swapped.get(hint, hint) for name, hint in hints}
+    about, *_ = (command.__doc__ or "").split("\n\n")
+    name = command.__name__
+    _bulk.__doc__ = (
+        f"{about} For very many images: repeat the command to resume.\n\n"
+        f"Examples:\npgvision batch {name} {_EXAMPLES[name]}"
+    )
+    return _bulk
 
 
 def merge(
+    journals: list[Path],
     *,
-    journals: Annotated[
-        list[Path],
-        typer.Argument(metavar="JOURNAL", help="The journals of all shards.", show_default=False),
-    ],
-    coco: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write one COCO file of all objects.")
-    ] = None,
-    coco_ids: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Take image and category ids from this COCO file."),
-    ] = None,
-    answers: Annotated[
-        Path | None, typer.Option("--jsonl", metavar="FILE", help="Write all answers as JSONL.")
-    ] = None,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print all answers, one JSON object a line.")
-    ] = False,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Accept a job that is not complete.")
-    ] = False,
+    coco: Path | None = None,
+    coco_ids: Path | None = None,
+    jsonl: Path | None = None,
+    json_lines: bool = False,
+    partial: bool = False,
 ) -> None:
     """Make one file of the journals of a job that ran in shards (--shard 1/3, 2/3, 3/3).
 
     Examples:
     pgvision merge out.json.*.journal --coco out.json
     pgvision merge found/*.journal --jsonl all.jsonl --partial
+
+    Args:
+        journals: The journals of all shards.
+        coco: Write one COCO file of all objects.
+        coco_ids: Take image and category ids from this COCO file.
+        jsonl: Write all answers as JSONL.
+        json_lines: Print all answers, one JSON object a line.
+        partial: Accept a job that is not complete.
+
+    Raises:
+        OptionError: If there is no place for the answers, or no such journal.
     """
-    _merge(journals, coco, coco_ids, answers, json_lines=json_lines, partial=partial)
-
-
-def _merge(
-    journals: Sequence[Path],
-    coco: Path | None,
-    coco_ids: Path | None,
-    answers: Path | None,
-    *,
-    json_lines: bool,
-    partial: bool,
-) -> NoReturn:
     from pgvision.batch import merge as merge_journals
-    from pgvision.cli.outputs import json_text
 
     # 1. Check the options.
-    if not (coco or answers or json_lines):
+    if not (coco or jsonl or json_lines):
         raise OptionError("merge: expected a place for it; add --coco FILE, --jsonl FILE or --json")
     for path in journals:
         if not path.is_file():
@@ -199,7 +131,7 @@ def _merge(
     merged = merge_journals(journals, partial=partial)
     for line in merged.missing:
         say(line, style="yellow")
-    _assemble(merged, coco, coco_ids, answers)
+    _assemble(merged, coco, coco_ids, jsonl)
     for answer in merged.results() if json_lines else ():
         typer.echo(json_text(answer))
     end(FAILED if merged.missing or merged.num_unread() else DONE)
@@ -208,13 +140,25 @@ def _merge(
 # --- one job -----------------------------------------------------------------------------------
 
 
-def _run(
+def run_job(
     task: "TaskName",
     keywords: dict[str, Any],
     sources: Sequence[str],
     options: JobOptions,
     reading: ReadOptions,
 ) -> NoReturn:
+    """Run a job, or what is left of it, and end the command.
+
+    Args:
+        task: Name of the task.
+        keywords: Keywords of the task's class.
+        sources: As typed on the command line.
+        options: Where the journal and the answers go.
+        reading: How sources are read.
+
+    Raises:
+        OptionError: If options do not fit together.
+    """
     from pgvision.batch import Job, Recipe, Shard
 
     # 1. Refuse wrong options before the model is loaded.
@@ -258,33 +202,12 @@ def _run(
 
 def _answer(job: "Job", options: JobOptions) -> bool:
     """Answer the remaining items; return whether the user stopped it."""
-    from pgvision.cli.outputs import printed
-    from pgvision.cli.runs import Summary
+    from pgvision.cli.runs import run_outputs
 
-    summary, total, left = Summary(), len(job.items), job.num_left()
+    total, left = len(job.items), job.num_left()
     if left < total:
         say(f"resuming after {total - left} of {total} images and videos")
-    with (
-        Meter("images", left) as meter,
-        printed(as_json=options.json_lines) as write,
-        closing(job.stream()) as outcomes,  # type: ignore[type-var]
-    ):
-        # Notes exist once the stream has begun.
-        noted = False
-        try:
-            while True:
-                outcome = next(outcomes, None)
-                for note in () if noted else job.notes:
-                    say(note, style="yellow")
-                noted = True
-                if outcome is None:
-                    break
-                summary.take(outcome)
-                write(outcome)
-                meter.advance()
-        except KeyboardInterrupt:
-            summary.interrupted = True
-        summary.report(meter.seconds)
+    summary = run_outputs(job.stream(), [printed(as_json=options.json_lines)], left)
     if summary.interrupted:
         say(f"{job.num_left()} left; the same command resumes")
     return summary.interrupted

@@ -5,37 +5,30 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgvision.cli.model_options import ModelOptions
-from pgvision.cli.options import takes
+from pgvision.cli.findings import LoadOptions
+from pgvision.tasks.options import Range
 
 if TYPE_CHECKING:
     from pgvision.arrays import ByteArray
     from pgvision.runtime import Engine
 
+    Side = Callable[[Sequence[ByteArray]], int]
 
-@takes(ModelOptions)
+
 def bench(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(help="Photographs or folders.", show_default="the package's samples"),
-    ] = None,
+    images: list[str] | None = None,
     *,
-    name: Annotated[str, typer.Option("--class", help="Name to detect.")] = "helmet",
-    repeat: Annotated[int, typer.Option(min=3, help="Rounds; medians are reported.")] = 9,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of a table.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write JSON here.")
-    ] = None,
-    options: ModelOptions,
+    class_: str = "helmet",
+    repeat: Annotated[int, Range(3)] = 9,
+    json_lines: bool = False,
+    file: Path | None = None,
+    model: LoadOptions,
 ) -> None:
     """Measure detection against transformers' processor, generate and supervision's parser.
 
@@ -43,37 +36,47 @@ def bench(
     a time and eight together; generate with PyTorch's default number of threads and with the
     number that pgvision uses. A ratio of 3 means three times as fast.
 
-    [bold]Examples[/bold]
-
+    Examples:
     pgvision bench
     pgvision bench photos/ --class person --model google/paligemma2-3b-mix-224 --repeat 5
+
+    Args:
+        images: Photographs or folders; None: the package's samples.
+        class_: Name to detect.
+        repeat: Rounds; medians are reported.
+        json_lines: Print JSON instead of a table.
+        file: Also write JSON here.
+        model: The checkpoint, and how it is run.
     """
     from pgvision.files import write_text
 
-    figures = measure(images or [], name, repeat, options)
+    figures = measure(images or [], class_, repeat, model)
     typer.echo(json.dumps(figures) if json_lines else _table(figures))
-    if out is not None:
-        write_text(out, json.dumps(figures, indent=1) + "\n")
+    if file is not None:
+        write_text(file, json.dumps(figures, indent=1) + "\n")
 
 
-def measure(images: Sequence[str], name: str, repeat: int, options: ModelOptions) -> dict[str, Any]:
-    """Return the figures of all comparisons, with the machine that they are of."""
+def measure(
+    images: Sequence[str], name: str, repeat: int, model: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of all comparisons, with the machine that they are of.
+
+    Args:
+        images: Photographs or folders; none: the package's samples.
+        name: Class to detect.
+        repeat: Rounds.
+        model: Options of `pgvision.runtime.open_engine`.
+    """
     import torch
 
     from pgvision import Detector
     from pgvision.runtime import load
 
     # 1. Load the checkpoint in both engines.
-    how = options.for_load
-    detector = Detector(name, **how, conf=0)  # generate keeps everything, too
+    detector = Detector(name, **model, conf=0)  # generate keeps everything, too
     ours: Any = detector.generator
-    theirs = load(
-        how["model"],
-        revision=how["revision"],
-        kind=how["kind"],
-        device=how["device"],
-        dtype=how["dtype"],
-    )
+    shared = ("model", "revision", "kind", "device", "dtype")
+    theirs = load(**{key: model[key] for key in shared if key in model})
     photographs = _read(images)
     many = torch.get_num_threads()
     # 2. Describe the machine and the engines.
@@ -86,12 +89,16 @@ def measure(images: Sequence[str], name: str, repeat: int, options: ModelOptions
         "rounds": repeat,
     }
     # 3. Measure each batch size; generate with all threads and with as many as ours.
+    sides: dict[str, Side] = {
+        "ours": lambda batch: sum(map(len, detector.predict(batch))),
+        "generate": lambda batch: _by_generate(theirs, batch, name),
+    }
     same = int(getattr(ours.backend, "threads", many))
     for size in (1, 8):
         for threads in dict.fromkeys((many, same)):
             torch.set_num_threads(threads)
             key = f"batch {size}, generate with {threads} threads"
-            figures[key] = _compare(detector, ours, theirs, photographs, name, size, repeat)
+            figures[key] = _compare(sides, photographs, size, repeat, ours.forget_images)
     torch.set_num_threads(many)
     return figures
 
@@ -105,47 +112,33 @@ def _read(images: Sequence[str]) -> "list[ByteArray]":
 
 
 def _compare(
-    detector: Any,
-    ours: "Engine",
-    theirs: "Engine",
+    sides: "dict[str, Side]",
     photographs: "Sequence[ByteArray]",
-    name: str,
     size: int,
     repeat: int,
+    forget: Callable[[], object],
 ) -> dict[str, Any]:
     # 1. Time both sides on the same images.
-    seconds: dict[str, list[float]] = {"ours": [], "generate": []}
-    objects = {"ours": 0, "generate": 0}
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    objects = dict.fromkeys(sides, 0)
     for round_ in range(repeat + 1):
         first = size * round_
         batch = [photographs[at % len(photographs)] for at in range(first, first + size)]
-        calls: dict[str, Callable[[], int]] = {
-            "ours": partial(_by_us, detector, batch),
-            "generate": partial(_by_generate, theirs, batch, name),
-        }
         # In turns, and in changing order: what heats the machine heats it for both.
-        for side in sorted(calls, reverse=bool(round_ % 2)):
-            ours.forget_images()
+        for side in sorted(sides, reverse=bool(round_ % 2)):
+            forget()
             started = time.perf_counter()
-            found = calls[side]()
+            found = sides[side](batch)
             if round_:  # the first round warms up
                 seconds[side].append((time.perf_counter() - started) / size)
                 objects[side] += found
     # 2. Report medians: the mean follows single slow calls.
-    medians = {side: statistics.median(spent) for side, spent in seconds.items()}
+    medians = {side: 1e3 * statistics.median(spent) for side, spent in seconds.items()}
     return {
-        "ours ms an image": round(1e3 * medians["ours"], 2),
-        "generate ms an image": round(1e3 * medians["generate"], 2),
+        **{f"{side} ms an image": round(median, 2) for side, median in medians.items()},
         "ratio": round(medians["generate"] / medians["ours"], 2),
-        "objects, ours": objects["ours"],
-        "objects, generate": objects["generate"],
+        **{f"objects, {side}": count for side, count in objects.items()},
     }
-
-
-def _by_us(detector: Any, batch: "Sequence[ByteArray]") -> int:
-    if len(batch) == 1:
-        return len(detector(batch[0]))
-    return sum(map(len, detector.predict(batch)))
 
 
 def _by_generate(engine: "Engine", batch: "Sequence[ByteArray]", name: str) -> int:

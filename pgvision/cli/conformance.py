@@ -7,7 +7,6 @@ an engine that serves it gets the same requests, and its answers identify the fa
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from pgvision import samples
 from pgvision.boxes import box_iou
-from pgvision.cli.checks import Check
+from pgvision.cli.findings import Finding
 from pgvision.errors import PgvisionError
 from pgvision.runtime import Generation, Picture, Remote, Request
 from pgvision.runtime.checkpoints import TINY_FOLDER
@@ -54,21 +53,6 @@ _FIXES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What an engine's answers are most like.
-
-    Attributes:
-        fault: One of those written down, or ``"none"``.
-        likeness: Of its answers to that fault's, in [0, 1].
-        right: Of its answers to the right ones.
-    """
-
-    fault: str
-    likeness: float
-    right: float
-
-
 def requests() -> list[Request]:
     """Return what is asked: each prompt about each picture."""
     pictures = [Picture(samples.load(name)) for name in SAMPLES]
@@ -79,7 +63,7 @@ def requests() -> list[Request]:
     ]
 
 
-def check_engine(address: str) -> Iterator[Check]:
+def check_engine(address: str) -> Iterator[tuple[str, Finding]]:
     """Ask a served engine and judge it.
 
     Args:
@@ -90,86 +74,60 @@ def check_engine(address: str) -> Iterator[Check]:
     """
     try:
         engine = Remote(address)
-        yield Check("engine", "ok", f"{engine.card.about}; asked as the checkpoint {TINY_FOLDER}")
+        about = f"{engine.card.about}; asked as the checkpoint {TINY_FOLDER}"
+        yield "engine", Finding("ok", about)
         found = dict(engine.generate(requests(), batch_size=4))
     except PgvisionError as error:
-        fix = f"serve the folder {TINY_FOLDER} there"
-        yield Check("engine", "fail", str(error), fix)
+        yield "engine", Finding("fail", str(error), f"serve the folder {TINY_FOLDER} there")
         return
     answers = [found[number] for number in range(len(found))]
-    yield check_tokens(answers)
-    yield describe(judge([answer.text for answer in answers]))
-    yield check_probabilities(answers)
+    yield "location tokens", _check_tokens(answers)
+    yield "answers", _check_answers([answer.text for answer in answers])
+    if any(answer.logprobs is not None for answer in answers):
+        yield "log-probabilities", Finding("ok", "given: objects have scores")
+    else:
+        absent = "not given, or not fitting the text: scores are None"
+        fix = "let it answer logprobs and top_logprobs=20"
+        yield "log-probabilities", Finding("note", absent, fix)
 
 
-def judge(texts: Sequence[str]) -> Verdict:
-    """Compare answers with those of each fault.
-
-    Args:
-        texts: One for each of `requests`.
-    """
+def _check_answers(texts: Sequence[str]) -> Finding:
+    """Compare answers with those of each fault; a failure names the likeliest."""
+    # 1. Find the recorded answers that these are most like.
     known: dict[str, list[str]] = json.loads(ANSWERS.read_text(encoding="utf-8"))["answers"]
     likeness = {fault: _likeness(texts, expected) for fault, expected in known.items()}
     fault = max(likeness, key=lambda name: (likeness[name], name == RIGHT))
-    return Verdict(fault, likeness[fault], likeness[RIGHT])
+    like = f"{likeness[RIGHT]:.0%} like the checkpoint's own"
+    # 2. Report it.
+    if likeness[fault] < _LIKE:
+        found = f"{like}; nearest: {fault} ({likeness[fault]:.0%}), which explains it not"
+        return Finding("fail", found, f"serve the folder {TINY_FOLDER}, and nothing else")
+    if fault != RIGHT:
+        found = f"{fault}: {likeness[fault]:.0%} like that fault's answers, {like}"
+        status: Any = "note" if fault == "half-precision output" else "fail"
+        return Finding(status, found, _FIXES[fault])
+    if likeness[RIGHT] >= _SAME:
+        return Finding("ok", like)
+    fix = "the weights may be in half precision or quantised; serve float32 to be sure"
+    return Finding("note", like, fix)
 
 
-def describe(verdict: Verdict) -> Check:
-    """Describe a verdict.
-
-    Returns:
-        A failure that names the fault, if it is none that only rounds.
-    """
-    like = f"{verdict.right:.0%} like the checkpoint's own"
-    if verdict.fault == RIGHT and verdict.likeness >= _SAME:
-        return Check("answers", "ok", like)
-    if verdict.fault == RIGHT and verdict.likeness >= _LIKE:
-        fix = "the weights may be in half precision or quantised; serve float32 to be sure"
-        return Check("answers", "note", like, fix)
-    if verdict.fault != RIGHT and verdict.likeness >= _LIKE:
-        found = f"{verdict.fault}: {verdict.likeness:.0%} like that fault's answers, {like}"
-        status: Any = "note" if verdict.fault == "half-precision output" else "fail"
-        return Check("answers", status, found, _FIXES[verdict.fault])
-    found = f"{like}; nearest: {verdict.fault} ({verdict.likeness:.0%}), which explains it not"
-    return Check("answers", "fail", found, f"serve the folder {TINY_FOLDER}, and nothing else")
-
-
-def check_tokens(answers: Sequence[Generation]) -> Check:
-    """Look whether a location is one token.
-
-    Returns:
-        A failure if locations come in parts.
-    """
-    name = "location tokens"
+def _check_tokens(answers: Sequence[Generation]) -> Finding:
+    """Look whether a location is one token."""
     placed = [answer for answer in answers if "<loc" in answer.text]
-    split = [a for a in placed if a.logprobs is not None and not _has_whole_locs(a)]
-    if split:
-        fix = (
-            "the tokenizer must know <loc0000> to <loc1023> as single tokens: use the checkpoint's"
-        )
-        parts = " ".join(repr(piece) for piece in split[0].pieces[:6])
-        return Check(name, "fail", f"split: {parts} ...", fix)
     if not placed:
-        return Check(name, "note", "no answer has one")
-    told = any(answer.logprobs is not None for answer in placed)
-    return Check(name, "ok", "one token each" if told else "in the text; no tokens are sent")
-
-
-def check_probabilities(answers: Sequence[Generation]) -> Check:
-    """Check whether objects will have scores.
-
-    Returns:
-        A note if they will not.
-    """
-    told = [a for a in answers if a.logprobs is not None]
-    if told:
-        return Check("log-probabilities", "ok", "given: objects have scores")
-    found = "not given, or not fitting the text: scores are None"
-    return Check("log-probabilities", "note", found, "let it answer logprobs and top_logprobs=20")
-
-
-def _has_whole_locs(answer: Generation) -> bool:
-    return answer.loc_probs is not None and len(answer.loc_probs) == answer.text.count("<loc")
+        return Finding("note", "no answer has one")
+    written = [answer for answer in placed if answer.logprobs is not None]
+    for answer in written:
+        # Each location in the text needs a distribution, which only whole tokens have.
+        if answer.loc_probs is None or len(answer.loc_probs) != answer.text.count("<loc"):
+            fix = (
+                "the tokenizer must know <loc0000> to <loc1023> as single tokens: use the "
+                "checkpoint's"
+            )
+            parts = " ".join(repr(piece) for piece in answer.pieces[:6])
+            return Finding("fail", f"split: {parts} ...", fix)
+    return Finding("ok", "one token each" if written else "in the text; no tokens are sent")
 
 
 def _likeness(texts: Sequence[str], expected: Sequence[str]) -> float:

@@ -1,10 +1,11 @@
-"""Messages and progress on stderr; stdout is for results."""
+"""Messages and progress on stderr (stdout is for results), and exit codes."""
 
 import logging
 import sys
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,12 +106,7 @@ class Meter:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the bar away."""
         self._bar.stop()
 
@@ -141,3 +137,21 @@ class Meter:
         left = max(self.total - self.done, 0) / max(self.rate, 1e-9)
         rate = pace(self.done, self.seconds)
         return f"{self.done}/{self.total} {self.label}, {rate}, {left:.0f} s left"
+
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def end(code: int) -> NoReturn:
+    """End a command.
+
+    Args:
+        code: 0 done, 1 some inputs failed or something was found wanting, 2 usage, 130 Ctrl-C.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    raise typer.Exit(code)

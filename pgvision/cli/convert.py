@@ -4,11 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import typer
 
-from pgvision.cli.exit_codes import DONE, FAILED, end
+from pgvision.cli.console import DONE, FAILED, end, say
+from pgvision.cli.options import parse_renames
 from pgvision.datasets import ExampleOptions
 from pgvision.errors import OptionError
 
@@ -31,7 +32,7 @@ class ConvertOptions:
         images: Folder of the images.
         split: Only this part.
         classes: Keep this class only; repeat it for several. Images without it stay as negatives.
-        rename: OLD=NEW: rename a class; repeatable. Classes with one name become one.
+        rename: Rename a class; repeatable. Classes with one name become one.
         skip_broken: Leave broken entries out and list them; exit code 1.
         target_format: Format of OUT; default: by its ending.
         image_files: What happens to image files: copy (default), link or none.
@@ -56,19 +57,7 @@ class ConvertOptions:
 
 
 def convert(
-    *,
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="Annotation file or folder.", show_default=False),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="OUT", help="New folder, or a .json or .jsonl file.", show_default=False
-        ),
-    ] = None,
-    options: ConvertOptions,
-    examples: ExampleOptions,
+    source: Path, out: Path | None = None, *, options: ConvertOptions, examples: ExampleOptions
 ) -> None:
     """Convert a data set (COCO, YOLO, VOC, LabelMe, JSONL), or check it.
 
@@ -80,13 +69,16 @@ def convert(
     pgvision convert hardhat/train.json train.jsonl --prompts per_class --empty negatives
     pgvision convert voc/ yolo/ --to yolo --val 0.2
     pgvision convert bccd/ renamed/ --to coco --rename RBC='red blood cell'
+
+    Args:
+        source: Annotation file or folder.
+        out: New folder, or a .json or .jsonl file.
+        options: How to read and write.
+        examples: How objects become prompts and answers.
+
+    Raises:
+        OptionError: If there is nothing to do, or --val is no share.
     """
-    _convert(source, out, options, examples)
-
-
-def _convert(
-    source: Path, out: Path | None, options: ConvertOptions, examples: ExampleOptions
-) -> None:
     if out is None and not options.check:
         raise OptionError("expected OUT, a new folder or file, or --check")
     if options.val is not None and not 0.0 <= options.val <= 1.0:
@@ -98,22 +90,6 @@ def _convert(
         listed = [] if options.check else [one for part in parts.values() for one in part.findings]
         done = _write(parts, out, examples, options, listed) and done
     end(DONE if done else FAILED)
-
-
-def renamed(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse ``OLD=NEW`` pairs of ``--rename``.
-
-    Raises:
-        OptionError: If one is not of this form.
-
-    Example:
-        >>> renamed(["RBC=red blood cell"])
-        {'RBC': 'red blood cell'}
-    """
-    for pair in pairs:
-        if not all(map(str.strip, pair.partition("=")[::2])):
-            raise OptionError(f"--rename {pair!r}: expected OLD=NEW, like RBC='red blood cell'")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> list[str]:
@@ -139,7 +115,6 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
 
 
 def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "dict[str, Dataset]":
-    from pgvision.cli.console import say
     from pgvision.datasets import detect_format, find_split, read_splits, split_by_hash
 
     # 1. Read. Only a JSONL source needs the codec to read masks; other formats contain them.
@@ -162,7 +137,7 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
             say(f"read {name}: {len(part.images)} images, {part.num_objects} objects")
     if options.classes:
         parts = {key: part.select(options.classes) for key, part in parts.items()}
-    if names := renamed(options.rename or []):
+    if names := parse_renames(options.rename):
         parts = {key: part.rename(names) for key, part in parts.items()}
     # 3. Split off a validation part.
     if options.val is None:
@@ -203,7 +178,6 @@ def _write(
     listed: "list[Finding]",
 ) -> bool:
     """Write the data set and report its losses; False where images or objects are lost."""
-    from pgvision.cli.console import say
     from pgvision.datasets import write_dataset
 
     # 1. Choose the format.

@@ -3,7 +3,6 @@
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -12,16 +11,14 @@ FPS = 12.0
 FRAME_HW = (360, 480)
 
 
-def demo(
-    *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")
-    ] = Path("demo"),
-) -> None:
-    """Find helmets and people in a photograph, two drawings and a video."""
+def demo(*, out: Path = Path("demo")) -> None:
+    """Find helmets and people in a photograph, two drawings and a video.
+
+    Args:
+        out: Where everything goes; default: demo.
+    """
     from pgvision import Answerer, Detector
-    from pgvision.cli.console import say
-    from pgvision.cli.exit_codes import end
+    from pgvision.cli.console import end, say
     from pgvision.cli.outputs import BoxOutput
     from pgvision.cli.runs import choose_outputs, run_outputs
 

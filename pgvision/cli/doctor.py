@@ -1,189 +1,156 @@
-"""`pgvision doctor`: checks of this machine and a checkpoint, with a fix for each problem."""
+"""`pgvision doctor`: tables of checks of this machine and a checkpoint, with fixes."""
 
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
 
 import typer
 from rich.console import Console
 
-from pgvision.cli.checks import Check, Status
-from pgvision.cli.doctor_checkpoint import check_checkpoint
-from pgvision.cli.exit_codes import DONE, FAILED, end
-from pgvision.cli.model_options import LoadKeywords, ModelOptions
-from pgvision.cli.options import takes
+from pgvision.cli.console import DONE, FAILED, end
+from pgvision.cli.findings import Finding, LoadOptions, Status, examined
+from pgvision.errors import PgvisionError
 
-_STYLES: dict[Status, str] = {"ok": "green", "note": "yellow", "fail": "bold red"}
-_TESTED_TRANSFORMERS = (5, 23)
-_OPENCV_FLAVOURS = (
-    "opencv-python",
-    "opencv-python-headless",
-    "opencv-contrib-python",
-    "opencv-contrib-python-headless",
+_STYLES: Final[dict[Status, str]] = {"ok": "green", "note": "yellow", "fail": "bold red"}
+_TESTED_TRANSFORMERS: Final = (5, 23)
+_OPENCV_FLAVOURS: Final = tuple(
+    f"opencv-{kind}"
+    for kind in "python python-headless contrib-python contrib-python-headless".split()
 )
 
 
-@takes(ModelOptions)
-def doctor(
-    *,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Test a server instead: does it run PaliGemma as it was trained? It must serve "
-            "the bundled checkpoint 'tiny' for this.",
-            show_default=False,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per check.")
-    ] = False,
-    options: ModelOptions,
-) -> None:
+def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
     """Check this machine and a checkpoint, and print a fix for each problem.
 
-    [bold]Examples[/bold]
+    With the URL of a server (--engine), test that instead: does it run PaliGemma as it was trained?
+    It must serve the bundled checkpoint 'tiny' for this.
 
+    Examples:
     pgvision doctor
     pgvision doctor --model google/paligemma2-3b-mix-448 --dtype bfloat16
     pgvision doctor --engine http://localhost:8000
     pgvision doctor --json | jq 'select(.status == "fail")'
+
+    Args:
+        model: The checkpoint, and how it is run.
+        as_json: Print one JSON object per check.
     """
-    checks = []
-    for check in _all_checks(options.for_load) if engine is None else _engine_checks(engine):
-        checks.append(check)
-        _show(check, as_json)
-    end(FAILED if any(check.status == "fail" for check in checks) else DONE)
+    address = str(model.get("model", ""))
+    checks = _engine_checks(address) if "://" in address else _all_checks(model)
+    console, statuses = Console(soft_wrap=True, highlight=False, emoji=False), set()
+    for name, finding in checks:
+        statuses.add(finding.status)
+        if as_json:
+            typer.echo(json.dumps({"name": name, **finding._asdict()}, ensure_ascii=False))
+            continue
+        console.print(f"{finding.status:>4}", style=_STYLES[finding.status], end="  ")
+        console.print(f"{name}: {finding.found}", markup=False)
+        if finding.fix:
+            console.print(f"      -> {finding.fix}", markup=False)
+    end(FAILED if "fail" in statuses else DONE)
 
 
-def _all_checks(how: LoadKeywords) -> Iterator[Check]:
-    for look in (check_python, check_transformers, check_torch, check_opencv, check_hub):
-        yield look()
-    yield from check_extras()
-    yield from check_checkpoint(how)
-
-
-def _engine_checks(address: str) -> Iterator[Check]:
+def _engine_checks(address: str) -> Iterator[tuple[str, Finding]]:
     from pgvision.cli.conformance import check_engine
 
     return check_engine(address)
 
 
-def _show(check: Check, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(asdict(check), ensure_ascii=False))
-        return
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"{check.status:>4}", style=_STYLES[check.status], end="  ")
-    console.print(f"{check.name}: {check.found}", markup=False)
-    if check.fix:
-        console.print(f"      -> {check.fix}", markup=False)
+def _all_checks(how: LoadOptions) -> Iterator[tuple[str, Finding]]:
+    """Yield the findings of both tables; a checkpoint that cannot be loaded ends them."""
+    engines: list[Any] = []
+
+    def load_both() -> Finding:
+        # The default engine, and PyTorch.
+        from pgvision.runtime import load, open_engine
+
+        shared: Any = {key: value for key, value in how.items() if key not in ("threads", "engine")}
+        engines.extend((open_engine(**how), load(**shared)))
+        return Finding("ok", f"{engines[1].card.name}: {engines[1].card.about}")
+
+    for name, check in {**_MACHINE, "checkpoint": load_both}.items():
+        if (finding := examined(check)) is not None:
+            yield name, finding
+    for name, look in _CHECKPOINT.items() if len(engines) == 2 else ():
+        if (finding := examined(partial(look, *engines))) is not None:
+            yield name, finding
 
 
-def check_python() -> Check:
-    """Name the interpreter and the machine.
+# --- this machine ------------------------------------------------------------------------------
 
-    Returns:
-        A note without judgement: pip refuses a Python that is too old.
-    """
+
+def check_python() -> Finding:
+    """Name the interpreter and the machine."""
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Check("python", "ok", f"{found}, {os.cpu_count()} cores")
+    return Finding("ok", f"{found}, {os.cpu_count()} cores")
 
 
-def check_transformers() -> Check:
-    """Compare the installed transformers with the one that the suite runs on.
-
-    Returns:
-        A failure outside 5.x, a note on releases that were not tested.
-    """
+def check_transformers() -> Finding:
+    """Compare the installed transformers with the one that the suite runs on."""
     version = importlib.metadata.version("transformers")
     numbers = tuple(int(part) for part in version.split(".")[:2])
     if numbers[0] != _TESTED_TRANSFORMERS[0] or numbers < _TESTED_TRANSFORMERS:
-        return Check("transformers", "fail", version, "pip install 'transformers>=5.23,<6'")
+        return Finding("fail", version, "pip install 'transformers>=5.23,<6'")
     if numbers == _TESTED_TRANSFORMERS:
-        return Check("transformers", "ok", version)
-    return Check(
-        "transformers",
-        "note",
-        f"{version}; the suite runs on 5.23",
-        "attention masks have changed between releases: trust the leak test below",
-    )
+        return Finding("ok", version)
+    fix = "attention masks have changed between releases: trust the leak test below"
+    return Finding("note", f"{version}; the suite runs on 5.23", fix)
 
 
-def check_torch() -> Check:
-    """Name torch and what it can compute on.
-
-    Returns:
-        A note where only the processor is left.
-    """
+def check_torch() -> Finding:
+    """Name torch and what it can compute on."""
     try:
         import torch
     except ImportError as error:
-        return Check("torch", "fail", str(error), "pip install torch")
+        return Finding("fail", str(error), "pip install torch")
     if torch.cuda.is_available():
-        return Check("torch", "ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}")
+        return Finding("ok", f"{torch.__version__}, {torch.cuda.get_device_name(0)}")
     if torch.backends.mps.is_available():
-        return Check("torch", "ok", f"{torch.__version__}, Apple GPU (mps)")
+        return Finding("ok", f"{torch.__version__}, Apple GPU (mps)")
     found = f"{torch.__version__}, CPU only, threads: {torch.get_num_threads()}"
     fix = "fine for the bundled models; a 3B checkpoint takes a minute or more per image here"
-    return Check("torch", "note", found, fix)
+    return Finding("note", found, fix)
 
 
-def check_opencv() -> Check:
-    """Import OpenCV and look for two flavours of it in one place.
-
-    Returns:
-        A failure if it cannot be imported, a note if flavours overwrite each other.
-    """
+def check_opencv() -> Finding:
+    """Import OpenCV and look for two flavours of it in one place."""
     flavours = [f"{name} {version}" for name in _OPENCV_FLAVOURS if (version := _version(name))]
     named = ", ".join(flavours) or "no OpenCV package"
     try:
         import cv2
     except ImportError as error:
         fix = "apt-get install -y libgl1 libglib2.0-0 libxcb1, or use opencv-python-headless"
-        return Check("opencv", "fail", f"{named}: {error}", fix)
+        return Finding("fail", f"{named}: {error}", fix)
     # All flavours install into the same folder cv2/.
     if len(flavours) > 1:
         fix = (
             "they share one folder, and removing one breaks the other: pip uninstall all of them, "
             "then pip install one"
         )
-        return Check("opencv", "note", f"{named}: the last one installed wins", fix)
-    return Check("opencv", "ok", f"{named}, imports as {cv2.__version__}")
+        return Finding("note", f"{named}: the last one installed wins", fix)
+    return Finding("ok", f"{named}, imports as {cv2.__version__}")
 
 
-def check_hub() -> Check:
-    """Look for a token of the Hugging Face hub; nothing is asked over the network.
-
-    Returns:
-        A note if there is none: only Google's gated checkpoints need it.
-    """
+def check_hub() -> Finding:
+    """Look for a token of the Hugging Face hub; nothing is asked over the network."""
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
-        return Check("hub", "note", "HF_HUB_OFFLINE is set: nothing will be downloaded")
+        return Finding("note", "HF_HUB_OFFLINE is set: nothing will be downloaded")
     if get_token():
-        return Check("hub", "ok", "a token is present")
+        return Finding("ok", "a token is present")
     fix = "for Google's checkpoints: accept the terms on the model's page, then hf auth login"
-    return Check("hub", "note", "not logged in (the bundled models need no login)", fix)
+    return Finding("note", "not logged in (the bundled models need no login)", fix)
 
 
-def check_extras() -> Iterator[Check]:
-    """List the optional packages that are not installed.
-
-    Yields:
-        A note for each missing extra.
-    """
-    for package, extra, use in (
-        ("trackers", "track", "--track"),
-        ("pandas", "pandas", "to_pandas()"),
-    ):
-        if _version(package) is None:
-            yield Check(package, "note", f"absent: no {use}", f"pip install '.[{extra}]'")
+def _check_extra(package: str, extra: str, use: str) -> Finding | None:
+    if _version(package) is not None:
+        return None
+    return Finding("note", f"absent: no {use}", f"pip install '.[{extra}]'")
 
 
 def _version(package: str) -> str | None:
@@ -191,3 +158,109 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+# --- a checkpoint: in the default engine, and in torch -----------------------------------------
+
+
+def _check_engines(default: Any, torch: Any) -> Finding:
+    """Compare the answers of the default engine with those of torch on a gray image."""
+    import numpy as np
+
+    from pgvision.runtime import Picture, Request
+
+    request = Request(picture=Picture(np.full((64, 96, 3), 127, np.uint8)), prefix="caption en")
+    ours, other = (next(iter(engine.generate([request])))[1].text for engine in (default, torch))
+    used = default.backend.description
+    if ours == other:
+        return Finding("ok", f"{used}; 'caption en' of a gray image: {ours!r}")
+    return Finding("fail", f"{used}: {ours!r}, torch: {other!r}", "use --backend torch")
+
+
+def _check_numbers(_: Any, engine: Any) -> Finding:
+    """Name device, number format and size; large models have better formats than some."""
+    model = engine.model
+    dtype = str(model.dtype).removeprefix("torch.")
+    millions = sum(each.numel() for each in model.parameters()) / 1e6
+    found = (
+        f"{dtype} on {model.device}, {millions:,.0f} M parameters, {engine.resolution} px, "
+        f"{engine.num_image_tokens} image tokens"
+    )
+    if model.device.type == "cpu" and dtype == "float16":
+        return Finding("note", found, "processors are slow at float16: --dtype bfloat16")
+    if millions > 1000 and dtype == "float32":
+        return Finding("note", found, "half the memory and about as good: --dtype bfloat16")
+    return Finding("ok", found)
+
+
+def _check_tokens(_: Any, engine: Any) -> Finding:
+    """Name the ids of the tokens for places and masks; loading has proved that each is one."""
+    loc, seg = engine.vocabulary.first_loc, engine.vocabulary.first_seg
+    return Finding("ok", f"<loc0000> = {loc}, <seg000> = {seg}: 1024 and 128 single tokens")
+
+
+def _check_end(_: Any, engine: Any) -> Finding:
+    """Compare the tokenizer's end token with those at which generation stops."""
+    wanted, stops = engine.vocabulary.eos, engine.model.generation_config.eos_token_id
+    if wanted in (stops if isinstance(stops, list | tuple) else [stops]):
+        return Finding("ok", f"answers end at token {wanted}")
+    fix = f"set eos_token_id to {wanted} in the checkpoint's generation_config.json"
+    return Finding("fail", f"generation stops at {stops}, the tokenizer ends at {wanted}", fix)
+
+
+def _check_mask(_: Any, engine: Any) -> Finding:
+    """Run the leak test: no suffix token sees what follows it, the prefix sees all of itself."""
+    from pgvision.runtime import check_leaks
+
+    report = check_leaks(engine.model)
+    found = (
+        f"change of earlier suffix logits {report.suffix_leak:.1e} (right: 0), "
+        f"of earlier prefix positions {report.prefix_sight:.1e} (right: more)"
+    )
+    return _as_transformers(report.ok, found)
+
+
+def _check_passes(_: Any, engine: Any) -> Finding:
+    """Compare our passes over the language model with transformers' own."""
+    from pgvision.runtime import check_language
+
+    report = check_language(engine.model)
+    found = f"differs from transformers by {report.difference:.1e} (allowed: {report.allowed:.0e})"
+    return _as_transformers(report.ok, found)
+
+
+def _as_transformers(is_right: bool, found: str) -> Finding:
+    fix = "pip install 'transformers>=5.23,<5.24'"
+    return Finding("ok", found) if is_right else Finding("fail", found, fix)
+
+
+def _check_codec(_: Any, engine: Any) -> Finding:
+    """Load the mask codec that belongs to the checkpoint."""
+    from vqvae import MaskCodec
+
+    name = engine.card.codec
+    try:
+        MaskCodec.load(name)
+    except PgvisionError as error:
+        return Finding("note", f"{name}: {error}", "only `pgvision segment` needs it")
+    return Finding("ok", name)
+
+
+_MACHINE: Final[dict[str, Callable[[], Finding | None]]] = {
+    "python": check_python,
+    "transformers": check_transformers,
+    "torch": check_torch,
+    "opencv": check_opencv,
+    "hub": check_hub,
+    "trackers": partial(_check_extra, "trackers", "track", "--track"),
+    "pandas": partial(_check_extra, "pandas", "pandas", "to_pandas()"),
+}
+_CHECKPOINT: Final[dict[str, Callable[[Any, Any], Finding]]] = {
+    "engine": _check_engines,
+    "dtype": _check_numbers,
+    "token ids": _check_tokens,
+    "eos": _check_end,
+    "attention mask": _check_mask,
+    "language model": _check_passes,
+    "mask codec": _check_codec,
+}

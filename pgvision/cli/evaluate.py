@@ -2,23 +2,23 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
+from rich.console import Console
 
-from pgvision.cli.console import Meter, say
-from pgvision.cli.convert import finding_lines, renamed
-from pgvision.cli.exit_codes import DONE, FAILED, end
+from pgvision.cli.console import DONE, FAILED, Meter, end, say
+from pgvision.cli.convert import finding_lines
+from pgvision.cli.options import parse_renames
 from pgvision.errors import DataError, OptionError
 from pgvision.files import write_text
 from pgvision.tasks.options import ModelOptions, ObjectOptions
 
 if TYPE_CHECKING:
-    from pgvision.batch import Job, TaskName
     from pgvision.datasets import Dataset, Example, ImageRecord
     from pgvision.evaluation import DetectionReport
     from pgvision.results import DetectionResult
@@ -43,7 +43,7 @@ class EvalOptions:
         images: Folder of the images.
         split: The part to evaluate on; default: the validation part, else the test part.
         classes: Score this class only; repeat it for several.
-        rename: OLD=NEW: rename a class of the data set to a name that the model knows; repeatable.
+        rename: Rename a class of the data set to a name that the model knows; repeatable.
         limit: Only the first images.
         calibrate: Fit a map from scores to precision on this set: calibration.json.
         worst: Images to draw into worst/, those with most mistakes; default 12.
@@ -113,22 +113,20 @@ def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
     # 2. Score.
     truth, pairs = dataset_to_coco(dataset), list(found.items())
     iou_type: Literal["bbox", "segm"] = "bbox" if options.task == "detect" else "segm"
+    how: dict[str, Any] = {"max_dets": options.max_dets, "scoreless": options.scoreless}
     report = evaluate_detections(
-        truth,
-        pairs,
-        iou_type,
-        options.evaluator,
-        image_ids=list(found),
-        max_dets=options.max_dets,
-        scoreless=options.scoreless,
+        truth, pairs, iou_type, options.evaluator, image_ids=list(found), **how
     )
     conf = keywords["conf"]
+    unread = [image.file_name for image in dataset.images if image.id not in found]
+    shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+    note = f"{len(unread)} of {len(dataset.images)} images unread and not scored: {shown}"
     report = replace(
         report,
         model=find_checkpoint(model.get("model"), kind=model.get("kind")).name,
         data=f"{options.data} {part}",
         conf=conf if isinstance(conf, float) and conf > 0 else None,
-        notes=(*report.notes, *_unread_notes(dataset, found)),
+        notes=(*report.notes, *([note] if unread else [])),
     )
     # 3. Write.
     folder = options.folder
@@ -141,7 +139,7 @@ def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
     if options.as_json:
         typer.echo(json.dumps(report.to_dict(), allow_nan=False))
     else:
-        _print(report)
+        Console(highlight=False, emoji=False).print(report)
     return fitted and len(found) == len(dataset.images)
 
 
@@ -150,7 +148,7 @@ def _read(options: EvalOptions) -> "tuple[str, Dataset]":
 
     part, dataset = read_evaluation_part(options.data, images=options.images, split=options.split)
     if options.rename:
-        dataset = dataset.rename(renamed(options.rename))
+        dataset = dataset.rename(parse_renames(options.rename))
     if options.classes:
         dataset = dataset.select(options.classes)
     if options.limit is not None:
@@ -170,17 +168,11 @@ def _predict(
     """Return the results by image id; images that could not be read are reported and missing."""
     from pgvision.results import DetectionResult, result_from_dict
 
-    # 1. Answer what is not in the journal yet.
     paths = [image.path for image in dataset.images]
-    job = _job(options.task, keywords, paths, options.folder)
-    _run(job, "images")
-    # 2. Read all answers from the journal; report failures and wrong sizes.
-    by_name = {str(answer["source"]): answer for answer in job.results()}
+    answers = _answers(options, keywords, paths, "images")
     found: dict[int, DetectionResult] = {}
     for image in dataset.images:
-        answer = by_name[job.name_of(image.path)]
-        if answer["type"] == "Failure":
-            say(f"failed: {answer['message']}", style="red")
+        if (answer := answers.get(image.path)) is None:
             continue
         result = result_from_dict(answer)
         if result.image_hw != image.image_hw:
@@ -197,14 +189,6 @@ def _predict(
             "--images names the folder where they are"
         )
     return found
-
-
-def _unread_notes(dataset: "Dataset", found: "dict[int, DetectionResult]") -> list[str]:
-    names = [image.file_name for image in dataset.images if image.id not in found]
-    if not names:
-        return []
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return [f"{len(names)} of {len(dataset.images)} images unread and not scored: {shown}"]
 
 
 def _coco_records(
@@ -294,19 +278,17 @@ def _draw_pair(
     panels = []
     for result, bad, word in sides:
         canvas, colors = bgr.copy(), np.where(bad, 9, 3)  # red and green of `drawing`
-        texts = [f"{word} {name}" if wrong else name for name, wrong in _named(result, bad)]
+        scores = result.scores if result.scores is not None else [None] * len(result)
+        texts = [
+            f"{word if is_bad else ''} {name} {'' if score is None else f'{score:.2f}'}".strip()
+            for name, score, is_bad in zip(result.labels, scores, bad, strict=True)
+        ]
         thickness = drawing.fit_thickness(result.image_hw)
         drawing.draw_boxes(canvas, result.xyxy, color_ids=colors, thickness=thickness)
         panels.append(drawing.draw_labels(canvas, result.xyxy, texts, color_ids=colors))
     panels.insert(1, np.full((bgr.shape[0], 8, 3), 255, np.uint8))
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), drawing.with_caption(np.hstack(panels), caption))
-
-
-def _named(result: "DetectionResult", bad: Any) -> Iterator[tuple[str, bool]]:
-    for row, label in enumerate(result.labels):
-        score = "" if result.scores is None else f" {result.scores[row]:.2f}"
-        yield f"{label}{score}", bool(bad[row])
 
 
 # --- texts -------------------------------------------------------------------------------------
@@ -367,15 +349,9 @@ def _evaluate_texts(options: EvalOptions, model: ObjectOptions) -> bool:
         how: dict[str, Any] = {**model}
         how |= {"language": language} if language else {}
         how |= {"question": question} if question else {}
-        job = _job(options.task, how, [case.image for case in group], options.folder)
-        _run(job, "questions" if question else "images")
-        answers = {str(answer["source"]): answer for answer in job.results()}
-        for case in group:
-            answer = answers[job.name_of(case.image)]
-            if answer["type"] == "Failure":
-                say(f"failed: {answer['message']}", style="red")
-            else:
-                texts[case] = str(answer["text"])
+        label = "questions" if question else "images"
+        answers = _answers(options, how, [case.image for case in group], label)
+        texts |= {case: answers[case.image]["text"] for case in group if case.image in answers}
     if not texts:
         raise DataError(f"none of {len(cases)} images could be read")
     # 3. Score and write.
@@ -408,17 +384,8 @@ def _write_texts(
     from pgvision.cli.outputs import json_text
 
     # 1. Write the answers and the report.
-    lines = [
-        json_text(
-            {
-                "image": str(case.image),
-                "question": case.question,
-                "answer": text,
-                "references": list(case.references),
-            }
-        )
-        for case, text in texts.items()
-    ]
+    rows = [{**asdict(case), "answer": text} for case, text in texts.items()]
+    lines = [json_text({**row, "image": str(row["image"])}) for row in rows]
     unread = [str(case.image) for case in cases if case not in texts]
     report = {"task": options.task, "num_answers": len(texts), "metrics": metrics, "unread": unread}
     write_text(options.folder / "answers.jsonl", "\n".join(lines) + "\n")
@@ -436,26 +403,24 @@ def _write_texts(
 # --- jobs --------------------------------------------------------------------------------------
 
 
-def _job(task: "TaskName", keywords: dict[str, Any], paths: list[Path], folder: Path) -> "Job":
-    """Return a job in the journal that all evaluations in the folder share."""
+def _answers(
+    options: EvalOptions, keywords: dict[str, Any], paths: list[Path], label: str
+) -> dict[Path, dict[str, Any]]:
+    """Ask for what is not in the journal of the folder yet; return the answers without failures."""
     from pgvision.batch import Job, Recipe
 
-    return Job(Recipe(task, keywords), paths, folder / JOURNAL, shared=True)
-
-
-def _run(job: "Job", label: str) -> None:
-    """Ask for everything that is left."""
+    # 1. All evaluations in the folder share its journal.
+    job = Job(Recipe(options.task, keywords), paths, options.folder / JOURNAL, shared=True)
     left, total = job.num_left(), len(job.items)
     if left < total:
         say(f"resuming after {total - left} of {total} {label}")
     with Meter(label, left) as meter, closing(job.stream()) as outcomes:  # type: ignore[type-var]
         for _ in outcomes:
             meter.advance()
-    for note in job.notes:
-        say(note, style="yellow")
-
-
-def _print(report: object) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, emoji=False).print(report)
+    # 2. Read all answers from the journal; report failures.
+    by_name = {str(answer["source"]): answer for answer in job.results()}
+    named = {path: by_name[job.name_of(path)] for path in paths}
+    for answer in named.values():
+        if answer["type"] == "Failure":
+            say(f"failed: {answer['message']}", style="red")
+    return {path: answer for path, answer in named.items() if answer["type"] != "Failure"}

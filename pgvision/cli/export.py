@@ -1,44 +1,39 @@
 """`pgvision export`: one folder with merged weights and ONNX graphs."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
-
-from pgvision.cli.exit_codes import DONE, end
-from pgvision.cli.model_options import Model
 
 
 def export(
     *,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder.", show_default=False)
-    ],
-    model: Model = None,
-    weights: Annotated[
-        Literal["float32", "float16", "bfloat16"] | None,
-        typer.Option(help="Number type of the weights.", show_default="what the checkpoint has"),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the files as JSON.")] = False,
+    out: Path,
+    model: str | None = None,
+    weights: Literal["float32", "float16", "bfloat16"] | None = None,
+    as_json: bool = False,
 ) -> None:
     """Write a checkpoint as one folder: adapters merged, with ONNX graphs for other programs.
 
     pgvision itself needs no export: small checkpoints run on ONNX Runtime as they are.
 
-    [bold]Examples[/bold]
-
+    Examples:
     pgvision export --model runs/helmets/adapter --out helmets-merged
     pgvision export --model small --out small-onnx --weights float32
-    """
-    import json
 
+    Args:
+        out: A new folder.
+        model: Hub id, folder, "tiny" or "small"; None: PGVISION_MODEL, else "small".
+        weights: Number type of the weights; None: what the checkpoint has.
+        as_json: Print the files as JSON.
+    """
     from pgvision.runtime.exporting import export_checkpoint
 
     folder = export_checkpoint(model, out, weights=weights)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "files": files}))
-    else:
-        for name, size in files.items():
-            typer.echo(f"{size:>12,}  {folder / name}")
-    end(DONE)
+        return
+    for name, size in files.items():
+        typer.echo(f"{size:>12,}  {folder / name}")

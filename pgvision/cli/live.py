@@ -1,36 +1,205 @@
 """`pgvision live`: tracks, zones, lines and events of a camera or video."""
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
 
-from pgvision.cli.exit_codes import end
-from pgvision.cli.live_options import LiveOptions
-from pgvision.cli.options import takes
-from pgvision.cli.tasks import Phrase, known_phrases
-from pgvision.errors import OptionError
+import numpy as np
 
-if TYPE_CHECKING:
-    from pgvision.cli.watching import Watch
+from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
+from pgvision.cli.outputs import Outcome
+from pgvision.cli.tasks import known_phrases
+from pgvision.cli.videos import Show, Tell, appended, film, printed, window
+from pgvision.cli.webhook import Webhook
+from pgvision.errors import ImageError, OptionError
+from pgvision.images import Live, image_hw_of, is_live
+from pgvision.images.live import LiveEvent
+from pgvision.results import DetectionResult, Failure
+from pgvision.tasks.options import Conf, ModelOptions, Range
+from pgvision.tracking import Anchor
+from pgvision.tracking.tracks import require_trackers, with_tracks
+from pgvision.tracking.zones import Event, Zones, read_lines, read_zones
+
+_TICK: Final = 0.25  # seconds between looks at the heartbeat and at visits of a lost source
 
 
-@takes(LiveOptions)
-def live(*, phrase: Phrase, options: LiveOptions) -> None:
+@dataclass(frozen=True, kw_only=True)
+class LiveOptions:
+    """Options of `pgvision live`.
+
+    Attributes:
+        source: A camera number, an address (rtsp, http, ...) or a video file.
+        conf: Keep objects of at least this score. "auto" (default): the thresholds of the
+            checkpoint's card, where it has them.
+        zone: JSON: [[x, y], ...] or {"gate": [[x, y], ...]} in pixels, or LabelMe's.
+        line: Count crossings: 'in' from the right to the left of the line, seen along it.
+        anchor: What of a box counts: its centre, or the middle of its lower edge.
+        grace: Seconds out of sight before an object has left a zone.
+        patience: Seconds that a lost source is tried again; default: for ever.
+        realtime: Let a file run at its own pace and drop frames, as a camera; else every frame is
+            looked at.
+        seconds: Stop after this time.
+        events: Append events as JSON lines: time, track, label, score, zone, dwell.
+        post: Post each event as JSON; tried again while the server is down, never waited for.
+        post_header: A header of these posts, such as 'Authorization: Bearer ...'; several times.
+        heartbeat: Seconds between 'heartbeat' events; the first comes at once; default: none.
+        save: Annotated video (.mp4, .mkv, .avi), each frame at its own time.
+        show: Open a window; q or Esc ends.
+        json_lines: Print events as JSON.
+    """
+
+    source: str
+    conf: Conf | None = None
+    zone: list[Path] | None = None
+    line: list[str] | None = None
+    anchor: Anchor = "center"
+    grace: Annotated[float, Range(0)] = 1.0
+    patience: Annotated[float, Range(0)] | None = None
+    realtime: bool = False
+    seconds: Annotated[float, Range(0)] | None = None
+    events: Path | None = None
+    post: str | None = None
+    post_header: list[str] | None = None
+    heartbeat: Annotated[float, Range(1)] | None = None
+    save: Path | None = None
+    show: bool = False
+    json_lines: bool = False
+
+
+@dataclass
+class Watch:
+    """One run: its zones, its outputs and its counts.
+
+    Events come from three threads: tracks from the loop, lost and reconnected from the reader, the
+    heartbeat from a timer. Each has an ``id``, so that a receiver recognises one that is posted
+    again.
+
+    Attributes:
+        zones: The zones and lines.
+        tell: Called with each event.
+        show: Called with each result; False from one of them ends the run.
+        webhook: Where events are posted, for the summary.
+        heartbeat: Seconds between heartbeat events; None: none.
+        source: The live source; None for a file that is read frame by frame.
+        latencies: Seconds from a frame's arrival to its result, of the last 10,000 frames.
+    """
+
+    zones: Zones
+    tell: list[Tell] = field(default_factory=list)
+    show: list[Show] = field(default_factory=list)
+    webhook: Webhook | None = None
+    heartbeat: float | None = None
+    source: Live | None = None
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    num_frames: int = 0
+    num_events: int = 0
+    is_lost: bool = False
+
+    def __post_init__(self) -> None:
+        """Prepare the timer."""
+        self._lock, self._stop = threading.RLock(), threading.Event()
+        self._began = time.monotonic()
+        self._timer = threading.Thread(target=self._tick, name="pgvision-timer", daemon=True)
+
+    def __enter__(self) -> "Watch":
+        """Start the timer."""
+        self._began = time.monotonic()
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all visits."""
+        self._stop.set()
+        self._timer.join()
+        with self._lock:
+            for event in self.zones.end():
+                self._tell_event(event)
+
+    def take(self, result: DetectionResult, latency: float) -> bool:
+        """Process the result of a frame; return whether to go on."""
+        self.num_frames += 1
+        self.latencies.append(latency)
+        with self._lock:
+            for event in self.zones.update(result):
+                self._tell_event(event)
+        return all(show(result) for show in self.show)
+
+    def on_connection(self, event: LiveEvent) -> None:
+        """Report a lost or reconnected source at once."""
+        with self._lock:
+            self.is_lost = event.kind == "lost"
+            more = {"reason": event.reason} if event.reason else {}
+            self._tell(
+                {"event": event.kind, "seconds": event.seconds, "source": event.source, **more}
+            )
+
+    def _tick(self) -> None:
+        due = 0.0
+        while not self._stop.wait(_TICK if due else 0.0):
+            seconds = time.monotonic() - self._began
+            with self._lock:
+                if self.heartbeat and seconds >= due:
+                    due = seconds + self.heartbeat
+                    beat = {"frames": self.num_frames, "lost": self.is_lost}
+                    self._tell({"event": "heartbeat", "seconds": None, **beat})
+                # While no frames come, objects still leave once their grace is over.
+                if self.is_lost and self.source is not None:
+                    for event in self.zones.expire(self.source.seconds):
+                        self._tell_event(event)
+            due = due or _TICK
+
+    def _tell_event(self, event: Event) -> None:
+        self.num_events += 1
+        self._tell(asdict(event))
+
+    def _tell(self, event: dict[str, object]) -> None:
+        """Add an id, and when the frame came (of a file: when it was processed)."""
+        when, seconds = time.time(), event["seconds"]
+        if self.source is not None and isinstance(seconds, float):
+            when -= self.source.seconds - seconds
+        stamp = datetime.fromtimestamp(when, UTC).isoformat(timespec="milliseconds")
+        whole = {"id": uuid.uuid4().hex, "time": stamp, **event}
+        for tell in self.tell:
+            tell(whole)
+
+    def report(self) -> None:
+        """Print the counts."""
+        for line in self._lines():
+            say(line, style="bold")
+
+    def _lines(self) -> Iterator[str]:
+        line = f"{self.num_frames} frames looked at, {self.num_events} events"
+        if self.latencies:
+            middle, late = np.percentile(self.latencies, [50, 95]) * 1000
+            line += f", latency {middle:.0f} ms (p95 {late:.0f} ms)"
+        yield line
+        if (live := self.source) is not None:
+            came, dropped = live.num_read, live.num_dropped
+            yield f"{came} came, {dropped} dropped, {live.num_reconnects} reconnects"
+        yield from self.zones.lines()
+        if (hook := self.webhook) is not None:
+            yield f"posted {hook.num_sent}, refused {hook.num_refused}, lost {hook.num_lost}"
+
+
+def live(phrase: str, *, options: LiveOptions, model: ModelOptions) -> None:
     """Watch a camera: the newest frame each time, with tracks, zones, lines and events.
 
     Without --zone and --line the whole picture is one zone. Ends with Ctrl-C, with the source (a
     file), or after --seconds.
 
-    [bold]Examples[/bold]
-
+    Examples:
     pgvision live helmet --source 0 --show
     pgvision live helmet --source rtsp://10.0.0.7/live --zone gate.json --events events.jsonl
     pgvision live "helmet; head" --source site.mp4 --line door=100,200,500,200 --save out.mp4
     pgvision live head --source http://cam/live --zone site.json --post http://localhost:8000/alarm
     """
-    from pgvision.cli.watching import Watch, watch
-    from pgvision.tracking.tracks import require_trackers
-    from pgvision.tracking.zones import Zones, read_lines, read_zones
-
     # 1. Check zones, lines and names before the model is loaded.
     require_trackers()
     zones = Zones(
@@ -39,36 +208,88 @@ def live(*, phrase: Phrase, options: LiveOptions) -> None:
         anchor=options.anchor,
         grace=options.grace,
     )
-    classes = known_phrases(
-        phrase, {"model": options.model, "kind": options.kind, "unknown": options.unknown}
-    )
+    classes = known_phrases(phrase, model)
     # 2. Open the outputs, and watch.
     with ExitStack() as stack:
         watched = Watch(zones, heartbeat=options.heartbeat)
         _open_outputs(watched, options, stack)
-        code = watch(classes, options, watched)
+        code = _watch(classes, options, model, watched)
     watched.report()
     end(code)
 
 
-def _open_outputs(watched: "Watch", options: LiveOptions, stack: ExitStack) -> None:
+def _open_outputs(watched: Watch, options: LiveOptions, stack: ExitStack) -> None:
     """Open all outputs, before the model is loaded."""
     if options.post_header and options.post is None:
         raise OptionError("--post-header: needs --post")
-    from pgvision.cli.screens import Film, Window, appended, printed
-    from pgvision.cli.webhook import Webhook
-
     # 1. Events: stdout, log, webhook.
     watched.tell.append(printed(as_json=options.json_lines))
     if options.events is not None:
-        options.events.parent.mkdir(parents=True, exist_ok=True)
-        log = stack.enter_context(options.events.open("a", encoding="utf-8"))
-        watched.tell.append(appended(log))
+        watched.tell.append(stack.enter_context(appended(options.events)))
     if options.post is not None:
         watched.webhook = stack.enter_context(Webhook(options.post, options.post_header or ()))
         watched.tell.append(watched.webhook.post)
     # 2. Frames: video file, window.
     if options.save is not None:
-        watched.show.append(stack.enter_context(Film(options.save, watched.zones.draw)).show)
+        watched.show.append(stack.enter_context(film(options.save, watched.zones.draw)))
     if options.show:
-        watched.show.append(stack.enter_context(Window(watched.zones.draw)).show)
+        watched.show.append(stack.enter_context(window(watched.zones.draw)))
+
+
+def _watch(
+    classes: tuple[str, ...], options: LiveOptions, model: ModelOptions, watched: Watch
+) -> int:
+    """Process frame after frame until the source, the time or the user ends it."""
+    from pgvision import Detector
+
+    source = _source(options, watched)
+    watched.source = source if isinstance(source, Live) else None
+    detector = Detector(classes, **model, conf=options.conf)
+    results: Any = detector.stream(source, on_error="record")
+    with closing(results), watched, Meter("frames") as meter:
+        try:
+            return _take_all(with_tracks(results), options, watched, meter)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+
+def _source(options: LiveOptions, watched: Watch) -> str | Live:
+    """Return a file, or a live source; refuse images and options that a file cannot use."""
+    named: str | int = int(options.source) if options.source.isdecimal() else options.source
+    if is_live(named):
+        return Live(
+            named, patience=options.patience, limit=options.seconds, on_event=watched.on_connection
+        )
+    if options.patience is not None:
+        raise OptionError("--patience: a file is never lost; leave it out")
+    with suppress(ImageError):
+        if Path(options.source).is_file() and image_hw_of(options.source):
+            raise OptionError(
+                f"--source {options.source}: expected a video or a camera, got an image; use "
+                "pgvision detect"
+            )
+    if not options.realtime:
+        return options.source
+    return Live(named, patience=0.0, paced=True, limit=options.seconds)
+
+
+def _take_all(
+    outcomes: Iterable[Outcome], options: LiveOptions, watched: Watch, meter: Meter
+) -> int:
+    began = last = time.monotonic()
+    for outcome in outcomes:
+        now = time.monotonic()
+        if isinstance(outcome, Failure):
+            say(f"failed: {outcome.error}", style="red")
+            return FAILED
+        if not isinstance(outcome, DetectionResult) or outcome.time is None:
+            raise OptionError(f"--source {options.source}: expected a video or a camera")
+        source = watched.source
+        # Latency: of a live frame since it was received, of a file since the previous frame.
+        latency = now - last if source is None else source.seconds - outcome.time
+        goes_on = watched.take(outcome, latency)
+        meter.advance()
+        if not goes_on or (options.seconds is not None and now - began > options.seconds):
+            break
+        last = time.monotonic()
+    return DONE

@@ -1,15 +1,15 @@
-"""Command-line options, generated from typed settings and their docstrings; help in two tiers.
+"""Command-line options, generated from signatures, typed settings and their docstrings.
 
-A command is a function whose parameters are arguments and settings. Each settings class (a
-dataclass or a TypedDict) becomes one option per field: type and range from the annotation, help
-from the ``Attributes:`` section of its docstring.
+A command is a function. What stands before ``*`` in its signature are arguments; settings (a
+dataclass or a TypedDict, or `Given` one) become one option per field, other parameters one option
+each. Type and range come from the annotation, the help from the docstring.
 """
 
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -17,7 +17,6 @@ from typing import (
     Any,
     Final,
     Literal,
-    TypeVar,
     Union,
     get_args,
     get_origin,
@@ -27,6 +26,8 @@ from typing import (
 
 import typer
 from typer.core import TyperCommand
+
+from pgvision.errors import OptionError
 
 # Fields that only Python can give. ReadOptions has the ``conf`` of single calls.
 _OMITTED: Final = frozenset({"generator", "color"})
@@ -45,15 +46,48 @@ _FLAGS: Final = {
     "source_format": ("--from",),
     "target_format": ("--to",),
     "constrained": ("--constrained/--no-constrained",),
+    "choices": ("--choice",),
+    "class_": ("--class",),
+    "file": ("--out", "-o"),
+    "models": ("--model",),
+    "allow_hosts": ("--allow-host",),
+    "allow_origins": ("--allow-origin",),
+    "max_bytes": ("--max-mb",),
+    "max_pixels": ("--max-megapixels",),
+    "max_bytes_in_flight": ("--max-mb-in-flight",),
+    "max_pixels_in_flight": ("--max-megapixels-in-flight",),
 }
-_METAVARS: Final = {"out": "DIR", "images": "DIR", "data": "DATASET", "valid": "DATASET"}
-_WIDTH: Final = 96
-_TYPES: Final = {
-    "<int range>": "N", "<int>": "N", "<float range>": "X", "<float>": "X", "<list[str]>": "TEXT",
-    "<list[path]>": "FILE", "<list[Path]>": "FILE", "<str>": "TEXT", "<path>": "FILE",
+_METAVARS: Final = {
+    "out": "DIR", "images": "DIR", "data": "DATASET", "valid": "DATASET", "valid_images": "DIR",
+    "config": "FILE.yaml", "source": "0|FILE|URL", "line": "NAME=X1,Y1,X2,Y2", "post": "URL",
+    "post_header": "NAME: VALUE", "rename": "OLD=NEW",
+    "push_to_hub": "REPOSITORY",
 }  # fmt: skip
-_ENTRY: Final = re.compile(r"^ {8}([\w, ]+): (.*(?:\n {10,}.*)*)", re.MULTILINE)
-_EXAMPLES: Final = re.compile(r"^(?:\[bold\])?Examples(?:\[/bold\])?:?$", re.MULTILINE)
+# Settings whose options are read from the environment as well, and variables of another name.
+_ENVIRONMENT_OF: Final[dict[str, dict[str, str | None]]] = {
+    "ServeSettings": {
+        **dict.fromkeys(("models", "device", "dtype", "threads")),  # PGVISION_MODEL is set
+        "allow_hosts": "PGVISION_ALLOW_HOSTS",
+        "allow_origins": "PGVISION_ORIGINS",
+    }
+}
+# Help of arguments that several commands take.
+_ARGUMENTS: Final = {
+    "phrase": "What to find, one class or several: 'helmet' or 'helmet; head'.",
+    "question": "In words.",
+    "sources": "Images, folders, globs, videos, lists (.txt, .jsonl, .parquet), .tar files, camera "
+    "numbers, URLs, s3:// and other stores.",
+}
+_WIDTH: Final = 96
+_ENTRY: Final = re.compile(r"^ {4}([\w, ]+): (.*(?:\n {6,}.*)*)", re.MULTILINE)
+_EXAMPLES: Final = re.compile(r"^Examples:$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Marks a parameter that gets a dict of those options of ``settings`` that were typed."""
+
+    settings: type
 
 
 def build_command(
@@ -62,8 +96,8 @@ def build_command(
     """Make a command of a function.
 
     Args:
-        function: Its parameters are typer arguments and options, and settings classes. A dataclass
-            is handed over as an instance, a TypedDict with the options that were given.
+        function: A settings parameter gets an instance of its dataclass, or, of a TypedDict, a
+            dict of the options that were given.
         name: Name of the command.
         first: Names of the options that ``--help`` lists; the others are in ``--help-all``. Empty:
             all of them.
@@ -82,8 +116,8 @@ def build_command(
     return command  # type: ignore[no-any-return]
 
 
-def field_help(settings: type) -> dict[str, str]:
-    """Return the description of each field from the docstrings of a settings class.
+def field_help(settings: Any) -> dict[str, str]:
+    """Return the description of each field or argument from a docstring, or fields' metadata.
 
     Example:
         >>> class Speed:
@@ -104,11 +138,14 @@ def field_help(settings: type) -> dict[str, str]:
         and is_typeddict(other)
         and other.__annotations__.keys() < settings.__annotations__.keys()
     ]
-    for base in (*bases, *reversed(settings.__mro__)):
-        for match in _ENTRY.finditer(base.__doc__ or ""):
+    for base in (*bases, *reversed(getattr(settings, "__mro__", [settings]))):
+        for match in _ENTRY.finditer(inspect.cleandoc(base.__doc__ or "")):
             text = " ".join(match[2].split()).replace("`", "")
             text = re.sub(r"(?<![\w'\"])None: ", "default: ", text)
             texts.update({name.strip(): text for name in match[1].split(",")})
+    if is_dataclass(settings):
+        written = {item.name: item.metadata.get("help") for item in fields(settings)}
+        texts |= {name: text for name, text in written.items() if text}
     return texts
 
 
@@ -122,6 +159,24 @@ def split_phrases(text: str) -> list[str]:
     return [phrase.strip() for phrase in text.split(";")]
 
 
+def parse_renames(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Parse the ``OLD=NEW`` pairs of ``--rename``.
+
+    Raises:
+        OptionError: If one is not of this form.
+
+    Example:
+        >>> parse_renames(["RBC=red blood cell"])
+        {'RBC': 'red blood cell'}
+    """
+    for pair in pairs or ():
+        if not all(map(str.strip, pair.partition("=")[::2])):
+            raise OptionError(
+                f"--rename: expected CLASS=NAME, such as RBC='red blood cell', got {pair!r}"
+            )
+    return dict(pair.split("=", 1) for pair in pairs or ())
+
+
 # --- settings to options -----------------------------------------------------------------------
 
 
@@ -129,57 +184,81 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function with one keyword per option, for typer."""
     # 1. Expand each settings parameter into one option per field.
     hints = get_type_hints(function, include_extras=True)
-    own = inspect.signature(function).parameters
+    texts = _ARGUMENTS | field_help(function)
     parameters: dict[str, inspect.Parameter] = {}
     names: dict[str, list[str]] = {}  # of the options of each settings parameter
-    for parameter in own.values():
-        hint = hints[parameter.name]
-        if is_dataclass(hint) or is_typeddict(hint):
+    for name, own in inspect.signature(function).parameters.items():
+        if (given := _settings_of(hints[name])) is not None:
             # An option that an earlier settings class has is not there twice.
-            options = {k: v for k, v in _options(hint).items() if k not in parameters}
-            names[parameter.name] = list(options)
-            parameters |= options
+            options = _options(given, is_given=given.settings is not hints[name])
+            names[name] = [key for key in options if key not in parameters]
+            parameters |= {key: options[key] for key in names[name]}
+        elif any(type(part).__module__.startswith("typer") for part in get_args(hints[name])):
+            # Declared by hand.
+            parameters[name] = _parameter(name, hints[name], own.default)
+        elif own.kind is inspect.Parameter.KEYWORD_ONLY:
+            parameters[name] = _option(name, hints[name], texts.get(name, ""), own.default)
         else:
-            kept = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint)
-            parameters[parameter.name] = kept
+            ending = "S" if _is_list(_alternatives(hints[name])[0]) else ""
+            about = typer.Argument(
+                metavar=name.upper().removesuffix(ending), help=texts.get(name), show_default=False
+            )
+            parameters[name] = _parameter(name, Annotated[hints[name], about], own.default)
 
-    # 2. At the call, collect the options into settings again.
+    # 2. At the call, collect the options into settings again; what was not given is left out.
     def _call(**values: Any) -> None:
-        values.pop("help_all", None)
         arguments = {}
-        for parameter in own:
-            if parameter not in names:
-                arguments[parameter] = values[parameter]
-                continue
-            given = {name: values[name] for name in names[parameter]}
-            if is_typeddict(hints[parameter]):
-                arguments[parameter] = {k: v for k, v in given.items() if v is not None}
-            else:
-                arguments[parameter] = hints[parameter](**given)
+        for name, hint in hints.items():
+            if name in names:
+                given = {key: values[key] for key in names[name] if values[key] not in (None, [])}
+                make: Any = hint if is_dataclass(hint) else dict
+                arguments[name] = make(**given)
+            elif values.get(name) not in (None, []):
+                arguments[name] = values[name]
         function(**arguments)
 
     # 3. Describe the command to Typer, which wants parameters without a default first.
     flat = sorted(parameters.values(), key=lambda p: p.default is not inspect.Parameter.empty)
-    flat.append(_parameter("help_all", _HelpAll, default=False))
+    flat.append(_parameter("help_all", _HelpAll, False))
     _call.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
     _call.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
     _call.__doc__ = function.__doc__
     return _call
 
 
-def _options(settings: type) -> dict[str, inspect.Parameter]:
+def _settings_of(hint: Any) -> Given | None:
+    """Return the settings of a parameter; None if it is a single option."""
+    if is_dataclass(hint) or is_typeddict(hint):
+        return Given(hint)
+    marks = get_args(hint) if get_origin(hint) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Given)), None)
+
+
+def _options(given: Given, *, is_given: bool) -> dict[str, inspect.Parameter]:
+    """Return an option for each field of a settings parameter."""
+    settings = given.settings
+    hints, texts = get_type_hints(settings, include_extras=True), field_help(settings)
     omitted = _OMITTED | _OMITTED_OF.get(settings.__name__, frozenset())
-    texts = field_help(settings)
-    defaults: Mapping[str, Any] = {}
+    defaults: Mapping[str, Any] = dict.fromkeys(hints)
     if is_dataclass(settings):
         defaults = {
-            field.name: inspect.Parameter.empty if field.default is MISSING else field.default
-            for field in fields(settings)
+            item.name: inspect.Parameter.empty if item.default is MISSING else item.default
+            for item in fields(settings)
+            if item.metadata.get("flag", True)
         }
+    variables = _ENVIRONMENT_OF.get(settings.__name__)
     return {
-        name: _parameter(name, _typed(name, hint, texts.get(name, "")), defaults.get(name))
-        for name, hint in get_type_hints(settings, include_extras=True).items()
-        if name not in omitted and not (is_dataclass(settings) and name not in defaults)
+        name: _option(
+            name,
+            hints[name],
+            texts.get(name, ""),
+            defaults[name],
+            is_given=is_given,
+            has_engine="engine" in hints,
+            variable=None if variables is None else variables.get(name, "PGVISION_"),
+        )
+        for name in hints
+        if name in defaults and name not in omitted
     }
 
 
@@ -188,47 +267,67 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _typed(name: str, hint: Any, text: str) -> Any:
-    """Return the annotation of one option for typer."""
-    if get_origin(hint) is Annotated and any(
-        type(extra).__module__.startswith("typer") for extra in get_args(hint)
-    ):
-        return hint  # declared by hand
+def _option(
+    name: str,
+    hint: Any,
+    text: str,
+    default: Any = None,
+    *,
+    is_given: bool = False,
+    has_engine: bool = False,
+    variable: str | None = None,
+) -> inspect.Parameter:
+    """Return one option for typer; its default is None unless it is required."""
     # 1. Read the annotation: alternatives, range, literals.
     parts = [part for part in _alternatives(hint) if part is not NoneType]
     flags = _FLAGS.get(name, ("--" + name.replace("_", "-"),))
-    about: dict[str, Any] = {"help": text, "show_default": False, "metavar": _METAVARS.get(name)}
+    flags = flags if name != "model" or has_engine else flags[:1]
     base, limits = _without_range(parts[0])
     words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
-    # 2. Switches.
-    if parts == [bool]:
-        both = "/" in flags[0]
-        if NoneType in _alternatives(hint) and not both:  # unknown, yes or no
+    # 2. Describe it; a default that the text does not have is added.
+    in_millions = flags[0].startswith(("--max-mb", "--max-mega"))
+    if in_millions:
+        text, default = f"{text.rstrip('.')}, in millions.", f"{default / 1e6:g}"
+    if isinstance(default, int | float | str) and default is not False and "default" not in text:
+        text += f" [default: {default}]"
+    metavar = _METAVARS.get(name, flags[0].rpartition("-")[2].upper())
+    about: dict[str, Any] = {"help": text, "show_default": False, "metavar": metavar}
+    if variable == "PGVISION_":
+        variable += flags[0].removeprefix("--").replace("-", "_").upper()
+    about["envvar"] = variable
+    # 3. Choose the type.
+    kind: Any = Path if parts == [Path] else str
+    if in_millions:
+        kind, about["parser"], about["metavar"] = Any, _millions, "X"
+    elif parts == [bool]:
+        kind, about["metavar"] = bool, None
+        if "/" not in flags[0] and (is_given or NoneType in _alternatives(hint)):
             flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
-        return Annotated[bool | None, typer.Option(*flags, help=text, show_default=False)]
-    # 3. Numbers, or one of a few words.
-    if base in (int, float):
-        about["metavar"] = "|".join(["N" if base is int else "X", *words])
+    elif base in (int, float):
+        kind, about["metavar"] = base, "|".join(["N" if base is int else "X", *words])
         if words:
-            about["parser"] = _number_or(base, words)
-            return Annotated[Any, typer.Option(*flags, **about)]
-        about.update(limits)
-        return Annotated[base | None, typer.Option(*flags, **about)]
-    # 4. Literals, lists, paths and text.
-    if words:
-        return Annotated[Literal[tuple(words)] | None, typer.Option(*flags, **about)]
-    about["metavar"] = about["metavar"] or name.rpartition("_")[2].upper()
-    if get_origin(base) in (list, tuple, Sequence):
-        return Annotated[list[str] | None, typer.Option(*flags, **about)]
-    if Path in parts and name not in (*_METAVARS, "model"):
+            kind, about["parser"] = Any, _number_or(base, words)
+        else:
+            about.update(limits)
+    elif words:
+        kind, about["metavar"] = Literal[tuple(words)], None
+    elif _is_list(base):
+        kind = list[get_args(base)[0]]  # type: ignore[misc]
+    if Path in (*parts, *get_args(base)) and name not in (*_METAVARS, "model"):
         about["metavar"] = "FILE"
-    return Annotated[(Path if parts == [Path] else str) | None, typer.Option(*flags, **about)]
+    typed = Annotated[kind | None, typer.Option(*flags, **about)]
+    is_required = default is inspect.Parameter.empty and not is_given
+    return _parameter(name, typed, inspect.Parameter.empty if is_required else None)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) in (Union, UnionType):
         return tuple(part for each in get_args(hint) for part in _alternatives(each))
     return (hint,)
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) in (list, tuple, Sequence, dict)
 
 
 def _without_range(hint: Any) -> tuple[Any, dict[str, Any]]:
@@ -238,6 +337,10 @@ def _without_range(hint: Any) -> tuple[Any, dict[str, Any]]:
     base, allowed = get_args(hint)[:2]
     high = {} if allowed.high == float("inf") else {"max": allowed.high}
     return base, {"min": allowed.low, **high}
+
+
+def _millions(text: str) -> int:
+    return int(float(text) * 1e6)
 
 
 def _number_or(base: type, words: Sequence[str]) -> Callable[[Any], Any]:
@@ -250,7 +353,6 @@ def _number_or(base: type, words: Sequence[str]) -> Callable[[Any], Any]:
             expected = f"a number or {', '.join(words)}"
             raise typer.BadParameter(f"expected {expected}, got {text!r}") from error
 
-    parse.__name__ = "|".join(["NUMBER", *words])
     return parse
 
 
@@ -280,29 +382,26 @@ class _Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help: the options in ``first``, or all of them for ``--help-all``."""
-        everything = bool((ctx.obj or {}).get("help_all")) if isinstance(ctx.obj, dict) else False
+        everything = isinstance(ctx.obj, dict) and bool(ctx.obj.get("help_all"))
         formatter.width = min(_WIDTH, max(formatter.width, 80))
-        # 1. Collect arguments and options.
-        about, examples = _split(self.help or "")
-        params: list[Any] = self.get_params(ctx)
+        # 1. Collect arguments and options; the most used options first.
+        text = re.split(r"\n\n(?:Args|Raises):", inspect.cleandoc(self.help or ""))[0]
+        about, *examples = _EXAMPLES.split(text, maxsplit=1)
+        every: list[Any] = self.get_params(ctx)
+        params = [p for p in every if not p.hidden and p.name != "help"]
         arguments = [p for p in params if p.param_type_name == "argument"]
-        options = {
-            p.name: p
-            for p in params
-            if p.param_type_name == "option" and not p.hidden and p.name != "help"
-        }
-        # 2. Order: the most used options first, then the others in the order of their settings.
+        options = {p.name: p for p in params if p.param_type_name == "option"}
         order = [name for name in self.first if name in options]
         rest = [name for name in options if name not in order]
         shown = order + rest if everything or not order else order
-        # 3. Write usage, description, examples and tables.
+        # 2. Write usage, description, examples and tables.
         names = [_row(param, ctx, whole=False)[0] for param in arguments]
         formatter.write_usage(ctx.command_path, " ".join([*names, "[OPTIONS]"]))
         formatter.write_paragraph()
-        formatter.write_text(about)
-        if examples:
+        formatter.write_text(about.strip())
+        for lines in examples:
             with formatter.section("Examples"):
-                for line in examples:
+                for line in filter(None, map(str.strip, lines.splitlines())):
                     formatter.write(f"  {line}\n")
         for title, listed in (("Arguments", arguments), ("Options", [options[n] for n in shown])):
             if rows := [_row(param, ctx, whole=everything) for param in listed]:
@@ -312,46 +411,10 @@ class _Command(TyperCommand):
             formatter.write(f"\n{ctx.command_path} --help-all lists all {len(options)} options.\n")
 
 
-def _split(text: str) -> tuple[str, list[str]]:
-    """Split a docstring into its text and its examples."""
-    about, *more = _EXAMPLES.split(inspect.cleandoc(text).split("\n\nArgs:")[0], maxsplit=1)
-    lines = more[0].splitlines() if more else []
-    return about.strip(), [line.strip() for line in lines if line.strip()]
-
-
 def _row(param: Any, ctx: Any, *, whole: bool) -> tuple[str, str]:
     name, text = param.get_help_record(ctx) or (param.name, "")
     if param.param_type_name == "argument":
         return f"{name.split(' <')[0].rstrip('.')}{'...' if param.nargs == -1 else ''}", param.help
-    for typed, plain in _TYPES.items():
-        name = name.replace(typed, plain)
     if not whole:  # the first sentence, without ranges
         text = re.split(r"(?<=[^.])[.;](?: |$)", param.help or "", maxsplit=1)[0]
     return name, text.replace("\\[", "[")
-
-
-# --- declared by hand, for commands without typed settings --------------------------------------
-
-_Function = TypeVar("_Function", bound=Callable[..., None])
-INPUT_PANEL: Final = "Input"
-OUTPUT_PANEL: Final = "Output"
-ImagesFolder = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images.")]
-Split = Annotated[str | None, typer.Option(help="Only this part.")]
-Conf = Annotated[
-    float | None, typer.Option(min=0.0, max=1.0, help="Keep objects of at least this score.")
-]
-Drafts = Literal["off", "exact", "steady"]
-DraftsOption = Annotated[
-    Drafts, typer.Option(help="Over video, use the last answer as a speculative draft.")
-]
-
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts that run together.")]
-ClassesPerPrompt = Annotated[int | None, typer.Option(min=1, help="Classes in one prompt.")]
-ExtraObjects = Annotated[
-    int, typer.Option(min=0, help="Objects past the model's own stop, for recall.")
-]
-
-
-def takes(_settings: type) -> Callable[[_Function], _Function]:
-    """Mark the command's parameter ``options`` as settings; `build_command` expands it."""
-    return lambda function: function

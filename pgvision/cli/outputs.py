@@ -15,6 +15,7 @@ from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
 from pgvision.coco.writing import image_entry, relative_name, write_coco, write_results
 from pgvision.files import readable_name, replaced_path
+from pgvision.images import OnError
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 Result: TypeAlias = DetectionResult | SegmentationResult | TextResult
@@ -34,11 +35,14 @@ class Output:
             earlier run wrote into it.
         json_lines: Print one JSON object per image on stdout; logs and progress stay on stderr.
         overwrite: Replace an earlier run's files in --out instead of counting up.
+        on_error: For an image that cannot be read: record the failure and continue (default), skip
+            it, or raise and stop.
     """
 
     out: Path | None = None
     json_lines: bool = False
     overwrite: bool = False
+    on_error: OnError = "record"
 
 
 @dataclass(frozen=True, kw_only=True)

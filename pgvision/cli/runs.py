@@ -1,15 +1,16 @@
-"""One loop for every task: results in, outputs written, progress shown, a summary at the end."""
+"""Runs of a task: sources counted, outputs opened and written, progress shown, a summary."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
+from pathlib import Path
 from typing import Any, Final
 
 from pgvision.batch import KnownIds
-from pgvision.cli.console import Meter, pace, say
-from pgvision.cli.exit_codes import DONE, FAILED, INTERRUPTED
-from pgvision.cli.inputs import as_frames, count_images, nothing_there
+from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, pace, say
 from pgvision.cli.outputs import (
     BoxOutput,
     Outcome,
@@ -22,10 +23,12 @@ from pgvision.cli.outputs import (
     json_lines_file,
     printed,
 )
-from pgvision.cli.run_folders import RESULTS, require_writable, run_folder
 from pgvision.cli.videos import videos
-from pgvision.errors import OptionError, SourceError
-from pgvision.images import Frame, FrameFailure, OnError, iter_frames
+from pgvision.errors import OptionError, PgvisionError, SourceError
+from pgvision.images import Frame, FrameFailure, iter_frames, video_info
+from pgvision.images.containers import VIDEO_ENDINGS
+from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.manifests import MANIFEST_ENDINGS
 from pgvision.results import Failure
 from pgvision.tasks.options import ReadOptions
 
@@ -125,8 +128,8 @@ def run_task(
     sources: Sequence[str],
     output: Output,
     reading: ReadOptions,
-    on_error: OnError,
-    task: Mapping[str, Any],
+    *,
+    has_drafts: bool = False,
 ) -> int:
     """Answer all sources and write each result immediately.
 
@@ -136,8 +139,7 @@ def run_task(
         sources: As typed on the command line.
         output: Where results go.
         reading: How sources are read.
-        on_error: What happens to images that cannot be read.
-        task: The options of the task that were given.
+        has_drafts: Whether ``--drafts`` was given.
 
     Returns:
         The exit code.
@@ -148,7 +150,7 @@ def run_task(
     if nothing_there(sources, recursive=recursive):
         # The same failures as from the task, without waiting for a model.
         frames = iter_frames(
-            as_frames(sources), on_error=on_error, recursive=recursive, stride=stride
+            as_frames(sources), on_error=output.on_error, recursive=recursive, stride=stride
         )
         outcomes: Iterable[Outcome] = (_as_failure(frame) for frame in frames)
     else:
@@ -160,7 +162,7 @@ def run_task(
     if summary.num_done and not summary.has_video:
         track = isinstance(output, BoxOutput) and output.track
         idle = [f"--{name}" for name, given in (("track", track), ("stride", stride > 1)) if given]
-        idle += ["--drafts"] if "drafts" in task else []
+        idle += ["--drafts"] if has_drafts else []
         if idle:
             say(
                 f"{', '.join(idle)}: had no effect; the sources are single images, not video "
@@ -179,6 +181,8 @@ def run_outputs(
     """Write each outcome immediately, with progress; report the counts."""
     summary = Summary()
     with ExitStack() as stack:
+        if isinstance(outcomes, Generator):
+            stack.enter_context(closing(outcomes))
         meter = stack.enter_context(Meter("images", total))
         writes = [stack.enter_context(output) for output in outputs]
         try:
@@ -198,3 +202,173 @@ def _as_failure(frame: Frame | FrameFailure) -> Failure:
     if isinstance(frame, Frame):
         raise SourceError(f"{frame.source}: did not exist a moment ago; run the command again")
     return Failure(source=frame.source, index=frame.index, error=frame.error)
+
+
+_MANY = MANIFEST_ENDINGS | {".tar"}  # how many is only known once they are read
+
+
+def as_frames(sources: Sequence[str]) -> str | int | list[str]:
+    """Hand sources to a task; a lone camera or address as itself, so that it is read live.
+
+    Args:
+        sources: As typed on the command line.
+
+    Returns:
+        A camera number, one path or address, or the list.
+
+    Example:
+        >>> as_frames(["0"]), as_frames(["a.jpg", "b.jpg"])
+        (0, ['a.jpg', 'b.jpg'])
+    """
+    if len(sources) == 1:
+        return int(sources[0]) if sources[0].isdecimal() else sources[0]
+    return list(sources)
+
+
+def count_images(sources: Sequence[str], *, recursive: bool, stride: int) -> int | None:
+    """Count ahead, for the time that is left.
+
+    Args:
+        sources: As typed on the command line.
+        recursive: Whether folders are read with their subfolders.
+        stride: Of a video, each ``stride``-th frame counts.
+
+    Returns:
+        The number of pictures and video frames, or None if a source does not tell (a camera, an
+        address, a list). A source that cannot be read counts as one: it will fail as one.
+
+    Example:
+        >>> count_images(["camera.jpg", "site.png"], recursive=False, stride=1)
+        2
+        >>> count_images(["0"], recursive=False, stride=1) is None
+        True
+    """
+    total = 0
+    for source in sources:
+        files = _files_of(source, recursive)
+        if files is None:
+            return None
+        for file in files or [Path(source)]:
+            if (count := _count(file, stride)) is None:
+                return None
+            total += count
+    return total
+
+
+def nothing_there(sources: Sequence[str], *, recursive: bool) -> bool:
+    """Whether not one source leads to a file, so that no model need be loaded.
+
+    Args:
+        sources: As typed on the command line.
+        recursive: Whether folders are read with their subfolders.
+
+    Example:
+        >>> nothing_there(["missing.jpg", "no/such/*.png"], recursive=False)
+        True
+        >>> nothing_there(["missing.jpg", "0"], recursive=False)
+        False
+    """
+    return all(_files_of(source, recursive) == [] for source in sources)
+
+
+def _files_of(source: str, recursive: bool) -> list[Path] | None:
+    """Return the files of a source, none if it does not exist; None for cameras and addresses."""
+    if source.isdecimal() or "://" in source:
+        return None
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            return list_folder(path, recursive=recursive)
+        if path.exists():
+            return [path]
+        return list_glob(source) if is_glob(source) else []
+    except (PgvisionError, OSError, ValueError):
+        return []
+
+
+def _count(path: Path, stride: int) -> int | None:
+    """Return the number of frames; None if it is unknown until the file is read."""
+    if path.suffix.lower() in _MANY or path.is_char_device():
+        return None
+    if path.suffix.lower() not in VIDEO_ENDINGS:
+        return 1
+    try:
+        frames = video_info(path).num_frames
+    except PgvisionError:
+        return 1
+    return None if frames is None else ceil(frames / stride)
+
+
+RESULTS = "results.jsonl"
+_OVERLAYS = "*.overlay.*"
+
+
+def run_folder(path: Path, *, overwrite: bool) -> Path:
+    """Choose and make the folder of a run, so that no run writes among another's files.
+
+    Args:
+        path: The folder asked for. Where an earlier run wrote into it, the next free of
+            ``found2``, ``found3``, ... is taken.
+        overwrite: Take ``path`` all the same, and remove the earlier run's results and overlays.
+
+    Returns:
+        The folder, which is there and can be written.
+
+    Raises:
+        OptionError: If it cannot be written, or the earlier run's folder has no name to count on.
+
+    Example:
+        >>> import tempfile
+        >>> found = Path(tempfile.mkdtemp()) / "found"
+        >>> run_folder(found, overwrite=False).name
+        'found'
+        >>> (found / RESULTS).touch()
+        >>> run_folder(found, overwrite=False).name
+        'found2'
+    """
+    folder = path
+    if _earlier_run(path) and overwrite:
+        for file in _earlier_run(path):
+            file.unlink()
+    elif _earlier_run(path):
+        if path.resolve() == Path.cwd():
+            raise OptionError(
+                f"--out {path}: contains an earlier run; name a new folder, or add --overwrite"
+            )
+        number = 2
+        while _earlier_run(folder := path.with_name(f"{path.name}{number}")):
+            number += 1
+    return require_writable(folder, "--out")
+
+
+def require_writable(folder: Path, option: str) -> Path:
+    """Make a folder if it is missing, and refuse one that cannot be written.
+
+    Args:
+        folder: The folder.
+        option: The option that names it, for the error.
+
+    Returns:
+        ``folder``.
+
+    Raises:
+        OptionError: If it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OptionError(f"{option} {folder}: expected a folder, and there is a file") from error
+    except OSError as error:
+        raise OptionError(
+            f"{option} {folder}: cannot be made ({error.strerror}); name another folder"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"{option} {folder}: cannot be written to; name another folder")
+    return folder
+
+
+def _earlier_run(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    results = folder / RESULTS
+    return [*([results] if results.exists() else []), *sorted(folder.glob(_OVERLAYS))]

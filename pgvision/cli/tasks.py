@@ -2,47 +2,21 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn
 
-import typer
-
-from pgvision.cli.exit_codes import end
+from pgvision.batch.recipes import TaskName, make_task
+from pgvision.cli.batch import JobOptions, run_job
+from pgvision.cli.console import end
 from pgvision.cli.options import split_phrases
 from pgvision.cli.outputs import BoxOutput, Outcome, Output
 from pgvision.errors import OptionError
-from pgvision.images import OnError
 from pgvision.tasks.options import AnswerOptions, ModelOptions, ObjectOptions, ReadOptions
-
-Phrase: TypeAlias = Annotated[
-    str,
-    typer.Argument(
-        metavar="PHRASE",
-        help="What to find, one class or several: 'helmet' or 'helmet; head'.",
-        show_default=False,
-    ),
-]
-Question: TypeAlias = Annotated[
-    str, typer.Argument(metavar="QUESTION", help="In words.", show_default=False)
-]
-Sources: TypeAlias = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SOURCE",
-        help="Images, folders, globs, videos, lists (.txt, .jsonl, .parquet), .tar files, camera "
-        "numbers, URLs, s3:// and other stores.",
-        show_default=False,
-    ),
-]
-Choice: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TEXT", help="An answer to choose from; repeat it for each."),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextStyle:
+class CaptionWording:
     """How a caption is worded.
 
     Attributes:
@@ -56,36 +30,20 @@ class TextStyle:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
-    """The language of an answer.
+class AnswerWording:
+    """How an answer is worded.
 
     Attributes:
+        choices: An answer to choose from; repeat it for each.
         language: Language of the answer: en (default), de, fr, ...
     """
 
+    choices: list[str] | None = None
     language: str = "en"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failing:
-    """What happens on unreadable images.
-
-    Attributes:
-        on_error: For an image that cannot be read: record the failure and continue (default), skip
-            it, or raise and stop.
-    """
-
-    on_error: OnError = "record"
-
-
 def detect(
-    *,
-    phrase: Phrase,
-    sources: Sources,
-    output: BoxOutput,
-    task: ObjectOptions,
-    reading: ReadOptions,
-    failing: Failing,
+    phrase: str, sources: list[str], *, output: BoxOutput, task: ObjectOptions, read: ReadOptions
 ) -> None:
     """Find objects and give each a box and a score.
 
@@ -95,17 +53,12 @@ def detect(
     pgvision detect helmet site.mp4 --track --out found
     pgvision detect helmet 0 --json | jq .scores
     """
-    _run_objects("detect", phrase, sources, output, task, reading, failing)
+    asked = about_objects("detect", phrase, sources, task, output.coco)
+    _run("detect", asked, sources, output, read)
 
 
 def segment(
-    *,
-    phrase: Phrase,
-    sources: Sources,
-    output: BoxOutput,
-    task: ObjectOptions,
-    reading: ReadOptions,
-    failing: Failing,
+    phrase: str, sources: list[str], *, output: BoxOutput, task: ObjectOptions, read: ReadOptions
 ) -> None:
     """Find objects and give each a box, a mask and a score.
 
@@ -114,17 +67,17 @@ def segment(
     pgvision segment "cone; barrel" photos/ --coco masks.json
     pgvision segment helmet site.mp4 --track --out found
     """
-    _run_objects("segment", phrase, sources, output, task, reading, failing)
+    asked = about_objects("segment", phrase, sources, task, output.coco)
+    _run("segment", asked, sources, output, read)
 
 
 def caption(
+    sources: list[str],
     *,
-    sources: Sources,
     output: Output,
-    wording: TextStyle,
+    wording: CaptionWording,
     task: ModelOptions,
-    reading: ReadOptions,
-    failing: Failing,
+    read: ReadOptions,
 ) -> None:
     """Write a caption for each image.
 
@@ -133,27 +86,17 @@ def caption(
     pgvision caption photos/ --recursive --json > captions.jsonl
     pgvision caption site.jpg --language de --model google/paligemma2-3b-mix-448
     """
-    from pgvision.cli.runs import run_task
-
-    def stream(frames: Any) -> Iterable[Outcome]:
-        from pgvision import Captioner
-
-        captioner = Captioner(wording.language, style=wording.style, **task)
-        return captioner.stream(frames, on_error=failing.on_error, **reading)
-
-    end(run_task(stream, sources, output, reading, failing.on_error, task))
+    _run("caption", {**task, **asdict(wording)}, sources, output, read)
 
 
 def ask(
+    question: str,
+    sources: list[str],
     *,
-    question: Question,
-    sources: Sources,
-    choice: Choice = None,
     output: Output,
-    wording: Language,
+    wording: AnswerWording,
     task: AnswerOptions,
-    reading: ReadOptions,
-    failing: Failing,
+    read: ReadOptions,
 ) -> None:
     """Answer a question about an image.
 
@@ -162,66 +105,76 @@ def ask(
     pgvision ask "what color is the helmet?" photos/*.jpg --json
     pgvision ask "is it on?" a.jpg --choice on --choice off --model google/paligemma-3b-ft-ai2d-448
     """
-    from pgvision.cli.runs import run_task
-
-    require_order(question, sources, "ask QUESTION SOURCE")
-    require_question(question, wording.language, choice or None, task)
-
-    def stream(frames: Any) -> Iterable[Outcome]:
-        from pgvision import Answerer
-
-        answerer = Answerer(wording.language, **task)
-        asked = answerer.task(question, choice or None)
-        return asked.stream(frames, on_error=failing.on_error, **reading)
-
-    end(run_task(stream, sources, output, reading, failing.on_error, task))
+    _run("ask", about_question(question, sources, wording, task), sources, output, read)
 
 
-def read(
-    *, sources: Sources, output: Output, task: ModelOptions, reading: ReadOptions, failing: Failing
-) -> None:
+def read(sources: list[str], *, output: Output, task: ModelOptions, read: ReadOptions) -> None:
     """Read what is written in an image.
 
     Examples:
     pgvision read sign.jpg
     pgvision read scans/ --recursive --out texts
     """
-    from pgvision.cli.runs import run_task
-
-    def stream(frames: Any) -> Iterable[Outcome]:
-        from pgvision import Reader
-
-        return Reader(**task).stream(frames, on_error=failing.on_error, **reading)
-
-    end(run_task(stream, sources, output, reading, failing.on_error, task))
+    _run("read", {**task}, sources, output, read)
 
 
-def _run_objects(
-    task: Literal["detect", "segment"],
-    phrase: str,
+def _run(
+    task: TaskName,
+    keywords: dict[str, Any],
     sources: list[str],
-    output: BoxOutput,
-    options: ObjectOptions,
+    output: Output | JobOptions,
     reading: ReadOptions,
-    failing: Failing,
-) -> None:
+) -> NoReturn:
+    """Answer all sources, or run a job, and end the command."""
+    if isinstance(output, JobOptions):
+        run_job(task, keywords, sources, output, reading)
     from pgvision.cli.runs import run_task
     from pgvision.tracking.tracks import require_trackers, with_tracks
 
-    require_order(phrase, sources, f"{task} PHRASE SOURCE")
-    if output.track:
+    has_tracks = isinstance(output, BoxOutput) and output.track
+    if has_tracks:
         require_trackers()
-    classes = known_phrases(phrase, options)
-    options = with_all_scores(options, output.coco)
 
     def stream(frames: Any) -> Iterable[Outcome]:
-        from pgvision import Detector, Segmenter
+        found = make_task(task, keywords).stream(frames, on_error=output.on_error, **reading)
+        return with_tracks(found) if has_tracks else found
 
-        made = (Detector if task == "detect" else Segmenter)(classes, **options)
-        found = made.stream(frames, on_error=failing.on_error, **reading)
-        return with_tracks(found) if output.track else found
+    end(run_task(stream, sources, output, reading, has_drafts="drafts" in keywords))
 
-    end(run_task(stream, sources, output, reading, failing.on_error, options))
+
+def about_objects(
+    task: TaskName, phrase: str, sources: list[str], options: ObjectOptions, coco: Path | None
+) -> dict[str, Any]:
+    """Return the keywords of `detect` or `segment`; refuse what the model does not know.
+
+    Args:
+        task: The command.
+        phrase: As typed: classes between semicolons.
+        sources: As typed.
+        options: Which model, and which objects to keep.
+        coco: The COCO file; for one all objects are kept: evaluators want every one.
+    """
+    require_order(phrase, sources, f"{task} PHRASE SOURCE")
+    every: ObjectOptions = {} if coco is None else {"conf": 0.0}
+    return {**every, **options, "classes": known_phrases(phrase, options)}
+
+
+def about_question(
+    question: str, sources: list[str], wording: AnswerWording, options: AnswerOptions
+) -> dict[str, Any]:
+    """Return the keywords of `ask`; refuse a question that the checkpoint's prompts cannot ask.
+
+    Raises:
+        PromptError: If it cannot be asked.
+    """
+    from pgvision.runtime import find_checkpoint
+    from pgvision.tokens import answer_prefix
+
+    require_order(question, sources, "ask QUESTION SOURCE")
+    kind = find_checkpoint(options.get("model"), kind=options.get("kind")).sure_kind
+    if kind and not options.get("free_text"):
+        answer_prefix(question, language=wording.language, choices=wording.choices, kind=kind)
+    return {**options, "question": question, **asdict(wording)}
 
 
 def known_phrases(phrase: str, options: ModelOptions) -> tuple[str, ...]:
@@ -239,27 +192,6 @@ def known_phrases(phrase: str, options: ModelOptions) -> tuple[str, ...]:
     card = find_checkpoint(options.get("model"), kind=options.get("kind"))
     known_classes(classes, card, unknown=options.get("unknown", "refuse"))
     return classes
-
-
-def with_all_scores(options: ObjectOptions, coco: Path | None) -> ObjectOptions:
-    """Keep all objects for a COCO file: evaluators want every one."""
-    return {"conf": 0.0, **options} if coco is not None else options
-
-
-def require_question(
-    question: str, language: str, choices: list[str] | None, options: AnswerOptions
-) -> None:
-    """Refuse a question that the checkpoint's prompts cannot ask, before it is loaded.
-
-    Raises:
-        PromptError: If it cannot be asked.
-    """
-    from pgvision.runtime import find_checkpoint
-    from pgvision.tokens import answer_prefix
-
-    kind = find_checkpoint(options.get("model"), kind=options.get("kind")).sure_kind
-    if kind and not options.get("free_text"):
-        answer_prefix(question, language=language, choices=choices, kind=kind)
 
 
 def require_order(words: str, sources: list[str], usage: str) -> None:

@@ -7,9 +7,8 @@ head" -p task=str:segment -p model=str:small``
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from pgvision.errors import DependencyError, OptionError
+from pgvision.labelling.label_studio import outer_rings
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.tasks import Detector, Segmenter
 from pgvision.tokens import require_classes
@@ -62,15 +61,11 @@ class CvatFunction:
             if not isinstance(one, SegmentationResult):
                 shapes.append(self._cvat.rectangle(label, one.xyxy[0].tolist(), **how))
             elif context.conv_mask_to_poly:
-                shapes += [self._cvat.polygon(label, ring, **how) for ring in _rings(one)]
+                rings = [ring.ravel().tolist() for ring in outer_rings(one)]
+                shapes += [self._cvat.polygon(label, ring, **how) for ring in rings]
             elif one.masks.any():
                 shapes.append(self._cvat.mask(label, self._encode(one.masks[0]), **how))
         return shapes
-
-
-def _rings(one: SegmentationResult) -> list[list[float]]:
-    (shape,) = one.polygons(tolerance=0.5)
-    return [np.asarray(part.exterior.coords)[:-1].ravel().tolist() for part in shape.geoms]
 
 
 def create(

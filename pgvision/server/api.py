@@ -1,6 +1,7 @@
-"""Routes /v1/detect, segment, caption, ask, read and models; bodies in, COCO-style JSON out."""
+"""Routes /v1/detect, segment, caption, ask, read and models; bodies in, JSON out."""
 
 import base64
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -12,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from pgvision.boxes import xyxy_to_xywh
+from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.coco.writing import annotation_entry, image_entry
+from pgvision.labelling.label_studio import outer_rings
 from pgvision.results import DetectionResult, SegmentationResult, TextResult
-from pgvision.server.compat_forms import hugging_face_form, is_asked, roboflow_form
 from pgvision.server.errors import ApiError
 from pgvision.server.fields import TASKS, Fields, ObjectFields, SegmentFields, validated
 from pgvision.server.service import Outcome, Service
@@ -43,14 +44,14 @@ _ERRORS: Final = {
 def v1_routes(service: Service) -> APIRouter:
     """Return the five tasks and the list of models."""
     router = APIRouter(prefix="/v1")
-    for task, (kind, summary, example) in TASKS.items():
+    for task, kind in TASKS.items():
         router.add_api_route(
             f"/{task}",
             _route(service, task, kind),
             methods=["POST"],
-            summary=summary,
+            summary=kind.__doc__,
             name=task,
-            openapi_extra=_described(task, kind, example),
+            openapi_extra=_described(task, kind),
         )
 
     @router.get("/models", summary="The models, and the classes and questions they know.")
@@ -75,14 +76,14 @@ async def read_json(request: Request) -> dict[str, Any]:
     """
     kind = _content_type(request)
     if kind != "application/json":
-        raise ApiError(415, "bad_body", f"Content-Type: expected application/json, got {kind!r}")
+        raise ApiError("bad_body", f"Content-Type: expected application/json, got {kind!r}")
     body = await request.body()
     try:
         values = await run_in_threadpool(orjson.loads, body)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "bad_json", f"the body is not JSON: {error}") from error
+        raise ApiError("bad_json", f"the body is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ApiError(400, "bad_json", f"expected a JSON object, got a {type(values).__name__}")
+        raise ApiError("bad_json", f"expected a JSON object, got a {type(values).__name__}")
     return values
 
 
@@ -99,7 +100,6 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
         values = await read_json(request)
     else:
         raise ApiError(
-            415,
             "bad_body",
             f"Content-Type: expected multipart/form-data or application/json, got {kind[:80]!r}",
         )
@@ -117,12 +117,11 @@ def require_images(uploads: Sequence[Any], most: int) -> list[Upload]:
     """
     if len(uploads) > most:
         raise ApiError(
-            422, "too_many_images", f"image: expected at most {most} images, got {len(uploads)}"
+            "too_many_images", f"image: expected at most {most} images, got {len(uploads)}"
         )
     if uploads and all(isinstance(one, Upload) and one.content != "" for one in uploads):
         return list(uploads)
     raise ApiError(
-        422,
         "no_picture",
         "image: expected an image (a file in a multipart form, base64 in JSON), got "
         f"{'none' if uploads in ([], [None]) else 'something else'}",
@@ -153,7 +152,7 @@ async def _multipart(request: Request) -> dict[str, Any]:
             request.headers, request.stream(), max_part_size=_MAX_FIELD_BYTES, **limits
         ).parse()
     except MultiPartException as error:
-        raise ApiError(400, "bad_form", f"the multipart form is broken: {error.message}") from error
+        raise ApiError("bad_form", f"the multipart form is broken: {error.message}") from error
     try:
         values: dict[str, Any] = {}
         for key in form:
@@ -226,15 +225,13 @@ def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
     boxes = xyxy_to_xywh(result.xyxy).tolist()
     runs = result.rle() if isinstance(result, SegmentationResult) else None
     annotations: list[dict[str, Any]] = []
-    for row in is_asked(result):
+    for row in np.flatnonzero(result.class_ids >= 0).tolist():
         shape: Any = None if runs is None else runs[row]
         area = None
         if isinstance(result, SegmentationResult):
             area = float(result.area[row])
             if masks == "polygons":
-                (outline,) = result[row].polygons(tolerance=0.5)
-                rings = [np.asarray(part.exterior.coords)[:-1] for part in outline.geoms]
-                shape = [ring.ravel().tolist() for ring in rings]
+                shape = [ring.ravel().tolist() for ring in outer_rings(result[row])]
         category = int(result.class_ids[row]) + 1
         entry = annotation_entry(
             len(annotations) + 1, 1, category, boxes[row], area=area, segmentation=shape
@@ -286,10 +283,11 @@ def _route(
 # --- OpenAPI -------------------------------------------------------------------------------------
 
 
-def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> dict[str, Any]:
+def _described(task: str, kind: type[Fields]) -> dict[str, Any]:
     """Return OpenAPI's description of a task, with examples that can be sent as they are."""
     # 1. Request: multipart and JSON.
     schema = kind.model_json_schema()
+    example = {name: one.examples[0] for name, one in kind.model_fields.items() if one.examples}
     coded = {"type": "string", "description": "Base64, a data URI, or an address; or a list."}
     file = {"type": "string", "format": "binary", "description": "A file; several times: several."}
     content = {}
@@ -324,3 +322,57 @@ def _described(task: str, kind: type[Fields], example: Mapping[str, object]) -> 
         "requestBody": {"required": True, "content": content},
         "responses": {"200": described, **errors},
     }
+
+
+def roboflow_form(result: DetectionResult, timings: Mapping[str, float]) -> dict[str, Any]:
+    """Return the JSON of Roboflow's inference (`supervision.Detections.from_inference`).
+
+    ``points`` are the mask's outer ring with the largest area; ``other_parts`` counts those that
+    the form has no place for. An unknown score is 1: the form has no other value for it.
+
+    Example:
+        >>> result = DetectionResult(image_hw=(40, 60), xyxy=[[10, 20, 30, 40]], labels=["helmet"],
+        ...                          class_ids=[0], classes=["helmet"])
+        >>> roboflow_form(result, {})["predictions"][0]["x"]
+        20.0
+    """
+    predictions: list[dict[str, Any]] = []
+    for one in result[result.class_ids >= 0]:
+        (box,) = xyxy_to_cxcywh(one.xyxy).tolist()
+        entry: dict[str, Any] = dict(zip(("x", "y", "width", "height"), box, strict=True))
+        entry["confidence"] = 1.0 if one.scores is None else float(one.scores[0])
+        entry |= {"class": one.labels[0] or "", "class_id": int(one.class_ids[0])}
+        entry["detection_id"] = str(uuid.uuid4())
+        if isinstance(one, SegmentationResult):
+            # Roboflow has one polygon for an object: the largest part.
+            ring, *others = outer_rings(one) or [np.zeros((0, 2))]
+            entry["points"] = [{"x": x, "y": y} for x, y in ring.tolist()]
+            entry |= {"other_parts": len(others)} if others else {}
+        predictions.append(entry)
+    height, width = result.image_hw
+    return {
+        "time": timings.get("total"),
+        "image": {"width": width, "height": height},
+        "predictions": predictions,
+    }
+
+
+def hugging_face_form(result: DetectionResult) -> list[dict[str, Any]]:
+    """Return the JSON of a zero-shot-object-detection pipeline, the best object first.
+
+    Example:
+        >>> result = DetectionResult(image_hw=(40, 60), xyxy=[[10, 20, 30, 40]], labels=["helmet"],
+        ...                          class_ids=[0], classes=["helmet"], scores=[0.5])
+        >>> hugging_face_form(result)
+        [{'score': 0.5, 'label': 'helmet', 'box': {'xmin': 10, 'ymin': 20, 'xmax': 30, 'ymax': 40}}]
+    """
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    found = [
+        {
+            "score": None if one.scores is None else float(one.scores[0]),
+            "label": one.labels[0],
+            "box": dict(zip(corners, map(round, one.xyxy[0].tolist()), strict=True)),
+        }
+        for one in result[result.class_ids >= 0]
+    ]
+    return sorted(found, key=lambda entry: -(entry["score"] or 0.0))

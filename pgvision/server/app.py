@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pgvision import __version__, samples
 from pgvision.errors import OptionError, PgvisionError
@@ -27,6 +28,7 @@ from pgvision.server.settings import ServeSettings
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG: Final = 2048
+_HEADER_SECONDS: Final = 10.0  # from a connection, or a request's first byte, to its whole header
 _ABOUT: Final = """PaliGemma as a service: boxes, masks, captions, answers and text, in COCO terms.
 
 Send an image as the file `image` of a multipart form, or as base64 in JSON. Errors come as
@@ -105,6 +107,37 @@ def create_app(
     return app
 
 
+class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
+    """Uvicorn's protocol, which by itself waits for ever for the rest of a request's header."""
+
+    header_seconds = _HEADER_SECONDS
+    _timer: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._time_header()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._time_header()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def _time_header(self) -> None:
+        # A request is in progress from its whole header until its response is complete.
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._cancel()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(self.header_seconds, self.transport.close)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 def serve(settings: ServeSettings) -> None:
     """Listen until Ctrl-C or SIGTERM; requests in progress are finished.
 
@@ -116,8 +149,11 @@ def serve(settings: ServeSettings) -> None:
         CheckpointError: If a model cannot be loaded.
     """
     app = create_app(settings, on_failure=lambda: setattr(server, "should_exit", True))
+    seconds = min(_HEADER_SECONDS, settings.deadline)
+    protocol: Any = type("Protocol", (_TimedProtocol,), {"header_seconds": seconds})
     config = uvicorn.Config(
         app,
+        http=protocol,
         log_config=None,
         access_log=False,
         backlog=_BACKLOG,
@@ -177,7 +213,7 @@ def _page_routes() -> APIRouter:
     @router.get("/page/{name}")
     async def static(name: str) -> FileResponse:
         if name not in names:
-            raise ApiError(404, "no_route", f"/page/{name[:80]}: there is no such file")
+            raise ApiError("no_route", f"/page/{name[:80]}: there is no such file")
         return FileResponse(names[name], headers=_PAGE_HEADERS)
 
     return router

@@ -22,11 +22,14 @@ from pgvision.tokens import question_prefix
 
 _MAX_ITEMS: Final = 64
 _LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,4})?"
-# PaliGemma's own prompts. Everything else is a question.
-_OBJECTS: Final = re.compile(r"(detect|segment)\s+(\S.*)", re.I | re.S)
-_CAPTION: Final = re.compile(rf"(cap|caption|describe)(?:\s+({_LANGUAGE}))?", re.I)
-_READ: Final = re.compile(r"(?:ocr|read)", re.I)
-_ANSWER: Final = re.compile(rf"answer\s+({_LANGUAGE})\s+(\S.*)", re.I | re.S)
+# PaliGemma's own prompts, by task. Everything else is a question.
+_PROMPTS: Final = {
+    "detect": r"detect\s+(?P<classes>\S.*)",
+    "segment": r"segment\s+(?P<classes>\S.*)",
+    "caption": rf"(?P<style>cap|caption|describe)(?:\s+(?P<language>{_LANGUAGE}))?",
+    "read": r"ocr|read",
+    "ask": rf"(?:answer\s+(?P<language>{_LANGUAGE})\s+)?(?P<question>\S.*)",
+}
 _QUESTION: Final = re.compile(rf"question\s+({_LANGUAGE})\s+(\S.*)", re.I | re.S)
 
 
@@ -53,6 +56,18 @@ class _Message(BaseModel):
     content: str | Annotated[list[_Part], BeforeValidator(_few)] | None = None
     name: str | None = None
 
+    @property
+    def parts(self) -> list[_Part]:
+        """The parts that contain something."""
+        parts = self.content
+        if isinstance(parts, str):
+            parts = [_Part(type="text", text=parts)]
+        return [part for part in parts or () if part.image_url or (part.text or "").strip()]
+
+
+class _Format(BaseModel):
+    type: Literal["text", "json_object"] = "text"  # answers follow no schema of the caller
+
 
 class ChatBody(BaseModel):
     """Body of /v1/chat/completions; fields that cannot be done take only their neutral values."""
@@ -68,7 +83,7 @@ class ChatBody(BaseModel):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
     stream_options: dict[str, bool] | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: _Format | None = None
     # Answers are the most probable tokens: any seed and top_p give the same one.
     temperature: Literal[0] | None = None
     seed: int | None = None
@@ -81,7 +96,7 @@ class ChatBody(BaseModel):
     prompt_cache_key: str | None = None
     # Not done: only the value that asks for nothing.
     n: Literal[1] | None = None
-    stop: Annotated[list[str], Field(max_length=0)] | None = None
+    stop: Annotated[list[str] | str, Field(max_length=0)] | None = None
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
@@ -105,7 +120,9 @@ def chat_routes(service: Service) -> APIRouter:
     async def chat(request: Request) -> Response:
         # 1. Read the request.
         values = await read_json(request)
-        body = await service.uploads.run(lambda: _validated_chat(values))
+        body = await service.uploads.run(lambda: validated(ChatBody, values))
+        if body.top_logprobs and not body.logprobs:
+            raise ApiError("bad_field", "top_logprobs: needs logprobs=true")
         words, upload = read_messages(body.messages)
         model = service.models.pick(body.model)
         task, fields = fields_of_prompt(words, body, model.card)
@@ -122,64 +139,37 @@ def chat_routes(service: Service) -> APIRouter:
     return router
 
 
-def _validated_chat(values: dict[str, Any]) -> ChatBody:
-    if isinstance(values.get("stop"), str):
-        values["stop"] = [values["stop"]]
-    body = validated(ChatBody, values)
-    # Refuse what would otherwise be ignored silently.
-    wanted = (body.response_format or {}).get("type", "text")
-    if wanted not in ("text", "json_object"):
-        raise ApiError(
-            422,
-            "bad_field",
-            f"response_format: expected text or json_object, got {str(wanted)[:40]!r}; answers "
-            "follow no schema of the caller",
-        )
-    if body.top_logprobs and not body.logprobs:
-        raise ApiError(422, "bad_field", "top_logprobs: needs logprobs=true")
-    return body
-
-
 def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
     """Return the words and the image of one user message.
 
     Raises:
         ApiError: 422 if there is more than that, or less.
     """
-    texts: list[str] = []
-    images: list[str] = []
-    # 1. Collect texts and images of the one user message.
-    for number, message in enumerate(messages):
-        parts = message.content
-        if isinstance(parts, str):
-            parts = [_Part(type="text", text=parts)]
-        parts = [part for part in parts or () if part.image_url or (part.text or "").strip()]
-        if message.role != "user" and parts:
+    # 1. Find the one user message.
+    written = [(number, message) for number, message in enumerate(messages) if message.parts]
+    for number, message in written:
+        if message.role != "user":
             raise ApiError(
-                422,
                 "bad_field",
                 f"messages[{number}]: role {message.role!r} is not supported: the model takes one "
                 "user message, and no instructions or earlier turns",
             )
-        if parts and (texts or images):
-            raise ApiError(
-                422, "bad_field", f"messages[{number}]: expected one user message; send each alone"
-            )
-        for part in parts:
-            if part.image_url:
-                url = part.image_url
-                images.append(str(url.get("url", "") if isinstance(url, dict) else url))
-            if part.text:
-                texts.append(part.text)
+    if len(written) > 1:
+        number = written[1][0]
+        reason = f"messages[{number}]: expected one user message; send each alone"
+        raise ApiError("bad_field", reason)
+    parts = [part for _, message in written for part in message.parts]
+    urls = [part.image_url for part in parts if part.image_url]
+    images = [str(url.get("url", "") if isinstance(url, dict) else url) for url in urls]
+    texts = [part.text for part in parts if part.text]
     # 2. Require exactly one image and a text.
     words = " ".join(" ".join(texts).replace("<image>", " ").split())
     if len(images) > 1:
         raise ApiError(
-            422, "too_many_images", f"messages: expected one image_url, got {len(images)} images"
+            "too_many_images", f"messages: expected one image_url, got {len(images)} images"
         )
     if not images or not images[0] or not words:
         raise ApiError(
-            422,
             "no_picture",
             "messages: expected a user's text and an image_url with a data URI, got "
             f"{'no image' if words else 'no text'}",
@@ -193,26 +183,23 @@ def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[
     if match := _QUESTION.fullmatch(words):
         prompt = question_prefix(match[2], language=match[1].lower(), kind=card.kind)
         return "ask", validated(PromptFields, {"prompt": prompt, **more})
-    if match := _OBJECTS.fullmatch(words):
-        task, values = match[1].lower(), {"classes": match[2]}
-    elif match := _CAPTION.fullmatch(words):
-        style, language = match[1].lower(), (match[2] or "en").lower()
-        # "describe" is a longer caption only where the checkpoint knows it.
-        style = "caption" if style == "describe" and card.kind == "tiny" else style
-        task, values = "caption", {"style": style, "language": language}
-    elif _READ.fullmatch(words):
-        task, values = "read", {}
-    elif match := _ANSWER.fullmatch(words):
-        task, values = "ask", {"language": match[1].lower(), "question": match[2]}
-    else:
-        task, values = "ask", {"question": words}
-    return task, validated(TASKS[task][0], values | more)
+    task, match = next(
+        (task, match)
+        for task, pattern in _PROMPTS.items()
+        if (match := re.fullmatch(pattern, words, re.I | re.S))
+    )
+    values = {name: value for name, value in match.groupdict().items() if value}
+    values |= {name: values[name].lower() for name in ("style", "language") if name in values}
+    # "describe" is a longer caption only where the checkpoint knows it.
+    if values.get("style") == "describe" and card.kind == "tiny":
+        values["style"] = "caption"
+    return task, validated(TASKS[task], values | more)
 
 
 def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
     # 1. Text: the model's own, or our JSON.
     text = outcome.result.raw_text
-    if (body.response_format or {}).get("type") == "json_object":
+    if body.response_format and body.response_format.type == "json_object":
         text = orjson.dumps(answer_body(outcome, task, masks="polygons")).decode()
     # 2. Usage.
     generations = [answer for _, answer in outcome.answers]
@@ -246,13 +233,12 @@ def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, An
     # 1. Require one answer with probabilities.
     if len(generations) != 1:
         raise ApiError(
-            422,
             "bad_field",
             f"logprobs: this request needs {len(generations)} prompts; ask for one class at once",
         )
     (answer,) = generations
     if answer.logprobs is None:
-        raise ApiError(422, "bad_field", "logprobs: this engine gives no probabilities")
+        raise ApiError("bad_field", "logprobs: this engine gives no probabilities")
     # 2. One entry for each token; location and mask tokens have full distributions.
     loc_rows = iter(() if answer.loc_probs is None else answer.loc_probs)
     seg_rows = iter(() if answer.seg_probs is None else answer.seg_probs)
@@ -293,9 +279,7 @@ def _chunks(completion: dict[str, Any], *, with_usage: bool) -> Iterator[bytes]:
     delta = {"role": "assistant", "content": choice["message"]["content"]}
     texts = {"index": 0, "delta": delta, "logprobs": choice["logprobs"], "finish_reason": None}
     end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
-    for one in (texts, end):
-        yield b"data: " + orjson.dumps({**head, "choices": [one]}) + b"\n\n"
-    if with_usage:
-        last = {**head, "choices": [], "usage": completion["usage"]}
-        yield b"data: " + orjson.dumps(last) + b"\n\n"
-    yield b"data: [DONE]\n\n"
+    events = [{**head, "choices": [one]} for one in (texts, end)]
+    events += [{**head, "choices": [], "usage": completion["usage"]}] if with_usage else []
+    for event in (*map(orjson.dumps, events), b"[DONE]"):
+        yield b"data: " + event + b"\n\n"

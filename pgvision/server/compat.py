@@ -12,8 +12,7 @@ from pgvision.errors import DataError, PromptError
 from pgvision.labelling.label_studio import LabelConfig, prediction, read_label_config
 from pgvision.results import DetectionResult
 from pgvision.runtime import CheckpointCard
-from pgvision.server.api import json_response, read_json, require_images
-from pgvision.server.compat_forms import roboflow_form
+from pgvision.server.api import json_response, read_json, require_images, roboflow_form
 from pgvision.server.errors import ApiError, api_error_of
 from pgvision.server.fields import ObjectFields, SegmentFields, validated
 from pgvision.server.service import Service
@@ -76,19 +75,17 @@ def label_studio_routes(service: Service) -> APIRouter:
         body = await read_json(request)
         xml, tasks = body.get("label_config"), body.get("tasks")
         if not isinstance(tasks, list) or not tasks:
-            raise ApiError(422, "no_tasks", "tasks: expected a list of tasks, got none")
+            raise ApiError("no_tasks", "tasks: expected a list of tasks, got none")
         most = service.settings.max_images
         if len(tasks) > most:
-            raise ApiError(
-                422, "too_many_tasks", f"tasks: expected at most {most}, got {len(tasks)}"
-            )
+            raise ApiError("too_many_tasks", f"tasks: expected at most {most}, got {len(tasks)}")
         try:
             # 2. Read the label config, which defines what is asked for.
             if not isinstance(xml, str) or len(xml) > _MAX_XML:
                 raise DataError("label_config: expected the project's XML")
             config = await service.uploads.run(lambda: read_label_config(xml))
         except DataError as error:
-            raise ApiError(422, "bad_label_config", str(error)) from error
+            raise ApiError("bad_label_config", str(error)) from error
         known = await service.uploads.run(lambda: _known(config, service.models.all[0].card))
         # 3. Answer a few tasks at a time.
         limit = asyncio.Semaphore(_AT_ONCE)
@@ -136,18 +133,20 @@ async def _predict(
 ) -> dict[str, Any]:
     """Answer one task: each image of its config, as boxes and as masks."""
     data = task.get("data") if isinstance(task, dict) else None
-    joined = _empty(version)
+    joined, home = _empty(version), os.environ.get(LABEL_STUDIO, "")
     # Each image tag, each image of it, then boxes and masks.
     for to_name, key in config.fields.items():
         sent = data.get(key) if isinstance(data, dict) else None
         for index, address in enumerate(sent if isinstance(sent, list) else [sent]):
             if not isinstance(address, str):
-                raise ApiError(422, "no_picture", f"tasks: expected data.{key} with an image")
+                raise ApiError("no_picture", f"tasks: expected data.{key} with an image")
+            # A path means one of Label Studio's own uploads.
+            upload = Upload(urljoin(home, address) if address.startswith("/") else address)
             results = []
             for kind in (ObjectFields, SegmentFields):
                 if classes := config.classes(to_name, masks=kind is SegmentFields):
                     fields = validated(kind, {"classes": list(classes)})
-                    outcome = await service.answer(request, _upload(address), fields)
+                    outcome = await service.answer(request, upload, fields)
                     if isinstance(outcome.result, DetectionResult):
                         results.append(outcome.result)
             if results:
@@ -161,9 +160,3 @@ async def _predict(
 
 def _empty(version: str) -> dict[str, Any]:
     return {"model_version": version, "score": None, "result": []}
-
-
-def _upload(address: str) -> Upload:
-    """Return the image of a task; a path means one of Label Studio's own uploads."""
-    home = os.environ.get(LABEL_STUDIO)
-    return Upload(urljoin(home, address) if home and address.startswith("/") else address)

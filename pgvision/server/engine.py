@@ -149,7 +149,7 @@ class Batcher:
         """
         with self._changed:
             if self._is_closed:
-                raise ApiError(503, "closing", "the service is shutting down; ask again later")
+                raise ApiError("closing", "the service is shutting down; ask again later")
             self._waiting.append(job)
             self._changed.notify()
 
@@ -271,9 +271,9 @@ class ServedModel:
         if self.batcher is not None:
             return self.batcher
         if self.error is not None:
-            raise ApiError(503, "not_loaded", f"{self.name} could not be loaded: {self.error}")
+            raise ApiError("not_loaded", f"{self.name} could not be loaded: {self.error}")
         raise ApiError(
-            503, "loading", f"{self.name} is still loading; ask again soon", {"Retry-After": "2"}
+            "loading", f"{self.name} is still loading; ask again soon", {"Retry-After": "2"}
         )
 
     def require_healthy(self) -> None:
@@ -283,9 +283,7 @@ class ServedModel:
             ApiError: 503 if it is not loaded, or if its last jobs all failed.
         """
         if not self.require().is_healthy:
-            raise ApiError(
-                503, "engine_failed", f"{self.name}: the engine fails; restart the service"
-            )
+            raise ApiError("engine_failed", f"{self.name}: the engine fails; restart the service")
 
     @property
     def entry(self) -> dict[str, object]:
@@ -345,7 +343,7 @@ class Models:
                 return model
         names = ", ".join(model.name for model in self.all)
         raise ApiError(
-            404, "unknown_model", f"model: {str(name)[:80]!r} is not served here; it has {names}"
+            "unknown_model", f"model: {str(name)[:80]!r} is not served here; it has {names}"
         )
 
     def _open(self, checkpoint: str | None) -> Generator:

@@ -17,23 +17,42 @@ MAX_MESSAGE: Final = 1000
 """Characters of a message; a longer one is cut, so that no request gets a large error."""
 
 
+_STATUS: Final = {
+    code: status
+    for status, codes in {
+        400: "bad_json bad_form", 401: "wrong_key", 403: "wrong_host wrong_origin",
+        404: "unknown_model no_route", 408: "too_slow", 413: "too_large too_many_pixels",
+        415: "bad_body", 429: "queue_full busy", 499: "hung_up", 500: "failed",
+        503: "closing not_loaded loading engine_failed", 504: "deadline_passed",
+    }.items()
+    for code in codes.split()
+}  # fmt: skip
+"""HTTP status of each code; of all others 422, for what the caller can fix."""
+
+
 class ApiError(PgvisionError):
     """A request that is refused.
 
     Args:
-        status: HTTP status.
         code: One word for programs, such as ``"queue_full"``.
         message: What was expected, what came, and what to do.
         headers: Further headers, such as ``Retry-After``.
+        status: HTTP status; None: that of the code.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+        self,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        status: int | None = None,
     ) -> None:
         cut = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} ..."
         # A lone surrogate cannot be sent as UTF-8.
         super().__init__(hide_secrets(cut).encode(errors="backslashreplace").decode())
-        self.status, self.code, self.headers = status, code, dict(headers or {})
+        self.code, self.headers = code, dict(headers or {})
+        self.status = status or _STATUS.get(code, 422)
 
     @property
     def body(self) -> dict[str, dict[str, str]]:
@@ -60,14 +79,12 @@ def api_error_of(error: BaseException) -> ApiError:
     kinds |= {ImageError: "bad_picture", SourceError: "bad_picture"}
     for kind, code in kinds.items():
         if isinstance(error, kind):
-            return ApiError(422, code, str(error))
+            return ApiError(code, str(error))
     # Messages of inner errors contain paths; the log has them under the same number.
     number = uuid.uuid4().hex[:8]
     _LOG.error("internal error %s", number, exc_info=error)
     return ApiError(
-        500,
-        "failed",
-        f"internal error {number}; the service's log has the reason under this number",
+        "failed", f"internal error {number}; the service's log has the reason under this number"
     )
 
 
@@ -85,13 +102,13 @@ async def on_http_error(request: Request, error: Exception) -> JSONResponse:
         405: f"{path}: does not take {request.method}; /openapi.json lists what it takes",
     }
     headers = getattr(error, "headers", None)
-    return ApiError(status, "no_route", messages.get(status, str(error)), headers).response()
+    message = messages.get(status, str(error))
+    return ApiError("no_route", message, headers, status=status).response()
 
 
 def deadline_error(seconds: float) -> ApiError:
     """Return the error of a request that was not answered within ``seconds``."""
     return ApiError(
-        504,
         "deadline_passed",
         f"not answered within {seconds:g} s; ask again when fewer ask, or start the service with "
         "a longer --deadline",

@@ -27,14 +27,13 @@ def split_names(value: object) -> object:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, Sequence):
         return value
-    if len(texts) > MAX_NAMES or sum(len(text) for text in texts if isinstance(text, str)) > (
-        MAX_NAMES * MAX_NAME
-    ):
-        raise ValueError(f"expected at most {MAX_NAMES} names of {MAX_NAME} characters")
-    if not all(isinstance(text, str) for text in texts):
+    # Bounded before the texts are split, and the names after it.
+    length = sum(len(text) for text in texts[: MAX_NAMES + 1] if isinstance(text, str))
+    is_small = len(texts) <= MAX_NAMES and length <= MAX_NAMES * MAX_NAME
+    if is_small and not all(isinstance(text, str) for text in texts):
         return value
-    names = [name.strip() for text in texts for name in text.split(";")]
-    if len(names) > MAX_NAMES or max(map(len, names), default=0) > MAX_NAME:
+    names = [name.strip() for text in texts for name in text.split(";")] if is_small else []
+    if not is_small or len(names) > MAX_NAMES or max(map(len, names), default=0) > MAX_NAME:
         raise ValueError(f"expected at most {MAX_NAMES} names of {MAX_NAME} characters")
     return names
 
@@ -57,13 +56,15 @@ class Fields(BaseModel):
 
 
 class ObjectFields(Fields):
-    """Fields of ``detect``."""
+    """Find objects: a box and a score for each."""
 
     classes: Annotated[list[str], BeforeValidator(split_names)] = Field(
         description="What to find: a name, or several with ';' between.", examples=["helmet; head"]
     )
     conf: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
-        None, description="Lowest score that is kept; 'auto' (default): the model's thresholds."
+        None,
+        description="Lowest score that is kept; 'auto' (default): the model's thresholds.",
+        examples=[0.3],
     )
     nms: float | None = Field(
         None, ge=0, le=1, description="IoU from which two objects of a class are one."
@@ -79,22 +80,24 @@ class ObjectFields(Fields):
 
 
 class SegmentFields(ObjectFields):
-    """Fields of ``segment``."""
+    """Find objects: box, mask and score."""
 
     masks: Literal["rle", "polygons"] = Field(
-        "rle", description="COCO's run lengths (exact), or polygons (outer rings)."
+        "rle",
+        description="COCO's run lengths (exact), or polygons (outer rings).",
+        examples=["polygons"],
     )
 
 
 class CaptionFields(Fields):
-    """Fields of ``caption``."""
+    """Describe an image."""
 
     language: str = Field("en", max_length=20, description="Language of the caption.")
     style: Literal["caption", "describe", "cap"] = "caption"
 
 
 class AskFields(Fields):
-    """Fields of ``ask``."""
+    """Answer a question about an image."""
 
     question: str = Field(
         min_length=1, max_length=500, examples=["how many workers wear a helmet?"]
@@ -106,7 +109,7 @@ class AskFields(Fields):
 
 
 class ReadFields(Fields):
-    """Fields of ``read``."""
+    """Read the text in an image."""
 
 
 class PromptFields(Fields):
@@ -115,23 +118,14 @@ class PromptFields(Fields):
     prompt: str = Field(min_length=1, max_length=500)
 
 
-TASKS: Final[dict[str, tuple[type[Fields], str, dict[str, object]]]] = {
-    "detect": (
-        *(ObjectFields, "Find objects: a box and a score for each."),
-        {"classes": "helmet; head", "conf": 0.3},
-    ),
-    "segment": (
-        *(SegmentFields, "Find objects: box, mask and score."),
-        {"classes": "helmet", "masks": "polygons"},
-    ),
-    "caption": (CaptionFields, "Describe an image.", {"language": "en"}),
-    "ask": (
-        *(AskFields, "Answer a question about an image."),
-        {"question": "how many workers wear a helmet?"},
-    ),
-    "read": (ReadFields, "Read the text in an image.", {}),
+TASKS: Final[dict[str, type[Fields]]] = {
+    "detect": ObjectFields,
+    "segment": SegmentFields,
+    "caption": CaptionFields,
+    "ask": AskFields,
+    "read": ReadFields,
 }
-"""Fields, summary and an example of each task."""
+"""Fields of each task; their docstrings are the summaries of the routes."""
 
 
 def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
@@ -145,7 +139,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
         ['helmet', 'head']
     """
     if len(values) > MAX_NAMES:
-        raise ApiError(422, "bad_field", f"expected a few fields, got {len(values)}")
+        raise ApiError("bad_field", f"expected a few fields, got {len(values)}")
     try:
         fields = kind.model_validate(values)
     except ValidationError as error:
@@ -158,7 +152,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
                 messages.append(f"{name}: there is no such field; known are {known}")
             else:
                 messages.append(f"{name}: {each['msg']}, got {_start_of(each['input'])}")
-        raise ApiError(422, "bad_field", "; ".join(messages)) from error
+        raise ApiError("bad_field", "; ".join(messages)) from error
     if isinstance(fields, ObjectFields):
         require_classes(fields.classes)
     return fields

@@ -183,7 +183,6 @@ class ServiceMiddleware:
         name = _host_name(headers.get("host", ""))
         if self._settings.is_local and name not in self._host_names:
             raise ApiError(
-                403,
                 "wrong_host",
                 f"Host: this service is for {', '.join(sorted(_LOOPBACK_HOSTS))}, got {name!r}; "
                 f"start it with --allow-origin http://{name} to serve this name",
@@ -202,7 +201,6 @@ class ServiceMiddleware:
         )
         if is_foreign:
             raise ApiError(
-                403,
                 "wrong_origin",
                 f"Origin: pages of {str(origin)[:80]!r} may not call this service; start it with "
                 "--allow-origin ORIGIN to let them",
@@ -217,7 +215,6 @@ class ServiceMiddleware:
         if any(text and hmac.compare_digest(text.encode(), key.encode()) for text in sent):
             return
         raise ApiError(
-            401,
             "wrong_key",
             "this service needs a key: send 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
             {"WWW-Authenticate": "Bearer"},
@@ -229,7 +226,6 @@ class ServiceMiddleware:
         if self._num_inside < self._settings.queue:
             return
         raise ApiError(
-            429,
             "queue_full",
             f"{self._num_inside} requests are in progress, which is the limit; ask again after the "
             "seconds in Retry-After",
@@ -251,18 +247,14 @@ class ServiceMiddleware:
                     is_large = context.num_bytes > most
                     if self._num_bytes > self._settings.max_bytes_in_flight:
                         raise ApiError(
-                            429,
                             "busy",
                             "too many bytes are being received at this moment; ask again",
                             {"Retry-After": "1"},
                         )
         except TimeoutError as error:
-            raise ApiError(
-                408, "too_slow", "the body did not come in time; send it again"
-            ) from error
+            raise ApiError("too_slow", "the body did not come in time; send it again") from error
         if is_large:
             raise ApiError(
-                413,
                 "too_large",
                 f"expected a body of at most {most} bytes; send a smaller image, or start the "
                 "service with a larger --max-mb",

@@ -23,17 +23,8 @@ from pgvision.server.fields import (
     SegmentFields,
 )
 from pgvision.server.settings import ServeSettings
-from pgvision.server.uploads import Decoded, Upload, Uploads
-from pgvision.tasks import (
-    Answered,
-    Answerer,
-    Ask,
-    Captioner,
-    Detector,
-    Reader,
-    Segmenter,
-    Task,
-)
+from pgvision.server.uploads import Upload, Uploads
+from pgvision.tasks import Answered, Answerer, Ask, Captioner, Detector, Reader, Segmenter, Task
 from pgvision.tasks.text import TextTask
 
 
@@ -83,23 +74,17 @@ class Service:
         task, notes = await self.uploads.run(lambda: _prepare(fields, model))
         # 2. Decode. Tiles and annotated images need all pixels.
         full_size = fields.annotated or getattr(fields, "tile", None) is not None
-        decoded = await self.uploads.decode(upload, deadline, full_size=full_size)
-        try:
+        decoded = self.uploads.decoded(upload, deadline, full_size=full_size)
+        async with decoded as (frame, image_hw):
             spent = time.perf_counter() - started
             # 3. Put the prompts into the queue, and wait for the answers.
-            asks = await self.uploads.run(lambda: self._plan(task, decoded.frame, fields))
-            job = Job(decoded.frame, asks, deadline)
+            asks = await self.uploads.run(lambda: self._plan(task, frame, fields))
+            job = Job(frame, asks, deadline)
             # No prompts: the task refuses the image, and its result has the reason.
             answers = await self._wait(request, batcher, job) if asks else []
             # 4. Read them; sizes are those of the image that was sent.
-            result = await self.uploads.run(lambda: _read(task, decoded, answers))
-        finally:
-            self.uploads.release(decoded)
-        timings = {
-            "picture": spent,
-            "queue": job.waited,
-            "total": time.perf_counter() - started,
-        }
+            result = await self.uploads.run(lambda: _read(task, frame, image_hw, answers))
+        timings = {"picture": spent, "queue": job.waited, "total": time.perf_counter() - started}
         return Outcome(result, model, answers, notes, timings)
 
     async def answer_all(
@@ -125,7 +110,6 @@ class Service:
         asks: Sequence[Ask] = () if num_asks > most else task.plan(frame)
         if max(num_asks, len(asks)) > most:
             raise ApiError(
-                422,
                 "too_many_prompts",
                 f"expected at most {most} prompts, got {max(num_asks, len(asks))} (classes times "
                 "tiles): ask for "
@@ -148,7 +132,7 @@ class Service:
             if answered.done() and not answered.cancelled():
                 return answered.result()
             if gone.done():
-                raise ApiError(499, "hung_up", "the client hung up")
+                raise ApiError("hung_up", "the client hung up")
             self.metrics.late.inc()
             raise deadline_error(self.settings.deadline)
         finally:
@@ -179,15 +163,18 @@ def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[st
     return Reader(**more), ()
 
 
-def _read(task: Task[Answer], decoded: Decoded, answers: Sequence[Answered]) -> Answer:
-    result = task.read(decoded.frame, answers)
-    if result.image_hw == decoded.image_hw:
+def _read(
+    task: Task[Answer], frame: Frame, image_hw: tuple[int, int], answers: Sequence[Answered]
+) -> Answer:
+    """Read the answers about a frame; the result is in pixels of ``image_hw``."""
+    result = task.read(frame, answers)
+    if result.image_hw == image_hw:
         return result
-    changes: dict[str, Any] = {"image_hw": decoded.image_hw, "image": None}
+    changes: dict[str, Any] = {"image_hw": image_hw, "image": None}
     if isinstance(result, DetectionResult):
-        ratio = np.array(decoded.image_hw[::-1]) / np.array(result.image_hw[::-1])
-        scale = np.tile(ratio, 2).astype(np.float32)
-        changes["xyxy"] = np.clip(result.xyxy * scale, 0, np.tile(decoded.image_hw[::-1], 2))
+        size = np.tile(image_hw[::-1], 2)
+        scale = (size / np.tile(result.image_hw[::-1], 2)).astype(np.float32)
+        changes["xyxy"] = np.clip(result.xyxy * scale, 0, size)
         if result.edge_std is not None:
             changes["edge_std"] = result.edge_std * scale
     return replace(result, **changes)

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -10,10 +10,6 @@ from pgvision.errors import OptionError
 from pgvision.http import parse_host
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
-_COUNTS = (
-    *("batch_size", "queue", "max_bytes", "max_pixels", "max_prompts", "max_images"),
-    *("max_pixels_in_flight", "max_bytes_in_flight"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +72,10 @@ class ServeSettings:
         # 1. Ranges.
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port: expected 0 to 65535, got {self.port}")
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for count in fields(self):
+            if count.type is int and count.name != "port" and getattr(self, count.name) < 1:
+                value = getattr(self, count.name)
+                raise OptionError(f"{count.name}: expected at least 1, got {value}")
         if not self.deadline > 0:
             raise OptionError(f"deadline: expected seconds above 0, got {self.deadline}")
         if self.api_key is not None and not self.api_key.strip():

@@ -7,9 +7,11 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -53,21 +55,6 @@ class Upload:
     name: str = "image"
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A decoded image, perhaps shrunk.
-
-    Attributes:
-        frame: Its pixels.
-        image_hw: Height and width as it was sent; results are in these pixels.
-        num_pixels: Pixels that it occupies in `Uploads`.
-    """
-
-    frame: Frame
-    image_hw: tuple[int, int]
-    num_pixels: int
-
-
 def decode_text(text: str) -> bytes:
     r"""Return the bytes of an image that was sent as text.
 
@@ -85,7 +72,6 @@ def decode_text(text: str) -> bytes:
     if not head and len(text) < _LONGEST_PATH and _PATH.match(text) and text[:4] != "/9j/":
         # "/9j/" begins a JPEG. Many paths are valid base64 if padding is not required.
         raise ApiError(
-            422,
             "path_refused",
             f"image: expected an image, got the path {text[:80]!r}; this service opens no files: "
             "send the file itself (multipart field image), or its bytes in base64",
@@ -100,7 +86,7 @@ def decode_text(text: str) -> bytes:
         return base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ApiError(
-            422, "bad_base64", f"image: expected base64 or a data URI, got {text[:40]!r} ({error})"
+            "bad_base64", f"image: expected base64 or a data URI, got {text[:40]!r} ({error})"
         ) from error
 
 
@@ -122,57 +108,54 @@ class Uploads:
         """Run CPU work in one of a few threads."""
         return await asyncio.wrap_future(self._workers.submit(work))
 
-    async def decode(self, upload: Upload, deadline: float, *, full_size: bool) -> Decoded:
-        """Read and decode an image. Call `release` when its answer is there.
+    @asynccontextmanager
+    async def decoded(
+        self, upload: Upload, deadline: float, *, full_size: bool
+    ) -> AsyncIterator[tuple[Frame, tuple[int, int]]]:
+        """Read and decode an image; its pixels count as in flight until the block ends.
 
         Args:
             upload: The image.
             deadline: `time.monotonic` at which the request ends.
             full_size: Keep all pixels of large images, for tiles and annotated images.
 
+        Yields:
+            The image, perhaps shrunk; and height and width as it was sent, which results are in.
+
         Raises:
             ApiError: 413 if it has too many pixels, 422 if it cannot be read.
         """
         # 1. Read the bytes: uploaded, base64, or fetched from an address.
-        content, is_fetched = upload.content, True
+        content, name = upload.content, upload.name
+        scheme = None if isinstance(content, bytes) else _ADDRESS.match(content)
+        is_fetched = scheme is not None and scheme[1].lower() not in ("data", "file")
         if isinstance(content, bytes):
-            data, is_fetched = content, False
-        elif (scheme := _ADDRESS.match(content)) and scheme[1].lower() not in ("data", "file"):
+            data = content
+        elif is_fetched:
             data = await self._fetched(content.strip(), deadline)
         else:
-            text = content
-            data = await self.run(lambda: decode_text(text))
-            is_fetched = False
-        height, width = await self.run(lambda: self._checked_hw(data, upload.name))
+            data = await self.run(partial(decode_text, content))
+        height, width = await self.run(lambda: self._checked_hw(data, name))
         # 2. Wait for free memory: the whole image while it is decoded, then the shrunk one.
-        whole = min(height * width, self._settings.max_pixels_in_flight)
-        await self._take(whole)
-        try:
-            # 3. Decode, and shrink to what the model needs.
-            frame, image_hw = await self.run(lambda: _decode(data, upload.name, full_size))
-        except BaseException as error:
-            self._give(whole)
-            if is_fetched and isinstance(error, ImageError):
-                # The decoder's message quotes the first bytes, which are not the caller's.
-                raise ApiError(
-                    422, "bad_picture", "image: the address does not send an image"
-                ) from error
-            raise
-        # 4. Give back what shrinking saved.
-        kept = min(frame.image_hw[0] * frame.image_hw[1], whole)
-        self._give(whole - kept)
-        return Decoded(frame, image_hw, kept)
-
-    def release(self, decoded: Decoded) -> None:
-        """Free the pixel budget of a decoded image."""
-        self._give(decoded.num_pixels)
-
-    async def _take(self, num_pixels: int) -> None:
-        # Small images go ahead of a large one that does not fit yet.
-        while self._free < num_pixels:
+        taken = min(height * width, self._settings.max_pixels_in_flight)
+        while self._free < taken:  # small images go ahead of a large one that does not fit yet
             self._changed.clear()
             await self._changed.wait()
-        self._free -= num_pixels
+        self._free -= taken
+        try:
+            # 3. Decode, and shrink to what the model needs; give back what shrinking saved.
+            try:
+                frame, image_hw = await self.run(lambda: _decode(data, name, full_size))
+            except ImageError as error:
+                # The decoder's message quotes the first bytes: of addresses they are not shown.
+                reason = "image: the address does not send an image" if is_fetched else str(error)
+                raise ApiError("bad_picture", reason) from error
+            kept = min(frame.image_hw[0] * frame.image_hw[1], taken)
+            self._give(taken - kept)
+            taken = kept
+            yield frame, image_hw
+        finally:
+            self._give(taken)
 
     def _give(self, num_pixels: int) -> None:
         self._free += num_pixels
@@ -192,13 +175,12 @@ class Uploads:
             if not policy.allows(address):
                 host = origin_of(address)[1]
                 raise ApiError(
-                    422,
                     "address_refused",
                     f"image: expected an image, got the address {shown!r}; nothing is fetched from "
                     f"there: send the image itself, or start the service with --allow-host {host}",
                 )
         except HttpError as error:
-            raise ApiError(422, "address_refused", f"image: {error}") from error
+            raise ApiError("address_refused", f"image: {error}") from error
         # 2. Label Studio's own images need its token; no other host gets it.
         home, token = os.environ.get(LABEL_STUDIO), os.environ.get(_LABEL_STUDIO_KEY)
         is_home = bool(home and token) and origin_of(address) == origin_of(home or "")
@@ -209,16 +191,15 @@ class Uploads:
                 self._fetchers.submit(fetch, address, policy=policy, headers=headers)
             )
         except HttpError as error:
-            raise ApiError(422, "not_fetched", f"image: {error}") from error
+            raise ApiError("not_fetched", f"image: {error}") from error
 
     def _checked_hw(self, data: bytes, name: str) -> tuple[int, int]:
         if not data:
-            raise ApiError(422, "bad_picture", f"{name}: expected an image, got 0 bytes")
+            raise ApiError("bad_picture", f"{name}: expected an image, got 0 bytes")
         found = _declared_hw(data)
         if found is None or found[0] * found[1] > self._settings.max_pixels:
             size = "far more" if found is None else f"{found[1]} x {found[0]}"
             raise ApiError(
-                413,
                 "too_many_pixels",
                 f"{name}: expected at most {self._settings.max_pixels / 1e6:g} million pixels, but "
                 f"its header states {size}; send a smaller image",

@@ -242,11 +242,7 @@ class Zones:
         return _Sight(row, point, half_size, LineString([track.point, point]), now - track.seen)
 
     def _visited(
-        self,
-        name: str,
-        shape: Polygon | None,
-        tracked: DetectionResult,
-        sights: Sequence[_Sight],
+        self, name: str, shape: Polygon | None, tracked: DetectionResult, sights: Sequence[_Sight]
     ) -> Iterator[Event]:
         visits, count = self._visits[name], self.counts[name]
         for sight in sights:

@@ -33,9 +33,8 @@ print(done.returncode, time.perf_counter() - started, used.ru_utime + used.ru_st
 
 def compared(model: str, repeat: int, images: list[str]) -> None:
     from pgvision.cli.bench import measure
-    from pgvision.cli.model_options import ModelOptions
 
-    figures = measure(images, "helmet", repeat, ModelOptions(model=model))
+    figures = measure(images, "helmet", repeat, {"model": model})
     print(json.dumps(figures, indent=1))
 
 

@@ -266,3 +266,16 @@ def test_a_photograph_is_not_captioned_and_the_reason_is_printed(run, tmp_path):
     assert ran.code == 0
     assert "not answered: tiny was trained to caption, answer and read on drawings" in ran.out
     assert (tmp_path / "out" / "astronaut.overlay.jpg").exists()
+
+
+@pytest.mark.slow
+def test_bench_compares_both_sides_at_each_size(run, picture, tmp_path):
+    out = tmp_path / "figures.json"
+    ran = run("bench", picture, "--class", "worker", "--repeat", 3, "--json", "--out", out)
+    assert ran.code == 0, ran.err
+    (figures,) = ran.lines
+    assert json.loads(out.read_text()) == figures
+    for size in (1, 8):
+        row = next(row for key, row in figures.items() if key.startswith(f"batch {size}, "))
+        assert row["ratio"] > 0
+        assert {"objects, ours", "objects, generate", "generate ms an image"} < set(row)

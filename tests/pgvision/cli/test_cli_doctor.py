@@ -1,12 +1,14 @@
 """`pgvision doctor`: looks at what is really there, and says what to do."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 
-from pgvision.cli.checks import guarded
 from pgvision.cli.doctor import check_hub, check_opencv, check_transformers
+from pgvision.cli.findings import examined
 from pgvision.errors import ImageError
 
 
@@ -59,6 +61,25 @@ def test_opencv_that_does_not_import_names_the_libraries(tmp_path, monkeypatch):
     assert "apt-get install -y libgl1 libglib2.0-0 libxcb1" in check.fix
 
 
+def test_doctor_runs_where_opencv_does_not_import(tmp_path):
+    """It is what names the missing libraries, so it must not need them."""
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object')")
+    places = [str(tmp_path), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pgvision", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+    )
+    checks = {check["name"]: check for check in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1, done.stderr
+    assert "apt-get install" in checks["opencv"]["fix"]
+    assert list(checks)[-1] in ("checkpoint", "mask codec")  # it went on
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("version", "status"),
     [
@@ -91,7 +112,7 @@ def test_errors_of_ours_are_findings():
     def broken():
         raise ImageError("no picture")
 
-    assert guarded("mask", broken).status == "fail"
+    assert examined(broken).status == "fail"
 
 
 def test_findings_are_one_json_object_a_line(run):

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from pgvision.cli.console import Meter
-from pgvision.cli.inputs import as_frames, count_images
 from pgvision.cli.options import split_phrases
 from pgvision.cli.outputs import BoxOutput, Output
-from pgvision.cli.runs import choose_outputs, run_outputs, run_task
+from pgvision.cli.runs import as_frames, choose_outputs, count_images, run_outputs, run_task
 from pgvision.errors import ImageError, OptionError
 from pgvision.results import Failure, TextResult
 
@@ -90,7 +89,7 @@ def test_options_that_only_video_uses_are_reported(picture, film, capsys):
         frame = np.zeros((64, 96, 3), np.uint8)
         outcome = TextResult(image_hw=(64, 96), text="a", source="a", time=time).with_image(frame)
         read = {"stride": 2}
-        run_task(lambda _: [outcome], [str(picture)], BoxOutput(track=True), read, "skip", {})
+        run_task(lambda _: [outcome], [str(picture)], BoxOutput(track=True, on_error="skip"), read)
         return capsys.readouterr().err
 
     assert "--track, --stride: had no effect" in ran(None)
@@ -99,7 +98,7 @@ def test_options_that_only_video_uses_are_reported(picture, film, capsys):
 
 def test_the_last_line_is_where_the_results_are(picture, tmp_path, capsys):
     def ran(output):
-        assert run_task(lambda _: [text(1)], [str(picture)], output, {}, "record", {}) == 0
+        assert run_task(lambda _: [text(1)], [str(picture)], output, {}) == 0
         return capsys.readouterr().err.splitlines()[-1]
 
     assert ran(Output()) == "nothing written; --out DIR writes overlays and results.jsonl"

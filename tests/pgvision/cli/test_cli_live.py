@@ -19,7 +19,7 @@ from camera import camera, free_port
 from test_live_webhook import Listener, listening
 
 from pgvision import Detector
-from pgvision.cli.watching import Watch
+from pgvision.cli.live import Watch
 from pgvision.images import Live, VideoWriter, iter_frames
 from pgvision.images.live import LiveEvent
 from pgvision.results import DetectionResult
@@ -239,7 +239,7 @@ def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):
 
 
 def test_a_film_keeps_its_size_when_the_source_changes_its(tmp_path):
-    from pgvision.cli.screens import Film
+    from pgvision.cli.videos import film
 
     def result(number, image_hw):
         return DetectionResult(
@@ -253,9 +253,9 @@ def test_a_film_keeps_its_size_when_the_source_changes_its(tmp_path):
         ).with_image(np.full((*image_hw, 3), 200, np.uint8))
 
     path = tmp_path / "out.mp4"
-    with Film(path, lambda picture: picture) as film:
+    with film(path, lambda picture: picture) as show:
         for number, image_hw in enumerate([(48, 64), (96, 128), (32, 32)]):
-            assert film.show(result(number, image_hw))
+            assert show(result(number, image_hw))
     frames = list(iter_frames(path))
     assert [frame.image_hw for frame in frames] == [(48, 64)] * 3
     assert [frame.time for frame in frames] == pytest.approx([0.0, 1.0, 2.0], abs=1e-3)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pgvision.cli.run_folders import run_folder
+from pgvision.cli.runs import run_folder
 from pgvision.errors import OptionError
 
 

@@ -242,3 +242,26 @@ def test_help_texts_come_from_docstrings_with_their_bases():
     assert field_help(Made)["name"] == "A text; default: none."
     assert field_help(BoxOutput).keys() >= {"out", "track", "coco"}
     assert field_help(ObjectOptions)["model"] == field_help(ModelOptions)["model"]
+
+
+def test_serve_reads_options_and_variables(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr("pgvision.server.app.serve", seen.append)
+    for name, value in {
+        "PGVISION_PORT": "8123",
+        "PGVISION_MAX_MEGAPIXELS": "2.5",
+        "PGVISION_ORIGINS": "https://app.example.org",
+        "PGVISION_MODEL": "tiny",  # the default checkpoint, and no list of models to serve
+        "PGVISION_THREADS": "7",
+    }.items():
+        monkeypatch.setenv(name, value)
+    words = ["--max-mb", "0.5", "--model", "a=tiny", "--model", "small", "--allow-host", "h:80"]
+    assert run("serve", *words, "--deadline", "3", "--no-key").code == 0
+    (found,) = seen
+    assert (found.port, found.max_bytes, found.max_pixels) == (8123, 500_000, 2_500_000)
+    assert (found.named_models, found.threads) == ({"a": "tiny", "small": "small"}, None)
+    assert (found.host_rules, found.deadline, found.no_key) == ((("h", 80),), 3.0, True)
+    assert (list(found.allow_origins), found.host) == (["https://app.example.org"], "127.0.0.1")
+    assert run("serve").code == 0
+    assert seen[1].named_models == {}
+    assert run("serve", "--max-mb", "much").code == 2

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pgvision.cli.train import TrainOptions, _sources
+from pgvision.cli.train import Places, data_sources
 from pgvision.errors import OptionError
 
 
-def sources(*data, **more):
-    return _sources(TrainOptions(data=list(data), out=Path("out"), **more))
+def sources(*data, has_config=False, **more):
+    return data_sources(list(data), Places(**more), has_config=has_config)
 
 
 def test_a_data_set_may_say_its_task():
@@ -28,7 +28,7 @@ def test_folders_and_parts_are_those_of_the_one_data_set():
 
 
 def test_the_data_sets_may_be_those_of_a_file():
-    assert sources(config=Path("run.yaml")) is None
+    assert sources(has_config=True) is None
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
 
 from pgvision.errors import DataError
-from pgvision.labelling.brushes import brush_rle
-from pgvision.labelling.label_studio import prediction, read_label_config
+from pgvision.labelling.label_studio import brush_rle, prediction, read_label_config
 from pgvision.results import DetectionResult, SegmentationResult
 
 BOXES = """<View><Header value="Helmets"/><Image name="img" value="$image"/>

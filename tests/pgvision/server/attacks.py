@@ -215,6 +215,37 @@ def half_bodies(address, path="/setup", seconds=10.0):
     return {"connections": len(connections)}
 
 
+def slow_headers(address, seconds=20.0):
+    """64 connections without a header, or with one that comes byte by byte; one was answered."""
+    host, port = address.removeprefix("http://").split(":")
+    connections = [socket.create_connection((host, int(port))) for _ in range(64)]
+    first = connections[0]
+    first.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answered = first.recv(4096).startswith(b"HTTP/1.1 200")
+    began, other, left = time.monotonic(), ask(address)[0], connections
+    header = iter(b"GET /healthz HTTP/1.1\r\nHost: " + b"a" * 1000)
+    while left and time.monotonic() - began < seconds:
+        byte, still = bytes([next(header)]), []
+        for number, connection in enumerate(left):
+            with suppress(OSError):
+                if number % 2 == 0 or connection is first:
+                    connection.sendall(byte)
+                connection.settimeout(0.001)
+                with suppress(TimeoutError):
+                    if not connection.recv(4096):
+                        continue  # the service has closed it
+                still.append(connection)
+        left = still
+        time.sleep(0.2)
+    spent = time.monotonic() - began
+    for connection in connections:
+        connection.close()
+    return {
+        "answered": int(answered), "other status": other, "open": len(left),
+        "seconds": round(spent, 1),
+    }  # fmt: skip
+
+
 @contextmanager
 def dripping():
     """A host that sends one byte every two seconds; yields its address."""
@@ -265,7 +296,8 @@ def many_tasks(address):
 
 
 ATTACKS = (
-    numbers_as_names, many_names, a_long_name, many_fields, large_images, half_bodies, many_tasks,
+    numbers_as_names, many_names, a_long_name, many_fields, large_images, half_bodies, slow_headers,
+    many_tasks,
 )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_large_bodies_cost_little_and_get_a_small_answer(victim, attack, status)
 def test_half_sent_bodies_take_no_place(victim):
     address, _ = victim
     with ThreadPoolExecutor(1) as pool:
-        held = pool.submit(attacks.half_bodies, address, "/setup", 3.0)
+        held = pool.submit(attacks.half_bodies, address, "/setup", 6.0)
         time.sleep(0.5)
         assert attacks.ask(address)[0] == 200
         assert not held.done()
@@ -81,3 +81,12 @@ def test_a_slow_host_costs_its_own_requests_alone(victim, host):
         found = held.result()
     assert found["answered"] == 45
     assert set(found["statuses"]) <= {422, 504}
+
+
+def test_slow_headers_are_cut_off(victim):
+    """Connections that send no header, or a byte of it at a time, stayed open for ever."""
+    found = attacks.slow_headers(victim[0], seconds=20.0)
+    assert found["answered"] == 1  # the first request of the connection that was kept alive
+    assert found["other status"] == 200
+    assert found["open"] == 0
+    assert found["seconds"] < 15.0

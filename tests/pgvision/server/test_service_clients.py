@@ -13,7 +13,7 @@ from shapely.geometry import Polygon
 from pgvision import Answerer, Detector, Segmenter
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import Remote
-from pgvision.server.compat_forms import hugging_face_form, roboflow_form
+from pgvision.server.api import hugging_face_form, roboflow_form
 from pgvision.tokens import parse_suffix
 
 
