@@ -87,37 +87,16 @@ def rle_to_mask(rle: Mapping[str, Any]) -> BoolArray:
         [[0, 1], [1, 0]]
     """
     # 1. Read the run lengths.
-    height, width = _size_of(rle)
-    counts = rle.get("counts")
-    if isinstance(counts, str | bytes):
-        unpacked = _unpack(_as_bytes(counts))
-        if unpacked is None:
-            raise DataError(
-                "rle: counts are not COCO's run-length text: a foreign character, a run that is "
-                "negative or longer than any image, or an end inside a number (cut off)"
-            )
-        runs = unpacked
-    elif isinstance(counts, list | tuple) and all(type(count) is int for count in counts):
-        runs = np.array(counts, np.int64)
-    else:
-        raise DataError(f"rle: counts must be text or a list of ints, got {type(counts).__name__}")
-    if (runs < 0).any() or int(runs.sum()) != height * width:
-        raise DataError(
-            f"rle: runs cover {int(runs.sum())} pixels, expected {height} x {width} = "
-            f"{height * width}; the size belongs to another mask, or the text is cut"
-        )
-    # 2. Runs alternate, beginning outside, in column order.
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs).reshape(width, height).T
-
-
-def _size_of(rle: Mapping[str, Any]) -> tuple[int, int]:
     size = rle.get("size") if isinstance(rle, Mapping) else None
-    if isinstance(size, list | tuple) and len(size) == 2:
-        height, width = size
-        if type(height) is int and type(width) is int and min(size) >= 1:
-            return height, width
-    raise DataError(f"rle: size must be [height, width] in whole pixels, got {size!r}")
+    sides = size if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise DataError(f"rle: size must be [height, width] in whole pixels, got {size!r:.60}")
+    try:
+        packed = checked_rle(rle, (sides[0], sides[1]))
+    except DataError as error:
+        raise DataError(f"rle: {error}") from error
+    mask: BoolArray = coco_mask.decode(packed).astype(np.bool_)
+    return mask
 
 
 def _as_bytes(counts: str | bytes) -> bytes:
@@ -138,7 +117,7 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
     Example:
         >>> checked_rle({"size": [2, 2], "counts": [0, 3]}, (2, 2))
         Traceback (most recent call last):
-        pgvision.errors.DataError: has runs over 3 pixels, expected 4 pixels
+        pgvision.errors.DataError: has runs over 3 pixels, expected 4 pixels; ...
     """
     if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
         raise DataError(
@@ -151,7 +130,9 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         )
     if isinstance(counts, list | tuple):
         if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
-            raise DataError("RLE counts contain something that is not a run length")
+            raise DataError(
+                "RLE counts contain something that is not a run length; expected a list of ints"
+            )
         total = int(sum(counts))
     elif not isinstance(counts, str | bytes):
         raise DataError(f"RLE counts are {type(counts).__name__}, expected a string")
@@ -161,8 +142,17 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         total = run_total(_as_bytes(counts))
     expected = image_hw[0] * image_hw[1]
     if total != expected:
-        got = "broken runs" if total < 0 else f"runs over {total} pixels"
-        raise DataError(f"has {got}, expected {expected} pixels")
+        got = f"runs over {total} pixels"
+        why = "the size belongs to another mask, or the text is cut"
+        if total < 0:
+            got, why = (
+                "broken runs",
+                (
+                    "the counts are not COCO's run-length text: a foreign character, a run that is "
+                    "negative or longer than any image, or an end inside a number (cut off)"
+                ),
+            )
+        raise DataError(f"has {got}, expected {expected} pixels; {why}")
     return pack_rle(rle)
 
 

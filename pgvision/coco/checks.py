@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
@@ -298,8 +299,19 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: If it cannot be read.
     """
-    try:
+    with reading(path):
         return path.read_bytes()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name a file in errors of the operating system.
+
+    Raises:
+        DataError: Instead of an OSError.
+    """
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -15,20 +15,19 @@ from pgvision.datasets.dataset import (
     split_by_hash,
 )
 from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
-from pgvision.datasets.formats import FORMATS, detect_format
+from pgvision.datasets.formats import detect_format
 from pgvision.datasets.jsonl import read_examples, read_jsonl
 from pgvision.datasets.labelme import read_labelme
-from pgvision.datasets.linter import CheckReport, check_dataset, estimate_tokens, token_budget
+from pgvision.datasets.linter import CheckReport, check_dataset
 from pgvision.datasets.outlines import segmentation_to_mask
-from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
-from pgvision.datasets.reading import part_files, read_dataset, read_evaluation_part, read_splits
+from pgvision.datasets.parts import find_split, training_part, validation_part
+from pgvision.datasets.reading import read_dataset, read_evaluation_part, read_splits
 from pgvision.datasets.truth import plot_truth, truth_result
 from pgvision.datasets.voc import read_voc
 from pgvision.datasets.writing import WriteReport, write_dataset
-from pgvision.datasets.yolo import label_path, read_yolo
+from pgvision.datasets.yolo import read_yolo
 
 __all__ = [
-    "FORMATS",
     "Annotation",
     "Category",
     "CheckReport",
@@ -46,14 +45,10 @@ __all__ = [
     "coco_to_dataset",
     "dataset_to_coco",
     "detect_format",
-    "estimate_tokens",
     "file_digest",
     "find_split",
     "iter_examples",
-    "label_path",
     "merge_datasets",
-    "part_files",
-    "part_of",
     "plot_truth",
     "read_coco",
     "read_dataset",
@@ -66,7 +61,6 @@ __all__ = [
     "read_yolo",
     "segmentation_to_mask",
     "split_by_hash",
-    "token_budget",
     "training_part",
     "truth_result",
     "validation_part",

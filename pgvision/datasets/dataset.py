@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from pgvision.coco.checks import reading
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.files import readable_name
 
@@ -426,11 +427,8 @@ def file_digest(path: Path) -> str:
         >>> file_digest(file)[:16]
         'ba7816bf8f01cfea'
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class EntryErrors:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from pgvision.coco.checks import reading
 from pgvision.datasets.image_names import walk_files
 from pgvision.datasets.yolo_config import find_config
 from pgvision.errors import DataError
@@ -143,11 +144,8 @@ def _outermost_keys(head: bytes) -> Iterator[bytes]:
 
 
 def _head(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(_HEAD)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
+    with reading(file), file.open("rb") as stream:
+        return stream.read(_HEAD)
 
 
 def has_objects(file: Path) -> bool:

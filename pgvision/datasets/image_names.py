@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from pgvision.coco.checks import MAX_PIXELS, stated_size
+from pgvision.coco.checks import MAX_PIXELS, reading, stated_size
 from pgvision.datasets.dataset import EntryErrors, Finding
 from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
@@ -57,11 +57,9 @@ def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
         ['a.JPG', 'b.png']
     """
     wanted = tuple(endings)
-    try:
+    with reading(folder):
         found = walk(folder, lambda name: name.lower().endswith(wanted))
         files = list(found) if folder.is_dir() else []
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
 

@@ -27,7 +27,7 @@ from pgvision.datasets.image_names import FoundImage, ImageFinder
 from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
 from pgvision.masks import masks_to_rle
-from pgvision.tokens import SEPARATOR, ParsedObject, check_suffix, parse_suffix
+from pgvision.tokens import SEPARATOR, check_suffix, parse_suffix
 
 _Object: TypeAlias = tuple[int, tuple[int, ...], int]
 """Category, bins, and number among equal objects of one line."""
@@ -221,7 +221,19 @@ class _Reader:
         # two equal objects of one line are two objects.
         seen: Counter[tuple[int, tuple[int, ...]]] = Counter()
         for found in parsed.objects:
-            category, runs = self._class_and_mask(found, line, classes, image_hw)
+            # 1. Class: referring checkpoints write no label, so that it is that of the prompt.
+            name = classes[found.class_id]
+            if found.class_id < 0 and (found.label is not None or len(classes) > 1):
+                name = found.label or "(no label)"
+                self.note(line, "label", f"label {name!r} is not in the prompt")
+            category = self.numbers.setdefault(name, len(self.numbers) + 1)
+            # 2. Mask.
+            runs = None
+            if found.codes is not None and self.codec is not None:
+                logits = self.codec.decode(np.asarray([found.codes], dtype=np.int64))
+                (rle,) = masks_to_rle(logits, [found.xyxy], image_hw=image_hw)
+                runs = Rle(image_hw, rle["counts"])
+            # 3. Objects that several lines of an image repeat are one.
             key = (category, tuple(found.loc_yxyx))
             seen[key] += 1
             known = objects.get((*key, seen[key]))
@@ -231,25 +243,6 @@ class _Reader:
                 objects[(*key, seen[key])] = Annotation(self.used, category, xywh, runs)
             elif known.segmentation is None and runs is not None:
                 objects[(*key, seen[key])] = replace(known, segmentation=runs)
-
-    def _class_and_mask(
-        self, found: ParsedObject, line: _Line, classes: tuple[str, ...], image_hw: tuple[int, int]
-    ) -> tuple[int, Rle | None]:
-        if found.class_id >= 0:
-            name = classes[found.class_id]
-        elif found.label is None and len(classes) == 1:
-            # Referring checkpoints write no label: it is the class of the prompt.
-            name = classes[0]
-        else:
-            name = found.label or "(no label)"
-            self.note(line, "label", f"label {name!r} is not in the prompt")
-        category = self.numbers.setdefault(name, len(self.numbers) + 1)
-        runs = None
-        if found.codes is not None and self.codec is not None:
-            logits = self.codec.decode(np.asarray([found.codes], dtype=np.int64))
-            (rle,) = masks_to_rle(logits, [found.xyxy], image_hw=image_hw)
-            runs = Rle(image_hw, rle["counts"])
-        return category, runs
 
     def dataset(self, broken: list[Finding]) -> Dataset:
         images = tuple(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgvision.coco.checks import read_bytes
 from pgvision.datasets.dataset import (
     Annotation,
     Dataset,
@@ -98,9 +99,10 @@ def _read_xml(file: Path) -> "Element":
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
+    data = read_bytes(file)
     try:
         # defusedxml refuses entities, which could read files or exhaust the memory.
-        root: Element | None = fromstring(_xml_source(file))
+        root: Element | None = fromstring(_xml_source(data))
     except DefusedXmlException as error:
         raise DataError(
             f"{file}: refused: it declares an XML entity, which could read other files or grow "
@@ -108,17 +110,14 @@ def _read_xml(file: Path) -> "Element":
         ) from error
     except (ParseError, ValueError, LookupError) as error:
         raise DataError(f"{file}: not complete XML: {error}") from error
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     if root is None or root.tag != "annotation":
         refuse_foreign([file])
         raise DataError(f"{file}: expected <annotation> at the top, as Pascal VOC has it")
     return root
 
 
-def _xml_source(file: Path) -> bytes | str:
+def _xml_source(data: bytes) -> bytes | str:
     """Return bytes for the parser, or text for encodings that it lacks (GBK, Shift JIS)."""
-    data = file.read_bytes()
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         return data
     data = data.lstrip()

@@ -10,8 +10,13 @@ from pgvision.evaluation.engine import STAT_NAMES
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
 from pgvision.evaluation.referring import ReferringReport, evaluate_referring
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
-from pgvision.evaluation.text import ReadingReport, TextReport, evaluate_answers, evaluate_reading
-from pgvision.evaluation.vqa import vqa_accuracy
+from pgvision.evaluation.text import (
+    ReadingReport,
+    TextReport,
+    evaluate_answers,
+    evaluate_reading,
+    vqa_accuracy,
+)
 
 __all__ = [
     "STAT_NAMES",

@@ -236,7 +236,7 @@ def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width
         ({"size": [4, 5], "counts": "\x7f\x7f"}, "a foreign character"),
         ({"size": [4, 5], "counts": "P"}, "cut off"),
         ({"size": [4, 5], "counts": [3, 4]}, "20"),
-        ({"size": [4, 5], "counts": [25, -5]}, "20"),
+        ({"size": [4, 5], "counts": [25, -5]}, "not a run length"),
         ({"size": [5, 5], "counts": [20]}, "another mask"),
         ({"size": [0, 5], "counts": []}, "size"),
         ({"counts": [20]}, "size"),

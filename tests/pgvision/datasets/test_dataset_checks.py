@@ -15,11 +15,10 @@ from pgvision.datasets import (
     ImageRecord,
     Rle,
     check_dataset,
-    estimate_tokens,
     iter_examples,
     read_dataset,
-    token_budget,
 )
+from pgvision.datasets.linter import estimate_tokens, token_budget
 from pgvision.errors import OptionError
 
 HELMET = (Category(3, "helmet"),)

@@ -17,8 +17,7 @@ from pgvision.evaluation import (
     vqa_accuracy,
 )
 from pgvision.evaluation.captions import caption_words, cider_d, corpus_bleu
-from pgvision.evaluation.text import anls, count_match, exact_match, relaxed_match
-from pgvision.evaluation.vqa import normalize_vqa
+from pgvision.evaluation.text import anls, count_match, exact_match, normalize_vqa, relaxed_match
 
 
 @pytest.mark.parametrize(
