@@ -5,7 +5,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -117,7 +117,7 @@ def connect(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, timeout=0.0, check_same_thread=False)
         try:
             db.execute("PRAGMA foreign_keys = ON")
-            filled = has_tables(db)
+            filled = _has_tables(db)
             (application,) = db.execute("PRAGMA application_id").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
         except BaseException:
@@ -143,14 +143,9 @@ def runs_in(path: Path) -> list[tuple[int, dict[str, Any], str | None, int]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such journal (looked from {Path.cwd()})")
-    db = connect(path)
-    try:
-        with reported_errors(path):
-            if not has_tables(db):
-                return []
-            found = db.execute("SELECT id, settings, listing, num_listed FROM run").fetchall()
-    finally:
-        db.close()
+    with closing(connect(path)) as db, reported_errors(path):
+        query = "SELECT id, settings, listing, num_listed FROM run"
+        found = db.execute(query).fetchall() if _has_tables(db) else []
     try:
         return [
             (run, dict(json.loads(text)), listing, count) for run, text, listing, count in found
@@ -214,7 +209,7 @@ def reported_errors(where: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         # Extended codes have the primary code in the low byte.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -225,16 +220,10 @@ def reported_errors(where: str | Path) -> Iterator[None]:
         if code in _SYSTEM_ERRORS:
             reason = f"the journal cannot be written ({error})"
             raise OSError(_SYSTEM_ERRORS[code], reason, str(where)) from error
-        raise DataError(_damage(where, error)) from error
-    except sqlite3.DatabaseError as error:
-        raise DataError(_damage(where, error)) from error
-
-
-def _damage(where: str | Path, error: Exception) -> str:
-    return (
-        f"{where}: the journal is damaged ({error}); delete it to ask everything again, or rescue "
-        f"it with: sqlite3 {where} .recover"
-    )
+        raise DataError(
+            f"{where}: the journal is damaged ({error}); delete it to ask everything again, or "
+            f"rescue it with: sqlite3 {where} .recover"
+        ) from error
 
 
 def _no_journal(path: Path) -> str:
@@ -244,13 +233,14 @@ def _no_journal(path: Path) -> str:
     )
 
 
-def has_tables(db: sqlite3.Connection) -> bool:
-    """Whether a database has tables."""
+def _has_tables(db: sqlite3.Connection) -> bool:
     return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
 def create_tables(db: sqlite3.Connection) -> None:
-    """Create a journal's tables in an empty database."""
+    """Create a journal's tables in a database that has none."""
+    if _has_tables(db):
+        return
     for statement in SCHEMA.split(";"):
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")

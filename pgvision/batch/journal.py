@@ -21,7 +21,6 @@ from pgvision.batch.database import (
     checksum,
     connect,
     create_tables,
-    has_tables,
     reported_errors,
 )
 from pgvision.errors import DataError, OptionError
@@ -87,8 +86,7 @@ class Journal(Answers):
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
                 db.execute("BEGIN IMMEDIATE")
-                if not has_tables(db):
-                    create_tables(db)
+                create_tables(db)
                 run = _run_id(db, path, settings, shared)
                 db.execute("COMMIT")
         except BaseException:

@@ -115,28 +115,20 @@ class Meter:
         """Since the start."""
         return time.monotonic() - self._start
 
-    @property
-    def rate(self) -> float:
-        """Mean number of items per second."""
-        return self.done / max(self.seconds, 1e-9)
-
     def advance(self, count: int = 1) -> None:
         """Count ``count`` more."""
         self.done += count
-        self._bar.update(
-            self._task, total=self.total, advance=count, rate=pace(self.done, self.seconds)
-        )
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            say(self._line())
-
-    def _line(self) -> str:
-        if self.total is None:
-            return f"{self.done} {self.label}, {pace(self.done, self.seconds)}"
-        left = max(self.total - self.done, 0) / max(self.rate, 1e-9)
         rate = pace(self.done, self.seconds)
-        return f"{self.done}/{self.total} {self.label}, {rate}, {left:.0f} s left"
+        self._bar.update(self._task, total=self.total, advance=count, rate=rate)
+        now = time.monotonic()
+        if not self._bar.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        if self.total is None:
+            say(f"{self.done} {self.label}, {rate}")
+        else:
+            left = max(self.total - self.done, 0) * self.seconds / max(self.done, 1)
+            say(f"{self.done}/{self.total} {self.label}, {rate}, {left:.0f} s left")
 
 
 DONE = 0

@@ -234,12 +234,13 @@ class Zones:
         point = np.array([(left + right) / 2, y]) * scale
         half_size = float((np.array([right - left, bottom - top]) * scale).min()) / 2
         number = _number(tracked, row)
-        track = self._tracks.get(number) if number >= 0 else None
-        if track is None:
-            if number >= 0:
-                self._tracks[number] = _Track(point, now)
-            return _Sight(row, point, half_size, None, 0.0)
-        return _Sight(row, point, half_size, LineString([track.point, point]), now - track.seen)
+        track = self._tracks.get(number)
+        if track is not None:
+            path = LineString([track.point, point])
+            return _Sight(row, point, half_size, path, now - track.seen)
+        if number >= 0:
+            self._tracks[number] = _Track(point, now)
+        return _Sight(row, point, half_size, None, 0.0)
 
     def _visited(
         self, name: str, shape: Polygon | None, tracked: DetectionResult, sights: Sequence[_Sight]
@@ -256,10 +257,9 @@ class Zones:
                 continue
             visits[event.track] = _Visit(event.seconds, event)
             track = self._tracks.get(event.track)
-            if track is None or name not in track.zones:
-                count.total += 1
-            if track is not None:
-                track.zones.add(name)
+            counted = set() if track is None else track.zones
+            count.total += name not in counted
+            counted.add(name)
             yield event
             if not is_inside:  # passed through between two frames
                 visits[event.track].since -= share * sight.seconds_since
