@@ -222,25 +222,23 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
 
 def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
     # 1. One annotation for each object that was asked for.
-    boxes = xyxy_to_xywh(result.xyxy).tolist()
-    runs = result.rle() if isinstance(result, SegmentationResult) else None
     annotations: list[dict[str, Any]] = []
-    for row in np.flatnonzero(result.class_ids >= 0).tolist():
-        shape: Any = None if runs is None else runs[row]
+    for number, one in enumerate(result[result.class_ids >= 0], 1):
+        shape: Any = None
         area = None
-        if isinstance(result, SegmentationResult):
-            area = float(result.area[row])
+        if isinstance(one, SegmentationResult):
+            area = float(one.area[0])
+            shape = one.rle()[0]
             if masks == "polygons":
-                shape = [ring.ravel().tolist() for ring in outer_rings(result[row])]
-        category = int(result.class_ids[row]) + 1
-        entry = annotation_entry(
-            len(annotations) + 1, 1, category, boxes[row], area=area, segmentation=shape
-        )
-        entry |= {"label": result.labels[row], "text": result.texts[row]}
-        if result.scores is not None:
-            entry["score"] = float(result.scores[row])
-        if result.edge_std is not None:
-            entry["edge_std"] = result.edge_std[row].tolist()
+                shape = [ring.ravel().tolist() for ring in outer_rings(one)]
+        (box,) = xyxy_to_xywh(one.xyxy).tolist()
+        category = int(one.class_ids[0]) + 1
+        entry = annotation_entry(number, 1, category, box, area=area, segmentation=shape)
+        entry |= {"label": one.labels[0], "text": one.texts[0]}
+        if one.scores is not None:
+            entry["score"] = float(one.scores[0])
+        if one.edge_std is not None:
+            entry["edge_std"] = one.edge_std[0].tolist()
         annotations.append(entry)
     # 2. Categories are numbered from 1, as in COCO.
     names = [{"id": number, "name": name} for number, name in enumerate(result.classes, 1)]
