@@ -15,14 +15,17 @@ def main() -> None:
     train = parser.add_subparsers(required=True).add_parser("train", help=main.__doc__)
     train.add_argument("--masks", type=Path, required=True, help=".npz with 'masks' (n, 64, 64)")
     train.add_argument("--out", type=Path, default=Path("runs/codec"), help="codec and run state")
-    train.add_argument("--steps", type=int, default=TrainingSettings.steps)
-    train.add_argument("--batch-size", type=int, default=TrainingSettings.batch_size)
-    train.add_argument("--save-every", type=int, default=TrainingSettings.save_every)
-    train.add_argument("--seed", type=int, default=TrainingSettings.seed, help="random seed")
-    train.add_argument("--threads", type=int, default=0, help="of torch; 0: torch's default")
-    train.add_argument(
-        "--learning-rate", type=float, default=TrainingSettings.learning_rate, help="peak rate"
-    )
+    for name, text in {
+        "steps": "length of the run in batches",
+        "batch_size": "masks a step",
+        "save_every": "steps between states",
+        "seed": "random seed",
+        "threads": "of torch; 0: torch's default",
+        "learning_rate": "peak rate",
+    }.items():
+        default = getattr(TrainingSettings, name)
+        flag = f"--{name.replace('_', '-')}"
+        train.add_argument(flag, type=type(default), default=default, help=text)
     train.add_argument(
         "--decoder-only", action="store_true", help="train the decoder of --start-from; codes stay"
     )

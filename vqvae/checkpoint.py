@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from tokenize import TokenError
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -44,7 +45,8 @@ _NPZ_ERRORS = (
 _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
 
-def tensor_table() -> dict[str, tuple[int, ...]]:
+@cache
+def tensor_table() -> Mapping[str, tuple[int, ...]]:
     """Return the name and shape of each of the 49 tensors of a codec.
 
     Source:
@@ -54,13 +56,9 @@ def tensor_table() -> dict[str, tuple[int, ...]]:
         >>> tensor_table()["decoder.4.weight"], tensor_table()["_vq_vae._embedding"]
         ((128, 128, 4, 4), (128, 512))
     """
-    return dict(_table())
-
-
-@cache
-def _table() -> Mapping[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return {name: tuple(held.shape) for name, held in MaskVqVae().state_dict().items()}
+        shapes = {name: tuple(held.shape) for name, held in MaskVqVae().state_dict().items()}
+    return MappingProxyType(shapes)
 
 
 def checkpoint_path(source: str | Path) -> Path:
@@ -144,10 +142,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             table in a name, shape or dtype, or a tensor is there twice, or is larger or smaller
             than its header promises (found before it is read), or contains NaN or infinite numbers.
     """
-    if not path.is_file():
-        raise CodecError(
-            f"codec weights: expected 'tiny', 'google' or a file, got {path}, which is not there"
-        )
+    path = checkpoint_path(path)
     if path.suffix == ".npz":
         tensors = _read_npz(path)
     elif path.suffix == ".safetensors":
@@ -216,8 +211,8 @@ def _identity(path: Path, codebook: Tensor) -> str:
 
 def _require_names(names: Collection[str], path: Path) -> None:
     spare = _BOOKKEEPING if path.suffix == ".safetensors" else frozenset[str]()
-    missing = sorted(_table().keys() - set(names) - spare)
-    extra = sorted(set(names) - _table().keys())
+    missing = sorted(tensor_table().keys() - set(names) - spare)
+    extra = sorted(set(names) - tensor_table().keys())
     if missing or extra:
         only_spare = missing and _BOOKKEEPING.issuperset(missing)
         hint = "; only a .safetensors may leave these out" if only_spare else ""
@@ -227,7 +222,7 @@ def _require_names(names: Collection[str], path: Path) -> None:
 
 
 def _require_shape(name: str, shape: tuple[int, ...], path: Path) -> None:
-    expected = _table()[name]
+    expected = tensor_table()[name]
     if shape != expected:
         raise CodecError(f"{path}: tensor {name} is {shape}, expected {expected}")
 

@@ -132,14 +132,10 @@ def read_mask_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     # AttributeError and TypeError: an .npy file, which has no named arrays.
     except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
         raise CodecError(f"{path}: expected an .npz with 'masks' (n, 64, 64): {error}") from error
-    if masks.ndim != 3 or masks.shape[1:] != (MASK_SIDE, MASK_SIDE) or masks.dtype != np.uint8:
-        raise CodecError(
-            f"{path}: expected masks (n, 64, 64) uint8, got {masks.shape} {masks.dtype}"
-        )
-    if weights.shape != (len(masks),) or weights.dtype.kind not in "fiub":
-        raise CodecError(
-            f"{path}: expected weights ({len(masks)},), got {weights.shape} {weights.dtype}"
-        )
+    try:
+        _require_masks(masks, weights)
+    except CodecError as error:
+        raise CodecError(f"{path}: {error}") from error
     return masks, weights.astype(np.float32)
 
 
@@ -175,7 +171,9 @@ def train_codec(
     run = _Run(masks, weights, Path(out), settings or TrainingSettings(), start_from)
     run.restore(resume=resume)
     run.go()
-    return run.finish()
+    path = Path(out) / "codec.safetensors"
+    save_checkpoint(run.model, path)
+    return path
 
 
 def _require_masks(masks: NDArray[np.uint8], weights: NDArray[np.floating] | None) -> None:
@@ -185,8 +183,11 @@ def _require_masks(masks: NDArray[np.uint8], weights: NDArray[np.floating] | Non
         raise CodecError(f"masks: expected uint8 from 0 to 255, got {masks.dtype}")
     if weights is None:
         return
-    if weights.shape != (len(masks),):
-        raise CodecError(f"weights: expected one for each of {len(masks)}, got {weights.shape}")
+    if weights.shape != (len(masks),) or weights.dtype.kind not in "fiub":
+        raise CodecError(
+            f"weights: expected a number for each of {len(masks)} masks, got {weights.dtype} of "
+            f"shape {weights.shape}"
+        )
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
         raise CodecError("weights: expected finite numbers from 0 on, and not all of them 0")
 
@@ -242,12 +243,10 @@ class _Run:
 
     def _identity(self) -> dict[str, float | str | None]:
         """Return the settings that a resumed run must repeat; threads may differ."""
-        named = {name: value for name, value in asdict(self.settings).items() if name != "threads"}
-        return named | {
-            "start": self.start,
-            "masks": _digest(self.masks),
-            "weights": _digest(self.weights),
-        }
+        data = {"masks": _digest(self.masks), "weights": _digest(self.weights)}
+        named = asdict(self.settings) | {"start": self.start} | data
+        del named["threads"]
+        return named
 
     def restore(self, *, resume: bool) -> None:
         """Go on from the state in the run's folder, if there is one."""
@@ -284,11 +283,6 @@ class _Run:
                 _LOG.info("step %d/%d %s %.0f masks/s", self.step, last, figures, rate)
             if self.step % self.settings.save_every == 0 or self.step == last:
                 self._save()
-
-    def finish(self) -> Path:
-        path = self.out / "codec.safetensors"
-        save_checkpoint(self.model, path)
-        return path
 
     def _one_step(self) -> str:
         settings = self.settings

@@ -17,11 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from pgvision.errors import OptionError, PromptError
-from pgvision.runtime.backend import Backend, KeyValueCache
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.decoding import LOOKAHEAD, Row, read_distributions
 from pgvision.runtime.grammar import TokenGrammar
-from pgvision.runtime.protocol import Generation, Picture, Request
+from pgvision.runtime.protocol import Backend, Generation, KeyValueCache, Picture, Request
 from pgvision.runtime.tokenizer import Tokenizer
 from pgvision.tokens import NUM_BINS, NUM_CODES
 

@@ -70,6 +70,7 @@ class _Node:
     children: dict[int, int] = field(default_factory=dict)
     label: int | None = None  # index of the label that is complete here
     is_separator: bool = False
+    is_whole: bool = False  # nothing but the end or a separator may follow
     weighed: tuple[int, ...] = ()
     allowed: Allowed = field(default_factory=Allowed)
     last: Allowed = field(default_factory=Allowed)  # the same when no further object may come
@@ -194,18 +195,7 @@ class TokenCursor:
             return None
         box = self._start + len(self._bins)
         mask = box + len(self._codes)
-        node = None if self._node is None else self.grammar.nodes[self._node]
-        # Complete: nothing but the end or a separator may follow.
-        is_whole = node is not None and (
-            node.is_separator
-            or (
-                node.label is not None
-                and all(
-                    child < 0 or self.grammar.nodes[child].is_separator
-                    for child in node.children.values()
-                )
-            )
-        )
+        is_whole = self._node is not None and self.grammar.nodes[self._node].is_whole
         # Ends of box, mask and label; rows in the tables of distributions.
         return ObjectSpan(
             *(self._start, box, mask, mask + len(self._path)),
@@ -415,6 +405,8 @@ def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
         end = (table.eos,) if node.label is not None else ()
         last = (*(token for token in ids if token != separator[0]), *end)
         node.last = Allowed(ids=last, weighed=node.weighed)
+        follows = [child < 0 or nodes[child].is_separator for child in node.children.values()]
+        node.is_whole = node.is_separator or (node.label is not None and all(follows))
         node.allowed = Allowed(ids=ids + end * (table.eos not in bans), weighed=node.weighed)
     is_open = form.label != "none" and form.labels is None
     shut = _no_text(tokenizer) if is_open else None

@@ -29,6 +29,10 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
         return error
     # 2. Search the chain of causes for known errors.
     chain = _chain(error)
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in chain)
+
     page = f"https://huggingface.co/{card.location}"
     if any(_is_memory(one) for one in chain):
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -37,22 +41,20 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
             f'dtype="bfloat16", quantize="int8" or "int4", a smaller checkpoint, or '
             f'device="auto" to spread it over several GPUs; loading again will not help'
         )
-    if any(isinstance(one, GatedRepoError) for one in chain):
+    if is_any(GatedRepoError):
         return GatedCheckpointError(
             f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OFFLINE}"
         )
-    if any(isinstance(one, RevisionNotFoundError) for one in chain):
+    if is_any(RevisionNotFoundError):
         # The repository exists, the branch or tag does not.
         return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
-    if any(isinstance(one, RepositoryNotFoundError) for one in chain):
+    if is_any(RepositoryNotFoundError):
         return CheckpointError(
             f"{card.name}: not on the hub, or private: check the name at {page}, "
             f"run `hf auth login` if it is yours, {_OFFLINE}"
         )
-    if not card.is_local and any(
-        isinstance(one, LocalEntryNotFoundError | ConnectionError) or "onnect" in str(one)
-        for one in chain
-    ):
+    is_offline = any("onnect" in str(one) for one in chain)
+    if not card.is_local and (is_offline or is_any(LocalEntryNotFoundError, ConnectionError)):
         return CheckpointError(
             f"{card.name}: the hub cannot be reached and the files are not in the cache: "
             f"connect, or download {page} to a folder and give its path, {_OFFLINE}"

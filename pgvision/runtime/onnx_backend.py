@@ -13,8 +13,9 @@ from PIL import Image
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
-from pgvision.runtime.backend import KeyValueCache, attention_mask, rotary_frequencies
+from pgvision.runtime.gemma import rotary_frequencies
 from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
+from pgvision.runtime.protocol import KeyValueCache, attention_mask
 from pgvision.runtime.tensor_files import StoredTensor, map_tensor, read_json, read_tensor_table
 
 MAX_PARAMETERS: Final = 200_000_000

@@ -15,7 +15,7 @@ from typing import Any, Final, TypedDict, Unpack, cast
 import numpy as np
 
 from pgvision.errors import CheckpointError
-from pgvision.runtime.backend import Layer, run_layer
+from pgvision.runtime.gemma import Layer, run_layer
 from pgvision.runtime.tensor_files import StoredTensor, map_tensor
 
 _OPSET: Final = 23  # RMSNormalization

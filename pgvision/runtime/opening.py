@@ -66,7 +66,10 @@ def open_engine(
         from pgvision.runtime.remote import Remote
 
         own = None if engine in (None, "auto") else engine
-        _refuse({**given, "threads": threads, "engine": own}, f"the server at {card.name} decides")
+        for option, value in {**given, "threads": threads, "engine": own}.items():
+            if value is not None:
+                why = f"the server at {card.name} decides"
+                raise OptionError(f"{option}: {why}; leave {option} out")
         return Remote(card.name, kind=kind)
     # 3. Choose ONNX Runtime or PyTorch.
     reason = _why_torch(card, given, engine)
@@ -128,9 +131,3 @@ def _open_onnx(card: CheckpointCard, threads: int, dtype: str | None) -> Engine:
     # The stamp of the folder: changed files are loaded again.
     key = EngineKey("onnx", card.location, options=(threads, dtype))
     return cached_engine(key, stamp_of(card.location), card, build)
-
-
-def _refuse(given: Mapping[str, object], why: str) -> None:
-    for option, value in given.items():
-        if value is not None:
-            raise OptionError(f"{option}: {why}; leave {option} out")

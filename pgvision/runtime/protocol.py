@@ -1,11 +1,11 @@
-"""Interface of engines: requests in, generations out as they end. Needs numpy only."""
+"""Interfaces: engines take requests and give generations; backends run a model. Numpy only."""
 
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -242,3 +242,140 @@ class Generator(Protocol):
             batch_size: Answers written together; None: the generator's own choice.
         """
         ...
+
+
+class KeyValueCache:
+    """Keys and values of every layer; a row is one answer, a slot one token of it.
+
+    Args:
+        tables: Arrays or tensors ``(rows, kv_heads, slots, head_dim)``, the keys of all layers and
+            then the values of all layers.
+    """
+
+    def __init__(self, tables: Sequence[Any]) -> None:
+        self.tables = tuple(tables)
+        self.rows, _, self.slots, _ = self.tables[0].shape
+
+    def part(self, start: int, stop: int) -> "KeyValueCache":
+        """Return the rows ``[start, stop)`` as a cache over the same memory."""
+        return KeyValueCache([table[start:stop] for table in self.tables])
+
+    def copy_from(self, smaller: "KeyValueCache") -> None:
+        """Copy the contents of a cache with no more rows and slots."""
+        for mine, theirs in zip(self.tables, smaller.tables, strict=True):
+            mine[: smaller.rows, :, : smaller.slots] = theirs
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a row's first ``length`` slots to a free row."""
+        for table in self.tables:
+            table[target, :, :length] = table[source, :, :length]
+
+
+class Backend(Protocol):
+    """A model on a device: the only part of an engine that differs between libraries.
+
+    Attributes:
+        description: Library, device, number type and threads, for logs and errors.
+        resolution: Image resolution of the model: pixels of a side.
+        num_image_tokens: Tokens of an image in the prompt.
+        vocabulary_size: Rows of the output layer.
+    """
+
+    description: str
+    resolution: int
+    num_image_tokens: int
+    vocabulary_size: int
+
+    def encode(self, images: Sequence[ByteArray]) -> Sequence[Any]:
+        """Return ``(n, d)`` image tokens of each ``(h, w, 3)`` uint8 BGR image."""
+        ...
+
+    def allocate(self, rows: int, slots: int) -> KeyValueCache:
+        """Return an empty cache, filled with zeros."""
+        ...
+
+    def run(
+        self,
+        feeds: Sequence[Sequence[int]],
+        cache: KeyValueCache,
+        *,
+        starts: Sequence[int],
+        prompts: Sequence[int] | None,
+        features: Sequence[Any] | None,
+        wanted: Sequence[Sequence[int]],
+    ) -> Any:
+        """Read tokens into the cache and return hidden states.
+
+        Token i of row r goes to slot ``starts[r] + i``. It sees the slots before it and itself, and
+        in a prompt the whole prompt. To take tokens back, start lower at the next pass.
+
+        Args:
+            feeds: Token ids of each row; rows 0 to b - 1 of the cache.
+            cache: Of `allocate`.
+            starts: Slots that are filled already.
+            prompts: Lengths of the prompts that the feeds begin with; None: no prompts.
+            features: Image tokens that replace the first ids of each prompt; None: no prompts.
+            wanted: For each row the positions in its feed that need hidden states.
+
+        Returns:
+            Hidden states of all wanted positions in order, for `logits`.
+        """
+        ...
+
+    def logits(
+        self, hidden: Any, positions: Sequence[int], ids: "slice | IntArray | None"
+    ) -> FloatArray:
+        """Return ``(len(positions), len(ids))`` float32 logits; None: of the whole vocabulary."""
+        ...
+
+    def synchronise(self) -> None:
+        """Wait for the device, so that a clock read next is right."""
+        ...
+
+    def find_beams(
+        self, prompt: Sequence[int], features: Any, *, count: int, limit: int, pad: int
+    ) -> list[list[int]]:
+        """Return the ids of the best answers to one prompt, as transformers' beam search does.
+
+        Args:
+            prompt: Ids of image, prefix and newline.
+            features: Image tokens.
+            count: How many answers, and how wide the beam.
+            limit: Most tokens of an answer.
+            pad: Id of the padding after short answers.
+        """
+        ...
+
+
+def attention_mask(
+    starts: Sequence[int],
+    length: int,
+    slots: int,
+    prompts: Sequence[int] | None,
+    *,
+    window: int = 0,
+) -> FloatArray | None:
+    """Return ``(b, length, slots)``: 0 where a new token sees a slot, else minus infinity.
+
+    Args:
+        starts: Slots in use of each row; new token i goes to slot ``start + i``.
+        length: New tokens of a row, with padding.
+        slots: Number of cache slots that are read.
+        prompts: Lengths of the prompts that the new tokens begin with; their tokens attend to each
+            other; None: no prompts.
+        window: Of sliding attention; a prompt still sees all of itself. 0: none.
+
+    Returns:
+        The mask; None if every token sees every slot.
+
+    Example:
+        >>> (attention_mask([0], 3, 3, [2]) == 0).astype(int)[0].tolist()
+        [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    """
+    places = np.array(starts)[:, None, None] + np.arange(length)[:, None]
+    prompt = np.array(prompts if prompts is not None else [0] * len(starts))[:, None, None]
+    keys = np.arange(slots)
+    seen = keys < np.maximum(places + 1, prompt)
+    if window:
+        seen &= (keys > places - window) | (places < prompt)
+    return None if seen.all() else np.where(seen, np.float32(0.0), np.float32(-np.inf))

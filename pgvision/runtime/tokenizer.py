@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pgvision.errors import CheckpointError
 from pgvision.hub import fetch_file
@@ -156,16 +156,15 @@ def _read_vocabulary(tokenizer: Tokenizer, specials: dict[str, str], name: str) 
         "pad": tokenizer.id(specials.get("pad_token", "<pad>")),
         "image": tokenizer.id("<image>"),
     }
-    known = {key: token for key, token in ids.items() if token not in (None, tokenizer.unknown)}
-    for special in ids:
-        if special not in known:
+    for special, token in ids.items():
+        if token is None or token == tokenizer.unknown:
             raise CheckpointError(
                 f"{name}: the tokenizer has no {special} token; load the checkpoint's own processor"
             )
     return Vocabulary(
         _require_run(tokenizer, "<loc{:04d}>", NUM_BINS, name),
         _require_run(tokenizer, "<seg{:03d}>", NUM_CODES, name),
-        **{key: int(token) for key, token in known.items() if token is not None},
+        **cast("dict[str, int]", ids),
     )
 
 

@@ -17,7 +17,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
-from pgvision.runtime.backend import KeyValueCache, Layer, attention_mask, run_layer
+from pgvision.runtime.gemma import Layer, run_layer
+from pgvision.runtime.protocol import KeyValueCache, attention_mask
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration

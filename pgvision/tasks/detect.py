@@ -42,7 +42,6 @@ def object_task(
     *,
     resolution: int,
     codec: "MaskCodec | None" = None,
-    insists: bool = False,
 ) -> ObjectTask[Any]:
     """Make the prompts once, so that frames only repeat them.
 
@@ -52,7 +51,6 @@ def object_task(
         card: The checkpoint's card.
         resolution: Side in pixels of the square that the model sees.
         codec: The mask codec; None: boxes only.
-        insists: Whether to ask for masks on images that the checkpoint was not trained on.
 
     Raises:
         PromptError: If a name cannot be asked for.
@@ -79,7 +77,7 @@ def object_task(
         )
         prefix = write(group, kind=card.kind)
         prompts.append(Ask(prefix, group, form=form, constrained=settings.constrained))
-    return ObjectTask(names, settings, card, tuple(prompts), resolution, codec, insists)
+    return ObjectTask(names, settings, card, tuple(prompts), resolution, codec)
 
 
 def _closed_set_ask(
@@ -137,12 +135,7 @@ class ObjectPredictor(Predictor[Result]):
         # The engine's, or PaliGemma's smallest.
         resolution = int(getattr(runner.generator, "resolution", 224))
         task: ObjectTask[Result] = object_task(
-            names,
-            settings,
-            runner.card,
-            resolution=resolution,
-            codec=codec,
-            insists=settings.unknown == "ask",
+            names, settings, runner.card, resolution=resolution, codec=codec
         )
         super().__init__(task, runner, phrases, *made_of)
         self.classes = task.classes

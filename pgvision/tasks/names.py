@@ -64,10 +64,10 @@ def known_classes(
             names.append(ClassName(phrase, phrase))
         else:
             stranger = parts[trained.index(None)].strip()
+            near = _nearest(stranger.casefold(), _spellings(card))
             raise UnknownNameError(
                 f"{card.name} was not trained on the class {stranger!r}; the nearest are "
-                f"{_nearest_classes(stranger, card)}: {_REMEDY}. google/paligemma2-3b-mix-448 "
-                "takes any phrase"
+                f"{near}: {_REMEDY}. google/paligemma2-3b-mix-448 takes any phrase"
             )
     # 3. Refuse two names with one meaning: their objects could not be separated.
     first: dict[str, str] = {}
@@ -112,36 +112,35 @@ def known_question(question: str, card: CheckpointCard, *, unknown: Unknown = "r
     near = _nearest(_folded(question), {form: form for form in card.questions})
     raise UnknownNameError(
         f"{card.name} was not trained on the question {question!r:.200}; the nearest are "
-        f"{_listed(near)}: {_REMEDY}"
+        f"{near}: {_REMEDY}"
     )
 
 
-def _trained_name(phrase: str, card: CheckpointCard) -> str | None:
-    classes = card.classes or ()
-    if phrase in classes:
-        return phrase
-    others = tuple((other, name) for name, words in card.synonyms.items() for other in words)
-    spellings = (*classes, *(other for other, _ in others))
-    row = match_loosely(phrase, spellings)
-    return None if row == UNMATCHED else (*classes, *(name for _, name in others))[row]
-
-
-def _nearest_classes(stranger: str, card: CheckpointCard) -> str:
+def _spellings(card: CheckpointCard) -> dict[str, str]:
+    """Return the trained name of each spelling in the card."""
     spellings = {name: name for name in card.classes or ()}
-    spellings |= {other: name for name, words in card.synonyms.items() for other in words}
-    return _listed(_nearest(stranger.casefold(), spellings))
+    for name, words in card.synonyms.items():
+        for other in words:
+            spellings.setdefault(other, name)
+    return spellings
 
 
-def _nearest(text: str, spellings: dict[str, str]) -> list[str]:
+def _trained_name(phrase: str, card: CheckpointCard) -> str | None:
+    if phrase in (card.classes or ()):
+        return phrase
+    spellings = _spellings(card)
+    row = match_loosely(phrase, tuple(spellings))
+    return None if row == UNMATCHED else list(spellings.values())[row]
+
+
+def _nearest(text: str, spellings: dict[str, str]) -> str:
+    """Return the names of the spellings that are most like a text, for a message."""
     ratios = {
         spelling: SequenceMatcher(None, spelling.casefold(), text).ratio() for spelling in spellings
     }
     ranked = sorted(spellings, key=lambda spelling: -ratios[spelling])
-    return list(dict.fromkeys(spellings[spelling] for spelling in ranked))[:_NEAREST]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
+    names = list(dict.fromkeys(spellings[spelling] for spelling in ranked))
+    return ", ".join(map(repr, names[:_NEAREST]))
 
 
 def _folded(question: str) -> str:

@@ -44,7 +44,6 @@ class ObjectTask(Generic[Result]):
         prompts: One for each group of names, for the whole frame.
         resolution: Side in pixels of the square that the model sees.
         codec: Decodes masks; None: boxes only.
-        insists: Whether to ask for masks on images that the checkpoint was not trained on.
     """
 
     names: tuple[ClassName, ...]
@@ -53,7 +52,6 @@ class ObjectTask(Generic[Result]):
     prompts: tuple[Ask, ...]
     resolution: int
     codec: "MaskCodec | None" = None
-    insists: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,7 +76,7 @@ class ObjectTask(Generic[Result]):
 
     def _refused_masks(self, frame: Frame) -> list[ClassName]:
         """Return the classes with masks that were trained on drawings only, on a photograph."""
-        domains = self.card.masks_on if self.codec and not self.insists else {}
+        domains = self.card.masks_on if self.codec and self.settings.unknown == "refuse" else {}
         drawn = [name for name in self.names if domains.get(name.trained) == "drawings"]
         return drawn if drawn and is_photograph(frame.bgr) else []
 

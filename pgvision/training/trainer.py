@@ -54,17 +54,16 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
 
     Args:
         config: The run.
-        reserved: Seconds of a run by minutes that are kept for its last validation.
 
     Attributes:
         is_stopped: Whether a signal asked to stop.
         spent: Seconds of the run in earlier calls.
     """
 
-    def __init__(self, config: TrainConfig, *, reserved: float = 0.0) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         self.config, self.is_stopped = config, False
         self.spent = 0.0
-        self.limit = None if config.minutes is None else max(1.0, 60 * config.minutes - reserved)
+        self.limit = None if config.minutes is None else max(1.0, 60 * config.minutes)
         self._started = self._saved = time.monotonic()
         self._evals = 0
         self._share = 0.0
@@ -453,7 +452,6 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
         max_steps=ENDLESS,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
-        max_grad_norm=1.0,
         bf16=dtype == "bfloat16",
         fp16=dtype == "float16",
         logging_nan_inf_filter=False,

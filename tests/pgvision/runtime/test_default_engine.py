@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from pgvision import samples
 from pgvision.errors import CheckpointError, OptionError, PromptError
 from pgvision.runtime import Engine, Picture, Request, load, load_apart, open_engine
-from pgvision.runtime.backend import rotary_frequencies
 from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.runtime.exporting import GRAPHS, export_checkpoint
+from pgvision.runtime.gemma import rotary_frequencies
 from pgvision.runtime.onnx_backend import OnnxBackend, why_unsupported
 from pgvision.tokens import AnswerForm
 

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.errors import CheckpointError
 from pgvision.runtime import Engine, check_language, load, torch_backend
-from pgvision.runtime.backend import KeyValueCache
+from pgvision.runtime.protocol import KeyValueCache
 from pgvision.runtime.torch_backend import LanguageModel, OutputHead
 
 LENGTHS = [112, 105, 109]  # prompts: 100 image tokens and words; Gemma 2's window here is 64
