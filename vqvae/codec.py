@@ -71,9 +71,7 @@ class MaskCodec:
             CodecError: If it is not an array of real numbers, the shape is another, or a value is
                 NaN or outside [0, 1].
         """
-        values = _float32(_numbers(masks, "masks", f"(b, {MASK_SIDE}, {MASK_SIDE})"))
-        if values.ndim != 3 or values.shape[1:] != (MASK_SIDE, MASK_SIDE):
-            raise CodecError(f"masks: expected (b, 64, 64), got {values.shape}; see crop_mask")
+        values = _float32(_numbers(masks, "masks", MASK_SIDE, MASK_SIDE, hint="; see crop_mask"))
         if not ((values >= 0) & (values <= 1)).all():
             raise CodecError("masks: expected values in [0, 1]; divide bytes by 255")
         with torch.inference_mode():
@@ -93,9 +91,7 @@ class MaskCodec:
             CodecError: If it is not an array of whole numbers, the shape is another, or a code is
                 out of range.
         """
-        values = _numbers(codes, "codes", f"(b, {NUM_TOKENS})")
-        if values.ndim != 2 or values.shape[1] != NUM_TOKENS:
-            raise CodecError(f"codes: expected (b, {NUM_TOKENS}), got {values.shape}")
+        values = _numbers(codes, "codes", NUM_TOKENS)
         if values.size and not np.issubdtype(values.dtype, np.integer):
             raise CodecError(f"codes: expected whole numbers, got {values.dtype}")
         if values.size and not 0 <= values.min() <= values.max() < NUM_CODES:
@@ -117,9 +113,7 @@ class MaskCodec:
             CodecError: If it is not an array of real numbers, the shape is another, or a row is
                 negative, NaN or all zero.
         """
-        values = _float32(_numbers(probs, "probs", f"(b, {NUM_TOKENS}, {NUM_CODES})"))
-        if values.ndim != 3 or values.shape[1:] != (NUM_TOKENS, NUM_CODES):
-            raise CodecError(f"probs: expected (b, {NUM_TOKENS}, {NUM_CODES}), got {values.shape}")
+        values = _float32(_numbers(probs, "probs", NUM_TOKENS, NUM_CODES))
         with np.errstate(over="ignore"):  # a sum that overflows is refused below, without a warning
             total = values.sum(-1, keepdims=True)
         if not ((values >= 0).all() and (total > 0).all() and np.isfinite(total).all()):
@@ -132,7 +126,8 @@ class MaskCodec:
         return logits
 
 
-def _numbers(values: ArrayLike, name: str, shape: str) -> NDArray[Any]:
+def _numbers(values: ArrayLike, name: str, *sides: int, hint: str = "") -> NDArray[Any]:
+    shape = f"(b, {', '.join(map(str, sides))})"
     try:
         array = np.asarray(values)
     # ValueError: ragged lists. The others: tensors on a GPU, or that carry a gradient.
@@ -142,6 +137,8 @@ def _numbers(values: ArrayLike, name: str, shape: str) -> NDArray[Any]:
         ) from error
     if array.dtype.kind not in "buif":
         raise CodecError(f"{name}: expected {shape} real numbers, got an array of {array.dtype}")
+    if array.ndim != len(sides) + 1 or array.shape[1:] != sides:
+        raise CodecError(f"{name}: expected {shape}, got {array.shape}{hint}")
     return array
 
 

@@ -19,6 +19,7 @@ _IRREGULAR: Final = {
     "mouse": "mice",
     "ox": "oxen",
 }
+_ENDINGS: Final = {"y": "ies", "f": "ves", "fe": "ves"}
 _GAPS: Final = re.compile(r"[\s_\-\u2010\u2011]+")
 _EDGES: Final = ".,:;!?\"'()[] "
 
@@ -82,13 +83,7 @@ def _plurals(word: str) -> tuple[str, ...]:
     if len(word) < 3 and word not in _IRREGULAR:
         return ()
     plurals = [word + "s", word + "es"]
-    if word.endswith("y"):
-        plurals.append(word[:-1] + "ies")
-    elif word.endswith("f"):
-        plurals.append(word[:-1] + "ves")
-    elif word.endswith("fe"):
-        plurals.append(word[:-2] + "ves")
-    for singular, plural in _IRREGULAR.items():
+    for singular, plural in (*_ENDINGS.items(), *_IRREGULAR.items()):
         if word.endswith(singular):  # workman, workmen
             plurals.append(word.removesuffix(singular) + plural)
     return tuple(plurals)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias, Unpack
@@ -194,19 +194,17 @@ class _Run:
         left_out = {k: v for one in self.data.tasks for k, v in one.left_out.items()}
         for unread in (trainer.unread, *(one.unread for one in self.last)):
             left_out |= unread
+        report = TrainReport(
+            self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
+        )
         if clock.is_stopped:
             self._say(f"stopped at step {step}; the same command resumes")
-            return TrainReport(
-                self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
-            )
+            return report
         # 4. Evaluate the best weights, which the trainer has loaded.
         with memory_advice(self.config):
             after = self._evaluate()
-        best = int(trainer.state.best_global_step or step)
-        report = TrainReport(
-            self.folder, step, before, after, best, round(clock.seconds, 1), left_out,
-            long_answers, True,
-        )  # fmt: skip
+        best, seconds = int(trainer.state.best_global_step or step), round(clock.seconds, 1)
+        report = replace(report, after=after, best_step=best, seconds=seconds, finished=True)
         if self.is_first:
             self._write(report, trainer)
         trainer.accelerator.wait_for_everyone()
@@ -395,18 +393,15 @@ class _Run:
             torch.cuda.synchronize()
         step = (time.monotonic() - start) * self.config.accumulation * 1.1
         self.model.trained.zero_grad(set_to_none=True)
-        if self.config.minutes is not None:
-            left = max(0.0, 60 * self.config.minutes - 7 * seconds)
-            self._say(
-                f"{self.config.minutes:g} minutes: about {int(left / step)} steps of {step:.1f} s "
-                f"and 7 validations of {seconds:.0f} s"
-            )
-            return
-        times = 2 + self.args.max_steps // int(self.args.eval_steps)
-        total = self.args.max_steps * step + times * seconds
+        minutes, times = self.config.minutes, 7
+        if minutes is not None:
+            steps = int(max(0.0, 60 * minutes - times * seconds) / step)
+        else:
+            steps, times = self.args.max_steps, 2 + self.args.max_steps // int(self.args.eval_steps)
+            minutes = (steps * step + times * seconds) / 60
         self._say(
-            f"about {total / 60:.1f} minutes: {self.args.max_steps} steps of {step:.1f} s and "
-            f"{times} validations of {seconds:.0f} s"
+            f"about {minutes:.1f} minutes: {steps} steps of {step:.1f} s and {times} validations "
+            f"of {seconds:.0f} s"
         )
 
     def _write(self, report: TrainReport, trainer: FineTuner) -> None:
