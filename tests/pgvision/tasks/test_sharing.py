@@ -36,7 +36,7 @@ def encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each run of the image encoder took."""
     engine.forget_images()
     # Random weights never say <eos>; short answers keep the test short.
-    monkeypatch.setattr(Engine, "max_new_tokens", 3)
+    monkeypatch.setattr(engine, "max_new_tokens", 3)
     counts: list[int] = []
     encode = engine.backend.encode
     monkeypatch.setattr(
