@@ -4,6 +4,7 @@ A message names the input, what was expected, what was found, and the fix. What 
 writes is data and never raises; what a user passes is a contract and always does.
 """
 
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
@@ -58,6 +59,21 @@ class CodecError(PgvisionError, ValueError):
 
 class DependencyError(PgvisionError, ImportError):
     """An optional package or a system library is missing."""
+
+
+def require_choice(name: str, value: object, known: Collection[str]) -> None:
+    """Check an option that has a few values.
+
+    Raises:
+        OptionError: If ``value`` is none of the known ones; they are listed.
+
+    Example:
+        >>> require_choice("color", "rgb", ("bgr", "rgb"))
+    """
+    if value not in known:
+        raise OptionError(
+            f"{name}: expected one of {', '.join(known)}, got {value!r}. Fix: choose one."
+        )
 
 
 def require_module(name: str, message: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from pgvision.coco.checks import reading
-from pgvision.errors import DataError, ImageError, OptionError
+from pgvision.errors import DataError, ImageError, OptionError, require_choice
 from pgvision.files import readable_name
 
 OnError = Literal["raise", "record"]
@@ -392,8 +392,7 @@ def split_by_hash(
     """
     if not 0 < val < 1:
         raise OptionError(f"val={val}: expected a share between 0 and 1")
-    if by not in ("content", "name"):
-        raise OptionError(f"by={by!r}: expected 'content' or 'name'")
+    require_choice("by", by, ("content", "name"))
     parts: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in dataset.images:
         # A hash is stable: adding images moves no other image.

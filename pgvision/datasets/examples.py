@@ -14,7 +14,7 @@ from pgvision import tokens
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord
 from pgvision.datasets.outlines import segmentation_to_mask
-from pgvision.errors import DataError, OptionError
+from pgvision.errors import DataError, OptionError, require_choice
 from pgvision.masks import crop_mask
 
 Convention = Literal["1024", "1023"]
@@ -82,9 +82,8 @@ class ExampleOptions:
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
-            known, value = get_args(kind), getattr(self, name)
-            if known and value not in known:
-                raise OptionError(f"{name}={value!r}: expected one of {', '.join(known)}")
+            if known := get_args(kind):
+                require_choice(name, getattr(self, name), known)
         if self.num_negatives < 1:
             raise OptionError(f"num_negatives={self.num_negatives}: expected at least 1")
 

@@ -13,7 +13,7 @@ from pgvision.datasets.labelme import read_labelme
 from pgvision.datasets.parts import find_split, validation_part
 from pgvision.datasets.voc import read_voc
 from pgvision.datasets.yolo import read_yolo
-from pgvision.errors import DataError, OptionError, SourceError
+from pgvision.errors import DataError, SourceError, require_choice
 
 # COCO's files of one set of images: where instances are there, the others describe them again.
 _COCO_BESIDE = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
@@ -124,9 +124,8 @@ def read_splits(
     given = Path(path)
     if not given.exists():
         raise SourceError(f"{given}: no such file or folder")
-    if format is not None and format not in FORMATS:
-        raise OptionError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
     chosen = format or detect_format(given)
+    require_choice("format", chosen, FORMATS)
     if chosen == "yolo":
         return read_yolo(given, images=images, on_error=on_error)
     # One file for each image: parts are folders.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Literal, get_args
 
 import yaml
 
@@ -21,7 +21,7 @@ from pgvision.datasets.examples import ExampleOptions, MaskCodec, example_of, ta
 from pgvision.datasets.image_names import list_images
 from pgvision.datasets.jsonl import example_line, read_jsonl
 from pgvision.datasets.yolo import IDS_FILE, label_path, label_text, read_written_yolo
-from pgvision.errors import DataError, OptionError
+from pgvision.errors import DataError, OptionError, require_choice
 from pgvision.files import readable_name, replaced_path, write_text
 
 WriteFormat = Literal["coco", "yolo", "jsonl"]
@@ -89,10 +89,8 @@ def write_dataset(
         1
     """
     # 1. Check the options.
-    if format not in ("coco", "yolo", "jsonl"):
-        raise OptionError(f"format={format!r}: expected coco, yolo or jsonl")
-    if images not in ("copy", "link", "none"):
-        raise OptionError(f"images={images!r}: expected copy, link or none")
+    require_choice("format", format, get_args(WriteFormat))
+    require_choice("images", images, ("copy", "link", "none"))
     target, chosen = Path(out), options or ExampleOptions()
     if format == "jsonl" and chosen.task == "segment" and codec is None:
         raise OptionError("task='segment' needs codec=..., which turns masks into codes")

@@ -3,13 +3,13 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray
 from pgvision.coco.checks import parse_json, read_bytes
-from pgvision.errors import DataError, EvaluationError, OptionError
+from pgvision.errors import DataError, EvaluationError, require_choice
 from pgvision.files import write_text
 
 Method = Literal["temperature", "isotonic"]
@@ -150,10 +150,7 @@ def fit_calibration(
         >>> fitted.apply(np.array([0.9])).tolist()
         [0.5]
     """
-    if method not in ("temperature", "isotonic"):
-        raise OptionError(
-            f"method: expected temperature or isotonic, got {method!r}. Fix: choose one."
-        )
+    require_choice("method", method, get_args(Method))
     x = _require_scores(np.asarray(scores, np.float64))
     y = np.asarray(is_correct)
     if x.ndim != 1 or x.shape != y.shape or not len(x) or y.dtype != np.bool_:

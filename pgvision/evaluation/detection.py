@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.errors import EvaluationError, OptionError
+from pgvision.errors import EvaluationError, OptionError, require_choice
 from pgvision.evaluation import metrics
 from pgvision.evaluation.engine import (
     MAX_DETS,
@@ -122,14 +122,9 @@ def evaluate_detections(
 
 
 def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: int) -> None:
-    options = {"iou_type": IouType, "engine": Engine, "scoreless": Scoreless}
-    given = {"iou_type": iou_type, "engine": engine, "scoreless": scoreless}
-    for name, known in options.items():
-        if given[name] not in get_args(known):
-            raise OptionError(
-                f"{name}: expected one of {', '.join(get_args(known))}, got {given[name]!r}. "
-                "Fix: choose one."
-            )
+    require_choice("iou_type", iou_type, get_args(IouType))
+    require_choice("engine", engine, get_args(Engine))
+    require_choice("scoreless", scoreless, get_args(Scoreless))
     if max_dets < 1:
         raise OptionError(f"max_dets: expected at least 1, got {max_dets}. Fix: COCO keeps 100.")
 

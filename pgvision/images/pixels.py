@@ -2,14 +2,14 @@
 
 import logging
 import struct
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pgvision.arrays import ByteArray
-from pgvision.errors import ImageError, OptionError, ShapeError
+from pgvision.errors import ImageError, ShapeError, require_choice
 from pgvision.images.choices import Color
 from pgvision.images.opencv import cv2
 
@@ -67,8 +67,7 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
         >>> to_bgr(Image.new("L", (2, 1), 7)).tolist()
         [[[7, 7, 7], [7, 7, 7]]]
     """
-    if color not in ("bgr", "rgb"):
-        raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
+    require_choice("color", color, get_args(Color))
     if isinstance(picture, Image.Image):
         # 1. PIL images.
         is_wide = picture.mode.startswith("I") or ";16" in str(getattr(picture, "tile", ""))

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard
+from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, get_args
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError
+from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name
 from pgvision.http import hide_secrets
 from pgvision.images.capture import camera_frames, capture_frames, declared_frames
@@ -130,10 +130,8 @@ def iter_frames(
         >>> [(frame.source, frame.index) for frame in iter_frames(stack)]
         [('array', 0), ('array', 1), ('array', 2)]
     """
-    if on_error not in ("raise", "skip", "record"):
-        raise OptionError(f"on_error must be 'raise', 'skip' or 'record', got {on_error!r}")
-    if color not in ("bgr", "rgb"):
-        raise OptionError(f"color must be 'bgr' or 'rgb', got {color!r}")
+    require_choice("on_error", on_error, get_args(OnError))
+    require_choice("color", color, get_args(Color))
     _require_count(stride, "stride", 1)
     _require_count(prefetch, "prefetch", 0)
     _require_source(frames)

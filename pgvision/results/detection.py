@@ -14,7 +14,7 @@ import numpy as np
 from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
-from pgvision.errors import OptionError, ShapeError
+from pgvision.errors import OptionError, ShapeError, require_choice
 from pgvision.results import checks, conversions
 from pgvision.results.answer import Answer
 from pgvision.results.plotting import write_image
@@ -240,8 +240,7 @@ class DetectionResult(Answer):
         return canvas
 
     def _color_ids(self, color_by: str) -> IntArray:
-        if color_by not in ("class", "track", "index"):
-            raise OptionError(f"color_by must be class, track or index, got {color_by!r}")
+        require_choice("color_by", color_by, ("class", "track", "index"))
         if color_by == "track" and self.tracker_ids is None:
             raise OptionError("color_by='track' needs tracker_ids; see result.with_trackers(ids)")
         chosen = {"class": self.class_ids, "track": self.tracker_ids}.get(color_by)

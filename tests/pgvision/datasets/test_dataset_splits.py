@@ -64,7 +64,7 @@ def test_bad_options_and_missing_files_are_refused():
     for val in (0, 1, -0.2, 20, float("nan")):
         with pytest.raises(OptionError, match="val="):
             split_by_hash(dataset(BASE), val=val)
-    with pytest.raises(OptionError, match="by="):
+    with pytest.raises(OptionError, match="by: expected one of content, name"):
         split_by_hash(dataset(BASE), by="size")
     with pytest.raises(DataError, match=r"none.site.0000\.jpg: cannot be read"):
         split_by_hash(dataset(BASE))

@@ -104,15 +104,15 @@ def test_formats_by_their_files(tmp_path):
 def test_wrong_words_and_missing_places_are_refused(tmp_path):
     with pytest.raises(SourceError, match="no such file"):
         read_dataset(tmp_path / "none")
-    with pytest.raises(OptionError, match="format='csv'"):
+    with pytest.raises(OptionError, match="format: .* got 'csv'"):
         read_dataset(tmp_path, format="csv")
     with pytest.raises(DataError, match="expected the folder of images"):
         (tmp_path / "a.json").write_text('{"images": [], "annotations": [], "categories": []}')
         read_dataset(tmp_path / "a.json", images=tmp_path / "none")
     data = dataset(tmp_path / "src")
-    with pytest.raises(OptionError, match="format='voc'"):
+    with pytest.raises(OptionError, match="format: .* got 'voc'"):
         write_dataset(data, tmp_path / "out", format="voc")
-    with pytest.raises(OptionError, match="images='move'"):
+    with pytest.raises(OptionError, match="images: .* got 'move'"):
         write_dataset(data, tmp_path / "out", format="coco", images="move")
     with pytest.raises(OptionError, match="one file cannot hold 2 splits"):
         write_dataset({"a": data, "b": data}, tmp_path / "out.json", format="coco")

@@ -143,7 +143,7 @@ def test_pil_modes_without_a_known_white_are_refused() -> None:
 
 
 def test_colour_order_is_checked() -> None:
-    with pytest.raises(OptionError, match="'bgr' or 'rgb'"):
+    with pytest.raises(OptionError, match="color: expected one of bgr, rgb, got 'RGB'"):
         to_bgr(np.zeros((2, 2, 3), np.uint8), color="RGB")  # type: ignore[arg-type]
 
 
