@@ -278,4 +278,6 @@ def test_bench_compares_both_sides_at_each_size(run, picture, tmp_path):
     for size in (1, 8):
         row = next(row for key, row in figures.items() if key.startswith(f"batch {size}, "))
         assert row["ratio"] > 0
-        assert {"objects, ours", "objects, generate", "generate ms an image"} < set(row)
+        assert row["objects, ours"] > 0
+        assert row["objects, generate"] > 0
+        assert row["generate ms an image"] > 0
