@@ -201,7 +201,7 @@ def helmets(o: argparse.Namespace, sizes: dict, report: dict) -> None:
                 sure = sure[iou(sure, truth[k][1]).max(1) < 0.5]
             total += len(boxes)
             if len(boxes) and len(sure):
-                tall = boxes + [0, 0, 0, 1] * 0.4 * (boxes[:, 3:] - boxes[:, 1:2])
+                tall = boxes + np.array([0, 0, 0, 0.4]) * (boxes[:, 3:] - boxes[:, 1:2])
                 called += int((np.maximum(iou(boxes, sure), iou(tall, sure)).max(1) >= 0.4).sum())
         report[f"{label} called helmet"] = {"share": round(called / max(1, total), 3), "of": total}
 

@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on(cache: Path, tmp_path: Path) -> None:
     words = ["--cache", str(cache), "--out", str(tmp_path), "--steps", "100000"]
     command = [sys.executable, "-m", "recipes.tiny", *words]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("checkpoint-*/whole")):
+    while not list(tmp_path.glob("checkpoint-*/complete")):
         time.sleep(1)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)

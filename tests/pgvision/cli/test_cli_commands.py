@@ -269,9 +269,9 @@ def test_a_photograph_is_not_captioned_and_the_reason_is_printed(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_compares_both_sides_at_each_size(run, picture, tmp_path):
-    out = tmp_path / "figures.json"
-    ran = run("bench", picture, "--class", "worker", "--repeat", 3, "--json", "--out", out)
+def test_bench_compares_both_sides_at_each_size(run, tmp_path):
+    out, site = tmp_path / "figures.json", samples.path("site-04")
+    ran = run("bench", site, "--class", "helmet", "--repeat", 3, "--json", "--out", out)
     assert ran.code == 0, ran.err
     (figures,) = ran.lines
     assert json.loads(out.read_text()) == figures
