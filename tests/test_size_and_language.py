@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The goals are 15,000 code lines, 150 files and 6 comments; lower (or raise) these with every cut.
-MAX_CODE_LINES = 25_600
-MAX_FILES = 206
-MIN_COMMENTS = 4.8  # per 100 code lines
+MAX_CODE_LINES = 23_800
+MAX_FILES = 184
+MIN_COMMENTS = 5.2  # per 100 code lines
 MAX_QUAINT = 2.0  # per 1,000 words
 # Turns of phrase that this project used in place of the field's terms.
 QUAINT = re.compile(
