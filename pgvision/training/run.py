@@ -267,9 +267,11 @@ class _Run:
         Raises:
             OptionError: If the folder contains another run that has a checkpoint, or other files.
         """
-        # 1. Refuse a folder with other files.
+        # 1. Refuse a folder with other files. The first process looks: a later one may find what
+        # the first has written already.
         known = self.record.get("identity")
-        if known is None and self.folder.exists() and any(self.folder.iterdir()):
+        is_new = known is None and self.is_first
+        if is_new and self.folder.exists() and any(self.folder.iterdir()):
             raise OptionError(
                 f"out: {self.folder} is not empty and contains no run; give a new one"
             )
