@@ -81,7 +81,8 @@ def test_larger_image_encoders_run_in_bfloat16_where_the_cpu_has_it() -> None:
     assert error < 0.03
     assert (error > 0) == has_bfloat16
     (alone,) = fast.encode(IMAGES[:1])
-    np.testing.assert_array_equal(alone, found[0])  # the same alone and in a batch
+    # OpenVINO runs image by image: the same alone and in a batch. ONNX Runtime's products round.
+    np.testing.assert_allclose(alone, found[0], rtol=0, atol=0 if has_bfloat16 else 1e-3)
 
 
 @pytest.mark.parametrize("hw", [(1, 1), (3, 500), (224, 224), (301, 97)])
