@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -79,6 +78,16 @@ def _size(table: Mapping[str, StoredTensor], start: str) -> int:
     return sum(math.prod(tensor.shape) for tensor in tensors)
 
 
+def _bfloat16_core() -> Any:
+    """Return OpenVINO's core; None: it is missing, or this CPU does not multiply bfloat16."""
+    try:
+        import openvino
+    except ImportError:  # a dependency on x86 only
+        return None
+    core = openvino.Core()
+    return core if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else None
+
+
 def default_threads() -> int:
     """Return the CPUs that this process may use, at most 8; ``OMP_NUM_THREADS`` counts."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -119,9 +128,14 @@ class OnnxBackend:
         # 2. Graphs; each weight must be used, or the architecture differs.
         tensors = read_tensor_table(folder)
         used: set[str] = set()
-        graphs = [
-            vision_graph(tensors, vision, int(self._text["hidden_size"]), used),
-            *(decoder_graph(tensors, self._text, used, is_cached=flag) for flag in (False, True)),
+        is_large = _size(tensors, "vision_tower.") >= _MIN_BFLOAT16
+        openvino = _bfloat16_core() if dtype is None and is_large else None
+        # OpenVINO reads a graph that contains its weights.
+        copied = None if openvino is None else folder
+        width = int(self._text["hidden_size"])
+        encoder = vision_graph(tensors, vision, width, used, folder=copied)
+        decoders = [
+            decoder_graph(tensors, self._text, used, is_cached=flag) for flag in (False, True)
         ]
         self._table = _embeddings(folder, tensors, self._text, used)
         head = tensors.get("lm_head.weight")
@@ -129,20 +143,10 @@ class OnnxBackend:
         unused = sorted(tensors.keys() - used - {"lm_head.weight"})
         if unused:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
-        self._prompt, self._step = (self._session(graph, folder) for graph in graphs[1:])
-        self._vision: Any = None
-        if dtype is None and _size(tensors, "vision_tower.") >= _MIN_BFLOAT16:
-            width = int(self._text["hidden_size"])
-            self._vision = self._bfloat16_encoder(
-                partial(vision_graph, tensors, vision, width, used, folder=folder)
-            )
-        libraries = "ONNX Runtime, float32"
-        if self._vision is None:
-            vision_session = self._session(graphs[0], folder)
-            self._vision = lambda pixels: vision_session.run(None, {"pixels": pixels})[0]
-        else:
-            libraries += "; image encoder: OpenVINO, bfloat16"
-        self.description = f"CPU, {self.threads} threads; {libraries}"
+        self._prompt, self._step = (self._session(graph, folder) for graph in decoders)
+        self._vision = self._encoder(encoder, folder, openvino)
+        in_bfloat16 = "; image encoder: OpenVINO, bfloat16" if openvino else ""
+        self.description = f"CPU, {self.threads} threads; ONNX Runtime, float32{in_bfloat16}"
         # 3. Rotary frequencies: PaliGemma counts positions from 1.
         self._frequencies = rotary_frequencies(self._text)
         self._scale = np.float32(self._text["hidden_size"] ** 0.5)
@@ -164,21 +168,17 @@ class OnnxBackend:
         except Exception as error:  # onnxruntime's own types are many
             raise CheckpointError(f"{folder}: ONNX Runtime cannot load it ({error})") from error
 
-    def _bfloat16_encoder(self, graph: Callable[[], bytes]) -> Any:
-        """Compile the image encoder in OpenVINO; None: this CPU does not multiply bfloat16."""
-        try:
-            import openvino
-        except ImportError:  # a dependency on x86 only
-            return None
-        core = openvino.Core()
-        if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return None
+    def _encoder(self, graph: bytes, folder: Path, openvino: Any) -> Callable[[FloatArray], Any]:
+        """Return the image encoder; without OpenVINO's core it computes in float32."""
+        if openvino is None:
+            session = self._session(graph, folder)
+            return lambda pixels: session.run(None, {"pixels": pixels})[0]
         options = {
             "INFERENCE_PRECISION_HINT": "bf16",
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,  # other processes of this machine may be pinned, too
         }
-        model = core.compile_model(core.read_model(BytesIO(graph())), "CPU", options)
+        model = openvino.compile_model(openvino.read_model(BytesIO(graph)), "CPU", options)
         return lambda pixels: np.concatenate([model(image[None])[0] for image in pixels])
 
     def encode(self, images: Sequence[ByteArray]) -> list[FloatArray]:

@@ -9,7 +9,6 @@ import argparse
 import json
 import logging
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +21,7 @@ from pgvision.files import replaced_path
 from pgvision.training.resolution import set_resolution
 from recipes.batches import Batch
 from recipes.dense import AskedHead, DenseHead
-from recipes.optimisers import has_bfloat16
+from recipes.optimisers import has_bfloat16, muon_and_adamw
 from recipes.pointing import PlaceHead, ToldHead
 from recipes.reading import text_losses
 from recipes.run import Together
@@ -131,11 +130,7 @@ class ThirdEdition(nn.Module):
         for head in (self.head, self.asked, self.told, self.place, self.placed):
             groups["heads"] += list(head.parameters())
         named = [{"params": held, "name": name, "lr": 0.0} for name, held in groups.items()]
-        adamw = partial(torch.optim.AdamW, lr=0.0, betas=(0.9, 0.98), weight_decay=0.02)
-        if not self.in_bfloat16:  # torch's Muon multiplies in it
-            return Together([adamw(named)])
-        muon = torch.optim.Muon(named[:2], weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-        return Together([muon, adamw(named[2:])])
+        return Together(muon_and_adamw(named[:2], named[2:], weight_decay=0.02))
 
     def trained(self) -> dict[str, Tensor]:
         """Return the state of all that learns."""
