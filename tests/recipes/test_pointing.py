@@ -97,6 +97,17 @@ def test_what_is_written_lies_where_the_scene_has_it(recipe: TinyRecipe, batch: 
         assert len(places) >= 1
 
 
+def test_cells_are_counted_among_the_tokens_that_are_kept() -> None:
+    """The object lies in the upper right cell of 2 x 2."""
+    boxes = [10 + 100, 10 + 600, 10 + 400, 10 + 900]
+    for kept, cells in (([1, 3], [[True, False]]), ([0, 1], [[False, True]]), ([0, 2], [])):
+        ids = torch.tensor([[0, 0, 9, *boxes, 1]])
+        target = torch.tensor([[False] * 3 + [True] * 5])
+        written = Written.of(ids, target, first_loc=10, kept=torch.tensor([kept]), grid=2)
+        assert written.cells.tolist() == cells  # one that lost all its tokens is left out
+        assert written.columns.tolist() == [[0, 1, 2, 3]] * len(cells)
+
+
 def test_looking_at_the_object_costs_nothing_and_elsewhere_much() -> None:
     ids = torch.tensor([[0, 0, 0, 0, 9, 10 + 100, 10 + 600, 10 + 400, 10 + 900, 1]])
     target = torch.tensor([[False] * 5 + [True] * 5])
