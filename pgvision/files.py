@@ -5,10 +5,11 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_MAX_STEM = 40  # characters; a temporary name must not exceed 255 bytes
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
         ending (OpenCV, Pillow) do the right thing.
 
     Raises:
-        OSError: If the folder cannot be written.
+        OSError: If it cannot be written (a full disk, no permission). The error names ``path``, and
+            a file that was there is unchanged.
 
     Example:
         >>> import tempfile
@@ -34,20 +36,29 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
         >>> target.read_text()
         'done'
     """
-    named = Path(path)
+    named, aside = Path(path), None
     target = Path(os.path.realpath(named))  # a link stays one, and what it points to is replaced
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{named.stem}.", suffix=named.suffix
-    )
-    os.close(descriptor)
-    aside = Path(name)
+    prefix = f".{named.stem[:_MAX_STEM]}."
     try:
+        # 1. Make a temporary file in the same folder, so that the rename is atomic.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=named.suffix)
+        os.close(descriptor)
+        aside = Path(name)
+        # 2. Let the caller write it, then rename it.
         yield aside
         aside.chmod(_mode_for(target))
         aside.replace(target)
+    except OSError as error:
+        # 3. A full disk names no file, a refused rename the temporary one: name the caller's.
+        own = str(target.parent / prefix)
+        is_named = error.errno is None or not str(error.filename or own).startswith(own)
+        if is_named or type(error).__module__ != "builtins":  # libraries' errors keep their type
+            raise
+        raise OSError(error.errno, error.strerror, str(named)) from error
     finally:
-        aside.unlink(missing_ok=True)
+        if aside is not None:
+            aside.unlink(missing_ok=True)
 
 
 def _mode_for(target: Path) -> int:
@@ -71,6 +82,31 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with replaced_path(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def append_line(path: str | Path, line: str) -> None:
+    r"""Append one line to a file at once, whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written (a full disk); the error names ``path``.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "log.jsonl"
+        >>> append_line(target, '{"event": "enter"}')
+        >>> target.read_text(encoding="utf-8")
+        '{"event": "enter"}\n'
+    """
+    start = None
+    try:
+        with Path(path).open("ab") as file:
+            start = file.tell() if file.seekable() else None
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        if start is not None:  # the next line must not begin within half a line
+            with suppress(OSError):
+                os.truncate(path, start)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def readable_name(name: str) -> str:

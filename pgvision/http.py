@@ -8,6 +8,7 @@ import base64
 import io
 import re
 import socket
+import string
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from pgvision.errors import PgvisionError
@@ -306,7 +307,10 @@ def _open_once(
     policy: HttpPolicy,
 ) -> HTTPResponse:
     parts = _split(address)
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
+    # Quote blanks and letters outside of ASCII, as browsers do.
+    path, query = (quote(text, safe=string.punctuation) for text in (parts.path, parts.query))
+    host = parts.netloc.rpartition("@")[2]
+    bare = parts._replace(netloc=host, path=path, query=query, fragment="").geturl()
     # An opener without urllib's own redirect and error handlers: every status comes back.
     opener = OpenerDirector()
     proxies = ProxyHandler() if policy.use_proxies else ProxyHandler({})

@@ -11,7 +11,7 @@ import typer
 
 from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
 from pgvision.cli.outputs import BoxOutput, Output, json_text, printed
-from pgvision.cli.runs import RESULTS, require_writable
+from pgvision.cli.runs import RESULTS, require_replaceable, require_writable
 from pgvision.errors import OptionError
 from pgvision.tasks.options import ReadOptions
 
@@ -127,6 +127,9 @@ def merge(
     for path in journals:
         if not path.is_file():
             raise OptionError(f"{path}: no such journal (looked from {Path.cwd()})")
+    for option, file in (("--coco", coco), ("--jsonl", jsonl)):
+        if file is not None:
+            require_replaceable(file, option, coco_ids)
     # 2. Merge, and write the files.
     merged = merge_journals(journals, partial=partial)
     for line in merged.missing:
@@ -172,6 +175,7 @@ def run_job(
     if options.ray_actors > 1 and options.ray is None:
         raise OptionError("--ray-actors: has no effect without --ray; add it, or leave it out")
     require_writable(final.parent, "--coco" if boxes.coco else "--out")
+    require_replaceable(final, "--coco" if boxes.coco else "--out", boxes.coco_ids)
     if options.out is not None:
         require_writable(options.out, "--out")
     # 2. Open the job; each shard has its own journal.

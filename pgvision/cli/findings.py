@@ -23,11 +23,13 @@ class Finding(NamedTuple):
 
 
 def examined(check: Callable[[], Finding | None]) -> Finding | None:
-    """Run a check; an error of ours, or of an import, is a failure with the error's message."""
+    """Run a check; an error is a failure with the error's message."""
     try:
         return check()
     except (PgvisionError, ImportError) as error:
         return Finding("fail", str(error))
+    except Exception as error:  # noqa: BLE001  (of a broken package anything may come)
+        return Finding("fail", f"{type(error).__name__}: {error}")
 
 
 class LoadOptions(TypedDict, total=False):

@@ -15,6 +15,7 @@ import numpy as np
 
 from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
 from pgvision.cli.outputs import Outcome
+from pgvision.cli.runs import require_replaceable
 from pgvision.cli.tasks import known_phrases
 from pgvision.cli.videos import Show, Tell, appended, film, printed, window
 from pgvision.cli.webhook import Webhook
@@ -105,6 +106,7 @@ class Watch:
     def __post_init__(self) -> None:
         """Prepare the timer."""
         self._lock, self._stop = threading.RLock(), threading.Event()
+        self._error: Exception | None = None  # of the timer
         self._began = time.monotonic()
         self._timer = threading.Thread(target=self._tick, name="pgvision-timer", daemon=True)
 
@@ -118,12 +120,14 @@ class Watch:
         """End all visits."""
         self._stop.set()
         self._timer.join()
+        self._raise_error()
         with self._lock:
             for event in self.zones.end():
                 self._tell_event(event)
 
     def take(self, result: DetectionResult, latency: float) -> bool:
         """Process the result of a frame; return whether to go on."""
+        self._raise_error()
         self.num_frames += 1
         self.latencies.append(latency)
         with self._lock:
@@ -140,7 +144,19 @@ class Watch:
                 {"event": event.kind, "seconds": event.seconds, "source": event.source, **more}
             )
 
+    def _raise_error(self) -> None:
+        """Raise the error that ended the timer, once: without a timer there are no heartbeats."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
     def _tick(self) -> None:
+        try:
+            self._tick_until_stopped()
+        except Exception as error:  # noqa: BLE001  (the loop raises it: a full disk)
+            self._error = error
+
+    def _tick_until_stopped(self) -> None:
         due = 0.0
         while not self._stop.wait(_TICK if due else 0.0):
             seconds = time.monotonic() - self._began
@@ -225,12 +241,15 @@ def _open_outputs(watched: Watch, options: LiveOptions, stack: ExitStack) -> Non
     # 1. Events: stdout, log, webhook.
     watched.tell.append(printed(as_json=options.json_lines))
     if options.events is not None:
+        require_replaceable(options.events, "--events", *(options.zone or ()))
         watched.tell.append(stack.enter_context(appended(options.events)))
     if options.post is not None:
         watched.webhook = stack.enter_context(Webhook(options.post, options.post_header or ()))
         watched.tell.append(watched.webhook.post)
     # 2. Frames: video file, window.
     if options.save is not None:
+        if Path(options.source).resolve() == options.save.resolve():
+            raise OptionError(f"--save {options.save}: is the source; name another file")
         watched.show.append(stack.enter_context(film(options.save, watched.zones.draw)))
     if options.show:
         watched.show.append(stack.enter_context(window(watched.zones.draw)))

@@ -340,7 +340,10 @@ def _without_range(hint: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _millions(text: str) -> int:
-    return int(float(text) * 1e6)
+    try:
+        return int(float(text) * 1e6)
+    except (ValueError, OverflowError) as error:  # OverflowError: "inf"
+        raise typer.BadParameter(f"expected a number, got {text!r}") from error
 
 
 def _number_or(base: type, words: Sequence[str]) -> Callable[[Any], Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import cv2
 
@@ -14,7 +14,7 @@ from pgvision.arrays import ByteArray
 from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
 from pgvision.coco.writing import image_entry, relative_name, write_coco, write_results
-from pgvision.files import readable_name, replaced_path
+from pgvision.files import append_line, readable_name, replaced_path
 from pgvision.images import OnError
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
@@ -24,6 +24,8 @@ ColorBy = Literal["class", "track", "index"]
 Draw: TypeAlias = Callable[[Result], ByteArray]
 Write: TypeAlias = Callable[[Outcome], None]
 Writer: TypeAlias = AbstractContextManager[Write]
+_MAX_SIDE: Final = 65_500  # pixels of a JPEG, in OpenCV
+_MAX_STEM: Final = 200  # bytes; a file's name has at most 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +88,8 @@ def printed(*, as_json: bool) -> Iterator[Write]:
 @contextmanager
 def json_lines_file(path: Path) -> Iterator[Write]:
     """Append each outcome at once, so that a stopped run leaves what it answered."""
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(outcome: Outcome) -> None:
-            try:
-                file.write(json_text(outcome.to_dict()) + "\n")
-                file.flush()
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(path)) from error
-
-        yield write
+    path.write_bytes(b"")
+    yield lambda outcome: append_line(path, json_text(outcome.to_dict()))
     say(f"wrote {path}")
 
 
@@ -109,8 +103,12 @@ def images(names: "OverlayNames", draw: Draw) -> Iterator[Write]:
         if isinstance(outcome, Failure) or outcome.time is not None:
             return
         path = names.path_for(outcome.source or "image", ".jpg")
+        drawn = draw(outcome)
+        if max(drawn.shape) > _MAX_SIDE:
+            say(f"{path}: not written, a JPEG has at most {_MAX_SIDE} pixels a side", style="red")
+            return
         with replaced_path(path) as aside:
-            if not cv2.imwrite(str(aside), draw(outcome)):
+            if not cv2.imwrite(str(aside), drawn):
                 raise OSError(None, "the overlay cannot be written as JPEG", str(path))
         count += 1
 
@@ -166,6 +164,7 @@ class OverlayNames:
     def path_for(self, source: str, ending: str) -> Path:
         """Return ``folder/<stem>.overlay<ending>``, with a number if the stem came before."""
         stem = Path(readable_name(source).rstrip("/")).stem.replace(":", "-") or "image"
+        stem = stem.encode()[:_MAX_STEM].decode(errors="ignore")
         name, number = stem, 1
         while name + ending in self._taken:
             number += 1

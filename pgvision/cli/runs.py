@@ -109,6 +109,7 @@ def choose_outputs(options: Output, *, stride: int = 1) -> list[Writer]:
     outputs: list[Writer] = [printed(as_json=options.json_lines)]
     if boxes.coco is not None:
         require_writable(boxes.coco.parent, "--coco")
+        require_replaceable(boxes.coco, "--coco", boxes.coco_ids)
         known = None if boxes.coco_ids is None else KnownIds(boxes.coco_ids)
         outputs.append(coco_file(boxes.coco, known))
     if options.out is not None:
@@ -365,6 +366,31 @@ def require_writable(folder: Path, option: str) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"{option} {folder}: cannot be written to; name another folder")
     return folder
+
+
+def require_replaceable(path: Path, option: str, *inputs: str | Path | None) -> Path:
+    """Refuse to write a file of JSON over an input or a file of another kind.
+
+    Args:
+        path: The file.
+        option: The option that names it, for the error.
+        inputs: Files that the command reads; None is ignored.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OptionError: If it is one of ``inputs``, or contains something else than JSON.
+    """
+    if not path.is_file():
+        return path
+    with path.open("rb") as file:
+        start = file.read(1)
+    is_input = any(file and Path(file).resolve() == path.resolve() for file in inputs)
+    if is_input or start not in (b"", b"{", b"["):
+        what = "is read by this command" if is_input else "contains something else than JSON"
+        raise OptionError(f"{option} {path}: {what}; name another file")
+    return path
 
 
 def _earlier_run(folder: Path) -> list[Path]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from pgvision.arrays import ByteArray
 from pgvision.cli.console import say
-from pgvision.cli.outputs import Draw, Outcome, OverlayNames, Write, draw_result
+from pgvision.cli.outputs import Draw, Outcome, OverlayNames, Write, draw_result, json_text
 from pgvision.errors import DependencyError, OptionError, PgvisionError
+from pgvision.files import append_line
 from pgvision.images import VideoWriter, copy_audio, video_info
 from pgvision.results import DetectionResult, Failure
 
@@ -105,10 +106,10 @@ def printed(*, as_json: bool) -> Tell:
 
 @contextmanager
 def appended(path: Path) -> Iterator[Tell]:
-    """Append events to a log, each handed to the system at once."""
+    """Append events to a log, each at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file:
-        yield lambda event: file.write(json.dumps(event, ensure_ascii=False) + "\n")
+    path.open("ab").close()  # refused before a model is loaded
+    yield lambda event: append_line(path, json_text(event))
 
 
 def _words(event: dict[str, object]) -> str:

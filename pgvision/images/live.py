@@ -164,14 +164,17 @@ class Live:
             return frame
 
     def _read(self, stop: threading.Event) -> None:
+        failure, error = None, None
         try:
-            self._failure = self._connect(stop)
-        except Exception as error:  # noqa: BLE001  (the iteration raises it)
-            self._error = error
+            failure = self._connect(stop)
+        except Exception as caught:  # noqa: BLE001  (the iteration raises it)
+            error = caught
         finally:
             with self._ready:
-                self._ended = True
-                self._ready.notify()
+                # A reader that hung when its iteration was closed must not end the next one.
+                if not stop.is_set():
+                    self._failure, self._error, self._ended = failure, error, True
+                    self._ready.notify()
 
     def _connect(self, stop: threading.Event) -> FrameFailure | None:
         """Read the source, again whenever it is lost, until patience ends; return the failure."""
@@ -190,13 +193,15 @@ class Live:
                 reason = str(failure.error) if failure else f"ended after {self.num_read} frames"
                 self._is_lost = True
                 self._report("lost", reason)
-            # 3. Back off: only a steady connection resets the wait.
-            if self.num_read > before and now - opened >= STEADY_SECONDS:
-                wait = FIRST_WAIT
-            if self._patience is not None and now + wait - lost_at > self._patience:
+            # 3. Give up once patience has ended; the last attempt is at its end.
+            left = LONGEST_WAIT if self._patience is None else lost_at + self._patience - now
+            if left <= 0:
                 error = SourceError(f"{self._name}: lost, not back within {self._patience:g} s")
                 return FrameFailure(self._name, self.num_read, error)
-            if stop.wait(wait):
+            # 4. Back off: only a steady connection resets the wait.
+            if self.num_read > before and now - opened >= STEADY_SECONDS:
+                wait = FIRST_WAIT
+            if stop.wait(min(wait, left)):
                 return None
             wait = min(2 * wait, LONGEST_WAIT)
 

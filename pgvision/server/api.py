@@ -91,8 +91,10 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
     """Read images and fields of a multipart form, or of JSON with base64.
 
     Raises:
-        ApiError: 400 for a broken body, 415 for another kind of body.
+        ApiError: 400 for a broken body, 415 for another kind of body, 422 for fields in the address.
     """
+    if unread := [name for name in request.query_params if name != "api_key"]:
+        raise ApiError("bad_field", f"{unread[0][:40]}: send it in the body, not in the address")
     kind = _content_type(request)
     if kind == "multipart/form-data":
         values = await _multipart(request)
@@ -215,8 +217,11 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
     about = outcome.model.card.about
     body |= {"notes": notes, "about": about, "timings": {**outcome.timings, **result.timings}}
     if annotated and isinstance(result, DetectionResult | TextResult):
-        _, coded = cv2.imencode(".jpg", result.plot())
-        body["annotated"] = f"data:image/jpeg;base64,{base64.b64encode(bytes(coded)).decode()}"
+        is_coded, coded = cv2.imencode(".jpg", result.plot())
+        if is_coded:
+            body["annotated"] = f"data:image/jpeg;base64,{base64.b64encode(bytes(coded)).decode()}"
+        else:
+            notes.append("annotated: a JPEG has at most 65500 pixels a side; send a smaller image")
     return body
 
 

@@ -174,7 +174,7 @@ def _listening(settings: ServeSettings) -> socket.socket:
     try:
         where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(where[4][:2], family=where[0], backlog=_BACKLOG)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be a host
         raise OptionError(
             f"host, port: cannot listen at {settings.host}:{settings.port}: {error}; use another "
             "--port"

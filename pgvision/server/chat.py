@@ -21,6 +21,7 @@ from pgvision.server.uploads import Upload
 from pgvision.tokens import question_prefix
 
 _MAX_ITEMS: Final = 64
+_MAX_TEXT: Final = 10_000  # characters of one text
 _LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,4})?"
 # PaliGemma's own prompts, by task. Everything else is a question.
 _PROMPTS: Final = {
@@ -40,11 +41,16 @@ def _few(value: object) -> object:
     return value
 
 
+def _parts(value: object) -> object:
+    """Turn a text into the list of parts that it stands for."""
+    return [{"type": "text", "text": value}] if isinstance(value, str) else _few(value)
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["text", "image_url", "input_text", "input_image"]
-    text: str | None = Field(None, max_length=10_000)
+    text: str | None = Field(None, max_length=_MAX_TEXT)
     image_url: str | dict[str, Any] | None = None
     detail: str | None = None
 
@@ -53,16 +59,13 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: str = Field(max_length=40)
-    content: str | Annotated[list[_Part], BeforeValidator(_few)] | None = None
+    content: Annotated[list[_Part], BeforeValidator(_parts)] | None = None
     name: str | None = None
 
     @property
     def parts(self) -> list[_Part]:
         """The parts that contain something."""
-        parts = self.content
-        if isinstance(parts, str):
-            parts = [_Part(type="text", text=parts)]
-        return [part for part in parts or () if part.image_url or (part.text or "").strip()]
+        return [part for part in self.content or () if part.image_url or (part.text or "").strip()]
 
 
 class _Format(BaseModel):

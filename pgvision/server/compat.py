@@ -8,19 +8,18 @@ from urllib.parse import urljoin
 
 from fastapi import APIRouter, Request, Response
 
-from pgvision.errors import DataError, PromptError
+from pgvision.errors import DataError, OptionError, PromptError
+from pgvision.http import HttpError, origin_of
 from pgvision.labelling.label_studio import LabelConfig, prediction, read_label_config
 from pgvision.results import DetectionResult
 from pgvision.runtime import CheckpointCard
 from pgvision.server.api import json_response, read_json, require_images, roboflow_form
 from pgvision.server.errors import ApiError, api_error_of
 from pgvision.server.fields import ObjectFields, SegmentFields, validated
-from pgvision.server.service import Service
+from pgvision.server.service import AT_ONCE, Service
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.names import known_classes
 
-_AT_ONCE: Final = 4
-"""Tasks of one request in the queue at once; bounded, so that other requests are served."""
 _MAX_XML: Final = 200_000
 
 
@@ -53,6 +52,10 @@ def roboflow_routes(service: Service) -> APIRouter:
 def label_studio_routes(service: Service) -> APIRouter:
     """Return the routes of a Label Studio ML backend: /health, /setup, /predict and /webhook."""
     router = APIRouter(tags=["Label Studio"])
+    try:
+        _ = origin_of(os.environ.get(LABEL_STUDIO) or "http://localhost")
+    except HttpError as error:
+        raise OptionError(f"{LABEL_STUDIO}: {error}") from error
 
     def version() -> str:
         return f"pgvision {service.models.all[0].name}"
@@ -88,7 +91,7 @@ def label_studio_routes(service: Service) -> APIRouter:
             raise ApiError("bad_label_config", str(error)) from error
         known = await service.uploads.run(lambda: _known(config, service.models.all[0].card))
         # 3. Answer a few tasks at a time.
-        limit = asyncio.Semaphore(_AT_ONCE)
+        limit = asyncio.Semaphore(AT_ONCE)
 
         async def one(task: Any) -> dict[str, Any]:
             # A task that cannot be answered costs its own entry alone.

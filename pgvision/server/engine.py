@@ -18,7 +18,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from pgvision.errors import PgvisionError
+from pgvision.errors import CheckpointError, PgvisionError
 from pgvision.images import Frame
 from pgvision.runtime import (
     CheckpointCard,
@@ -356,7 +356,10 @@ class Models:
         for model in self.all:
             try:
                 model.start(self._load(model.checkpoint), self._settings.batch_size, self._metrics)
-            except PgvisionError as error:
+            except Exception as error:  # noqa: BLE001  (torch's too: no memory, no such device)
+                if not isinstance(error, PgvisionError):
+                    _LOG.exception("the reason why %s could not be loaded:", model.name)
+                    error = CheckpointError(f"{type(error).__name__}: {error}")
                 model.error = error
                 _LOG.error("%s could not be loaded: %s", model.name, error)
                 self._on_failure()

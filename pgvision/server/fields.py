@@ -143,7 +143,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
     try:
         fields = kind.model_validate(values)
     except ValidationError as error:
-        known = ", ".join(("image", *kind.model_fields))
+        known = ", ".join((*(("image",) if issubclass(kind, Fields) else ()), *kind.model_fields))
         # Pydantic's messages, with the fields that exist.
         messages = []
         for each in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]:

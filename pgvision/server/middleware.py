@@ -197,7 +197,7 @@ class ServiceMiddleware:
         is_foreign = (
             headers.get("sec-fetch-site") == "cross-site"
             if origin is None
-            else urlsplit(origin).netloc.lower() != host.lower()
+            else origin.lower().partition("://")[2] != host.lower()
         )
         if is_foreign:
             raise ApiError(

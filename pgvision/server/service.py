@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from fastapi import Request
@@ -26,6 +26,9 @@ from pgvision.server.settings import ServeSettings
 from pgvision.server.uploads import Upload, Uploads
 from pgvision.tasks import Answered, Answerer, Ask, Captioner, Detector, Reader, Segmenter, Task
 from pgvision.tasks.text import TextTask
+
+AT_ONCE: Final = 8
+"""Images of one request in the queue at once; bounded, so that other requests are served."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,13 @@ class Service:
     async def answer_all(
         self, request: Request, uploads: Sequence[Upload], fields: Fields
     ) -> list[Outcome | ApiError]:
-        """Answer about several images; an error of one is in its place."""
+        """Answer about several images, a few at a time; an error of one is in its place."""
+        limit = asyncio.Semaphore(AT_ONCE)
 
         async def one(upload: Upload) -> Outcome | ApiError:
             try:
-                return await self.answer(request, upload, fields)
+                async with limit:
+                    return await self.answer(request, upload, fields)
             except Exception as error:  # noqa: BLE001  (returned in its place)
                 return api_error_of(error)
 

@@ -1,6 +1,7 @@
 """Settings of the service, checked before anything starts. No FastAPI here."""
 
 import ipaddress
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from urllib.parse import urlsplit
 from pgvision.errors import OptionError
 from pgvision.http import parse_host
 
+_KEY = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
@@ -37,7 +39,8 @@ class ServeSettings:
         max_prompts: Prompts of one request: classes times tiles.
         max_images: Images, or Label Studio tasks, of one request.
         max_pixels_in_flight: Pixels of all requests that are decoded or waiting at one time.
-        max_bytes_in_flight: Bytes of all bodies that are in memory at one time.
+        max_bytes_in_flight: Bytes of all bodies that are in memory at one time; of fetched images
+            once more as many.
 
     Raises:
         OptionError: If a value is outside its range, or others could use the service without a key.
@@ -76,10 +79,11 @@ class ServeSettings:
             if count.type is int and count.name != "port" and getattr(self, count.name) < 1:
                 value = getattr(self, count.name)
                 raise OptionError(f"{count.name}: expected at least 1, got {value}")
-        if not self.deadline > 0:
+        if not 0 < self.deadline < math.inf:
             raise OptionError(f"deadline: expected seconds above 0, got {self.deadline}")
-        if self.api_key is not None and not self.api_key.strip():
-            raise OptionError("api_key: expected text, got an empty key; leave it out for none")
+        if self.api_key is not None and not _KEY.fullmatch(self.api_key):
+            # HTTP headers contain nothing else, so no request could send it.
+            raise OptionError("api_key: expected ASCII characters without blanks around them")
         # 2. A service that other machines can reach needs a key, or an explicit --no-key.
         if not self.is_local and self.api_key is None and not self.no_key:
             raise OptionError(

@@ -9,8 +9,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -51,7 +51,7 @@ class Upload:
         name: The file's name.
     """
 
-    content: bytes | str
+    content: bytes | str = field(repr=False)
     name: str = "image"
 
 
@@ -101,7 +101,10 @@ class Uploads:
         self._settings = settings
         self._free = settings.max_pixels_in_flight
         self._changed = asyncio.Event()
-        self._fetchers = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="pgvision-fetch")
+        num_fetches = max(1, settings.max_bytes_in_flight // settings.max_bytes)
+        self._room = asyncio.Semaphore(num_fetches)
+        num_threads = min(num_fetches, _FETCH_THREADS)
+        self._fetchers = ThreadPoolExecutor(num_threads, thread_name_prefix="pgvision-fetch")
         self._workers = ThreadPoolExecutor(_WORK_THREADS, thread_name_prefix="pgvision-decode")
 
     async def run(self, work: Callable[[], _Value]) -> _Value:
@@ -125,37 +128,43 @@ class Uploads:
         Raises:
             ApiError: 413 if it has too many pixels, 422 if it cannot be read.
         """
-        # 1. Read the bytes: uploaded, base64, or fetched from an address.
         content, name = upload.content, upload.name
         scheme = None if isinstance(content, bytes) else _ADDRESS.match(content)
         is_fetched = scheme is not None and scheme[1].lower() not in ("data", "file")
-        if isinstance(content, bytes):
-            data = content
-        elif is_fetched:
-            data = await self._fetched(content.strip(), deadline)
-        else:
-            data = await self.run(partial(decode_text, content))
-        height, width = await self.run(lambda: self._checked_hw(data, name))
-        # 2. Wait for free memory: the whole image while it is decoded, then the shrunk one.
-        taken = min(height * width, self._settings.max_pixels_in_flight)
-        while self._free < taken:  # small images go ahead of a large one that does not fit yet
-            self._changed.clear()
-            await self._changed.wait()
-        self._free -= taken
-        try:
-            # 3. Decode, and shrink to what the model needs; give back what shrinking saved.
+        # Fetched bytes are in memory from here until they are decoded, so few at a time.
+        async with self._room if is_fetched else nullcontext():
+            # 1. Read the bytes: uploaded, base64, or fetched from an address.
+            if isinstance(content, bytes):
+                data = content
+            elif is_fetched:
+                data = await self._fetched(content.strip(), deadline)
+            else:
+                data = await self.run(partial(decode_text, content))
+            height, width = await self.run(partial(self._checked_hw, data, name))
+            # 2. Wait for free memory; small images go ahead of a large one that does not fit yet.
+            taken = min(height * width, self._settings.max_pixels_in_flight)
+            while self._free < taken:
+                self._changed.clear()
+                await self._changed.wait()
+            self._free -= taken
+            # 3. Decode, and shrink to what the model needs.
             try:
-                frame, image_hw = await self.run(lambda: _decode(data, name, full_size))
-            except ImageError as error:
+                frame, image_hw = await self.run(partial(_decode, data, name, full_size))
+            except BaseException as error:
+                self._give(taken)
+                if not isinstance(error, ImageError):
+                    raise
                 # The decoder's message quotes the first bytes: of addresses they are not shown.
                 reason = "image: the address does not send an image" if is_fetched else str(error)
                 raise ApiError("bad_picture", reason) from error
-            kept = min(frame.image_hw[0] * frame.image_hw[1], taken)
-            self._give(taken - kept)
-            taken = kept
+            del data
+        # 4. Give back what shrinking saved, and the rest at the end.
+        kept = min(frame.image_hw[0] * frame.image_hw[1], taken)
+        self._give(taken - kept)
+        try:
             yield frame, image_hw
         finally:
-            self._give(taken)
+            self._give(kept)
 
     def _give(self, num_pixels: int) -> None:
         self._free += num_pixels

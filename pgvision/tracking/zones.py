@@ -14,6 +14,7 @@ from shapely.validation import explain_validity
 
 from pgvision.arrays import ByteArray, FloatArray
 from pgvision.errors import DataError, OptionError
+from pgvision.files import readable_name
 from pgvision.results import DetectionResult
 from pgvision.tracking import Anchor
 
@@ -404,11 +405,11 @@ def read_lines(texts: Sequence[str]) -> dict[str, tuple[float, float, float, flo
 def _named(file: Path) -> list[tuple[str, Any]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: expected a JSON file of polygons: {error}") from error
     # One zone, several by name, or LabelMe's shapes.
     if isinstance(content, list):
-        return [(file.stem, content)]
+        return [(readable_name(file.stem), content)]
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
         shapes = [one for one in content["shapes"] if isinstance(one, dict)]
         found = [

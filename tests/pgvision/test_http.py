@@ -62,6 +62,19 @@ def test_a_reply_is_read_whole_or_in_parts():
             assert len(opened.read()) == 199_993
 
 
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("/ä b.jpg?x=☃&y=1#part", "/%C3%A4%20b.jpg?x=%E2%98%83&y=1"),
+        ("/a%20b.jpg?q=%2B+[1]", "/a%20b.jpg?q=%2B+[1]"),  # quoted already
+    ],
+)
+def test_addresses_are_quoted_as_browsers_do(typed, sent):
+    with serving(simple(302, Location="/ende ä")) as (host, requests), pytest.raises(HttpError):
+        fetch(f"http://{host}{typed}", policy=HttpPolicy(seconds=5.0, max_redirects=0))
+    assert [path for path, _ in requests] == [sent]
+
+
 @pytest.mark.parametrize("scheme", ["file", "ftp", "data", "gopher", ""])
 def test_only_http_is_opened(scheme):
     with pytest.raises(HttpError, match="expected http"):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pgvision.cli.doctor import check_hub, check_opencv, check_transformers
+from pgvision.cli.doctor import check_hub, check_opencv, check_torch, check_transformers
 from pgvision.cli.findings import examined
 from pgvision.errors import ImageError
 
@@ -59,6 +59,14 @@ def test_opencv_that_does_not_import_names_the_libraries(tmp_path, monkeypatch):
     assert check.status == "fail"
     assert "libGL.so.1" in check.found
     assert "apt-get install -y libgl1 libglib2.0-0 libxcb1" in check.fix
+
+
+def test_a_check_that_breaks_is_a_finding(tmp_path, monkeypatch):
+    """A broken torch raises OSError; the command that should explain it ended with that."""
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert examined(check_torch) == ("fail", "OSError: libcudart.so.12: cannot open", "")
 
 
 def test_doctor_runs_where_opencv_does_not_import(tmp_path):

@@ -20,6 +20,7 @@ from test_live_webhook import Listener, listening
 
 from pgvision import Detector
 from pgvision.cli.live import Watch
+from pgvision.cli.videos import appended
 from pgvision.images import Live, VideoWriter, iter_frames
 from pgvision.images.live import LiveEvent
 from pgvision.results import DetectionResult
@@ -212,6 +213,8 @@ def test_a_picture_is_no_film(run, picture):
         (["--show"], "no screen"),
         (["--post-header", "A: b"], "needs --post"),
         (["--patience", "3"], "a file is never lost"),
+        (["--save", "walk.mp4"], "is the source"),
+        (["--events", "walk.mp4"], "something else than JSON"),
     ],
 )
 def test_bad_words_are_refused_before_a_model_is_loaded(
@@ -221,11 +224,23 @@ def test_bad_words_are_refused_before_a_model_is_loaded(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     Path("cross.json").write_text("[[0, 0], [90, 90], [90, 0], [0, 90]]")
+    Path("walk.mp4").symlink_to(walk)
+    before = walk.read_bytes()
     monkeypatch.setattr("pgvision.tasks.run.open_engine", None)
     ran = run("live", "helmet", "--source", walk, *words)
     assert ran.code in (1, 2)
     assert says in ran.err
     assert "Traceback" not in ran.err
+    assert walk.read_bytes() == before
+
+
+def test_a_log_that_cannot_be_written_ends_the_watch_whichever_thread_writes():
+    """A full disk ended the timer alone: no heartbeats, and nobody left a zone any more."""
+    with appended(Path("/dev/full")) as tell:
+        watched = Watch(Zones({}, {}), tell=[tell], heartbeat=1.0)
+        with pytest.raises(OSError, match="No space left on device: '/dev/full'"), watched:
+            while watched._timer.is_alive():
+                time.sleep(0.01)
 
 
 def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):

@@ -76,6 +76,32 @@ def test_jsonl_file_has_each_answer_at_once_and_keeps_them_after_an_error(tmp_pa
     assert path.read_text(encoding="utf-8").count("\n") == 2
 
 
+def test_a_full_disk_names_the_file(capsys):
+    """Closing the file raised a second error, without its name, in place of the first."""
+    full = pytest.raises(OSError, match="No space left on device: '/dev/full'")
+    with full, json_lines_file(Path("/dev/full")) as write:
+        write(detection())
+    assert "wrote" not in capsys.readouterr().err
+
+
+def test_an_image_too_large_for_a_jpeg_costs_its_own_overlay(tmp_path, capsys):
+    names, wide = OverlayNames(tmp_path), np.zeros((2, 65_501, 3), np.uint8)
+    with images(names, lambda result: wide if result.source == "a" else wide[:, :9]) as write:
+        write(detection("a"))
+        write(detection("b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["b.overlay.jpg"]
+    assert "a.overlay.jpg: not written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "☃"])
+def test_overlays_of_long_names_have_shorter_ones(tmp_path, letter):
+    names = OverlayNames(tmp_path)
+    for count in (250 // len(letter.encode()), 249 // len(letter.encode())):
+        path = names.path_for(letter * count + ".png", ".jpg")
+        path.touch()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     image = np.full((40, 60, 3), 200, np.uint8)
     with images(OverlayNames(tmp_path), draw_result) as write:

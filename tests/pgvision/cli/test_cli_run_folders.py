@@ -92,6 +92,20 @@ def test_a_place_that_cannot_be_written_is_said_before_the_model_loads(picture, 
     assert lines[1] == "False"
 
 
+@pytest.mark.parametrize("command", ["detect", "batch"])
+def test_inputs_are_not_overwritten(run, picture, tmp_path, command):
+    """case: --coco IMAGE replaced the image, and --coco of the --coco-ids the annotations."""
+    ids = tmp_path / "ids.json"
+    ids.write_text('{"images": [{"id": 1, "file_name": "site.png"}], "categories": []}')
+    before = picture.read_bytes(), ids.read_bytes()
+    words = [*(["batch"] if command == "batch" else []), "detect", "helmet", picture]
+    ran = run(*words, "--coco", picture)
+    assert (ran.code, "contains something else than JSON" in ran.err) == (2, True)
+    ran = run(*words, "--coco", ids, "--coco-ids", ids)
+    assert (ran.code, "is read by this command" in ran.err) == (2, True)
+    assert (picture.read_bytes(), ids.read_bytes()) == before
+
+
 def test_a_full_disk_is_one_line(run, picture, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device", "/data/results.jsonl")

@@ -165,12 +165,14 @@ def test_a_redirect_is_a_refusal(status):
 
 def test_headers_go_along():
     listener = Listener()
-    headers = ["Authorization: Bearer a:b", "X-Source:gate"]
+    headers = ["Authorization: Bearer a:b", "X-Source:gate", "X_Token: s"]
     with listening(listener) as port, Webhook(f"http://127.0.0.1:{port}/", headers) as hook:
         hook.post({"track": 1})
     assert listener.headers[0]["Authorization"] == "Bearer a:b"
     assert listener.headers[0]["X-Source"] == "gate"
-    for header in ("secret", ": x", "a b: c", "a: b\nc"):
+    assert listener.headers[0]["X_Token"] == "s"
+    # What http.client cannot send would be tried for 15 minutes.
+    for header in ("secret", ": x", "a b: c", "a: b\nc", "a: b\rc", "ä: b", "a: ☃"):
         with pytest.raises(OptionError, match="--post-header"):
             Webhook("http://host/", [header])
 

@@ -173,15 +173,72 @@ def test_a_steady_connection_resets_the_back_off(monkeypatch: pytest.MonkeyPatch
     assert len(connections) >= 3
 
 
-def test_patience_counts_from_the_present_loss() -> None:
-    """Two losses of 0.5 s and 1 s under a patience of 1.2 s, 1.5 s together."""
+def returning(num_connections: int, seconds: float, connections: list[float]) -> object:
+    """Send frames to the first connections, and after ``seconds`` again."""
+
+    def film(handler: object) -> None:
+        connections.append(time.monotonic())
+        if len(connections) <= num_connections or connections[-1] - connections[0] > seconds:
+            for index in range(3):
+                handler.picture(index)
+
+    return film
+
+
+def test_patience_lasts_to_its_end() -> None:
+    """Waits of 0.5 s and 1 s would be followed by 2 s: the last attempt is at the end instead."""
     connections: list[float] = []
-    with serving(flapping(3, connections)) as address:
+    with serving(returning(1, 1.7, connections)) as address:
+        live = Live(address, patience=2.0)
+        for _ in live:
+            if live.num_reconnects:
+                break
+    assert np.diff(connections) == pytest.approx([0.5, 1.0, 0.5], abs=0.3)
+
+
+def test_patience_counts_from_the_present_loss() -> None:
+    """Two losses of 0.5 s and 1 s under a patience of 1.2 s, 1.5 s together; then one for good."""
+    connections: list[float] = []
+    with serving(returning(3, 60.0, connections)) as address:
         *frames, last = Live(address, patience=1.2)
-    assert len(connections) == 3  # the third loss would wait for 2 s
+        ended = time.monotonic()
     assert "not back within 1.2 s" in str(last.error)
+    assert 1.2 <= ended - connections[2] < 3.0
     assert last.index == 9
     assert {frame.index // 3 for frame in frames} == {0, 1, 2}
+
+
+def test_a_reader_that_hung_does_not_end_the_next_iteration(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on, connections = threading.Event(), []
+
+    def film(handler: object) -> None:
+        connections.append(time.monotonic())
+        for index in range(4):
+            handler.picture(index)
+        if len(connections) == 1:
+            go_on.wait(30)  # silent until the second iteration runs
+            return
+        for index in range(4, 20):
+            handler.picture(index)
+            time.sleep(0.05)
+
+    with serving(film) as address:
+        live = Live(address)
+        watching = iter(live)
+        next(watching)
+        while live.num_read < 4:  # then the reader waits for a frame that does not come
+            time.sleep(0.01)
+        watching.close()
+        assert "left open" in caplog.text
+        indices = []
+        for frame in live:
+            go_on.set()
+            indices.append(frame.index)
+    assert (indices[-1], live.num_read) == (19, 20)
+    while threads():
+        time.sleep(0.01)
 
 
 def test_the_end_of_an_address_is_the_end_without_patience() -> None:

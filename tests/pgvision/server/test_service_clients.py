@@ -174,6 +174,11 @@ def test_paligemmas_own_prompts_go_to_their_tasks(service, png, words, task, fie
         (lambda png: [message("cap en", png)], {}, "cap"),
         (lambda png: [message("question en two", png)], {}, "question"),
         (lambda png: [], {}, "no text"),
+        (
+            lambda png: [{"role": "user", "content": "a" * 10_001}, message("ocr", png)],
+            *({}, "messages.0.content.0.text: String should have at most 10000"),
+        ),
+        (lambda png: [message("ocr", png)], {"image": "a"}, "known are model, messages"),
         *(
             (lambda png: [message("ocr", png)], {name: value}, name)
             for name, value in {

@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
@@ -9,7 +10,8 @@ import pytest
 from serving import running, until_ready
 
 from pgvision import Detector
-from pgvision.server import ServeSettings
+from pgvision.errors import OptionError
+from pgvision.server import ServeSettings, create_app
 
 BOXES = """<View><Image name="img" value="$image"/><RectangleLabels name="tag" toName="img">
 <Label value="Helmets"/><Label value="giraffe"/></RectangleLabels></View>"""
@@ -107,6 +109,48 @@ def test_a_task_that_cannot_be_read_costs_its_own_entry(backend, png, picture, w
     first, broken, last = sent.json()["results"]
     assert first["result"] and len(first["result"]) == len(last["result"])
     assert broken["result"] == [] and words in broken["error"]
+
+
+def test_an_address_of_label_studio_that_cannot_be_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_URL", "studio:8080")
+    with pytest.raises(OptionError, match="LABEL_STUDIO_URL: expected http"):
+        create_app(ServeSettings(models=("tiny",)))
+
+
+def test_few_addresses_are_fetched_at_a_time(png):
+    """Fetched bytes were not counted: 64 requests of 32 MB each were in memory together."""
+    lock, open_now, most = threading.Lock(), 0, 0
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self):
+            nonlocal open_now, most
+            with lock:
+                open_now += 1
+                most = max(most, open_now)
+            time.sleep(0.1)
+            with lock:
+                open_now -= 1
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    host = f"127.0.0.1:{server.server_port}"
+    limits = {"max_bytes": 1_000_000, "max_bytes_in_flight": 2_500_000}
+    with running(ServeSettings(models=("tiny",), allow_hosts=(host,), **limits)) as address:
+        until_ready(address)
+        body = {"image": [f"http://{host}/{at}.png" for at in range(8)], "classes": "helmet"}
+        sent = httpx2.post(f"{address}/v1/detect", json=body, timeout=60).json()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    assert all(len(one["annotations"]) for one in sent["results"])
+    assert most == 2
 
 
 def test_the_token_goes_to_label_studio_alone(png):

@@ -161,6 +161,22 @@ def test_a_picture_that_breaks_the_engine_fails_alone(scene, png):
         assert "internal error" in sent[1].json()["error"]["message"]
 
 
+def test_images_of_one_request_leave_the_queue_to_others(png):
+    """64 images of 64 classes were 4096 prompts in the queue, before those of everybody else."""
+    scenes = [as_png(np.full((20, 30, 3), shade, np.uint8)) for shade in range(40)]
+    many = {"files": [("image", ("a.png", scene)) for scene in scenes]}
+    many |= {"data": {"classes": "helmet"}, "timeout": 60}
+    with running(load_model=lambda name: Slow(0.05)) as address:
+        until_ready(address)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx2.post, f"{address}/v1/detect", **many)
+            while not counted(address, "pgvision_rows_together_count"):
+                time.sleep(0.01)
+            assert detect(address, png).status_code == 200
+            assert not asked.done()
+            assert len(asked.result().json()["results"]) == 40
+
+
 class Broken:
     """An engine that raises before it takes a prompt, while ``is_broken``."""
 
@@ -223,11 +239,13 @@ def test_a_model_that_loads_answers_503_until_it_is_there(png):
         assert detect(address, png).status_code == 200
 
 
-def test_a_model_that_cannot_be_loaded_says_so_and_stops_the_service():
+@pytest.mark.parametrize("kind", [CheckpointError, RuntimeError], ids=str)
+def test_a_model_that_cannot_be_loaded_says_so_and_stops_the_service(kind):
+    """RuntimeError: torch, without memory; the service was "still loading" for ever."""
     failed = threading.Event()
 
     def never(name):
-        raise CheckpointError(f"{name}: weights are broken")
+        raise kind(f"{name}: weights are broken")
 
     with running(load_model=never, on_failure=failed.set) as address:
         assert failed.wait(60)

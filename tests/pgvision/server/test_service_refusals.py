@@ -12,7 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
-from serving import running, until_ready
+from serving import as_png, running, until_ready
 
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import TINY_FOLDER
@@ -112,6 +112,29 @@ def test_text_that_is_no_picture(service, image, code):
 )
 def test_fields_that_cannot_be(service, png, fields, words):
     refused(detect(service, png, **fields), 422, words)
+
+
+def test_fields_in_the_address_are_refused(service, png):
+    """They were ignored: ``/v1/detect?conf=0.9`` gave objects of any score."""
+    form = {"files": {"image": png}, "data": {"classes": "helmet"}, "timeout": 30}
+    sent = httpx2.post(f"{service}/v1/detect?conf=0.9", **form)
+    refused(sent, 422, "conf: send it in the body")
+    assert httpx2.post(f"{service}/v1/detect?api_key=k", **form).status_code == 200
+
+
+def test_a_file_in_the_place_of_a_field_is_not_repeated(service, png):
+    files = {"image": png, "classes": ("a.png", png)}
+    sent = httpx2.post(f"{service}/v1/detect", files=files, timeout=30)
+    refused(sent, 422, "classes: ")
+    assert len(sent.content) < 300 and "PNG" not in sent.text
+
+
+def test_an_annotated_image_that_is_too_large_for_a_jpeg_is_left_out(service):
+    """OpenCV writes at most 65500 pixels a side; the data URI was empty."""
+    sent = detect(service, as_png(np.zeros((2, 65_501, 3), np.uint8)), annotated="true")
+    assert sent.status_code == 200, sent.text
+    assert "annotated" not in sent.json()
+    assert any("65500" in note for note in sent.json()["notes"])
 
 
 def test_questions_that_cannot_be(service, png):
@@ -312,6 +335,7 @@ def test_every_route_reads_images_as_text(service):
         ({"Host": "evil.test:8000"}, 403),  # a name that was rebound to 127.0.0.1
         ({"Origin": "http://evil.test"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),  # no address at all
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
         ({"Host": "[::1]:8000"}, 200),
@@ -360,8 +384,11 @@ def test_wanted_origins_may_call(png):
         ({"allow_origins": ("https://app.example.org/",)}, "allow_origin"),
         ({"models": ("a=tiny", "a=small")}, "two checkpoints"),
         ({"api_key": " "}, "api_key"),
+        ({"api_key": "k\n"}, "api_key"),
+        ({"api_key": "schlüssel"}, "api_key"),  # headers are ASCII
         ({"queue": 0}, "queue"),
         ({"deadline": 0.0}, "deadline"),
+        ({"deadline": float("inf")}, "deadline"),
         ({"port": 70000}, "port"),
     ],
 )

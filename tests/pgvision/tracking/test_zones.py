@@ -156,6 +156,12 @@ def test_polygons_that_are_none_are_refused(tmp_path, content, error, says):
         read_zones([write(tmp_path, content)])
 
 
+def test_a_zone_named_after_a_file_that_is_not_utf8_can_be_written(tmp_path):
+    file = tmp_path / "caf\udce9.json"
+    file.write_text("[[0, 0], [9, 0], [9, 9]]")
+    assert list(read_zones([file])) == ["caf%E9"]
+
+
 def test_files_that_are_none_are_refused(tmp_path):
     broken = tmp_path / "gate.json"
     broken.write_bytes(b"\xff{")
