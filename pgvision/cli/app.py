@@ -45,7 +45,12 @@ _SECTIONS: Final = {
 COMMANDS: Final = {name: about for group in _SECTIONS.values() for name, about in group.items()}
 BATCH: Final = ("detect", "segment", "caption", "ask", "read")
 # Where a command is defined, if not in the module of its name.
-_MODULES: Final = {**dict.fromkeys(BATCH, "tasks"), "merge": "batch", "eval": "evaluate"}
+_MODULES: Final = {
+    **dict.fromkeys(BATCH, "tasks"),
+    "merge": "batch",
+    "eval": "evaluate",
+    "export": "serve",
+}
 # Options that ``--help`` lists; for commands that are not here all of them.
 _TEXTS: Final = "out json_lines language recursive model device unknown batch_size"
 _BOXES: Final = (

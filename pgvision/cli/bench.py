@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgvision.cli.findings import LoadOptions
+from pgvision.cli.doctor import LoadOptions
 from pgvision.tasks.options import Range
 
 if TYPE_CHECKING:

@@ -6,21 +6,71 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 import typer
 from rich.console import Console
 
 from pgvision.cli.console import DONE, FAILED, end
-from pgvision.cli.findings import Finding, LoadOptions, Status, examined
 from pgvision.errors import PgvisionError
 
+Status = Literal["ok", "note", "fail"]
 _STYLES: Final[dict[Status, str]] = {"ok": "green", "note": "yellow", "fail": "bold red"}
 _TESTED_TRANSFORMERS: Final = (5, 23)
 _OPENCV_FLAVOURS: Final = tuple(
     f"opencv-{kind}"
     for kind in "python python-headless contrib-python contrib-python-headless".split()
 )
+
+
+class Finding(NamedTuple):
+    """Result of one check.
+
+    Attributes:
+        status: ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fail"``.
+        found: What is there.
+        fix: What to do about it; empty if nothing.
+    """
+
+    status: Status
+    found: str
+    fix: str = ""
+
+
+def examined(check: Callable[[], Finding | None]) -> Finding | None:
+    """Run a check; an error is a failure with the error's message."""
+    try:
+        return check()
+    except (PgvisionError, ImportError) as error:
+        return Finding("fail", str(error))
+    except Exception as error:  # noqa: BLE001  (of a broken package anything may come)
+        return Finding("fail", f"{type(error).__name__}: {error}")
+
+
+class LoadOptions(TypedDict, total=False):
+    """Options of `pgvision.runtime.open_engine`.
+
+    Attributes:
+        model: Hub id, folder, "tiny", "small" or the address of an engine that serves one; None:
+            PGVISION_MODEL, else "small".
+        revision: Branch, tag or commit of a hub id; None: its main branch.
+        kind: Prompt format: pt, mix, ft, refcoco-seg or tiny; None: that of its card or name.
+        device: cpu, cuda, cuda:1, mps; None: the best one there is.
+        dtype: float32, bfloat16 or float16; None: what suits the device.
+        quantize: "int8" or "int4" weights: less memory, slower on CPUs, other boxes. Needs the
+            extra quant.
+        threads: Threads of the CPU; None: what suits the model.
+        engine: Library that runs the model; None: onnx for small models on a CPU, else torch.
+    """
+
+    model: str | None
+    revision: str | None
+    kind: str | None
+    device: str | None
+    dtype: str | None
+    quantize: Literal["int8", "int4"] | None
+    threads: int | None
+    engine: Literal["auto", "onnx", "torch"] | None
 
 
 def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
@@ -40,7 +90,12 @@ def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
         as_json: Print one JSON object per check.
     """
     address = str(model.get("model", ""))
-    checks = _engine_checks(address) if "://" in address else _all_checks(model)
+    if "://" in address:
+        from pgvision.cli.conformance import check_engine
+
+        checks = check_engine(address)
+    else:
+        checks = _all_checks(model)
     console, statuses = Console(soft_wrap=True, highlight=False, emoji=False), set()
     for name, finding in checks:
         statuses.add(finding.status)
@@ -52,12 +107,6 @@ def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
         if finding.fix:
             console.print(f"      -> {finding.fix}", markup=False)
     end(FAILED if "fail" in statuses else DONE)
-
-
-def _engine_checks(address: str) -> Iterator[tuple[str, Finding]]:
-    from pgvision.cli.conformance import check_engine
-
-    return check_engine(address)
 
 
 def _all_checks(how: LoadOptions) -> Iterator[tuple[str, Finding]]:

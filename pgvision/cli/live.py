@@ -14,10 +14,9 @@ from typing import Annotated, Any, Final
 import numpy as np
 
 from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
-from pgvision.cli.outputs import Outcome
+from pgvision.cli.outputs import Outcome, Show, Tell, appended, film, printed_events, window
 from pgvision.cli.runs import require_replaceable
 from pgvision.cli.tasks import known_phrases
-from pgvision.cli.videos import Show, Tell, appended, film, printed, window
 from pgvision.cli.webhook import Webhook
 from pgvision.errors import ImageError, OptionError
 from pgvision.images import Live, image_hw_of, is_live
@@ -239,7 +238,7 @@ def _open_outputs(watched: Watch, options: LiveOptions, stack: ExitStack) -> Non
     if options.post_header and options.post is None:
         raise OptionError("--post-header: needs --post")
     # 1. Events: stdout, log, webhook.
-    watched.tell.append(printed(as_json=options.json_lines))
+    watched.tell.append(printed_events(as_json=options.json_lines))
     if options.events is not None:
         require_replaceable(options.events, "--events", *(options.zone or ()))
         watched.tell.append(stack.enter_context(appended(options.events)))

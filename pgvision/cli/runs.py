@@ -22,8 +22,8 @@ from pgvision.cli.outputs import (
     images,
     json_lines_file,
     printed,
+    videos,
 )
-from pgvision.cli.videos import videos
 from pgvision.errors import OptionError, PgvisionError, SourceError
 from pgvision.images import Frame, FrameFailure, iter_frames, video_info
 from pgvision.images.containers import VIDEO_ENDINGS

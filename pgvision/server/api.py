@@ -91,7 +91,8 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
     """Read images and fields of a multipart form, or of JSON with base64.
 
     Raises:
-        ApiError: 400 for a broken body, 415 for another kind of body, 422 for fields in the address.
+        ApiError: 400 for a broken body, 415 for another kind of body, 422 for fields in the
+            address.
     """
     if unread := [name for name in request.query_params if name != "api_key"]:
         raise ApiError("bad_field", f"{unread[0][:40]}: send it in the body, not in the address")

@@ -18,8 +18,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from pgvision import __version__, samples
 from pgvision.errors import OptionError, PgvisionError
 from pgvision.server.api import v1_routes
-from pgvision.server.chat import chat_routes
-from pgvision.server.compat import label_studio_routes, roboflow_routes
+from pgvision.server.compat import chat_routes, label_studio_routes, roboflow_routes
 from pgvision.server.engine import Load
 from pgvision.server.errors import ApiError, on_error, on_http_error
 from pgvision.server.middleware import ServiceMiddleware

@@ -1,26 +1,320 @@
-"""Routes that existing clients call: Roboflow's inference-sdk and Label Studio."""
+"""Routes that existing clients call: OpenAI's chat completions, Roboflow, Label Studio.
+
+Of a chat request every field is supported, or refused by name.
+"""
 
 import asyncio
 import os
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urljoin
 
+import numpy as np
+import orjson
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pgvision.errors import DataError, OptionError, PromptError
 from pgvision.http import HttpError, origin_of
 from pgvision.labelling.label_studio import LabelConfig, prediction, read_label_config
 from pgvision.results import DetectionResult
-from pgvision.runtime import CheckpointCard
-from pgvision.server.api import json_response, read_json, require_images, roboflow_form
+from pgvision.runtime import CheckpointCard, Generation
+from pgvision.server.api import (
+    answer_body,
+    json_response,
+    read_json,
+    require_images,
+    roboflow_form,
+)
 from pgvision.server.errors import ApiError, api_error_of
-from pgvision.server.fields import ObjectFields, SegmentFields, validated
-from pgvision.server.service import AT_ONCE, Service
+from pgvision.server.fields import (
+    TASKS,
+    Fields,
+    ObjectFields,
+    PromptFields,
+    SegmentFields,
+    validated,
+)
+from pgvision.server.service import AT_ONCE, Outcome, Service
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.names import known_classes
+from pgvision.tokens import question_prefix
 
 _MAX_XML: Final = 200_000
+_MAX_ITEMS: Final = 64
+_MAX_TEXT: Final = 10_000  # characters of one text
+_LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,4})?"
+# PaliGemma's own prompts, by task. Everything else is a question.
+_PROMPTS: Final = {
+    "detect": r"detect\s+(?P<classes>\S.*)",
+    "segment": r"segment\s+(?P<classes>\S.*)",
+    "caption": rf"(?P<style>cap|caption|describe)(?:\s+(?P<language>{_LANGUAGE}))?",
+    "read": r"ocr|read",
+    "ask": rf"(?:answer\s+(?P<language>{_LANGUAGE})\s+)?(?P<question>\S.*)",
+}
+_QUESTION: Final = re.compile(rf"question\s+({_LANGUAGE})\s+(\S.*)", re.I | re.S)
+
+
+def _few(value: object) -> object:
+    """Refuse long lists before each of their items is validated."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > _MAX_ITEMS:
+        raise ValueError(f"expected at most {_MAX_ITEMS} items")
+    return value
+
+
+def _parts(value: object) -> object:
+    """Turn a text into the list of parts that it stands for."""
+    return [{"type": "text", "text": value}] if isinstance(value, str) else _few(value)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "image_url", "input_text", "input_image"]
+    text: str | None = Field(None, max_length=_MAX_TEXT)
+    image_url: str | dict[str, Any] | None = None
+    detail: str | None = None
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: str = Field(max_length=40)
+    content: Annotated[list[_Part], BeforeValidator(_parts)] | None = None
+    name: str | None = None
+
+    @property
+    def parts(self) -> list[_Part]:
+        """The parts that contain something."""
+        return [part for part in self.content or () if part.image_url or (part.text or "").strip()]
+
+
+class _Format(BaseModel):
+    type: Literal["text", "json_object"] = "text"  # answers follow no schema of the caller
+
+
+class ChatBody(BaseModel):
+    """Body of /v1/chat/completions; fields that cannot be done take only their neutral values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = Field(None, max_length=200)
+    messages: Annotated[list[_Message], BeforeValidator(_few)]
+    # Done.
+    max_tokens: int | None = Field(None, ge=1, le=4096)
+    max_completion_tokens: int | None = Field(None, ge=1, le=4096)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    stream: bool | None = None
+    stream_options: dict[str, bool] | None = None
+    response_format: _Format | None = None
+    # Answers are the most probable tokens: any seed and top_p give the same one.
+    temperature: Literal[0] | None = None
+    seed: int | None = None
+    top_p: float | None = None
+    # Labels of the caller that no answer depends on.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # Not done: only the value that asks for nothing.
+    n: Literal[1] | None = None
+    stop: Annotated[list[str] | str, Field(max_length=0)] | None = None
+    frequency_penalty: Literal[0] | None = None
+    presence_penalty: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    store: Literal[False] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """Where the answer is cut off."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+def chat_routes(service: Service) -> APIRouter:
+    """Return /v1/chat/completions."""
+    router = APIRouter(tags=["clients"])
+
+    @router.post("/v1/chat/completions", summary="OpenAI's form: text and an image in, text out.")
+    async def chat(request: Request) -> Response:
+        # 1. Read the request.
+        values = await read_json(request)
+        body = await service.uploads.run(lambda: validated(ChatBody, values))
+        if body.top_logprobs and not body.logprobs:
+            raise ApiError("bad_field", "top_logprobs: needs logprobs=true")
+        words, upload = read_messages(body.messages)
+        model = service.models.pick(body.model)
+        task, fields = fields_of_prompt(words, body, model.card)
+        # 2. Answer.
+        outcome = await service.answer(request, upload, fields)
+        completion = await service.uploads.run(lambda: _completion(outcome, task, body))
+        # 3. A stream is sent in chunks, but only once the answer is complete.
+        if not body.stream:
+            return json_response(completion)
+        usage = bool((body.stream_options or {}).get("include_usage"))
+        chunks = _chunks(completion, with_usage=usage)
+        return StreamingResponse(iter(chunks), media_type="text/event-stream")
+
+    return router
+
+
+def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
+    """Return the words and the image of one user message.
+
+    Raises:
+        ApiError: 422 if there is more than that, or less.
+    """
+    # 1. Find the one user message.
+    written = [(number, message) for number, message in enumerate(messages) if message.parts]
+    for number, message in written:
+        if message.role != "user":
+            raise ApiError(
+                "bad_field",
+                f"messages[{number}]: role {message.role!r} is not supported: the model takes one "
+                "user message, and no instructions or earlier turns",
+            )
+    if len(written) > 1:
+        number = written[1][0]
+        reason = f"messages[{number}]: expected one user message; send each alone"
+        raise ApiError("bad_field", reason)
+    parts = [part for _, message in written for part in message.parts]
+    urls = [part.image_url for part in parts if part.image_url]
+    images = [str(url.get("url", "") if isinstance(url, dict) else url) for url in urls]
+    texts = [part.text for part in parts if part.text]
+    # 2. Require exactly one image and a text.
+    words = " ".join(" ".join(texts).replace("<image>", " ").split())
+    if len(images) > 1:
+        raise ApiError(
+            "too_many_images", f"messages: expected one image_url, got {len(images)} images"
+        )
+    if not images or not images[0] or not words:
+        raise ApiError(
+            "no_picture",
+            "messages: expected a user's text and an image_url with a data URI, got "
+            f"{'no image' if words else 'no text'}",
+        )
+    return words, Upload(images[0])
+
+
+def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[str, Fields]:
+    """Return the task and fields of a prompt; see the patterns above."""
+    more = {"model": body.model, "max_new_tokens": body.token_limit}
+    if match := _QUESTION.fullmatch(words):
+        prompt = question_prefix(match[2], language=match[1].lower(), kind=card.kind)
+        return "ask", validated(PromptFields, {"prompt": prompt, **more})
+    task, match = next(
+        (task, match)
+        for task, pattern in _PROMPTS.items()
+        if (match := re.fullmatch(pattern, words, re.I | re.S))
+    )
+    values = {name: value for name, value in match.groupdict().items() if value}
+    values |= {name: values[name].lower() for name in ("style", "language") if name in values}
+    # "describe" is a longer caption only where the checkpoint knows it.
+    if values.get("style") == "describe" and card.kind == "tiny":
+        values["style"] = "caption"
+    return task, validated(TASKS[task], values | more)
+
+
+def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
+    # 1. Text: the model's own, or our JSON.
+    text = outcome.result.raw_text
+    if body.response_format and body.response_format.type == "json_object":
+        text = orjson.dumps(answer_body(outcome, task, masks="polygons")).decode()
+    # 2. Usage.
+    generations = [answer for _, answer in outcome.answers]
+    num_written = sum(len(one.token_ids) for one in generations)
+    # Tokens of the prompts: image patches are not counted, words are estimated by 4 characters.
+    num_asked = sum(1 + len(ask.prefix) // 4 for ask, _ in outcome.answers)
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": outcome.model.name,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": _logprobs(generations, body) if body.logprobs else None,
+                "finish_reason": "length" if outcome.result.truncated else "stop",
+            }
+        ],
+        "usage": {
+            "prompt_tokens": num_asked,
+            "completion_tokens": num_written,
+            "total_tokens": num_asked + num_written,
+        },
+        "notes": list(outcome.notes),
+    }
+
+
+def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, Any]:
+    """Return log-probabilities token by token, as `pgvision.runtime.Remote` reads them."""
+    # 1. Require one answer with probabilities.
+    if len(generations) != 1:
+        raise ApiError(
+            "bad_field",
+            f"logprobs: this request needs {len(generations)} prompts; ask for one class at once",
+        )
+    (answer,) = generations
+    if answer.logprobs is None:
+        raise ApiError("bad_field", "logprobs: this engine gives no probabilities")
+    # 2. One entry for each token; location and mask tokens have full distributions.
+    loc_rows = iter(() if answer.loc_probs is None else answer.loc_probs)
+    seg_rows = iter(() if answer.seg_probs is None else answer.seg_probs)
+    content = []
+    for place, piece in enumerate(answer.pieces):
+        token, logprob = piece or "<eos>", float(answer.logprobs[place])
+        row = None
+        if re.fullmatch(r"<loc\d{4}>", piece):
+            row, form = next(loc_rows, None), "<loc{:04}>"
+        elif re.fullmatch(r"<seg\d{3}>", piece):
+            row, form = next(seg_rows, None), "<seg{:03}>"
+        table = {}
+        if row is not None:
+            best = np.argsort(-row)[:20]
+            table = {form.format(at): float(np.log(row[at])) for at in best if row[at] > 0}
+        table[token] = logprob
+        if answer.eos_logprobs is not None and np.isfinite(answer.eos_logprobs[place]):
+            table.setdefault("<eos>", float(answer.eos_logprobs[place]))
+        content.append(_token(token, logprob) | {"top_logprobs": _best(table, body)})
+    return {"content": content, "refusal": None}
+
+
+def _best(table: dict[str, float], body: ChatBody) -> list[dict[str, Any]]:
+    ordered = sorted(table.items(), key=lambda item: -item[1])
+    return [_token(*item) for item in ordered[: body.top_logprobs or 0]]
+
+
+def _token(token: str, logprob: float) -> dict[str, Any]:
+    # OpenAI's own lower bound, since JSON has no -inf.
+    return {"token": token, "logprob": max(logprob, -9999.0), "bytes": list(token.encode())}
+
+
+def _chunks(completion: dict[str, Any], *, with_usage: bool) -> Iterator[bytes]:
+    """Yield server-sent events: the text in one piece, its end, and the usage if asked for."""
+    (choice,) = completion["choices"]
+    head = {key: completion[key] for key in ("id", "created", "model")}
+    head["object"] = "chat.completion.chunk"
+    delta = {"role": "assistant", "content": choice["message"]["content"]}
+    texts = {"index": 0, "delta": delta, "logprobs": choice["logprobs"], "finish_reason": None}
+    end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
+    events = [{**head, "choices": [one]} for one in (texts, end)]
+    events += [{**head, "choices": [], "usage": completion["usage"]}] if with_usage else []
+    for event in (*map(orjson.dumps, events), b"[DONE]"):
+        yield b"data: " + event + b"\n\n"
+
+
+# --- Roboflow and Label Studio -----------------------------------------------------------------
 
 
 def roboflow_routes(service: Service) -> APIRouter:

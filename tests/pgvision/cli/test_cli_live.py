@@ -20,7 +20,7 @@ from test_live_webhook import Listener, listening
 
 from pgvision import Detector
 from pgvision.cli.live import Watch
-from pgvision.cli.videos import appended
+from pgvision.cli.outputs import appended
 from pgvision.images import Live, VideoWriter, iter_frames
 from pgvision.images.live import LiveEvent
 from pgvision.results import DetectionResult
@@ -254,7 +254,7 @@ def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):
 
 
 def test_a_film_keeps_its_size_when_the_source_changes_its(tmp_path):
-    from pgvision.cli.videos import film
+    from pgvision.cli.outputs import film
 
     def result(number, image_hw):
         return DetectionResult(
