@@ -172,6 +172,7 @@ class Reply:
             HttpError: If the reply is too large, too slow or cut short.
         """
         data = bytearray()
+        # 1. Read in chunks, within the limits on time and size.
         while size is None or len(data) < size:
             wanted = _CHUNK if size is None else min(_CHUNK, size - len(data))
             with _errors_of(self.address, self._policy):
@@ -182,7 +183,7 @@ class Reply:
             self._num_read += len(chunk)
             if self._num_read > self._policy.max_bytes:
                 raise HttpError(f"{self.address} sends more than {self._policy.max_bytes} bytes")
-        # A connection that closes early is an error only if the length is known.
+        # 2. A connection that closes early is an error only if the length is known.
         declared = self._response.headers.get("Content-Length") or ""
         if size is None and declared.isdecimal() and self._num_read < int(declared):
             raise HttpError(f"{self.address}: {self._num_read} of {declared} bytes came")

@@ -48,12 +48,12 @@ def write_coco_file(
         for result in _detections(answers()):
             yield from entries.of(result)
 
-    # With given ids only a result list is written, as evaluators expect.
+    # 1. With given ids only a list of results is written, as evaluators expect.
     if ids is not None:
         write_results(path, annotations())
         count = entries.num_images
     else:
-        # The annotations are written before the categories, which they collect.
+        # 2. The annotations are written before the categories, which they collect.
         write_coco(
             path, images=images(), annotations=annotations(), categories=entries.categories()
         )
@@ -80,12 +80,13 @@ class CocoEntries:
             DataError: If the image is not in the annotation file.
         """
         self.num_images += 1
+        # 1. With known ids: COCO's list of results.
         if self._known is not None:
             image_id = self._known.image_id(describe_origin(result))
             entries = result.to_coco(image_id=image_id, category_ids=self._known.categories)
             self.num_objects += len(entries)
             return entries
-        # Categories are numbered in the order of their first use.
+        # 2. Else a whole file: categories are numbered in the order of their first use.
         self._names.update(dict.fromkeys(result.classes))
         ids = {name: number for number, name in enumerate(self._names, 1)}
         entries = []

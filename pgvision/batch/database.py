@@ -108,11 +108,13 @@ def connect(path: Path) -> sqlite3.Connection:
         DataError: If the file is not a journal.
         OSError: If it cannot be opened.
     """
+    # 1. Look at the header before SQLite opens the file, which could change it.
     with suppress(FileNotFoundError), path.open("rb") as file:
         header = file.read(100)
         application = int.from_bytes(header[68:72], "big")
         if header and not (header.startswith(_MAGIC) and application in (0, APPLICATION)):
             raise DataError(_no_journal(path))
+    # 2. Open it. Transactions are begun explicitly, and a locked file is an error at once.
     with reported_errors(path):
         db = sqlite3.connect(path, isolation_level=None, timeout=0.0, check_same_thread=False)
         try:
@@ -123,7 +125,7 @@ def connect(path: Path) -> sqlite3.Connection:
         except BaseException:
             db.close()
             raise
-    # Refuse files of other programs and versions; an empty file becomes a journal.
+    # 3. Refuse files of other programs and versions; an empty file becomes a journal.
     if filled and (application, version) != (APPLICATION, VERSION):
         db.close()
         if application == APPLICATION:
@@ -144,6 +146,7 @@ def runs_in(path: Path) -> list[tuple[int, dict[str, Any], str | None, int]]:
     if not path.is_file():
         raise DataError(f"{path}: no such journal (looked from {Path.cwd()})")
     with closing(connect(path)) as db, reported_errors(path):
+        # An empty file: the first run was stopped before its tables were committed.
         query = "SELECT id, settings, listing, num_listed FROM run"
         found = db.execute(query).fetchall() if _has_tables(db) else []
     try:
@@ -212,14 +215,17 @@ def reported_errors(where: str | Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         # Extended codes have the primary code in the low byte.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        # 1. Another process has it.
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise OptionError(
                 f"{where}: another process is writing to this journal; wait for it, or give each "
                 "its own --shard or --journal"
             ) from error
+        # 2. The system refuses.
         if code in _SYSTEM_ERRORS:
             reason = f"the journal cannot be written ({error})"
             raise OSError(_SYSTEM_ERRORS[code], reason, str(where)) from error
+        # 3. What is left is damage.
         raise DataError(
             f"{where}: the journal is damaged ({error}); delete it to ask everything again, or "
             f"rescue it with: sqlite3 {where} .recover"

@@ -60,8 +60,10 @@ class Item:
         """Whether it equals the fingerprint; bytes are read only if the time differs."""
         if self.fault:
             return True
+        # 1. Files; addresses are never asked again.
         if self.stored is None:
             return "://" in self.source or is_same_file(Path(self.source), stamp)
+        # 2. Members of a tar file or store: time and size, else the bytes.
         if stamp is None or self.stored.changed == stamp[1]:
             return stamp is None or self.stored.size == stamp[0]
         try:
@@ -155,11 +157,12 @@ def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]
         >>> [item.name for item in list_items([f"{folder}/a", f"{folder}/b"])]
         ['a/1.jpg', 'b/1.jpg', '2.jpg']
     """
-    # Two spellings of one path are one item.
+    # 1. Two spellings of one path are one item.
     found: dict[str, Item] = {}
     for source in sources:
         for item in _expanded(source, recursive):
             found.setdefault(item.place, item)
+    # 2. Names must be unique: the journal finds items by them.
     names = _unique_names(list(found.values()))
     named = enumerate(zip(names, found.values(), strict=True))
     return [replace(item, name=name, at=at) for at, (name, item) in named]
@@ -202,7 +205,7 @@ def is_same_file(path: Path, stamp: Stamp | None) -> bool:
     try:
         about = path.stat()
     except (OSError, ValueError):
-        return stamp is None
+        return stamp is None  # it was missing before, too
     if stamp is None or about.st_size != stamp[0]:
         return False
     if about.st_mtime_ns == stamp[1]:
@@ -221,6 +224,7 @@ def stored_stamp(stored: Stored, data: bytes) -> Stamp:
 
 def _unique_names(found: list[Item]) -> list[str]:
     names = [readable_name(item.name) for item in found]
+    # Add one parent folder after the other, until all names differ.
     for depth in range(1, 64):
         count = Counter(names)
         if len(count) == len(names):
@@ -302,12 +306,15 @@ def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[I
 def _in_list(path: Path, recursive: bool) -> Iterator[Item]:
     """Expand a list; a relative entry is its own name."""
     for number, entry in read_manifest(path):
+        # 1. An entry that cannot be read is a failure in its place.
         if not isinstance(entry, str):
             yield Item(f"{path.name}#{number}", str(path), fault=str(entry))
             continue
+        # 2. An address is its own name.
         if "://" in entry:
             yield from _expanded(entry, recursive, lists=False)
             continue
+        # 3. A path is relative to the list, and named so if it is below it.
         at = path.parent / Path(entry).expanduser()
         for item in _expanded(str(at), recursive, lists=False):
             below = Path(item.source).is_relative_to(path.parent) and item.stored is None

@@ -73,7 +73,7 @@ class Job:
                 f"stride, num_readers: expected at least 1, got {stride}, {num_readers}"
             )
         self.path, self.shard = Path(journal), shard
-        # Shards list all sources, so that they agree on the listing.
+        # Each shard lists all sources, so that all agree on the listing.
         listed = list_items([os.fspath(source) for source in sources], recursive=recursive)
         self.num_listed, self.listing = len(listed), listing_digest(listed)
         self.items = [item for item in listed if shard is None or shard.contains(item.name)]
@@ -167,7 +167,9 @@ class Job:
     @contextmanager
     def _answers(self) -> Iterator[Answers]:
         """Open the journal for reading; without the run in it there are no answers."""
-        settings = json.loads(json.dumps(self.settings))
+        settings = json.loads(
+            json.dumps(self.settings)
+        )  # as the journal has them: tuples are lists
         run = next((run for run, given, _, _ in runs_in(self.path) if given == settings), None)
         answers = gather(()) if run is None else Answers(connect(self.path), run, str(self.path))
         with closing(answers.db):

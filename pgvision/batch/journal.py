@@ -274,6 +274,7 @@ def _run_id(
     text = json.dumps(dict(settings), sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
     found = db.execute("SELECT id FROM run WHERE key = ?", (key,)).fetchone()
+    # A run with other settings needs a journal of its own, unless this one is shared.
     if found is None:
         others = [] if shared else db.execute("SELECT settings FROM run").fetchall()
         if others:

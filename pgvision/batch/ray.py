@@ -105,6 +105,7 @@ def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     size = min(size, MOST_IN_A_BLOCK)
     block: list[Item] = []
     for item in items:
+        # A video has many frames, so it ends the block before it, and is one of its own.
         is_video = Path(item.name).suffix.lower() in VIDEO_ENDINGS
         if block and (is_video or len(block) == size):
             yield block

@@ -64,6 +64,7 @@ class Recipe:
     @property
     def settings(self) -> dict[str, object]:
         """Everything that determines the answers, by name: task, options, digest of the weights."""
+        # 1. Options that change answers; files by their content.
         settings = {
             name: _plain(value)
             for name, value in self.keywords.items()
@@ -72,6 +73,7 @@ class Recipe:
         if self.keywords.get("calibrate") is not None:
             path = Path(self.keywords["calibrate"])
             settings["calibrate"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        # 2. The weights: by name, address or content.
         generator = self.keywords.get("generator")
         if generator is not None:
             weights = f"generator {generator.card.name}"
@@ -142,6 +144,7 @@ def read_items(
     waiting: deque[Future[list[Read] | Item]] = deque()
     try:
         while True:
+            # Keep each thread busy, and a few images ready for the model.
             for item in islice(source, num_threads + _AHEAD - len(waiting)):
                 waiting.append(pool.submit(_still, item))
             if not waiting:
@@ -246,18 +249,20 @@ class Asker:
         with closing(reads):  # type: ignore[type-var]
             for outcome in self.recipe.stream(stamped(reads)):
                 name, rows = outcome.source or "", []
+                # 1. Another name: the item before is complete.
                 if current != name:
                     stamps.pop(current, None)
-                    if current in videos:  # the previous video is complete
+                    if current in videos:
                         del videos[current]
                         rows.append(Row(current))
                     current = name
+                # 2. The row of this outcome; video frames have their number.
                 failed = isinstance(outcome, Failure)
                 place = outcome.index if isinstance(outcome, Failure) else outcome.frame_index
                 place_in_video = place if name in videos else None
                 row = Row(name, stamps[name], place_in_video, _repeatable(outcome), failed)
                 yield outcome, [*rows, row]
-        # Complete the remaining videos.
+        # 3. Complete the remaining videos, those without an open frame among them.
         yield None, [Row(name) for name in videos]
 
 

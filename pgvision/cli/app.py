@@ -121,9 +121,11 @@ class _Batch(TyperGroup):
 def load_command(name: str) -> Any:
     """Import the module of a command and build it."""
     module = import_module(f"pgvision.cli.{_MODULES.get(name, name)}")
+    # 1. A command of its own.
     if name != "batch":
         function = getattr(module, "evaluate" if name == "eval" else name)
         return build_command(function, name=name, first=_FIRST.get(name, "").split())
+    # 2. `batch`: a group with a command for each task.
     group = typer.Typer(cls=_Batch, no_args_is_help=True, rich_markup_mode=None)
     group.callback()(module.batch)
     built: Any = typer.main.get_command(group)

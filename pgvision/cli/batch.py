@@ -81,9 +81,11 @@ def in_bulk(command: Callable[..., None]) -> Callable[..., None]:
     def _bulk(**given: Any) -> None:
         command(**given)
 
+    # 1. Options: those of a job in place of those of a plain run.
     swapped: dict[Any, Any] = {BoxOutput: BoxJobOptions, Output: JobOptions}
     hints = command.__annotations__.items()
     _bulk.__annotations__ = {name: swapped.get(hint, hint) for name, hint in hints}
+    # 2. Help: the task's first paragraph.
     about, *_ = (command.__doc__ or "").split("\n\n")
     name = command.__name__
     _bulk.__doc__ = (

@@ -156,8 +156,10 @@ def _by_generate(engine: "Engine", batch: "Sequence[ByteArray]", name: str) -> i
     inputs.pop("labels", None)
     inputs = inputs.to(engine.model.device)
     inputs["pixel_values"] = inputs["pixel_values"].to(engine.model.dtype)
+    # 2. Generate greedily, as ours does.
     with torch.inference_mode():
         out = engine.model.generate(**inputs, max_new_tokens=engine.max_new_tokens, do_sample=False)
+    # 3. Parse with supervision, and count.
     texts = engine.processor.tokenizer.batch_decode(
         out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )

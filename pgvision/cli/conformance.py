@@ -72,6 +72,7 @@ def check_engine(address: str) -> Iterator[tuple[str, Finding]]:
     Yields:
         Whether it can be reached, computes correctly, and returns probabilities.
     """
+    # 1. Ask everything.
     try:
         engine = Remote(address)
         about = f"{engine.card.about}; asked as the checkpoint {TINY_FOLDER}"
@@ -80,6 +81,7 @@ def check_engine(address: str) -> Iterator[tuple[str, Finding]]:
     except PgvisionError as error:
         yield "engine", Finding("fail", str(error), f"serve the folder {TINY_FOLDER} there")
         return
+    # 2. Judge tokens, answers and probabilities.
     answers = [found[number] for number in range(len(found))]
     yield "location tokens", _check_tokens(answers)
     yield "answers", _check_answers([answer.text for answer in answers])
@@ -143,6 +145,7 @@ def _alike(one: str, other: str) -> float:
     a, b = (parse_suffix(text, image_hw=IMAGE_HW).objects for text in (one, other))
     if not a or not b:
         return 0.0
+    # Boxes in the order of the answers, as far as their labels agree.
     pairs = [x for x in zip(a, b, strict=False) if x[0].label == x[1].label]
     if not pairs:
         return 0.0

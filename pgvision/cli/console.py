@@ -120,6 +120,7 @@ class Meter:
         self.done += count
         rate = pace(self.done, self.seconds)
         self._bar.update(self._task, total=self.total, advance=count, rate=rate)
+        # Off a terminal there is no bar: print a line now and then.
         now = time.monotonic()
         if not self._bar.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:
             return

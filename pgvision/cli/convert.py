@@ -99,6 +99,7 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
         findings: Findings of a reader and a writer.
         num_examples: Findings shown of each kind.
     """
+    # 1. Findings of the whole data set have a line each; those of entries are counted by kind.
     kinds: dict[tuple[bool, str, str], list[Finding]] = {}
     lines = []
     for finding in sorted(findings, key=lambda finding: not finding.is_loss):
@@ -107,6 +108,7 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
             kinds.setdefault((finding.is_loss, part, finding.rule), []).append(finding)
         else:
             lines.append((finding.is_loss, f"{part}{finding.rule}: {finding.message}"))
+    # 2. One line for each kind, with the first examples.
     for (is_loss, part, rule), members in kinds.items():
         shown = "; ".join(f"{m.where}: {m.message}" for m in members[:num_examples])
         more = "; ..." if len(members) > num_examples else ""

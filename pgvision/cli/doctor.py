@@ -89,6 +89,7 @@ def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
         model: The checkpoint, and how it is run.
         as_json: Print one JSON object per check.
     """
+    # 1. Choose the checks: of a served engine, or of this machine.
     address = str(model.get("model", ""))
     if "://" in address:
         from pgvision.cli.conformance import check_engine
@@ -96,6 +97,7 @@ def doctor(*, model: LoadOptions, as_json: bool = False) -> None:
         checks = check_engine(address)
     else:
         checks = _all_checks(model)
+    # 2. Print each finding at once: some checks take seconds.
     console, statuses = Console(soft_wrap=True, highlight=False, emoji=False), set()
     for name, finding in checks:
         statuses.add(finding.status)
@@ -121,9 +123,11 @@ def _all_checks(how: LoadOptions) -> Iterator[tuple[str, Finding]]:
         engines.extend((open_engine(**how), load(**shared)))
         return Finding("ok", f"{engines[1].card.name}: {engines[1].card.about}")
 
+    # 1. The machine, and whether the checkpoint loads.
     for name, check in {**_MACHINE, "checkpoint": load_both}.items():
         if (finding := examined(check)) is not None:
             yield name, finding
+    # 2. The checkpoint in both engines.
     for name, look in _CHECKPOINT.items() if len(engines) == 2 else ():
         if (finding := examined(partial(look, *engines))) is not None:
             yield name, finding
@@ -235,6 +239,7 @@ def _check_numbers(_: Any, engine: Any) -> Finding:
         f"{dtype} on {model.device}, {millions:,.0f} M parameters, {engine.resolution} px, "
         f"{engine.num_image_tokens} image tokens"
     )
+    # Formats that work, and for which there is a better one.
     if model.device.type == "cpu" and dtype == "float16":
         return Finding("note", found, "processors are slow at float16: --dtype bfloat16")
     if millions > 1000 and dtype == "float32":

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from pgvision.cli.convert import finding_lines
 from pgvision.cli.options import parse_renames
 from pgvision.errors import DataError, OptionError
 from pgvision.files import write_text
-from pgvision.tasks.options import ModelOptions, ObjectOptions
+from pgvision.tasks.options import ModelOptions, ObjectOptions, Range
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset, Example, ImageRecord
@@ -60,20 +60,13 @@ class EvalOptions:
     split: str | None = None
     classes: list[str] | None = None
     rename: list[str] | None = None
-    limit: int | None = None
+    limit: Annotated[int, Range(1)] | None = None
     calibrate: Literal["temperature", "isotonic"] | None = None
-    worst: int = 12
-    max_dets: int = 100
+    worst: Annotated[int, Range(0)] = 12
+    max_dets: Annotated[int, Range(1)] = 100
     evaluator: Literal["faster", "pycocotools"] = "faster"
     scoreless: Literal["refuse", "f1"] = "refuse"
     as_json: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        for name in ("limit", "max_dets"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
 
     @property
     def folder(self) -> Path:
@@ -147,6 +140,7 @@ def _read(options: EvalOptions) -> "tuple[str, Dataset]":
     from pgvision.datasets import read_evaluation_part
 
     part, dataset = read_evaluation_part(options.data, images=options.images, split=options.split)
+    # Classes get the model's names first, and are then selected by these.
     if options.rename:
         dataset = dataset.rename(parse_renames(options.rename))
     if options.classes:
@@ -174,6 +168,7 @@ def _predict(
     for image in dataset.images:
         if (answer := answers.get(image.path)) is None:
             continue
+        # Boxes of an image of another size would be scored against the wrong places.
         result = result_from_dict(answer)
         if result.image_hw != image.image_hw:
             say(
@@ -212,15 +207,11 @@ def _calibrate(
 
     scores, correct = match_scores(truth, pairs, iou_type)
     if len(scores) and options.calibrate is not None:
-        fit_calibration(scores, correct, options.calibrate).save(
-            options.folder / "calibration.json"
-        )
+        calibration = fit_calibration(scores, correct, options.calibrate)
+        calibration.save(options.folder / "calibration.json")
         return True
-    say(
-        f"--calibrate: nothing was found in {len(pairs)} images, so there is nothing to calibrate "
-        "and no calibration.json; the other files are written",
-        style="red",
-    )
+    reason = f"nothing was found in {len(pairs)} images"
+    say(f"--calibrate: {reason}, so calibration.json is not written", style="red")
     return False
 
 
@@ -235,12 +226,13 @@ def _save_worst(
     truth: Any,
 ) -> None:
     """Draw the images with most mistakes, by the matching of AP: truth left, result right."""
+    from pgvision.cli.outputs import short_stem
     from pgvision.datasets import truth_result
     from pgvision.evaluation import find_mistakes
 
     folder = options.folder / "worst"
     # 1. Delete the images of an earlier run.
-    for old in folder.glob("[0-9][0-9]-*.jpg"):
+    for old in folder.glob("[0-9]*-*.jpg"):
         old.unlink()
     # 2. Count mistakes at the best threshold.
     threshold = report.best_f1.threshold if report.best_f1 is not None else 0.0
@@ -254,7 +246,7 @@ def _save_worst(
     # 3. Draw ground truth and result next to each other.
     for place, image in enumerate(images[: options.worst], 1):
         wrong = mistakes[image.id]
-        name = f"{place:02d}-{wrong.count}-{Path(image.file_name).stem}.jpg"
+        name = f"{place:02d}-{wrong.count}-{short_stem(image.file_name)}.jpg"
         above = "" if report.best_f1 is None else f" of score {threshold:.2f} and up"
         caption = (
             f"{image.file_name}: {wrong.missed.sum()} missed (left), {wrong.wrong.sum()} wrong "
@@ -268,14 +260,15 @@ def _save_worst(
 def _draw_pair(
     image: "ImageRecord", sides: list[tuple[Any, Any, str]], caption: str, path: Path
 ) -> None:
-    import cv2
     import numpy as np
 
     from pgvision import drawing
+    from pgvision.cli.outputs import write_jpeg
     from pgvision.images import read_image
 
     bgr = read_image(image.path)
     panels = []
+    # Draw the same image twice: what is wrong in red, what is right in green.
     for result, bad, word in sides:
         canvas, colors = bgr.copy(), np.where(bad, 9, 3)  # red and green of `drawing`
         scores = result.scores if result.scores is not None else [None] * len(result)
@@ -287,8 +280,7 @@ def _draw_pair(
         drawing.draw_boxes(canvas, result.xyxy, color_ids=colors, thickness=thickness)
         panels.append(drawing.draw_labels(canvas, result.xyxy, texts, color_ids=colors))
     panels.insert(1, np.full((bgr.shape[0], 8, 3), 255, np.uint8))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), drawing.with_caption(np.hstack(panels), caption))
+    write_jpeg(path, drawing.with_caption(np.hstack(panels), caption))
 
 
 # --- texts -------------------------------------------------------------------------------------
@@ -370,6 +362,7 @@ def _text_metrics(task: str, texts: dict[TextCase, str]) -> dict[str, float]:
     if task == "caption":
         captions = evaluate_captions(answers, references)
         return {"cider": captions.cider, "bleu4": captions.bleu4}
+    # VQA's accuracy is defined for ten answers a question.
     ten_each = all(len(accepted) == 10 for accepted in references)
     names = ("exact", "anls", "count", *(("vqa",) if ten_each else ()))
     return dict(evaluate_answers(answers, references, names).metrics)

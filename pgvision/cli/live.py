@@ -160,11 +160,12 @@ class Watch:
         while not self._stop.wait(_TICK if due else 0.0):
             seconds = time.monotonic() - self._began
             with self._lock:
+                # 1. The heartbeat, from the start on.
                 if self.heartbeat and seconds >= due:
                     due = seconds + self.heartbeat
                     beat = {"frames": self.num_frames, "lost": self.is_lost}
                     self._tell({"event": "heartbeat", "seconds": None, **beat})
-                # While no frames come, objects still leave once their grace is over.
+                # 2. While no frames come, objects still leave once their grace is over.
                 if self.is_lost and self.source is not None:
                     for event in self.zones.expire(self.source.seconds):
                         self._tell_event(event)
@@ -273,11 +274,13 @@ def _watch(
 
 def _source(options: LiveOptions, watched: Watch) -> str | Live:
     """Return a file, or a live source; refuse images and options that a file cannot use."""
+    # 1. Cameras and addresses.
     named: str | int = int(options.source) if options.source.isdecimal() else options.source
     if is_live(named):
         return Live(
             named, patience=options.patience, limit=options.seconds, on_event=watched.on_connection
         )
+    # 2. Files: refuse what only a camera has, and images.
     if options.patience is not None:
         raise OptionError("--patience: a file is never lost; leave it out")
     with suppress(ImageError):
@@ -286,6 +289,7 @@ def _source(options: LiveOptions, watched: Watch) -> str | Live:
                 f"--source {options.source}: expected a video or a camera, got an image; use "
                 "pgvision detect"
             )
+    # 3. Every frame of a file, or as many as a camera would give.
     if not options.realtime:
         return options.source
     return Live(named, patience=0.0, paced=True, limit=options.seconds)
@@ -296,6 +300,7 @@ def _take_all(
 ) -> int:
     began = last = time.monotonic()
     for outcome in outcomes:
+        # 1. A failure ends the watch: the source is lost, or patience with it has ended.
         now = time.monotonic()
         if isinstance(outcome, Failure):
             say(f"failed: {outcome.error}", style="red")
@@ -303,8 +308,9 @@ def _take_all(
         if not isinstance(outcome, DetectionResult) or outcome.time is None:
             raise OptionError(f"--source {options.source}: expected a video or a camera")
         source = watched.source
-        # Latency: of a live frame since it was received, of a file since the previous frame.
+        # 2. Latency: of a live frame since it was received, of a file since the previous frame.
         latency = now - last if source is None else source.seconds - outcome.time
+        # 3. Events and outputs; a closed window ends the watch.
         goes_on = watched.take(outcome, latency)
         meter.advance()
         if not goes_on or (options.seconds is not None and now - began > options.seconds):

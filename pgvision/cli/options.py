@@ -143,6 +143,7 @@ def field_help(settings: Any) -> dict[str, str]:
             text = " ".join(match[2].split()).replace("`", "")
             text = re.sub(r"(?<![\w'\"])None: ", "default: ", text)
             texts.update({name.strip(): text for name in match[1].split(",")})
+    # Metadata of a field wins: its docstring is for Python.
     if is_dataclass(settings):
         written = {item.name: item.metadata.get("help") for item in fields(settings)}
         texts |= {name: text for name, text in written.items() if text}
@@ -236,9 +237,11 @@ def _settings_of(hint: Any) -> Given | None:
 
 def _options(given: Given, *, is_given: bool) -> dict[str, inspect.Parameter]:
     """Return an option for each field of a settings parameter."""
+    # 1. Types and texts of the fields; some can only be given in Python.
     settings = given.settings
     hints, texts = get_type_hints(settings, include_extras=True), field_help(settings)
     omitted = _OMITTED | _OMITTED_OF.get(settings.__name__, frozenset())
+    # 2. Defaults: a TypedDict has none.
     defaults: Mapping[str, Any] = dict.fromkeys(hints)
     if is_dataclass(settings):
         defaults = {
@@ -246,6 +249,7 @@ def _options(given: Given, *, is_given: bool) -> dict[str, inspect.Parameter]:
             for item in fields(settings)
             if item.metadata.get("flag", True)
         }
+    # 3. One option for each.
     variables = _ENVIRONMENT_OF.get(settings.__name__)
     return {
         name: _option(

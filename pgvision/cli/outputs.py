@@ -111,19 +111,22 @@ def images(names: "OverlayNames", draw: Draw) -> Iterator[Write]:
         nonlocal count
         if isinstance(outcome, Failure) or outcome.time is not None:
             return
-        path = names.path_for(outcome.source or "image", ".jpg")
-        drawn = draw(outcome)
-        if max(drawn.shape) > _MAX_SIDE:
-            say(f"{path}: not written, a JPEG has at most {_MAX_SIDE} pixels a side", style="red")
-            return
-        with replaced_path(path) as aside:
-            if not cv2.imwrite(str(aside), drawn):
-                raise OSError(None, "the overlay cannot be written as JPEG", str(path))
-        count += 1
+        count += write_jpeg(names.path_for(outcome.source or "image", ".jpg"), draw(outcome))
 
     yield write
     if count:
         say(f"wrote {count} annotated {'image' if count == 1 else 'images'} to {names.folder}/")
+
+
+def write_jpeg(path: Path, bgr: ByteArray) -> bool:
+    """Write an image; False, and a line on stderr, if it is too large for a JPEG."""
+    if max(bgr.shape) > _MAX_SIDE:
+        say(f"{path}: not written, a JPEG has at most {_MAX_SIDE} pixels a side", style="red")
+        return False
+    with replaced_path(path) as aside:
+        if not cv2.imwrite(str(aside), bgr):
+            raise OSError(None, "the image cannot be written as JPEG", str(path))
+    return True
 
 
 @contextmanager
@@ -134,17 +137,19 @@ def coco_file(path: Path, known: KnownIds | None) -> Iterator[Write]:
     annotations: list[dict[str, Any]] = []
 
     def write(outcome: Outcome) -> None:
+        # 1. Collect the objects of each image.
         if not isinstance(outcome, DetectionResult):
             return
         annotations.extend(entries.of(outcome))
         name, source = describe_origin(outcome), outcome.source or ""
-        # File names are relative to the COCO file, as tools expect.
+        # Names of files are relative to the COCO file, as tools expect.
         if "://" not in source and Path(source).is_file():
             name = relative_name(source, path) + name.removeprefix(readable_name(source))
             name = readable_name(name)
         image_entries.append(image_entry(entries.num_images, name, outcome.image_hw))
 
     yield write
+    # 2. Write once, at the end: after an error there is no file.
     if known is not None:
         write_results(path, annotations)
     else:
@@ -172,14 +177,19 @@ class OverlayNames:
 
     def path_for(self, source: str, ending: str) -> Path:
         """Return ``folder/<stem>.overlay<ending>``, with a number if the stem came before."""
-        stem = Path(readable_name(source).rstrip("/")).stem.replace(":", "-") or "image"
-        stem = stem.encode()[:_MAX_STEM].decode(errors="ignore")
+        stem = short_stem(source).replace(":", "-") or "image"
         name, number = stem, 1
         while name + ending in self._taken:
             number += 1
             name = f"{stem}-{number}"
         self._taken.add(name + ending)
         return self.folder / f"{name}.overlay{ending}"
+
+
+def short_stem(source: str) -> str:
+    """Return the stem of a file's name, short enough for a name with more around it."""
+    stem = Path(readable_name(source).rstrip("/")).stem
+    return stem.encode()[:_MAX_STEM].decode(errors="ignore")
 
 
 # --- text and drawing --------------------------------------------------------------------------
@@ -268,6 +278,7 @@ def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
         writer: VideoWriter | None = None
         current: str | None = None
 
+        # 1. Close a video, and add the sound of its source.
         def finish() -> None:
             nonlocal writer
             stack.close()
@@ -281,6 +292,7 @@ def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
             if isinstance(outcome, Failure) or outcome.time is None:
                 return
             frame = draw(outcome)
+            # 2. A frame of another source, or a first frame, begins the next video.
             if writer is None or outcome.source != current or outcome.frame_index == 0:
                 finish()
                 current = outcome.source or "video"
@@ -388,7 +400,7 @@ def window(draw: DrawZones) -> Iterator[Show]:
         OptionError: If there is no screen.
         DependencyError: If this OpenCV has no windows.
     """
-    # Where there is none, OpenCV's window library ends the whole process.
+    # 1. Look for a screen: without one OpenCV's window library ends the whole process.
     screens = ("DISPLAY", "WAYLAND_DISPLAY")
     if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in screens):
         raise OptionError("--show: there is no screen here (DISPLAY is not set); use --save")
@@ -400,6 +412,7 @@ def window(draw: DrawZones) -> Iterator[Show]:
             "pip install opencv-python"
         ) from error
 
+    # 2. Show frames until a key or the window's button ends it.
     def show(result: DetectionResult) -> bool:
         cv2.imshow(_TITLE, draw(draw_result(result)))
         if cv2.waitKey(1) & 0xFF in _ENDING_KEYS:

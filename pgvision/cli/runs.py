@@ -182,18 +182,20 @@ def run_outputs(
     """Write each outcome immediately, with progress; report the counts."""
     summary = Summary()
     with ExitStack() as stack:
+        # 1. What is entered last is closed first: outputs, progress, then the task.
         if isinstance(outcomes, Generator):
             stack.enter_context(closing(outcomes))
         meter = stack.enter_context(Meter("images", total))
         writes = [stack.enter_context(output) for output in outputs]
         try:
+            # 2. Write each outcome before the next one is asked for.
             for outcome in outcomes:
                 summary.take(outcome)
                 for write in writes:
                     write(outcome)
                 meter.advance()
         except KeyboardInterrupt:
-            # What was done is kept: a live camera has no other end.
+            # 3. What was done is kept: a live camera has no other end.
             summary.interrupted = True
         summary.report(meter.seconds)
     return summary
@@ -249,6 +251,7 @@ def count_images(sources: Sequence[str], *, recursive: bool, stride: int) -> int
         files = _files_of(source, recursive)
         if files is None:
             return None
+        # A source without files fails as one.
         for file in files or [Path(source)]:
             if (count := _count(file, stride)) is None:
                 return None
@@ -328,9 +331,11 @@ def run_folder(path: Path, *, overwrite: bool) -> Path:
         'found2'
     """
     folder = path
+    # 1. Replace the earlier run's files, and no others.
     if _earlier_run(path) and overwrite:
         for file in _earlier_run(path):
             file.unlink()
+    # 2. Or count up, as far as the folder has a name.
     elif _earlier_run(path):
         if path.resolve() == Path.cwd():
             raise OptionError(
@@ -384,6 +389,7 @@ def require_replaceable(path: Path, option: str, *inputs: str | Path | None) -> 
     """
     if not path.is_file():
         return path
+    # JSON and JSON lines of these commands begin with one of two signs; nothing else is replaced.
     with path.open("rb") as file:
         start = file.read(1)
     is_input = any(file and Path(file).resolve() == path.resolve() for file in inputs)

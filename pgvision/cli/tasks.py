@@ -126,11 +126,13 @@ def _run(
     reading: ReadOptions,
 ) -> NoReturn:
     """Answer all sources, or run a job, and end the command."""
+    # 1. As a job: `pgvision batch`.
     if isinstance(output, JobOptions):
         run_job(task, keywords, sources, output, reading)
     from pgvision.cli.runs import run_task
     from pgvision.tracking.tracks import require_trackers, with_tracks
 
+    # 2. As a plain run; the model loads once the sources and outputs are checked.
     has_tracks = isinstance(output, BoxOutput) and output.track
     if has_tracks:
         require_trackers()
@@ -155,6 +157,7 @@ def about_objects(
         coco: The COCO file; for one all objects are kept: evaluators want every one.
     """
     require_order(phrase, sources, f"{task} PHRASE SOURCE")
+    # Evaluators of a COCO file want every object, with its score.
     every: ObjectOptions = {} if coco is None else {"conf": 0.0}
     return {**every, **options, "classes": known_phrases(phrase, options)}
 
@@ -171,6 +174,7 @@ def about_question(
     from pgvision.tokens import answer_prefix
 
     require_order(question, sources, "ask QUESTION SOURCE")
+    # Where the prompt format is known, a wrong question is refused before the model is loaded.
     kind = find_checkpoint(options.get("model"), kind=options.get("kind")).sure_kind
     if kind and not options.get("free_text"):
         answer_prefix(question, language=wording.language, choices=wording.choices, kind=kind)

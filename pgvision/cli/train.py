@@ -64,9 +64,11 @@ def train(
     """
     from pgvision.training import train as run
 
+    # 1. Read the data sets and settings.
     if "rename" in settings:
         settings["rename"] = parse_renames(settings["rename"])
     sources = data_sources(datasets or [], places, has_config=config is not None)
+    # 2. Train, and print the figures.
     report = run(sources, out, config=config, device=device, **settings)
     if as_json:
         typer.echo(json.dumps(report.to_dict()))
@@ -84,6 +86,7 @@ def data_sources(
     Raises:
         OptionError: If there is none, or ``places`` are given for several.
     """
+    # None at all: the configuration file names them.
     if not texts:
         if not has_config:
             raise OptionError("DATASET: name a data set, or a --config that does")

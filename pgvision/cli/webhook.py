@@ -119,12 +119,15 @@ class Webhook:
         while (event := self._next()) is not None:
             is_done = self._send(event)
             with self._ready:
+                # 1. Sent, refused or given up: the next one.
                 if is_done:
                     self._waiting.popleft()
                     wait = _FIRST_WAIT
+                # 2. Back off, unless the end comes.
                 elif self._deadline is None:
                     self._ready.wait_for(lambda: self._deadline is not None, wait)
                     wait = min(2 * wait, _LONGEST_WAIT)
+                # 3. At the end try until time is up.
                 else:
                     self._ready.wait(max(0.0, min(0.5, self._deadline - time.monotonic())))
 

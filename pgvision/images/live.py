@@ -125,6 +125,7 @@ class Live:
         Yields:
             The newest `Frame`; at the end a `FrameFailure` if the source broke off.
         """
+        # 1. Start the reader.
         self._begin()
         stop = threading.Event()
         thread = threading.Thread(
@@ -132,9 +133,10 @@ class Live:
         )
         thread.start()
         try:
-            # Only the newest frame is kept: the thread overwrites it while the model is busy.
+            # 2. Only the newest frame is kept: the thread overwrites it while the model is busy.
             while (frame := self._newest()) is not None:
                 yield frame
+            # 3. Report how it ended.
             if self._error is not None:
                 raise self._error
             if self._failure is not None:
@@ -210,6 +212,7 @@ class Live:
         first = 0 if self._last is None else self._last.index + self._stride
         with closing(self._frames()) as frames:  # type: ignore[type-var]
             for frame in frames:
+                # 1. Ends of the connection, and of the reader.
                 if isinstance(frame, FrameFailure):
                     return frame, False
                 if frame.time is None:
@@ -219,11 +222,13 @@ class Live:
                     return None, True
                 if stop.is_set():
                     return None, True
+                # 2. The first frame after a loss.
                 if self._is_lost:
                     self._is_lost = False
                     if self._last is not None:
                         self.num_reconnects += 1
                     self._report("reconnected", "")
+                # 3. Numbers continue those before the loss.
                 self._offer(replace(frame, index=frame.index + first, time=self._time(frame)))
         return None, False
 

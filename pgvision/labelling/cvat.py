@@ -54,6 +54,7 @@ class CvatFunction:
         result = result[result.class_ids >= 0]  # CVAT's drivers refuse any other label
         if context.conf_threshold is not None and result.scores is not None:
             result = result[result.scores >= context.conf_threshold]
+        # Boxes, polygons for each ring of a mask, or masks; an empty mask is no shape.
         shapes: list[Any] = []
         for one in result:
             how = {} if one.scores is None else {"score": float(one.scores[0])}

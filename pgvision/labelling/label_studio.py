@@ -98,19 +98,22 @@ def read_label_config(xml: str) -> LabelConfig:
         >>> config.fields, config.classes("image", masks=False)
         ({'image': 'photo'}, ('helmet',))
     """
+    # 1. Parse; entities are refused by defusedxml.
     try:
         root = fromstring(xml)
     except (ParseError, DefusedXmlException, ValueError) as error:
         raise DataError(f"label_config: expected the project's XML, got {error!r}") from error
+    # 2. Image tags, and the keys of a task's data that they show.
     fields = {
         tag.get("name", ""): (tag.get("value") or tag.get("valueList") or "").removeprefix("$")
         for tag in root.iter("Image")
     }
-    # <Labels> needs a separate tag for the shape; the first one on the same image counts.
+    # 3. <Labels> needs a separate tag for the shape; the first one on the same image counts.
     shapes: dict[str, tuple[str, str]] = {}
     for tag in root.iter():
         if tag.tag in _SHAPES:
             shapes.setdefault(tag.get("toName", ""), (_SHAPES[tag.tag], tag.get("name", "")))
+    # 4. Tags with labels on an image.
     groups = []
     for tag in root.iter():
         to_name, names = tag.get("toName", ""), _names(tag)
@@ -214,9 +217,11 @@ def write_tasks(
 def _regions(result: DetectionResult, group: LabelGroup) -> list[dict[str, Any]]:
     regions: list[dict[str, Any]] = []
     for one in result:
+        # 1. Only classes of this group.
         name = group.names.get(one.labels[0] or "")
         if name is None or one.class_ids[0] < 0:
             continue
+        # 2. One region for a box or a brush, one for each ring of a polygon.
         for value in _values(one, group.shape):
             region: dict[str, Any] = {
                 "id": uuid.uuid4().hex[:10],
@@ -227,8 +232,9 @@ def _regions(result: DetectionResult, group: LabelGroup) -> list[dict[str, Any]]
             }
             if one.scores is not None:
                 region["score"] = float(one.scores[0])
+            # 3. With <Labels> the shape and its label are two entries with one id.
             kind = "labels" if group.shape_name else f"{group.shape}labels"
-            if group.shape_name:  # the shape and its label are two entries with one id
+            if group.shape_name:
                 shape = {"from_name": group.shape_name, "type": group.shape, "value": value}
                 regions.append(region | shape)
             labelled = {"from_name": group.from_name, "type": kind, "value": value | {kind: [name]}}

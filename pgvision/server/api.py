@@ -94,8 +94,10 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
         ApiError: 400 for a broken body, 415 for another kind of body, 422 for fields in the
             address.
     """
+    # 1. Fields in the address would be ignored.
     if unread := [name for name in request.query_params if name != "api_key"]:
         raise ApiError("bad_field", f"{unread[0][:40]}: send it in the body, not in the address")
+    # 2. Read the body by its declared kind.
     kind = _content_type(request)
     if kind == "multipart/form-data":
         values = await _multipart(request)
@@ -106,6 +108,7 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
             "bad_body",
             f"Content-Type: expected multipart/form-data or application/json, got {kind[:80]!r}",
         )
+    # 3. One image or several; texts are base64, data URIs or addresses.
     images = values.pop("image", None)
     images = images if isinstance(images, list) else [images]
     uploads = [Upload(one) if isinstance(one, str) else one for one in images]
@@ -149,6 +152,7 @@ class _Parser(MultiPartParser):
 
 
 async def _multipart(request: Request) -> dict[str, Any]:
+    # 1. Parse the form; it is at most as large as the body.
     limits = {"max_files": _MAX_FIELDS, "max_fields": _MAX_FIELDS}
     try:
         form = await _Parser(
@@ -156,6 +160,7 @@ async def _multipart(request: Request) -> dict[str, Any]:
         ).parse()
     except MultiPartException as error:
         raise ApiError("bad_form", f"the multipart form is broken: {error.message}") from error
+    # 2. Gather fields by name; one that comes several times is a list.
     try:
         values: dict[str, Any] = {}
         for key in form:
@@ -342,13 +347,14 @@ def roboflow_form(result: DetectionResult, timings: Mapping[str, float]) -> dict
     """
     predictions: list[dict[str, Any]] = []
     for one in result[result.class_ids >= 0]:
+        # 1. The box by its centre.
         (box,) = xyxy_to_cxcywh(one.xyxy).tolist()
         entry: dict[str, Any] = dict(zip(("x", "y", "width", "height"), box, strict=True))
         entry["confidence"] = 1.0 if one.scores is None else float(one.scores[0])
         entry |= {"class": one.labels[0] or "", "class_id": int(one.class_ids[0])}
         entry["detection_id"] = str(uuid.uuid4())
         if isinstance(one, SegmentationResult):
-            # Roboflow has one polygon for an object: the largest part.
+            # 2. One polygon for an object: the largest part.
             ring, *others = outer_rings(one) or [np.zeros((0, 2))]
             entry["points"] = [{"x": x, "y": y} for x, y in ring.tolist()]
             entry |= {"other_parts": len(others)} if others else {}

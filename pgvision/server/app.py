@@ -147,6 +147,7 @@ def serve(settings: ServeSettings) -> None:
         OptionError: If the address cannot be used.
         CheckpointError: If a model cannot be loaded.
     """
+    # 1. Make the application; a model that cannot be loaded ends the server.
     app = create_app(settings, on_failure=lambda: setattr(server, "should_exit", True))
     seconds = min(_HEADER_SECONDS, settings.deadline)
     protocol: Any = type("Protocol", (_TimedProtocol,), {"header_seconds": seconds})
@@ -158,12 +159,14 @@ def serve(settings: ServeSettings) -> None:
         backlog=_BACKLOG,
         timeout_graceful_shutdown=int(settings.deadline) + 5,
     )
+    # 2. Serve until a signal ends it.
     server = uvicorn.Server(config)
     with _listening(settings) as listener:
         host, port = listener.getsockname()[:2]
         _LOG.info("listening at http://%s:%d (the page is at /); Ctrl-C ends", host, port)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
             server.run(sockets=[listener])
+    # 3. Raise what ended it.
     for model in app.state.service.models.all:
         if model.error is not None:
             raise model.error
@@ -202,6 +205,7 @@ def _operators_routes(service: Service) -> APIRouter:
 
 def _page_routes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
+    # Only these files are served: a path in a name leads nowhere.
     names = {path.name: path for path in _PAGE.iterdir() if path.is_file()}
     names |= {f"example-{name}.jpg": samples.path(name) for name in _EXAMPLES}
 

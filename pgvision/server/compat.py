@@ -187,11 +187,12 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
         number = written[1][0]
         reason = f"messages[{number}]: expected one user message; send each alone"
         raise ApiError("bad_field", reason)
+    # 2. Its images and texts; PaliGemma's own <image> token is not part of a prompt.
     parts = [part for _, message in written for part in message.parts]
     urls = [part.image_url for part in parts if part.image_url]
     images = [str(url.get("url", "") if isinstance(url, dict) else url) for url in urls]
     texts = [part.text for part in parts if part.text]
-    # 2. Require exactly one image and a text.
+    # 3. Require exactly one image and a text.
     words = " ".join(" ".join(texts).replace("<image>", " ").split())
     if len(images) > 1:
         raise ApiError(
@@ -208,10 +209,12 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
 
 def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[str, Fields]:
     """Return the task and fields of a prompt; see the patterns above."""
+    # 1. PaliGemma's prompt for questions about the image, as it is.
     more = {"model": body.model, "max_new_tokens": body.token_limit}
     if match := _QUESTION.fullmatch(words):
         prompt = question_prefix(match[2], language=match[1].lower(), kind=card.kind)
         return "ask", validated(PromptFields, {"prompt": prompt, **more})
+    # 2. The first task whose pattern fits; a question fits always.
     task, match = next(
         (task, match)
         for task, pattern in _PROMPTS.items()
@@ -274,6 +277,7 @@ def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, An
     content = []
     for place, piece in enumerate(answer.pieces):
         token, logprob = piece or "<eos>", float(answer.logprobs[place])
+        # 3. The alternatives of a location or mask token, the best first.
         row = None
         if re.fullmatch(r"<loc\d{4}>", piece):
             row, form = next(loc_rows, None), "<loc{:04}>"
@@ -407,6 +411,7 @@ def _known(config: LabelConfig, card: CheckpointCard) -> LabelConfig:
     Raises:
         PromptError: If it was trained on none of the labels.
     """
+    # 1. Ask for each class once, under the first name of the config that means it.
     first: dict[str, str] = {}  # for each trained name, the first name of the config
     asked: dict[str, str] = {}
     refused: list[str] = []
@@ -416,6 +421,7 @@ def _known(config: LabelConfig, card: CheckpointCard) -> LabelConfig:
             asked[name] = first.setdefault(known.trained, known.given)
         except PromptError as error:
             refused.append(str(error))
+    # 2. Leave out what the model was not trained on, unless that is everything.
     if not asked:
         raise PromptError(f"label_config: {'; '.join(refused[:3])}")
     groups = (

@@ -162,6 +162,7 @@ class Batcher:
 
     def _work(self) -> None:
         while self._wait():
+            # 1. The engine draws prompts while others end, until the queue is empty.
             try:
                 answers = self.generator.generate(self._requests(), batch_size=self._batch_size)
                 for number, answer in answers:
@@ -170,6 +171,7 @@ class Batcher:
                     if job.put(place, answer):
                         self._open.pop(job, None)
                         self.num_failures = 0
+            # 2. One image may have broken a batch of many.
             except Exception as error:  # noqa: BLE001  (each job gets its own error below)
                 _LOG.warning("a batch failed (%s); its images are asked one by one", error)
                 self._ask_one_by_one()
@@ -214,6 +216,7 @@ class Batcher:
             jobs.append(job)
         self._in_flight.clear()
         self._open.clear()
+        # A failure here is the image's own, or the engine's if it happens again and again.
         for job in jobs:
             try:
                 for place, answer in self.generator.generate(job.requests(), batch_size=1):

@@ -143,8 +143,9 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
     try:
         fields = kind.model_validate(values)
     except ValidationError as error:
+        # 1. Fields that exist, for those that do not.
         known = ", ".join((*(("image",) if issubclass(kind, Fields) else ()), *kind.model_fields))
-        # Pydantic's messages, with the fields that exist.
+        # 2. Pydantic's messages, each with its field and what came.
         messages = []
         for each in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]:
             name = ".".join(str(part)[:40] for part in each["loc"])
@@ -153,6 +154,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
             else:
                 messages.append(f"{name}: {each['msg']}, got {_start_of(each['input'])}")
         raise ApiError("bad_field", "; ".join(messages)) from error
+    # 3. Names that cannot be in a prompt.
     if isinstance(fields, ObjectFields):
         require_classes(fields.classes)
     return fields

@@ -190,10 +190,11 @@ class ServiceMiddleware:
 
     def _require_origin(self, scope: Scope, headers: Headers) -> None:
         """Refuse requests that a page of another origin makes."""
+        # 1. Reading is harmless: without CORS headers a page does not get the answer.
         origin, host = headers.get("origin"), headers.get("host", "")
         if scope["method"] in ("GET", "HEAD") or origin in self._settings.allow_origins:
             return
-        # Without an Origin header, browsers still send Sec-Fetch-Site.
+        # 2. Without an Origin header, browsers still send Sec-Fetch-Site.
         is_foreign = (
             headers.get("sec-fetch-site") == "cross-site"
             if origin is None
@@ -207,9 +208,11 @@ class ServiceMiddleware:
             )
 
     def _require_key(self, scope: Scope, context: RequestContext) -> None:
+        # 1. The page and the checks of an orchestrator need no key.
         key, path = self._settings.api_key, context.path
         if key is None or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             return
+        # 2. Compare in constant time, so that answers do not reveal how much of a key is right.
         queried = parse_qs(scope["query_string"].decode("latin-1")).get("api_key", [""])[0]
         sent = (context.headers.get("x-api-key"), queried, *_credentials(context.headers))
         if any(text and hmac.compare_digest(text.encode(), key.encode()) for text in sent):

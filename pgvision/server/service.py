@@ -107,11 +107,13 @@ class Service:
 
     def _plan(self, task: Task[Answer], frame: Frame, fields: Fields) -> Sequence[Ask]:
         """Return the prompts, cut off at ``max_new_tokens``; refuse too many of them."""
+        # 1. Count from below, before a long plan is made.
         most = self.settings.max_prompts
         tile, num_asks = getattr(fields, "tile", None), 0
-        if isinstance(tile, int):  # a bound from below, before a long plan is made
+        if isinstance(tile, int):
             height, width = frame.image_hw
             num_asks = -(-height // tile) * -(-width // tile)
+        # 2. Refuse too many; else cut each off where the request wants it.
         asks: Sequence[Ask] = () if num_asks > most else task.plan(frame)
         if max(num_asks, len(asks)) > most:
             raise ApiError(
@@ -151,7 +153,7 @@ class Service:
 
 def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[str, ...]]:
     """Return the task of a request, and notes on what was changed."""
-    # The task classes check the fields, as in Python.
+    # The task classes check the fields as in Python, and add notes on what they changed.
     more: Any = {"generator": model, "unknown": fields.unknown}
     if isinstance(fields, ObjectFields):
         names = ("conf", "nms", "max_objects", "tile", "soft")

@@ -68,6 +68,7 @@ def decode_text(text: str) -> bytes:
         >>> decode_text('DATA:image/png;name="a,b.png";BASE64,iVBORw')
         b'\x89PNG'
     """
+    # 1. A path is not an image: this service opens no files.
     head = _DATA_URI.match(text)
     if not head and len(text) < _LONGEST_PATH and _PATH.match(text) and text[:4] != "/9j/":
         # "/9j/" begins a JPEG. Many paths are valid base64 if padding is not required.
@@ -76,11 +77,13 @@ def decode_text(text: str) -> bytes:
             f"image: expected an image, got the path {text[:80]!r}; this service opens no files: "
             "send the file itself (multipart field image), or its bytes in base64",
         )
+    # 2. A data URI without base64 is percent-encoded bytes.
     data = text[head.end() :] if head else text
     if head and not _IS_BASE64.search(head[1]):
         return unquote_to_bytes(data)
     if head and "%" in data:
         data = unquote_to_bytes(data).decode("latin-1")
+    # 3. Base64, in both alphabets, with line breaks and without padding.
     coded = "".join(data.split()).translate({ord("-"): "+", ord("_"): "/"}).rstrip("=")
     try:
         return base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)

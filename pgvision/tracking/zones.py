@@ -163,19 +163,22 @@ class Zones:
         Raises:
             OptionError: If a zone or line is outside of the first frame.
         """
+        # 1. Zones and lines are in pixels of the first frame.
         if self._first_hw is None:
             self._require_inside(result.image_hw)
             self._first_hw = result.image_hw
+        # 2. Objects with a track, and their paths since the last frame.
         ids = result.tracker_ids
         tracked = result if ids is None else result[ids >= 0]
         now = 0.0 if result.time is None else result.time
         sights = [self._sight(tracked, row, now) for row in range(len(tracked))]
+        # 3. Visits of zones that begin or end, and crossings of lines.
         for name, shape in self._shapes.items():
             yield from self._visited(name, shape, tracked, sights)
         yield from self.expire(now)
         for name in self._segments:
             yield from self._crossed(name, tracked, sights, now)
-        # Remember where each track was seen, and forget those that are long gone.
+        # 4. Remember where each track was seen, and forget those that are long gone.
         for sight in sights:
             track = self._tracks.get(_number(tracked, sight.row))
             if track is not None:
@@ -234,6 +237,7 @@ class Zones:
         y = (top + bottom) / 2 if self._anchor == "center" else bottom
         point = np.array([(left + right) / 2, y]) * scale
         half_size = float((np.array([right - left, bottom - top]) * scale).min()) / 2
+        # The path from the last sight, for a track that was seen before.
         number = _number(tracked, row)
         track = self._tracks.get(number)
         if track is not None:
@@ -252,10 +256,12 @@ class Zones:
             share = 1.0 if is_inside else _share_inside(shape, sight.path)
             if not share:
                 continue
+            # 1. Inside since an earlier frame.
             event = _event("enter", name, tracked, sight.row)
             if (visit := visits.get(event.track)) is not None:
                 visit.last = event if is_inside else visit.last
                 continue
+            # 2. A new visit; each track counts once for a zone.
             visits[event.track] = _Visit(event.seconds, event)
             track = self._tracks.get(event.track)
             counted = set() if track is None else track.zones
@@ -394,6 +400,7 @@ def read_lines(texts: Sequence[str]) -> dict[str, tuple[float, float, float, flo
             raise OptionError(
                 f"line {text!r}: expected x1,y1,x2,y2 in pixels, or NAME=x1,y1,x2,y2"
             ) from error
+        # A line of no length has no sides.
         if (x1, y1) == (x2, y2) or not np.isfinite([x1, y1, x2, y2]).all():
             raise OptionError(f"line {text!r}: expected two different points")
         if name in lines:
@@ -407,9 +414,10 @@ def _named(file: Path) -> list[tuple[str, Any]]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: expected a JSON file of polygons: {error}") from error
-    # One zone, several by name, or LabelMe's shapes.
+    # 1. One zone, named after the file.
     if isinstance(content, list):
         return [(readable_name(file.stem), content)]
+    # 2. LabelMe's shapes, or zones by name.
     if isinstance(content, dict) and isinstance(content.get("shapes"), list):
         shapes = [one for one in content["shapes"] if isinstance(one, dict)]
         found = [
@@ -427,6 +435,7 @@ def _named(file: Path) -> list[tuple[str, Any]]:
 
 
 def _polygon(points: Any, name: str) -> FloatArray:
+    # 1. Numbers, at least three pairs.
     try:
         corners = np.array(points, np.float64)
     except (TypeError, ValueError):
@@ -435,7 +444,7 @@ def _polygon(points: Any, name: str) -> FloatArray:
         raise DataError(f"{name}: expected at least 3 corners [x, y]")
     if not np.isfinite(corners).all():
         raise DataError(f"{name}: expected finite numbers")
-    # A self-crossing outline has no defined inside.
+    # 2. A self-crossing outline has no defined inside.
     shape = Polygon(corners)
     if not shape.is_valid:
         raise OptionError(

@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from pgvision.cli.doctor import check_hub, check_opencv, check_torch, check_transformers
-from pgvision.cli.doctor import examined
+from pgvision.cli.doctor import check_hub, check_opencv, check_torch, check_transformers, examined
 from pgvision.errors import ImageError
 
 

@@ -6,8 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from pgvision.cli.outputs import OverlayNames, draw_result
-from pgvision.cli.outputs import videos
+from pgvision.cli.outputs import OverlayNames, draw_result, videos
 from pgvision.errors import ImageError
 from pgvision.images import iter_frames, video_info
 from pgvision.results import DetectionResult, Failure, TextResult
