@@ -211,7 +211,7 @@ def _calibrate(
         calibration.save(options.folder / "calibration.json")
         return True
     reason = f"nothing was found in {len(pairs)} images"
-    say(f"--calibrate: {reason}, so calibration.json is not written", style="red")
+    say(f"--calibrate: {reason}, so there is no calibration.json", style="red")
     return False
 
 
