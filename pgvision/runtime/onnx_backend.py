@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -179,7 +180,14 @@ class OnnxBackend:
             "ENABLE_CPU_PINNING": False,  # other processes of this machine may be pinned, too
         }
         model = openvino.compile_model(openvino.read_model(BytesIO(graph)), "CPU", options)
-        return lambda pixels: np.concatenate([model(image[None])[0] for image in pixels])
+        lock = threading.Lock()
+
+        def encode(pixels: FloatArray) -> Any:
+            # The compiled model has one set of tensors, which a second thread would overwrite.
+            with lock:
+                return np.concatenate([model(image[None])[0] for image in pixels])
+
+        return encode
 
     def encode(self, images: Sequence[ByteArray]) -> list[FloatArray]:
         """See `Backend.encode`."""

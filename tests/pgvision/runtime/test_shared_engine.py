@@ -1,10 +1,11 @@
 """One engine for several threads, and for calls inside calls."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pgvision.runtime import Engine, Picture, Request
+from pgvision.runtime import Engine, Picture, Request, open_engine
 from pgvision.tokens import AnswerForm
 
 FORM = AnswerForm(task="detect", labels=("helmet",))
@@ -62,3 +63,16 @@ def test_a_call_inside_a_call(any_engine: Engine) -> None:
         assert inner.token_ids.tolist() == plain.token_ids.tolist()
         got.append((number, answer.finished))
     assert sorted(number for number, _ in got) == list(range(8))
+
+
+def test_threads_encode_their_own_images() -> None:
+    """The default model: OpenVINO's compiled model has one set of tensors for all threads."""
+    backend = open_engine("small").backend
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
+    alone = [backend.encode([image])[0] for image in images]
+
+    def is_own(index: int) -> bool:
+        return np.array_equal(backend.encode([images[index]])[0], alone[index])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(is_own, [0, 1, 2, 3] * 3))
