@@ -11,6 +11,7 @@ from vqvae.training import TrainingSettings, read_mask_file, train_codec
 
 def main() -> None:
     """Train a mask codec, or the decoder of one, on 64x64 masks."""
+    # 1. Options: numbers have the types and defaults of the settings.
     parser = argparse.ArgumentParser(prog="python -m vqvae", description=main.__doc__)
     train = parser.add_subparsers(required=True).add_parser("train", help=main.__doc__)
     train.add_argument("--masks", type=Path, required=True, help=".npz with 'masks' (n, 64, 64)")
@@ -31,6 +32,7 @@ def main() -> None:
     )
     train.add_argument("--start-from", metavar="CODEC", help="'tiny', 'google' or a file")
     train.add_argument("--resume", action="store_true", help="resume the run in --out")
+    # 2. Train; errors are one line.
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = {
@@ -48,7 +50,7 @@ def main() -> None:
             start_from=options.start_from,
             resume=options.resume,
         )
-    except PgvisionError as error:
+    except (PgvisionError, OSError) as error:
         sys.exit(f"vqvae: {error}")
     sys.stdout.write(f"{path}\n")
 

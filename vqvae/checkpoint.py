@@ -23,8 +23,7 @@ from torch import Tensor
 from pgvision.errors import CodecError
 from pgvision.files import replaced_path
 from pgvision.hub import hub_if_it_answers
-from vqvae.model import MaskVqVae
-from vqvae.quantizer import NUM_CODES
+from vqvae.model import NUM_CODES, MaskVqVae
 
 GOOGLE_FILE = "vae-oid.npz"
 GOOGLE_BYTES = 8_479_556
@@ -37,7 +36,7 @@ _TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
 _SAFETENSORS_DTYPES = ("F16", "BF16", "F32")
 # What zipfile, zlib and numpy's reader raise on damaged archives. RuntimeError: a member is
 # encrypted; MemoryError: a header promises a huge array.
-_NPZ_ERRORS = (
+NPZ_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, KeyError),
     *(SyntaxError, TokenError, TypeError, MemoryError, UserWarning),
 )
@@ -91,10 +90,12 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     Raises:
         CodecError: If there is no such file, or it is not a whole, plain codec.
     """
+    # 1. Find the file and check its tensors.
     path = checkpoint_path(source)
     if source == "google":
         require_google(path)
     tensors = read_tensors(path)
+    # 2. The network; running averages may be missing.
     model = MaskVqVae()
     if _BOOKKEEPING - tensors.keys():
         # As if every code had been chosen once a step: the averages then equal the codebook.
@@ -142,13 +143,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             table in a name, shape or dtype, or a tensor is there twice, or is larger or smaller
             than its header promises (found before it is read), or contains NaN or infinite numbers.
     """
-    path = checkpoint_path(path)
-    if path.suffix == ".npz":
-        tensors = _read_npz(path)
-    elif path.suffix == ".safetensors":
-        tensors = _read_safetensors(path)
-    else:
+    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
+    if path.suffix not in readers:
         raise CodecError(f"codec weights: expected .safetensors or .npz, got {path}")
+    tensors = readers[path.suffix](checkpoint_path(path))
     for name, held in tensors.items():
         if not bool(torch.isfinite(held).all()):
             raise CodecError(f"{path}: tensor {name} contains NaN or infinite numbers")
@@ -161,6 +159,7 @@ def find_google() -> Path:
     Raises:
         CodecError: If it is not found and cannot be downloaded; names the place to put it.
     """
+    # 1. Where the user has put it.
     named = os.environ.get(GOOGLE_VARIABLE)
     if named:
         path = Path(named)
@@ -168,6 +167,7 @@ def find_google() -> Path:
         if not path.is_file():
             raise CodecError(f"{GOOGLE_VARIABLE}={named}: there is no {GOOGLE_FILE} there")
         return path
+    # 2. The hub, or its cache.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -260,7 +260,7 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             tensors = {name: arrays[name] for name in arrays.files}
     except CodecError:  # a subclass of ValueError with a better message
         raise
-    except _NPZ_ERRORS as error:
+    except NPZ_ERRORS as error:
         raise CodecError(f"{path}: broken or cut off ({error!s:.80})") from error
     for name, tensor in tensors.items():
         dtype = getattr(tensor, "dtype", np.dtype("V"))  # bytes, where a member is no .npy

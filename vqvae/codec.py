@@ -1,17 +1,20 @@
 """`MaskCodec`: masks to codes and back, with arrays in and arrays out."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from pgvision.errors import CodecError
 from vqvae.checkpoint import checkpoint_path, load_checkpoint
-from vqvae.model import MASK_SIDE, NUM_TOKENS, MaskVqVae
-from vqvae.quantizer import NUM_CODES
+from vqvae.model import MASK_SIDE, NUM_CODES, NUM_TOKENS, MaskVqVae
+
+_AT_ONCE: Final = 512  # masks
 
 
 class MaskCodec:
@@ -54,6 +57,7 @@ class MaskCodec:
         Raises:
             CodecError: If the file cannot be had, or is not a codec; the message names the reason.
         """
+        # A file that was replaced is read again.
         path = checkpoint_path(source)
         stat = path.stat()
         return _load(path.resolve(), stat.st_size, stat.st_mtime_ns, source == "google")
@@ -74,9 +78,7 @@ class MaskCodec:
         values = _float32(_numbers(masks, "masks", MASK_SIDE, MASK_SIDE, hint="; see crop_mask"))
         if not ((values >= 0) & (values <= 1)).all():
             raise CodecError("masks: expected values in [0, 1]; divide bytes by 255")
-        with torch.inference_mode():
-            codes = self._model.encode(torch.from_numpy(values))
-        return codes.numpy().astype(np.int64)
+        return _in_parts(self._model.encode, values).astype(np.int64)
 
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
         """Decode codes.
@@ -96,9 +98,10 @@ class MaskCodec:
             raise CodecError(f"codes: expected whole numbers, got {values.dtype}")
         if values.size and not 0 <= values.min() <= values.max() < NUM_CODES:
             raise CodecError(f"codes: expected 0 to 127, got {values.min()} to {values.max()}")
-        with torch.inference_mode():
-            rows = torch.from_numpy(values.astype(np.int64))
-            return self._decode(self._model.quantizer.lookup(rows))
+        return _in_parts(
+            lambda part: self._model.decode(self._model.quantizer.lookup(part)),
+            values.astype(np.int64),
+        )
 
     def decode_soft(self, probs: ArrayLike) -> NDArray[np.float32]:
         """Decode probability-weighted codebook vectors (All in Tokens, arXiv 2301.02229).
@@ -118,12 +121,18 @@ class MaskCodec:
             total = values.sum(-1, keepdims=True)
         if not ((values >= 0).all() and (total > 0).all() and np.isfinite(total).all()):
             raise CodecError("probs: expected rows of probabilities, got negative, NaN or all zero")
-        with torch.inference_mode():
-            return self._decode(self._model.quantizer.mix(torch.from_numpy(values / total)))
+        return _in_parts(
+            lambda part: self._model.decode(self._model.quantizer.mix(part)), values / total
+        )
 
-    def _decode(self, vectors: torch.Tensor) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._model.decode(vectors).float().numpy()
-        return logits
+
+def _in_parts(run: Callable[[Tensor], Tensor], values: NDArray[Any]) -> NDArray[Any]:
+    """Run the network on some masks at a time: one of them takes half a megabyte."""
+    starts = range(0, max(1, len(values)), _AT_ONCE)
+    with torch.inference_mode():
+        parts = [run(torch.from_numpy(values[start : start + _AT_ONCE])) for start in starts]
+        found: NDArray[Any] = torch.cat(parts).numpy()
+    return found
 
 
 def _numbers(values: ArrayLike, name: str, *sides: int, hint: str = "") -> NDArray[Any]:

@@ -13,7 +13,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from torch.nn import functional
 
 from pgvision.errors import CodecError, OptionError
 from pgvision.files import replaced_path
-from vqvae.checkpoint import load_checkpoint, save_checkpoint
-from vqvae.model import MASK_SIDE, SHARPNESS, MaskVqVae
-from vqvae.quantizer import NUM_CODES
+from vqvae.checkpoint import NPZ_ERRORS, load_checkpoint, save_checkpoint
+from vqvae.model import MASK_SIDE, NUM_CODES, SHARPNESS, MaskVqVae
 
 _LOG = logging.getLogger(__name__)
 _WARMUP_STEPS = 50
@@ -53,6 +52,9 @@ class TrainingSettings:
         decoder_only: Train the decoder of ``start_from`` and nothing else. Encoder and codebook
             stay as they are, so that codes, and the checkpoints that write them, keep their
             meaning; ``commitment`` has nothing to weigh then.
+
+    Raises:
+        OptionError: If a number is outside its range.
     """
 
     steps: int = 4000
@@ -66,6 +68,15 @@ class TrainingSettings:
     threads: int = 0
     decoder_only: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, least in {"steps": 1, "batch_size": 1, "save_every": 1, "threads": 0}.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise OptionError(f"{name}: expected a whole number from {least} on, got {value!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise OptionError(f"learning_rate: expected a number above 0, got {self.learning_rate}")
+
 
 def mask_loss(logits: Tensor, masks: Tensor, *, overlap: float) -> Tensor:
     """Per-pixel cross-entropy plus ``overlap * (1 - soft IoU)``.
@@ -77,8 +88,10 @@ def mask_loss(logits: Tensor, masks: Tensor, *, overlap: float) -> Tensor:
         masks: ``(b, 64, 64)`` targets in [0, 1].
         overlap: Weight of the second term.
     """
+    # 1. Each pixel.
     scaled = SHARPNESS * logits
     pixels = functional.binary_cross_entropy_with_logits(scaled, masks)
+    # 2. The mask as a whole.
     probs = scaled.sigmoid()
     both = torch.minimum(probs, masks).sum((1, 2))
     either = torch.maximum(probs, masks).sum((1, 2))
@@ -97,15 +110,17 @@ def augment(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 def _warp(masks: Tensor, generator: torch.Generator) -> Tensor:
     """Move pixels by low sine waves that vanish on the border of the mask."""
+    # 1. A basis of waves: those of the warped axis vanish on the border.
     centres = (torch.arange(MASK_SIDE) + 0.5) / MASK_SIDE
     waves = torch.sin(math.pi * torch.arange(1, 4)[:, None] * centres)
     flat = torch.ones(1, MASK_SIDE)
     basis = torch.cat([flat, waves[:2]])
-    # Column displacement: zero at left and right, free along the height; rows the other way.
+    # 2. Column displacement: zero at left and right, free along the height; rows the other way.
     size = torch.tensor([0.10, 0.06, 0.03])[:, None] / torch.tensor([1.0, 2.0, 3.0])
     amounts = torch.randn(2, len(masks), 3, 3, generator=generator) * size
     dx = torch.einsum("bij,iw,jh->bhw", amounts[0], waves, basis)
     dy = torch.einsum("bij,ih,jw->bhw", amounts[1], waves, basis)
+    # 3. Sample the masks there.
     grid = torch.stack([2 * (centres + dx) - 1, 2 * (centres[:, None] + dy) - 1], dim=3)
     pulled = functional.grid_sample(
         masks[:, None], grid, padding_mode="border", align_corners=False
@@ -129,8 +144,7 @@ def read_mask_file(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             masks: NDArray[np.uint8] = arrays["masks"]
             weights = arrays["weights"] if "weights" in arrays else np.ones(len(masks))
-    # AttributeError and TypeError: an .npy file, which has no named arrays.
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, BadZipFile) as error:
+    except (*NPZ_ERRORS, AttributeError) as error:  # AttributeError: an .npy, without names
         raise CodecError(f"{path}: expected an .npz with 'masks' (n, 64, 64): {error}") from error
     try:
         _require_masks(masks, weights)
@@ -228,12 +242,14 @@ class _Run:
         settings: TrainingSettings,
         start_from: str | Path | None = None,
     ) -> None:
+        # 1. Masks, each drawn by its weight.
         _require_masks(masks, weights)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.settings, self.out, self.step = settings, out, 0
         self.masks = torch.from_numpy(masks)
         self.weights = torch.ones(len(masks)) if weights is None else torch.tensor(weights)
+        # 2. The model, and an optimiser of what is not frozen.
         self.model = _first_model(settings, start_from)
         self.start = None if start_from is None else _digest(*self.model.state_dict().values())
         learning = [held for held in self.model.parameters() if held.requires_grad]
@@ -258,7 +274,11 @@ class _Run:
                 f"{path}: a run is there already; go on with it (resume=True, --resume) or choose "
                 "another --out"
             )
-        state = torch.load(path, weights_only=True)
+        try:
+            state = torch.load(path, weights_only=True)
+        except (*NPZ_ERRORS, UnpicklingError) as error:
+            raise CodecError(f"{path}: damaged; delete it to start again") from error
+        # Another run's state would be continued with other masks or settings.
         was, now = state.get("identity", {}), self._identity()
         differ = [name for name in now if was.get(name) != now[name]]
         if differ:
@@ -273,22 +293,25 @@ class _Run:
         _LOG.info("resumed at step %d", self.step)
 
     def go(self) -> None:
-        last, shown = self.settings.steps, time.monotonic()
+        last, shown, shown_step = self.settings.steps, time.monotonic(), self.step
         while self.step < last:
             figures = self._one_step()
             self.step += 1
             if self.step % 50 == 0 or self.step == last:
-                rate = 50 * self.settings.batch_size / (time.monotonic() - shown)
-                shown = time.monotonic()
+                num_masks = (self.step - shown_step) * self.settings.batch_size
+                rate = num_masks / (time.monotonic() - shown)
+                shown, shown_step = time.monotonic(), self.step
                 _LOG.info("step %d/%d %s %.0f masks/s", self.step, last, figures, rate)
             if self.step % self.settings.save_every == 0 or self.step == last:
                 self._save()
 
     def _one_step(self) -> str:
+        # 1. Draw and change masks; (seed, step) decides, so that a resumed run sees the same.
         settings = self.settings
         chance = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.step)
         drawn = torch.multinomial(self.weights, settings.batch_size, True, generator=chance)
         masks = augment(self.masks[drawn].float() / 255.0, chance)
+        # 2. Encode to codes and decode.
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._schedule()
         quantise = self._frozen_codes if settings.decoder_only else self._learned_codes
@@ -296,10 +319,14 @@ class _Run:
         with torch.autocast("cpu", torch.bfloat16, enabled=_uses_bfloat16(settings)):
             logits = self.model.decode(chosen)
         loss = mask_loss(logits.float(), masks, overlap=settings.overlap)
+        # 3. One step of the optimiser.
+        if not loss.isfinite():
+            raise CodecError(f"step {self.step}: the loss is {loss}; lower the learning rate")
         self.optimizer.zero_grad()
         (loss + settings.commitment * commitment).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        # 4. Figures for the log.
         used = len(torch.unique(codes))
         inside, truth = logits > 0, masks >= 0.5
         iou = ((inside & truth).sum((1, 2)) / (inside | truth).sum((1, 2)).clamp_min(1)).mean()

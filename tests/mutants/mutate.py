@@ -72,7 +72,7 @@ AREAS: dict[str, Area] = {
         20,
     ),
     "codec": Area(
-        ("vqvae/codec.py", "vqvae/quantizer.py", "vqvae/model.py"),
+        ("vqvae/codec.py", "vqvae/model.py"),
         ("tests/vqvae/test_codec.py", "tests/vqvae/test_codec_step.py", "vqvae"),
         15,
     ),

@@ -200,3 +200,21 @@ def test_flipped_and_read_only_arrays_are_taken() -> None:
 def test_importing_vqvae_loads_no_torch() -> None:
     program = "import sys, vqvae; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_many_masks_take_the_memory_of_a_few() -> None:
+    """2,000 masks at once had taken a gigabyte; the result itself is 33 MB."""
+    code = (
+        "import resource, numpy as np\n"
+        "from vqvae import MaskCodec\n"
+        "codec = MaskCodec.load('tiny')\n"
+        "codes = np.random.default_rng(0).integers(0, 128, (2000, 16))\n"
+        "few = codec.decode(codes[:300])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "many = codec.decode(codes)\n"
+        "grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "assert np.allclose(many[:300], few, atol=1e-4) and many.shape == (2000, 64, 64)\n"
+        "print(grown >> 10)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 300

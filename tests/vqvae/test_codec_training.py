@@ -1,5 +1,6 @@
 """Real, short training runs of the codec: whole, of the decoder alone, stopped, killed, resumed."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pgvision.errors import CodecError, OptionError
 from vqvae import MaskCodec
 from vqvae.checkpoint import read_tensors, save_checkpoint
 from vqvae.model import MaskVqVae
-from vqvae.training import TrainingSettings, _Run, train_codec
+from vqvae.training import TrainingSettings, _Run, read_mask_file, train_codec
 
 TINY_FILE = Path(vqvae.__file__).parent / "weights" / "tiny.safetensors"
 
@@ -166,6 +167,55 @@ def test_wrong_weights_are_refused(weights: np.ndarray, tmp_path: Path) -> None:
         train_codec(masks(), tmp_path, settings=FEW, weights=weights)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"steps": 0}, {"steps": 1.5}, {"batch_size": 0}, {"save_every": 0}, {"threads": -1}),
+        *({"learning_rate": 0.0}, {"learning_rate": float("nan")}),
+    ],
+)
+def test_wrong_numbers_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        TrainingSettings(**wrong)
+
+
+def test_a_training_that_diverges_ends_with_an_error(tmp_path: Path) -> None:
+    """It had gone on to the last step, and written a codec that cannot be read."""
+    settings = replace(FEW, steps=60, learning_rate=1e18)
+    with pytest.raises(CodecError, match="the loss is .*; lower the learning rate"):
+        train_codec(masks(), tmp_path, settings=settings)
+    assert not (tmp_path / "codec.safetensors").exists()
+
+
+def test_a_damaged_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(b"not a state")
+    with pytest.raises(CodecError, match=r"state\.pt: damaged"):
+        train_codec(masks(), tmp_path, settings=FEW, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["empty", "changed"])
+def test_a_damaged_mask_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "masks.npz"
+    np.savez_compressed(path, masks=masks())
+    data = bytearray(path.read_bytes())
+    data[200:260] = bytes(byte ^ 0xFF for byte in data[200:260])
+    path.write_bytes(b"" if damage == "empty" else bytes(data))
+    with pytest.raises(CodecError, match=r"masks\.npz: expected an \.npz"):
+        read_mask_file(path)
+
+
+def test_the_rate_in_the_log_counts_the_masks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run of 4 steps had been logged as if 50 had been taken in its time."""
+    started = time.time()
+    with caplog.at_level(logging.INFO, "vqvae"):
+        train_codec(masks(), tmp_path, settings=FEW)
+    rate = float(caplog.messages[-1].split()[-2])
+    # Setting up counts in the time that is measured here, and not in the rate.
+    assert 32 <= 1.05 * rate * (caplog.records[-1].created - started) < 5 * 32
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
     # Past step 150, where the codebook starts: its running averages must come back, too.
@@ -191,7 +241,7 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path
 
 
 def test_dead_codes_are_revived() -> None:
-    from vqvae.quantizer import Quantizer
+    from vqvae.model import Quantizer
 
     quantizer = Quantizer()
     vectors = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
