@@ -93,12 +93,14 @@ def decode_boxes(
         >>> decode_boxes([[256, 0, 768, 512]], image_hw=(480, 640)).tolist()
         [[0.0, 120.0, 320.0, 360.0]]
     """
+    # 1. Check: pixels in place of bins are the usual mistake.
     bins = _require_rows(loc_yxyx, "loc_yxyx")
     if bins.size and (bins.min() < 0 or bins.max() > NUM_BINS - 1):
         raise ShapeError(
             f"loc_yxyx: expected bins in [0, {NUM_BINS - 1}], got {bins.min():g} to "
             f"{bins.max():g}. Pixels go through encode_boxes first."
         )
+    # 2. Swap to x first, and scale.
     divisor = require_convention(convention)
     height, width = require_image_hw(image_hw)
     sides = np.array([width, height, width, height], dtype=np.float64)

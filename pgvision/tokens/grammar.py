@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pgvision.errors import OptionError
+from pgvision.errors import OptionError, require_choice
 from pgvision.tokens.bins import CODES_PER_MASK, LOCS_PER_BOX, NUM_BINS, NUM_CODES
 
 TASKS: Final = ("detect", "segment", "text", "any")
@@ -84,8 +84,7 @@ def check_suffix(text: str, task: str) -> list[str]:
         >>> check_suffix("<loc0010><loc0010><loc0200> helmet", "detect")
         ['at 27: expected loc, got text']
     """
-    if task not in TASKS:
-        raise OptionError(f"task: expected one of {', '.join(TASKS)}, got {task!r}.")
+    require_choice("task", task, TASKS)
     # 1. Characters that the processor adds.
     problems = [
         f"at {m.start()}: {m[0]} is added by the processor" for m in _SPECIAL.finditer(text)

@@ -57,12 +57,14 @@ def match_loosely(label: str, classes: tuple[str, ...]) -> int:
         >>> match_loosely("hard-hat", ("Hard Hat",))
         0
     """
+    # 1. The same but for case, Unicode form, gaps and outer punctuation.
     words = _words(label)
     folded = [_words(name) for name in classes]
     if not words:
         return UNMATCHED
     if words in folded:
         return folded.index(words)
+    # 2. The same but for plurals, word by word.
     for at, name in enumerate(folded):
         if len(name) == len(words) and all(map(_same_word, words, name)):
             return at
@@ -80,6 +82,7 @@ def _same_word(one: str, other: str) -> bool:
 
 def _plurals(word: str) -> tuple[str, ...]:
     """Spell the plurals that an English word could have, right or wrong."""
+    # "a" and "as" are no singular and plural.
     if len(word) < 3 and word not in _IRREGULAR:
         return ()
     plurals = [word + "s", word + "es"]

@@ -1,8 +1,7 @@
 """Lossless parser of an answer's text into objects.
 
-One regular expression cuts the text into whole objects, runs of tokens that are not one object,
-gaps, and prose. Whole objects, by far the most, are read straight from its groups; the tokens of
-other runs are counted, which gives the reason for a reject.
+One regular expression cuts the text into runs of tokens with the words after them, gaps, and prose.
+The tokens of a run are counted: they are one object, several, or a reject with its reason.
 """
 
 import re
@@ -23,7 +22,7 @@ from pgvision.tokens.bins import (
     require_convention,
     require_image_hw,
 )
-from pgvision.tokens.labels import UNMATCHED, match_label, match_loosely
+from pgvision.tokens.labels import UNMATCHED, match_label
 
 PROSE: Final = "prose"
 TRUNCATED: Final = "truncated"
@@ -40,17 +39,9 @@ _ANY: Final = rf"(?:{_LOC}|{_SEG})"
 _MARKER: Final = r"<(?:eos|pad|bos)>"
 # A label ends at a token, a semicolon or a line break. A phrase contains neither of the last two.
 _WORDS: Final = rf"[^<;\n\r]*(?:(?!{_ANY}|{_MARKER})<[^<;\n\r]*)*"
-_BOX: Final = r"\s*".join([r"<loc([0-9]{4})>"] * LOCS_PER_BOX)
-_PIECE: Final = re.compile(
-    rf"{_BOX}((?:\s*<seg[0-9]{{3}}>){{{CODES_PER_MASK}}})?(?!\s*{_ANY})({_WORDS})(?:;\s*)?"
-    rf"|({_ANY}(?:\s*{_ANY})*)({_WORDS})"
-    rf"|(?:[\s;]|{_MARKER})+"
-    rf"|({_WORDS})"
-)
+_PIECE: Final = re.compile(rf"({_ANY}(?:\s*{_ANY})*){_WORDS}|(?:[\s;]|{_MARKER})+|({_WORDS})")
 _GROUP: Final = re.compile(rf"((?:{_LOC}\s*)*)((?:{_SEG}\s*)*)")
 _TOKEN: Final = re.compile(r"<(loc|seg)([0-9]*)(>|\Z)")
-_CODE: Final = re.compile(r"[0-9]{3}")
-_LAST_BIN: Final = f"{NUM_BINS - 1:04d}"
 _LIMITS: Final = {"loc": (4, NUM_BINS), "seg": (3, NUM_CODES)}
 
 
@@ -167,38 +158,20 @@ def _require_names(classes: Iterable[str]) -> tuple[str, ...]:
 def _scan(text: str) -> tuple[list[_Found], list[Reject]]:
     found: list[_Found] = []
     rejects: list[Reject] = []
+    # What ends with the text may have been cut off.
     length = len(text.rstrip())
     for piece in _PIECE.finditer(text):
-        top, left, bottom, right, segs, words, run, _, prose = piece.groups()
-        if top is not None:
-            codes = tuple(map(int, _CODE.findall(segs))) if segs else None
-            start, end = piece.start(), piece.start(6) + len(words.rstrip())
-            # Four digits each, so comparing the text compares the numbers.
-            if (
-                top < bottom <= _LAST_BIN
-                and left < right <= _LAST_BIN
-                and (not codes or _in_range(codes))
-            ):
-                bins = (int(top), int(left), int(bottom), int(right))
-                found.append((bins, codes, words.strip() or None, start, end))
-            else:
-                too_large = max(top, left, bottom, right) > _LAST_BIN or not _in_range(codes)
-                reason = OUT_OF_RANGE if too_large else NO_AREA
-                rejects.append(_reject(text, reason, start, end))
-        elif run is not None:
-            at_end = piece.end(7) >= length
-            for one in _read_run(text, *piece.span(), piece.end(7), at_end=at_end):
+        run, prose = piece.groups()
+        if prose:
+            rejects.append(_reject(text, PROSE, piece.start(), piece.end()))
+        elif run:
+            at_end = piece.end(1) >= length
+            for one in _read_run(text, *piece.span(), piece.end(1), at_end=at_end):
                 if isinstance(one, Reject):
                     rejects.append(one)
                 else:
                     found.append(one)
-        elif prose:
-            rejects.append(_reject(text, PROSE, piece.start(), piece.end()))
     return found, rejects
-
-
-def _in_range(codes: tuple[int, ...] | None) -> bool:
-    return not codes or max(codes) < NUM_CODES
 
 
 def _reject(text: str, reason: str, start: int, end: int) -> Reject:
@@ -211,9 +184,11 @@ def _read_run(
 ) -> Iterator[_Found | Reject]:
     """Read the tokens in ``[start, stop)``, not one whole object, and the words up to ``end``."""
     label = text[stop:end].strip() or None
+    # 1. A location after a mask code begins a new group.
     for group in _GROUP.finditer(text, start, stop):
         if group.start() == group.end():
             continue
+        # 2. A group is one object, several boxes, or a reject. The last one has the label.
         for tokens in _chunks(text, *group.span(), at_end=at_end and group.end() >= stop):
             is_last = tokens[-1].end() == stop
             reason = _judge(tokens, at_end=at_end and is_last)
@@ -279,15 +254,9 @@ def _finish(
     flat = list(chain.from_iterable([one[0] for one in found]))
     bins_yxyx = np.array(flat).reshape(-1, LOCS_PER_BOX)
     boxes = decode_boxes(bins_yxyx, image_hw=image_hw, convention=convention)
-    # 2. Match the labels to the classes: exactly, else loosely.
-    known: dict[str | None, int] = {}
-    if classes is not None:
-        known = {name: at for at, name in reversed(list(enumerate(classes)))}
-        known[None] = match_label(None, classes)
+    # 2. Match the labels to the classes.
     objects = []
     for (bins, codes, label, start, end), xyxy in zip(found, boxes.tolist(), strict=True):
-        class_id = known.get(label)
-        if class_id is None:
-            class_id = UNMATCHED if not classes or label is None else match_loosely(label, classes)
+        class_id = UNMATCHED if classes is None else match_label(label, classes)
         objects.append(ParsedObject(bins, tuple(xyxy), label, class_id, codes, start, end))
     return tuple(objects)

@@ -81,7 +81,7 @@ def require_phrase(phrase: str, name: str = "phrase") -> str:
         >>> require_phrase(" driver's helmet ")
         "driver's helmet"
     """
-    text = _require_text(phrase, name)
+    text = require_text(phrase, name)
     if ";" in text:
         raise PromptError(
             f"{name}: expected one phrase, got {text!r} with a ';', which separates objects. "
@@ -100,6 +100,7 @@ def require_classes(classes: str | Iterable[str]) -> tuple[str, ...]:
         >>> require_classes("helmet")
         ('helmet',)
     """
+    # A text is iterable, too: its letters are not meant.
     names = (classes,) if isinstance(classes, str) else classes
     if not isinstance(names, Iterable):
         raise PromptError(f"classes: expected a name or a list of names, got {classes!r}.")
@@ -221,14 +222,16 @@ def answer_prefix(
         >>> answer_prefix("which colour?", choices=["red", "blue"], kind="ft")
         'answer en  which colour? choose from: red \t blue'
     """
+    # 1. An open question.
     _require_prompt("answer" if choices is None else "multiple choice", kind)
     start = f"answer {_require_language(language, kind)} "
-    text = _require_text(question, "question")
+    text = require_text(question, "question")
     if choices is None:
         return start + text
+    # 2. A choice: the second space and the tabs are those of the training data.
     if isinstance(choices, str) or len(choices) < 2:
         raise PromptError(f"choices: expected a list of two or more answers, got {choices!r}.")
-    options = [_require_text(choice, f"choices[{at}]") for at, choice in enumerate(choices)]
+    options = [require_text(choice, f"choices[{at}]") for at, choice in enumerate(choices)]
     return f"{start} {text} choose from: " + " \t ".join(options)
 
 
@@ -243,7 +246,7 @@ def question_prefix(answer: str, *, language: str = "en", kind: str) -> str:
         'question en three'
     """
     _require_prompt("question", kind)
-    return f"question {_require_language(language, kind)} {_require_text(answer, 'answer')}"
+    return f"question {_require_language(language, kind)} {require_text(answer, 'answer')}"
 
 
 def region_caption_prefix(loc_yxyx: Iterable[int], *, kind: str) -> str:
@@ -282,7 +285,7 @@ def free_prefix(text: str, *, kind: str = "mix") -> str:
         'what is written on the sign?'
     """
     _require_prompt("free text", kind)
-    return _require_text(text, "text")
+    return require_text(text, "text")
 
 
 def _require_kind(kind: str) -> str:
@@ -312,9 +315,23 @@ def _require_language(language: str, kind: str) -> str:
     return language
 
 
-def _require_text(text: str, name: str) -> str:
+def require_text(text: str, name: str) -> str:
+    """Return ``text`` without outer spaces, if it may be part of a prompt.
+
+    Args:
+        text: Words in any script.
+        name: What to call it in an error.
+
+    Raises:
+        PromptError: If it is not text, is empty, or contains a control character or a token.
+
+    Example:
+        >>> require_text(" is there a truck? ", "question")
+        'is there a truck?'
+    """
     if not isinstance(text, str):
         raise PromptError(f"{name}: expected text, got {type(text).__name__}.")
+    # Only spaces are removed: a line break at the end is an error as inside.
     stripped = text.strip(" ")
     if not stripped.strip():
         raise PromptError(f"{name}: expected text, got {text!r}.")

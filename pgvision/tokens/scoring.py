@@ -85,6 +85,7 @@ def object_score(
         score = presence * label * float(np.exp(-2.0 * np.mean(relative)))
     else:
         score = presence * label
+    # 3. A mask may be right with other codes: the square root weighs them less.
     if seg_logprobs is not None and len(seg_logprobs):
         score *= float(np.exp(np.mean(seg_logprobs) / 2))
     return float(np.clip(score, 0.0, 1.0))
@@ -107,6 +108,7 @@ def edge_spread(loc_probs: FloatArray) -> tuple[FloatArray, FloatArray]:
         >>> [part.tolist() for part in edge_spread(probs)]
         [[11.0], [1.0]]
     """
+    # Rows of a server list the most probable tokens only, so they are normalised first.
     weights = loc_probs / np.maximum(loc_probs.sum(-1, keepdims=True), 1e-12)
     bins = np.arange(NUM_BINS)
     mean = weights @ bins
@@ -120,6 +122,7 @@ def _sides(bins: IntArray) -> IntArray:
 
 
 def _mass_near(loc_probs: FloatArray, bins: IntArray) -> FloatArray:
+    # At least two bins to each side, and sums of a window by differences of running sums.
     reach = np.maximum(_WINDOW * _sides(bins) / 2, 2).astype(int)
     total = np.concatenate([np.zeros((4, 1)), loc_probs.cumsum(1)], 1)
     rows = np.arange(4)
