@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.training.folder import save_card
+from pgvision.runtime.checkpoints import CheckpointCard, save_card
 from recipes.scenes.wordings import first_forms, trained_forms
 
 

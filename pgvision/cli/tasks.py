@@ -189,7 +189,7 @@ def known_phrases(phrase: str, options: ModelOptions) -> tuple[str, ...]:
         options: Which model.
     """
     from pgvision.runtime import find_checkpoint
-    from pgvision.tasks.names import known_classes
+    from pgvision.tasks.trained_on import known_classes
     from pgvision.tokens import require_classes
 
     classes = require_classes(split_phrases(phrase))

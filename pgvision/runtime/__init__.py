@@ -1,44 +1,34 @@
 """Runs PaliGemma: finds and loads checkpoints, encodes images, decodes answers in batches.
 
-Nothing here loads torch before it is needed: small checkpoints on a CPU run on ONNX Runtime.
+Small checkpoints on a CPU run on ONNX Runtime: what needs torch is loaded on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pgvision.runtime.checkpoints import (
+    CheckpointCard,
+    find_checkpoint,
+    find_revision,
+    weights_digest,
+)
+from pgvision.runtime.engine import Engine
+from pgvision.runtime.opening import open_engine, unload
+from pgvision.runtime.protocol import (
+    DRAFTS,
+    Drafts,
+    Generation,
+    Generator,
+    ObjectSpan,
+    Picture,
+    Request,
+)
+
 if TYPE_CHECKING:
-    from pgvision.runtime.checkpoints import (
-        CheckpointCard,
-        find_checkpoint,
-        find_revision,
-        weights_digest,
-    )
     from pgvision.runtime.checks import LanguageReport, LeakReport, check_language, check_leaks
-    from pgvision.runtime.engine import Engine
-    from pgvision.runtime.engine_cache import unload
     from pgvision.runtime.loading import engine_of, load, load_apart
-    from pgvision.runtime.opening import open_engine
-    from pgvision.runtime.protocol import (
-        DRAFTS,
-        Drafts,
-        Generation,
-        Generator,
-        ObjectSpan,
-        Picture,
-        Request,
-    )
     from pgvision.runtime.remote import Remote
 
-_MODULES = {
-    "checkpoints": "CheckpointCard find_checkpoint find_revision weights_digest",
-    "checks": "LanguageReport LeakReport check_language check_leaks",
-    "engine": "Engine",
-    "engine_cache": "unload",
-    "loading": "engine_of load load_apart",
-    "opening": "open_engine",
-    "protocol": "DRAFTS Drafts Generation Generator ObjectSpan Picture Request",
-    "remote": "Remote",
-}
 __all__ = [
     "DRAFTS",
     "CheckpointCard",
@@ -64,9 +54,15 @@ __all__ = [
     "weights_digest",
 ]
 
+_LAZY = {
+    "checks": ("LanguageReport", "LeakReport", "check_language", "check_leaks"),
+    "loading": ("engine_of", "load", "load_apart"),
+    "remote": ("Remote",),
+}
+
 
 def __getattr__(name: str) -> object:
-    for module, names in _MODULES.items():
-        if name in names.split():
+    for module, names in _LAZY.items():
+        if name in names:
             return getattr(import_module(f"pgvision.runtime.{module}"), name)
     raise AttributeError(f"module 'pgvision.runtime' has no attribute {name!r}")

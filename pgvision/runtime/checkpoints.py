@@ -1,18 +1,18 @@
 """Checkpoint lookup, metadata and digest. Needs no torch."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from pgvision.errors import CheckpointError, OptionError
-from pgvision.runtime.tensor_files import read_json
+from pgvision.errors import CheckpointError, OptionError, require_choice
+from pgvision.files import write_text
 from pgvision.tokens import KINDS
-
-T = TypeVar("T")
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
 _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
@@ -26,6 +26,10 @@ _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
 _BLOCK: Final = 1 << 20  # bytes
 _NUM_BLOCKS: Final = 256
 """Blocks read of a larger file for its digest, evenly spread: training changes all of it."""
+_OWN_FILE: Final = re.compile(
+    r"[^.].*\.safetensors(\.index\.json)?|.*config\.json|adapter_model\.bin|pgvision\.json"
+    r"|(tokenizer|special_tokens|added_tokens).*"
+)
 _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of huggingface_hub
 
 
@@ -117,8 +121,8 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     """Find out what ``model`` names, without loading weights or asking the network.
 
     Args:
-        model: ``"tiny"``, ``"small"``, a folder, a hub id such as
-            ``"google/paligemma2-3b-mix-224"``, the address of a server (see
+        model: ``"tiny"``, ``"small"``, a folder (one that is called "small", too, as a `Path`), a
+            hub id such as ``"google/paligemma2-3b-mix-224"``, the address of a server (see
             `pgvision.runtime.Remote`), or None for the ``PGVISION_MODEL`` of the environment and
             failing that ``"small"``.
         kind: Prompt format, if neither its ``pgvision.json`` nor its name defines it: one of
@@ -132,11 +136,15 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
         >>> find_checkpoint("google/paligemma-3b-mix-224").kind
         'mix'
     """
-    if kind is not None and kind not in KINDS:
-        raise OptionError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind is not None:
+        require_choice("kind", kind, KINDS)
     # 1. Argument, environment variable, or default.
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or DEFAULT
-    folder = _CARRIED.get(name) or Path(name).expanduser()
+    folder = _CARRIED.get(name) or Path(name)
+    if isinstance(model, Path) and model.is_dir():
+        folder = model  # as training returns it; the name alone is the bundled model's
+    with suppress(RuntimeError):  # "~" of a user that does not exist
+        folder = folder.expanduser()
     # 2. Address, folder, or hub id.
     if "://" in name:
         card = _served_card(name)
@@ -191,7 +199,10 @@ def card_of_served(served: str, address: str) -> CheckpointCard:
     """
     name = f"{address}#{served}" if served else address
     about = f"{served or 'a model'} served at {address}"
-    carried = _CARRIED.get(Path(served).name) if served else None
+    # Other servers name a bundled model by its folder; other folders may be called so, too.
+    path = Path(served)
+    is_bundled = served in _CARRIED or path.parent.name == TINY_FOLDER.parent.name
+    carried = _CARRIED.get(path.name) if is_bundled else None
     if carried is not None:
         return replace(
             find_checkpoint(carried), name=name, location=address, is_local=False, about=about
@@ -222,6 +233,7 @@ def find_revision(
     card = find_checkpoint(model, kind=kind)
     if revision is None:
         return card
+    # transformers would ignore it without a word.
     if is_address(card.location):
         raise OptionError(f"revision: {card.name} answers with what it serves; leave revision out")
     weights = card if card.base is None else find_checkpoint(card.base)
@@ -243,9 +255,11 @@ def kind_from_name(name: str) -> str:
         >>> kind_from_name("/cache/models--google--paligemma2-3b-mix-448/snapshots/0a1b")
         'mix'
     """
+    # 1. The last word of the name.
     path = Path(name)
     cached = [found for found in map(_CACHE_FOLDER.fullmatch, path.parts) if found]
     word = (cached[-1]["name"] if cached else path.name).lower()
+    # 2. "ft-refcoco-seg" comes before "ft".
     if "refcoco-seg" in word:
         return "refcoco-seg"
     found = _KIND_IN_NAME.search(word)
@@ -259,11 +273,28 @@ def _local_card(name: str, folder: Path) -> CheckpointCard:
             f"model: {name!r} has no config.json; expected a folder that "
             f"save_pretrained wrote (weights, config and processor)"
         )
-    kind = kind_from_name(base or str(folder.resolve()))
-    about = f"PaliGemma ({kind}) from {folder}"
-    card = CheckpointCard(name, str(folder.resolve()), kind, "google", True, base, about)
+    # An adapter has the prompts and the codec of its base, unless its own card has others.
+    try:
+        above = None if base is None else find_checkpoint(base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: the base of this adapter is gone: {error}") from error
+    kind = above.kind if above else kind_from_name(str(folder.resolve()))
+    codec, about = above.codec if above else "google", f"PaliGemma ({kind}) from {folder}"
+    card = CheckpointCard(name, str(folder.resolve()), kind, codec, True, base, about)
     path = folder / CARD_NAME
     return read_card(path, card) if path.is_file() else card
+
+
+def save_card(folder: Path, card: CheckpointCard) -> None:
+    """Write ``pgvision.json`` as `read_card` reads it, without empty fields."""
+    fields = {
+        name: value
+        for name, value in asdict(card).items()
+        # The folder decides the first four; no classes at all is not the same as any class.
+        if name not in ("name", "location", "is_local", "base")
+        and (value not in (None, {}, ()) or (name == "classes" and value is not None))
+    }
+    write_text(folder / CARD_NAME, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
@@ -272,106 +303,78 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
     Raises:
         CheckpointError: If the file is no JSON object, or a field is not what it should be.
     """
-    # 1. Check values that have a fixed set or a range.
     content = read_json(path)
-    kind = str(content.get("kind", card.kind))
-    if kind not in KINDS:
-        raise CheckpointError(f"{path}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
-    limit, notes = content.get("max_new_tokens"), content.get("notes")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise CheckpointError(f"{path}: max_new_tokens is {limit!r}, expected a number above 0")
-    classes = _read_words(path, content, "classes")
-    text_domain = content.get("text_domain")
-    share, domain = "a number in [0, 1]", f"one of {', '.join(_DOMAINS)}"
-    if text_domain not in (None, *_DOMAINS):
-        raise CheckpointError(f"{path}: text_domain is {text_domain!r}, expected {domain}")
-    synonyms = _read_map(path, content, "synonyms", classes)
+
+    def take(name: str, default: Any, is_right: Callable[[Any], bool], expected: str) -> Any:
+        value = content.get(name, default)
+        if value is not default and not is_right(value):
+            raise CheckpointError(f"{path}: {name} is {value!r:.80}, expected {expected}")
+        return value
+
+    def by_class(name: str, is_right: Callable[[Any], bool], expected: str) -> Any:
+        pairs = take(name, {}, lambda value: isinstance(value, dict), "an object of name: value")
+        for key, value in pairs.items():
+            if classes is not None and key not in classes and name != "false_alarms":
+                raise CheckpointError(f"{path}: {name} names {key!r}, which is not in 'classes'")
+            if not is_right(value):
+                raise CheckpointError(
+                    f"{path}: {name} of {key!r} is {value!r}, expected {expected}"
+                )
+        return pairs
+
+    # 1. Fields with one value.
+    words, share, domain = "a list of texts", "a number in [0, 1]", f"one of {', '.join(_DOMAINS)}"
+    classes, questions = (take(name, None, _is_words, words) for name in ("classes", "questions"))
+    limit = take("max_new_tokens", None, _is_count, "a number above 0")
+    kind = take("kind", card.kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
     # 2. Update the card; absent keys keep its values.
     return replace(
         card,
         kind=kind,
         codec=str(content.get("codec", card.codec)),
         about=str(content.get("about", card.about)),
-        classes=classes,
-        questions=_read_words(path, content, "questions"),
+        classes=None if classes is None else tuple(classes),
+        questions=None if questions is None else tuple(questions),
         max_new_tokens=limit,
-        notes=None if notes is None else str(notes),
+        notes=None if content.get("notes") is None else str(content["notes"]),
         closed_set=_read_closed_set(path, content.get("closed_set")),
-        synonyms={name: _read_words(path, synonyms, name) or () for name in synonyms},
-        thresholds=_read_values(path, content, "thresholds", classes, _read_share, share),
-        trained_on=_read_values(path, content, "trained_on", classes, _read_domain, domain),
-        masks_on=_read_values(path, content, "masks_on", classes, _read_domain, domain),
-        text_domain=None if text_domain is None else str(text_domain),
-        false_alarms=_read_values(path, content, "false_alarms", None, _read_share, share),
+        synonyms={
+            name: tuple(some) for name, some in by_class("synonyms", _is_words, words).items()
+        },
+        thresholds=by_class("thresholds", _is_share, share),
+        trained_on=by_class("trained_on", _DOMAINS.__contains__, domain),
+        masks_on=by_class("masks_on", _DOMAINS.__contains__, domain),
+        text_domain=take("text_domain", None, _DOMAINS.__contains__, domain),
+        false_alarms=by_class("false_alarms", _is_share, share),
     )
 
 
-def _read_map(
-    path: Path, content: dict[str, Any], key: str, classes: tuple[str, ...] | None
-) -> dict[str, object]:
-    """Return a JSON object keyed by the card's classes (any text without ``classes``)."""
-    pairs = content.get(key, {})
-    if not isinstance(pairs, dict):
-        raise CheckpointError(f"{path}: {key} is {pairs!r:.80}, expected an object of name: value")
-    for name in pairs:
-        if classes is not None and name not in classes:
-            raise CheckpointError(f"{path}: {key} names {name!r}, which is not in 'classes'")
-    return pairs
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
-def _read_values(
-    path: Path,
-    content: dict[str, Any],
-    key: str,
-    classes: tuple[str, ...] | None,
-    read: Callable[[object], T | None],
-    expected: str,
-) -> dict[str, T]:
-    """Return a JSON object of which ``read`` takes each value; it returns None for a wrong one."""
-    found = {}
-    for name, value in _read_map(path, content, key, classes).items():
-        taken = read(value)
-        if taken is None:
-            raise CheckpointError(f"{path}: {key} of {name!r} is {value!r}, expected {expected}")
-        found[name] = taken
-    return found
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
-def _read_share(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= 1 else None
+def _is_share(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= 1  # type: ignore[operator]
 
 
-def _read_domain(value: object) -> str | None:
-    return str(value) if value in _DOMAINS else None
-
-
-def _read_closed_set(path: Path, content: object) -> ClosedSet | None:
+def _read_closed_set(path: Path, content: Any) -> ClosedSet | None:
     if content is None:
         return None
     fields = ClosedSet.__dataclass_fields__
-    if not isinstance(content, dict) or set(content) != set(fields):
+    is_whole = isinstance(content, dict) and set(content) == set(fields)
+    has_classes = is_whole and _is_words(content["classes"]) and content["classes"]
+    if not has_classes or not _is_count(content["num_objects"]):
         raise CheckpointError(
-            f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, or no closed_set"
+            f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, with at least one "
+            "class and num_objects above 0; classes: expected a list of texts"
         )
-    classes = _read_words(path, content, "classes")
-    number = content["num_objects"]
-    if not classes or type(number) is not int or number < 1:
-        raise CheckpointError(
-            f"{path}: closed_set needs at least one class and a num_objects above 0, got "
-            f"{content['classes']!r} and {number!r}"
-        )
-    return ClosedSet(str(content["prefix"]), classes, number, str(content["noise"]))
-
-
-def _read_words(path: Path, content: dict[str, Any], key: str) -> tuple[str, ...] | None:
-    words = content.get(key)
-    if words is None:
-        return None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise CheckpointError(f"{path}: {key} is {words!r}, expected a list of texts, or no {key}")
-    return tuple(words)
+    prefix, noise = str(content["prefix"]), str(content["noise"])
+    return ClosedSet(prefix, tuple(content["classes"]), content["num_objects"], noise)
 
 
 def adapter_base(folder: Path) -> tuple[str | None, str | None]:
@@ -380,6 +383,7 @@ def adapter_base(folder: Path) -> tuple[str | None, str | None]:
     Raises:
         CheckpointError: If the adapter's settings cannot be read or name no base.
     """
+    # Written by peft.
     path = folder / "adapter_config.json"
     if not path.is_file():
         return None, None
@@ -390,6 +394,15 @@ def adapter_base(folder: Path) -> tuple[str | None, str | None]:
     return base, revision if isinstance(revision, str) else None
 
 
+def own_files(folder: Path) -> list[Path]:
+    """Return the files that a checkpoint is read from; users keep images and results there, too."""
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if _OWN_FILE.fullmatch(path.name) and path.is_file()
+    ]
+
+
 def weights_digest(card: CheckpointCard, revision: str | None) -> str:
     """Compute a digest of a checkpoint's weights, which training changes.
 
@@ -398,23 +411,23 @@ def weights_digest(card: CheckpointCard, revision: str | None) -> str:
         revision: As it was loaded.
 
     Returns:
-        A digest of all its files, or the hub's own: the commit. An adapter's base comes after it.
+        A digest of its files, or the hub's own: the commit. An adapter's base comes after it.
     """
+    # 1. A server's weights cannot be read; those of the hub are known by their commit.
     if is_address(card.location):
-        return card.name  # a server's weights cannot be read
+        return card.name
     if not card.is_local:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(card.location, "config.json", revision=revision)
         commit = Path(cached).parent.name if isinstance(cached, str) else revision or "main"
         return f"{card.location}@{commit}"
+    # 2. Otherwise read names, sizes and contents; of large files evenly spread blocks.
     digest = hashlib.sha256()
     folder = Path(card.location)
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name, size = file.relative_to(folder), file.stat().st_size
-        if any(part.startswith(".") for part in name.parts):
-            continue
-        digest.update(f"{name.as_posix()}\0{size}\0".encode())
+    for file in own_files(folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
         count = min(_NUM_BLOCKS, -(-size // _BLOCK))
         with file.open("rb") as stream:
             for number in range(count):
@@ -423,3 +436,18 @@ def weights_digest(card: CheckpointCard, revision: str | None) -> str:
     if card.base is None:
         return digest.hexdigest()
     return f"{digest.hexdigest()} on {weights_digest(find_checkpoint(card.base), revision)}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content

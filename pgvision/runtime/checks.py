@@ -118,6 +118,7 @@ def check_language(model: Any) -> LanguageReport:
         for row, length, one in zip(rows, lengths, features, strict=True)
     ]
     found = _our_passes(LanguageModel(model), rows, lengths, features)
+    # 3. Compare: norm of the difference over norm of the states.
     gap = sum(float((a - b).norm()) for a, b in zip(found, expected, strict=True))
     size = sum(float(each.norm()) for each in expected)
     return LanguageReport(gap / size, 1e-4 if model.dtype == torch.float32 else 0.05)

@@ -15,8 +15,7 @@ import numpy as np
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.errors import CheckpointError
 from pgvision.runtime.grammar import Allowed, TokenCursor, TokenGrammar
-from pgvision.runtime.protocol import ObjectSpan, Request
-from pgvision.runtime.tokenizer import Vocabulary
+from pgvision.runtime.protocol import ObjectSpan, Request, Vocabulary
 from pgvision.tokens import NUM_BINS
 
 STEADY_SHARE: Final = 0.5
@@ -137,12 +136,14 @@ class Row:
         self.timings: dict[str, float] = {}
         self.guess: list[int] = []
         self.queries: list[Query] = []
+        # 1. The grammar's state, and the answer to be repeated if it is only to be scored.
         self._vocabulary, self._grammar = vocabulary, grammar
         is_constrained = grammar is not None and request.constrained
         self.cursor = TokenCursor(grammar) if grammar and is_constrained else None
         self._extra = request.form.past_end if request.form else 0
         draft = [int(token) for token in request.draft] if request.drafts != "off" else []
         self._replay = list(draft) if replay else None
+        # 2. The draft, cut into objects.
         if vocabulary.eos in draft:
             draft = draft[: draft.index(vocabulary.eos)]
         spans = grammar.walk(draft) if grammar else ()
@@ -161,6 +162,7 @@ class Row:
         # Walk a copy of the grammar's state: the draft may be rejected.
         cursor = self.cursor.fork() if self.cursor else None
         place, written = self._place, len(self.transcript.ids)
+        # The prompt's pass takes the whole draft; later passes are short, so that few are wasted.
         room = min(self.limit - written, self.limit if self.passes == 0 else LOOKAHEAD)
         while True:
             # 1. Tokens without an alternative need no logits.
@@ -200,6 +202,7 @@ class Row:
         """Choose the tokens of this pass, from one distribution for each query."""
         self.passes += 1
         ids = self.transcript.ids
+        # Tokens of the guess that were chosen, too: their keys and values are in the cache already.
         before, matched = len(ids), 0
         for query, distribution in zip(self.queries, distributions, strict=True):
             start = len(ids)
@@ -208,6 +211,7 @@ class Row:
             self._commit_forced()
             same = _num_common(ids[start:], self.guess[matched:])
             matched += same
+            # Later logits were computed after a guess that turned out wrong.
             if self.is_done or same < len(ids) - start:
                 break
         self.cached = before + matched
@@ -235,7 +239,9 @@ class Row:
     def _commit(self, token: int, distribution: TokenDistribution, query: Query) -> None:
         table, out = self._vocabulary, self.transcript
         eos = distribution.of(table.eos)
+        # The floor keeps the logarithm finite for a token of a replayed answer.
         self._append(token, float(np.log(max(distribution.of(token), 1e-45))), eos=eos)
+        # Rows of the tables over bins and codes.
         for is_kind, rows in ((table.is_loc, out.locs), (table.is_seg, out.segs)):
             if is_kind(token) and distribution.run is not None:
                 run, base = table.run_of(token), distribution.base
@@ -249,9 +255,11 @@ class Row:
             if not run:
                 return
             for token in run:
+                # Beyond the limit only what completes the label of an object.
                 if self.is_done and not self.cursor.is_inside_object:
                     return
                 self._append(token, 0.0, eos=0.0, forced=True)
+                # A bin without an alternative has a row, too: all of its mass is on it.
                 bin_ = token - self._vocabulary.first_loc
                 if 0 <= bin_ < NUM_BINS:
                     certain = np.zeros(NUM_BINS, np.float32)
@@ -311,6 +319,7 @@ def read_distributions(
     for at, values in zip(whole, _finite(logits(whole, None), name) if whole else (), strict=True):
         query = queries[at]
         if query.is_open:
+            # Any text: leave out what is not text, such as locations.
             if query.allowed is not None and query.allowed.shut is not None:
                 values[query.allowed.shut] = -np.inf
             weights = np.exp(values - values.max())
@@ -329,6 +338,7 @@ def read_distributions(
         parts = [logits(members, np.array(ids))] if ids else []
         if base >= 0:
             parts.append(logits(members, vocabulary.run_of(base)))
+        # Logits of the single ids come first, then those of the run.
         for at, row in zip(members, _finite(np.concatenate(parts, 1), name), strict=True):
             allowed = queries[at].allowed or Allowed()
             found[at] = _normalised(allowed, row.astype(np.float64), base, totals.get(at))
@@ -352,10 +362,12 @@ def _normalised(
         first, stop = (count + edge - base for edge in allowed.span)
         logits[count:first] = logits[stop:] = -np.inf
         logits[[count + token - base for token in allowed.banned]] = -np.inf
+    # Softmax over what is left; subtracting the largest keeps it finite.
     top = logits.max()
     weights = np.exp(logits - top)
     total = weights.sum()
     weights /= total
+    # Mass outside the grammar: what the allowed tokens lack of the whole vocabulary.
     outside = float("nan")
     if everything is not None:
         outside = float(np.clip(1.0 - np.exp(top + np.log(total) - everything), 0.0, 1.0))
@@ -424,6 +436,7 @@ class Place:
         expected = self.token
         if expected is None or self.offset is None:
             return self
+        # A different bin still belongs to the same object.
         both_locs = min(token, expected) >= first_loc and max(token, expected) < first_loc + 1024
         if token != expected and not both_locs:
             return replace(self, index=self.index + 1, offset=None)
@@ -433,6 +446,7 @@ class Place:
 
     def _at_start_of(self, token: int) -> "Place":
         first = self.index if self.offset in (None, 0) else self.index + 1
+        # The nearest top edge among the objects ahead.
         ahead = [
             (abs(drafted[0] - token), index)
             for index, drafted in enumerate(self.objects[first:], first)

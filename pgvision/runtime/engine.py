@@ -20,8 +20,15 @@ from pgvision.errors import OptionError, PromptError
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.decoding import LOOKAHEAD, Row, read_distributions
 from pgvision.runtime.grammar import TokenGrammar
-from pgvision.runtime.protocol import Backend, Generation, KeyValueCache, Picture, Request
-from pgvision.runtime.tokenizer import Tokenizer
+from pgvision.runtime.protocol import (
+    Backend,
+    Generation,
+    KeyValueCache,
+    Picture,
+    Request,
+    Tokenizer,
+    require_count,
+)
 from pgvision.tokens import NUM_BINS, NUM_CODES
 
 BATCH_SIZE: Final = 8
@@ -122,10 +129,8 @@ class Engine:
             CheckpointError: If the model's output is NaN or infinite.
         """
         # Batching is continuous: finished rows are replaced while the others continue.
-        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-            raise OptionError(f"batch_size: expected a whole number above 0, got {batch_size!r}")
+        size = require_count("batch_size", batch_size) or BATCH_SIZE
         queue, batch = RequestQueue(requests), _Batch(self)
-        size = batch_size or BATCH_SIZE
         while True:
             # 1. New rows enter once half of the places are free: prompts share a pass.
             free = size - len(batch.rows)
@@ -244,6 +249,7 @@ class Engine:
 
     def _best(self, request: Request) -> Generation:
         """Return the best of several answers, with the others as its alternatives."""
+        # 1. Beam search finds the texts.
         answers = self.backend.find_beams(
             self.input_ids(request.prefix),
             self.encode([request.picture])[0],
@@ -251,6 +257,7 @@ class Engine:
             limit=request.max_new_tokens or self.max_new_tokens,
             pad=self.vocabulary.pad,
         )
+        # 2. One pass of ours gives their probabilities, by which they are ranked.
         replayed = self.replayed(request, answers)
         ranked = [(float(np.sum(np.asarray(each.logprobs))), each) for each in replayed]
         ranked.sort(key=lambda pair: -pair[0])
@@ -336,11 +343,13 @@ class _Batch:
     def step(self) -> None:
         """Take every row one pass further."""
         started = time.perf_counter()
+        # 1. What each row is fed, and where it goes.
         rows = self.rows
         feeds = [row.plan() for row in rows]
         starts = [len(row.prompt) + row.cached for row in rows]
         # Padding fills slots too: a long draft in one row pads all the others.
         cache = self._cache_of(len(rows), max(starts) + max(map(len, feeds)))
+        # 2. Run the model; the last token that is certain comes before the guess.
         bases = [len(feed) - len(row.guess) - 1 for row, feed in zip(rows, feeds, strict=True)]
         hidden = self._backend.run(
             feeds,
@@ -350,12 +359,14 @@ class _Batch:
             features=None,
             wanted=_wanted(rows, bases),
         )
+        # 3. Choose tokens.
         self._settle(rows, hidden)
         self._share("answer", started, rows)
 
     def leave(self) -> list[Row]:
         """Take out the rows that have ended; the last ones move to their places."""
         done = [row for row in self.rows if row.is_done]
+        # The rows in use stay the first ones of the cache.
         at = 0
         while at < len(self.rows):
             if not self.rows[at].is_done:
@@ -371,19 +382,20 @@ class _Batch:
     def _cache_of(self, rows: int, slots: int) -> KeyValueCache:
         """Return the cache, enlarged first if more rows or slots are needed."""
         cache = self._cache
-        if cache is None or rows > cache.rows or slots > cache.slots:
-            rounded = -(-slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE
-            if cache is None:
-                self._cache = self._backend.allocate(rows, rounded)
-            else:
-                larger = self._backend.allocate(max(rows, cache.rows), max(rounded, cache.slots))
-                if self.rows:
-                    larger.copy_from(cache)
-                self._cache = larger
-        return self._cache  # type: ignore[return-value]
+        if cache is not None:
+            if rows <= cache.rows and slots <= cache.slots:
+                return cache
+            rows, slots = max(rows, cache.rows), max(slots, cache.slots)
+        # Rounded up, so that it seldom grows.
+        larger = self._backend.allocate(rows, -(-slots // _SLOTS_AT_ONCE) * _SLOTS_AT_ONCE)
+        if cache is not None and self.rows:
+            larger.copy_from(cache)
+        self._cache = larger
+        return larger
 
     def _settle(self, rows: Sequence[Row], hidden: Any) -> None:
         engine, backend = self._engine, self._backend
+        # 1. One call for all rows: queries that need the same rows of the output layer share them.
         distributions = read_distributions(
             lambda positions, ids: backend.logits(hidden, positions, ids),
             [query for row in rows for query in row.queries],
@@ -391,6 +403,7 @@ class _Batch:
             backend.vocabulary_size,
             engine._name,
         )
+        # 2. Each row takes its own.
         start = 0
         for row in rows:
             row.settle(distributions[start : start + len(row.queries)])

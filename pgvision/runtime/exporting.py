@@ -1,15 +1,13 @@
 """Write a checkpoint as one folder: merged weights, and ONNX graphs that point into them."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from pgvision.errors import OptionError
-from pgvision.files import write_text
-from pgvision.runtime.checkpoints import CARD_NAME, CheckpointCard, find_checkpoint
+from pgvision.errors import OptionError, require_choice
+from pgvision.runtime.checkpoint_files import read_tensor_table
+from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, read_json, save_card
 from pgvision.runtime.onnx_graph import decoder_graph, vision_graph
-from pgvision.runtime.tensor_files import read_json, read_tensor_table
 
 WeightForm = Literal["float32", "float16", "bfloat16"]
 GRAPHS: Final = ("vision.onnx", "prompt.onnx", "step.onnx")
@@ -41,9 +39,7 @@ def export_checkpoint(
     from pgvision.runtime.loading import load_apart
 
     # 1. Check the options.
-    if weights is not None and weights not in get_args(WeightForm):
-        expected = ", ".join(get_args(WeightForm))
-        raise OptionError(f"weights: expected one of {expected}, got {weights!r}")
+    require_choice("weights", weights or "float32", get_args(WeightForm))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out}: expected a new or an empty folder; name another")
     # 2. Load; adapters are merged in float32, then rounded.
@@ -55,8 +51,8 @@ def export_checkpoint(
     try:
         engine.model.to(getattr(torch, form)).save_pretrained(aside)
         engine.processor.save_pretrained(aside)
-        _write_card(engine.card, aside)
-        write_graphs(aside)
+        save_card(aside, engine.card)
+        _write_graphs(aside)
         for file in aside.iterdir():
             file.replace(out / file.name)
     finally:
@@ -64,12 +60,8 @@ def export_checkpoint(
     return out
 
 
-def write_graphs(folder: Path) -> None:
-    """Write the ONNX graphs of a checkpoint folder into it.
-
-    Raises:
-        CheckpointError: If its weights do not fit its configuration.
-    """
+def _write_graphs(folder: Path) -> None:
+    # Weights that no graph uses are refused when the folder is opened.
     config, tensors = read_json(folder / "config.json"), read_tensor_table(folder)
     text, used = config["text_config"], set[str]()
     graphs = (
@@ -89,12 +81,3 @@ def _stored_form(card: CheckpointCard) -> WeightForm:
     config = read_json(Path(own.location) / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype")
     return next((form for form in get_args(WeightForm) if form == stored), "float32")
-
-
-def _write_card(card: CheckpointCard, folder: Path) -> None:
-    own = Path(card.location) / CARD_NAME
-    if card.is_local and own.is_file():
-        shutil.copyfile(own, folder / CARD_NAME)
-    else:  # the kind was in the name
-        content = {"kind": card.kind, "codec": card.codec}
-        write_text(folder / CARD_NAME, json.dumps(content) + "\n")

@@ -65,12 +65,14 @@ def run_layer(
     Returns:
         ``(b, t, d)``, or the selected positions of it.
     """
+    # 1. Attention. All tokens give keys and values; only the selected ones are queries.
     normed = layer.before_attention(hidden)
     keys, values = layer.key(normed), layer.value(normed)
     if select is not None:
         hidden, normed = select(hidden), select(normed)
     seen = layer.out(attend(layer.query(normed), keys, values))
     hidden = hidden + (seen if layer.after_attention is None else layer.after_attention(seen))
+    # 2. Gated MLP.
     normed = layer.before_mlp(hidden)
     added = layer.down(layer.activation(layer.gate(normed)) * layer.up(normed))
     result: T = hidden + (added if layer.after_mlp is None else layer.after_mlp(added))
@@ -93,11 +95,13 @@ def rotary_frequencies(text: Mapping[str, Any]) -> FloatArray:
         >>> rotary_frequencies({"head_dim": 4, "rope_parameters": {"rope_theta": 100.0}}).tolist()
         [1.0, 0.1]
     """
+    # 1. One frequency for each pair of a head's dimensions.
     rope, size = text.get("rope_parameters") or {}, int(text["head_dim"])
     theta = float(rope.get("rope_theta") or text.get("rope_theta") or 10000.0)
     frequencies = theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     if rope.get("rope_type", "default") == "default":
         return frequencies
+    # 2. Full turns within the original length decide between long and short wavelengths.
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     kept = np.clip((turns - low) / (high - low), 0, 1)

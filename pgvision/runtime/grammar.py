@@ -15,8 +15,7 @@ import numpy as np
 
 from pgvision.arrays import IntArray
 from pgvision.errors import CheckpointError, OptionError
-from pgvision.runtime.protocol import ObjectSpan, find_spans
-from pgvision.runtime.tokenizer import Tokenizer, Vocabulary
+from pgvision.runtime.protocol import ObjectSpan, Tokenizer, Vocabulary, find_spans
 from pgvision.tokens import CODES_PER_MASK, LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
 
 _BOX: Final = "<loc0000>" * LOCS_PER_BOX
@@ -195,6 +194,7 @@ class TokenCursor:
             return None
         box = self._start + len(self._bins)
         mask = box + len(self._codes)
+        # Where tokens could still change the label, the object is not complete.
         is_whole = self._node is not None and self.grammar.nodes[self._node].is_whole
         # Ends of box, mask and label; rows in the tables of distributions.
         return ObjectSpan(
@@ -224,6 +224,7 @@ class TokenCursor:
         if at < 2:  # top and left must leave bins for bottom and right
             may_end = at == 0 and not self._objects and eos not in grammar.bans
             return Allowed(span=(first, first + NUM_BINS - 1), ids=(eos,) if may_end else ())
+        # Bottom and right come after top and left, so that a box has an area.
         low = first + self._bins[at - 2] + 1
         if at == 2:
             return Allowed(span=(low, first + NUM_BINS))
@@ -265,10 +266,12 @@ class TokenCursor:
         """Leave out pieces that lead only to labels this very box has already."""
         if self._num_labels == 1 or not self._boxes:
             return allowed
+        # 1. Labels that this box has.
         nodes = self.grammar.nodes
         used = {label for label, box in self._boxes if box == self._bins}
         if not used or nodes[number].is_separator:
             return allowed
+        # 2. A token is left out if all labels behind it are used; the end, if the one here is.
         here = nodes[number].label
         ends = (self.grammar.vocabulary.eos, self.grammar.separator[0])
 
@@ -277,7 +280,7 @@ class TokenCursor:
                 return here not in used
             return bool(_labels_under(nodes, nodes[number].children[token]) - used)
 
-        # If nothing is left, allow all: the grammar must not reach a dead end.
+        # 3. If nothing is left, allow all: the grammar must not reach a dead end.
         ids = tuple(token for token in allowed.ids if leads_on(token))
         return Allowed(ids=ids, weighed=allowed.weighed) if ids else allowed
 
@@ -297,6 +300,7 @@ class TokenCursor:
         """Return a guess that is worth a place in a pass: the last label again, a separator."""
         if self._node is None or self._separated:
             return None
+        # In crowds the same label comes again and again.
         allowed = self.allowed()
         written = len(self._path)
         if written < len(self._last_path) and self._last_path[:written] == self._path:
@@ -331,6 +335,7 @@ class TokenCursor:
             self._bins = (*self._bins, token - table.first_loc)
         else:
             self._codes = (*self._codes, token - table.first_seg)
+        # The geometry is complete: the label comes next.
         wanted = CODES_PER_MASK if form.task == "segment" else 0
         if len(self._bins) == LOCS_PER_BOX and len(self._codes) == wanted:
             self._node = 0
@@ -338,6 +343,7 @@ class TokenCursor:
     def _advance_label(self, number: int, token: int) -> None:
         nodes = self.grammar.nodes
         child = nodes[number].children[token]
+        # The path ends with the separator: its label is in the number.
         if child < 0:
             self._label = -1 - child if self.grammar.form.label != "none" else None
             self._next_object()
@@ -348,6 +354,7 @@ class TokenCursor:
             self._label = nodes[child].label
 
     def _advance_text(self, token: int) -> None:
+        # A separator only counts after at least one token of a label.
         separator = self.grammar.separator
         if token == separator[self._separated] and (self._separated or self._path):
             self._separated += 1

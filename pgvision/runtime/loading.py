@@ -1,10 +1,10 @@
 """Load a checkpoint with torch and transformers, once per process."""
 
 import logging
-import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pgvision.errors import CheckpointError, DependencyError, OptionError
+from pgvision.errors import (
+    CheckpointError,
+    DependencyError,
+    GatedCheckpointError,
+    OptionError,
+    require_choice,
+)
 from pgvision.hub import fetch_file, hub_if_it_answers
+from pgvision.runtime.checkpoint_files import read_tokenizer, weight_files, wrap_tokenizer
 from pgvision.runtime.checkpoints import (
     CARD_NAME,
     CheckpointCard,
@@ -23,10 +30,8 @@ from pgvision.runtime.checkpoints import (
     read_card,
 )
 from pgvision.runtime.engine import Engine
-from pgvision.runtime.engine_cache import LOCK, EngineKey, cached_engine, stamp_of
-from pgvision.runtime.load_errors import explain
-from pgvision.runtime.tensor_files import weight_files
-from pgvision.runtime.tokenizer import read_tokenizer, wrap_tokenizer
+from pgvision.runtime.opening import LOCK, ON_HUB, cached_engine, logged, stamp_of
+from pgvision.runtime.protocol import require_count
 from pgvision.runtime.torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ _ERRORS: Final = (
     *(OSError, ValueError, RuntimeError, KeyError, ImportError, MemoryError, SafetensorError),
 )
 QUANTIZATIONS: Final = ("int8", "int4")
+_OFFLINE: Final = 'or run offline with model="tiny"'
 # Images go through vision and projector once, and the output layer is the embedding as well:
 # only the language model's layers are worth their rounding.
 _UNQUANTIZED: Final = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
@@ -61,9 +67,6 @@ class _Source:
     base: str
     revision: str | None
     config: "PaliGemmaConfig"
-
-
-_ON_HUB: Final[dict[tuple[str, str | None], _Source]] = {}  # asked once
 
 
 def load(
@@ -110,12 +113,9 @@ def load(
         True
     """
     card = find_revision(model, revision, kind=kind)
-    how = _How(_require_device(device), _require_dtype(dtype, quantize), quantize)
-    _require_quantization(quantize, card)
-    if threads is not None:
-        if type(threads) is not int or threads < 1:
-            raise OptionError(f"threads: expected a whole number above 0, got {threads!r}")
-        torch.set_num_threads(threads)
+    how = _check_options(card, device, dtype, quantize)
+    if (count := require_count("threads", threads)) is not None:
+        torch.set_num_threads(count)
     with LOCK:
         return _load(card, revision, kind, how)
 
@@ -138,9 +138,10 @@ def load_apart(
         >>> load_apart("tiny").model is load("tiny").model
         False
     """
-    how = _How(_require_device(device), _require_dtype(dtype, None), None)
+    card = find_checkpoint(model)
+    how = _check_options(card, device, dtype, None)
     with LOCK:
-        return _load(find_revision(model, None), None, None, how, apart=True)
+        return _load(card, None, None, how, apart=True)
 
 
 def engine_of(
@@ -172,43 +173,34 @@ def _load(
     on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
     try:
         with hub_if_it_answers() if on_hub else nullcontext():
-            source = _ON_HUB.get((card.location, revision)) or _resolve(card, revision)
+            source = ON_HUB.get((card.location, revision)) or _resolve(card, revision)
             if on_hub:
-                _ON_HUB[card.location, revision] = source
+                ON_HUB[card.location, revision] = source
             if kind is not None:
                 source = replace(source, card=replace(source.card, kind=kind))
             # 2. Load, or return the cached engine.
-            dtype = how.dtype or _natural_dtype(source.config, how.device)
-            how = replace(how, dtype=dtype)
+            how = replace(how, dtype=how.dtype or _natural_dtype(source.config, how.device))
+            build = partial(_read, source, how)
             if apart:
-                return _read(source, how)
-            options = (how.device, dtype, how.quantize)
-            key = EngineKey("torch", source.card.location, source.revision, options)
+                return logged(build)
+            key = ("torch", source.card.location, source.revision, how)
             stamp = stamp_of(source.card.location, source.base)
-            return cached_engine(key, stamp, source.card, lambda: _read(source, how))
+            return cached_engine(key, stamp, source.card, build)
     except _ERRORS as error:
         raise explain(error, card) from error
 
 
 def _read(source: _Source, how: _How) -> Engine:
-    started, card = time.perf_counter(), source.card
+    card = source.card
     if how.dtype == "float16" and source.config.text_config.model_type == "gemma2":
         _LOG.warning("%s: Gemma 2 overflows in float16; dtype='bfloat16' is safer", card.name)
     # Adapters are merged: merged weights cost nothing per token.
     model = _read_model(source, how)
     if card.base is not None:
         model = _merge_adapter(model, card)
-    processor = _read_processor(source.base, source.revision)
-    engine = engine_of(model, processor, card)
-    _LOG.info(
-        "loaded %s in %.1f s (%s%s; prompts of kind %s): %s",
-        card.name,
-        time.perf_counter() - started,
-        engine.backend.description,
-        f", weights rounded to {how.quantize}" if how.quantize else "",
-        card.kind,
-        card.about,
-    )
+    engine = engine_of(model, _read_processor(source.base, source.revision), card)
+    if how.quantize is not None:
+        engine.backend.description += f", weights rounded to {how.quantize}"
     return engine
 
 
@@ -231,7 +223,14 @@ def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
     if card.base is not None:
         base = find_checkpoint(card.base).location
         revision = revision or adapter_base(Path(card.location))[1]
-    config = _read_config(base, revision, card.name)
+    from transformers import PaliGemmaConfig
+
+    content, _ = PaliGemmaConfig.get_config_dict(base, revision=revision)
+    if content.get("model_type") != "paligemma":
+        raise CheckpointError(
+            f"{card.name}: is a {content.get('model_type')!r} model, expected PaliGemma 1 or 2 "
+            f'(model_type "paligemma"); name such a checkpoint, or use model="tiny"'
+        )
     # 3. Check local files before transformers reads them: its errors name no fix.
     folder = Path(base)
     if folder.is_dir():
@@ -242,30 +241,7 @@ def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
                 f"{base}: has no processor_config.json; copy the processor's files (it, "
                 f"tokenizer.json and tokenizer_config.json) from the checkpoint it was trained from"
             )
-    return _Source(card, base, revision, config)
-
-
-def _read_config(source: str, revision: str | None, name: str) -> "PaliGemmaConfig":
-    """Read a checkpoint's configuration.
-
-    Args:
-        source: Folder or hub id.
-        revision: Of the hub.
-        name: For errors.
-
-    Raises:
-        CheckpointError: If it is not PaliGemma's.
-    """
-    from transformers import PaliGemmaConfig
-
-    content, _ = PaliGemmaConfig.get_config_dict(source, revision=revision)
-    kind = content.get("model_type")
-    if kind != "paligemma":
-        raise CheckpointError(
-            f"{name}: is a {kind!r} model, expected PaliGemma 1 or 2 "
-            f'(model_type "paligemma"); name such a checkpoint, or use model="tiny"'
-        )
-    return PaliGemmaConfig.from_dict(content)
+    return _Source(card, base, revision, PaliGemmaConfig.from_dict(content))
 
 
 def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneration":
@@ -407,16 +383,41 @@ def _quantization(quantize: str, device: str) -> Any:
     return TorchAoConfig(config, modules_to_not_convert=_UNQUANTIZED)
 
 
-def _require_quantization(quantize: str | None, card: CheckpointCard) -> None:
-    if quantize is not None and quantize not in QUANTIZATIONS:
-        raise OptionError(
-            f"quantize: expected None or one of {', '.join(QUANTIZATIONS)}, got {quantize!r}"
-        )
-    if quantize is not None and card.base is not None:
-        raise OptionError(
-            f"quantize: {card.name!r} is a LoRA adapter, and weights cannot be merged into "
-            f"quantised ones; merge it first: pgvision export --model {card.name} --out merged"
-        )
+def _check_options(
+    card: CheckpointCard, device: str | None, dtype: str | None, quantize: str | None
+) -> _How:
+    # 1. Types of numbers.
+    require_choice("dtype", dtype or "float32", _DTYPES)
+    if quantize is not None:
+        require_choice("quantize", quantize, QUANTIZATIONS)
+        if card.base is not None:
+            raise OptionError(
+                f"quantize: {card.name!r} is a LoRA adapter, and weights cannot be merged into "
+                f"quantised ones; merge it first: pgvision export --model {card.name} --out merged"
+            )
+    if quantize == "int4":
+        if dtype not in {None, "bfloat16"}:
+            raise OptionError(
+                f"dtype: int4 weights compute in bfloat16, got {dtype!r}; leave it out"
+            )
+        dtype = "bfloat16"
+    # 2. Device: the best one there is.
+    there = ["cuda"] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += ["cpu"]
+    if device == "auto":
+        return _How(device, dtype, quantize)
+    try:
+        parsed = torch.device(there[0] if device is None else device)
+    except RuntimeError as error:
+        raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
+    if parsed.type not in there:
+        raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
+    if parsed.type != "cuda":
+        return _How(parsed.type, dtype, quantize)
+    # One name for one card.
+    index = torch.cuda.current_device() if parsed.index is None else parsed.index
+    return _How(f"cuda:{index}", dtype, quantize)
 
 
 def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:
@@ -425,26 +426,68 @@ def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:
     return "bfloat16" if large or on_gpu else "float32"
 
 
-def _require_dtype(dtype: str | None, quantize: str | None) -> str | None:
-    if dtype is not None and dtype not in _DTYPES:
-        raise OptionError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
-    if quantize == "int4" and dtype not in {None, "bfloat16"}:
-        raise OptionError(f"dtype: int4 weights compute in bfloat16, got {dtype!r}; leave it out")
-    return "bfloat16" if quantize == "int4" else dtype
+def explain(error: BaseException, card: CheckpointCard) -> Exception:
+    """Return the error to raise for a checkpoint that did not load.
+
+    Args:
+        error: What was raised; one of ours is returned as it is.
+        card: The checkpoint.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    # 1. Our own errors have a message.
+    if isinstance(error, CheckpointError | DependencyError | OptionError):
+        return error
+    # 2. Search the chain of causes for known errors.
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(one, kinds) for one in chain)
+
+    page = f"https://huggingface.co/{card.location}"
+    if any(_is_memory(one) for one in chain):
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return CheckpointError(
+            f"{card.name}: does not fit into memory ({reason}): try "
+            f'dtype="bfloat16", quantize="int8" or "int4", a smaller checkpoint, or '
+            f'device="auto" to spread it over several GPUs; loading again will not help'
+        )
+    if is_any(GatedRepoError):
+        return GatedCheckpointError(
+            f"{card.name}: gated: accept the licence at {page}, run `hf auth login`, {_OFFLINE}"
+        )
+    if is_any(RevisionNotFoundError):
+        # The repository exists, the branch or tag does not.
+        return CheckpointError(f"{card.name}: no such revision; see {page}/refs")
+    if is_any(RepositoryNotFoundError):
+        return CheckpointError(
+            f"{card.name}: no folder here, and not on the hub, or private: check the name at "
+            f"{page}, run `hf auth login` if it is yours, {_OFFLINE}"
+        )
+    is_offline = any("onnect" in str(one) for one in chain)
+    if not card.is_local and (is_offline or is_any(LocalEntryNotFoundError, ConnectionError)):
+        return CheckpointError(
+            f"{card.name}: no folder here, the hub cannot be reached, and its cache lacks it: "
+            f"connect, or download {page} to a folder and give its path, {_OFFLINE}"
+        )
+    return CheckpointError(
+        f"{card.name}: cannot be loaded from {card.location} ({type(error).__name__}: {error}); "
+        f"a file may be missing or half downloaded: fetch it again, {_OFFLINE}"
+    )
 
 
-def _require_device(device: str | None) -> str:
-    there = ["cuda"] if torch.cuda.is_available() else []
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    there += ["cpu"]
-    if device == "auto":
-        return device
-    try:
-        parsed = torch.device(there[0] if device is None else device)
-    except RuntimeError as error:
-        raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
-    if parsed.type not in there:
-        raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
-    if parsed.type == "cuda":  # one name for one card
-        return f"cuda:{torch.cuda.current_device() if parsed.index is None else parsed.index}"
-    return parsed.type
+def _is_memory(error: BaseException) -> bool:
+    # The CPU allocator has no error class, only these words.
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)
+    )

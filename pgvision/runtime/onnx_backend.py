@@ -13,10 +13,11 @@ from PIL import Image
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
+from pgvision.runtime.checkpoint_files import StoredTensor, map_tensor, read_tensor_table
+from pgvision.runtime.checkpoints import read_json
 from pgvision.runtime.gemma import rotary_frequencies
 from pgvision.runtime.onnx_graph import decoder_graph, sliding_layers, vision_graph
 from pgvision.runtime.protocol import KeyValueCache, attention_mask
-from pgvision.runtime.tensor_files import StoredTensor, map_tensor, read_json, read_tensor_table
 
 MAX_PARAMETERS: Final = 200_000_000
 """Larger checkpoints run on torch, which keeps their weights in half precision."""

@@ -10,13 +10,13 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypedDict, Unpack, cast
+from typing import Any, Final
 
 import numpy as np
 
 from pgvision.errors import CheckpointError
+from pgvision.runtime.checkpoint_files import StoredTensor, map_tensor
 from pgvision.runtime.gemma import Layer, run_layer
-from pgvision.runtime.tensor_files import StoredTensor, map_tensor
 
 _OPSET: Final = 23  # RMSNormalization
 _MICROSOFT: Final = "com.microsoft"  # ONNX Runtime's own operators
@@ -24,23 +24,7 @@ _IR_VERSION: Final = 11
 _FLOAT, _INT64 = 1, 7
 _TYPES: Final = {"F32": 1, "F16": 10, "BF16": 16}
 Side = int | str
-
-
-class _Attributes(TypedDict, total=False):
-    """Attributes of nodes, as ONNX names them."""
-
-    approximate: str
-    axis: int
-    batch_dims: int
-    end: int
-    epsilon: float
-    num_heads: int
-    num_outputs: int
-    perm: list[int]
-    start: int
-    strides: list[int]
-    to: int
-    transB: int  # noqa: N815
+Attribute = float | int | str | Sequence[int]
 
 
 def _field(number: int, value: int | float | bytes | str) -> bytes:
@@ -62,7 +46,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _attribute(name: str, value: float | int | str | Sequence[int]) -> bytes:
+def _attribute(name: str, value: Attribute) -> bytes:
     if isinstance(value, float):
         content = _field(2, value) + _field(20, 1)
     elif isinstance(value, int):
@@ -107,9 +91,7 @@ class Graph:
         self._outputs: list[bytes] = []
         self._count = 0
 
-    def node(
-        self, kind: str, *inputs: Value, domain: str = "", **attributes: Unpack[_Attributes]
-    ) -> Value:
+    def node(self, kind: str, *inputs: Value, domain: str = "", **attributes: Attribute) -> Value:
         """Add a node with one output."""
         return self.nodes(kind, 1, *inputs, domain=domain, **attributes)[0]
 
@@ -119,18 +101,16 @@ class Graph:
         outputs: int,
         *inputs: Value,
         domain: str = "",
-        **attributes: Unpack[_Attributes],
+        **attributes: Attribute,
     ) -> list[Value]:
-        """Add a node with several outputs."""
+        """Add a node with several outputs; attributes have ONNX's names."""
         names = [f"{kind}_{self._count + number}" for number in range(outputs)]
         self._count += outputs
         self._nodes.append(
             b"".join(_field(1, value.name) for value in inputs)
             + b"".join(_field(2, name) for name in names)
             + _field(4, kind)
-            + b"".join(
-                _field(5, _attribute(*item)) for item in cast("dict[str, Any]", attributes).items()
-            )
+            + b"".join(_field(5, _attribute(*item)) for item in attributes.items())
             + _field(7, domain)
         )
         return [Value(self, name) for name in names]
@@ -151,11 +131,7 @@ class Graph:
         kind = _INT64 if array.dtype.kind == "i" else _FLOAT
         data = array.astype(np.int64 if kind == _INT64 else np.float32)
         name = f"constant_{kind}_{data.shape}_{data.tobytes().hex()}"
-        if name not in self._initialisers:
-            sides = b"".join(_field(1, side) for side in data.shape)
-            content = sides + _field(2, kind) + _field(8, name) + _field(9, data.tobytes())
-            self._initialisers[name] = content
-        return Value(self, name)
+        return self._initialiser(name, data.shape, kind, _field(9, data.tobytes()))
 
     def weight(self, name: str, *shape: int) -> Value:
         """Add a tensor of the checkpoint, in float32.
@@ -168,23 +144,20 @@ class Graph:
             found = "is missing" if stored is None else f"is {stored.dtype} {stored.shape}"
             raise CheckpointError(f"weights: {name} {found}, expected {shape}")
         self._used.add(name)
-        if name not in self._initialisers:
-            if self._folder is None:  # external data: weights are not copied
-                entries = {"location": stored.file, "offset": stored.offset, "length": stored.size}
-                data = _field(14, 1) + b"".join(
-                    _field(13, _field(1, key) + _field(2, str(value)))
-                    for key, value in entries.items()
-                )
-            else:
-                data = _field(9, map_tensor(self._folder, stored).tobytes())
-            self._initialisers[name] = (
-                b"".join(_field(1, side) for side in shape)
-                + _field(2, _TYPES[stored.dtype])
-                + _field(8, name)
-                + data
+        if self._folder is None:  # external data: weights are not copied
+            entries = {"location": stored.file, "offset": stored.offset, "length": stored.size}
+            data = _field(14, 1) + b"".join(
+                _field(13, _field(1, key) + _field(2, str(value))) for key, value in entries.items()
             )
-        value = Value(self, name)
+        else:
+            data = _field(9, map_tensor(self._folder, stored).tobytes())
+        value = self._initialiser(name, shape, _TYPES[stored.dtype], data)
         return value if stored.dtype == "F32" else self.node("Cast", value, to=_FLOAT)
+
+    def _initialiser(self, name: str, shape: Sequence[int], kind: int, data: bytes) -> Value:
+        sides = b"".join(_field(1, side) for side in shape)
+        self._initialisers[name] = sides + _field(2, kind) + _field(8, name) + data
+        return Value(self, name)
 
     def reshape(self, value: Value, *shape: int) -> Value:
         """Reshape; 0 keeps a side, -1 is inferred."""

@@ -5,18 +5,36 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from pgvision.errors import OptionError
+from pgvision.errors import CheckpointError, OptionError, require_choice
 from pgvision.runtime.checkpoints import CheckpointCard
-from pgvision.tokens import LOCS_PER_BOX, AnswerForm
+from pgvision.tokens import LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
 
 Drafts = Literal["off", "exact", "steady"]
-_OBJECT: Final = re.compile(r"L{4}(S{16})?T*")
 DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
+_OBJECT: Final = re.compile(r"L{4}(S{16})?T*")
+
+
+def require_count(name: str, value: object) -> int | None:
+    """Return an optional whole number above 0, numpy's included, as an int.
+
+    Raises:
+        OptionError: If it is anything else.
+
+    Example:
+        >>> require_count("batch_size", np.int64(8)), require_count("batch_size", None)
+        (8, None)
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise OptionError(f"{name}: expected a whole number above 0, got {value!r}")
+    return int(value)
 
 
 class ObjectSpan(NamedTuple):
@@ -86,17 +104,124 @@ def find_spans(kinds: str, values: Sequence[int]) -> tuple[ObjectSpan, ...]:
     return tuple(spans)
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids of one checkpoint; location bins and mask codes are runs without gaps.
+
+    Attributes:
+        first_loc: Id of ``<loc0000>``.
+        first_seg: Id of ``<seg000>``.
+        bos, eos, pad: First token of the prefix, end of an answer, padding.
+        image: Placeholder of one image token.
+    """
+
+    first_loc: int
+    first_seg: int
+    bos: int
+    eos: int
+    pad: int
+    image: int
+
+    def is_loc(self, token: int) -> bool:
+        """Whether a token is a location bin."""
+        return self.first_loc <= token < self.first_loc + NUM_BINS
+
+    def is_seg(self, token: int) -> bool:
+        """Whether a token is a mask code."""
+        return self.first_seg <= token < self.first_seg + NUM_CODES
+
+    def run_of(self, token: int) -> slice:
+        """Return the ids of all locations or all codes, whichever ``token`` belongs to."""
+        if self.is_loc(token):
+            return slice(self.first_loc, self.first_loc + NUM_BINS)
+        return slice(self.first_seg, self.first_seg + NUM_CODES)
+
+
+class Tokenizer:
+    """Text to ids and back, as PaliGemma's processor does it. Any number of threads may use one.
+
+    Args:
+        table: A `tokenizers.Tokenizer`.
+        specials: Texts of ``bos_token``, ``eos_token``, ``pad_token`` and ``unk_token``.
+
+    Raises:
+        CheckpointError: If a special token is missing or a ``<loc>`` or ``<seg>`` token is split.
+    """
+
+    def __init__(self, table: Any, specials: dict[str, str], name: str = "tokenizer") -> None:
+        self.table = table
+        self.specials = specials
+        self.bos = specials.get("bos_token", "<bos>")
+        self.special_ids = frozenset(
+            [token for token, added in table.get_added_tokens_decoder().items() if added.special]
+            + [token for text in specials.values() if (token := self.id(text)) is not None]
+        )
+        self.unknown = self.id(specials.get("unk_token", "<unk>"))
+        self.vocabulary = _read_vocabulary(self, specials, name)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, without ``<bos>`` and ``<eos>``."""
+        return tuple(self.table.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        return str(self.table.decode(list(ids), skip_special_tokens=False))
+
+    def id(self, word: str) -> int | None:
+        """Return the id of a token's text; None if there is no such token."""
+        token: int | None = self.table.token_to_id(word)
+        return token
+
+    def word(self, token: int) -> str:
+        """Return a token's text as the table has it; empty if there is no such id."""
+        return self.table.id_to_token(token) or ""
+
+    def __len__(self) -> int:
+        return int(self.table.get_vocab_size())
+
+
+def _read_vocabulary(tokenizer: Tokenizer, specials: dict[str, str], name: str) -> Vocabulary:
+    ids: list[int] = []
+    for special in ("bos", "eos", "pad", "image"):
+        token = tokenizer.id(specials.get(f"{special}_token", f"<{special}>"))
+        if token is None or token == tokenizer.unknown:
+            raise CheckpointError(
+                f"{name}: the tokenizer has no {special} token; load the checkpoint's own processor"
+            )
+        ids.append(token)
+    return Vocabulary(
+        _require_run(tokenizer, "<loc{:04d}>", NUM_BINS, name),
+        _require_run(tokenizer, "<seg{:03d}>", NUM_CODES, name),
+        *ids,
+    )
+
+
+def _require_run(tokenizer: Tokenizer, form: str, count: int, name: str) -> int:
+    """Return the first of ``count`` ids in a row, one for each text."""
+    texts = [form.format(number) for number in range(count)]
+    first = tokenizer.id(texts[0])
+    for number, text in enumerate(texts):
+        if first is None or tokenizer.id(text) != first + number:
+            pieces = [tokenizer.word(token) for token in tokenizer.encode(text)]
+            raise CheckpointError(
+                f"{name}: the tokenizer writes {text} as {pieces}, expected one token in one run "
+                f"of {count}; load the checkpoint's own processor"
+            )
+    if first is None or tokenizer.encode("".join(texts)) != tuple(range(first, first + count)):
+        raise CheckpointError(f"{name}: the tokenizer splits {texts[0]} or merges it with others")
+    return first
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """Input image of an engine, or a part of one, with its fingerprint.
 
-    Make one for each picture and use it in all requests about it: the fingerprint, by which engines
-    know a picture that they have encoded already, is then computed once.
+    Use one for all requests about an image: its fingerprint, by which engines find an image that
+    they have encoded already, is then computed once.
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8 BGR.
-        is_passing: Whether it is unlikely to be seen again (a video frame): engines evict such
-            ones soon.
+        is_passing: Whether it is unlikely to be seen again (a video frame), to be evicted soon.
 
     Example:
         >>> one = Picture(np.zeros((4, 6, 3), np.uint8))
@@ -148,22 +273,17 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("max_new_tokens", "num_alternatives"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise OptionError(f"{name}: expected a whole number above 0, got {value!r}")
-        if self.num_alternatives > 1 and self.form is not None:
+        require_count("max_new_tokens", self.max_new_tokens)
+        if (require_count("num_alternatives", self.num_alternatives) or 1) > 1 and self.form:
             raise OptionError("num_alternatives: k best answers are texts; leave form out")
-        if self.drafts not in DRAFTS:
-            raise OptionError(f"drafts: expected one of {', '.join(DRAFTS)}, got {self.drafts!r}")
+        require_choice("drafts", self.drafts, DRAFTS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Generation:
     """One answer, token by token.
 
-    What an engine cannot know is None: without ``logprobs`` or ``loc_probs`` tasks give objects no
-    score (None, never a made-up one), and a threshold on scores is refused.
+    What an engine cannot know is None: without ``logprobs`` or ``loc_probs`` objects have no score.
 
     Attributes:
         text: The suffix as text, without ``<eos>``.
@@ -212,8 +332,7 @@ class Generation:
     def presence(self) -> float | None:
         """Probability that there is anything at all to name, or None if unknown.
 
-        The mass on location tokens at the answer's start: what is left of it after the end of the
-        answer and after all that the grammar does not know.
+        The mass on location tokens at the answer's start.
         """
         if self.eos_logprobs is None or len(self.eos_logprobs) == 0 or self.normalised != "allowed":
             return None

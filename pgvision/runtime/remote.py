@@ -20,7 +20,7 @@ from pgvision.errors import CheckpointError, OptionError
 from pgvision.http import HttpError, HttpPolicy, fetch
 from pgvision.runtime.checkpoints import CheckpointCard, card_of_served, is_address
 from pgvision.runtime.engine import BATCH_SIZE, RequestQueue
-from pgvision.runtime.protocol import Generation, Request, find_spans
+from pgvision.runtime.protocol import Generation, Request, find_spans, require_count
 from pgvision.tokens import NUM_BINS, NUM_CODES
 
 KEY_NAME: Final = "PGVISION_ENGINE_KEY"
@@ -69,15 +69,18 @@ class Remote:
         api_key: str | None = None,
         timeout: float = 120.0,
     ) -> None:
+        # 1. The address; servers of OpenAI's API have a path, /v1 by default.
         if not is_address(address):
             raise OptionError(f"address: expected http://host:port, got {address!r}")
         base, _, self._model = address.partition("#")
         base = base.rstrip("/").removesuffix("/chat/completions")
         self._base = base if urlsplit(base).path else f"{base}/v1"
+        # 2. Limits and key of each request.
         self._policy = HttpPolicy(seconds=timeout, max_bytes=1 << 26, max_redirects=0)
         key = api_key or os.environ.get(KEY_NAME)
         self._headers = {"Content-Type": "application/json"}
         self._headers |= {"Authorization": f"Bearer {key}"} if key else {}
+        # 3. Ask which model is served, if none is named.
         self._has_logprobs = True
         self._model = self._model or self._only_model()
         card = card_of_served(self._model, base)
@@ -96,10 +99,11 @@ class Remote:
             ``(number of the request, its answer)``, in the order in which they end.
 
         Raises:
-            OptionError: If a request asks for what only an engine of ours can do.
+            OptionError: If a request asks for what only an engine of ours can do, or ``batch_size``
+                is not a whole number above 0.
             CheckpointError: If the server refuses, fails, or cannot be reached any more.
         """
-        size = batch_size or BATCH_SIZE
+        size = require_count("batch_size", batch_size) or BATCH_SIZE
         queue = RequestQueue(requests)
         running: dict[Future[Generation], int] = {}
         with ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote") as pool:
@@ -126,6 +130,7 @@ class Remote:
             OptionError: See `generate`.
             CheckpointError: See `generate`.
         """
+        # Servers ignore what they do not support, so it is refused here.
         form = request.form
         if request.num_alternatives > 1:
             raise OptionError("num_alternatives: a server gives one answer; leave it out")
@@ -174,6 +179,7 @@ class Remote:
             HttpError: If the server refuses.
             CheckpointError: If it cannot be reached, or replies with something else.
         """
+        # A server that is loading or full answers later: wait twice as long each time.
         data, pause_s = None if body is None else json.dumps(body).encode(), 0.5
         for tries_left in reversed(range(_TRIES)):
             try:
@@ -273,6 +279,7 @@ def _table(listed: Mapping[str, Any]) -> dict[str, float]:
 
 def _end_logprob(table: Mapping[str, float]) -> float:
     """Return an upper bound of the probability that the answer ended here."""
+    # The end is among the most probable tokens, or at most as probable as the last of them.
     if known := [value for token, value in table.items() if token in _EOS]:
         return max(known)
     rest = float(np.log(max(1.0 - float(np.exp(list(table.values())).sum()), 1e-9)))

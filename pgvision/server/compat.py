@@ -42,7 +42,7 @@ from pgvision.server.fields import (
 )
 from pgvision.server.service import AT_ONCE, Outcome, Service
 from pgvision.server.uploads import LABEL_STUDIO, Upload
-from pgvision.tasks.names import known_classes
+from pgvision.tasks.trained_on import known_classes
 from pgvision.tokens import question_prefix
 
 _MAX_XML: Final = 200_000

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast
 
 from pgvision.errors import CodecError, OptionError
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.names import ClassName, known_classes
 from pgvision.tasks.options import (
     Conf,
     ObjectOptions,
@@ -19,6 +18,7 @@ from pgvision.tasks.options import (
 )
 from pgvision.tasks.reading import ObjectTask
 from pgvision.tasks.run import Ask, Predictor, Runner, Task, card_of
+from pgvision.tasks.trained_on import ClassName, known_classes
 from pgvision.tokens import (
     AnswerForm,
     classes_per_prompt,
@@ -46,7 +46,7 @@ def object_task(
     """Make the prompts once, so that frames only repeat them.
 
     Args:
-        names: The classes, from `pgvision.tasks.names.known_classes`.
+        names: The classes, from `pgvision.tasks.trained_on.known_classes`.
         settings: Which objects are kept.
         card: The checkpoint's card.
         resolution: Side in pixels of the square that the model sees.
@@ -56,6 +56,8 @@ def object_task(
         PromptError: If a name cannot be asked for.
         OptionError: If the closed set is asked for and cannot be had.
     """
+    if codec is not None and settings.closed_set:
+        raise OptionError("closed_set: has boxes only; leave it out, or use Detector")
     names = tuple(names)
     trained = [name.trained for name in names]
     # 1. A closed set asks for all classes in one prompt.
@@ -121,23 +123,28 @@ class ObjectPredictor(Predictor[Result]):
         self,
         classes: str | Iterable[str],
         options: Mapping[str, Any],
-        codec: "MaskCodec | None",
-        *made_of: object,
+        codec: "MaskCodec | str | Path | None" = None,
+        *,
+        has_masks: bool = False,
     ) -> None:
+        # 1. Refuse unknown options and names, and another codec, before the weights are read.
         check_options(options, ObjectOptions, type(self).__name__)
         given: ObjectOptions = dict(options)  # type: ignore[assignment]
         settings = object_settings(given)
-        phrases = require_classes(classes)
-        # Refuse unknown names before the weights are read.
-        known_classes(phrases, card_of(given), unknown=settings.unknown)
+        phrases, card = require_classes(classes), card_of(given)
+        known_classes(phrases, card, unknown=settings.unknown)
+        if has_masks and card.sure_kind:
+            _require_codec(codec, card)
+        # 2. Load. A checkpoint on the hub has its own card, which counts.
         runner = Runner(given)
         names = known_classes(phrases, runner.card, unknown=settings.unknown)
+        loaded = _require_codec(codec, runner.card) if has_masks else None
         # The engine's, or PaliGemma's smallest.
         resolution = int(getattr(runner.generator, "resolution", 224))
         task: ObjectTask[Result] = object_task(
-            names, settings, runner.card, resolution=resolution, codec=codec
+            names, settings, runner.card, resolution=resolution, codec=loaded
         )
-        super().__init__(task, runner, phrases, *made_of)
+        super().__init__(task, runner, phrases, *((codec,) if has_masks else ()))
         self.classes = task.classes
         self.notes = tuple(
             f"{name.given!r} is asked for as {name.trained!r}"
@@ -207,7 +214,7 @@ class Detector(ObjectPredictor[DetectionResult]):
     """
 
     def __init__(self, classes: str | Iterable[str], **options: Unpack[ObjectOptions]) -> None:
-        super().__init__(classes, options, None)
+        super().__init__(classes, options)
 
 
 class Segmenter(ObjectPredictor[SegmentationResult]):
@@ -236,9 +243,8 @@ class Segmenter(ObjectPredictor[SegmentationResult]):
         codec: "MaskCodec | str | Path | None" = None,
         **options: Unpack[ObjectOptions],
     ) -> None:
-        check_options(options, ObjectOptions, "Segmenter")
-        self.codec = _require_codec(codec, card_of(options))
-        super().__init__(classes, options, self.codec, codec)
+        super().__init__(classes, options, codec, has_masks=True)
+        self.codec = cast("MaskCodec", self._task.codec)
 
 
 def _require_codec(codec: "MaskCodec | str | Path | None", card: CheckpointCard) -> "MaskCodec":

@@ -192,6 +192,7 @@ def object_settings(options: ObjectOptions) -> ObjectSettings:
     given: dict[str, Any] = {
         name: value for name, value in options.items() if name in known and value is not None
     }
+    # The file is read once, not for each image.
     calibrate = options.get("calibrate")
     if calibrate is not None:
         given["calibration"] = Calibration.load(calibrate)
@@ -215,11 +216,14 @@ def check_options(given: Mapping[str, object], options: type, task: str) -> None
         pgvision.errors.OptionError: conf: expected a number in [0, 1] or 'auto', got '0.3' (str)
     """
     hints = get_type_hints(options, include_extras=True)
+    # The TypedDict is the declaration of types and ranges.
     for name, value in given.items():
+        # 1. The name: suggest the nearest one.
         if name not in hints:
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(hints)}"
             raise OptionError(f"{name}: {task} has no such option; {hint}")
+        # 2. The value: one of the alternatives; None is the default of each.
         choices = [part for part in _alternatives(hints[name]) if part is not NoneType]
         if value is not None and not any(_fits(value, part) for part in choices):
             expected = " or ".join(_describe(part) for part in choices)
@@ -240,6 +244,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return _fits(value, base) and bool(allowed.low <= value <= allowed.high)
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    # A protocol: looked at by its methods.
     if hint is Generator:
         return hasattr(value, "generate") and hasattr(value, "card")
     if hint in (int, float):  # numpy's numbers included, True excluded; a range excludes NaN

@@ -1,6 +1,7 @@
 """Answers read: scored objects in pixels, merged, thresholded and limited."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -14,11 +15,10 @@ from pgvision.images import Frame
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard, Generation
 from pgvision.runtime.protocol import ObjectSpan
-from pgvision.tasks.domain import is_photograph
-from pgvision.tasks.names import ClassName
 from pgvision.tasks.options import ObjectSettings
 from pgvision.tasks.run import BETWEEN_ANSWERS, Answered, Ask, Window, provenance
 from pgvision.tasks.tiles import Found, auto_tile, join_fragments, tiles
+from pgvision.tasks.trained_on import ClassName, is_photograph
 from pgvision.tokens import NUM_CODES, Reject, decode_boxes, match_label, parse_suffix
 from pgvision.tokens.parsing import TRUNCATED
 from pgvision.tokens.scoring import DEFAULT_SCORE, edge_spread, object_score
@@ -30,6 +30,7 @@ Result = TypeVar("Result", bound=DetectionResult)
 
 _LOG: Final = logging.getLogger(__name__)
 _MERGE_IOU: Final = 0.6
+_GEOMETRY: Final = re.compile(r"<(loc|seg)\d+>")  # one token
 _WARNED: Final[set[tuple[str, tuple[str, ...]]]] = set()  # (checkpoint, classes)
 
 
@@ -82,6 +83,7 @@ class ObjectTask(Generic[Result]):
 
     def _warn_about_photographs(self, frame: Frame) -> None:
         """Log once if classes that were trained on in drawings are asked of a photograph."""
+        # The statistic costs milliseconds: it is computed where it matters, once for each class.
         domains = self.card.trained_on
         drawn = tuple(n.trained for n in self.names if domains.get(n.trained) == "drawings")
         key = (self.card.name, drawn)
@@ -185,6 +187,7 @@ class ObjectTask(Generic[Result]):
         found: Sequence[Found],
         rejects: Sequence[Reject],
     ) -> Result:
+        # 1. What an engine does not return is None for the whole result.
         has_scores = all(item.score is not None for item in found)
         has_spreads = all(item.edge_std is not None for item in found)
         # Bins of a tile count from its corner, so they mean nothing for the whole frame.
@@ -206,7 +209,7 @@ class ObjectTask(Generic[Result]):
             "edge_std": rows("edge_std", np.float32, 4) if has_spreads else None,
             "presence": presence_of(answers, self.names),
         }
-        # A segmenter also decodes the codes to masks.
+        # 2. A segmenter also decodes the codes to masks.
         if self.codec is None:
             return cast("Result", DetectionResult(**fields))
         codes = rows("codes", np.int64, 16)
@@ -332,13 +335,20 @@ def _from_text(
 ) -> tuple[list[tuple[Found, ObjectSpan | None]], list[Reject]]:
     # The size is a placeholder: only the bins are used here.
     parsed = parse_suffix(answer.text, image_hw=(1024, 1024), classes=ask.classes)
-    starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)]).tolist()
-    spans = {starts[span.start]: span for span in answer.spans or ()}
-    written = []
+    starts = np.cumsum([0, *(len(piece) for piece in answer.pieces)])
+    kinds = "".join(piece[1] if _GEOMETRY.fullmatch(piece) else "t" for piece in answer.pieces)
+    written: list[tuple[Found, ObjectSpan | None]] = []
     for one in parsed.objects:
         bins, codes, label, class_id = one.loc_yxyx, one.codes or (), one.label, one.class_id
         item = Found(bins, codes, label, class_id, start=one.start, end=one.end)
-        written.append((item, spans.get(one.start)))
+        # Its tokens, which may be apart: an object is four locations, then its codes and a label.
+        start, stop = np.searchsorted(starts, (one.start, one.end)).tolist()
+        box = start + kinds[start:stop].rfind("l") + 1
+        mask = max(box, start + kinds[start:stop].rfind("s") + 1)
+        loc_row, seg_row = kinds.count("l", 0, start), kinds.count("s", 0, start)
+        span = ObjectSpan(start, box, mask, stop, loc_row=loc_row, seg_row=seg_row)
+        is_aligned = kinds.count("l", start, stop) == 4
+        written.append((item, span if is_aligned else None))
     return written, list(parsed.rejects)
 
 

@@ -3,14 +3,15 @@
 `Task` is what runs: two functions without a model, which write prompts and read the answers.
 """
 
+import threading
 from collections import Counter, deque
 from collections.abc import Generator as Coroutine
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
+from queue import Empty, SimpleQueue
 from types import MappingProxyType
 from typing import (
     Any,
@@ -49,9 +50,8 @@ BETWEEN_ANSWERS = "\n"
 """Joins the answers to several prompts in ``raw_text``."""
 
 _ENGINE_OPTIONS: Final = tuple("model revision device dtype kind quantize threads engine".split())
-_BATCH_SIZE: Final = 8  # where neither the user nor the source names one
 _FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
-_CLOSE_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0  # how long a source that is reading may take to end
 _PATIENCE: Final = 0.01
 """Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""
 
@@ -155,6 +155,7 @@ class Runner:
         Raises:
             SourceError: If ``image`` is no image, or several.
         """
+        # 1. Read one frame, and look for a second one.
         frames = iter_frames(image, color=how.get("color", "bgr"), prefetch=0)
         with closing(cast("Coroutine[Frame | FrameFailure]", frames)):
             first = list(islice(frames, 2))
@@ -163,12 +164,10 @@ class Runner:
                 f"image: expected one image, got {'several' if first else 'none'}; use predict() "
                 "for a list of results or stream() for a video"
             )
+        # 2. A stream of one frame; errors are raised.
         if isinstance(first[0], FrameFailure):
             raise first[0].error
-        asks = task.plan(first[0])
-        # As many rows as there are prompts, so that the cache is no larger than needed.
-        size = min(self.batch_size or _BATCH_SIZE, max(1, len(asks)))
-        (result,) = _Stream(task, self, size).results(frame for frame in first)
+        (result,) = _Stream(task, self, self.batch_size).results(frame for frame in first)
         if isinstance(result, Failure):
             raise result.error
         return result
@@ -181,11 +180,13 @@ class Runner:
         Raises:
             OptionError: If ``stride`` is given together with a `Live`, which has its own.
         """
+        # 1. Of a live source the newest frame, without batches: latency counts.
         if isinstance(frames, Live) and "stride" in how:
             raise OptionError("stride: a Live has its own; write Live(source, stride=...)")
         if is_live(frames):
             frames = Live(frames, stride=how.get("stride", 1))
         is_live_source = isinstance(frames, Live)
+        # 2. An iterator may wait for the last result (a robot, a request queue).
         may_be_slow = isinstance(frames, Iterable) and not isinstance(frames, Sized | Live)
         source = iter_frames(
             frames,
@@ -196,6 +197,7 @@ class Runner:
             # Frames of a live source that were read ahead would not be the newest any more.
             prefetch=0 if is_live_source or may_be_slow else _FRAMES_AHEAD,
         )
+        # 3. Everything else is read ahead.
         if may_be_slow:
             return _Stream(task, self, self.batch_size).results(_with_gaps(source))
         size = self.batch_size or (1 if is_live_source else None)
@@ -215,23 +217,40 @@ def _with_gaps(
     source: Iterator[Frame | FrameFailure],
 ) -> Iterator[Frame | FrameFailure | None]:
     """Read frames in a thread; yield None where the next is not there within `_PATIENCE`."""
-    executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
-    coming = deque(executor.submit(next, source, None) for _ in range(_FRAMES_AHEAD))
+    coming: SimpleQueue[Frame | FrameFailure | BaseException | None] = SimpleQueue()
+    places, is_over = threading.Semaphore(_FRAMES_AHEAD), threading.Event()
+
+    def read() -> None:
+        try:
+            with closing(cast("Coroutine[None]", source)):
+                while places.acquire() and not is_over.is_set():
+                    frame = next(source, None)
+                    coming.put(frame)
+                    if frame is None:
+                        return
+        except BaseException as error:  # noqa: BLE001  (raised below, after the frames before)
+            coming.put(error)
+
+    # A daemon: a source that never returns must not keep the program from ending.
+    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
+    thread.start()
     try:
         while True:
-            while not wait([coming[0]], timeout=_PATIENCE).done:
+            try:
+                frame = coming.get(timeout=_PATIENCE)
+            except Empty:
                 yield None
-            frame = coming.popleft().result()
+                continue
             if frame is None:
                 return
-            coming.append(executor.submit(next, source, None))
+            if isinstance(frame, BaseException):
+                raise frame
+            places.release()
             yield frame
     finally:
-        for future in coming:
-            future.cancel()
-        # A source that is stuck cannot be closed: it is left after a while.
-        closing_it = executor.submit(cast("Coroutine[None]", source).close)
-        executor.shutdown(wait=bool(wait([closing_it], timeout=_CLOSE_SECONDS).done))
+        is_over.set()
+        places.release()
+        thread.join(_CLOSE_SECONDS)
 
 
 class _Stream(Generic[Result]):
@@ -253,6 +272,7 @@ class _Stream(Generic[Result]):
             # The engine is called again whenever `_requests` ended early.
             while not self._is_over:
                 self._owners.clear()
+                # Answers come in the order in which they end; results in that of the frames.
                 for number, generation in generator.generate(
                     self._requests(source), batch_size=self._batch_size
                 ):
@@ -306,9 +326,11 @@ class _Stream(Generic[Result]):
         while self._pending and len(self._pending[0].answers) == len(self._pending[0].asks):
             pending = self._pending.popleft()
             frame = pending.frame
+            # Failures keep their place among the results.
             if isinstance(frame, FrameFailure):
                 yield Failure(source=frame.source, index=frame.index, error=frame.error)
                 continue
+            # The drafts of the next frame.
             self._last, self._last_of = pending.answers, (frame.source, frame.image_hw)
             answers = [(ask, pending.answers[at]) for at, ask in enumerate(pending.asks)]
             yield self._task.read(frame, answers)
@@ -359,15 +381,24 @@ class Predictor(Generic[Result]):
     Args:
         task: The prompts and how their answers are read.
         runner: The engine.
+        made_of: Arguments of the class, without options, to make it again from a pickle.
+        make: Another function that makes it again; None: the class.
     """
 
-    def __init__(self, task: Task[Result], runner: Runner, *made_of: object) -> None:
-        self._task, self._runner, self._made_of = task, runner, made_of
+    def __init__(
+        self,
+        task: Task[Result],
+        runner: Runner,
+        *made_of: object,
+        make: "partial[Predictor[Result]] | None" = None,
+    ) -> None:
+        self._task, self._runner, self._made_of, self._make = task, runner, made_of, make
         self.generator, self.kind = runner.generator, runner.card.kind
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments of the constructor, not the model."""
-        return partial(cast("Any", type(self)), *self._made_of, **self._runner.options), ()
+        made = partial(cast("Any", type(self)), *self._made_of, **self._runner.options)
+        return self._make or made, ()
 
     def plan(self, frame: Frame) -> Sequence[Ask]:
         """Return the prompts about a frame; none where the task refuses the frame."""
@@ -384,7 +415,7 @@ class Predictor(Generic[Result]):
             image: One image; arrays are BGR unless ``color="rgb"``.
             how: ``color``, ``conf``: see `pgvision.tasks.options.ImageOptions`.
         """
-        return self._runner.one(self._for_call(how), image, how)
+        return self._runner.one(self._for_call(how, ImageOptions), image, how)
 
     @overload
     def predict(
@@ -405,7 +436,7 @@ class Predictor(Generic[Result]):
 
         Every result contains its image. For a long video use `stream`, which keeps none.
         """
-        return list(self._runner.stream(self._for_call(how), frames, on_error, how))
+        return list(self.stream(frames, on_error=on_error, **how))
 
     @overload
     def stream(
@@ -440,16 +471,16 @@ class Predictor(Generic[Result]):
             Results as they come, with the image attached, for ``result.plot()``. If ``frames``
             raises midway, the results of the frames before come first, and then its exception.
         """
-        return self._runner.stream(self._for_call(how), frames, on_error, how)
+        return self._runner.stream(self._for_call(how, ReadOptions), frames, on_error, how)
 
-    def _for_call(self, how: ImageOptions | ReadOptions) -> Task[Result]:
+    def _for_call(self, how: ImageOptions, options: type) -> Task[Result]:
         """Return the task of one call, with the options that may change by call."""
         if not how:
             return self
-        check_options(how, ReadOptions, type(self).__name__)
+        of = " of one image" if options is ImageOptions else ""
+        check_options(how, options, f"{type(self).__name__}{of}")
         conf = how.get("conf")
         return self if conf is None else self._with_conf(conf)
 
     def _with_conf(self, conf: Conf) -> Task[Result]:
-        name = type(self).__name__
-        raise OptionError(f"conf: a {name} returns no objects; leave conf out")
+        raise OptionError(f"conf: a {type(self).__name__} returns no objects; leave conf out")

@@ -1,19 +1,18 @@
 """`Captioner`, `Answerer` and `Reader`: images in, text out."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pgvision.arrays import FloatArray
 from pgvision.errors import OptionError
 from pgvision.images import Frame
 from pgvision.results import TextResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.domain import is_photograph
-from pgvision.tasks.names import known_question
 from pgvision.tasks.options import (
     AnswerOptions,
     ImageOptions,
@@ -22,6 +21,7 @@ from pgvision.tasks.options import (
     check_options,
 )
 from pgvision.tasks.run import Answered, Ask, Predictor, Runner, card_of, provenance
+from pgvision.tasks.trained_on import is_photograph, known_question
 from pgvision.tokens import (
     Reject,
     answer_prefix,
@@ -50,18 +50,25 @@ class TextTask:
     card: CheckpointCard
     language: str | None = None
     num_alternatives: int = 1
-    region: ArrayLike | None = None
+    region: FloatArray | None = None
     insists: bool = False
 
     def plan(self, frame: Frame) -> list[Ask]:
-        """Return the one prompt, or none where the checkpoint was not trained on such images."""
+        """Return the one prompt, or none where the checkpoint was not trained on such images.
+
+        Raises:
+            OptionError: If the region is outside the image.
+        """
         if not self.insists and self._refusal(frame):
             return []
         if self.region is None:
             return [Ask(self.prefix, num_alternatives=self.num_alternatives)]
-        box = np.asarray(self.region, np.float32).reshape(1, 4)
-        bins = encode_boxes(box, image_hw=frame.image_hw)[0]
-        return [Ask(region_caption_prefix(bins.tolist(), kind=self.card.kind))]
+        # The prompt contains the region's location tokens.
+        bins = encode_boxes(self.region[None], image_hw=frame.image_hw)[0].tolist()
+        if bins[0] == bins[2] or bins[1] == bins[3]:
+            height, width = frame.image_hw
+            raise OptionError(f"region: lies outside the image of {width}x{height} pixels")
+        return [Ask(region_caption_prefix(bins, kind=self.card.kind))]
 
     def read(self, frame: Frame, answers: Sequence[Answered]) -> TextResult:
         """Return the answer; its score is the probability of the whole text.
@@ -70,11 +77,12 @@ class TextTask:
         empty answer has no score either: that nothing was read is not evidence of nothing there.
         """
         fields = provenance(frame, answers)
-        # Refused images get an empty text with the reason.
+        # 1. Refused images get an empty text with the reason.
         if not answers:
             fields["prefix"] = self.prefix
             rejects = (Reject("", self._refusal(frame) or "not asked", 0, 0),)
             return TextResult(**fields, text="", rejects=rejects, language=self.language)
+        # 2. Others the model's words, and the probability of all of them.
         answer = answers[0][1]
         text, score = answer.text.strip(), None
         if text and answer.logprobs is not None and len(answer.logprobs):
@@ -95,12 +103,35 @@ class TextTask:
         )
 
 
+def _require_region(region: ArrayLike) -> FloatArray:
+    # NaN is refused, too: it is not less than anything.
+    try:
+        box: FloatArray = np.asarray(region, np.float32)
+    except (TypeError, ValueError):
+        box = np.empty(0, np.float32)
+    if box.shape != (4,) or not (box[:2] < box[2:]).all():
+        raise OptionError(
+            "region: expected pixels: left, top, right, bottom, with left < right and top < "
+            f"bottom; got {region!r:.80}"
+        )
+    return box
+
+
 def _chance(logprob: float) -> float:
     return float(np.clip(np.exp(logprob), 0.0, 1.0))
 
 
-def _insists(options: ModelOptions) -> bool:
-    return options.get("unknown") == "ask"
+def _open(
+    options: ModelOptions, write: Callable[..., str], language: str | None = None
+) -> tuple[TextTask, Runner]:
+    """Return the task whose prompt ``write`` makes for a kind of checkpoint, and its engine."""
+    # Refused before the weights are read, where the kind is known already.
+    if kind := card_of(options).sure_kind:
+        write(kind=kind)
+    runner = Runner(options)
+    insists = options.get("unknown") == "ask"
+    prefix = write(kind=runner.card.kind)
+    return TextTask(prefix, runner.card, language, insists=insists), runner
 
 
 class Captioner(Predictor[TextResult]):
@@ -126,11 +157,7 @@ class Captioner(Predictor[TextResult]):
         self, language: str = "en", style: str = "caption", **options: Unpack[ModelOptions]
     ) -> None:
         check_options(options, ModelOptions, "Captioner")
-        if kind := card_of(options).sure_kind:
-            caption_prefix(language, style, kind=kind)  # refused before weights are read
-        runner = Runner(options)
-        prefix = caption_prefix(language, style, kind=runner.card.kind)
-        task = TextTask(prefix, runner.card, language, insists=_insists(options))
+        task, runner = _open(options, partial(caption_prefix, language, style), language)
         super().__init__(task, runner, language, style)
         self.language = language
 
@@ -143,14 +170,13 @@ class Captioner(Predictor[TextResult]):
         """Describe one image, or the ``region`` (left, top, right, bottom, in pixels) of it.
 
         Raises:
-            OptionError: If ``region`` is not 4 numbers.
+            OptionError: If ``region`` is not a box inside the image.
         """
-        if region is None:
-            return super().__call__(image, **how)
-        if np.shape(region) != (4,):
-            raise OptionError(f"region: expected 4 pixels (left, top, right, bottom), got {region}")
-        insists = _insists(self._runner.options)
-        task = TextTask("", self._runner.card, region=region, insists=insists)
+        # A region's prompt names no language, and is written for each image.
+        task = self._for_call(how, ImageOptions)
+        if region is not None:
+            box = _require_region(region)
+            task = replace(cast("TextTask", self._task), region=box, language=None)
         return self._runner.one(task, image, how)
 
 
@@ -168,9 +194,7 @@ class Reader(Predictor[TextResult]):
 
     def __init__(self, **options: Unpack[ModelOptions]) -> None:
         check_options(options, ModelOptions, "Reader")
-        runner = Runner(options)
-        task = TextTask(ocr_prefix(runner.card.kind), runner.card, insists=_insists(options))
-        super().__init__(task, runner)
+        super().__init__(*_open(options, ocr_prefix))
 
     def __repr__(self) -> str:
         return f"Reader({self._runner})"
@@ -193,9 +217,8 @@ class Answerer:
 
     def __init__(self, language: str = "en", **options: Unpack[AnswerOptions]) -> None:
         check_options(options, AnswerOptions, "Answerer")
-        if kind := card_of(options).sure_kind:
-            answer_prefix("?", language=language, kind=kind)  # refused before weights are read
-        self._runner, self._options = Runner(options), options
+        ask = partial(answer_prefix, "?", language=language)
+        (self._task, self._runner), self._options = _open(options, ask, language), options
         self.generator, self.kind = self._runner.generator, self._runner.card.kind
         self.language = language
 
@@ -214,12 +237,12 @@ class Answerer:
                 them; ``unknown="ask"`` insists.
             OptionError: If choices are given with ``free_text=True``.
         """
-        card, language = self._runner.card, self.language
-        # Free text bypasses the checks of trained questions.
-        if not self._options.get("free_text"):
-            unknown = self._options.get("unknown") or "refuse"
-            question = known_question(question, card, unknown=unknown)
-            prefix = answer_prefix(question, language=language, choices=choices, kind=self.kind)
+        options, language = self._options, self.language
+        # 1. The prompt. Free text bypasses the checks of trained questions.
+        if not options.get("free_text"):
+            unknown = options.get("unknown") or "refuse"
+            known = known_question(question, self._runner.card, unknown=unknown)
+            prefix = answer_prefix(known, language=language, choices=choices, kind=self.kind)
         elif choices is not None:
             raise OptionError(
                 "choices: expected None with free_text=True, which sends the question as it "
@@ -227,14 +250,14 @@ class Answerer:
             )
         else:
             prefix = free_prefix(question, kind=self.kind)
-        task = TextTask(
-            prefix,
-            card,
-            None if self._options.get("free_text") else language,
-            self._options.get("num_alternatives") or 1,
-            insists=_insists(self._options),
+        # 2. A task of its own, over the same engine.
+        task = replace(
+            self._task,
+            prefix=prefix,
+            language=None if options.get("free_text") else language,
+            num_alternatives=options.get("num_alternatives") or 1,
         )
-        return Predictor(task, self._runner)
+        return Predictor(task, self._runner, make=partial(Answerer.task, self, question, choices))
 
     def __call__(
         self,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,6 @@ _AUTO_FROM: Final = 1.5  # times the model's resolution: smaller images are not 
 _AUTO_MOST: Final = 16  # tiles
 _MOST: Final = 400  # tiles; more is a mistyped side
 _LOG: Final = logging.getLogger(__name__)
-_LOGGED: Final[set[tuple[tuple[int, int], int]]] = set()  # (image_hw, side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +102,7 @@ def tiles(
     ]
 
 
+@lru_cache(maxsize=1024)
 def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
     """Choose the side of tiles for ``tile="auto"``, and log the price once for each size.
 
@@ -123,17 +124,11 @@ def auto_tile(image_hw: tuple[int, int], resolution: int) -> int | None:
     # Enlarge the tiles until their number is acceptable.
     while (count := _count(image_hw, side, round(side * (1 - OVERLAP)))) > _AUTO_MOST:
         side += side // 8
-    if (image_hw, side) not in _LOGGED:
-        _LOGGED.add((image_hw, side))
-        _LOG.info(
-            "tile='auto': images of %dx%d are asked in %d tiles of %d pixels besides the whole, "
-            "which takes about %d times as long",
-            image_hw[1],
-            image_hw[0],
-            count,
-            side,
-            count + 1,
-        )
+    _LOG.info(
+        "tile='auto': images of %dx%d are asked in %d tiles of %d pixels besides the whole, which "
+        "takes about %d times as long",
+        *(image_hw[1], image_hw[0], count, side, count + 1),
+    )
     return side
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from pgvision.errors import DataError
-from pgvision.runtime.tokenizer import Vocabulary, wrap_tokenizer
+from pgvision.runtime.checkpoint_files import wrap_tokenizer
+from pgvision.runtime.protocol import Vocabulary
 from pgvision.tokens import SEPARATOR
 from pgvision.training.samples import Sample
 

@@ -3,29 +3,14 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pgvision.errors import OptionError
-from pgvision.files import write_text
-from pgvision.runtime.checkpoints import CARD_NAME, CheckpointCard, ClosedSet
+from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
 from pgvision.training.data import RunData
 from pgvision.training.noise import CLOSED_PREFIX, NOISE
-
-_FROM_PLACE: Final = ("name", "location", "is_local", "base")  # the folder itself decides these
-
-
-def save_card(folder: Path, card: CheckpointCard) -> None:
-    """Write ``pgvision.json`` as `find_checkpoint` reads it, without empty fields."""
-    fields = {
-        name: value
-        for name, value in asdict(card).items()
-        if name not in _FROM_PLACE and value not in (None, {}, ())
-    }
-    if card.classes == ():
-        fields["classes"] = []
-    write_text(folder / CARD_NAME, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:

@@ -11,9 +11,8 @@ import torch
 
 from pgvision.errors import DependencyError, OptionError
 from pgvision.runtime import Engine, engine_of, find_checkpoint, load_apart
-from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.checkpoints import CheckpointCard, save_card
 from pgvision.training.config import TrainConfig
-from pgvision.training.folder import save_card
 from pgvision.training.losses import remove_objective
 from pgvision.training.noise import NOISE, add_noise
 from pgvision.training.resolution import set_resolution

@@ -1,4 +1,4 @@
-"""ROC of the statistic by which text tasks refuse photographs (`pgvision.tasks.domain`).
+"""ROC of the statistic by which text tasks refuse photographs (`pgvision.tasks.trained_on`).
 
 ``python tests/benchmarks/bench_text_domain.py --photographs ../shared/data`` measures photographs
 (every folder is a source) against rendered scenes: AUROC, and by source the share of photographs
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 
-from pgvision.tasks import domain
+from pgvision.tasks import trained_on as domain
 from recipes.scenes import render_scene
 
 FIT_SOURCES = ("bccd_448", "coco_people", "css_panels", "hardhat", "objects_101", "portraits")

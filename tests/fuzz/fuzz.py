@@ -42,7 +42,7 @@ from pgvision.datasets import read_dataset, read_examples
 from pgvision.errors import PgvisionError
 from pgvision.images import VideoWriter, image_hw_of, iter_frames, read_image, video_info
 from pgvision.runtime.checkpoints import find_checkpoint
-from pgvision.tasks.names import known_classes, known_question
+from pgvision.tasks.trained_on import known_classes, known_question
 from pgvision.tokens import parse_suffix
 from vqvae import MaskCodec
 from vqvae.checkpoint import load_checkpoint, tensor_table

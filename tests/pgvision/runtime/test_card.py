@@ -1,12 +1,15 @@
 """What a ``pgvision.json`` may contain beside kind and codec, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pgvision.errors import CheckpointError
-from pgvision.runtime import find_checkpoint
+from pgvision.errors import CheckpointError, UnknownNameError
+from pgvision.runtime import find_checkpoint, weights_digest
+from pgvision.runtime.checkpoints import card_of_served
+from pgvision.tasks.trained_on import known_classes
 
 CARD = {
     "classes": ["helmet", "head", "vest"],
@@ -40,7 +43,10 @@ def test_the_card_of_a_checkpoint_is_read(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"synonyms": {"hat": ["cap"]}}, "synonyms names 'hat', which is not in 'classes'"),
-        ({"synonyms": {"helmet": "hard hat"}}, "helmet is 'hard hat', expected a list"),
+        (
+            {"synonyms": {"helmet": "hard hat"}},
+            "synonyms of 'helmet' is 'hard hat', expected a list",
+        ),
         ({"synonyms": ["hard hat"]}, "synonyms is .* expected an object"),
         ({"thresholds": {"helmet": 39}}, "thresholds of 'helmet' is 39, expected a number in"),
         ({"thresholds": {"helmet": True}}, "thresholds of 'helmet' is True"),
@@ -65,6 +71,71 @@ def test_bundled_cards_name_their_text_domain_and_synonyms(name: str) -> None:
     assert card.text_domain == "drawings"
     assert "hard hat" in card.synonyms["helmet"]
     assert set(card.trained_on) == set(card.classes or ())
+
+
+@pytest.mark.parametrize("base", ["tiny", str(find_checkpoint("tiny").location)])
+def test_an_adapter_has_the_prompts_and_the_codec_of_its_base(tmp_path: Path, base: str) -> None:
+    """It was taken for a checkpoint with Google's codec, so its masks were nonsense."""
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    card = find_checkpoint(tmp_path)
+    assert (card.kind, card.codec, card.classes) == ("tiny", "tiny", None)
+    (tmp_path / "pgvision.json").write_text('{"kind": "mix"}')
+    assert (find_checkpoint(tmp_path).kind, find_checkpoint(tmp_path).codec) == ("mix", "tiny")
+
+
+def test_an_adapter_whose_base_is_gone_is_refused(tmp_path: Path) -> None:
+    content = {"base_model_name_or_path": "/gone/base"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="base of this adapter is gone: .*/gone/base"):
+        find_checkpoint(tmp_path)
+
+
+def test_the_digest_is_of_the_checkpoints_own_files(tmp_path: Path) -> None:
+    """Results in the folder of the model had made a job that resumes believe in other weights."""
+    folder = Path(shutil.copytree(find_checkpoint("tiny").location, tmp_path / "model"))
+    before = weights_digest(find_checkpoint(folder), None)
+    (folder / "results").mkdir()
+    (folder / "results" / "results.jsonl").write_text("{}")
+    (folder / "a.jpg").write_bytes(b"")
+    assert weights_digest(find_checkpoint(folder), None) == before
+    with (folder / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert weights_digest(find_checkpoint(folder), None) != before
+
+
+def test_a_folder_called_as_a_bundled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``train("data", out="small")`` returned as its folder was read as the bundled model."""
+    monkeypatch.chdir(tmp_path)
+    Path("small").mkdir()
+    written(Path("small"), about="my own")
+    assert find_checkpoint(Path("small")).about == "my own"
+    assert find_checkpoint("./small").about == "my own"
+    assert find_checkpoint("small").about != "my own"
+    assert find_checkpoint(Path("tiny")).location == find_checkpoint("tiny").location
+
+
+@pytest.mark.parametrize(
+    ("served", "codec"),
+    [("small", "tiny"), ("/lib/pgvision/runtime/small", "tiny"), ("/data/runs/small", "google")],
+)
+def test_a_served_folder_called_as_a_bundled_model(served: str, codec: str) -> None:
+    assert card_of_served(served, "http://localhost:8000").codec == codec
+
+
+def test_a_home_of_nobody_is_no_crash() -> None:
+    with pytest.raises(CheckpointError, match="~no-such-user/model"):
+        find_checkpoint("~no-such-user/model/v1")
+
+
+def test_a_card_without_classes_refuses_every_name(tmp_path: Path) -> None:
+    """As training on texts alone writes it."""
+    card = find_checkpoint(
+        written(tmp_path, classes=[], synonyms={}, thresholds={}, trained_on={}, masks_on={})
+    )
+    with pytest.raises(UnknownNameError, match="'helmet'; it was trained on none"):
+        known_classes(["helmet"], card)
 
 
 def test_a_card_nested_beyond_reason_is_refused(tmp_path: Path) -> None:

@@ -124,6 +124,22 @@ def test_which_engine_runs_what(folder: Path) -> None:
             open_engine(folder, threads=threads)
 
 
+@pytest.mark.parametrize(
+    ("hidden", "library"), [(None, "torch"), ("0", "torch"), ("", "ONNX Runtime"), ("-1", "ONNX")]
+)
+def test_a_gpu_that_is_there_and_not_hidden_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: str | None, library: str
+) -> None:
+    """A container with the fourth card alone has no /dev/nvidia0."""
+    (tmp_path / "nvidia3").touch()
+    monkeypatch.setattr("pgvision.runtime.opening._NVIDIA", (f"{tmp_path}/nvidia[0-9]*",))
+    if hidden is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert library in open_engine("tiny").backend.description
+
+
 def test_large_checkpoints_run_on_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_unsupported(folder) is None
     monkeypatch.setattr("pgvision.runtime.onnx_backend.MAX_PARAMETERS", 1_000_000)

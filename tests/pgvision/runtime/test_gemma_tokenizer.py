@@ -23,8 +23,9 @@ from gemma import BOX, LABELS, MASK, PROMPTS, facts, gemma
 
 from pgvision import Detector, Segmenter
 from pgvision.runtime import Engine, engine_of, find_checkpoint
+from pgvision.runtime.checkpoint_files import wrap_tokenizer
 from pgvision.runtime.grammar import TokenCursor, TokenGrammar
-from pgvision.runtime.tokenizer import Tokenizer, Vocabulary, wrap_tokenizer
+from pgvision.runtime.protocol import Tokenizer, Vocabulary
 from pgvision.tokens import (
     LANGUAGES,
     AnswerForm,

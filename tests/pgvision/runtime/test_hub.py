@@ -17,7 +17,10 @@ from transformers import PaliGemmaForConditionalGeneration
 
 from pgvision.errors import CheckpointError, CodecError, GatedCheckpointError
 from pgvision.hub import hub_if_it_answers
-from pgvision.runtime import Engine, load
+from pgvision.runtime import Engine, find_checkpoint, load, unload
+from pgvision.runtime.checkpoints import TINY_FOLDER
+from pgvision.runtime.exporting import export_checkpoint
+from pgvision.tasks import Segmenter
 from vqvae import MaskCodec
 
 
@@ -147,6 +150,20 @@ def test_a_card_on_the_hub_counts(engine: Engine, cache: Path) -> None:
     assert found.max_new_tokens == 7
 
 
+def test_masks_are_of_the_codec_that_a_card_on_the_hub_names(cache: Path) -> None:
+    """Its name alone would mean Google's codec, which draws nonsense from these codes."""
+    put(cache, "me/site", TINY_FOLDER)
+    assert Segmenter("helmet", model="me/site").codec.name == "tiny"
+
+
+def test_an_export_keeps_the_card_of_the_hub(cache: Path, tmp_path: Path) -> None:
+    put(cache, "me/vests", TINY_FOLDER)
+    out = find_checkpoint(export_checkpoint("me/vests", tmp_path / "out"))
+    bundled = find_checkpoint("tiny")
+    assert out.classes == bundled.classes
+    assert (out.synonyms, out.questions) == (bundled.synonyms, bundled.questions)
+
+
 # peft asks transformers for an attribute that transformers has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_an_adapter_on_the_hub_loads_with_its_revision(
@@ -172,3 +189,4 @@ def test_an_adapter_on_the_hub_loads_with_its_revision(
     torch.testing.assert_close(ours, merged)
     with pytest.raises(CheckpointError):
         load(f"me/{family}", revision="v3")
+    assert unload(f"me/{family}") == 1

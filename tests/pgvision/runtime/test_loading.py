@@ -19,7 +19,7 @@ from transformers import (
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
-from pgvision.runtime.load_errors import explain
+from pgvision.runtime.loading import explain
 from pgvision.runtime.torch_backend import LanguageModel
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from pgvision.errors import CheckpointError
 from pgvision.runtime import Picture, Request, find_checkpoint
+from pgvision.runtime.checkpoint_files import read_tokenizer
 from pgvision.runtime.decoding import Row, TokenDistribution, read_distributions
 from pgvision.runtime.grammar import TokenGrammar
-from pgvision.runtime.tokenizer import read_tokenizer
 from pgvision.tokens import AnswerForm
 
 TOKENIZER = read_tokenizer(find_checkpoint("tiny").location, None)

@@ -14,8 +14,9 @@ from gemma import gemma
 
 from pgvision.errors import OptionError
 from pgvision.runtime import find_checkpoint
+from pgvision.runtime.checkpoint_files import read_tokenizer, wrap_tokenizer
 from pgvision.runtime.grammar import _COMPILED, Allowed, TokenCursor, TokenGrammar
-from pgvision.runtime.tokenizer import Tokenizer, Vocabulary, read_tokenizer, wrap_tokenizer
+from pgvision.runtime.protocol import Tokenizer, Vocabulary
 from pgvision.tokens import AnswerForm, parse_suffix
 
 NAMES = ("helmet", "safety helmet", "safety", "head")

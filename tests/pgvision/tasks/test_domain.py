@@ -16,7 +16,7 @@ from scripted import CARD, Scripted
 from pgvision import samples
 from pgvision.runtime import Request
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
-from pgvision.tasks.domain import is_photograph, photograph_score
+from pgvision.tasks.trained_on import is_photograph, photograph_score
 from recipes.scenes import render_scene
 
 PHOTOGRAPH = samples.load("cyclist")

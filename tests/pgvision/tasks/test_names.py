@@ -14,7 +14,7 @@ from scripted import CARD, Scripted
 from pgvision.errors import PromptError, UnknownNameError
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
 from pgvision.tasks import Answerer, Captioner, Detector, Segmenter
-from pgvision.tasks.names import known_classes, known_question
+from pgvision.tasks.trained_on import known_classes, known_question
 from recipes.scenes import render_scene
 from recipes.scenes.vocabulary import CLASSES
 
@@ -137,6 +137,12 @@ def test_two_names_of_one_class_are_refused() -> None:
 )
 def test_a_question_is_sent_in_its_trained_wording(question: str, sent: str) -> None:
     assert Answerer(generator=engine())(IMAGE, question).text == f"answer en {sent}"
+
+
+@pytest.mark.parametrize("question", [None, 7, b"is there a truck?", ["is there a truck?"]])
+def test_a_question_is_text(question: object) -> None:
+    with pytest.raises(PromptError, match="question: expected text"):
+        known_question(question, find_checkpoint("tiny"))
 
 
 @pytest.mark.parametrize("choices", [None, ["yes", "no"]])

@@ -72,6 +72,12 @@ def test_numbers_of_numpy_and_none_are_taken(options: dict[str, Any]) -> None:
     assert len(Detector("helmet", generator=Scripted(lambda request: HELMET), **options)(IMAGE))
 
 
+def test_numbers_of_numpy_reach_the_engine() -> None:
+    """They had passed the check of the task, and were refused by the engine at the first image."""
+    options = {"batch_size": np.int64(2), "threads": np.int64(1), "model": "tiny"}
+    assert len(Detector("helmet", **options).predict([IMAGE])) == 1
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -85,6 +91,8 @@ def test_numbers_of_numpy_and_none_are_taken(options: dict[str, Any]) -> None:
         (lambda **o: Detector("a", **o).predict([IMAGE], conf="x"), "conf: expected a number"),
         (lambda **o: Detector("a", **o).stream([IMAGE], stride=0), "stride: .* got 0"),
         (lambda **o: Detector("a", **o).stream([IMAGE], iou=0.5), "iou: Detector has no such"),
+        (lambda **o: Detector("a", **o)(IMAGE, stride=2), "stride: Detector of one image has no"),
+        (lambda **o: Segmenter("a", closed_set=True, **o), "closed_set: .* use Detector"),
     ],
 )
 def test_wrong_options_of_the_other_tasks_and_of_calls(make: Any, message: str) -> None:
@@ -132,3 +140,11 @@ def test_an_answerer_can_be_pickled() -> None:
         again.to_dict()["alternatives"]
         == task(image, "is there a truck?").to_dict()["alternatives"]
     )
+
+
+def test_a_question_can_be_pickled() -> None:
+    """It had been pickled as a `Predictor`, which could not be made again."""
+    question = Answerer(model="tiny").task("Is there a truck")
+    image = render_scene(20_000_000).image
+    again = pickle.loads(pickle.dumps(question))(image)
+    assert (again.prefix, again.text) == (question(image).prefix, question(image).text)

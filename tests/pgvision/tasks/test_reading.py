@@ -15,9 +15,9 @@ from pgvision.evaluation import Calibration
 from pgvision.images import Frame
 from pgvision.runtime import Generation
 from pgvision.tasks import Detector, Segmenter
-from pgvision.tasks.names import known_classes
 from pgvision.tasks.options import ObjectSettings
 from pgvision.tasks.reading import read_answer
+from pgvision.tasks.trained_on import known_classes
 from recipes.scenes import render_scene
 
 IMAGE = np.zeros((480, 640, 3), np.uint8)
@@ -50,6 +50,15 @@ def test_objects_are_the_same_by_spans_and_by_text(constrained: bool) -> None:
     assert result.labels == result.texts == ("helmet", "head")
     assert result.class_ids.tolist() == [1, 0]
     assert result.loc_yxyx.tolist() == [[256, 128, 512, 384], [100, 100, 200, 200]]
+    np.testing.assert_allclose(result.scores[0], 0.9**3, rtol=0.02)
+
+
+@pytest.mark.parametrize("conf", [0, 0.3])
+def test_tokens_that_are_apart_leave_the_scores(conf: float) -> None:
+    """The parser reads such a box; its score was unknown, and with it that of every object."""
+    answer = generation(f"{HELMET.replace('><', '> <', 1)} ; {HEAD}")
+    result = detector(answer, ["head", "helmet"], conf=conf)(IMAGE)
+    assert result.labels == ("helmet", "head")
     np.testing.assert_allclose(result.scores[0], 0.9**3, rtol=0.02)
 
 

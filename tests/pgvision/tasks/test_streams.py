@@ -1,5 +1,6 @@
 """Streams that end badly or come slowly: nothing that was taken is lost, nothing waits."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -156,24 +157,18 @@ def test_images_of_a_list_share_batches() -> None:
     assert [len(batch) for batch in model.batches] == [8, 3]
 
 
-@pytest.mark.parametrize(
-    ("num_classes", "batch_size", "rows"), [(1, None, 1), (3, None, 3), (20, None, 8), (3, 2, 2)]
-)
-def test_one_image_lays_out_as_many_rows_as_it_has_prompts(
-    num_classes: int, batch_size: int | None, rows: int
-) -> None:
-    asked: list[int | None] = []
-
-    class Noting(Scripted):
-        def generate(self, requests: object, *, batch_size: int | None = None) -> object:
-            asked.append(batch_size)
-            return super().generate(requests, batch_size=batch_size)
-
-    names = [f"thing {number}" for number in range(num_classes)]
-    model = Noting(lambda request: "")
-    detector = Detector(names, generator=model, kind="pt", batch_size=batch_size)
-    detector(np.zeros((20, 30, 3), np.uint8))
-    assert asked == [rows]
+def test_a_stuck_iterator_does_not_keep_the_program() -> None:
+    """A robot's queue that gets no further frame: the loop ends, and so does the program."""
+    code = (
+        "import threading, numpy as np\n"
+        "from pgvision import Detector\n"
+        "def frames():\n"
+        "    yield np.zeros((60, 80, 3), np.uint8)\n"
+        "    threading.Event().wait()\n"
+        "for result in Detector('helmet', model='tiny').stream(frames()):\n"
+        "    break\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_slow_model_sees_what_is_there_now(tmp_path: Path) -> None:

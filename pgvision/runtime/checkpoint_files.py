@@ -1,4 +1,4 @@
-"""Tensor table of safetensors files: names, types, shapes and offsets, without reading weights."""
+"""Files of a checkpoint, read without torch: tensors by their place in safetensors, tokenizer."""
 
 import json
 import re
@@ -6,15 +6,22 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from pgvision.errors import CheckpointError
+from pgvision.hub import fetch_file
+from pgvision.runtime.checkpoints import read_json
+from pgvision.runtime.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MAX_HEADER: Final = 100 * 2**20  # bytes; safetensors' own limit
 _SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 _INDEX: Final = "model.safetensors.index.json"
+_SPECIALS: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Older and newer releases of transformers nest the same modules differently.
 _SPELLINGS: Final = (
     (re.compile(r"^model\."), ""),
@@ -117,16 +124,55 @@ def map_tensor(folder: Path, stored: StoredTensor) -> "np.ndarray[Any, Any]":
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+def read_tokenizer(source: str, revision: str | None) -> Tokenizer:
+    """Read a checkpoint's tokenizer, from ``tokenizer.json`` where there is one.
+
+    Args:
+        source: Folder or hub id.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If it is not PaliGemma's.
     """
+    from tokenizers import Tokenizer as Table
+
+    table, settings = (
+        _find(source, name, revision) for name in ("tokenizer.json", "tokenizer_config.json")
+    )
+    if table is None or settings is None:  # SentencePiece alone: transformers converts it
+        from transformers import AutoTokenizer
+
+        return wrap_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision), source)
+    # 1. Special tokens.
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    named = {key: content[key] for key in _SPECIALS if content.get(key) is not None}
+    specials = {
+        key: str(token["content"] if isinstance(token, dict) else token)
+        for key, token in named.items()
+    }
+    # 2. The tokenizers library reads the table without transformers.
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+        read = Table.from_file(str(table))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{table}: cannot be read ({error}); copy it again") from error
+    # 3. Padding and truncation are the engine's.
+    read.no_padding()
+    read.no_truncation()
+    return Tokenizer(read, specials, source)
+
+
+def wrap_tokenizer(tokenizer: "PreTrainedTokenizerBase", name: str) -> Tokenizer:
+    """Use the table of a tokenizer of transformers.
+
+    Raises:
+        CheckpointError: If it is not PaliGemma's.
+    """
+    specials = {key: value for key in _SPECIALS if (value := getattr(tokenizer, key)) is not None}
+    return Tokenizer(tokenizer.backend_tokenizer, specials, name)
+
+
+def _find(source: str, name: str, revision: str | None) -> Path | None:
+    if Path(source).is_dir():
+        path = Path(source) / name
+        return path if path.is_file() else None
+    return fetch_file(source, name, revision)
