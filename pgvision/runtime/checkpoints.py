@@ -76,6 +76,10 @@ class CheckpointCard:
             images; classes without one keep every object.
         trained_on: For a class ``"photographs"`` or ``"drawings"``; missing: unknown.
         masks_on: The same for its masks: those trained on drawings only are refused on photographs.
+        locations: Which bin of a coordinate's distribution a constrained answer takes: ``"mode"``,
+            as `generate` does, or ``"median"`` of the bins around it. A box's first coordinate is
+            always the mode. The median suits models that were trained with neighbouring bins as
+            targets (soft coordinates; All in Tokens, arXiv 2301.02229).
         text_domain: ``"drawings"`` if captions, questions and readings were trained on drawings
             only, so that they are refused on photographs; None: any image, or unknown.
         false_alarms: For a kind of image the share in which a class was found that is not there,
@@ -98,6 +102,7 @@ class CheckpointCard:
     thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
     trained_on: Mapping[str, str] = field(default_factory=dict, hash=False)
     masks_on: Mapping[str, str] = field(default_factory=dict, hash=False)
+    locations: str = "mode"
     text_domain: str | None = None
     false_alarms: Mapping[str, float] = field(default_factory=dict, hash=False)
 
@@ -344,6 +349,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         thresholds=by_class("thresholds", _is_share, share),
         trained_on=by_class("trained_on", _DOMAINS.__contains__, domain),
         masks_on=by_class("masks_on", _DOMAINS.__contains__, domain),
+        locations=take("locations", "mode", ("mode", "median").__contains__, "mode or median"),
         text_domain=take("text_domain", None, _DOMAINS.__contains__, domain),
         false_alarms=by_class("false_alarms", _is_share, share),
     )

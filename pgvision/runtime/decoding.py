@@ -22,6 +22,7 @@ STEADY_SHARE: Final = 0.5
 STEADY_DISTANCE: Final = 8  # bins
 LOOKAHEAD: Final = 48
 """Draft tokens in one pass after the prompt's; the prompt's pass takes the whole draft."""
+MEDIAN_REACH: Final = 64  # bins to both sides of the most probable one
 _SMALL_VOCABULARY: Final = 32_768
 """Up to this size the mass outside the grammar is computed wherever an object could begin."""
 
@@ -84,6 +85,14 @@ class TokenDistribution:
             ranked.append((float(run[at]), self.base + at))
         return max(ranked, key=lambda pair: pair[0])[1]
 
+    def median_near(self, token: int, run: slice, reach: int) -> int:
+        """Return the median of the tokens at most ``reach`` from one token of a run of ids."""
+        if self.run is None:
+            return token
+        low, high = max(run.start, token - reach), min(run.stop, token + reach + 1)
+        mass = self.run[low - self.base : high - self.base].cumsum(dtype=np.float64)
+        return low + int(np.searchsorted(mass, mass[-1] / 2))
+
     @property
     def has_choice(self) -> bool:
         """Whether more than one token may come."""
@@ -114,6 +123,7 @@ class Row:
             label that is cut may be the name of another class.
         vocabulary: Ids of the special tokens.
         grammar: The compiled form of the answer; None: any text.
+        median: Take the median of a location's distribution, not its mode; see `CheckpointCard`.
         replay: Follow ``request.draft`` whatever the model prefers, to score it.
     """
 
@@ -126,6 +136,7 @@ class Row:
         limit: int,
         vocabulary: Vocabulary,
         grammar: TokenGrammar | None,
+        median: bool = False,
         replay: bool = False,
     ) -> None:
         self.index, self.request, self.prompt, self.limit = index, request, prompt, limit
@@ -137,7 +148,7 @@ class Row:
         self.guess: list[int] = []
         self.queries: list[Query] = []
         # 1. The grammar's state, and the answer to be repeated if it is only to be scored.
-        self._vocabulary, self._grammar = vocabulary, grammar
+        self._vocabulary, self._grammar, self._median = vocabulary, grammar, median
         is_constrained = grammar is not None and request.constrained
         self.cursor = TokenCursor(grammar) if grammar and is_constrained else None
         self._extra = request.form.past_end if request.form else 0
@@ -229,6 +240,11 @@ class Row:
         if token == eos and self._extra > 0 and distribution.has_choice:
             self._extra -= 1  # past the model's own end: the best of the other tokens
             return distribution.best(without=eos)
+        # The first coordinate also chooses the object: its distribution has a peak for each.
+        is_median = self._median and self.cursor is not None and not self.cursor.starts_object
+        if is_median and self._vocabulary.is_loc(token):
+            run = self._vocabulary.run_of(token)
+            token = distribution.median_near(token, run, MEDIAN_REACH)
         is_steady = self.request.drafts == "steady"
         if guessed is not None and is_steady and self._vocabulary.is_loc(guessed):
             is_near = abs(guessed - token) <= STEADY_DISTANCE

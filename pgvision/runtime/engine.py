@@ -244,6 +244,7 @@ class Engine:
             limit=request.max_new_tokens or self.max_new_tokens,
             vocabulary=self.vocabulary,
             grammar=grammar or None,
+            median=self.card.locations == "median",
             replay=replay,
         )
 

@@ -8,7 +8,8 @@ class. The pictures are the same in every run of the same ``--count``. For examp
 
 ``presence`` is the score that a class is there at all, over pictures that do and do not show it:
 area under the ROC curve, best Matthews correlation and its threshold, and how often it says so at
-``--presence-at``; ``boxes`` is the share of pictures with a box at the score of the best F1.
+``--presence-at``; ``boxes`` is the share of pictures with a box at the score of the best F1. With
+``--nmm 0.5`` tiled results are also scored after supervision's class-wise ``with_nmm``.
 """
 
 import argparse
@@ -79,6 +80,27 @@ def ask(detector: Detector, data: Dataset) -> Found:
     return Found(results, rows, seconds)
 
 
+def merged(data: Dataset, found: Found, iou: float) -> list[dict[str, Any]]:
+    """Return the rows after supervision's class-wise non-maximum merging."""
+    ids = {one.name: one.id for one in data.categories}
+    rows = []
+    for number, result in found.results.items():
+        left = result.to_supervision().with_nmm(threshold=iou)
+        for (x0, y0, x1, y1), score, name in zip(
+            left.xyxy.tolist(), left.confidence, left.data["class_name"], strict=True
+        ):
+            box = [x0, y0, x1 - x0, y1 - y0]
+            rows.append(
+                {
+                    "image_id": number,
+                    "category_id": ids[name],
+                    "bbox": box,
+                    "score": float(score),
+                }
+            )
+    return rows
+
+
 def figures(report: DetectionReport) -> dict[str, Any]:
     """What is printed of a report; what is undefined is left out."""
     best = report.best_f1
@@ -142,6 +164,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=0, help="0: all")
     parser.add_argument("--classes", nargs="+", help="default: those of the data")
     parser.add_argument("--tiles", type=int, nargs="*", default=[], help="sides, in pixels")
+    parser.add_argument("--nmm", type=float, help="IoU of non-maximum merging, with --tiles")
     parser.add_argument("--presence-at", type=float, default=0.5)
     parser.add_argument("--out", type=Path, help="append the lines to a file, too")
     options = parser.parse_args()
@@ -153,7 +176,7 @@ def main() -> None:
         for in_closed_set in (True, False) if closed else (False,):
             detector = Detector(
                 data.classes, model=options.model, device=options.device, tile=tile,
-                closed_set=None if in_closed_set else False,
+                closed_set=None if in_closed_set else False, conf=0,
             )  # fmt: skip
             found = ask(detector, data)
             way = {
@@ -166,7 +189,12 @@ def main() -> None:
                 "s/picture": round(found.seconds, 3),
                 "machine": machine,
             }
-            for line in lines(data, found, threshold=options.presence_at):
+            told = list(lines(data, found, threshold=options.presence_at))
+            if options.nmm and tile:
+                other = replace(found, rows=merged(data, found, options.nmm))
+                for line in lines(data, other, threshold=options.presence_at):
+                    told.append({"merging": f"nmm {options.nmm}"} | line)
+            for line in told:
                 text = json.dumps(way | line) + "\n"
                 sys.stdout.write(text)
                 sys.stdout.flush()

@@ -17,6 +17,7 @@ CARD = {
     "thresholds": {"helmet": 0.39, "head": 1},
     "trained_on": {"helmet": "photographs", "vest": "drawings"},
     "masks_on": {"helmet": "drawings"},
+    "locations": "median",
     "text_domain": "drawings",
     "false_alarms": {"portraits": 0.05},
 }
@@ -34,6 +35,7 @@ def test_the_card_of_a_checkpoint_is_read(tmp_path: Path) -> None:
     assert card.thresholds == {"helmet": 0.39, "head": 1.0}
     assert card.trained_on == {"helmet": "photographs", "vest": "drawings"}
     assert card.masks_on == {"helmet": "drawings"}
+    assert card.locations == "median"
     assert card.text_domain == "drawings"
     assert card.false_alarms == {"portraits": 0.05}
     assert hash(card) == hash(find_checkpoint(tmp_path))  # cards are keys of caches
@@ -54,6 +56,7 @@ def test_the_card_of_a_checkpoint_is_read(tmp_path: Path) -> None:
         ({"thresholds": {"dog": 0.4}}, "thresholds names 'dog'"),
         ({"trained_on": {"helmet": "films"}}, "trained_on of 'helmet' is 'films', expected one of"),
         ({"masks_on": {"helmet": "films"}}, "masks_on of 'helmet' is 'films', expected one of"),
+        ({"locations": "mean"}, "locations is 'mean', expected mode or median"),
         ({"text_domain": "films"}, "text_domain is 'films', expected one of photographs, drawings"),
         ({"false_alarms": {"portraits": -1}}, "false_alarms of 'portraits' is -1"),
     ],
