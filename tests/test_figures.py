@@ -7,6 +7,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SMALL = json.loads((ROOT / "tests/benchmarks/results/small.json").read_text(encoding="utf-8"))
+VALID = {
+    row["class"]: row
+    for row in map(
+        json.loads,
+        (ROOT / "tests/benchmarks/results/hardhat_valid.jsonl").read_text("utf-8").splitlines(),
+    )
+}
+CARD = (ROOT / "pgvision/runtime/small/README.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -17,6 +25,10 @@ def percent(*names: str) -> str:
 @pytest.mark.parametrize(
     ("row", "result"),
     [
+        (
+            "training source, AP50",
+            f"{VALID['helmet']['AP50']:.2f} / {VALID['head']['AP50']:.2f}",
+        ),
         ("AP50", f"{SMALL['helmet, new sets']['AP50']:.2f}"),
         ("hats and caps", percent("false alarms, hats")),
         (
@@ -41,3 +53,11 @@ def test_readme_counts_the_objects():
 
 def test_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_the_card_has_the_figures_of_the_training_source():
+    for name, words in (("helmet", "helmet AP50 / AP"), ("head", "bare head")):
+        row = VALID[name]
+        assert f"{words} | {row['AP50']:.3f} / {row['AP']:.3f} " in CARD
+    sizes = (VALID["all"][f"AP_{size}"] for size in ("small", "medium", "large"))
+    assert f"| {' / '.join(f'{value:.3f}' for value in sizes)} |" in CARD
