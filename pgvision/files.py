@@ -1,15 +1,28 @@
 """Atomic file writing, and file names as text that every program can write."""
 
+import errno
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_STEM = 40  # characters; a temporary name must not exceed 255 bytes
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path with ``~`` expanded; a file whose own name begins with ``~`` is kept.
+
+    Example:
+        >>> user_path("~draft.jpg").name, user_path("~/a.jpg") == Path.home() / "a.jpg"
+        ('~draft.jpg', True)
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no user of this name
+        return Path(path)
 
 
 @contextmanager
@@ -18,13 +31,15 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file to be written. Its folder is made if it is missing; a file that is there
-            keeps its mode, and a link stays a link.
+            keeps its mode, and a link stays a link. A pipe or a device (``/dev/stdout``,
+            ``/dev/null``) is never replaced: it is yielded itself.
 
     Yields:
         A path in the same folder and with the same ending, so that writers which look at the
         ending (OpenCV, Pillow) do the right thing.
 
     Raises:
+        IsADirectoryError: If ``path`` is a folder.
         OSError: If it cannot be written (a full disk, no permission). The error names ``path``, and
             a file that was there is unchanged.
 
@@ -36,38 +51,35 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
         >>> target.read_text()
         'done'
     """
-    named, aside = Path(path), None
+    # 1. Refuse folders before any work; write to pipes and devices directly.
+    named = Path(path)
+    if named.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file in it", str(named))
+    if named.exists() and not named.is_file():
+        yield named
+        return
+    # A long name is cut, so that the temporary one has at most 255 bytes.
     target = Path(os.path.realpath(named))  # a link stays one, and what it points to is replaced
-    prefix = f".{named.stem[:_MAX_STEM]}."
+    aside = target.with_name(f".{secrets.token_hex(4)}.{named.name[-40:]}")
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     try:
-        # 1. Make a temporary file in the same folder, so that the rename is atomic.
+        # 2. Make a temporary file in the same folder, so that the rename is atomic. The system
+        # applies the umask: reading it would change it for a moment, in all threads.
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=named.suffix)
-        os.close(descriptor)
-        aside = Path(name)
-        # 2. Let the caller write it, then rename it.
+        aside.touch(0o666 if mode is None else 0o600, exist_ok=False)
+        # 3. Let the caller write it, then rename it.
         yield aside
-        aside.chmod(_mode_for(target))
+        if mode is not None:
+            aside.chmod(mode)
         aside.replace(target)
     except OSError as error:
-        # 3. A full disk names no file, a refused rename the temporary one: name the caller's.
-        own = str(target.parent / prefix)
-        is_named = error.errno is None or not str(error.filename or own).startswith(own)
+        # 4. A full disk names no file, a refused rename the temporary one: name the caller's.
+        is_named = error.errno is None or error.filename not in (None, aside, str(aside))
         if is_named or type(error).__module__ != "builtins":  # libraries' errors keep their type
             raise
         raise OSError(error.errno, error.strerror, str(named)) from error
     finally:
-        if aside is not None:
-            aside.unlink(missing_ok=True)
-
-
-def _mode_for(target: Path) -> int:
-    """Return the mode that open() would give: the file's own, or a new file's."""
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
+        aside.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

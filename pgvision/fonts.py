@@ -23,6 +23,7 @@ import numpy as np
 
 from pgvision.arrays import FloatArray
 from pgvision.errors import OptionError
+from pgvision.files import user_path
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -62,7 +63,7 @@ class Letters:
     """
 
     def __init__(self, size: int, font: str | Path | None) -> None:
-        self.size, self._preferred = size, None if font is None else str(Path(font).expanduser())
+        self.size, self._preferred = size, None if font is None else str(user_path(font))
         if self._preferred is not None and _load_font(self._preferred, size) is None:
             raise OptionError(f"font: {self._preferred} cannot be read as a font file")
         self._main = self._font_of("x")
@@ -189,7 +190,7 @@ def _system_fonts() -> list[str]:
     """List font files: regular sans faces first, bold and italic ones last."""
     found = []
     for folder in _FONT_FOLDERS:
-        for root, _, names in os.walk(Path(folder).expanduser()):
+        for root, _, names in os.walk(user_path(folder)):
             kinds = (".ttf", ".otf", ".ttc")
             found += [os.path.join(root, name) for name in names if name.lower().endswith(kinds)]  # noqa: PTH118
 

@@ -37,7 +37,7 @@ def write_coco(
         info: Other top-level fields.
 
     Raises:
-        DataError: If a number is NaN or infinite.
+        DataError: If a number is NaN or infinite. Errors of the iterables are not changed.
 
     Example:
         >>> import tempfile
@@ -49,7 +49,7 @@ def write_coco(
         "annotations": [], "categories": []}'
     """
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    _write(path, _pieces(dict(info or {}), lists))
+    _write(path, _pieces(dict(info or {}), lists, str(path)))
 
 
 def write_results(path: str | Path, records: Iterable[Fields]) -> None:
@@ -65,39 +65,36 @@ def write_results(path: str | Path, records: Iterable[Fields]) -> None:
         >>> file.read_text()
         '[{"image_id": 1, "score": 0.5}]'
     """
-    _write(path, chain([b"["], _joined(records), [b"]"]))
+    _write(path, chain([b"["], _joined(records, str(path)), [b"]"]))
 
 
 def _write(path: str | Path, pieces: Iterable[bytes]) -> None:
-    with replaced_path(path) as aside, aside.open("wb") as file:
-        try:
-            with without_collecting():
-                file.writelines(pieces)
-        except DataError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{path}: contains a number that is not finite: {error}") from error
+    with replaced_path(path) as aside, aside.open("wb") as file, without_collecting():
+        file.writelines(pieces)
 
 
-def _joined(entries: Iterable[Fields]) -> Iterator[bytes]:
+def _joined(entries: Iterable[Fields], where: str) -> Iterator[bytes]:
     source, number = iter(entries), 0
     while batch := list(islice(source, _BATCH)):
         # Short lists keep the standard library's blanks, for readers; long ones are written fast.
-        text = _fast(batch) if number or len(batch) == _BATCH else _encode(batch)
+        encode = _fast if number or len(batch) == _BATCH else _encode
+        text = encode(batch, where)
         yield b", " * bool(number) + text[1:-1]
         number += 1
 
 
-def _encode(value: object) -> bytes:
+def _encode(value: object, where: str) -> bytes:
     """Return JSON in the standard library's layout.
 
     Raises:
-        ValueError: If a number is NaN or infinite.
+        DataError: If a number is NaN or infinite.
     """
     try:
         return _CAREFUL(value).encode()
     except UnicodeEncodeError:  # file names that are no UTF-8
         return _CAREFUL(_readable(value)).encode()
+    except ValueError as error:
+        raise DataError(f"{where}: contains a number that is not finite: {error}") from error
 
 
 def _readable(value: Any) -> Any:
@@ -109,23 +106,25 @@ def _readable(value: Any) -> Any:
     return [_readable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _fast(value: object) -> bytes:
+def _fast(value: object, where: str) -> bytes:
     """Return JSON by orjson, which writes floats many times faster, where it can be used."""
     try:
         text = orjson.dumps(value)
     except TypeError:  # whole numbers of more than 64 bits, and text that is no UTF-8
-        return _encode(value)
+        return _encode(value, where)
     # orjson writes NaN as null.
-    return _encode(value) if b"null" in text else text
+    return _encode(value, where) if b"null" in text else text
 
 
-def _pieces(info: dict[str, Any], lists: Mapping[str, Iterable[Fields]]) -> Iterator[bytes]:
+def _pieces(
+    info: dict[str, Any], lists: Mapping[str, Iterable[Fields]], where: str
+) -> Iterator[bytes]:
     yield b"{"
     for key, value in info.items():
-        yield _encode(key) + b": " + _encode(value) + b", "
+        yield _encode(key, where) + b": " + _encode(value, where) + b", "
     for place, (key, entries) in enumerate(lists.items()):
         yield f'{", " * bool(place)}"{key}": ['.encode()
-        yield from _joined(entries)
+        yield from _joined(entries, where)
         yield b"]"
     yield b"}"
 

@@ -215,8 +215,11 @@ class Dataset:
             >>> data.select(["helmet"]).classes
             ('helmet',)
         """
-        self._require_classes(classes)
-        kept = tuple(category for category in self.categories if category.name in classes)
+        if isinstance(classes, str):
+            raise OptionError(f"classes: expected a list of names, got the text {classes!r}")
+        wanted = set(classes)
+        self._require_classes(wanted)
+        kept = tuple(category for category in self.categories if category.name in wanted)
         ids = {category.id for category in kept}
         images = change_objects(self.images, lambda item: item if item.category_id in ids else None)
         return replace(self, images=images, categories=kept)
@@ -249,8 +252,8 @@ class Dataset:
         return replace(self, images=images, categories=tuple(first.values()))
 
     def _require_classes(self, classes: Iterable[str]) -> None:
-        unknown = [name for name in classes if name not in self.classes]
-        if unknown or isinstance(classes, str):
+        unknown = sorted(set(classes) - set(self.classes))
+        if unknown:
             raise OptionError(
                 f"classes: {', '.join(map(repr, unknown))} not in the data set; it has "
                 f"{', '.join(self.classes)}"

@@ -20,7 +20,10 @@ from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
 from pgvision.images.listing import walk
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".gif", ".avif", ".jp2"),
+)
 _FOLDER_WORDS = set(
     "annotation annotations label labels xml xmls json jsons image images img imgs jpegimages "
     "train training val valid validation test testing default".split()

@@ -1,7 +1,6 @@
 """LabelMe folders, read: one JSON file for each image, its shapes as boxes and outlines."""
 
 import base64
-import binascii
 import io
 import math
 from pathlib import Path
@@ -25,6 +24,7 @@ from pgvision.datasets.fields import Fields
 from pgvision.datasets.image_names import find_named, size_of, walk_files
 from pgvision.datasets.outlines import mask_to_runs, segmentation_to_mask
 from pgvision.errors import DataError
+from pgvision.images.pixels import PIL_ERRORS
 from pgvision.rle import outline_xywh, ring_fault
 
 _CIRCLE_CORNERS = 64
@@ -192,7 +192,7 @@ def _draw_mask(mask: BoolArray, shape: Fields) -> None:
         data = base64.b64decode(shape.text("mask"), validate=True)
         with Image.open(io.BytesIO(data)) as image:
             part = np.asarray(image.convert("L")) > 0
-    except (binascii.Error, OSError, ValueError) as error:
+    except PIL_ERRORS as error:  # ValueError: text that is not base64
         raise DataError(f"{shape.where}: 'mask' is not a PNG in base64: {error}") from error
     height, width = part.shape
     if x < 0 or y < 0 or y + height > mask.shape[0] or x + width > mask.shape[1]:

@@ -1,5 +1,6 @@
 """Linter of data sets: finds what harms training or scoring."""
 
+import hashlib
 import json
 import math
 import re
@@ -9,14 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-from PIL import Image
 
 from pgvision.datasets import examples
-from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, file_digest
+from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord
 from pgvision.datasets.examples import ExampleOptions
 from pgvision.datasets.outlines import num_pixels
-from pgvision.errors import DataError, ImageError, OptionError, PromptError
+from pgvision.errors import DataError, ImageError, OptionError, PromptError, SourceError
 from pgvision.images import image_hw_of
+from pgvision.images.reading import read_bytes, require_whole
 from pgvision.tokens import require_phrase
 
 if TYPE_CHECKING:
@@ -289,10 +290,9 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
             yield Finding("missing-file", "error", f"{image.path} is not there", image.file_name)
             continue
         try:
-            size, digest = image_hw_of(image.path), file_digest(image.path)
-            with Image.open(image.path) as opened:  # pages (TIFF) or frames (GIF, WebP, APNG)
-                num_frames = int(getattr(opened, "n_frames", 1))
-        except (ImageError, DataError) as error:
+            size, data = image_hw_of(image.path), read_bytes(image.path)
+            num_frames = require_whole(data, str(image.path))
+        except (ImageError, SourceError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
         # The annotations' coordinates are relative to the stated size.
@@ -303,6 +303,7 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
         if num_frames > 1:
             message = f"has {num_frames} pages or frames; only the first is used"
             yield Finding("several-frames", "warning", message, image.file_name)
+        digest = hashlib.sha256(data).hexdigest()
         if digest in digests and digests[digest] != image.file_name:
             message = f"is a copy of {digests[digest]}"
             yield Finding("duplicate-image", "warning", message, image.file_name)

@@ -160,6 +160,11 @@ def _box(
     if box is None:
         raise DataError(f"{file}: <object> lacks <bndbox>")
     left, top, right, bottom = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)
+    if right < left - 1 or bottom < top - 1:
+        raise DataError(
+            f"{file}: <bndbox>: xmax {right:g} or ymax {bottom:g} is below xmin {left:g} or ymin "
+            f"{top:g}; expected left, top, right, bottom"
+        )
     # Pixels are counted from 1, and the far edges are included.
     return (left - 1, top - 1, right - left + 1, bottom - top + 1)
 

@@ -2,8 +2,8 @@
 
 import json
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +84,7 @@ def write_dataset(
         >>> from pgvision.datasets import Category, ImageRecord
         >>> shot = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640))
         >>> data = Dataset(images=(shot,), categories=(Category(3, "helmet"),))
+        >>> import tempfile
         >>> out = Path(tempfile.mkdtemp()) / "helmets.json"
         >>> write_dataset(data, out, format="coco").num_images
         1
@@ -97,7 +98,7 @@ def write_dataset(
     # 2. One file.
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     writer = _Writer(format, chosen, codec)
-    if format != "yolo" and target.suffix == _FILE_OF[format][1] and not target.is_dir():
+    if format != "yolo" and target.suffix.lower() == _FILE_OF[format][1] and not target.is_dir():
         if len(parts) > 1:
             raise OptionError(f"{target}: one file cannot hold {len(parts)} splits; name a folder")
         (part,) = parts.values()
@@ -282,10 +283,10 @@ def _new_folder(target: Path) -> Iterator[Path]:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise OptionError(f"{target}: already holds files; name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    aside = target.with_name(f".{secrets.token_hex(4)}.{target.name[-40:]}")
+    aside.mkdir()
     try:
         yield aside
-        aside.chmod(0o755)
         aside.replace(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

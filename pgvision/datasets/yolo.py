@@ -6,7 +6,8 @@ numbers as a box and one of 8 as a polygon of 3 corners, and turns polygons into
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,7 @@ IDS_FILE = "coco_ids.json"
 """File next to data.yaml with the COCO ids, which label files cannot contain."""
 
 _NAMES_FILES = ("classes.txt", "obj.names")
+_LABEL_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+\s")
 _FURTHEST = 2.0  # shares of a side; a label beyond is in pixels, or wrong
 
 
@@ -248,6 +250,7 @@ class _Reader:
 
     def read_split(self, split: Split) -> Dataset:
         records = []
+        labels: set[Path] = set()
         base = self._base(split)
         errors = EntryErrors(self._on_error)
         for path in split.images:
@@ -257,12 +260,15 @@ class _Reader:
                     None, None, path, where=name, lacks="a size, which YOLO's numbers are shares of"
                 )
                 file = self._labels.of(path)
+                labels.add(file)
                 objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
                 is_inside = path.is_relative_to(self._root)
                 key = path.relative_to(self._root).as_posix() if is_inside else ""
                 number = self._image_ids[key] if key in self._image_ids else next(self._next_id)
                 records.append(ImageRecord(number, name, path, image_hw, objects))
-        alone = tuple(note for folder in split.folders for note in self._labels_alone(folder))
+        alone = tuple(
+            note for folder in split.folders for note in self._labels_alone(folder, labels)
+        )
         return Dataset(tuple(records), self._categories, findings=(*errors.findings, *alone))
 
     def _base(self, split: Split) -> Path:
@@ -272,13 +278,13 @@ class _Reader:
             return one
         return Path(os.path.commonpath([path.parent for path in split.images]))
 
-    def _labels_alone(self, folder: Path) -> Iterator[Finding]:
+    def _labels_alone(self, folder: Path, known: Collection[Path]) -> Iterator[Finding]:
         place = self._labels.of_folder(folder)
         for file in walk_files(place, (".txt",)) if place.is_dir() else []:
-            words = read_text(file).split(maxsplit=1)
-            # Notes (classes.txt, README) may be in the same folder.
-            is_label = words and words[0].isdecimal() and file.name not in _NAMES_FILES
-            if is_label and not self._labels.has_image(file):
+            if file in known or file.name in _NAMES_FILES or self._labels.has_image(file):
+                continue
+            # Notes (README) of any encoding may be in the same folder; labels begin with a number.
+            if _LABEL_START.match(read_bytes(file)):
                 message = f"{file} labels an image that is not there"
                 name = file.relative_to(place).as_posix()
                 yield Finding("missing-file", "error", message, name)

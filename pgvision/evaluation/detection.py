@@ -125,8 +125,10 @@ def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: in
     require_choice("iou_type", iou_type, get_args(IouType))
     require_choice("engine", engine, get_args(Engine))
     require_choice("scoreless", scoreless, get_args(Scoreless))
-    if max_dets < 1:
-        raise OptionError(f"max_dets: expected at least 1, got {max_dets}. Fix: COCO keeps 100.")
+    if not isinstance(max_dets, int) or max_dets < 1:
+        raise OptionError(
+            f"max_dets: expected a whole number from 1, got {max_dets!r}. Fix: COCO keeps 100."
+        )
 
 
 def _score_notes(found: Predictions) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ match.
 
 import contextlib
 import io
+import threading
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -19,6 +20,8 @@ from pgvision.rle import Rle
 Engine = Literal["faster", "pycocotools"]
 IouType = Literal["bbox", "segm"]
 MAX_DETS: Final = 100  # predictions kept for each image and class, as in COCO
+
+_printing = threading.Lock()
 
 # Where each figure is: (is recall, IoU index or all, area index, max-dets index).
 _PLACES = (
@@ -108,7 +111,12 @@ def run_engine(
         {"id": number, "name": name}
         for number, name in zip(truth.category_ids.tolist(), truth.names, strict=True)
     ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+    with contextlib.ExitStack() as stack:
+        if engine == "pycocotools":
+            # It prints its progress. Standard output belongs to all threads: one evaluation at a
+            # time, or the last one would put back the output of another.
+            stack.enter_context(_printing)
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         sides = []
         for annotations in (_truth_records(truth), _found_records(found)):
             side = coco()

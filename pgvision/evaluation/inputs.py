@@ -1,6 +1,6 @@
 """Ground truth and predictions of an evaluation, checked and stored as columns."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.coco.checks import Problems, Table, parse_json, read_bytes
+from pgvision.coco.checks import Problems, Table, parse_json, read_bytes, whole_number
 from pgvision.coco.content import FIX, CocoContent, read_content
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
@@ -70,14 +70,11 @@ class GroundTruth:
         """
         # Images without annotations of these classes stay: false predictions count there.
         # 1. Classes and images to keep.
-        if classes is not None:
-            _require_known("classes", classes, self.names)
-        if image_ids is not None:
-            _require_known("image_ids", image_ids, self.image_ids.tolist())
-        places = [i for i, name in enumerate(self.names) if classes is None or name in classes]
+        chosen = _require_known("classes", classes, self.names)
+        wanted = _require_known("image_ids", image_ids, self.image_ids.tolist())
+        places = [i for i, name in enumerate(self.names) if name in chosen]
         names, category_ids = tuple(self.names[i] for i in places), self.category_ids[places]
-        wanted = self.image_ids if image_ids is None else list(image_ids)
-        images = self.image_ids[np.isin(self.image_ids, wanted)]
+        images = self.image_ids[np.isin(self.image_ids, list(wanted))]
         rows = np.isin(self.category, category_ids) & np.isin(self.image, images)
         kept = _with_rows(self, rows, ("image", "category", "xywh", "area", "crowd"))
         return replace(kept, image_ids=images, category_ids=category_ids, names=names)
@@ -91,12 +88,16 @@ class GroundTruth:
         return np.bincount(self.class_places(category), minlength=len(self.category_ids))
 
 
-def _require_known(option: str, values: Collection[Any], known: Collection[Any]) -> None:
-    unknown = [value for value in values if value not in set(known)]
-    if isinstance(values, str) or unknown or not values:
-        raise OptionError(
-            f"{option}: expected some of {list(known)[:10]}, got {unknown[:3] or values!r}"
-        )
+def _require_known(option: str, values: Iterable[Any] | None, known: Sequence[Any]) -> set[Any]:
+    """Return the values to keep: all that are known if ``values`` is None."""
+    everything = set(known)
+    if values is None:
+        return everything
+    chosen = [] if isinstance(values, str) else list(values)
+    unknown = [value for value in chosen if value not in everything]
+    if unknown or not chosen:
+        raise OptionError(f"{option}: expected some of {known[:10]}, got {unknown[:3] or values!r}")
+    return set(chosen)
 
 
 def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
@@ -283,7 +284,7 @@ def _checked(records: object, truth: GroundTruth, where: str, *, masks: bool) ->
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Sequence):
         raise EvaluationError(
             f"{where}: expected a list of objects, got {type(records).__name__}. "
-            "Fix: pass a JSON array of records."
+            "Fix: pass a JSON array of records, or list(zip(image_ids, results))."
         )
     problems = Problems(where)
     table = Table(records, where, problems)
@@ -339,7 +340,7 @@ def _are_pairs(results: object) -> bool:
 def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Record], list[Any]]:
     """Return COCO records of result objects; objects with an unknown label are left out."""
     by_name = dict(zip(truth.names, truth.category_ids.tolist(), strict=True))
-    problems = Problems("results")
+    problems, known = Problems("results"), set(truth.image_ids.tolist())
     records: list[list[Record]] = []
     members: list[Any] = []
     seen: set[object] = set()
@@ -353,6 +354,8 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
             problems.add(f"[{index}]", f"is a failure: {getattr(result, 'error', '')!s:.80}")
         elif not hasattr(result, "to_coco"):
             problems.add(f"[{index}]", f"is {type(result).__name__}, which has no to_coco")
+        elif whole_number(image_id) not in known:
+            problems.add(f"[{index}]", f"image id {image_id!r:.40} is not in the ground truth")
         elif unknown := [name for name in result.classes if name not in by_name]:
             problems.add(f"[{index}].classes", f"{unknown[:3]} are no ground-truth categories")
         elif image_id in seen:
@@ -391,7 +394,18 @@ def _coverage_notes(pairs: Sequence[tuple[int, Any]], truth: GroundTruth) -> tup
             f"{len(partly)} classes were queried for some images only ({_shown(partly)}): {lacks} "
             "in the others"
         )
-    # 2. Images without a result.
+    # 2. Images of another size, as of a resized copy: boxes are in other pixels.
+    resized = [
+        number
+        for number, result in pairs
+        if (truth.image_hw.get(number) or result.image_hw) != result.image_hw
+    ]
+    if resized:
+        notes.append(
+            f"{len(resized)} results are of images of another size than the ground truth states "
+            f"(ids {_shown(resized)}), so that boxes cannot match: score the annotated images"
+        )
+    # 3. Images without a result.
     done = {image_id for image_id, _ in pairs}
     images = [number for number in truth.image_ids.tolist() if number not in done]
     if images:

@@ -309,7 +309,7 @@ def evaluate_reading(
         >>> report.cer, report.wer
         (0.1, 0.5)
     """
-    require_texts(texts, [[reference] for reference in references])
+    require_texts(texts, references if isinstance(references, str) else [[r] for r in references])
     edits, characters, words = [], 0, 0
     for text, reference in zip(texts, references, strict=True):
         given, wanted = (" ".join((t.lower() if fold else t).split()) for t in (text, reference))
@@ -336,7 +336,8 @@ def require_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     Raises:
         EvaluationError: If there are none, lengths differ, or something is not text.
     """
-    if isinstance(answers, str) or not len(answers) or len(answers) != len(references):
+    is_text = isinstance(answers, str) or isinstance(references, str)
+    if is_text or not len(answers) or len(answers) != len(references):
         raise EvaluationError(
             f"answers: expected as many texts as reference lists, at least one, got {len(answers)} "
             f"and {len(references)}. Fix: pair every answer with its references."

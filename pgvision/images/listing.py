@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from pgvision.errors import SourceError
+from pgvision.files import user_path
 from pgvision.images.containers import is_ignored, is_media
 
 _DIGITS = re.compile(r"(\d+)")
@@ -97,13 +98,18 @@ def list_glob(pattern: str) -> list[Path]:
 
     If some are images or videos, all others are left out: ``data/*`` does not fail on label files.
     Names that `is_ignored` excludes are left out, unless the pattern names them (``.cache/*.jpg``,
-    ``*.overlay.jpg``).
+    ``*.overlay.jpg``). Folders that are there as they are written are no pattern
+    (``site [2024]/*.jpg``).
 
     Raises:
         SourceError: If nothing matches.
     """
-    parts = Path(pattern).expanduser().parts
-    fixed = next(i for i, part in enumerate(parts) if is_glob(part))
+    parts = user_path(pattern).parts
+    fixed = 0
+    while fixed < len(parts) - 1 and (
+        not is_glob(parts[fixed]) or Path(*parts[: fixed + 1]).is_dir()
+    ):
+        fixed += 1
     base = Path(*parts[:fixed])
     try:
         found = [path for path in base.glob("/".join(parts[fixed:])) if path.is_file()]

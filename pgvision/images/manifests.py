@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path, PurePath
-from typing import Final, TypeAlias
+from typing import Final, TextIO, TypeAlias
 
 from pgvision.errors import DataError, SourceError, require_module
 from pgvision.http import hide_secrets
@@ -71,12 +71,16 @@ def _is_left_out(entry: str) -> bool:
     return is_ignored(path.name if path.is_absolute() or "://" in entry else path)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield lines; bytes that are not UTF-8 become what `os.fsdecode` makes of a file name."""
+def _open_text(file: Path) -> TextIO:
+    """Open a text; bytes that are not UTF-8 become what `os.fsdecode` makes of a file name."""
     with file.open("rb") as stream:
         encoding = "utf-16" if stream.read(2) in _UTF16_STARTS else "utf-8-sig"
     # newline="\n": str.splitlines would also split at characters that file names may contain.
-    with file.open(encoding=encoding, errors="surrogateescape", newline="\n") as lines:
+    return file.open(encoding=encoding, errors="surrogateescape", newline="\n")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    with _open_text(file) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, line.strip()
@@ -105,30 +109,40 @@ def _json_lines(file: Path) -> Iterator[Entry]:
 
 
 def _csv_rows(file: Path) -> Iterator[Entry]:
-    # 1. Find the column by its header.
-    lines = _lines(file)
-    _, header = next(lines, (0, ""))
-    # Spreadsheets of many languages write semicolons.
-    for delimiter in (",", ";", "\t"):
-        cells = next(csv.reader([header], delimiter=delimiter))
-        names = [name.strip().casefold() for name in cells]
-        column = next((names.index(name) for name in _COLUMNS if name in names), None)
-        if column is not None:
-            break
-    else:
-        raise DataError(f"{file}: expected a header with one of {_EXPECTED}, got {header:.60}")
-    # 2. Read the paths; each is yielded once.
-    seen = set()
-    for number, line in lines:
-        try:
-            path = next(csv.reader([line], delimiter=delimiter))[column].strip()
-        except (csv.Error, IndexError):
-            path = ""
-        if not path:
-            yield number, DataError(f"{file}, line {number}: no path in the column {names[column]}")
-        elif path not in seen:
-            seen.add(path)
-            yield number, path
+    with _open_text(file) as lines:
+        # 1. Find the column by its header.
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        above, header = next(numbered, (0, ""))
+        # Spreadsheets of many languages write semicolons.
+        for delimiter in (",", ";", "\t"):
+            cells = next(csv.reader([header], delimiter=delimiter), [])
+            names = [name.strip().casefold() for name in cells]
+            column = next((names.index(name) for name in _COLUMNS if name in names), None)
+            if column is not None:
+                break
+        else:
+            header = header.strip()
+            raise DataError(f"{file}: expected a header with one of {_EXPECTED}, got {header:.60}")
+        # 2. Read the paths, each once; a quoted cell may have several lines.
+        rows, seen = csv.reader(lines, delimiter=delimiter, strict=True), set()
+        while True:
+            number = above + rows.line_num + 1
+            where = f"{file}, line {number}"
+            try:
+                row = next(rows, None)
+            except csv.Error as error:
+                yield number, DataError(f"{where}: not a row ({error}); is a quote left open?")
+                continue
+            if row is None:
+                return
+            if len(row) < 2 and not "".join(row).strip():  # a blank line
+                continue
+            path = row[column].strip() if len(row) > column else ""
+            if not path:
+                yield number, DataError(f"{where}: no path in the column {names[column]}")
+            elif path not in seen:
+                seen.add(path)
+                yield number, path
 
 
 def _parquet_rows(file: Path) -> Iterator[Entry]:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
+from pgvision.files import user_path
 from pgvision.http import HttpError, HttpPolicy, open_address
 from pgvision.images.containers import archive_kind, sniff
 from pgvision.images.frames import Frame
@@ -67,7 +68,7 @@ def read_image(path: str | os.PathLike[str]) -> ByteArray:
         >>> read_image(path).tolist()
         [[[0, 0, 255], [0, 0, 255]]]
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     return decode_image(read_bytes(file), str(file))
 
 
@@ -87,7 +88,7 @@ def image_hw_of(path: str | os.PathLike[str] | BinaryIO) -> tuple[int, int]:
         >>> image_hw_of(path)
         (1, 2)
     """
-    file = Path(path).expanduser() if isinstance(path, str | os.PathLike) else path
+    file = user_path(path) if isinstance(path, str | os.PathLike) else path
     try:
         with Image.open(file) as image:
             turned = orientation_of(image) in _TURNED
@@ -265,13 +266,7 @@ def _warn_of_others(image: Image.Image, name: str) -> None:
 def _decode_jpeg(data: bytes, name: str) -> ByteArray:
     components, scan, pixels, has_others = _jpeg_layout(data)
     require_moderate(pixels)
-    # Coded data never contains FF D9, so after the first scan it can only be the end marker; an
-    # embedded thumbnail's own end marker comes earlier.
-    if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
-        raise ImageError(
-            "truncated JPEG: the end marker is missing, so part of the image is too; "
-            "copy or download the file again"
-        )
+    _require_end(data, scan)
     if has_others:
         with suppress(*PIL_ERRORS), _opened(data, name) as image:
             _warn_of_others(image, name)
@@ -287,6 +282,43 @@ def _decode_jpeg(data: bytes, name: str) -> ByteArray:
             return _turned(np.asarray(picture, dtype=np.uint8), _jpeg_orientation(data))
     with _opened(data, name) as image:
         return to_bgr(image)
+
+
+def _require_end(data: bytes, scan: int) -> None:
+    # Coded data never contains FF D9, so after the first scan it can only be the end marker; an
+    # embedded thumbnail's own end marker comes earlier.
+    if scan < 0 or data.rfind(_END_OF_IMAGE, scan) < 0:
+        raise ImageError(
+            "truncated JPEG: the end marker is missing, so part of the image is too; "
+            "copy or download the file again"
+        )
+
+
+def require_whole(data: bytes, name: str) -> int:
+    """Check that an image file is whole, without decoding it; return its pages or frames.
+
+    Checked are the end marker of a JPEG, the checksums of a PNG, and the headers of all pages.
+
+    Args:
+        data: The whole file.
+        name: Its name in errors.
+
+    Raises:
+        ImageError: If it is not an image, or not a whole one.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (2, 1), "red").save(file, "PNG")
+        >>> require_whole(file.getvalue(), "red.png")
+        1
+    """
+    with _named(name):
+        if data[:3] == b"\xff\xd8\xff":
+            _require_end(data, _jpeg_layout(data)[1])
+        with _opened(data, name) as image:
+            num_frames = int(getattr(image, "n_frames", 1))
+            image.verify()
+            return num_frames
 
 
 def _jpeg_orientation(data: bytes) -> int:

@@ -4,6 +4,7 @@ import logging
 import operator
 import os
 import re
+import stat
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
-from pgvision.files import readable_name
+from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
 from pgvision.images.capture import camera_frames, capture_frames, declared_frames
 from pgvision.images.choices import Color, OnError
@@ -302,7 +303,7 @@ def _from_address(text: str, options: _Options) -> Iterator[Outcome]:
 
 
 def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[Outcome]:
-    path = Path(text).expanduser()
+    path = user_path(text)
     if _exists(path):
         if path.is_dir():
             yield from _from_files(list_folder(path, recursive=options.recursive), text, options)
@@ -359,7 +360,7 @@ def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
         if _SCHEME.match(entry):
             inner = _from_text(entry, options)
         else:
-            inner = _from_path(str(file.parent / Path(entry).expanduser()), options, lists=False)
+            inner = _from_path(str(file.parent / user_path(entry)), options, lists=False)
         for outcome in _contained(inner, hide_secrets(entry)):
             if isinstance(outcome, FrameFailure):
                 error = type(outcome.error)(f"{file}, line {number}: {outcome.error}")
@@ -418,8 +419,16 @@ def _decoded(data: bytes, name: str) -> Iterator[Outcome]:
 
 def _file_kind(path: Path) -> Kind | None:
     try:
+        # A pipe would block, or lose what is read here.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SourceError(
+                f"{path}: is a pipe or device, not a file; save it to a file, or pass the image: "
+                "PIL.Image.open(...)"
+            )
         with path.open("rb") as file:
             kind = sniff(file.read(16))
+    except SourceError:
+        raise
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error}") from error
     ending = path.suffix.lower()

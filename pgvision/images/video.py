@@ -15,6 +15,7 @@ from PIL import Image
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, SourceError
+from pgvision.files import user_path
 from pgvision.http import hide_secrets
 from pgvision.images.containers import ISO_BOXES
 from pgvision.images.frames import Frame, FrameFailure
@@ -72,7 +73,7 @@ def video_info(path: str | os.PathLike[str]) -> VideoInfo:
         >>> video_info(path)
         VideoInfo(fps=25.0, num_frames=3, image_hw=(48, 64))
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     with _open_file(file, str(file)) as stream, closing(_Video(stream, str(file))) as video:
         fps, hw = video.fps, (video.stream.height, video.stream.width)
         if fps is None or min(hw) <= 0:

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import OptionError, ShapeError, SourceError
-from pgvision.files import replaced_path
+from pgvision.files import replaced_path, user_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,7 +64,7 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike[str], fps: float, image_hw: tuple[int, int]) -> None:
         """Check the options; nothing is opened before the ``with`` block."""
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.fps = _require_fps(fps)
         self.image_hw = _require_size(image_hw, self.path)
         self._is_avi = self.path.suffix.lower() == ".avi"
@@ -101,11 +101,13 @@ class VideoWriter:
 
         Raises:
             ShapeError: If it has another shape or dtype.
-            OptionError: If the writer is not open.
+            OptionError: If the writer is not open, or ``time`` is NaN or infinite.
             SourceError: If it cannot be written (full disk).
         """
         if self._container is None or self._stream is None:
             raise OptionError(f"{self.path}: not open; write inside 'with VideoWriter(...)'")
+        if time is not None and not math.isfinite(time):
+            raise OptionError(f"{self.path}: time must be seconds or None, got {time}")
         if not isinstance(bgr, np.ndarray) or bgr.dtype != np.uint8:
             got = bgr.dtype if isinstance(bgr, np.ndarray) else type(bgr).__name__
             raise ShapeError(f"{self.path}: expected a uint8 frame, got {got}")
@@ -200,7 +202,7 @@ def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) ->
         SourceError: If one of the files cannot be read, or the container of ``video`` does not
             support the sound's codec; ``video`` is then unchanged.
     """
-    sound_file, video_file = Path(source).expanduser(), Path(video).expanduser()
+    sound_file, video_file = user_path(source), user_path(video)
     # 1. Check both files.
     for file in (sound_file, video_file):
         if not file.is_file():

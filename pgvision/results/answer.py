@@ -1,7 +1,7 @@
 """Fields and methods of all results, and failures in their place."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, TypeVar
@@ -251,7 +251,7 @@ class Answer:
             )
         try:
             return cls(**cls._decoded(data, {name: data[name] for name in names if name in data}))
-        except (PgvisionError, TypeError, ValueError, KeyError) as error:
+        except (PgvisionError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise DataError(f"cannot read a {cls.__name__} back: {error}") from error
 
     @classmethod
@@ -261,6 +261,26 @@ class Answer:
             Reject(*(entry[field.name] for field in fields(Reject))) for entry in values["rejects"]
         )
         return values
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Convert to dicts of plain values for tables: one for each object, or for the text.
+
+        Returns:
+            Dicts with ``source``, ``frame_index`` and ``time``; of a text also ``question``,
+            ``text`` and ``score``; of an object ``label``, ``text``, ``class_id``, ``score``,
+            ``left`` ... ``bottom`` (pixels), ``tracker_id``, ``left_std`` ... and, with masks,
+            ``area``. None if unknown.
+        """
+        columns = self._columns()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        """Return the columns of `to_rows`, by name."""
+        return self._origin_columns(1)
+
+    def _origin_columns(self, count: int) -> dict[str, Sequence[Any]]:
+        origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
+        return {name: [value] * count for name, value in origin.items()}
 
     def _as_text(self) -> str:
         return self.raw_text + "\n"

@@ -9,11 +9,10 @@ from numpy.typing import ArrayLike
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import require_boxes
+from pgvision.coco.checks import number_fault
 from pgvision.errors import OptionError, ShapeError
 
 Index = int | slice | Sequence[int] | Sequence[bool] | IntArray | BoolArray
-
-_REAL = (int, float, np.integer, np.floating)
 
 
 def require_count(value: object, name: str) -> int:
@@ -41,8 +40,7 @@ def require_number(value: object, name: str, *, most: float = math.inf) -> float
         >>> require_number(1, "score", most=1.0)
         1.0
     """
-    is_real = isinstance(value, _REAL) and not isinstance(value, bool)
-    if is_real and math.isfinite(value) and 0 <= value <= most:  # type: ignore[arg-type,operator]
+    if number_fault(value) is None and 0 <= value <= most:  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     bounds = f"in [0, {most:g}]" if most < math.inf else "finite and at least 0"
     raise OptionError(f"{name} must be a number {bounds}, or None if unknown, got {value!r}")
@@ -53,10 +51,15 @@ def require_numbers(
 ) -> dict[str, float]:
     """Return a new dict of numbers, each checked as in `require_number`.
 
+    Raises:
+        OptionError: If ``values`` is no mapping, or a value is no such number.
+
     Example:
         >>> require_numbers({"decode": 0.5}, "timings")
         {'decode': 0.5}
     """
+    if not isinstance(values, Mapping):
+        raise OptionError(f"{name} must be a dict of numbers, got {values!r:.60}")
     return {
         str(key): require_number(value, f"{name}[{key!r}]", most=most)
         for key, value in values.items()

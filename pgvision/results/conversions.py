@@ -63,23 +63,23 @@ def category_id_of(
 
 
 def file_name(text: str) -> str:
-    """Return a text as the name of a file or folder on any system."""
-    return re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", text).strip(". ")[:100] or "unnamed"
+    """Return a text as the name of a file or folder on any system: at most 100 bytes."""
+    plain = re.sub(r'[\x00-\x1f/\\:*?"<>|]', "-", text).encode("utf-8", "ignore")[:100]
+    return plain.decode("utf-8", "ignore").strip(". ") or "unnamed"
 
 
-def pandas_table(rows: Sequence[Mapping[str, Any]], more: Sequence[str]) -> pd.DataFrame:
-    """Return the rows of `DetectionResult.to_rows` as a table; ``more`` columns are whole numbers.
+def pandas_table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """Return the columns of `DetectionResult.to_rows` as a table.
 
     Raises:
         DependencyError: If pandas is not installed.
     """
     pandas = require_module(*PANDAS)
-    spread = [f"{edge}_std" for edge in EDGES]
-    names = ["source", "frame_index", "time", "label", "text", "class_id", "score", *EDGES]
-    table: pd.DataFrame = pandas.DataFrame(rows, columns=[*names, "tracker_id", *spread, *more])
-    whole = dict.fromkeys(("frame_index", "class_id", *more), "int64")
-    reals = dict.fromkeys(("score", *EDGES, *spread), "float32")
-    return table.astype({"time": "Float64", "tracker_id": "Int64", **whole, **reals})
+    kinds = {"time": "Float64", "tracker_id": "Int64"}
+    kinds |= dict.fromkeys(("frame_index", "class_id", "area"), "int64")
+    kinds |= dict.fromkeys(("score", *EDGES, *(f"{edge}_std" for edge in EDGES)), "float32")
+    table: pd.DataFrame = pandas.DataFrame(dict(columns))
+    return table.astype({name: kind for name, kind in kinds.items() if name in columns})
 
 
 def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
@@ -77,7 +78,6 @@ class DetectionResult(Answer):
     presence: Mapping[str, float] | None = None
 
     _newer: ClassVar[frozenset[str]] = Answer._newer | {"texts", "presence"}
-    _more_columns: ClassVar[tuple[str, ...]] = ()
     _per_object: ClassVar[tuple[str, ...]] = (
         *("xyxy", "labels", "texts", "class_ids", "scores", "loc_yxyx", "edge_std", "tracker_ids"),
     )
@@ -279,6 +279,9 @@ class DetectionResult(Answer):
     ) -> list[Path]:
         """Write each object as ``folder/label/source.frame.number.jpg``.
 
+        A file that is there is kept: crops of another image of the same name, or of the next array,
+        end in ``.number-2.jpg`` and so on.
+
         Args:
             folder: Where to; it is created.
             image: As in `crops`.
@@ -294,7 +297,10 @@ class DetectionResult(Answer):
         paths = []
         for row, crop in enumerate(self.crops(image, padding=padding)):
             label = conversions.file_name(self.labels[row] or "unnamed")
-            paths.append(Path(folder) / label / f"{stem}.{self.frame_index}.{row}.jpg")
+            name = f"{stem}.{self.frame_index}.{row}"
+            names = chain([name], (f"{name}-{number}" for number in count(2)))
+            places = (Path(folder) / label / f"{name}.jpg" for name in names)
+            paths.append(next(place for place in places if not place.exists()))
             write_image(paths[-1], crop)
         return paths
 
@@ -422,30 +428,19 @@ class DetectionResult(Answer):
                 *(self.source or "result", count, len(self), what, list(self.classes)),
             )
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Convert to one dict of plain values for each object, for tables.
-
-        Returns:
-            Dicts with ``source``, ``frame_index``, ``time``, ``label``, ``text``, ``class_id``,
-            ``score``, ``left`` ... ``bottom``, ``tracker_id``, ``left_std`` ...; None if unknown.
-        """
-        unknown = [None] * len(self)
-        columns: dict[str, Sequence[Any]] = {
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        num = len(self)
+        columns = self._origin_columns(num) | {
             "label": self.labels,
             "text": self.texts,
             "class_id": self.class_ids.tolist(),
-            "score": unknown if self.scores is None else self.scores.tolist(),
+            "score": [None] * num if self.scores is None else self.scores.tolist(),
             **dict(zip(conversions.EDGES, self.xyxy.T.tolist(), strict=True)),
-            "tracker_id": unknown if self.tracker_ids is None else self.tracker_ids.tolist(),
+            "tracker_id": [None] * num if self.tracker_ids is None else self.tracker_ids.tolist(),
         }
-        for at, edge in enumerate(conversions.EDGES):
-            spread = self.edge_std
-            columns[f"{edge}_std"] = unknown if spread is None else spread[:, at].tolist()
-        origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
-        return [
-            origin | {name: values[row] for name, values in columns.items()}
-            for row in range(len(self))
-        ]
+        spread = [[None] * num] * 4 if self.edge_std is None else self.edge_std.T.tolist()
+        names = (f"{edge}_std" for edge in conversions.EDGES)
+        return columns | dict(zip(names, spread, strict=True))
 
     def to_pandas(self) -> pd.DataFrame:
         """Convert to a table, one row an object; needs pandas.
@@ -457,4 +452,4 @@ class DetectionResult(Answer):
         Raises:
             DependencyError: If pandas is not installed.
         """
-        return conversions.pandas_table(self.to_rows(), self._more_columns)
+        return conversions.pandas_table(self._columns())

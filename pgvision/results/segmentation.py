@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,7 +58,6 @@ class SegmentationResult(DetectionResult):
     _masks: ClassVar[frozenset[str]] = frozenset({"mask_logits", "mask_rle"})
     _newer: ClassVar[frozenset[str]] = DetectionResult._newer | _masks
     _apart: ClassVar[frozenset[str]] = DetectionResult._apart | _masks
-    _more_columns: ClassVar[tuple[str, ...]] = ("area",)
     _per_object: ClassVar[tuple[str, ...]] = (*DetectionResult._per_object, *_masks, "codes")
 
     def __post_init__(self) -> None:
@@ -171,14 +170,8 @@ class SegmentationResult(DetectionResult):
         height, width = self.image_hw
         return [(ring.reshape(-1, 2) / [width, height]).ravel().tolist() for ring in rings]
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Convert to one dict for each object, as `DetectionResult.to_rows` does, with ``area``.
-
-        Returns:
-            Dicts of plain values.
-        """
-        areas = self.area.tolist()
-        return [row | {"area": area} for row, area in zip(super().to_rows(), areas, strict=True)]
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        return super()._columns() | {"area": self.area.tolist()}
 
     def to_dict(self) -> dict[str, object]:
         """Return every field but ``image`` as plain Python values, ready for ``json.dumps``.

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from pgvision.coco.checks import reading
 from pgvision.errors import DataError, OptionError, require_module
 from pgvision.files import replaced_path
 from pgvision.results.answer import Answer, Failure
@@ -42,18 +43,21 @@ def result_from_dict(data: Mapping[str, object]) -> Answer:
         >>> result_from_dict(TextResult(image_hw=(4, 6), text="2").to_dict()).text
         '2'
     """
-    kinds = {kind.__name__: kind for kind in (DetectionResult, SegmentationResult, TextResult)}
+    kinds = (DetectionResult, SegmentationResult, TextResult)
     name = data.get("type") if isinstance(data, Mapping) else type(data).__name__
-    if name not in kinds:
-        raise DataError(f"type must be one of {', '.join(kinds)}, got {name!r}")
-    return kinds[str(name)].from_dict(data)
+    for kind in kinds:
+        if name == kind.__name__:
+            return kind.from_dict(data)
+    known = ", ".join(kind.__name__ for kind in kinds)
+    raise DataError(f"type must be one of {known}, got {name!r}")
 
 
 def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
     """Join results into one pandas table: one row for each object or text.
 
     Args:
-        results: Of one task. Failures have no row; a warning counts them.
+        results: Of one task. Failures have no row; a warning counts them. Without any result
+            the table is empty.
 
     Raises:
         DependencyError: If pandas is not installed.
@@ -65,7 +69,7 @@ def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
     ]
     # An empty table would change the types of the others.
     filled = [table for table in tables if len(table)] or tables[:1]
-    joined: pd.DataFrame = pandas.concat(filled, ignore_index=True)
+    joined: pd.DataFrame = pandas.concat(filled or [pandas.DataFrame()], ignore_index=True)
     return joined
 
 
@@ -74,14 +78,14 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
 
     Args:
         results: Of one task; may be endless memory-wise, such as ``detector.stream(...)``.
-        path: ``.jsonl``: all fields, one result a line, failures included. ``.csv``: the rows of
-            `to_rows`, one for each object or text; failures are counted in a warning.
+        path: ``.jsonl``: all fields, one result a line, failures included. ``.csv``: a header and
+            the rows of `to_rows`, one for each object or text; failures are counted in a warning.
 
     Returns:
         ``path``; the file appears when it is complete.
 
     Raises:
-        OptionError: If the ending is unknown, or a CSV would mix objects and texts.
+        OptionError: If the ending is unknown, or a CSV would have results of several tasks.
 
     Example:
         >>> import tempfile
@@ -98,16 +102,19 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
                 line = json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False)
                 file.write(line + "\n")
             return target
-        # The columns are those of the first row.
-        table: csv.DictWriter[str] | None = None
+        # The first result decides the columns, with or without objects.
+        table, header = csv.writer(file, lineterminator="\n"), None
         for result in _without_failures(results):
-            for row in result.to_rows():
-                if table is None:
-                    table = csv.DictWriter(file, list(row), lineterminator="\n")
-                    table.writeheader()
-                if list(row) != list(table.fieldnames):
-                    raise OptionError(f"{target}: a table of objects or of texts, not of both")
-                table.writerow(row)
+            columns = result._columns()
+            if header is None:
+                header = list(columns)
+                table.writerow(header)
+            if list(columns) != header:
+                raise OptionError(
+                    f"{target}: {type(result).__name__} has other columns than the results before "
+                    "it; write one CSV for each task, or a .jsonl file"
+                )
+            table.writerows(zip(*columns.values(), strict=True))
     return target
 
 
@@ -121,12 +128,12 @@ def load_results(path: str | Path) -> Iterator[Answer]:
         One result a line; its ``image`` is None.
 
     Raises:
-        DataError: If a line is not a result.
+        DataError: If the file cannot be read, or a line is not a result.
     """
-    with Path(path).open(encoding="utf-8") as lines:
+    with reading(Path(path)), Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                data = json.loads(line)
+                data = json.loads(line)  # bytes: UTF-8, with or without a byte-order mark
                 if data.get("type") != "Failure":
                     yield result_from_dict(data)
             except (ValueError, AttributeError) as error:

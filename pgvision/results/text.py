@@ -1,6 +1,7 @@
 """Text results: captions, answers, and text read from images."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,15 +104,9 @@ class TextResult(Answer):
         lines = "\n".join(filter(None, (self.question, self.text or empty)))
         return with_caption(self.require_image(image), lines, font=font, font_size=font_size)
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Convert to one dict of plain values, for tables.
-
-        Returns:
-            A list of one dict: ``source``, ``frame_index``, ``time``, ``question``, ``text``,
-            ``score``.
-        """
-        origin = {"source": self.source, "frame_index": self.frame_index, "time": self.time}
-        return [origin | {"question": self.question, "text": self.text, "score": self.score}]
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        own = {"question": [self.question], "text": [self.text], "score": [self.score]}
+        return self._origin_columns(1) | own
 
     def to_fiftyone(self) -> "fol.Classification":
         """Convert to FiftyOne's ``Classification``; needs fiftyone, and no database.

@@ -232,3 +232,17 @@ def test_what_a_reader_left_out_is_in_the_report(tmp_path):
     (tmp_path / "labels" / "gone.txt").write_text("0 0.5 0.5 0.5 0.5")
     (tmp_path / "classes.txt").write_text("helmet")
     assert errors(read_dataset(tmp_path)) == ["missing-file"]
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif"])
+def test_files_that_are_cut_are_unreadable(tmp_path, name):
+    pages = [Image.effect_noise((64, 48), 50) for _ in range(3)]
+    more = {"save_all": True, "append_images": pages[1:]} if name[-3:] in ("tif", "gif") else {}
+    for share in (0.3, 0.5, 0.7):
+        pages[0].save(tmp_path / name, **more)
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+        record = ImageRecord(1, name, tmp_path / name, (48, 64), (GOOD,))
+        found = errors(Dataset((record,), HELMET))
+        # The first page of a TIFF and the first frames of a GIF may be whole.
+        assert found == ["unreadable-image"] or (more and found == [])

@@ -223,3 +223,12 @@ def test_wild_coordinates_and_broken_files_are_named(tmp_path):
     data = read_labelme(tmp_path, on_error="record")
     assert [image.file_name for image in data.images] == ["b.jpg"]
     assert [(f.rule, f.where) for f in data.findings] == [("broken-entry", "a.json")]
+
+
+def test_a_mask_of_too_many_pixels_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")  # 50 kB
+    mask = base64.b64encode(file.getvalue()).decode()
+    write(tmp_path, shape("h", [[0, 0], [5, 5]], "mask", mask=mask))
+    with pytest.raises(DataError, match=r"shapes\[0\]: 'mask' is not a PNG"):
+        read_labelme(tmp_path)

@@ -174,3 +174,12 @@ def test_broken_files_cost_their_image_alone(tmp_path):
     data = read_voc(folder, on_error="record")
     assert [image.file_name for image in data.images] == ["b.jpg"]
     assert [(f.rule, f.where) for f in data.findings] == [("broken-entry", "a.xml")]
+
+
+def test_corners_that_are_swapped_are_refused(tmp_path):
+    folder = folder_with(tmp_path, a=xml(box("dog", 30, 5, 10, 20)))
+    with pytest.raises(DataError, match=r"a\.xml: <bndbox>: xmax 10 .* is below xmin 30"):
+        read_voc(folder)
+    # One pixel: the far edge is included, so that both corners are the same.
+    (folder / "Annotations" / "a.xml").write_text(xml(box("dog", 30, 5, 30, 5)))
+    assert read_voc(folder).images[0].objects[0].xywh == (29, 4, 1, 1)

@@ -503,3 +503,25 @@ def test_broken_label_files_cost_their_image_alone(tmp_path):
     assert [(f.rule, f.where) for f in data.findings if f.rule == "broken-entry"] == [
         ("broken-entry", "a.png")
     ]
+
+
+def test_notes_among_the_labels_may_have_any_encoding(tmp_path):
+    folder_with(tmp_path, "0 0.5 0.5 0.5 0.5")
+    (tmp_path / "labels" / "LIESMICH.txt").write_bytes("f\xfcr alle".encode("latin-1"))
+    (tmp_path / "labels" / "lost.txt").write_text("\ufeff0 0.5 0.5 0.5 0.5", encoding="utf-8")
+    data = read_yolo(tmp_path)["train"]
+    assert data.num_objects == 1
+    assert [finding.where for finding in data.findings] == ["lost.txt"]
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".gif", ".jp2"])
+def test_images_of_further_kinds_are_read(tmp_path, ending):
+    labelled(tmp_path, "images/a.png")
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / f"b{ending}")
+    (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5")
+    configured(tmp_path, "train: images\nnames: [h]")
+    data = read_yolo(tmp_path)["train"]
+    assert [(image.file_name, len(image.objects)) for image in data.images] == [
+        ("a.png", 1), (f"b{ending}", 1),
+    ]  # fmt: skip
+    assert data.findings == ()

@@ -3,6 +3,9 @@
 import contextlib
 import copy
 import io
+import sys
+import threading
+import time
 import tracemalloc
 
 import numpy as np
@@ -282,3 +285,41 @@ def test_details_of_a_dense_set_need_little_memory():
     tracemalloc.stop()
     assert len(pairs.found) >= len(results)
     assert peak < 300e6
+
+
+def test_selections_may_be_arrays_or_iterators_and_take_no_quadratic_time(small_set):
+    truth, results = small_set
+    report = evaluate_detections(truth, results, image_ids=np.array([1, 2]))
+    assert report.stats == evaluate_detections(truth, results, image_ids=[1, 2]).stats
+    names = [category["name"] for category in truth["categories"]][:1]
+    report = evaluate_detections(truth, results, classes=iter(names))
+    assert report.stats == evaluate_detections(truth, results, classes=names).stats
+    many = {"images": [{"id": number} for number in range(30_000)], "annotations": [],
+            "categories": truth["categories"]}  # fmt: skip
+    began = time.process_time()
+    report = evaluate_detections(many, [], image_ids=range(30_000), details=False)
+    assert report.num_images == 30_000
+    assert time.process_time() - began < 10  # 30 s when a set was made for each id
+
+
+@pytest.mark.parametrize("value", [2.5, "100", 0])
+def test_max_dets_that_is_no_count_is_refused(small_set, value):
+    with pytest.raises(OptionError, match="max_dets: expected a whole number"):
+        evaluate_detections(*small_set, max_dets=value)
+
+
+def test_evaluations_in_threads_give_back_the_standard_output(small_set, capsys):
+    out = sys.stdout
+
+    def evaluate():
+        for engine in ("pycocotools", "faster"):
+            for _ in range(5):
+                evaluate_detections(*small_set, engine=engine, details=False)
+
+    threads = [threading.Thread(target=evaluate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is out
+    assert capsys.readouterr().out == ""

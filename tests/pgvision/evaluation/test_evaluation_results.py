@@ -127,3 +127,19 @@ def test_mistakes_are_those_of_the_metric(small_set):
     assert [one.count for one in found.values()] == [1, 1]
     masks = find_mistakes({**truth, "annotations": truth["annotations"][1:]}, results, "segm")
     assert masks[1].wrong.tolist() == [False, True]
+
+
+def test_ids_and_sizes_of_pairs_are_checked(small_set, pairs):
+    truth, _ = small_set
+    unknown = [*pairs, (99, pairs[0][1][[]]), ([1], pairs[0][1])]
+    with pytest.raises(EvaluationError) as caught:
+        evaluate_detections(truth, unknown)
+    place = len(pairs)
+    assert f"[{place}]: image id 99 is not in the ground truth" in str(caught.value)
+    assert f"[{place + 1}]: image id [1] is not" in str(caught.value)
+    image_id, result = pairs[0]
+    height, width = result.image_hw
+    small = dataclasses.replace(result[[]], image_hw=(height // 2, width // 2))
+    notes = evaluate_detections(truth, [(image_id, small), *pairs[1:]]).notes
+    assert any(f"another size than the ground truth states (ids {image_id})" in n for n in notes)
+    assert not any("another size" in n for n in evaluate_detections(truth, pairs).notes)

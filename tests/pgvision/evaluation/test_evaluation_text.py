@@ -252,3 +252,8 @@ def test_captions_as_people_write_them():
     assert report.cider == pytest.approx(5.0)
     with pytest.raises(EvaluationError, match="wrap a single reference"):
         evaluate_captions(["a"], ["a"])
+
+
+def test_reading_is_scored_against_a_list_of_texts():
+    with pytest.raises(EvaluationError, match="pair every answer"):
+        evaluate_reading(["a", "b"], "ab")

@@ -264,3 +264,17 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
     for name in ("list.mp4", "hls.mp4"):
         with pytest.raises(SourceError, match="cannot be opened as a video"):
             video_info(tmp_path / name)
+
+
+def test_a_quoted_cell_of_a_table_may_have_several_lines(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg())
+    table = tmp_path / "all.csv"
+    table.write_text('\ncaption,image\r\n"two\nlines, ""quoted""",a.jpg\r\n\r\none,b.jpg\r\n')
+    assert [Path(name).name for name in sources(table)] == ["a.jpg", "b.jpg"]
+    # A quote that is left open takes all that follows, which must not be silent.
+    table.write_text('image,caption\na.jpg,fine\nb.jpg,"open\na.jpg,fine\n')
+    first, failure = iter_frames(table, on_error="record")
+    assert first.ok
+    assert "line 3" in str(failure.error)
+    assert "quote" in str(failure.error)

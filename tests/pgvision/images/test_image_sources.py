@@ -18,7 +18,14 @@ import pytest
 from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, ShapeError, SourceError
-from pgvision.images import Frame, FrameFailure, VideoWriter, iter_frames
+from pgvision.images import (
+    Frame,
+    FrameFailure,
+    VideoWriter,
+    image_hw_of,
+    iter_frames,
+    read_image,
+)
 
 
 def flat(shade: int, hw: tuple[int, int] = (48, 64)) -> np.ndarray:
@@ -370,3 +377,30 @@ def test_a_frame_is_checked() -> None:
         with pytest.raises(ShapeError, match="to_bgr"):
             Frame(bad, source="array")  # type: ignore[arg-type]
     assert issubclass(ShapeError, PgvisionError)
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "~nobody.png", 30)
+    (tmp_path / "all.txt").write_text("~nobody.png\n")
+    assert shades(["~nobody.png", "all.txt", "~nob*.png"]) == [30, 30]  # the pattern: read before
+    assert int(read_image("~nobody.png").mean()) == 30
+    assert image_hw_of("~nobody.png") == (48, 64)
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None:
+    for index, folder in enumerate(("site [2024]", "site 2")):
+        picture(tmp_path / folder / "a.png", 10 + index)
+    assert shades(str(tmp_path / "site [2024]" / "*.png")) == [10]
+    assert shades(str(tmp_path / "site [0-9]" / "*.png")) == [11]  # no such folder: a pattern
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 20)
+    os.mkfifo(tmp_path / "2.png")
+    good, bad = iter_frames(tmp_path, on_error="record")
+    assert good.ok
+    with pytest.raises(SourceError, match="is a pipe or device"):
+        raise bad.error

@@ -210,3 +210,12 @@ def test_opencv_reads_what_we_write(tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(write(tmp_path / "clip.mp4")))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 10
     capture.release()
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf")])
+def test_a_time_that_is_no_number_is_refused(tmp_path: Path, time: float) -> None:
+    with (
+        pytest.raises(OptionError, match="time must be seconds"),
+        VideoWriter(tmp_path / "a.mp4", fps=10, image_hw=(48, 64)) as writer,
+    ):
+        writer.write(np.zeros((48, 64, 3), np.uint8), time=time)

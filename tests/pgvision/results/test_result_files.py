@@ -196,7 +196,7 @@ def test_many_results_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert rows[1]["text"] == 'a "b",\nc'
     assert rows[0]["question"] == "why?"
     assert to_table(texts)["score"].tolist() == [0.5, 0.5]
-    with pytest.raises(OptionError, match="not of both"):
+    with pytest.raises(OptionError, match="has other columns"):
         save_results([*texts, detected()], tmp_path / "mixed.csv")
     with pytest.raises(OptionError, match=r"\.jsonl, \.csv"):
         save_results([], tmp_path / "all.xlsx")
@@ -271,3 +271,48 @@ def test_fiftyone_gets_parts_of_width_and_height(monkeypatch: pytest.MonkeyPatch
     (plain, *_) = detected(scores=None).to_fiftyone()
     assert "mask" not in plain
     assert plain["confidence"] is None
+
+
+def test_tables_of_nothing(tmp_path: Path) -> None:
+    failure = Failure(source="b.jpg", index=0, error=ImageError("b.jpg: 0 bytes"))
+    assert len(to_table([])) == len(to_table([failure])) == 0
+    # Images without objects give a header, which pandas needs.
+    path = save_results([failure, detected()[[]]], tmp_path / "none.csv")
+    assert list(pd.read_csv(path).columns) == list(detected().to_rows()[0])
+    with pytest.raises(OptionError, match="SegmentationResult has other columns"):
+        save_results([detected(), segmented()], tmp_path / "mixed.csv")
+
+
+def test_files_that_are_no_results_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "all.jsonl"
+    path.write_text(detected().to_json(), encoding="utf-8-sig")
+    assert list(load_results(path)) == [detected()]
+    path.write_bytes(b'{"type": "Failure", "source": "caf\xe9"}\n')
+    with pytest.raises(DataError, match=r"all\.jsonl, line 1"):
+        list(load_results(path))
+    with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read: No such file"):
+        list(load_results(tmp_path / "gone.jsonl"))
+    with pytest.raises(DataError, match="type must be one of"):
+        result_from_dict({"type": []})
+
+
+@pytest.mark.parametrize("change", [{"timings": [1]}, {"presence": 3}, {"time": 10**400}])
+def test_wrong_numbers_in_a_file_are_named(change: dict[str, object]) -> None:
+    with pytest.raises(DataError, match=next(iter(change))):
+        result_from_dict(detected().to_dict() | change)
+
+
+def test_crops_of_images_of_one_name_are_all_kept(tmp_path: Path) -> None:
+    paths = []
+    for shade, source in ((10, "a/1.jpg"), (90, "b/1.jpg"), (200, "c/1.png")):
+        image = np.full((*HW, 3), shade, np.uint8)
+        paths += detected(source=source)[[0]].save_crops(tmp_path, image)
+    assert [path.name for path in paths] == ["1.0.0.jpg", "1.0.0-2.jpg", "1.0.0-3.jpg"]
+    assert [round(cv2.imread(str(path)).mean(), -1) for path in paths] == [10, 90, 200]
+
+
+def test_crops_of_long_names_can_be_written(tmp_path: Path) -> None:
+    result = detected(
+        source="\u5199" * 83 + ".jpg", labels=["\u5199" * 200] * 3, class_ids=[-1] * 3
+    )
+    assert all(path.is_file() for path in result.save_crops(tmp_path, IMAGE))
