@@ -19,6 +19,7 @@ from pgvision.errors import DataError, ShapeError
 
 Rle: TypeAlias = dict[str, Any]
 _LARGEST_SIDE = 1 << 16  # pixels; bound of coordinates where the size of the image is unknown
+_LONGEST_RING = 10_000_000  # pixels; pycocotools takes 100 bytes for each
 
 
 def mask_to_rle(mask: BoolArray) -> Rle:
@@ -245,7 +246,8 @@ def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
     """Return what is wrong with the coordinates of a ring, or None.
 
     A ring may leave the image by up to the image's own width and height. pycocotools allocates in
-    proportion to the length of a ring: one wild coordinate takes gigabytes, or ends the process.
+    proportion to the length of a ring: one wild coordinate, or thousands of lines across a large
+    image, take gigabytes or end the process.
 
     Example:
         >>> ring_fault([0, 0, 8, 0, 8, 9], (10, 10)) is None
@@ -266,6 +268,11 @@ def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
                     f"reaches {name} = {value:g}, far outside the image "
                     f"({width} x {height} pixels, width x height)"
                 )
+    if len(ring) * max(height, width) > _LONGEST_RING:  # few rings have so many points
+        corners = np.array(ring, np.float64).reshape(-1, 2)
+        length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+        if length > _LONGEST_RING:
+            return f"is {length:.0f} pixels long, longer than any outline; simplify it"
     return None
 
 

@@ -1,5 +1,6 @@
 """JSON objects read field by field, for formats with one small file for each image."""
 
+import reprlib
 from typing import Any
 
 from pgvision.coco.checks import kind_of, number_fault, whole_number
@@ -31,7 +32,9 @@ class Fields:
         """Return the error of a field that is not what was ``expected``."""
         if key not in self.values:
             return DataError(f"{self.where}: lacks {key!r}")
-        return DataError(f"{self.where}: {key!r} is {self.values[key]!r:.80}, expected {expected}")
+        # reprlib: the whole text of nested YAML aliases could have gigabytes.
+        found = reprlib.repr(self.values[key])
+        return DataError(f"{self.where}: {key!r} is {found:.80}, expected {expected}")
 
     def integer(self, key: str) -> int:
         """Return a whole number (``640.0`` counts, ``true`` and ``"640"`` do not).

@@ -81,7 +81,7 @@ class YoloConfig:
             try:
                 # Text only: YAML 1.1 makes False of "no", 7 of "007" and 750 of "12:30".
                 value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (makes no objects)
-            except yaml.YAMLError as error:
+            except (yaml.YAMLError, RecursionError) as error:
                 raise DataError(f"{file}: not YAML that can be read: {error}") from error
             self.fields = Fields(value, str(file))
         # Entries start at ``path`` as Ultralytics has it, or at the file.
@@ -106,6 +106,10 @@ class YoloConfig:
         value = self._stated("names")
         if value is None:
             return None
+        given = value.values() if isinstance(value, dict) else value
+        # Checked first: as text, a few nested aliases of YAML would take gigabytes.
+        if isinstance(given, Iterable) and any(not isinstance(name, str) for name in given):
+            raise self.fields.fail("names", "a list of texts")
         # 1. Darknet names a file; Ultralytics writes a dict or a list.
         if self.file.suffix == ".data" and isinstance(value, str):
             found = self._places(value, "names")
@@ -113,15 +117,12 @@ class YoloConfig:
                 raise self.fields.fail("names", "a file that is there")
             names = lines_of(found[0])
         elif isinstance(value, dict):
-            numbers = {int(key): str(name) for key, name in value.items() if key.isdecimal()}
+            numbers = {int(key): name for key, name in value.items() if key.isdecimal()}
             if len(numbers) != len(value) or set(numbers) != set(range(len(value))):
                 raise self.fields.fail("names", "names numbered from 0 without gaps")
             names = [numbers[index] for index in range(len(value))]
         else:
-            names = [str(name) for name in self.fields.items("names")]
-        given = value.values() if isinstance(value, dict) else value
-        if isinstance(given, Iterable) and any(not isinstance(name, str) for name in given):
-            raise self.fields.fail("names", "a list of texts")
+            names = self.fields.items("names")
         # 2. Compare with the stated number of classes.
         stated = self.fields.values.get("nc", self.fields.values.get("classes"))
         if isinstance(stated, str) and stated.isdecimal() and int(stated) != len(names):

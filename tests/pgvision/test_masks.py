@@ -340,3 +340,14 @@ def test_one_joined_ring_fills_the_mask(seed: int) -> None:
         inside += passes & (x < x0 + (y - y0) / ((y1 - y0) or 1) * (x1 - x0))
     np.testing.assert_array_equal(inside % 2 == 1, mask)
     assert join_rings([]) == ()
+
+
+def test_rings_of_gigabytes_are_refused_before_they_reach_c() -> None:
+    # 3,000 lines across 16,000 pixels: pycocotools would allocate 5 GB for 40 kB of JSON.
+    zigzag = [side * 16_000.0 for turn in range(3000) for side in (turn % 2, turn % 2)]
+    with pytest.raises(DataError, match="is 48000000 pixels long"):
+        polygons_to_rle([zigzag], (8000, 8000))
+    # The outline of a comb in an image of 20,000 pixels is fine, and exact.
+    comb = [(turn // 2, 19_990 * ((turn + 1) // 2 % 2)) for turn in range(601)]
+    ring = [float(value) for corner in [*comb, (300, 20_000), (0, 20_000)] for value in corner]
+    assert ring_fault(ring, (20_000, 20_000)) is None

@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pgvision.coco.content import read_content
-from pgvision.coco.writing import write_coco
+from pgvision.coco.writing import write_coco, write_results
 from pgvision.datasets import check_dataset, dataset_to_coco, read_coco, read_splits
-from pgvision.errors import DataError, EvaluationError
+from pgvision.errors import DataError, EvaluationError, ShapeError
 from pgvision.evaluation import evaluate_detections
 
 RING = [5.0, 6.0, 25.0, 6.0, 25.0, 36.0, 5.0, 36.0]
@@ -323,3 +323,15 @@ def test_any_field_is_written_as_it_is(tmp_path, monkeypatch, batch, value):
     expected = {"y": value, "images": [], "annotations": entries, "categories": []}
     assert held == expected
     assert json.dumps(held) == json.dumps(expected)
+
+
+def test_an_error_of_the_records_is_not_called_a_number(tmp_path):
+    def records():
+        yield FOUND[0]
+        raise ShapeError("a.jpg: no such shape")
+
+    with pytest.raises(ShapeError, match="^a.jpg: no such shape$"):
+        write_results(tmp_path / "found.json", records())
+    with pytest.raises(DataError, match=r"found\.json: contains a number that is not finite"):
+        write_results(tmp_path / "found.json", [FOUND[0] | {"score": math.nan}])
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -525,3 +526,22 @@ def test_images_of_further_kinds_are_read(tmp_path, ending):
         ("a.png", 1), (f"b{ending}", 1),
     ]  # fmt: skip
     assert data.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: *i\ntrain: images\n", "'names' is .* expected a list of texts"),
+        ("[" * 5000, "not YAML that can be read"),
+    ],
+)
+def test_nested_yaml_is_refused_without_gigabytes(tmp_path, text, message):
+    aliases = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for name, inner in zip("bcdefghi", "abcdefgh", strict=True):
+        aliases += f"{name}: &{name} [{', '.join([f'*{inner}'] * 9)}]\n"
+    image_at(tmp_path / "images" / "a.png", (64, 48))
+    (tmp_path / "data.yaml").write_text(aliases + text if "names" in text else text)
+    began = time.process_time()
+    with pytest.raises(DataError, match=message):
+        read_yolo(tmp_path)
+    assert time.process_time() - began < 5  # hours, if the names were made texts
