@@ -17,7 +17,7 @@ from pgvision.batch.jobs import Job
 from pgvision.batch.journal import Row
 from pgvision.batch.recipes import Asker
 from pgvision.errors import DependencyError, OptionError
-from pgvision.images.containers import VIDEO_ENDINGS
+from pgvision.images.listing import VIDEO_ENDINGS
 
 MOST_IN_A_BLOCK: Final = 64
 _BLOCKS_EACH: Final = 2  # one that is worked on and one that waits, so that no actor idles

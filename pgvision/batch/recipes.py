@@ -18,7 +18,7 @@ from pgvision.batch.journal import Row
 from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name
 from pgvision.images import Frame, FrameFailure, iter_frames
-from pgvision.images.containers import VIDEO_ENDINGS, sniff
+from pgvision.images.listing import VIDEO_ENDINGS, sniff
 from pgvision.images.stored import Stored
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 from pgvision.runtime import find_revision, weights_digest

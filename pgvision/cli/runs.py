@@ -26,8 +26,7 @@ from pgvision.cli.outputs import (
 )
 from pgvision.errors import OptionError, PgvisionError, SourceError
 from pgvision.images import Frame, FrameFailure, iter_frames, video_info
-from pgvision.images.containers import VIDEO_ENDINGS
-from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.listing import VIDEO_ENDINGS, is_glob, list_folder, list_glob
 from pgvision.images.manifests import MANIFEST_ENDINGS
 from pgvision.results import Failure
 from pgvision.tasks.options import ReadOptions

@@ -17,13 +17,17 @@ from pgvision.datasets.dataset import (
 from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
 from pgvision.datasets.formats import detect_format
 from pgvision.datasets.jsonl import read_examples, read_jsonl
-from pgvision.datasets.labelme import read_labelme
 from pgvision.datasets.linter import CheckReport, check_dataset
-from pgvision.datasets.outlines import segmentation_to_mask
-from pgvision.datasets.parts import find_split, training_part, validation_part
-from pgvision.datasets.reading import read_dataset, read_evaluation_part, read_splits
-from pgvision.datasets.truth import plot_truth, truth_result
-from pgvision.datasets.voc import read_voc
+from pgvision.datasets.outlines import plot_truth, segmentation_to_mask, truth_result
+from pgvision.datasets.reading import (
+    find_split,
+    read_dataset,
+    read_evaluation_part,
+    read_splits,
+    training_part,
+    validation_part,
+)
+from pgvision.datasets.voc_labelme import read_labelme, read_voc
 from pgvision.datasets.writing import WriteReport, write_dataset
 from pgvision.datasets.yolo import read_yolo
 

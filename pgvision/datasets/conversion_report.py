@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, change_objects
-from pgvision.datasets.examples import ExampleOptions, is_outside, with_extent
+from pgvision.datasets.examples import ExampleOptions, with_extent
+from pgvision.datasets.outlines import is_outside
 
 _SHOWN = 3  # examples in a message
 _ROUNDING = 1e-6  # pixels

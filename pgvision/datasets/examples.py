@@ -13,7 +13,7 @@ import numpy as np
 from pgvision import tokens
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord
-from pgvision.datasets.outlines import segmentation_to_mask
+from pgvision.datasets.outlines import clipped_xyxy, segmentation_to_mask
 from pgvision.errors import DataError, OptionError, require_choice
 from pgvision.masks import crop_mask
 
@@ -193,32 +193,6 @@ def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOpt
         boxes.reshape(-1, 4), image_hw=image.image_hw, convention=options.convention
     )
     return bins
-
-
-def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the box inside the image: left, top, right, bottom in pixels."""
-    left, top, right, bottom = item.xyxy
-    height, width = image_hw
-    x1, x2 = (min(max(x, 0.0), float(width)) for x in (left, right))
-    y1, y2 = (min(max(y, 0.0), float(height)) for y in (top, bottom))
-    return x1, y1, x2, y2
-
-
-def is_outside(item: Annotation, image_hw: tuple[int, int]) -> bool:
-    """Whether a box shares nothing with its image, not even an edge without extent.
-
-    Example:
-        >>> is_outside(Annotation(1, 1, (9.0, 0.0, 5.0, 5.0)), (8, 8))
-        True
-    """
-    left, top, width, height = item.xywh
-    sides = ((left, width, image_hw[1]), (top, height, image_hw[0]))
-    return any(
-        start + length < 0
-        or start > side
-        or (length > 0 and (start + length <= 0 or start >= side))
-        for start, length, side in sides
-    )
 
 
 def _ordered(items: Sequence[Annotation], order: str, chance: random.Random) -> list[Annotation]:

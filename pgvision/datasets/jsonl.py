@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from pgvision.coco.checks import parse_json, read_bytes
+from pgvision.coco.checks import Fields, parse_json, read_bytes
 from pgvision.datasets.dataset import (
     Annotation,
     Category,
@@ -21,7 +21,6 @@ from pgvision.datasets.dataset import (
     Rle,
 )
 from pgvision.datasets.examples import Convention, Example, MaskCodec
-from pgvision.datasets.fields import Fields
 from pgvision.datasets.formats import refuse_foreign
 from pgvision.datasets.image_names import FoundImage, ImageFinder
 from pgvision.errors import DataError, ImageError

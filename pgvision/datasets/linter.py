@@ -14,7 +14,7 @@ import numpy as np
 from pgvision.datasets import examples
 from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord
 from pgvision.datasets.examples import ExampleOptions
-from pgvision.datasets.outlines import num_pixels
+from pgvision.datasets.outlines import clipped_xyxy, num_pixels
 from pgvision.errors import DataError, ImageError, OptionError, PromptError, SourceError
 from pgvision.images import image_hw_of
 from pgvision.images.reading import read_bytes, require_whole
@@ -260,7 +260,7 @@ def _check_object(
     if min(left, top, width - right, height - bottom) < -_OUTSIDE_BY:
         yield "box-outside", "error", f"{text} leaves the image of {width} x {height}"
     # 2. The part that examples would contain, in bins.
-    inside = examples.clipped_xyxy(item, image.image_hw)
+    inside = clipped_xyxy(item, image.image_hw)
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return
     if not item.iscrowd:

@@ -1,15 +1,44 @@
-"""Outlines of annotations: polygons and run lengths to masks, and to single rings for YOLO."""
+"""Annotations as boxes in the image, masks, single rings for YOLO, and results to be drawn."""
 
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
 
-from pgvision.arrays import BoolArray
-from pgvision.datasets.dataset import Rle, Segmentation
+from pgvision.arrays import BoolArray, ByteArray
+from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord, Rle, Segmentation
 from pgvision.errors import DataError
-from pgvision.masks import join_rings, mask_to_polygon, polygon_rings
+from pgvision.images import read_image
+from pgvision.masks import SIDE, crop_mask, join_rings, mask_to_polygon, polygon_rings
+from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.rle import mask_to_rle, outline_area, polygons_to_rle, rle_to_mask
+
+
+def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the box inside the image: left, top, right, bottom in pixels."""
+    left, top, right, bottom = item.xyxy
+    height, width = image_hw
+    x1, x2 = (min(max(x, 0.0), float(width)) for x in (left, right))
+    y1, y2 = (min(max(y, 0.0), float(height)) for y in (top, bottom))
+    return x1, y1, x2, y2
+
+
+def is_outside(item: Annotation, image_hw: tuple[int, int]) -> bool:
+    """Whether a box shares nothing with its image, not even an edge without extent.
+
+    Example:
+        >>> is_outside(Annotation(1, 1, (9.0, 0.0, 5.0, 5.0)), (8, 8))
+        True
+    """
+    left, top, width, height = item.xywh
+    sides = ((left, width, image_hw[1]), (top, height, image_hw[0]))
+    return any(
+        start + length < 0
+        or start > side
+        or (length > 0 and (start + length <= 0 or start >= side))
+        for start, length, side in sides
+    )
 
 
 def segmentation_to_mask(segmentation: Segmentation, image_hw: tuple[int, int]) -> BoolArray:
@@ -116,3 +145,63 @@ def mask_to_runs(mask: BoolArray) -> Rle:
         [[True, False], [True, False]]
     """
     return Rle((mask.shape[0], mask.shape[1]), mask_to_rle(mask)["counts"])
+
+
+def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
+    """Return an image's annotations as a result.
+
+    Args:
+        image: An image of the data set.
+        dataset: The data set, for its classes.
+
+    Returns:
+        All annotations but crowds, in order, boxes clipped to the image; with masks (of 64 x 64
+        numbers in the box, as a model's) if all of them have masks.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pgvision.datasets import Annotation, Category
+        >>> box = Annotation(1, 3, (10.0, 20.0, 30.0, 40.0))
+        >>> shot = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640), (box,))
+        >>> truth_result(shot, Dataset((shot,), (Category(3, "helmet"),))).labels
+        ('helmet',)
+    """
+    # 1. Boxes and labels; crowds are no objects.
+    numbers = {category.id: row for row, category in enumerate(dataset.categories)}
+    kept = [item for item in image.objects if not item.iscrowd]
+    ids = np.array([numbers[item.category_id] for item in kept], np.int64)
+    boxes = [clipped_xyxy(item, image.image_hw) for item in kept]
+    xyxy = np.array(boxes, np.float32).reshape(-1, 4)
+    labels = tuple(dataset.classes[row] for row in ids.tolist())
+    outlines = [item.segmentation for item in kept if item.segmentation is not None]
+    fields: dict[str, Any] = {
+        "image_hw": image.image_hw,
+        "xyxy": xyxy,
+        "labels": labels,
+        "class_ids": ids,
+        "classes": dataset.classes,
+    }
+    if not kept or len(outlines) < len(kept):
+        return DetectionResult(**fields)
+    logits = np.full((len(kept), SIDE, SIDE), -1, np.float32)
+    for row, (outline, box) in enumerate(zip(outlines, boxes, strict=True)):
+        if box[2] > box[0] and box[3] > box[1]:  # not outside the image
+            logits[row] = crop_mask(segmentation_to_mask(outline, image.image_hw), box) * 2 - 1
+    return SegmentationResult(**fields, mask_logits=logits)
+
+
+def plot_truth(image: ImageRecord, dataset: Dataset) -> ByteArray:
+    """Draw an image's annotations.
+
+    Args:
+        image: An image of the data set.
+        dataset: The data set.
+
+    Returns:
+        ``(h, w, 3)`` uint8 BGR.
+
+    Raises:
+        ImageError: If the image cannot be read.
+        ShapeError: If it has another size than its annotations state.
+    """
+    return truth_result(image, dataset).plot(read_image(image.path))

@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from pgvision.coco.checks import parse_json, read_bytes, read_text
+from pgvision.coco.checks import Fields, parse_json, read_bytes, read_text
 from pgvision.datasets.dataset import (
     Annotation,
     Category,
@@ -24,10 +24,8 @@ from pgvision.datasets.dataset import (
     OnError,
     Polygons,
 )
-from pgvision.datasets.examples import clipped_xyxy, is_outside
-from pgvision.datasets.fields import Fields
 from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images, size_of, walk_files
-from pgvision.datasets.outlines import one_ring
+from pgvision.datasets.outlines import clipped_xyxy, is_outside, one_ring
 from pgvision.datasets.yolo_config import Split, YoloConfig, find_config, lines_of
 from pgvision.errors import DataError
 from pgvision.rle import outline_xywh

@@ -13,9 +13,8 @@ from typing import Any
 
 import yaml
 
-from pgvision.coco.checks import read_text
+from pgvision.coco.checks import Fields, read_text
 from pgvision.datasets.dataset import Finding
-from pgvision.datasets.fields import Fields
 from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images
 from pgvision.errors import DataError
 

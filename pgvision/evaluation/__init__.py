@@ -6,7 +6,7 @@ Needs numpy and a COCO evaluator, never torch; predictions may come from any pro
 from pgvision.evaluation.calibration import Calibration, fit_calibration
 from pgvision.evaluation.captions import CaptionReport, evaluate_captions
 from pgvision.evaluation.detection import Mistakes, evaluate_detections, find_mistakes, match_scores
-from pgvision.evaluation.engine import STAT_NAMES
+from pgvision.evaluation.matching import STAT_NAMES
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
 from pgvision.evaluation.referring import ReferringReport, evaluate_referring
 from pgvision.evaluation.report import ClassMetrics, DetectionReport

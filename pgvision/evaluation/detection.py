@@ -10,14 +10,6 @@ import numpy as np
 from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.errors import EvaluationError, OptionError, require_choice
 from pgvision.evaluation import metrics
-from pgvision.evaluation.engine import (
-    MAX_DETS,
-    Accumulated,
-    Engine,
-    IouType,
-    defined_mean,
-    run_engine,
-)
 from pgvision.evaluation.inputs import (
     GroundTruth,
     Predictions,
@@ -25,7 +17,16 @@ from pgvision.evaluation.inputs import (
     TruthSource,
     load_inputs,
 )
-from pgvision.evaluation.matching import greedy_match, overlapping_pairs
+from pgvision.evaluation.matching import (
+    MAX_DETS,
+    Accumulated,
+    Engine,
+    IouType,
+    defined_mean,
+    greedy_match,
+    overlapping_pairs,
+    run_engine,
+)
 from pgvision.evaluation.outputs import OutputCounts
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 

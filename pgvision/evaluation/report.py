@@ -13,7 +13,7 @@ import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray, to_plain
 from pgvision.errors import OptionError, require_module
-from pgvision.evaluation.engine import MAX_DETS, Engine, IouType, stat_names
+from pgvision.evaluation.matching import MAX_DETS, Engine, IouType, stat_names
 from pgvision.evaluation.metrics import BestF1, Reliability, ScoreFree
 from pgvision.evaluation.outputs import OutputCounts
 from pgvision.files import replaced_path, write_text

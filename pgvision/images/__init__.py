@@ -4,10 +4,9 @@ Public names are imported on first use, so that importing this package does not 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pgvision.images.choices import Color, OnError
     from pgvision.images.frames import Frame, FrameFailure
     from pgvision.images.live import Live, LiveEvent
     from pgvision.images.pixels import to_bgr
@@ -16,8 +15,10 @@ if TYPE_CHECKING:
     from pgvision.images.video import VideoInfo, video_info
     from pgvision.images.video_writer import VideoWriter, copy_audio
 
+Color = Literal["bgr", "rgb"]  # the order of an array's channels
+OnError = Literal["raise", "skip", "record"]  # what to do about an image that cannot be read
+
 _MODULES = {
-    "choices": ("Color", "OnError"),
     "frames": ("Frame", "FrameFailure"),
     "live": ("Live", "LiveEvent"),
     "pixels": ("to_bgr",),

@@ -11,7 +11,7 @@ from typing import Final, TextIO, TypeAlias
 
 from pgvision.errors import DataError, SourceError, require_module
 from pgvision.http import hide_secrets
-from pgvision.images.containers import is_ignored
+from pgvision.images.listing import is_ignored
 
 MANIFEST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".csv", ".parquet"})
 _COLUMNS: Final = ("image", "file_name", "path", "filename", "image_path")

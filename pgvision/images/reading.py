@@ -15,8 +15,8 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
 from pgvision.files import user_path
 from pgvision.http import HttpError, HttpPolicy, open_address
-from pgvision.images.containers import archive_kind, sniff
 from pgvision.images.frames import Frame
+from pgvision.images.listing import archive_kind, sniff
 from pgvision.images.opencv import cv2, quiet
 from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate, to_bgr
 

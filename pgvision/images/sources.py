@@ -22,11 +22,18 @@ from PIL import Image
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
+from pgvision.images import Color, OnError
 from pgvision.images.capture import camera_frames, capture_frames, declared_frames
-from pgvision.images.choices import Color, OnError
-from pgvision.images.containers import IMAGE_ENDINGS, VIDEO_ENDINGS, Kind, sniff
 from pgvision.images.frames import Frame, FrameFailure
-from pgvision.images.listing import is_glob, list_folder, list_glob
+from pgvision.images.listing import (
+    IMAGE_ENDINGS,
+    VIDEO_ENDINGS,
+    Kind,
+    is_glob,
+    list_folder,
+    list_glob,
+    sniff,
+)
 from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.opencv import cv2
 from pgvision.images.pixels import to_bgr

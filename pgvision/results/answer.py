@@ -11,7 +11,7 @@ import numpy as np
 from pgvision.arrays import ByteArray, to_plain
 from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name, write_text
-from pgvision.results import plotting
+from pgvision.results import exports
 from pgvision.results.checks import frozen_image, require_count, require_number, require_numbers
 from pgvision.tokens.bins import require_image_hw
 from pgvision.tokens.parsing import Reject
@@ -57,11 +57,9 @@ class Answer:
     image: ByteArray | None = field(default=None, repr=False)
     ok: ClassVar[bool] = True
 
-    # Fields that older files lack; they stay unknown when such a file is read.
-    _newer: ClassVar[frozenset[str]] = frozenset({"passes"})
     # Neither compared nor written by `to_dict`.
     _apart: ClassVar[frozenset[str]] = frozenset({"image"})
-    _endings: ClassVar[tuple[str, ...]] = (*plotting.IMAGE_ENDINGS, ".json", ".txt")
+    _endings: ClassVar[tuple[str, ...]] = (*exports.IMAGE_ENDINGS, ".json", ".txt")
 
     def __post_init__(self) -> None:
         """Check every field and replace it by its frozen form."""
@@ -160,7 +158,7 @@ class Answer:
             OptionError: If there is no image.
             DependencyError: If there is no display.
         """
-        plotting.show_image(self.plot(image), PurePath(self.source or "result").name)
+        exports.show_image(self.plot(image), PurePath(self.source or "result").name)
 
     def save(self, path: str | Path, *, image: ByteArray | None = None) -> Path:
         """Write the plotted image, all fields, or a text, by the ending of ``path``.
@@ -187,13 +185,13 @@ class Answer:
             'a.json'
         """
         target = Path(path)
-        ending = plotting.require_ending(target, self._endings)
+        ending = exports.require_ending(target, self._endings)
         if ending == ".json":
             write_text(target, self.to_json(indent=2) + "\n")
         elif ending == ".txt":
             write_text(target, self._as_text())
         else:
-            plotting.write_image(target, self.plot(image))
+            exports.write_image(target, self.plot(image))
         return target
 
     def to_dict(self) -> dict[str, object]:
@@ -244,13 +242,13 @@ class Answer:
         if not isinstance(data, Mapping) or data.get("type") != cls.__name__:
             got = data.get("type") if isinstance(data, Mapping) else type(data).__name__
             raise DataError(f"expected a dict with type {cls.__name__!r}, got {got!r}")
-        names = [field.name for field in fields(cls) if field.name != "image"]
-        if missing := [name for name in names if name not in {*data, *cls._newer}]:
+        names = [field.name for field in fields(cls) if field.name not in cls._apart]
+        if missing := [name for name in names if name not in data]:
             raise DataError(
                 f"a {cls.__name__} needs {', '.join(missing)}; the dict has no such key"
             )
         try:
-            return cls(**cls._decoded(data, {name: data[name] for name in names if name in data}))
+            return cls(**cls._decoded(data, {name: data[name] for name in names}))
         except (PgvisionError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise DataError(f"cannot read a {cls.__name__} back: {error}") from error
 
@@ -287,7 +285,7 @@ class Answer:
 
     def _repr_jpeg_(self) -> bytes | None:
         # A notebook keeps what it shows: the PNG of a photograph is four times larger.
-        return None if self.image is None else plotting.encode_image(self.plot())
+        return None if self.image is None else exports.encode_image(self.plot())
 
     def _set(self, name: str, value: object) -> None:
         # A frozen dataclass has no other way to store a checked value.

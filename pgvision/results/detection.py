@@ -16,9 +16,8 @@ from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.errors import OptionError, ShapeError, require_choice
-from pgvision.results import checks, conversions
+from pgvision.results import checks, exports
 from pgvision.results.answer import Answer
-from pgvision.results.plotting import write_image
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol
@@ -77,7 +76,6 @@ class DetectionResult(Answer):
     tracker_ids: IntArray | None = None
     presence: Mapping[str, float] | None = None
 
-    _newer: ClassVar[frozenset[str]] = Answer._newer | {"texts", "presence"}
     _per_object: ClassVar[tuple[str, ...]] = (
         *("xyxy", "labels", "texts", "class_ids", "scores", "loc_yxyx", "edge_std", "tracker_ids"),
     )
@@ -272,7 +270,7 @@ class DetectionResult(Answer):
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
         bgr, margin = self.require_image(image), checks.require_count(padding, "padding")
-        return conversions.cut_boxes(bgr, self.xyxy, margin)
+        return exports.cut_boxes(bgr, self.xyxy, margin)
 
     def save_crops(
         self, folder: str | Path, image: ByteArray | None = None, *, padding: int = 0
@@ -293,15 +291,15 @@ class DetectionResult(Answer):
         Raises:
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
-        stem = conversions.file_name(PurePath(self.source or "image").stem)
+        stem = exports.file_name(PurePath(self.source or "image").stem)
         paths = []
         for row, crop in enumerate(self.crops(image, padding=padding)):
-            label = conversions.file_name(self.labels[row] or "unnamed")
+            label = exports.file_name(self.labels[row] or "unnamed")
             name = f"{stem}.{self.frame_index}.{row}"
             names = chain([name], (f"{name}-{number}" for number in count(2)))
             places = (Path(folder) / label / f"{name}.jpg" for name in names)
             paths.append(next(place for place in places if not place.exists()))
-            write_image(paths[-1], crop)
+            exports.write_image(paths[-1], crop)
         return paths
 
     def to_supervision(self) -> sv.Detections:
@@ -349,7 +347,7 @@ class DetectionResult(Answer):
         """
         masks = [crop for crop, _ in self._mask_crops()]
         known = (self.scores, self.tracker_ids, masks)
-        return conversions.fiftyone_detections(self.labels, self._normalized(self.xywh), *known)
+        return exports.fiftyone_detections(self.labels, self._normalized(self.xywh), *known)
 
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None
@@ -373,7 +371,7 @@ class DetectionResult(Answer):
         """
         entries, boxes, outlines = [], self.xywh.tolist(), self._segmentations()
         for row, label in enumerate(self.labels):
-            category_id = conversions.category_id_of(int(self.class_ids[row]), label, category_ids)
+            category_id = exports.category_id_of(int(self.class_ids[row]), label, category_ids)
             if category_id is None:
                 continue
             entry = {"image_id": image_id, "category_id": category_id, "bbox": boxes[row]}
@@ -435,11 +433,11 @@ class DetectionResult(Answer):
             "text": self.texts,
             "class_id": self.class_ids.tolist(),
             "score": [None] * num if self.scores is None else self.scores.tolist(),
-            **dict(zip(conversions.EDGES, self.xyxy.T.tolist(), strict=True)),
+            **dict(zip(exports.EDGES, self.xyxy.T.tolist(), strict=True)),
             "tracker_id": [None] * num if self.tracker_ids is None else self.tracker_ids.tolist(),
         }
         spread = [[None] * num] * 4 if self.edge_std is None else self.edge_std.T.tolist()
-        names = (f"{edge}_std" for edge in conversions.EDGES)
+        names = (f"{edge}_std" for edge in exports.EDGES)
         return columns | dict(zip(names, spread, strict=True))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -452,4 +450,4 @@ class DetectionResult(Answer):
         Raises:
             DependencyError: If pandas is not installed.
         """
-        return conversions.pandas_table(self._columns())
+        return exports.pandas_table(self._columns())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pgvision.drawing import Crop
 
 _SIDE = 64
-_LITTLE_FLOAT32 = np.dtype("<f4")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -56,7 +54,6 @@ class SegmentationResult(DetectionResult):
     codes: IntArray | None = None
 
     _masks: ClassVar[frozenset[str]] = frozenset({"mask_logits", "mask_rle"})
-    _newer: ClassVar[frozenset[str]] = DetectionResult._newer | _masks
     _apart: ClassVar[frozenset[str]] = DetectionResult._apart | _masks
     _per_object: ClassVar[tuple[str, ...]] = (*DetectionResult._per_object, *_masks, "codes")
 
@@ -212,17 +209,7 @@ class SegmentationResult(DetectionResult):
 
     @classmethod
     def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        if values.get("mask_logits") is None:
-            values["mask_rle"] = tuple(data["rle"])
-            return super()._decoded(data, values)
-        # Until 0.2 files contained the logits: base64 of little-endian float32.
-        packed = base64.b64decode(values["mask_logits"], validate=True)
-        if len(packed) % (_SIDE * _SIDE * _LITTLE_FLOAT32.itemsize):
-            raise ShapeError(
-                f"mask_logits must be 64 x 64 float32 an object, got {len(packed)} bytes"
-            )
-        logits = np.frombuffer(packed, dtype=_LITTLE_FLOAT32).reshape(-1, _SIDE, _SIDE)
-        return super()._decoded(data, values | {"mask_logits": logits})
+        return super()._decoded(data, values | {"mask_rle": tuple(data["rle"])})
 
 
 def _checked_rle(

@@ -13,9 +13,8 @@ from pgvision.coco.checks import reading
 from pgvision.errors import DataError, OptionError, require_module
 from pgvision.files import replaced_path
 from pgvision.results.answer import Answer, Failure
-from pgvision.results.conversions import PANDAS
 from pgvision.results.detection import DetectionResult
-from pgvision.results.plotting import require_ending
+from pgvision.results.exports import PANDAS, require_ending
 from pgvision.results.segmentation import SegmentationResult
 from pgvision.results.text import TextResult
 

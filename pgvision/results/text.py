@@ -11,7 +11,7 @@ from pgvision.drawing import with_caption
 from pgvision.errors import OptionError, require_module
 from pgvision.results.answer import Answer
 from pgvision.results.checks import require_number
-from pgvision.results.conversions import FIFTYONE
+from pgvision.results.exports import FIFTYONE
 
 if TYPE_CHECKING:
     import fiftyone.core.labels as fol

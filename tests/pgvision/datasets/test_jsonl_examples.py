@@ -24,7 +24,8 @@ from pgvision.datasets import (
     segmentation_to_mask,
     write_dataset,
 )
-from pgvision.datasets.examples import clipped_xyxy, targets_of
+from pgvision.datasets.examples import targets_of
+from pgvision.datasets.outlines import clipped_xyxy
 from pgvision.errors import DataError, OptionError, PromptError
 from recipes.scenes.export import export_scenes
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgvision.datasets.parts import find_split, part_of, training_part, validation_part
+from pgvision.datasets.reading import find_split, part_of, training_part, validation_part
 from pgvision.errors import DataError, OptionError
 
 

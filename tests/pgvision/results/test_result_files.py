@@ -85,16 +85,6 @@ def test_masks_from_a_file_are_the_same_without_logits() -> None:
     assert result != segmented(mask_logits=other)
 
 
-def test_an_old_file_with_logits_is_read() -> None:
-    import base64
-
-    result = segmented()
-    packed = base64.b64encode(result.mask_logits.astype("<f4").tobytes()).decode()
-    back = result_from_dict(result.to_dict() | {"mask_logits": packed})
-    np.testing.assert_array_equal(back.mask_logits, result.mask_logits)
-    assert back == result
-
-
 def test_run_lengths_of_any_form_are_checked() -> None:
     empty = {"size": [120, 160], "counts": [120 * 160]}
     result = segmented(mask_logits=None, mask_rle=[empty] * 3)
