@@ -287,11 +287,12 @@ def outline_area(outline: Any, image_hw: tuple[int, int] | None) -> float:
         8.0
     """
     if isinstance(outline, Mapping):
-        return _area(checked_rle(outline, tuple(outline["size"])))
+        packed = checked_rle(outline, tuple(outline["size"]))
+        return float(coco_mask.area(packed))
     if image_hw is None:  # a canvas that contains the rings
         left, top, width, height = outline_xywh(outline)
         image_hw = (max(math.ceil(top + height), 1), max(math.ceil(left + width), 1))
-    return _area(polygons_to_rle(outline, image_hw))
+    return float(coco_mask.area(polygons_to_rle(outline, image_hw)))
 
 
 def outline_xywh(outline: Any) -> tuple[float, float, float, float]:
@@ -307,7 +308,3 @@ def outline_xywh(outline: Any) -> tuple[float, float, float, float]:
     xs = [x for ring in outline for x in ring[0::2]]
     ys = [y for ring in outline for y in ring[1::2]]
     return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
-
-
-def _area(packed: Rle) -> float:
-    return float(coco_mask.area(packed))

@@ -48,9 +48,6 @@ class Problems:
         self._problems: list[tuple[str, str]] = []
         self._notes: dict[str, tuple[int, str]] = {}
 
-    def __len__(self) -> int:
-        return len(self._problems)
-
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Iterate over pairs of place and problem."""
         return iter(self._problems)

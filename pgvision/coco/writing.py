@@ -15,7 +15,7 @@ from pgvision.files import readable_name, replaced_path
 from pgvision.rle import outline_area
 
 Fields = Mapping[str, Any]
-_CAREFUL = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_SLOW = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _BATCH = 1000
 
 
@@ -45,8 +45,7 @@ def write_coco(
         >>> shot = image_entry(1, "a.jpg", (4, 6))
         >>> write_coco(file, images=[shot], annotations=[], categories=[])
         >>> file.read_text()
-        '{"images": [{"id": 1, "file_name": "a.jpg", "width": 6, "height": 4}],
-        "annotations": [], "categories": []}'
+        '{"images":[{"id":1,"file_name":"a.jpg","width":6,"height":4}],"annotations":[],"categories":[]}'
     """
     lists = {"images": images, "annotations": annotations, "categories": categories}
     _write(path, _pieces(dict(info or {}), lists, str(path)))
@@ -63,7 +62,7 @@ def write_results(path: str | Path, records: Iterable[Fields]) -> None:
         >>> file = Path(tempfile.mkdtemp()) / "found.json"
         >>> write_results(file, [{"image_id": 1, "score": 0.5}])
         >>> file.read_text()
-        '[{"image_id": 1, "score": 0.5}]'
+        '[{"image_id":1,"score":0.5}]'
     """
     _write(path, chain([b"["], _joined(records, str(path)), [b"]"]))
 
@@ -74,25 +73,26 @@ def _write(path: str | Path, pieces: Iterable[bytes]) -> None:
 
 
 def _joined(entries: Iterable[Fields], where: str) -> Iterator[bytes]:
-    source, number = iter(entries), 0
+    source, separator = iter(entries), b""
     while batch := list(islice(source, _BATCH)):
-        # Short lists keep the standard library's blanks, for readers; long ones are written fast.
-        encode = _fast if number or len(batch) == _BATCH else _encode
-        text = encode(batch, where)
-        yield b", " * bool(number) + text[1:-1]
-        number += 1
+        yield separator + _encode(batch, where)[1:-1]
+        separator = b","
 
 
 def _encode(value: object, where: str) -> bytes:
-    """Return JSON in the standard library's layout.
+    """Return compact JSON, every digit included.
 
     Raises:
         DataError: If a number is NaN or infinite.
     """
     try:
-        return _CAREFUL(value).encode()
-    except UnicodeEncodeError:  # file names that are no UTF-8
-        return _CAREFUL(_readable(value)).encode()
+        text = orjson.dumps(value)
+        if b"null" not in text:  # which is also what orjson makes of NaN
+            return text
+    except TypeError:  # whole numbers of more than 64 bits, and text that is no UTF-8
+        pass
+    try:
+        return _SLOW(_readable(value)).encode()
     except ValueError as error:
         raise DataError(f"{where}: contains a number that is not finite: {error}") from error
 
@@ -106,24 +106,14 @@ def _readable(value: Any) -> Any:
     return [_readable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-def _fast(value: object, where: str) -> bytes:
-    """Return JSON by orjson, which writes floats many times faster, where it can be used."""
-    try:
-        text = orjson.dumps(value)
-    except TypeError:  # whole numbers of more than 64 bits, and text that is no UTF-8
-        return _encode(value, where)
-    # orjson writes NaN as null.
-    return _encode(value, where) if b"null" in text else text
-
-
 def _pieces(
     info: dict[str, Any], lists: Mapping[str, Iterable[Fields]], where: str
 ) -> Iterator[bytes]:
     yield b"{"
     for key, value in info.items():
-        yield _encode(key, where) + b": " + _encode(value, where) + b", "
+        yield _encode(key, where) + b":" + _encode(value, where) + b","
     for place, (key, entries) in enumerate(lists.items()):
-        yield f'{", " * bool(place)}"{key}": ['.encode()
+        yield f'{"," * bool(place)}"{key}":['.encode()
         yield from _joined(entries, where)
         yield b"]"
     yield b"}"

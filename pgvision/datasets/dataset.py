@@ -362,11 +362,7 @@ def _renumber(
 
 
 def split_by_hash(
-    dataset: Dataset,
-    *,
-    val: float = 0.2,
-    salt: str = "",
-    by: Literal["content", "name"] = "content",
+    dataset: Dataset, *, val: float = 0.2, by: Literal["content", "name"] = "content"
 ) -> dict[str, Dataset]:
     """Divide a data set into ``"train"`` and ``"val"`` by a hash of each image.
 
@@ -376,7 +372,6 @@ def split_by_hash(
     Args:
         dataset: The data set.
         val: Expected share of images in ``"val"``; 0 < val < 1.
-        salt: Another text gives another, equally fixed split.
         by: ``"content"`` hashes the bytes of the file, so that copies under two names stay
             together; ``"name"`` hashes the file name and opens nothing.
 
@@ -400,15 +395,14 @@ def split_by_hash(
     for image in dataset.images:
         # A hash is stable: adding images moves no other image.
         key = image.file_name if by == "name" else file_digest(image.path)
-        text = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
+        text = f"\0{key}".encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(text).digest()
         share = int.from_bytes(digest[:7], "big") / (1 << 56)
         parts["val" if share < val else "train"].append(image)
     for split, images in parts.items():
         if not images:
             raise DataError(
-                f"{split!r} would hold none of the {len(dataset.images)} images; "
-                "use another val or salt"
+                f"{split!r} would hold none of the {len(dataset.images)} images; use another val"
             )
     return {split: replace(dataset, images=tuple(images)) for split, images in parts.items()}
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -30,7 +30,6 @@ _SPECIAL = re.compile(r"<(?:loc\d{4}|seg\d{3})>")
 _BLANK_BEFORE = re.compile(r"\s(?=<(?:loc|seg)\d)")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTERS_A_PIECE: Final = 6
-CountTokens = Callable[[str], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,6 @@ def check_dataset(
     options: ExampleOptions | None = None,
     resolution: int = 448,
     budget: int | None = None,
-    count_tokens: CountTokens | None = None,
 ) -> CheckReport:
     """Check a data set, or all its splits, for what spoils training or scoring.
 
@@ -180,7 +178,6 @@ def check_dataset(
         options: How examples will be made: task, prompts, kind of checkpoint.
         resolution: Of the checkpoint: 224, 448 or 896.
         budget: Text tokens an example may have; that of kind and resolution if not given.
-        count_tokens: Exact counter of a tokenizer; an estimate on the high side if not given.
 
     Returns:
         The findings.
@@ -209,7 +206,7 @@ def check_dataset(
     for split, part in parts.items():
         digests[split] = {}
         here = [*part.findings, *_check_part(part, chosen), *_check_files(part, digests[split])]
-        here += _check_lengths(part, chosen, limit, count_tokens or estimate_tokens, lengths)
+        here += _check_lengths(part, chosen, limit, lengths)
         findings += [replace(finding, split=finding.split or split) for finding in here]
     # 3. Check across parts: other class lists, the same image in two parts.
     findings += [*_check_categories(parts), *_check_leakage(digests)]
@@ -311,7 +308,7 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
 
 
 def _check_lengths(
-    dataset: Dataset, options: ExampleOptions, limit: int, count: CountTokens, lengths: list[int]
+    dataset: Dataset, options: ExampleOptions, limit: int, lengths: list[int]
 ) -> Iterator[Finding]:
     for image in dataset.images if dataset.classes else ():
         for target in examples.targets_of(image, dataset, options):
@@ -324,7 +321,7 @@ def _check_lengths(
                 yield Finding("prompt", "error", f"no prompt can be made: {error}")
                 return
             suffix = examples.suffix_of(target, image, dataset, options, codes)
-            length = count(prefix) + count(suffix) + _FIXED
+            length = estimate_tokens(prefix) + estimate_tokens(suffix) + _FIXED
             lengths.append(length)
             if length > limit:
                 objects = f"{len(target.objects)} objects"

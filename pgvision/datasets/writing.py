@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Literal, get_args
 
 import yaml
 
+from pgvision.coco.checks import box_fault
 from pgvision.coco.content import read_content
 from pgvision.coco.writing import relative_name
 from pgvision.datasets.coco import write_coco_file
@@ -77,8 +79,10 @@ def write_dataset(
         What was written and what the format does not contain.
 
     Raises:
-        OptionError: If the format or ``images`` is unknown, or ``out`` has files already.
-        DataError: If two images would share a place, or a mask is needed and missing.
+        OptionError: If the format or ``images`` is unknown, ``out`` has files already, or there is
+            no part.
+        DataError: If two images would share a place, two classes have one name, a box is no box, or
+            a mask is needed and missing.
 
     Example:
         >>> from pgvision.datasets import Category, ImageRecord
@@ -97,6 +101,7 @@ def write_dataset(
         raise OptionError("task='segment' needs codec=..., which turns masks into codes")
     # 2. One file.
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    _require_sound(parts, format)
     writer = _Writer(format, chosen, codec)
     if format != "yolo" and target.suffix.lower() == _FILE_OF[format][1] and not target.is_dir():
         if len(parts) > 1:
@@ -119,6 +124,25 @@ def write_dataset(
                     names = _relative_names(part, target / "a")
                 writer.write_file(folder / f"{split or stem}{ending}", part, names, split)
     return writer.report(target)
+
+
+def _require_sound(parts: Mapping[str, Dataset], format_: WriteFormat) -> None:
+    """Refuse what no file can contain, before anything is written."""
+    if not parts:
+        raise OptionError("dataset: expected a data set or its splits by name, got none")
+    for part in parts.values():
+        names = Counter(part.classes)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise DataError(
+                f"two classes are called {twice[0]!r}; merge them: "
+                f"dataset.rename({{{twice[0]!r}: {twice[0]!r}}}) (--rename)"
+            )
+        if format_ == "yolo" and not names:
+            raise DataError("the data set has no class, and YOLO needs names; write COCO instead")
+        for image in part.images:
+            for item in image.objects:
+                if fault := box_fault(item.xywh):
+                    raise DataError(f"{image.file_name}: annotation {item.id}: box {fault}")
 
 
 class _Writer:
@@ -203,8 +227,12 @@ class _Writer:
             self._compare(parts[split], after, names, split, bins=False, masks=True)
             # Images that a listing skips would be lost to trainers.
             there = {path for path in sizes[split] if path.is_file()}
-            if images != "none" and not there <= set(list_images(folder / places[split])):
-                raise DataError(f"{folder}: not all images of {split or 'the data'} can be listed")
+            unseen = sorted(there - set(list_images(folder / places[split])))
+            if images != "none" and unseen:
+                raise DataError(
+                    f"{len(unseen)} image names have no ending that trainers list "
+                    f"({', '.join(path.name for path in unseen[:3])}); rename the files"
+                )
 
     def _add_needed_keys(self, config: dict[str, str]) -> None:
         """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""

@@ -15,6 +15,7 @@ from pgvision.evaluation.inputs import GroundTruth, Predictions
 from pgvision.evaluation.matching import Pairs, largest_matching
 
 IOUS: Final = np.linspace(0.5, 0.95, 10)
+_BINS: Final = 10  # of scores, for reliability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,17 +178,13 @@ def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
     total = int((~truth.crowd).sum())
     if not total:
         return None
-    # 1. Group pairs that compete for an annotation or a prediction.
+    # 1. Group the pairs by image and class.
     near = pairs.where(pairs.same_class & ~truth.crowd[pairs.truth])
-    cluster = _clusters(near)
-    sizes = np.bincount(cluster, minlength=1)
-    # Most pairs compete with no other and need no assignment.
-    alone = sizes[cluster] == 1
-    reached = float(near.iou[alone].sum())
-    # 2. Solve an assignment for each of the other groups.
-    order = np.argsort(cluster, kind="stable")
-    order = order[~alone[order]]
-    ends = np.flatnonzero(np.diff(cluster[order])) + 1
+    order = np.lexsort((truth.category[near.truth], truth.image[near.truth]))
+    places = np.column_stack([truth.image, truth.category])[near.truth[order]]
+    ends = np.flatnonzero((np.diff(places, axis=0) != 0).any(axis=1)) + 1
+    # 2. Solve an assignment for each group.
+    reached = 0.0
     for rows in np.split(order, ends) if len(order) else ():
         found, row = np.unique(near.found[rows], return_inverse=True)
         wanted, column = np.unique(near.truth[rows], return_inverse=True)
@@ -195,21 +192,6 @@ def mean_iou(truth: GroundTruth, pairs: Pairs) -> float | None:
         overlap[row, column] = near.iou[rows]
         reached += float(overlap[linear_sum_assignment(overlap, maximize=True)].sum())
     return reached / total
-
-
-def _clusters(pairs: Pairs) -> IntArray:
-    """Return the number of each pair's cluster: pairs that share predictions or annotations."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    if not len(pairs.found):
-        return np.zeros(0, np.int64)
-    # One graph of predictions and, behind them, annotations.
-    column = pairs.truth + pairs.found.max() + 1
-    size, ones = int(column.max()) + 1, np.ones(len(column), np.int8)
-    edges = coo_array((ones, (pairs.found, column)), shape=(size, size))
-    labels: IntArray = connected_components(edges, directed=False)[1][pairs.found]
-    return labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,15 +213,12 @@ class Reliability:
     ece: float | None
 
 
-def reliability(
-    scores: FloatArray, correct: BoolArray, *, num_bins: int = 10
-) -> Reliability | None:
+def reliability(scores: FloatArray, correct: BoolArray) -> Reliability | None:
     """Compare scores with precision.
 
     Args:
         scores: ``(n,)`` scores.
         correct: ``(n,)`` whether each is correct.
-        num_bins: Bins over [0, 1].
 
     Returns:
         The diagram, or None if a score is outside [0, 1] and so is no probability.
@@ -253,11 +232,11 @@ def reliability(
     """
     if len(scores) and (scores.min() < 0 or scores.max() > 1):
         return None
-    edges = np.linspace(0, 1, num_bins + 1)
-    place = np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
-    counts = np.bincount(place, minlength=num_bins)
-    summed = np.bincount(place, weights=scores, minlength=num_bins)
-    right = np.bincount(place, weights=correct, minlength=num_bins)
+    edges = np.linspace(0, 1, _BINS + 1)
+    place = np.minimum((scores * _BINS).astype(np.int64), _BINS - 1)
+    counts = np.bincount(place, minlength=_BINS)
+    summed = np.bincount(place, weights=scores, minlength=_BINS)
+    right = np.bincount(place, weights=correct, minlength=_BINS)
     # Expected calibration error: gaps of the bins, weighted by their counts.
     gap = float(np.abs(summed - right).sum() / len(scores)) if len(scores) else None
     return Reliability(

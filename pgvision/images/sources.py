@@ -4,7 +4,6 @@ import logging
 import operator
 import os
 import re
-import stat
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -257,8 +256,9 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
 def _many(items: object, options: _Options, depth: int) -> Iterator[Outcome]:
     if depth == 2 or not isinstance(items, Iterable):
         raise OptionError(
-            f"expected sources nested at most one level deep, got {_kind(items)} below that; "
-            "an image given as nested lists? pass np.asarray(..., dtype=np.uint8)"
+            "expected sources nested at most one level deep, got "
+            f"{type(items).__name__} below that; an image given as nested lists? pass "
+            "np.asarray(..., dtype=np.uint8)"
         )
     # A generator may yield one buffer again and again (capture.read(buffer)), which would change
     # under the frames that wait.
@@ -426,12 +426,8 @@ def _decoded(data: bytes, name: str) -> Iterator[Outcome]:
 
 def _file_kind(path: Path) -> Kind | None:
     try:
-        # A pipe would block, or lose what is read here.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SourceError(
-                f"{path}: is a pipe or device, not a file; save it to a file, or pass the image: "
-                "PIL.Image.open(...)"
-            )
+        if path.exists() and not path.is_file():  # a pipe would block, and lose what is read here
+            raise SourceError(f"{path}: is a pipe or device; save it to a file and name that")
         with path.open("rb") as file:
             kind = sniff(file.read(16))
     except SourceError:
@@ -452,11 +448,7 @@ def _name(item: object) -> str:
         return hide_secrets(str(os.fspath(item)))
     if isinstance(item, cv2.VideoCapture):
         return "capture"
-    return f"camera:{item}" if _is_whole(item) else _kind(item)
-
-
-def _kind(item: object) -> str:
-    return type(item).__name__
+    return f"camera:{item}" if _is_whole(item) else type(item).__name__
 
 
 def _is_whole(item: object) -> TypeGuard[SupportsIndex]:
@@ -481,4 +473,4 @@ def _require_source(item: object) -> None:
     if not fix and hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
         fix = "; pass .cpu().numpy() of it, (h, w, 3), with color='rgb' if it is RGB"
     if fix or not isinstance(item, Iterable):
-        raise OptionError(f"expected {_ACCEPTED}; got {_kind(item)}{fix}")
+        raise OptionError(f"expected {_ACCEPTED}; got {type(item).__name__}{fix}")

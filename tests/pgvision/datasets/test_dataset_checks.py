@@ -179,21 +179,9 @@ def test_examples_over_the_budget(tmp_path):
     assert check_dataset(data, resolution=224, options=ExampleOptions(kind="mix")).budget == 256
     assert check_dataset(data, resolution=224, budget=1000).ok
     (example,) = iter_examples(data)
-    longest = check_dataset(data, count_tokens=len, budget=9999).longest
-    assert longest == len(example.prefix) + len(example.suffix) + 3
-
-
-def test_the_counter_of_a_tokenizer_is_used(tmp_path):
-    seen = []
-
-    def count(text):
-        seen.append(text)
-        return 60
-
-    report = check_dataset(crowded(tmp_path, 1), count_tokens=count)
-    assert seen[0] == "detect helmet"
     # <bos>, the newline and <eos> are added to prefix and suffix.
-    assert report.longest == 60 + 60 + 3
+    longest = estimate_tokens(example.prefix) + estimate_tokens(example.suffix) + 3
+    assert check_dataset(data, budget=9999).longest == longest
 
 
 def test_the_estimate_is_about_seven_tokens_a_box_and_23_a_mask():

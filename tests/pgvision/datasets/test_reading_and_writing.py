@@ -1,6 +1,7 @@
 """Formats told apart, parts named, and nothing half-written left behind."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -409,3 +410,33 @@ def test_an_object_that_cannot_be_expressed_takes_no_other_objects_match(tmp_pat
         "1 crowd regions were left out",
         "1 objects were read back that were not written",
     ]
+
+
+@pytest.mark.parametrize("format_", ["coco", "yolo", "jsonl"])
+@pytest.mark.parametrize(
+    ("classes", "xywh", "message"),
+    [
+        (("h", "h"), (1.0, 2.0, 3.0, 4.0), "two classes are called 'h'"),
+        (("h",), (1.0, 2.0, -3.0, 4.0), "a.jpg: annotation 1: box is .* negative width"),
+        (("h",), (math.nan, 2.0, 3.0, 4.0), "a.jpg: annotation 1: box is .* finite number"),
+    ],
+)
+def test_what_no_file_can_contain_is_refused_before_writing(
+    tmp_path, format_, classes, xywh, message
+):
+    categories = tuple(Category(number, name) for number, name in enumerate(classes, 1))
+    image = ImageRecord(1, "a.jpg", tmp_path / "a.jpg", (40, 60), (Annotation(1, 1, xywh),))
+    with pytest.raises(DataError, match=message):
+        write_dataset(Dataset((image,), categories), tmp_path / "out", format=format_)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_part_no_class_and_no_ending_are_refused(tmp_path):
+    with pytest.raises(OptionError, match="got none"):
+        write_dataset({}, tmp_path / "out", format="coco")
+    (tmp_path / "a").write_bytes(b"x")
+    image = ImageRecord(1, "a", tmp_path / "a", (40, 60))
+    with pytest.raises(DataError, match="has no class"):
+        write_dataset(Dataset((image,), ()), tmp_path / "out", format="yolo")
+    with pytest.raises(DataError, match=r"1 image names have no ending .* \(a\)"):
+        write_dataset(Dataset((image,), (Category(1, "h"),)), tmp_path / "out", format="yolo")
