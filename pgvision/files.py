@@ -83,7 +83,7 @@ def replaced_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8 to ``path``, aside and then renamed.
+    """Write ``text`` as UTF-8 to ``path``, aside and then renamed; see `readable_name`.
 
     Example:
         >>> import tempfile
@@ -93,7 +93,7 @@ def write_text(path: str | Path, text: str) -> None:
         '1 helmet'
     """
     with replaced_path(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(readable_name(text), encoding="utf-8")
 
 
 def append_line(path: str | Path, line: str) -> None:
@@ -122,10 +122,11 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def readable_name(name: str) -> str:
-    r"""Return a file name as text that can be written as UTF-8.
+    r"""Return a file name, or any text, as text that can be written as UTF-8.
 
     Python keeps bytes of a file name that are no UTF-8 (a Latin-1 disk, an old zip) as lone
-    surrogates, which no file, terminal or JSON accepts. Each becomes ``%`` and two hex digits, as
+    surrogates, which no file, terminal or JSON accepts; command lines and JSON of servers may
+    contain them too. Each becomes ``%`` and two hex digits, as
     in an address; `pgvision.datasets` finds the file by this name again.
 
     Example:

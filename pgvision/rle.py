@@ -19,6 +19,7 @@ from pgvision.errors import DataError, ShapeError
 
 Rle: TypeAlias = dict[str, Any]
 _LARGEST_SIDE = 1 << 16  # pixels; bound of coordinates where the size of the image is unknown
+_MOST_PIXELS = (1 << 32) - 1  # of a mask
 _LONGEST_RING = 10_000_000  # pixels; pycocotools takes 100 bytes for each
 
 
@@ -142,6 +143,8 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
     else:
         total = run_total(_as_bytes(counts))
     expected = image_hw[0] * image_hw[1]
+    if expected > _MOST_PIXELS:
+        raise DataError(f"has {expected} pixels, and run lengths have 32 bits")
     if total != expected:
         got = f"runs over {total} pixels"
         why = "the size belongs to another mask, or the text is cut"

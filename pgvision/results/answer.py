@@ -219,7 +219,8 @@ class Answer:
             >>> Answer(image_hw=(4, 6)).to_json()[:16]
             '{"type": "Answer'
         """
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+        return readable_name(text)
 
     @classmethod
     def from_dict(cls: type[_Result], data: Mapping[str, object]) -> _Result:

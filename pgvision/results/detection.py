@@ -15,6 +15,7 @@ import numpy as np
 from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
+from pgvision.coco.checks import whole_number
 from pgvision.errors import OptionError, ShapeError, require_choice
 from pgvision.results import checks, exports
 from pgvision.results.answer import Answer
@@ -368,13 +369,17 @@ class DetectionResult(Answer):
 
         Raises:
             DataError: If ``category_ids`` lacks one of the classes that were found.
+            OptionError: If ``image_id`` is no whole number.
         """
+        number = whole_number(image_id)
+        if number is None:
+            raise OptionError(f"image_id must be a whole number, got {image_id!r}")
         entries, boxes, outlines = [], self.xywh.tolist(), self._segmentations()
         for row, label in enumerate(self.labels):
             category_id = exports.category_id_of(int(self.class_ids[row]), label, category_ids)
             if category_id is None:
                 continue
-            entry = {"image_id": image_id, "category_id": category_id, "bbox": boxes[row]}
+            entry = {"image_id": number, "category_id": category_id, "bbox": boxes[row]}
             if self.scores is not None:
                 entry["score"] = float(self.scores[row])
             entries.append(entry | ({"segmentation": outlines[row]} if outlines else {}))

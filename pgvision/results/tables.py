@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pgvision.coco.checks import reading
 from pgvision.errors import DataError, OptionError, require_module
-from pgvision.files import replaced_path
+from pgvision.files import readable_name, replaced_path
 from pgvision.results.answer import Answer, Failure
 from pgvision.results.detection import DetectionResult
 from pgvision.results.exports import PANDAS, require_ending
@@ -99,7 +99,7 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
         if ending == ".jsonl":
             for result in results:
                 line = json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False)
-                file.write(line + "\n")
+                file.write(readable_name(line) + "\n")
             return target
         # The first result decides the columns, with or without objects.
         table, header = csv.writer(file, lineterminator="\n"), None
@@ -113,7 +113,10 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
                     f"{target}: {type(result).__name__} has other columns than the results before "
                     "it; write one CSV for each task, or a .jsonl file"
                 )
-            table.writerows(zip(*columns.values(), strict=True))
+            for row in zip(*columns.values(), strict=True):
+                table.writerow(
+                    readable_name(cell) if isinstance(cell, str) else cell for cell in row
+                )
     return target
 
 

@@ -351,3 +351,8 @@ def test_rings_of_gigabytes_are_refused_before_they_reach_c() -> None:
     comb = [(turn // 2, 19_990 * ((turn + 1) // 2 % 2)) for turn in range(601)]
     ring = [float(value) for corner in [*comb, (300, 20_000), (0, 20_000)] for value in corner]
     assert ring_fault(ring, (20_000, 20_000)) is None
+
+
+def test_runs_of_more_than_32_bits_are_refused() -> None:
+    with pytest.raises(DataError, match="run lengths have 32 bits"):
+        rle_to_mask({"size": [100_000, 100_000], "counts": [10**10]})

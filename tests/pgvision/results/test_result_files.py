@@ -306,3 +306,23 @@ def test_crops_of_long_names_can_be_written(tmp_path: Path) -> None:
         source="\u5199" * 83 + ".jpg", labels=["\u5199" * 200] * 3, class_ids=[-1] * 3
     )
     assert all(path.is_file() for path in result.save_crops(tmp_path, IMAGE))
+
+
+def test_text_that_is_no_utf8_can_be_written(tmp_path: Path) -> None:
+    # A Latin-1 command line gives lone surrogates, and so may the JSON of a server.
+    named = {"labels": ["caf\udce9", "x", "y"], "class_ids": [-1] * 3, "prefix": "detect caf\udce9"}
+    for result in (detected(**named), TextResult(image_hw=HW, text="caf\udce9", raw_text="\ud83d")):
+        for name in ("a.json", "a.txt"):
+            result.save(tmp_path / name)
+        path = save_results([result], tmp_path / "all.jsonl")
+        assert "caf%E9" in path.read_text(encoding="utf-8")
+        path = save_results([result], tmp_path / "all.csv")
+        assert "caf%E9" in path.read_text(encoding="utf-8")
+        assert "caf%E9" in result.to_json()
+
+
+def test_ids_of_arrays_are_plain_numbers() -> None:
+    (entry, *_) = detected().to_coco(image_id=np.int64(7))
+    assert json.loads(json.dumps(entry))["image_id"] == 7
+    with pytest.raises(OptionError, match="image_id must be a whole number, got 'a.jpg'"):
+        detected().to_coco(image_id="a.jpg")
