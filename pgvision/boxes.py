@@ -29,6 +29,7 @@ def require_boxes(boxes: ArrayLike, name: str = "xyxy") -> FloatArray:
         >>> require_boxes([[1, 2, 3, 4]]).dtype
         dtype('float32')
     """
+    # 1. Shape; numpy raises for rows of unequal length.
     try:
         array = np.asarray(boxes)
     except ValueError as error:
@@ -38,6 +39,7 @@ def require_boxes(boxes: ArrayLike, name: str = "xyxy") -> FloatArray:
     if array.ndim != 2 or array.shape[1] != 4:
         hint = "; wrap a single box in a list" if array.shape == (4,) else ""
         raise ShapeError(f"{name} must have shape (n, 4), got {array.shape}{hint}")
+    # 2. Values: a cast of text or booleans would hide an error.
     if array.dtype.kind not in "fiu":
         raise ShapeError(f"{name} must contain real numbers, got dtype {array.dtype}")
     # Huge float64 values overflow to infinity here and are refused in the next line.
@@ -169,10 +171,12 @@ def nms(
     boxes = require_boxes(xyxy, "xyxy")
     if not 0 <= iou_threshold <= 1:
         raise OptionError(f"iou_threshold must be in [0, 1], got {iou_threshold}")
+    # 1. Sort by score, and separate the classes.
     order = _falling_order(scores, len(boxes))
     groups = np.zeros(len(boxes), np.intp) if class_ids is None else np.asarray(class_ids)
     if groups.shape != (len(boxes),):
         raise ShapeError(f"class_ids must have shape ({len(boxes)},), got {groups.shape}")
+    # 2. Keep the best box, and drop what overlaps it.
     kept: list[int] = []
     while len(order):
         best, order = int(order[0]), order[1:]

@@ -120,10 +120,12 @@ def draw_labels(
         >>> draw_labels(canvas, box, ["cone"], color_ids=np.array([0])).any()
         np.True_
     """
+    # 1. One text, colour and suffix for each box.
     colors = _colors_of(color_ids, len(xyxy))
     endings = [""] * len(texts) if suffixes is None else list(suffixes)
     if len(texts) != len(xyxy) or len(endings) != len(xyxy):
         raise ShapeError(f"texts must name all {len(xyxy)} boxes, got {len(texts)}")
+    # 2. Set the texts, place the tags, and blend them in.
     letters = Letters(font_size or fit_font_size(bgr.shape), font)
     tags = [
         letters.tag(text, ending, bgr.shape[1]) for text, ending in zip(texts, endings, strict=True)
@@ -198,11 +200,13 @@ def draw_contours(
     import cv2
 
     colors = _colors_of(color_ids, len(crops))
+    # 1. Find the outlines, within the crops.
     outlines = []
     for crop in crops:
         _region(bgr, crop)
         mask = crop[0].astype(np.uint8)
         outlines.append(cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0])
+    # 2. Draw them.
     if thickness == 1:
         dark: list[Color] = [(blue // 2, green // 2, red // 2) for blue, green, red in colors]
         passes = [(dark, 1)]
@@ -235,10 +239,12 @@ def with_caption(
     """
     from PIL import Image, ImageDraw
 
+    # 1. Break the text into lines of the image's width.
     width = bgr.shape[1]
     letters = Letters(font_size or round(1.2 * fit_font_size(bgr.shape)), font)
     margin = letters.size // 2
     lines = letters.wrap(text, max(1, width - 2 * margin))
+    # 2. Draw the bar, and join it to the image.
     step = round(letters.size * 1.35)
     bar = Image.new("RGB", (width, step * len(lines) + 2 * margin), (28, 28, 28))
     pen = ImageDraw.Draw(bar)
@@ -283,6 +289,7 @@ def _places(boxes: NDArray[Any], sizes: NDArray[Any], image_hw: tuple[int, int])
 
 def _around(box: NDArray[Any], size: NDArray[Any], gap: int) -> NDArray[Any]:
     """List the left top corners of a tag around a box, the preferred first."""
+    # Above, below, beside, then inside: the order of `_RANKS`.
     left, top, right, bottom = box
     width, height = size
     above, below = top - gap - height, bottom + gap + 1

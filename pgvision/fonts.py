@@ -97,6 +97,7 @@ class Letters:
         for paragraph in text.splitlines() or [""]:
             line = ""
             for word in paragraph.split():
+                # A word that is wider than a line is broken into full lines and a rest.
                 longer = f"{line} {word}".strip()
                 if self.width(longer) > width:
                     lines += [line] if line else []
@@ -143,11 +144,13 @@ class Letters:
 
     def _font_of(self, letter: str) -> FreeTypeFont:
         """Return the font for a letter: the preferred, the bundled, a system font; log failure."""
+        # 1. The first font that has the letter.
         for path in (self._preferred, _bundled_font()):
             if path is not None and _has_letter(path, letter):
                 break
         else:
             path = _find_system_font(letter)
+        # 2. Without one, an empty box of the main font, reported once.
         font = None if path is None else _load_font(path, self.size)
         if font is None:
             _report_missing(letter)

@@ -50,16 +50,19 @@ def paste_mask(logits: ArrayLike, xyxy: ArrayLike, image_hw: tuple[int, int]) ->
         >>> crop.shape, corner, bool(crop.all())
         ((2, 3), (10, 20), True)
     """
+    # 1. Check the mask.
     mask = np.asarray(logits, np.float32)
     if mask.shape != (SIDE, SIDE):
         raise ShapeError(f"mask_logits: expected ({SIDE}, {SIDE}) an object, got {mask.shape}")
     if not np.isfinite(mask).all():
         raise ShapeError("mask_logits: contains NaN or infinity; decode the codes again")
+    # 2. The visible part of the box, in whole pixels.
     left, top, right, bottom = map(math.floor, _edges(xyxy))
     x0, y0 = max(left, 0), max(top, 0)
     x1, y1 = min(right, image_hw[1]), min(bottom, image_hw[0])
     if x1 <= x0 or y1 <= y0:
         return np.zeros((0, 0), np.bool_), (0, 0)
+    # 3. Resize, then cut: nothing shifts at the border.
     width, height = right - left, bottom - top
     picture = Image.fromarray(mask)
     if width * height > 4 * image_hw[0] * image_hw[1]:

@@ -121,6 +121,7 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         Traceback (most recent call last):
         pgvision.errors.DataError: has runs over 3 pixels, expected 4 pixels; ...
     """
+    # 1. The size.
     if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
         raise DataError(
             f'is {type(rle).__name__}, expected an RLE {{"size": [h, w], "counts": ...}}'
@@ -130,6 +131,7 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         raise DataError(
             f"RLE size is {size!r:.40}, but the image is {list(image_hw)} (height, width)"
         )
+    # 2. The runs, whatever their form.
     if isinstance(counts, list | tuple):
         if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
             raise DataError(
@@ -142,6 +144,7 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         raise DataError("RLE counts contain characters that RLE does not use")
     else:
         total = run_total(_as_bytes(counts))
+    # 3. They must fill the image: pycocotools would read or leave memory that is not the mask's.
     expected = image_hw[0] * image_hw[1]
     if expected > _MOST_PIXELS:
         raise DataError(f"has {expected} pixels, and run lengths have 32 bits")
@@ -198,6 +201,7 @@ def _unpack(counts: bytes) -> NDArray[np.int64] | None:
     Source:
         cocodataset/cocoapi, common/maskApi.c, rleFrString.
     """
+    # 1. Where each number begins and ends.
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not len(digits):
         return digits
@@ -208,6 +212,7 @@ def _unpack(counts: bytes) -> NDArray[np.int64] | None:
     size = last - first + 1
     if size.max() > 7:  # more than 35 bits: no image is that large, and shifts would overflow
         return None
+    # 2. Join the digits of each number, with its sign, and undo the differences.
     place = np.arange(len(digits)) - np.repeat(first, size)
     runs: NDArray[np.int64] = np.add.reduceat((digits & 31) << 5 * place, first)
     runs -= ((digits[last] & 16) != 0).astype(np.int64) << 5 * size
@@ -258,11 +263,13 @@ def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
         >>> ring_fault([0, 0, 1e9, 0, 0, 9], (10, 10))
         'reaches x = 1e+09, far outside the image (10 x 10 pixels, width x height)'
     """
+    # 1. Pairs of finite numbers.
     height, width = (side or _LARGEST_SIDE for side in image_hw)
     if len(ring) % 2:
         return f"has {len(ring)} numbers, expected pairs of x and y"
     if not all(map(math.isfinite, ring)):
         return "has a coordinate that is NaN or infinite"
+    # 2. Not far outside the image.
     for axis, side, name in ((0, width, "x"), (1, height, "y")):
         values = ring[axis::2]
         for value in (min(values), max(values)):
@@ -271,6 +278,7 @@ def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:
                     f"reaches {name} = {value:g}, far outside the image "
                     f"({width} x {height} pixels, width x height)"
                 )
+    # 3. Not too long.
     if len(ring) * max(height, width) > _LONGEST_RING:  # few rings have so many points
         corners = np.array(ring, np.float64).reshape(-1, 2)
         length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()

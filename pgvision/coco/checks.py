@@ -276,6 +276,7 @@ class Table:
 
     def boxes(self, values: Sequence[Any]) -> NDArray[np.float64]:
         """Return ``(n, 4)`` left, top, width, height of ``values``, given as lists or arrays."""
+        # Fast path: rows of 4 plain numbers.
         if set(map(type, values)) <= {list, tuple} and set(map(len, values)) <= {4}:
             flat = list(chain.from_iterable(values))
             if set(map(type, flat)) <= {float, int}:

@@ -165,6 +165,7 @@ def _split_keys(
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: expected a JSON object, got {checks.kind_of(value)}")
+    # Missing lists are errors of the file: nothing can be corrected.
     lists: dict[str, list[Any]] = {}
     for key in KEYS:
         if key not in value and key in required:
@@ -195,6 +196,7 @@ class _Reader:
         for row, record in enumerate(table.records):
             size, sides = None, (record.get("height"), record.get("width"))
             try:
+                # 0 and null mean unknown: the reader takes the size from the image.
                 size = checks.stated_size(*sides)
                 if size is None and 0 in sides:
                     self.problems.note("image sizes of 0, read as unknown", table.place(row))
@@ -300,6 +302,7 @@ class _Reader:
         for row, (record, image_id) in enumerate(
             zip(table.records, image_ids.tolist(), strict=True)
         ):
+            # One broken outline costs its annotation alone.
             value = record.get("segmentation")
             if self._owned and value is not None:
                 del record["segmentation"]  # frees the lists as the tuples are made
@@ -312,13 +315,14 @@ class _Reader:
         return outlines
 
     def _outline(self, value: Any, image_hw: tuple[int, int] | None, place: Any, row: int) -> Any:
+        # 1. None at all, or run lengths.
         if value is None or value == []:
             return None
         if isinstance(value, Mapping):
             return _checked_rle(value, image_hw)
         if not isinstance(value, list | tuple):
             raise ValueError(f"is {value!r:.40}, expected polygons or an RLE")
-        # Polygons: check each ring.
+        # 2. Polygons: check each ring.
         rings = []
         for ring in value:
             if not isinstance(ring, list | tuple) or len(ring) % 2:
@@ -370,12 +374,14 @@ class _Reader:
 
     def _leave_out_groups(self, used: set[int]) -> None:
         """Leave out categories that only group others, then require each name once."""
+        # 1. Names that other categories have as their supercategory.
         categories = [(number, entry) for number, entry in self.categories.items() if entry.sound]
         above = [entry.fields.get("supercategory") for _, entry in categories]
         groups = {name for name in above if isinstance(name, str)} - set(_NO_GROUP)
         first: dict[str, int] = {}
         for number, entry in categories:
             name, place = entry.fields["name"], f"categories[{entry.index}]"
+            # Roboflow adds a group without objects, which no detector should be asked for.
             alone = number not in used and entry.fields.get("supercategory") in _NO_GROUP
             if alone and name in groups:
                 what = f"category {name!r}, which only groups others, left out"

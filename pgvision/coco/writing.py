@@ -156,6 +156,7 @@ def annotation_entry(
         >>> annotation_entry(1, 7, 3, (0, 0, 4, 2.5))["area"]
         10.0
     """
+    # The area of the mask where there is one: evaluators group objects by it.
     box = list(xywh)
     if area is None:
         area = max(box[2], 0.0) * max(box[3], 0.0)

@@ -221,6 +221,7 @@ def write_coco_file(path: Path, dataset: Dataset, names: Mapping[int, str] | Non
 
 def _lists(dataset: Dataset, names: Mapping[int, str]) -> dict[str, Iterator[dict[str, Any]]]:
     """Return the entries under each key of a COCO file; see `write_coco_file`."""
+    # Generators, so that a large data set is not in memory twice.
     images = (
         image_entry(image.id, names.get(image.id, image.file_name), image.image_hw)
         | dict(image.extra)

@@ -157,8 +157,10 @@ class _Losses:
         self, item: Annotation, match: Annotation | None, image: ImageRecord, place: str
     ) -> None:
         """Count changes of one object; ``match`` is None for a lost one."""
+        # 1. Box, outline and id.
         changes = []
         if match is not None:
+            # YOLO cuts boxes at the border.
             left, top, right, bottom = item.xyxy
             reach = min(left, top, image.image_hw[1] - right, image.image_hw[0] - bottom)
             if reach < -_ROUNDING and _distance(item, match) > _ROUNDING:
@@ -171,6 +173,7 @@ class _Losses:
                 self.add("ids of annotations were left out", str(item.id), whole=False)
         if item.segmentation is not None and (match is None or match.segmentation is None):
             changes.append("masks were left out")
+        # 2. Fields that the format lacks.
         # Areas that equal the box are computed again by readers.
         of_box = item.xywh[2] * item.xywh[3]
         is_kept = match is not None and match.area is not None

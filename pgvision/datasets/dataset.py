@@ -171,12 +171,14 @@ class Dataset:
     findings: tuple[Finding, ...] = ()
 
     def __post_init__(self) -> None:
+        # 1. Ids are unique.
         if not self.images:
             raise DataError("expected at least one image in a data set, got 0")
         require_distinct("image", [image.id for image in self.images])
         require_distinct("category", [category.id for category in self.categories])
         objects = [item for image in self.images for item in image.objects]
         require_distinct("annotation", [item.id for item in objects])
+        # 2. Every object names a category.
         known = {category.id for category in self.categories}
         for item in objects:
             if item.category_id not in known:
@@ -242,6 +244,7 @@ class Dataset:
         self._require_classes(names)
         if not all(name.strip() for name in names.values()):
             raise OptionError("rename: a new class name is empty; give each class a name")
+        # Of classes with one new name the first is kept.
         first: dict[str, Category] = {}
         numbers: dict[int, int] = {}
         for category in self.categories:
@@ -327,6 +330,7 @@ def number_dataset(
         records: Images and the class name of each of their objects.
         findings: Of reading the files.
     """
+    # Sorted by name, so that the ids do not depend on the order of files.
     names = sorted({name for _, labels in records for name in labels})
     categories = tuple(Category(number, name) for number, name in enumerate(names, 1))
     numbers = {category.name: category.id for category in categories}
@@ -388,9 +392,11 @@ def split_by_hash(
         >>> len(parts["train"].images) + len(parts["val"].images)
         50
     """
+    # 1. Check the options.
     if not 0 < val < 1:
         raise OptionError(f"val={val}: expected a share between 0 and 1")
     require_choice("by", by, ("content", "name"))
+    # 2. Place each image by its own hash.
     parts: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in dataset.images:
         # A hash is stable: adding images moves no other image.
@@ -399,6 +405,7 @@ def split_by_hash(
         digest = hashlib.sha256(text).digest()
         share = int.from_bytes(digest[:7], "big") / (1 << 56)
         parts["val" if share < val else "train"].append(image)
+    # 3. Neither part may be empty.
     for split, images in parts.items():
         if not images:
             raise DataError(

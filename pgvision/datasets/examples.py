@@ -149,10 +149,12 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     Objects without extent in bins are left out, because parsers reject them. An image with nothing
     but such objects or crowds gives no prompt: an empty suffix would be wrong.
     """
+    # 1. Objects that an answer can contain.
     kept = [item for item in image.objects if options.crowds == "keep" or not item.iscrowd]
     shown = with_extent(kept, image, options)
     if not shown and (image.objects or options.empty == "drop"):
         return []
+    # 2. Order, and absent classes: by seed and name, so that every run gives the same.
     text = f"{options.seed}\0{image.file_name}".encode("utf-8", "surrogatepass")
     seed = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
     chance = random.Random(seed)  # noqa: S311
@@ -161,6 +163,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     classes = tuple(dict.fromkeys(dataset.classes))
     absent = [name for name in classes if name not in named]
     asked = sorted(chance.sample(absent, min(options.num_negatives, len(absent))))
+    # 3. One prompt for all classes, or one for each.
     if options.prompts == "joined" and options.kind != "refcoco-seg":
         targets = [Target(classes, ordered)]
         if options.empty == "negatives" and shown and asked:
@@ -213,6 +216,7 @@ def codes_of(
     """
     if options.task == "detect":
         return None
+    # 1. Rasterise each outline in its box.
     crops = []
     for item in target.objects:
         if item.segmentation is None:
@@ -227,6 +231,7 @@ def codes_of(
         box = np.asarray(clipped_xyxy(item, image.image_hw), dtype=np.float32)
         # The codec encodes the mask inside its box.
         crops.append(crop_mask(mask, box))
+    # 2. Encode all in one call.
     if not crops:
         return np.zeros((0, 16), dtype=np.int64)
     return np.asarray(codec.encode(np.stack(crops)))

@@ -99,6 +99,7 @@ def detect_format(path: str | Path) -> Format:
 
 
 def _format_by_parts(given: Path) -> Format:
+    # COCO first: its folders may also contain files of other formats.
     if any(map(has_objects, sorted(given.glob("*/*.json")))):
         return "coco"
     # Folders of splits, the most specific format first.
@@ -132,6 +133,7 @@ def _json_format(file: Path) -> Format:
 def _outermost_keys(head: bytes) -> Iterator[bytes]:
     """Yield the keys of the outermost object, as far as the head of the file goes."""
     depth, text = 0, b""
+    # Text is matched as a whole, so that brackets in it do not count.
     for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[][{}:]', head):
         sign = match[0]
         if sign in (b"[", b"{"):

@@ -148,6 +148,7 @@ class ImageFinder:
             For each name the image, or the error of a name that is empty, leaves the data set or
             means two files. Images that are nowhere are placed in the folder of the others.
         """
+        # 1. Look for each name; an error belongs to its name alone.
         outcomes: list[FoundImage | DataError | None] = []
         for name in names:
             try:
@@ -226,6 +227,7 @@ class ImageFinder:
         Raises:
             DataError: If another name means the same file.
         """
+        # The longest tail that is there counts: `b/a.jpg` before `a.jpg`.
         parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
         for start in range(1, len(parts)) if self._given is not None else ():
             if hits := self._look("/".join(parts[start:])):
@@ -269,6 +271,7 @@ class ImageFinder:
     def _climb(self, plain: str, folders: list[Path]) -> Iterator[FoundImage]:
         """Yield the files that a name with ``..`` leads to, inside the data set or close to it."""
         base = self._base.absolute()
+        # Names may climb to a folder close to the data set, and no further.
         roots = [*folders, self._root, base.parent, Path.cwd()]
         for start in dict.fromkeys((base, *(each for each in folders if each.is_dir()))):
             place = Path(os.path.normpath(start / plain))
@@ -402,6 +405,7 @@ def _image_folders(base: Path, stem: str) -> list[Path]:
     (``train.json`` and ``train/``), or one next to ``annotations/`` (COCO's
     ``annotations/instances_val2017.json`` and ``val2017/``).
     """
+    # `train.json` and `instances_train2017.json` name their folders.
     parts = [part for part in dict.fromkeys((stem, stem.split("_")[-1])) if part]
     folders = []
     for root in (base, base.parent) if data_set_root(base) != base.absolute() else (base,):

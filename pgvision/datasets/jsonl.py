@@ -148,11 +148,13 @@ def read_jsonl(
         DataError: As `read_examples`; if an image's size cannot be read; or if no line asks for
             objects.
     """
+    # 1. Lines that ask for objects; captions and questions have none.
     errors = EntryErrors(on_error)
     lines = _lines(path, images, errors, known_hw or {})
     asked = {line: classes for line in lines if (classes := prefix_classes(line.prefix))}
     if not asked:
         raise DataError(f"{path}: no line has a prefix 'detect ...' or 'segment ...'")
+    # 2. Parse the answers into objects.
     reader = _Reader(codec, convention, known_hw or {})
     for line in lines:
         with errors.entry(line.name):

@@ -96,6 +96,7 @@ class CheckReport:
         from rich.table import Column, Table
         from rich.text import Text
 
+        # One row for each rule, errors first.
         title = f"{self.num_images} images, {self.num_objects} objects, {self.num_examples} "
         title += f"examples of at most {self.longest} tokens (budget {self.budget})"
         count = Column("count", justify="right")
@@ -283,6 +284,7 @@ def _check_object(
 def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]:
     """Check the image files; fill ``digests`` with the first image of each content."""
     for image in dataset.images:
+        # 1. There, readable and whole.
         if not image.path.is_file():
             yield Finding("missing-file", "error", f"{image.path} is not there", image.file_name)
             continue
@@ -292,14 +294,16 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
         except (ImageError, SourceError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
-        # The annotations' coordinates are relative to the stated size.
+        # 2. Size: the annotations' coordinates are relative to the stated one.
         if size != image.image_hw:
             stated = f"{image.image_hw[1]} x {image.image_hw[0]}"
             message = f"stated as {stated}, the file has {size[1]} x {size[0]}"
             yield Finding("size-mismatch", "error", message, image.file_name)
+        # 3. Further frames, which training does not see.
         if num_frames > 1:
             message = f"has {num_frames} pages or frames; only the first is used"
             yield Finding("several-frames", "warning", message, image.file_name)
+        # 4. Copies: two names for the same bytes.
         digest = hashlib.sha256(data).hexdigest()
         if digest in digests and digests[digest] != image.file_name:
             message = f"is a copy of {digests[digest]}"
@@ -330,6 +334,7 @@ def _check_lengths(
 
 
 def _check_categories(parts: Mapping[str, Dataset]) -> Iterator[Finding]:
+    # 1. All parts have the same categories.
     categories = {c.id: c.name for part in parts.values() for c in part.categories}
     used = {item.category_id for part in parts.values() for i in part.images for item in i.objects}
     first = next(iter(parts.values()))
@@ -337,6 +342,7 @@ def _check_categories(parts: Mapping[str, Dataset]) -> Iterator[Finding]:
         if part.names != first.names:
             message = "its categories are not those of the other splits"
             yield Finding("categories-differ", "error", message, split=split)
+    # 2. Names are distinct and fit into a prompt.
     seen: dict[str, str] = {}
     for number, name in categories.items():
         if number not in used:

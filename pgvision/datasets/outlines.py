@@ -110,13 +110,14 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
         return join_rings(
             polygon_rings(mask_to_polygon(segmentation_to_mask(segmentation, image_hw)))
         )
+    # 1. Rings that cross themselves: their pixels decide what is inside.
     rings = tuple(ring for ring in segmentation if len(ring) >= 6)
     shapes = [Polygon(list(zip(ring[0::2], ring[1::2], strict=True))) for ring in rings]
     if not all(shape.is_valid for shape in shapes):
         if len(rings) == 1 and _is_inside(rings[0], image_hw):
             return rings[0]
-        # A ring that crosses itself: its pixels decide what is inside.
         return join_rings(polygon_rings(mask_to_polygon(segmentation_to_mask(rings, image_hw))))
+    # 2. Rings inside the image keep their numbers.
     frame = shapely.box(0, 0, image_hw[1], image_hw[0])
     if all(_is_inside(ring, image_hw) for ring in rings):
         # Rings that overlap would cancel out under even-odd filling.
@@ -126,6 +127,7 @@ def one_ring(segmentation: Segmentation, image_hw: tuple[int, int]) -> tuple[flo
             return join_rings(rings)
     else:
         united = shapely.union_all(shapes).intersection(frame)
+    # 3. All others become the outline of their union.
     parts = [part for part in shapely.get_parts(united) if isinstance(part, Polygon)]
     return join_rings(polygon_rings(MultiPolygon(parts)))
 
@@ -181,6 +183,7 @@ def truth_result(image: ImageRecord, dataset: Dataset) -> DetectionResult:
         "class_ids": ids,
         "classes": dataset.classes,
     }
+    # 2. Masks as a model has them: 64 x 64 numbers in the box.
     if not kept or len(outlines) < len(kept):
         return DetectionResult(**fields)
     logits = np.full((len(kept), SIDE, SIDE), -1, np.float32)

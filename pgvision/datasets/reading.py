@@ -205,10 +205,12 @@ def _chosen(parts: dict[str, Path], split: str | None, source: Path) -> dict[str
 
 def _part_folders(given: Path, ending: str) -> dict[str, Path]:
     """Return the folders with one file for each image, by split (``train/`` and the like)."""
+    # 1. The folder itself, or its annotation folder.
     places = (given, *(given / name for name in ("Annotations", "annotations", "labels")))
     for place in places if given.is_dir() else ():
         if next(place.glob(f"*{ending}"), None):
             return {given.stem: given}
+    # 2. Folders of parts.
     parts = {
         part.name: part
         for place in (given / "labels", given)
@@ -220,6 +222,7 @@ def _part_folders(given: Path, ending: str) -> dict[str, Path]:
 
 
 def _join(parts: Mapping[str, Dataset], path: Path) -> Dataset:
+    # Category ids must mean the same in all parts.
     first = next(iter(parts.values()))
     if any(part.categories != first.categories for part in parts.values()):
         raise DataError(
@@ -284,6 +287,7 @@ def find_split(names: Iterable[str], split: str, *, source: object) -> str:
     known = list(names)
     if split in known:
         return split
+    # `val2017` fits `instances_val2017`, `valid` fits `helmets_val`.
     wanted = _words(split)
     fitting = [name for name in known if wanted and _contains(_words(name), wanted)]
     if len(fitting) == 1:
@@ -323,6 +327,7 @@ def training_part(names: Iterable[str], split: str | None = None, *, source: obj
     known = list(names)
     if split is not None:
         return find_split(known, split, source=source)
+    # A part called train, else the only one without such a word.
     chosen = [name for name in known if part_of(name) == "train"]
     if not chosen:
         chosen = [name for name in known if part_of(name) is None]

@@ -114,6 +114,7 @@ def _read_xml(file: Path) -> "Element":
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
+    # 1. Parse.
     data = read_bytes(file)
     try:
         # defusedxml refuses entities, which could read files or exhaust the memory.
@@ -125,6 +126,7 @@ def _read_xml(file: Path) -> "Element":
         ) from error
     except (ParseError, ValueError, LookupError) as error:
         raise DataError(f"{file}: not complete XML: {error}") from error
+    # 2. XML of other tools is named.
     if root is None or root.tag != "annotation":
         refuse_foreign([file])
         raise DataError(f"{file}: expected <annotation> at the top, as Pascal VOC has it")
@@ -174,6 +176,7 @@ def _box(
         return outline_xywh(polygons)
     if box is None:
         raise DataError(f"{file}: <object> lacks <bndbox>")
+    # Swapped corners would become a negative size.
     left, top, right, bottom = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)
     if right < left - 1 or bottom < top - 1:
         raise DataError(
@@ -196,6 +199,7 @@ def _polygons(item: "Element", file: Path) -> Polygons | None:
         if len(ring) % 2 or not all(abs(number) <= _FURTHEST for number in ring):
             raise DataError(f"{file}: <polygon>: expected x, y pairs in pixels, got {ring!r:.60}")
         rings.append(ring)
+    # roLabelImg: centre, size and an angle in radians, clockwise.
     box = item.find("robndbox")
     if not rings and box is not None:
         cx, cy, w, h, angle = _numbers(box, ("cx", "cy", "w", "h", "angle"), file)
@@ -207,12 +211,13 @@ def _polygons(item: "Element", file: Path) -> Polygons | None:
 
 
 def _flags(item: "Element") -> dict[str, object]:
+    # 1. VOC's own flags; 0 and Unspecified are their defaults.
     flags: dict[str, object] = {}
     for tag in ("difficult", "truncated", "occluded", "pose"):
         text = (item.findtext(tag) or "").strip()
         if text and text not in ("0", "Unspecified"):
             flags[tag] = int(text) if text.isdecimal() else text
-    # Attributes are elements (CVAT) or text.
+    # 2. Attributes are elements (CVAT) or text.
     attributes = {
         (each.findtext("name") or "").strip(): (each.findtext("value") or "").strip()
         for each in item.findall("attributes/attribute")
@@ -221,6 +226,7 @@ def _flags(item: "Element") -> dict[str, object]:
         flags["attributes"] = attributes
     elif text := (item.findtext("attributes") or "").strip():
         flags["attributes"] = text
+    # 3. Parts of a person (head, hand, foot).
     if parts := item.findall("part"):
         flags["parts"] = [
             {each.tag: (each.text or "").strip() for each in part.iter() if len(each) == 0}
@@ -363,6 +369,7 @@ def _ring(shape: Fields, image_hw: tuple[int, int]) -> tuple[float, ...]:
         corners = [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]
         return tuple(value for point in corners for value in point)
     if kind == "rectangle" and len(points) == 2:
+        # Two corners in any order.
         left, right = sorted(ring[0::2])
         top, bottom = sorted(ring[1::2])
         ring = (left, top, right, top, right, bottom, left, bottom)

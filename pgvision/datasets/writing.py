@@ -236,6 +236,7 @@ class _Writer:
 
     def _add_needed_keys(self, config: dict[str, str]) -> None:
         """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""
+        # A single part is its own validation.
         only = next(iter(config.values()))
         config.setdefault("train", only)
         if "val" not in config:
@@ -260,6 +261,7 @@ class _Writer:
             self._findings.append(Finding("not-kept", "warning", message, split=split))
         for image in part.images if how != "none" else ():
             target = folder / _new_name(image)
+            # Annotations are kept without their image.
             if not image.path.is_file():
                 message = f"{image.path} is not there; it was described and not copied"
                 finding = Finding("missing-file", "error", message, image.file_name, split)

@@ -218,6 +218,7 @@ class _Reader:
         self._root, self._keypoints, self._labels = root, keypoints, labels
         self._on_error = on_error
         self.known_hw: Mapping[Path, tuple[int, int]] = {}
+        # 1. Ids: those of the file that `write_dataset` adds, or new ones.
         numbers = list(range(1, len(names) + 1))
         self._annotation_ids = count(1)
         self._image_ids: dict[str, int] = {}
@@ -229,6 +230,7 @@ class _Reader:
                 numbers = [categories.integer(name) for name in names]
             known = Fields(entry.values.get("images"), f"{file}: images")
             self._image_ids = {name: known.integer(name) for name in known.values}
+        # 2. Images that were added since get the next free ids.
         self._next_id = count(max(self._image_ids.values(), default=0) + 1)
         self._categories = tuple(map(Category, numbers, names))
 
@@ -247,6 +249,7 @@ class _Reader:
         return read
 
     def read_split(self, split: Split) -> Dataset:
+        # 1. Read the labels of each image, which are shares of its sides.
         records = []
         labels: set[Path] = set()
         base = self._base(split)
@@ -264,6 +267,7 @@ class _Reader:
                 key = path.relative_to(self._root).as_posix() if is_inside else ""
                 number = self._image_ids[key] if key in self._image_ids else next(self._next_id)
                 records.append(ImageRecord(number, name, path, image_hw, objects))
+        # 2. Labels without an image are reported: their objects are lost.
         alone = tuple(
             note for folder in split.folders for note in self._labels_alone(folder, labels)
         )
@@ -291,12 +295,14 @@ class _Reader:
         for index, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.split():
                 continue
+            # 1. Class and numbers.
             where = f"{file}: line {index}"
             number, values = _parse_line(line.split(), where, self._keypoints)
             if not 0 <= number < len(self._categories):
                 raise DataError(
                     f"{where}: class {number}, but there are {len(self._categories)} class names"
                 )
+            # 2. Box, outline and key points in pixels.
             polygons: Polygons | None = None
             extra: dict[str, object] = {}
             if self._keypoints is not None:

@@ -34,6 +34,7 @@ def find_config(folder: Path) -> Path | None:
     usual = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
     if usual is not None or not folder.is_dir():
         return usual
+    # YAML files of other purposes have no class names.
     others = [
         file
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
@@ -152,6 +153,7 @@ class YoloConfig:
             DataError: If train or val names what is not there, is outside the data set, could mean
                 two places, or contains no images.
         """
+        # A problem of an optional part must not hide the others.
         found: dict[str, Split] = {}
         findings: list[Finding] = []
         for key, value in self.fields.values.items():
@@ -210,6 +212,7 @@ class YoloConfig:
 
     def _listed(self, file: Path) -> list[Path]:
         """Return the images of a list: ``./`` starts at the list, other names at the data set."""
+        # Tools disagree: a name that is not at its place is looked for at the other.
         images = []
         for line in lines_of(file):
             entry, where = line.replace("\\", "/"), f"{file.name}: {line}"

@@ -40,6 +40,7 @@ class Calibration:
         Raises:
             EvaluationError: If the method, the temperature or the knots make no monotone map.
         """
+        # 1. A known method with a positive temperature.
         if self.method not in ("temperature", "isotonic"):
             raise EvaluationError(
                 f"calibration method: expected temperature or isotonic, got {self.method!r}. "
@@ -50,6 +51,7 @@ class Calibration:
                 f"calibration temperature: expected a positive number, got {self.temperature}. "
                 "Fix: fit it again."
             )
+        # 2. Knots that rise: otherwise the order of scores would change.
         if self.method == "isotonic":
             points = np.array(self.knots, np.float64).reshape(-1, 2)
             steps = np.diff(points, axis=0)
@@ -75,6 +77,7 @@ class Calibration:
             >>> Calibration(method="temperature", temperature=2.0).apply(np.array([0.5])).tolist()
             [0.5]
         """
+        # Float64 inside: the logit of a float32 near 1 loses most of its digits.
         given = np.asarray(scores)
         wide = _require_scores(given.astype(np.float64))
         if self.method == "temperature":
@@ -151,6 +154,7 @@ def fit_calibration(
         [0.5]
     """
     require_choice("method", method, get_args(Method))
+    # 1. Check the pairs.
     x = _require_scores(np.asarray(scores, np.float64))
     y = np.asarray(is_correct)
     if x.ndim != 1 or x.shape != y.shape or not len(x) or y.dtype != np.bool_:
@@ -158,6 +162,7 @@ def fit_calibration(
             f"calibration: expected (n,) scores and (n,) bool with n > 0, got {x.shape} and "
             f"{y.shape} {y.dtype}. Fix: take both from match_scores."
         )
+    # 2. Fit.
     if method == "temperature":
         return Calibration(method=method, temperature=_fit_temperature(x, y), num_fitted=len(x))
     return Calibration(method=method, knots=_fit_isotonic(x, y), num_fitted=len(x))
@@ -184,11 +189,13 @@ def _fit_temperature(scores: FloatArray, correct: BoolArray) -> float:
     from scipy.optimize import brentq
     from scipy.special import expit
 
+    # 1. The derivative of the loss by the inverse temperature.
     logits = _logit(scores)
 
     def slope(inverse: float) -> float:
         return float(np.sum((expit(inverse * logits) - correct) * logits))
 
+    # 2. Find its root.
     # The root of the slope is the minimum; it is bounded for perfectly separated scores.
     low, high = 0.01, 100.0
     if slope(low) >= 0:

@@ -65,6 +65,7 @@ def evaluate_captions(
         (10.0, 1.0)
     """
     require_texts(captions, references)
+    # Document frequencies need all references before the first score.
     words = [caption_words(caption) for caption in captions]
     known = [[caption_words(text) for text in texts] for texts in references]
     each = cider_d(words, known)
@@ -152,11 +153,13 @@ def cider_d(
         >>> cider_d([["a", "cat"]], [[["a", "cat"]]])
         [0.0]
     """
+    # 1. In how many images' references each n-gram occurs.
     frequency: Counter[Ngram] = Counter()
     for known in references:
         frequency.update({
             gram for text in known for order in range(1, 5) for gram in _ngrams(text, order)
         })  # fmt: skip
+    # 2. Compare each candidate with each of its references.
     log_images = math.log(len(references))
     scores = []
     for words, known in zip(candidates, references, strict=True):

@@ -144,6 +144,7 @@ def _score_notes(found: Predictions) -> tuple[str, ...]:
 def _per_class(
     truth: GroundTruth, found: Predictions, accumulated: Accumulated | None
 ) -> dict[str, ClassMetrics]:
+    # COCO's means over recall and IoU, of all areas and the most detections.
     annotations = truth.count_by_class(truth.category[~truth.crowd])
     detections = truth.count_by_class(found.category)
     entries = {}
@@ -270,11 +271,13 @@ def find_mistakes(
         >>> find_mistakes(truth, [])[1].missed.tolist()
         [True]
     """
+    # 1. Match as AP does.
     found, match, truth = _matched(gt, results, iou_type, iou)
     is_missed = np.ones(len(truth), np.bool_)
     is_missed[match[match >= 0]] = False
     # -1: unmatched; -3: dropped by max_dets.
     wrong = (match == -1) | (match == -3)
+    # 2. Group both sides by image.
     annotations = _rows_by_image(truth.image[~truth.crowd])
     predictions = _rows_by_image(found.image)
     missed, nothing = is_missed[~truth.crowd], np.zeros(0, np.int64)

@@ -176,6 +176,7 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
 
 def _require_masks(content: CocoContent) -> None:
     """Add the problems of mask scoring."""
+    # 1. Sizes, which masks are compared at.
     for entry in content.images.values():
         if entry.sound and entry.image_hw is None:
             sides = " and ".join(str(entry.fields.get(side)) for side in ("height", "width"))
@@ -183,6 +184,7 @@ def _require_masks(content: CocoContent) -> None:
                 f"images[{entry.index}]",
                 f"height and width are {sides}, expected positive integers: masks are scored",
             )
+    # 2. An outline for each annotation.
     for index, outline in zip(content.index.tolist(), content.outlines, strict=True):
         if outline is None:
             content.problems.add(
@@ -286,13 +288,16 @@ def _checked(records: object, truth: GroundTruth, where: str, *, masks: bool) ->
             f"{where}: expected a list of objects, got {type(records).__name__}. "
             "Fix: pass a JSON array of records, or list(zip(image_ids, results))."
         )
+    # 1. Ids that the ground truth has.
     problems = Problems(where)
     table = Table(records, where, problems)
     image = _known_column(table, "image_id", truth.image_ids)
     category = _known_column(table, "category_id", truth.category_ids)
+    # 2. Scores: all records have one, or none has.
     scores = None
     if not records or any(record.get("score") is not None for record in table.records):
         scores = table.numbers("score")
+    # 3. Boxes, or masks of the image's size.
     boxes, rles = np.zeros((len(table.records), 4)), None
     if masks:
         rles = _rles(table, image, truth)
@@ -327,6 +332,7 @@ def _rles(table: Table, image: IntArray, truth: GroundTruth) -> list[Rle]:
 def _are_pairs(results: object) -> bool:
     if not isinstance(results, Sequence) or isinstance(results, str | bytes) or not results:
         return False
+    # Bare results have no image id, which a match needs.
     first = results[0]
     if hasattr(first, "to_coco"):
         raise EvaluationError(
@@ -339,12 +345,12 @@ def _are_pairs(results: object) -> bool:
 
 def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Record], list[Any]]:
     """Return COCO records of result objects; objects with an unknown label are left out."""
+    # 1. Check each pair; collect all problems, so that one error lists them.
     by_name = dict(zip(truth.names, truth.category_ids.tolist(), strict=True))
     problems, known = Problems("results"), set(truth.image_ids.tolist())
     records: list[list[Record]] = []
     members: list[Any] = []
     seen: set[object] = set()
-    # Collect all problems, so that one error lists them.
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple) or len(pair) != 2:
             problems.add(f"[{index}]", f"is {type(pair).__name__}, expected (image_id, result)")
@@ -365,6 +371,7 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
             matched = result[np.asarray(result.class_ids) >= 0]
             records.append(matched.to_coco(image_id=image_id, category_ids=by_name))
             members.append(result)
+    # 2. Refuse, or join the records.
     problems.refuse(
         f"pair every image id with one result; categories here are {list(by_name)[:10]}, and "
         "failures must be left out explicitly"

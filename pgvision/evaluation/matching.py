@@ -168,6 +168,7 @@ def _found_records(found: Predictions) -> list[dict[str, Any]]:
 
 def _records(masks: list[Rle] | None, **columns: NDArray[Any]) -> list[dict[str, Any]]:
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    # Numbered from 1: pycocotools reads a match with annotation 0 as no match.
     records = [
         dict(zip(columns, row, strict=True), id=number) for number, row in enumerate(rows, 1)
     ]
@@ -252,6 +253,7 @@ def _pairs_of(
     truth: GroundTruth, found: Predictions, pair_found: IntArray, pair_truth: IntArray
 ) -> Pairs:
     """Compute the IoU of pairs, and keep those that overlap."""
+    # 1. IoU of masks or boxes.
     same = truth.category[pair_truth] == found.category[pair_found]
     if found.masks is not None:
         iou = _mask_iou(truth, found, pair_found, pair_truth)
@@ -264,6 +266,7 @@ def _pairs_of(
         # Against a crowd, the union is the prediction itself.
         union = np.where(truth.crowd[pair_truth], area, area + b[:, 2] * b[:, 3] - shared)
         iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    # 2. Pairs of two classes matter for confusions alone, from IoU 0.5.
     keep = (iou >= LOWEST_IOU) | ((iou > 0) & same)
     return Pairs(pair_found[keep], pair_truth[keep], iou[keep], same[keep])
 
@@ -274,10 +277,12 @@ def _mask_iou(
     """Compute the IoU of masks image by image; the pairs of an image are a full grid."""
     from pycocotools import mask as coco_mask
 
+    # 1. Where the pairs of each image begin.
     truth_masks, found_masks = truth.masks or [], found.masks or []
     iou = np.zeros(len(pair_found))
     starts = np.flatnonzero(np.diff(found.image[pair_found], prepend=-1))
     starts[0] = 0  # an image id of -1
+    # 2. One call of pycocotools for each image.
     for begin, end in zip(starts, [*starts[1:], len(pair_found)], strict=True):
         rows = pair_found[begin:end]
         wide = int(np.argmax(rows != rows[0])) or len(rows)
@@ -352,6 +357,7 @@ def largest_matching(pairs: Pairs) -> IntArray:
 
     if not len(pairs.found):
         return pairs.truth
+    # A bipartite graph of predictions and annotations.
     ones = np.ones(len(pairs.found), np.int8)
     near = csr_array((ones, (pairs.found, pairs.truth)))
     partner = maximum_bipartite_matching(near, perm_type="column")

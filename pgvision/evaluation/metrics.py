@@ -53,11 +53,13 @@ def best_f1(scores: FloatArray, correct: BoolArray, num_truth: int) -> BestF1 | 
     """
     if not len(scores) or not num_truth:
         return None
+    # 1. Hits among the best predictions, for each number of them.
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(correct[order])
     kept = np.arange(1, len(scores) + 1)
     # Equal scores are kept or dropped together.
     cuts = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    # 2. The best cut.
     f1 = 2 * hits[cuts] / (kept[cuts] + num_truth)
     best = cuts[int(np.argmax(f1))]
     return BestF1(
@@ -232,6 +234,7 @@ def reliability(scores: FloatArray, correct: BoolArray) -> Reliability | None:
     """
     if len(scores) and (scores.min() < 0 or scores.max() > 1):
         return None
+    # 1. Sort the predictions into bins.
     edges = np.linspace(0, 1, _BINS + 1)
     place = np.minimum((scores * _BINS).astype(np.int64), _BINS - 1)
     counts = np.bincount(place, minlength=_BINS)
@@ -275,6 +278,7 @@ def confusion_matrix(
         ``(k + 1, k + 1)`` counts: rows the true class, columns the predicted one; the last row
         is background (false predictions), the last column misses.
     """
+    # 1. Pairs by falling IoU; predictions on crowds are ignored.
     num = len(truth.category_ids)
     chosen = _above(found, threshold)
     near = pairs.at(iou, chosen[pairs.found])
@@ -284,12 +288,14 @@ def confusion_matrix(
     true_class, found_class = truth.class_places(truth.category), truth.class_places(found.category)
     # The same class wins among pairs of equal IoU.
     order = np.lexsort((near.truth, near.found, ~near.same_class, -near.iou))
+    # 2. Pair each prediction and annotation once.
     matrix = np.zeros((num + 1, num + 1), np.int64)
     seen_found, seen_truth = np.zeros(len(found), np.bool_), truth.crowd.copy()
     for f, t in zip(near.found[order].tolist(), near.truth[order].tolist(), strict=True):
         if not seen_found[f] and not seen_truth[t]:
             seen_found[f] = seen_truth[t] = True
             matrix[true_class[t], found_class[f]] += 1
+    # 3. The rest are false predictions and misses.
     seen_found[ignored] = True
     matrix[num] += np.bincount(found_class[chosen & ~seen_found], minlength=num + 1)
     matrix[:, num] += np.bincount(true_class[~seen_truth], minlength=num + 1)

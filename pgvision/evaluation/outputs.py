@@ -85,6 +85,7 @@ def count_outputs(results: Iterable[Any]) -> OutputCounts:
 
 
 def _count(result: Any) -> tuple[int, int, int, int, int, int]:
+    # Bins are exact; boxes of equal bins may differ after clipping.
     places = result.xyxy if result.loc_yxyx is None else result.loc_yxyx
     keys = [
         (text, *row) for text, row in zip(result.texts, np.asarray(places).tolist(), strict=True)

@@ -162,6 +162,7 @@ class DetectionReport:
             DependencyError: If a PNG is asked for and matplotlib is missing.
         """
         ending = Path(path).suffix.lower()
+        # Each ending has its own content: all fields, a line for each class, diagrams.
         if ending == ".json":
             write_text(path, self.to_json() + "\n")
         elif ending == ".csv":
@@ -216,6 +217,7 @@ def summary(content: Mapping[str, Any]) -> tuple[str, str]:
     Args:
         content: By ``DetectionReport.to_dict``.
     """
+    # 1. What was scored.
     subject = " on ".join(filter(None, (content["model"], content["data"])))
     kind = "boxes" if content["iou_type"] == "bbox" else "masks"
     counts = (
@@ -224,6 +226,7 @@ def summary(content: Mapping[str, Any]) -> tuple[str, str]:
     )
     if content["conf"] is not None:
         counts += f" of score >= {content['conf']:.3f}"
+    # 2. The metrics to quote.
     parts = []
     if content["stats"] is not None:
         parts += [f"{name} {shown_number(content['stats'][name])}" for name in ("AP", "AP50")]
@@ -332,6 +335,7 @@ def _draw_curves(axes: Any, content: Mapping[str, Any]) -> None:
     if content["curves"] is None:
         axes.text(0.5, 0.5, "no scores, no curve", ha="center", va="center")
         return
+    # One curve for each class that has precision anywhere.
     recall = np.linspace(0, 1, 101)
     for place in _shown(content):
         curve, metrics = np.array(content["curves"][place][0]), content["per_class"][place]
@@ -357,6 +361,7 @@ def _draw_confusion(axes: Any, content: Mapping[str, Any]) -> None:
     places = [*_shown(content), len(per_class)]
     matrix = np.array(content["confusion"])[np.ix_(places, places)]
     names = [_plain(per_class[place]["name"]) for place in places[:-1]] + ["background"]
+    # Shares of the true class give the colour, counts the text.
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)

@@ -247,6 +247,7 @@ def evaluate_answers(
         >>> evaluate_answers(["2", "red"], [["two"], ["red"]], ["exact", "count"]).metrics
         {'exact': 0.5, 'count': 1.0}
     """
+    # 1. Check the inputs.
     require_texts(answers, references)
     for metric in metrics:
         if metric not in _METRICS:
@@ -254,6 +255,7 @@ def evaluate_answers(
                 f"metrics: expected any of {', '.join(get_args(Metric))}, got {metric!r}. "
                 "Fix: captions are scored by evaluate_captions."
             )
+    # 2. Score each answer by each metric.
     values = {
         metric: tuple(
             _METRICS[metric](answer, accepted)
@@ -310,6 +312,7 @@ def evaluate_reading(
         (0.1, 0.5)
     """
     require_texts(texts, references if isinstance(references, str) else [[r] for r in references])
+    # 1. Count the edits of each text.
     edits, characters, words = [], 0, 0
     for text, reference in zip(texts, references, strict=True):
         given, wanted = (" ".join((t.lower() if fold else t).split()) for t in (text, reference))
@@ -317,6 +320,7 @@ def evaluate_reading(
         edits.append((distance, Levenshtein.distance(given.split(), wanted.split())))
         characters += len(wanted)
         words += len(wanted.split())
+    # 2. Rates over all references together, as papers have them.
     if not characters:
         raise EvaluationError(
             "references: all are empty, so that no error rate is defined. Fix: leave them out."
@@ -336,12 +340,14 @@ def require_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
     Raises:
         EvaluationError: If there are none, lengths differ, or something is not text.
     """
+    # 1. As many lists as texts; one text would count as a list of letters.
     is_text = isinstance(answers, str) or isinstance(references, str)
     if is_text or not len(answers) or len(answers) != len(references):
         raise EvaluationError(
             f"answers: expected as many texts as reference lists, at least one, got {len(answers)} "
             f"and {len(references)}. Fix: pair every answer with its references."
         )
+    # 2. Nothing but text in them.
     for index, (answer, accepted) in enumerate(zip(answers, references, strict=True)):
         bad = [text for text in (answer, *accepted) if not isinstance(text, str)]
         if isinstance(accepted, str) or not len(accepted) or bad:

@@ -22,6 +22,7 @@ def camera_frames(device: int | str, *, stride: int) -> Iterator[Frame | FrameFa
     Raises:
         SourceError: If there is no such camera.
     """
+    # 1. Open the camera; OpenCV's own log would name its C++ files.
     name = f"camera:{device}" if isinstance(device, int) else device
     with quiet():
         capture = cv2.VideoCapture(device)
@@ -32,6 +33,7 @@ def camera_frames(device: int | str, *, stride: int) -> Iterator[Frame | FrameFa
         count = yield from _frames(capture, name, stride, lambda _: time.monotonic() - began)
     finally:
         capture.release()
+    # 2. A camera has no regular end.
     error = SourceError(f"{name}: stopped delivering after {count} frames")
     yield FrameFailure(name, count, error)
 
@@ -44,6 +46,7 @@ def capture_frames(capture: cv2.VideoCapture, *, stride: int) -> Iterator[Frame 
     """
     if not capture.isOpened():
         raise SourceError("capture: expected an open cv2.VideoCapture; isOpened() is False")
+    # 1. Times: of the container, of the frame rate, or of the arrival.
     count, fps = declared_frames(capture), capture.get(cv2.CAP_PROP_FPS)
     opened = time.monotonic()
 
@@ -57,6 +60,7 @@ def capture_frames(capture: cv2.VideoCapture, *, stride: int) -> Iterator[Frame 
             return milliseconds / 1000
         return index / fps if 0 < fps < math.inf else None
 
+    # 2. Read on from where the caller stopped.
     num_read = yield from _frames(capture, "capture", stride, clock)
     if count is not None and count - num_read > max(2, count // 100):
         text = f"capture: ended after frame {num_read} of {count}: cut short or damaged data"

@@ -157,6 +157,7 @@ def walk(
     Raises:
         OSError: If a folder cannot be read.
     """
+    # A link to a folder above would never end.
     above |= {os.path.realpath(folder)}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -190,6 +191,7 @@ def list_glob(pattern: str) -> list[Path]:
     Raises:
         SourceError: If nothing matches.
     """
+    # 1. The folders above the first part with wildcards.
     parts = user_path(pattern).parts
     fixed = 0
     while fixed < len(parts) - 1 and (
@@ -201,6 +203,7 @@ def list_glob(pattern: str) -> list[Path]:
         found = [path for path in base.glob("/".join(parts[fixed:])) if path.is_file()]
     except (OSError, ValueError) as error:
         raise SourceError(f"{pattern}: the pattern cannot be followed: {error}") from error
+    # 2. Leave out what folders leave out, and label files next to images.
     if not any(is_ignored(part) for part in parts[fixed:]):
         found = [path for path in found if not is_ignored(path.relative_to(base))]
     if not found:

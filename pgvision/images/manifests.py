@@ -49,6 +49,7 @@ def read_manifest(file: Path) -> Iterator[Entry]:
         >>> list(read_manifest(file))
         [(1, 'a.jpg')]
     """
+    # 1. Yield the entries, and count them.
     readers = {".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}
     count = ignored = 0
     try:
@@ -59,6 +60,7 @@ def read_manifest(file: Path) -> Iterator[Entry]:
                 yield count, entry
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{file}: expected a list in UTF-8 or UTF-16: {error}") from error
+    # 2. An empty list is most likely the wrong file.
     if not count:
         raise SourceError(f"{file}: the list contains no path")
     if ignored:
@@ -102,6 +104,7 @@ def _json_lines(file: Path) -> Iterator[Entry]:
             got = hide_secrets(line)
             yield number, DataError(f"{where}: expected a JSON object, got {got:.40}")
             continue
+        # The first column with a path counts.
         values = [entry.get(name) for name in _COLUMNS] if isinstance(entry, dict) else []
         paths = [value for value in values if isinstance(value, str) and value.strip()]
         expected = f"{where}: expected an object with a path as one of {_EXPECTED}"

@@ -36,6 +36,7 @@ def quiet() -> Iterator[None]:
         ...     cv2.VideoCapture("missing.mp4").isOpened()
         False
     """
+    # The first block of all threads notes the level, the last one restores it.
     global _silent, _level
     log = cv2.utils.logging
     with _lock:

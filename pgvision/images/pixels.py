@@ -107,11 +107,13 @@ def _not_an_array(value: object) -> str:
 
 
 def _require_picture_shape(array: NDArray[Any]) -> None:
+    # 1. The shapes of images.
     shape = array.shape
     if array.size == 0:
         raise ShapeError(f"expected at least one pixel, got shape {shape}: the image is empty")
     if array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)):
         return
+    # 2. Common mistakes, each with its fix.
     if array.ndim == 3 and shape[0] in (1, 3, 4):
         fix = "channels come last: pass array.transpose(1, 2, 0)"
     elif array.ndim == 4:
@@ -123,6 +125,7 @@ def _require_picture_shape(array: NDArray[Any]) -> None:
 
 def _to_bytes(array: NDArray[Any]) -> ByteArray:
     """Scale any accepted dtype to uint8."""
+    # Booleans and other integers have no known white.
     kind, size = array.dtype.kind, array.dtype.itemsize
     if array.dtype == np.uint8:
         return array

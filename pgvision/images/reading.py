@@ -169,11 +169,13 @@ def decode_frames(data: bytes, name: str) -> Iterator[Frame]:
         [0, 9]
     """
     with _named(name):
+        # 1. A single image: JPEG has no pages; OpenCV decodes it faster.
         image = None if data[:3] == b"\xff\xd8\xff" else _opened(data, name)
     if image is None or image.format not in _ANIMATED | {"TIFF"}:
         yield Frame(decode_image(data, name), name)
         return
     with image:
+        # 2. Pages or frames, one at a time.
         pages, time = _own_images(image), 0.0
         for at, index in enumerate(pages):
             with _named(f"{name}, image {index + 1}" if len(pages) > 1 else name):
@@ -193,6 +195,7 @@ def read_bytes(file: Path) -> bytes:
         ImageError: If it is empty, or too large for an image.
     """
     try:
+        # The size first: a file of terabytes must not be read.
         size = file.stat().st_size
         data = file.read_bytes() if size <= _MOST_IN_A_FILE else None
     except FileNotFoundError as error:
@@ -214,6 +217,7 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except PgvisionError as error:
+        # The subclass is kept: the caller may try the file as a video.
         kind = NotAnImageError if isinstance(error, NotAnImageError) else ImageError
         raise kind(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:
@@ -270,6 +274,7 @@ def _decode_jpeg(data: bytes, name: str) -> ByteArray:
     if has_others:
         with suppress(*PIL_ERRORS), _opened(data, name) as image:
             _warn_of_others(image, name)
+    # CMYK needs Pillow, and so does what OpenCV refuses.
     if components in (1, 3):
         try:
             with quiet():
@@ -364,6 +369,7 @@ def _jpeg_layout(data: bytes) -> tuple[int, int, int, bool]:
 
 
 def _unidentified(data: bytes) -> ImageError:
+    # Known kinds with their own fix, then all others.
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return ImageError(
             "HEIC / HEIF cannot be read here; convert it to JPEG, or "

@@ -235,6 +235,7 @@ def _outcomes(
 
 
 def _open(item: object, options: _Options, *, position: int, depth: int) -> Iterator[Outcome]:
+    # 1. Images in memory.
     if isinstance(item, Frame | FrameFailure):
         yield item
     elif isinstance(item, np.ndarray) and item.ndim == 4:
@@ -242,6 +243,7 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
             yield from _outcomes(picture, options, position=index, depth=depth)
     elif isinstance(item, Image.Image) or (isinstance(item, np.ndarray) and item.ndim != 1):
         yield Frame(to_bgr(item, color=options.color), _name(item), position)
+    # 2. Paths and addresses, captures, cameras.
     elif isinstance(item, str | os.PathLike):
         yield from _from_text(os.fspath(item), options)
     elif isinstance(item, cv2.VideoCapture):
@@ -269,6 +271,7 @@ def _many(items: object, options: _Options, depth: int) -> Iterator[Outcome]:
 
 
 def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
+    # A number is a camera; a file of that name is `./0`.
     scheme = _SCHEME.match(text)
     if not text.strip():
         raise OptionError("expected a path, got an empty string")
@@ -332,6 +335,7 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
 
 def _from_files(files: Sequence[Path], source: str, options: _Options) -> Iterator[Outcome]:
     """Read the files of a folder or pattern, each once in a call."""
+    # Repeated files are counted and reported once.
     num_repeated = 0
     for file in files:
         if is_stored(file.name):
@@ -359,6 +363,7 @@ def _exists(path: Path) -> bool:
 
 
 def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
+    # A broken entry costs that entry alone.
     for number, entry in read_manifest(file):
         if isinstance(entry, PgvisionError):
             yield FrameFailure(f"{file}#{number}", 0, entry)
@@ -462,6 +467,7 @@ def _require_count(value: object, name: str, least: int) -> None:
 
 def _require_source(item: object) -> None:
     """Refuse what cannot contain images, before anything is opened."""
+    # 1. Images, names and captures.
     plain = (np.ndarray, Image.Image, str, os.PathLike, Frame, FrameFailure, cv2.VideoCapture)
     if isinstance(item, plain):
         return
@@ -469,6 +475,7 @@ def _require_source(item: object) -> None:
         if operator.index(item) >= 0:
             return
         raise OptionError(f"expected a camera number >= 0, got {item}")
+    # 2. Common mistakes, each with its fix.
     fix = next((fix for kinds, fix in _MISTAKES if isinstance(item, kinds)), "")
     if not fix and hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
         fix = "; pass .cpu().numpy() of it, (h, w, 3), with color='rgb' if it is RGB"

@@ -52,6 +52,7 @@ class Stored:
             SourceError: If it cannot be read, or ends too early.
             ImageError: If it is too large for an image.
         """
+        # 1. The header of a damaged tar file may declare any size.
         if not 0 <= self.size <= _MOST_BYTES:
             raise ImageError(f"{self.name}: {self.size} bytes are too many for an image")
         try:
@@ -60,6 +61,7 @@ class Stored:
                 data = file.read(self.size)
         except (OSError, ValueError, OverflowError) as error:
             raise SourceError(f"{self.name}: cannot be read: {error}") from error
+        # 2. A file that was cut, or replaced since it was listed.
         if len(data) < self.size:
             raise SourceError(f"{self.name}: {len(data)} of {self.size} bytes; was it cut short?")
         return data
@@ -120,12 +122,14 @@ def list_stored(source: str, *, recursive: bool = False) -> list[Stored]:
             members with names outside of it.
         DependencyError: For a store, if pyarrow is not installed.
     """
+    # 1. A tar file on this machine.
     if _STORE.match(source) is None:
         try:
             changed = Path(source).stat().st_mtime_ns
         except (OSError, ValueError) as error:
             raise SourceError(f"{source}: cannot be opened: {error}") from error
         return _members(source, source, source, changed)
+    # 2. Objects of a store; tar files among them by their members.
     found = [
         one
         for path, size, changed in _objects(source, recursive)

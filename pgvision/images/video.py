@@ -107,6 +107,7 @@ def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailur
         SourceError: If it cannot be opened within 15 s, or sends no frame.
         StillImageError: If it sends an image.
     """
+    # A live address has no declared length: its end is no failure.
     name = hide_secrets(address)
     with closing(_Video(address, name)) as video:
         kind = video.container.format.name
@@ -179,6 +180,7 @@ class _Video:
 
     def decode(self) -> Iterator[av.VideoFrame]:
         """Yield decoded frames; packets that cannot be decoded are skipped, as players do."""
+        # A demuxing error ends the stream, a decoding error costs a packet.
         packets = self.container.demux(self.stream)
         while True:
             try:
@@ -217,6 +219,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
         raise SourceError(f"{name}: no such file (looked from {Path.cwd()})") from error
     except (OSError, ValueError) as error:
         raise SourceError(f"{name}: cannot be opened: {error}") from error
+    # FFmpeg's message for an empty file names no reason.
     if path.stat().st_size == 0:
         file.close()
         raise SourceError(f"{name}: expected a video, got an empty file (0 bytes)")
@@ -239,6 +242,7 @@ def _reason(error: Exception) -> str:
 
 def _frames(video: _Video, stride: int) -> Generator[Frame, None, int]:
     """Yield every ``stride``-th frame; return the number of frames."""
+    # Times are read from all frames: the last one decides whether the file is whole.
     index = 0
     for frame in video.decode():
         video.last_seconds = video.seconds_at(frame, index)
@@ -309,6 +313,7 @@ def cut_short(path: Path) -> str | None:
         >>> cut_short(path)
         'the file declares 1008 bytes and has 16'
     """
+    # 1. Find the declared length, by the kind of container.
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(12)
@@ -321,7 +326,7 @@ def cut_short(path: Path) -> str | None:
             return _iso_gap(file, size)
         else:
             return None
-    # 8: an AVI without its final length; the writer was interrupted.
+    # 2. Compare. 8: an AVI without its final length; the writer was interrupted.
     if declared is None or declared == 8 or declared <= size:
         return None
     return f"the file declares {declared} bytes and has {size}"
@@ -329,6 +334,7 @@ def cut_short(path: Path) -> str | None:
 
 def _iso_gap(file: BinaryIO, size: int) -> str | None:
     """Walk the top-level boxes of an MP4; the last one must end where the file does."""
+    # Each box begins with its length: 4 bytes, or 8 bytes after a 1; 0 means to the end.
     position, names = 0, set()
     while position + 8 <= size:
         file.seek(position)

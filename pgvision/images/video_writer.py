@@ -104,6 +104,7 @@ class VideoWriter:
             OptionError: If the writer is not open, or ``time`` is NaN or infinite.
             SourceError: If it cannot be written (full disk).
         """
+        # 1. Check the frame: FFmpeg would reinterpret other bytes.
         if self._container is None or self._stream is None:
             raise OptionError(f"{self.path}: not open; write inside 'with VideoWriter(...)'")
         if time is not None and not math.isfinite(time):
@@ -162,6 +163,7 @@ class VideoWriter:
         return stream
 
     def _frame(self, bgr: ByteArray, stream: "VideoStream", time: float | None) -> av.VideoFrame:
+        # 1. Convert the colours by the tags of the stream.
         cut = np.ascontiguousarray(bgr[: stream.height, : stream.width])
         full = self._is_avi
         frame = av.VideoFrame.from_ndarray(cut, format="bgr24").reformat(
@@ -169,6 +171,7 @@ class VideoWriter:
             dst_colorspace=Colorspace.ITU601 if full else Colorspace.ITU709,
             dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
         )
+        # 2. Show it at its time, after the frame before.
         place = self._next if time is None else round(Fraction(time) / self._tick)
         frame.pts, frame.time_base = max(place, self._next), self._tick
         # Matroska counts in milliseconds: two frames closer than that would be one.
@@ -284,6 +287,7 @@ def _tick(fps: float, *, fine: bool) -> Fraction:
 
 
 def _require_size(image_hw: tuple[int, int], path: Path) -> tuple[int, int]:
+    # Limits of libx264 and of the AVI header.
     ending = path.suffix.lower()
     if ending not in _ENDINGS:
         raise OptionError(f"{path}: a video must end in {', '.join(_ENDINGS)}, got {ending!r}")

@@ -63,6 +63,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         """Check every field and replace it by its frozen form."""
+        # 1. The output: what was asked, what came back, how long it took.
         self._set("image_hw", require_image_hw(self.image_hw))
         for name in ("prefix", "raw_text"):
             if not isinstance(getattr(self, name), str):
@@ -72,6 +73,7 @@ class Answer:
         self._set("timings", require_numbers(self.timings, "timings"))
         if self.passes is not None:
             self._set("passes", require_count(self.passes, "passes"))
+        # 2. The origin, and the image.
         if self.source is not None:
             self._set("source", readable_name(str(self.source)))
         self._set("frame_index", require_count(self.frame_index, "frame_index"))
@@ -240,6 +242,7 @@ class Answer:
             >>> Answer.from_dict(json.loads(answer.to_json())) == answer
             True
         """
+        # 1. The class and its fields.
         if not isinstance(data, Mapping) or data.get("type") != cls.__name__:
             got = data.get("type") if isinstance(data, Mapping) else type(data).__name__
             raise DataError(f"expected a dict with type {cls.__name__!r}, got {got!r}")
@@ -248,6 +251,7 @@ class Answer:
             raise DataError(
                 f"a {cls.__name__} needs {', '.join(missing)}; the dict has no such key"
             )
+        # 2. Every value is checked as for a new result.
         try:
             return cls(**cls._decoded(data, {name: data[name] for name in names}))
         except (PgvisionError, TypeError, ValueError, KeyError, ArithmeticError) as error:

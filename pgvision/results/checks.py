@@ -133,6 +133,7 @@ def frozen_boxes(xyxy: ArrayLike, image_hw: tuple[int, int]) -> FloatArray:
         >>> frozen_boxes([[0, 0, 640, 480]], (480, 640)).flags.writeable
         False
     """
+    # A box outside the image would shift crops, masks and metrics.
     boxes = require_boxes(xyxy, "xyxy").copy()
     height, width = image_hw
     bad = (
@@ -160,6 +161,7 @@ def frozen_image(image: object, image_hw: tuple[int, int]) -> ByteArray:
         >>> frozen_image(np.zeros((4, 6, 3), np.uint8), (4, 6)).shape
         (4, 6, 3)
     """
+    # A view, because a copy of each frame of a video would take gigabytes.
     expected = (*image_hw, 3)
     if not isinstance(image, np.ndarray) or image.shape != expected or image.dtype != np.uint8:
         got = type(image).__name__
@@ -200,6 +202,7 @@ def rows_of(index: Index, count: int) -> IntArray:
     """
     if isinstance(index, slice):
         return np.arange(count)[index]
+    # A mask must fit; indices may be negative, as in lists.
     array = np.asarray(index)
     if array.shape == (0,) and array.dtype.kind == "f":
         array = array.astype(np.int64)

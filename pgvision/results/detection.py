@@ -90,6 +90,7 @@ class DetectionResult(Answer):
         """
         super().__post_init__()
         self._set("xyxy", checks.frozen_boxes(self.xyxy, self.image_hw))
+        # 1. Boxes, then the names that were asked for.
         n = len(self.xyxy)
         self._set("classes", checks.require_names(self.classes, "classes"))
         high = len(self.classes) - 1
@@ -97,12 +98,14 @@ class DetectionResult(Answer):
         if ids is None:
             raise ShapeError("class_ids must be whole numbers, got None; -1 is no class")
         self._set("class_ids", ids)
+        # 2. Names of objects: the class where there is one, else the model's words.
         words = checks.require_names(self.labels, "labels", count=n)
         texts = words if self.texts == () else checks.require_names(self.texts, "texts", count=n)
         self._set("texts", texts)
         queried = ((*self.classes, None)[class_id] for class_id in ids.tolist())
         pairs = zip(queried, words, strict=True)
         self._set("labels", tuple(word if name is None else name for name, word in pairs))
+        # 3. Scores, and what the model wrote.
         if self.presence is not None:
             self._set("presence", checks.require_numbers(self.presence, "presence", most=1.0))
         bins = checks.frozen(self.loc_yxyx, "loc_yxyx", (n, 4), np.int64, low=0, high=1023)
@@ -212,10 +215,12 @@ class DetectionResult(Answer):
             OptionError: If there is no image, or an option is out of range.
             ShapeError: If the image has another size or dtype.
         """
+        # 1. Check the options.
         if thickness is not None and checks.require_count(thickness, "thickness") == 0:
             raise OptionError("thickness must be at least 1; use boxes=False to draw no boxes")
         if font_size is not None and checks.require_count(font_size, "font_size") == 0:
             raise OptionError("font_size must be at least 1; use labels=False to write no names")
+        # 2. Masks first, so that lines and labels stay visible.
         canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
         width = thickness or drawing.fit_thickness(self.image_hw)
         crops = self._mask_crops()
@@ -224,6 +229,7 @@ class DetectionResult(Answer):
         if contours:
             ids = color_ids[: len(crops)]
             drawing.draw_contours(canvas, crops, color_ids=ids, thickness=width)
+        # 3. Boxes, and labels on top.
         if boxes:
             drawing.draw_boxes(canvas, self.xyxy, color_ids=color_ids, thickness=width)
         if labels:
@@ -292,6 +298,7 @@ class DetectionResult(Answer):
         Raises:
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
+        # Crops of earlier images are never overwritten.
         stem = exports.file_name(PurePath(self.source or "image").stem)
         paths = []
         for row, crop in enumerate(self.crops(image, padding=padding)):
@@ -371,9 +378,11 @@ class DetectionResult(Answer):
             DataError: If ``category_ids`` lacks one of the classes that were found.
             OptionError: If ``image_id`` is no whole number.
         """
+        # 1. Ids of numpy would not be JSON.
         number = whole_number(image_id)
         if number is None:
             raise OptionError(f"image_id must be a whole number, got {image_id!r}")
+        # 2. One record for each object with a category.
         entries, boxes, outlines = [], self.xywh.tolist(), self._segmentations()
         for row, label in enumerate(self.labels):
             category_id = exports.category_id_of(int(self.class_ids[row]), label, category_ids)
@@ -406,6 +415,7 @@ class DetectionResult(Answer):
         """
         if scores and self.scores is None:
             raise OptionError("scores=True, but this result's scores are unknown")
+        # Empty masks have no outline, and unknown labels no class.
         lines = []
         shapes = self._yolo_shapes()
         for row in np.flatnonzero((self.class_ids >= 0) & [len(shape) > 0 for shape in shapes]):
@@ -432,6 +442,7 @@ class DetectionResult(Answer):
             )
 
     def _columns(self) -> dict[str, Sequence[Any]]:
+        # Unknown columns are filled with None, so that all results have the same columns.
         num = len(self)
         columns = self._origin_columns(num) | {
             "label": self.labels,

@@ -92,6 +92,7 @@ def pandas_table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:
     """See `DetectionResult.crops`."""
     height, width = bgr.shape[:2]
+    # Rounded outwards, and cut at the border.
     low = np.floor(xyxy[:, :2]).astype(int) - margin
     high = np.ceil(xyxy[:, 2:]).astype(int) + margin
     # A box of no width on the right border still gets the last column.
@@ -117,12 +118,14 @@ def encode_image(bgr: ByteArray, ending: str = ".jpg") -> bytes:
     """
     import cv2
 
+    # 1. Encode.
     longest = _LONGEST_SIDES.get(ending)
     try:
         # OpenCV raises or returns False, depending on the format.
         is_encoded, data = cv2.imencode(ending, bgr)
     except cv2.error:
         is_encoded, data = False, np.zeros(0, np.uint8)
+    # 2. Name the limit of the format, if that is why.
     if not is_encoded or not len(data):
         height, width = bgr.shape[:2]
         limit = f" (at most {longest} pixels a side)" if longest else ""

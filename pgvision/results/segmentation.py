@@ -183,16 +183,17 @@ class SegmentationResult(DetectionResult):
         from pgvision.masks import paste_mask
         from pgvision.rle import rle_to_mask
 
+        # 1. Logits: resize each mask to its box.
         if self.mask_logits is not None:
             return [
                 paste_mask(logits, box, self.image_hw)
                 for logits, box in zip(self.mask_logits, self.xyxy, strict=True)
             ]
+        # 2. Run lengths: crop the frame to the box, or further where the mask leaves it.
         crops = []
         for rle, box in zip(self.mask_rle or (), self.xyxy.tolist(), strict=True):
             mask = rle_to_mask(rle)
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            # The whole pixels of the box, and more if the mask leaves it.
             left, top, right, bottom = map(math.floor, box)
             if len(rows):
                 left, right = min(left, int(columns[0])), max(right, int(columns[-1]) + 1)
@@ -218,6 +219,7 @@ def _checked_rle(
     """Return run lengths with sizes as tuples and packed counts as text."""
     from pgvision.rle import checked_rle
 
+    # pycocotools reads past the end of broken runs: nothing else may reach it.
     if len(rles) != count:
         raise ShapeError(f"mask_rle must have one entry for each of {count} boxes, got {len(rles)}")
     checked = []

@@ -61,11 +61,13 @@ def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
     Raises:
         DependencyError: If pandas is not installed.
     """
+    # 1. A table for each result.
     pandas = require_module(*PANDAS)
     tables = [
         one.to_pandas() if isinstance(one, DetectionResult) else pandas.DataFrame(one.to_rows())
         for one in _without_failures(results)
     ]
+    # 2. Join them.
     # An empty table would change the types of the others.
     filled = [table for table in tables if len(table)] or tables[:1]
     joined: pd.DataFrame = pandas.concat(filled or [pandas.DataFrame()], ignore_index=True)
@@ -93,6 +95,7 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
         >>> path.read_text().splitlines()
         ['source,frame_index,time,question,text,score', 'a.jpg,0,,,EXIT,']
     """
+    # 1. A result a line: all fields.
     target = Path(path)
     ending = require_ending(target, (".jsonl", ".csv"))
     with replaced_path(target) as aside, aside.open("w", encoding="utf-8", newline="") as file:
@@ -101,6 +104,7 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
                 line = json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False)
                 file.write(readable_name(line) + "\n")
             return target
+        # 2. A table.
         # The first result decides the columns, with or without objects.
         table, header = csv.writer(file, lineterminator="\n"), None
         for result in _without_failures(results):
