@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pgvision.coco.checks import Fields, read_text
+from pgvision.coco.checks import Fields, read_bytes, read_text
 from pgvision.datasets.dataset import Finding
 from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images
 from pgvision.errors import DataError
@@ -34,11 +34,11 @@ def find_config(folder: Path) -> Path | None:
     usual = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
     if usual is not None or not folder.is_dir():
         return usual
-    # YAML files of other purposes have no class names.
+    # YAML files of other purposes have no class names, and may have any encoding.
     others = [
         file
         for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-        if re.search(r"^names\s*:", read_text(file), re.MULTILINE)
+        if re.search(rb"^names\s*:", read_bytes(file), re.MULTILINE)
     ]
     if len(others) > 1:
         raise DataError(

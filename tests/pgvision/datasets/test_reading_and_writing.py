@@ -440,3 +440,10 @@ def test_no_part_no_class_and_no_ending_are_refused(tmp_path):
         write_dataset(Dataset((image,), ()), tmp_path / "out", format="yolo")
     with pytest.raises(DataError, match=r"1 image names have no ending .* \(a\)"):
         write_dataset(Dataset((image,), (Category(1, "h"),)), tmp_path / "out", format="yolo")
+
+
+def test_a_yaml_of_another_purpose_and_encoding_is_no_obstacle(tmp_path):
+    write_dataset(dataset(tmp_path / "src"), tmp_path / "out", format="coco")
+    (tmp_path / "out" / "hyp.yaml").write_bytes("# Größe\nlr: 0.1\n".encode("latin-1"))
+    assert detect_format(tmp_path / "out") == "coco"
+    assert read_dataset(tmp_path / "out").num_objects == 1
