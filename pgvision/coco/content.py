@@ -17,7 +17,9 @@ Readers of data sets, ``pgvision convert --check`` and evaluation all use it.
 - NaN and infinity are refused in every field.
 """
 
-from collections.abc import Collection, Mapping
+import gc
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +29,6 @@ from numpy.typing import NDArray
 
 from pgvision.coco import checks
 from pgvision.coco.checks import Problems, Table
-from pgvision.collecting import without_collecting
 from pgvision.errors import DataError
 from pgvision.rle import checked_rle, outline_area, outline_xywh, ring_fault
 
@@ -108,6 +109,32 @@ class CocoContent:
         if entry.keys() <= _ITEM_KEYS:
             return {}
         return {key: value for key, value in entry.items() if key not in _ITEM_KEYS}
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Pause Python's garbage collector, which would scan a million new objects repeatedly.
+
+    A COCO file of 20,000 images and 140,000 objects is read in 2.1 s of CPU instead of 3.7, and
+    written in 0.5 s instead of 1.0. The block must not drop reference cycles. New objects are moved
+    to the oldest generation afterwards.
+
+    Example:
+        >>> with without_collecting():
+        ...     numbers = list(range(3))
+        >>> gc.isenabled()
+        True
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            if not gc.get_freeze_count():  # objects that the program froze must stay frozen
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
 
 
 def read_content(

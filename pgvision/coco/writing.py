@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from pgvision.collecting import without_collecting
+from pgvision.coco.content import without_collecting
 from pgvision.errors import DataError
 from pgvision.files import readable_name, replaced_path
 from pgvision.rle import outline_area

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pgvision.coco.content import FIX, CocoContent, Entry, read_content
+from pgvision.coco.content import FIX, CocoContent, Entry, read_content, without_collecting
 from pgvision.coco.writing import annotation_entry, image_entry, write_coco
-from pgvision.collecting import without_collecting
 from pgvision.datasets.dataset import (
     Annotation,
     Category,

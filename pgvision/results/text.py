@@ -105,8 +105,8 @@ class TextResult(Answer):
         return with_caption(self.require_image(image), lines, font=font, font_size=font_size)
 
     def _columns(self) -> dict[str, Sequence[Any]]:
-        own = {"question": [self.question], "text": [self.text], "score": [self.score]}
-        return self._origin_columns(1) | own
+        own = {"question": self.question, "text": self.text, "score": self.score}
+        return self._origin_columns(1) | {name: [value] for name, value in own.items()}
 
     def to_fiftyone(self) -> "fol.Classification":
         """Convert to FiftyOne's ``Classification``; needs fiftyone, and no database.

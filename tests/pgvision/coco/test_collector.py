@@ -1,10 +1,10 @@
-"""A cold start does not look for garbage where there is none."""
+"""The garbage collector is left as it was found."""
 
 import gc
 
 import pytest
 
-from pgvision.collecting import without_collecting
+from pgvision.coco.content import without_collecting
 
 
 @pytest.mark.parametrize("was_on", [True, False])
