@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.coco.checks import Problems, Table, parse_json, read_bytes, whole_number
+from pgvision.coco.checks import Problems, Table, parse_json, read_bytes, whole_fault, whole_number
 from pgvision.coco.content import FIX, CocoContent, read_content
 from pgvision.errors import DataError, EvaluationError, OptionError
 from pgvision.evaluation.outputs import OutputCounts, count_outputs
@@ -360,8 +360,9 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
             problems.add(f"[{index}]", f"is a failure: {getattr(result, 'error', '')!s:.80}")
         elif not hasattr(result, "to_coco"):
             problems.add(f"[{index}]", f"is {type(result).__name__}, which has no to_coco")
-        elif whole_number(image_id) not in known:
-            problems.add(f"[{index}]", f"image id {image_id!r:.40} is not in the ground truth")
+        elif (number := whole_number(image_id)) not in known:
+            lacks = f"is {image_id}, which the ground truth lacks"
+            problems.add(f"[{index}].image_id", whole_fault(image_id) if number is None else lacks)
         elif unknown := [name for name in result.classes if name not in by_name]:
             problems.add(f"[{index}].classes", f"{unknown[:3]} are no ground-truth categories")
         elif image_id in seen:

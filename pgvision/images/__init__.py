@@ -4,10 +4,11 @@ Public names are imported on first use, so that importing this package does not 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pgvision.images.frames import Frame, FrameFailure
+    from pgvision.images.listing import Color, OnError
     from pgvision.images.live import Live, LiveEvent
     from pgvision.images.pixels import to_bgr
     from pgvision.images.reading import decode_image, image_hw_of, read_image
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
     from pgvision.images.video import VideoInfo, video_info
     from pgvision.images.video_writer import VideoWriter, copy_audio
 
-Color = Literal["bgr", "rgb"]  # the order of an array's channels
-OnError = Literal["raise", "skip", "record"]  # what to do about an image that cannot be read
-
 _MODULES = {
     "frames": ("Frame", "FrameFailure"),
+    "listing": ("Color", "OnError"),
     "live": ("Live", "LiveEvent"),
     "pixels": ("to_bgr",),
     "reading": ("decode_image", "image_hw_of", "read_image"),

@@ -1,4 +1,7 @@
-"""File kinds (endings, first bytes, skipped names); folders and patterns -> files in order."""
+"""Options of images; file kinds (endings, first bytes, skipped names); folders -> files in order.
+
+Imports no OpenCV and no numpy, so that ``--help`` is fast.
+"""
 
 import os
 import re
@@ -8,6 +11,9 @@ from typing import Final, Literal
 
 from pgvision.errors import SourceError
 from pgvision.files import user_path
+
+Color = Literal["bgr", "rgb"]  # the order of an array's channels
+OnError = Literal["raise", "skip", "record"]  # what to do about an image that cannot be read
 
 IMAGE_ENDINGS: Final = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp"}

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, ShapeError, require_choice
-from pgvision.images import Color
+from pgvision.images.listing import Color
 from pgvision.images.opencv import cv2
 
 # Errors of Pillow on broken files, by format; UserWarning is among them where warnings are errors

@@ -21,13 +21,14 @@ from PIL import Image
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
-from pgvision.images import Color, OnError
 from pgvision.images.capture import camera_frames, capture_frames, declared_frames
 from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.listing import (
     IMAGE_ENDINGS,
     VIDEO_ENDINGS,
+    Color,
     Kind,
+    OnError,
     is_glob,
     list_folder,
     list_glob,

@@ -135,8 +135,8 @@ def test_ids_and_sizes_of_pairs_are_checked(small_set, pairs):
     with pytest.raises(EvaluationError) as caught:
         evaluate_detections(truth, unknown)
     place = len(pairs)
-    assert f"[{place}]: image id 99 is not in the ground truth" in str(caught.value)
-    assert f"[{place + 1}]: image id [1] is not" in str(caught.value)
+    assert f"[{place}].image_id: is 99, which the ground truth lacks" in str(caught.value)
+    assert f"[{place + 1}].image_id: is [1], expected an integer" in str(caught.value)
     image_id, result = pairs[0]
     height, width = result.image_hw
     small = dataclasses.replace(result[[]], image_hw=(height // 2, width // 2))
