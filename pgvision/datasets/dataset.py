@@ -217,8 +217,6 @@ class Dataset:
             >>> data.select(["helmet"]).classes
             ('helmet',)
         """
-        if isinstance(classes, str):
-            raise OptionError(f"classes: expected a list of names, got the text {classes!r}")
         wanted = set(classes)
         self._require_classes(wanted)
         kept = tuple(category for category in self.categories if category.name in wanted)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from pgvision.coco.checks import MAX_PIXELS, reading, stated_size
+from pgvision.coco.checks import reading, stated_size
 from pgvision.datasets.dataset import EntryErrors, Finding
 from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
@@ -89,10 +89,7 @@ def size_of(
     try:
         stated = stated_size(height, width)
     except ValueError as error:
-        raise DataError(
-            f"{where}: size {width} x {height}, expected at least 1 x 1 and at most {MAX_PIXELS} "
-            "pixels"
-        ) from error
+        raise DataError(f"{where}: {error}") from error
     if stated is not None:
         return stated
     try:

@@ -82,26 +82,22 @@ def read_voc(
         with errors.entry(file.name):
             tree = _read_xml(file)
             height, width = (_whole(tree.findtext(f"size/{tag}")) for tag in ("height", "width"))
-            read[file] = ((height, width), *_read_objects(tree, file))
+            labels, objects = [], []
+            for item in tree.findall("object"):
+                labels.append(_text(item, "name", file))
+                polygons = _polygons(item, file)
+                box = _box(item, polygons, file)
+                objects.append(Annotation(0, 0, box, polygons, extra=_flags(item)))
+            read[file] = ((height, width), labels, tuple(objects))
             names[file] = _text(tree, "filename", file)
     # 2. Find the images, and build their records.
     records: list[tuple[ImageRecord, list[str]]] = []
     for file, image in find_named(root, images, names, errors).items():
         with errors.entry(file.name):
-            size, labels, objects = read[file]
+            size, names_of, items = read[file]
             image_hw = size_of(*size, image.path, where=str(file), lacks="<size>")
-            records.append((ImageRecord(0, image.name, image.path, image_hw, objects), labels))
+            records.append((ImageRecord(0, image.name, image.path, image_hw, items), names_of))
     return number_dataset(records, errors.findings)
-
-
-def _read_objects(tree: "Element", file: Path) -> tuple[list[str], tuple[Annotation, ...]]:
-    names, objects = [], []
-    for item in tree.findall("object"):
-        names.append(_text(item, "name", file))
-        polygons = _polygons(item, file)
-        box = _box(item, polygons, file)
-        objects.append(Annotation(0, 0, box, polygons, extra=_flags(item)))
-    return names, tuple(objects)
 
 
 def _whole(text: str | None) -> int | None:

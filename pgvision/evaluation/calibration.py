@@ -1,6 +1,7 @@
 """Calibration of scores: a monotone map to precision, fitted on a validation set."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -40,26 +41,16 @@ class Calibration:
         Raises:
             EvaluationError: If the method, the temperature or the knots make no monotone map.
         """
-        # 1. A known method with a positive temperature.
-        if self.method not in ("temperature", "isotonic"):
-            raise EvaluationError(
-                f"calibration method: expected temperature or isotonic, got {self.method!r}. "
-                "Fix: fit it again."
-            )
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
-            raise EvaluationError(
-                f"calibration temperature: expected a positive number, got {self.temperature}. "
-                "Fix: fit it again."
-            )
-        # 2. Knots that rise: otherwise the order of scores would change.
-        if self.method == "isotonic":
-            points = np.array(self.knots, np.float64).reshape(-1, 2)
-            steps = np.diff(points, axis=0)
-            inside = ((points >= 0) & (points <= 1)).all()
-            if not len(points) or not inside or (steps[:, 0] <= 0).any() or (steps < 0).any():
-                raise EvaluationError(
-                    "calibration knots: expected rising pairs in [0, 1]. Fix: fit it again."
-                )
+        # Knots must rise: otherwise the order of scores would change.
+        if self.method not in get_args(Method):
+            fault = f"method: expected temperature or isotonic, got {self.method!r}"
+        elif not (np.isfinite(self.temperature) and self.temperature > 0):
+            fault = f"temperature: expected a positive number, got {self.temperature}"
+        elif self.method == "isotonic" and not _are_rising(self.knots):
+            fault = "knots: expected rising pairs in [0, 1]"
+        else:
+            return
+        raise EvaluationError(f"calibration {fault}. Fix: fit it again.")
 
     def apply(self, scores: FloatArray) -> FloatArray:
         """Map scores to precision.
@@ -123,6 +114,13 @@ class Calibration:
             raise EvaluationError(
                 f"calibration {path}: {error!s:.120}. Fix: fit and save it again."
             ) from error
+
+
+def _are_rising(knots: Sequence[tuple[float, float]]) -> bool:
+    points = np.array(knots, np.float64).reshape(-1, 2)
+    steps = np.diff(points, axis=0)
+    inside = bool(((points >= 0) & (points <= 1)).all())
+    return len(points) > 0 and inside and bool((steps[:, 0] > 0).all() and (steps >= 0).all())
 
 
 def fit_calibration(

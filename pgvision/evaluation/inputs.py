@@ -382,46 +382,29 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
 
 def _coverage_notes(pairs: Sequence[tuple[int, Any]], truth: GroundTruth) -> tuple[str, ...]:
     """Return notes of classes and images that no result was queried for."""
-    notes = []
     # 1. Classes that no image, or not every image, was asked for.
     queried = [set(result.classes) for _, result in pairs]
-    missing = [name for name in truth.names if not any(name in names for names in queried)]
-    partly = [
-        name
-        for name in truth.names
-        if name not in missing and not all(name in names for names in queried)
+    asked = {name: sum(name in names for names in queried) for name in truth.names}
+    missing = [name for name, count in asked.items() if not count]
+    partly = [name for name, count in asked.items() if 0 < count < len(pairs)]
+    # 2. Images without a result, and of another size, as of a resized copy.
+    sizes = {image_id: result.image_hw for image_id, result in pairs}
+    images = [number for number in truth.image_ids.tolist() if number not in sizes]
+    resized = [
+        number for number, hw in sizes.items() if truth.image_hw.get(number) not in (None, hw)
     ]
     lacks = "their annotations count as missed"
-    if missing:
-        notes.append(
-            f"{len(missing)} of {len(truth.names)} classes were not queried "
-            f"({_shown(missing)}): {lacks}; classes=[...] scores the others alone"
-        )
-    if partly:
-        notes.append(
-            f"{len(partly)} classes were queried for some images only ({_shown(partly)}): {lacks} "
-            "in the others"
-        )
-    # 2. Images of another size, as of a resized copy: boxes are in other pixels.
-    resized = [
-        number
-        for number, result in pairs
-        if (truth.image_hw.get(number) or result.image_hw) != result.image_hw
-    ]
-    if resized:
-        notes.append(
-            f"{len(resized)} results are of images of another size than the ground truth states "
-            f"(ids {_shown(resized)}), so that boxes cannot match: score the annotated images"
-        )
-    # 3. Images without a result.
-    done = {image_id for image_id, _ in pairs}
-    images = [number for number in truth.image_ids.tolist() if number not in done]
-    if images:
-        notes.append(
-            f"{len(images)} of {len(truth.image_ids)} images have no result (ids "
-            f"{_shown(images)}): {lacks}; image_ids=[...] scores the others alone"
-        )
-    return tuple(notes)
+    notes = {
+        f"{len(missing)} of {len(truth.names)} classes were not queried ({_shown(missing)}): "
+        f"{lacks}; classes=[...] scores the others alone": missing,
+        f"{len(partly)} classes were queried for some images only ({_shown(partly)}): {lacks} in "
+        "the others": partly,
+        f"{len(resized)} results are of images of another size than the ground truth states (ids "
+        f"{_shown(resized)}), so that boxes cannot match: score the annotated images": resized,
+        f"{len(images)} of {len(truth.image_ids)} images have no result (ids {_shown(images)}): "
+        f"{lacks}; image_ids=[...] scores the others alone": images,
+    }
+    return tuple(note for note, concerned in notes.items() if concerned)
 
 
 def _shown(values: Sequence[object], most: int = 5) -> str:

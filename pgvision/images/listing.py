@@ -199,11 +199,8 @@ def list_glob(pattern: str) -> list[Path]:
     """
     # 1. The folders above the first part with wildcards.
     parts = user_path(pattern).parts
-    fixed = 0
-    while fixed < len(parts) - 1 and (
-        not is_glob(parts[fixed]) or Path(*parts[: fixed + 1]).is_dir()
-    ):
-        fixed += 1
+    patterns = (n for n in range(len(parts)) if is_glob(parts[n]))
+    fixed = next((n for n in patterns if not Path(*parts[: n + 1]).is_dir()), len(parts) - 1)
     base = Path(*parts[:fixed])
     try:
         found = [path for path in base.glob("/".join(parts[fixed:])) if path.is_file()]

@@ -23,7 +23,6 @@ from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate,
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _START_OF_SCAN = 0xDA
-_APP2 = 0xE2
 _END_OF_IMAGE = b"\xff\xd9"
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _MOST_IN_A_FILE = 1 << 31
@@ -268,13 +267,16 @@ def _warn_of_others(image: Image.Image, name: str) -> None:
 
 
 def _decode_jpeg(data: bytes, name: str) -> ByteArray:
-    components, scan, pixels, has_others = _jpeg_layout(data)
+    # 1. Refuse bombs and cut files, which OpenCV would allocate or fill with gray.
+    components, scan, pixels = _jpeg_layout(data)
     require_moderate(pixels)
     _require_end(data, scan)
-    if has_others:
-        with suppress(*PIL_ERRORS), _opened(data, name) as image:
-            _warn_of_others(image, name)
-    # CMYK needs Pillow, and so does what OpenCV refuses.
+    # 2. Orientation, and further images (MPO); some headers are readable to OpenCV alone.
+    orientation = 1
+    with suppress(*PIL_ERRORS), _opened(data, name) as image:
+        orientation = orientation_of(image)
+        _warn_of_others(image, name)
+    # 3. Decode; CMYK needs Pillow, and so does what OpenCV refuses.
     if components in (1, 3):
         try:
             with quiet():
@@ -284,7 +286,7 @@ def _decode_jpeg(data: bytes, name: str) -> ByteArray:
         except cv2.error:
             picture = None
         if picture is not None:
-            return _turned(np.asarray(picture, dtype=np.uint8), _jpeg_orientation(data))
+            return _turned(np.asarray(picture, dtype=np.uint8), orientation)
     with _opened(data, name) as image:
         return to_bgr(image)
 
@@ -326,14 +328,6 @@ def require_whole(data: bytes, name: str) -> int:
             return num_frames
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return orientation_of(image)
-    except PIL_ERRORS:  # a header that OpenCV reads and Pillow does not
-        return 1
-
-
 def _turned(picture: ByteArray, orientation: int) -> ByteArray:
     if orientation in _TURNED:
         picture = picture.transpose(1, 0, 2)
@@ -344,14 +338,9 @@ def _turned(picture: ByteArray, orientation: int) -> ByteArray:
     return np.ascontiguousarray(picture)
 
 
-def _jpeg_layout(data: bytes) -> tuple[int, int, int, bool]:
-    """Walk the segments.
-
-    Returns:
-        Colour components, offset of the first scan or -1, pixels, and whether the file contains
-        further images (MPO).
-    """
-    components, position, pixels, has_others = 0, 2, 0, False
+def _jpeg_layout(data: bytes) -> tuple[int, int, int]:
+    """Walk the segments; return colour components, offset of the first scan or -1, and pixels."""
+    components, position, pixels = 0, 2, 0
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
@@ -361,11 +350,10 @@ def _jpeg_layout(data: bytes) -> tuple[int, int, int, bool]:
             components = data[position + 9]
             height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
             pixels = int.from_bytes(height, "big") * int.from_bytes(width, "big")
-        has_others |= marker == _APP2 and data[position + 4 : position + 8] == b"MPF\0"
         if marker == _START_OF_SCAN:
-            return components, position, pixels, has_others
+            return components, position, pixels
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return components, -1, pixels, has_others
+    return components, -1, pixels
 
 
 def _unidentified(data: bytes) -> ImageError:

@@ -431,13 +431,11 @@ def _decoded(data: bytes, name: str) -> Iterator[Outcome]:
 
 
 def _file_kind(path: Path) -> Kind | None:
+    if path.exists() and not path.is_file():  # a pipe would block, and lose what is read here
+        raise SourceError(f"{path}: is a pipe or device; save it to a file and name that")
     try:
-        if path.exists() and not path.is_file():  # a pipe would block, and lose what is read here
-            raise SourceError(f"{path}: is a pipe or device; save it to a file and name that")
         with path.open("rb") as file:
             kind = sniff(file.read(16))
-    except SourceError:
-        raise
     except OSError as error:
         raise SourceError(f"{path}: cannot be opened: {error}") from error
     ending = path.suffix.lower()

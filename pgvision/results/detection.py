@@ -216,10 +216,9 @@ class DetectionResult(Answer):
             ShapeError: If the image has another size or dtype.
         """
         # 1. Check the options.
-        if thickness is not None and checks.require_count(thickness, "thickness") == 0:
-            raise OptionError("thickness must be at least 1; use boxes=False to draw no boxes")
-        if font_size is not None and checks.require_count(font_size, "font_size") == 0:
-            raise OptionError("font_size must be at least 1; use labels=False to write no names")
+        for name, value in (("thickness", thickness), ("font_size", font_size)):
+            if value is not None and checks.require_count(value, name) == 0:
+                raise OptionError(f"{name} must be at least 1; use boxes=False or labels=False")
         # 2. Masks first, so that lines and labels stay visible.
         canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
         width = thickness or drawing.fit_thickness(self.image_hw)

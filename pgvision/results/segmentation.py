@@ -139,12 +139,8 @@ class SegmentationResult(DetectionResult):
             for crop, corner in self._mask_crops()
         ]
 
-    def to_supervision(self, *, compact_masks: bool = False) -> sv.Detections:
+    def to_supervision(self) -> sv.Detections:
         """Convert to supervision's ``Detections``, as `DetectionResult.to_supervision` does.
-
-        Args:
-            compact_masks: Make ``mask`` supervision's ``CompactMask`` (run lengths of crops)
-                instead of ``(n, h, w)`` bool, which takes ``n * h * w`` bytes.
 
         Returns:
             Detections with ``mask`` and, in ``data``, the ``codes`` (-1 if unknown). The logits are
@@ -153,7 +149,7 @@ class SegmentationResult(DetectionResult):
         detections = super().to_supervision()
         codes = self.codes
         detections.data["codes"] = np.full((len(self), 16), -1) if codes is None else codes.copy()
-        detections.mask = self._compact() if compact_masks else self.masks.copy()
+        detections.mask = self.masks.copy()
         return detections
 
     def _segmentations(self) -> list[dict[str, Any]]:
@@ -200,13 +196,6 @@ class SegmentationResult(DetectionResult):
                 top, bottom = min(top, int(rows[0])), max(bottom, int(rows[-1]) + 1)
             crops.append((mask[top:bottom, left:right].copy(), (left, top)))
         return crops
-
-    def _compact(self) -> sv.CompactMask:
-        import supervision as sv
-
-        # Rounded outwards, because CompactMask keeps nothing outside of its boxes.
-        around = np.concatenate([np.floor(self.xyxy[:, :2]), np.ceil(self.xyxy[:, 2:])], axis=1)
-        return sv.CompactMask.from_coco_rle(self.rle(), around, self.image_hw)
 
     @classmethod
     def _decoded(cls, data: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -92,12 +92,10 @@ def test_masks_are_made_once_and_travel_by_their_logits() -> None:
     np.testing.assert_array_equal(pickle.loads(packed).masks, result.masks)
 
 
-def test_supervision_masks_dense_and_compact_agree() -> None:
+def test_supervision_gets_the_masks() -> None:
     result = _segmented()
-    dense, compact = result.to_supervision(), result.to_supervision(compact_masks=True)
+    dense = result.to_supervision()
     np.testing.assert_array_equal(dense.mask, result.masks)
-    assert isinstance(compact.mask, sv.CompactMask)
-    np.testing.assert_array_equal(compact.mask.to_dense(), dense.mask)
     assert dense.mask.sum(axis=(1, 2)).tolist() == result.area.tolist()
     assert dense["codes"].shape == (3, 16)
 
