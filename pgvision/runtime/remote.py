@@ -106,20 +106,20 @@ class Remote:
         size = require_count("batch_size", batch_size) or BATCH_SIZE
         queue = RequestQueue(requests)
         running: dict[Future[Generation], int] = {}
-        with ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote") as pool:
-            try:
-                while True:
-                    # 1. Fill the free places.
-                    for index, request in queue.take(size - len(running)):
-                        running[pool.submit(self.answer, request)] = index
-                    if not running:
-                        break
-                    # 2. Yield what has ended.
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+        pool = ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote")
+        try:
+            while True:
+                # 1. Fill the free places.
+                for index, request in queue.take(size - len(running)):
+                    running[pool.submit(self.answer, request)] = index
+                if not running:
+                    break
+                # 2. Yield what has ended.
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            # A caller that leaves early does not wait for requests that the server has.
+            pool.shutdown(wait=False, cancel_futures=True)
         if queue.error is not None:
             raise queue.error
 

@@ -1,8 +1,11 @@
 """An engine over HTTP: a real server around transformers' own passes against the engine here."""
 
 import base64
+import itertools
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -194,6 +197,32 @@ def test_several_models_are_told_apart_by_name():
 def test_what_is_no_chat_completion_is_an_error(reply):
     with pytest.raises(CheckpointError, match="expected a"):
         read_completion(reply)
+
+
+def test_who_leaves_early_does_not_wait_for_the_others(pictures):
+    """The loop's end had waited for every request under way: minutes, where the server hangs."""
+    go_on, calls = threading.Event(), itertools.count()
+
+    class Hanging(Fixed):
+        def completion(self, body, *, logprobs):
+            if next(calls) > 0:
+                go_on.wait(20)
+            return super().completion(body, logprobs=logprobs)
+
+    with serving_model(Desk(Hanging())) as address:
+        requests = [Request(picture=Picture(image), prefix="ocr") for image in pictures]
+        answers = Remote(address).generate(requests)
+        next(answers)
+        started = time.perf_counter()
+        answers.close()
+        assert time.perf_counter() - started < 5
+        go_on.set()
+
+
+@pytest.mark.parametrize("size", [-1, 0, 1.5, True])
+def test_batch_sizes_of_a_server_are_whole_numbers_above_zero(size):
+    with serving_model(Desk(Fixed())) as address, pytest.raises(OptionError, match="batch_size"):
+        list(Remote(address).generate([], batch_size=size))
 
 
 def test_nobody_at_the_address_is_an_error(pictures):
