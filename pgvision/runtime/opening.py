@@ -87,15 +87,7 @@ def open_engine(
     if engine == "torch" or reason is not None:
         from pgvision.runtime.loading import load
 
-        return load(
-            model,
-            revision=revision,
-            device=device,
-            dtype=dtype,
-            kind=kind,
-            quantize=quantize,
-            threads=threads,
-        )
+        return load(model, revision=revision, kind=kind, threads=threads, **given)
     return _open_onnx(card, threads or default_threads(), dtype)
 
 

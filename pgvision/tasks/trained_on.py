@@ -19,7 +19,7 @@ from pgvision.errors import PromptError, UnknownNameError
 from pgvision.images.opencv import cv2
 from pgvision.runtime import CheckpointCard
 from pgvision.tasks.options import Unknown
-from pgvision.tokens.labels import UNMATCHED, match_loosely
+from pgvision.tokens.parsing import UNMATCHED, match_loosely
 from pgvision.tokens.prefixes import require_text
 
 _LOG: Final = logging.getLogger(__name__)

@@ -13,8 +13,13 @@ from pgvision.tokens.bins import (
     seg_text,
 )
 from pgvision.tokens.grammar import AnswerForm, check_suffix
-from pgvision.tokens.labels import match_label
-from pgvision.tokens.parsing import ParsedObject, ParsedSuffix, Reject, parse_suffix
+from pgvision.tokens.parsing import (
+    ParsedObject,
+    ParsedSuffix,
+    Reject,
+    match_label,
+    parse_suffix,
+)
 from pgvision.tokens.prefixes import (
     KINDS,
     LANGUAGES,
