@@ -13,7 +13,7 @@ from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
 from pgvision.cli.outputs import BoxOutput, Output, json_text, printed
 from pgvision.cli.runs import RESULTS, require_replaceable, require_writable
 from pgvision.errors import OptionError
-from pgvision.tasks.options import ReadOptions
+from pgvision.tasks.options import Count, ReadOptions
 
 if TYPE_CHECKING:
     from pgvision.batch import Job, Merged, TaskName
@@ -40,7 +40,7 @@ class JobOptions:
     shard: str | None = None
     retry_unread: bool = False
     ray: str | None = None
-    ray_actors: int = 1
+    ray_actors: Count = 1
     json_lines: bool = False
 
 
@@ -139,7 +139,7 @@ def merge(
     _assemble(merged, coco, coco_ids, jsonl)
     for answer in merged.results() if json_lines else ():
         typer.echo(json_text(answer))
-    end(FAILED if merged.missing or merged.num_unread() else DONE)
+    end(FAILED if merged.missing else _exit_code(merged))
 
 
 # --- one job -----------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def run_job(
         _assemble(job, boxes.coco, boxes.coco_ids, json_lines)
     elif not stopped:
         say(f"wrote {job.path}; pgvision merge makes one file of the journals of all shards")
-    end(INTERRUPTED if stopped else FAILED if job.num_unread() else DONE)
+    end(INTERRUPTED if stopped else _exit_code(job))
 
 
 def _answer(job: "Job", options: JobOptions) -> bool:
@@ -234,6 +234,15 @@ def _answer_on_ray(job: "Job", options: JobOptions) -> bool:
                 return True
     say(f"{meter.done} answered in {meter.seconds:.1f} s", style="bold")
     return False
+
+
+def _exit_code(answered: "Job | Merged") -> int:
+    """Return 0, or 1 with a line on what could not be read, in this run or an earlier one."""
+    if not (count := answered.num_unread()):
+        return DONE
+    again = "pgvision batch --retry-unread reads them again"
+    say(f"{count} images or frames could not be read; {again}", style="red")
+    return FAILED
 
 
 def _assemble(

@@ -12,6 +12,7 @@ from pgvision.cli.console import DONE, FAILED, end, say
 from pgvision.cli.options import parse_renames
 from pgvision.datasets import ExampleOptions
 from pgvision.errors import OptionError
+from pgvision.tasks.options import Count, Share
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset, Finding, MaskCodec
@@ -51,9 +52,9 @@ class ConvertOptions:
     skip_broken: bool = False
     target_format: WriteFormat | None = None
     image_files: Literal["copy", "link", "none"] = "copy"
-    val: float | None = None
+    val: Share | None = None
     codec: str = "google"
-    resolution: int = 448
+    resolution: Count = 448
 
 
 def convert(
@@ -77,12 +78,10 @@ def convert(
         examples: How objects become prompts and answers.
 
     Raises:
-        OptionError: If there is nothing to do, or --val is no share.
+        OptionError: If there is nothing to do.
     """
     if out is None and not options.check:
         raise OptionError("expected OUT, a new folder or file, or --check")
-    if options.val is not None and not 0.0 <= options.val <= 1.0:
-        raise OptionError(f"--val: expected a share from 0 to 1, got {options.val}")
     parts = _read(source, options, examples)
     done = not options.check or _check(parts, examples, options)
     if out is not None:

@@ -373,7 +373,7 @@ def require_writable(folder: Path, option: str) -> Path:
 
 
 def require_replaceable(path: Path, option: str, *inputs: str | Path | None) -> Path:
-    """Refuse to write a file of JSON over an input or a file of another kind.
+    """Refuse to write a file of JSON over an input, a folder or a file of another kind.
 
     Args:
         path: The file.
@@ -384,8 +384,10 @@ def require_replaceable(path: Path, option: str, *inputs: str | Path | None) -> 
         ``path``.
 
     Raises:
-        OptionError: If it is one of ``inputs``, or contains something else than JSON.
+        OptionError: If it is one of ``inputs`` or a folder, or contains something else than JSON.
     """
+    if path.is_dir():
+        raise OptionError(f"{option} {path}: expected a file, and there is a folder")
     if not path.is_file():
         return path
     # JSON and JSON lines of these commands begin with one of two signs; nothing else is replaced.

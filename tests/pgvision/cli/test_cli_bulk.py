@@ -41,6 +41,12 @@ def test_detect_goes_on(run, folder, tmp_path):
     again = run(*words, tmp_path / "a.json")
     assert "resuming after 2 of 5" in again.err
     assert (tmp_path / "a.json").read_bytes() == whole
+    reason = "1 images or frames could not be read; pgvision batch --retry-unread"
+    for done in (
+        run(*words, tmp_path / "a.json"),
+        run("merge", journal, "--jsonl", tmp_path / "m"),
+    ):
+        assert done.code == 1 and reason in done.err  # the failure was that of an earlier run
     nothing = run(*words, tmp_path / "a.json", "--retry-unread")
     assert "read again: " in nothing.err and "0 done, 1 failed" in nothing.err
     other = run("batch", "detect", "head", folder, "--coco", tmp_path / "a.json")

@@ -103,6 +103,8 @@ def test_inputs_are_not_overwritten(run, picture, tmp_path, command):
     assert (ran.code, "contains something else than JSON" in ran.err) == (2, True)
     ran = run(*words, "--coco", ids, "--coco-ids", ids)
     assert (ran.code, "is read by this command" in ran.err) == (2, True)
+    ran = run(*words, "--coco", tmp_path)
+    assert (ran.code, "there is a folder" in ran.err) == (2, True)  # before the work, not after it
     assert (picture.read_bytes(), ids.read_bytes()) == before
 
 
