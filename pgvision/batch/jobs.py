@@ -16,6 +16,7 @@ from pgvision.errors import OptionError
 
 _LOG = logging.getLogger(__name__)
 _MOST_NAMED: Final = 5
+_MOST_READERS: Final = 4  # threads that read and decode ahead of the model
 
 
 class Job:
@@ -36,7 +37,6 @@ class Job:
         retry_unread: Read again what could not be read.
         shared: Whether the journal may contain other runs as well; see `Journal`. Answers of images
             that are not among the sources any more are kept then.
-        num_readers: Threads that read and decode ahead of the model; None: up to 4.
 
     Raises:
         OptionError: If an option is out of range, or a source is live.
@@ -64,20 +64,17 @@ class Job:
         shard: Shard | None = None,
         retry_unread: bool = False,
         shared: bool = False,
-        num_readers: int | None = None,
     ) -> None:
         if isinstance(sources, str | os.PathLike):
             sources = [sources]
-        if stride < 1 or (num_readers is not None and num_readers < 1):
-            raise OptionError(
-                f"stride, num_readers: expected at least 1, got {stride}, {num_readers}"
-            )
+        if stride < 1:
+            raise OptionError(f"stride: expected at least 1, got {stride}")
         self.path, self.shard = Path(journal), shard
         # Each shard lists all sources, so that all agree on the listing.
         listed = list_items([os.fspath(source) for source in sources], recursive=recursive)
         self.num_listed, self.listing = len(listed), listing_digest(listed)
         self.items = [item for item in listed if shard is None or shard.contains(item.name)]
-        self.asker = Asker(recipe, stride, num_readers or min(4, os.cpu_count() or 1))
+        self.asker = Asker(recipe, stride, min(_MOST_READERS, os.cpu_count() or 1))
         self.notes: list[str] = []
         self._retry, self._shared = retry_unread, shared
         self._names: dict[str, str] = {}

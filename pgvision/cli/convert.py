@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ReadFormat = Literal["coco", "yolo", "voc", "labelme", "jsonl"]
 WriteFormat = Literal["coco", "yolo", "jsonl"]
+_EXAMPLES: Final = 3  # findings of a kind that are shown
 _ENDINGS: Final[dict[str, WriteFormat]] = {".json": "coco", ".jsonl": "jsonl"}
 
 
@@ -91,13 +92,8 @@ def convert(
     end(DONE if done else FAILED)
 
 
-def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> list[str]:
-    """Summarise findings: of the data set, then one line for each kind, losses first.
-
-    Args:
-        findings: Findings of a reader and a writer.
-        num_examples: Findings shown of each kind.
-    """
+def finding_lines(findings: "Sequence[Finding]") -> list[str]:
+    """Summarise findings: of the data set, then one line for each kind, losses first."""
     # 1. Findings of the whole data set have a line each; those of entries are counted by kind.
     kinds: dict[tuple[bool, str, str], list[Finding]] = {}
     lines = []
@@ -109,8 +105,8 @@ def finding_lines(findings: "Sequence[Finding]", *, num_examples: int = 3) -> li
             lines.append((finding.is_loss, f"{part}{finding.rule}: {finding.message}"))
     # 2. One line for each kind, with the first examples.
     for (is_loss, part, rule), members in kinds.items():
-        shown = "; ".join(f"{m.where}: {m.message}" for m in members[:num_examples])
-        more = "; ..." if len(members) > num_examples else ""
+        shown = "; ".join(f"{m.where}: {m.message}" for m in members[:_EXAMPLES])
+        more = "; ..." if len(members) > _EXAMPLES else ""
         lines.append((is_loss, f"{part}{rule}: {len(members)} ({shown}{more})"))
     return [text for _, text in sorted(lines, key=lambda line: not line[0])]
 

@@ -73,18 +73,11 @@ def _where_to_look(out: Path) -> str:
     # After `make setup` the command is in .venv/bin, and rarely on the path.
     command = "pgvision" if shutil.which("pgvision") else ".venv/bin/pgvision"
     return f"""
-Look at
-  {out}/photograph.overlay.jpg                       what was found, with scores
-  {out}/site-1.overlay.jpg, {out}/site-2.overlay.jpg   the same in drawings
-  {out}/site.overlay.mp4                             and frame by frame
-  {out}/coco.json                                    images, categories, boxes with scores
-  {out}/results.jsonl                                every field of each answer
+In {out}/: photograph.overlay.jpg, site-1.overlay.jpg, site-2.overlay.jpg, site.overlay.mp4;
+coco.json (boxes with scores), results.jsonl (every field of each answer).
 
 On a photograph of your own (the bundled checkpoint is weak on small objects):
   {command} detect helmet your-photo.jpg --out found
-
-With Google's weights (accept the terms on their page, then `hf auth login`):
-  {command} detect helmet your-photo.jpg --out found \\
-      --model google/paligemma2-3b-mix-448
-
+With Google's weights (accept the terms on their page, then `hf auth login`), add:
+  --model google/paligemma2-3b-mix-448
 {command} --help has the rest; {command} doctor checks this machine."""

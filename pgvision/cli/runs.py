@@ -147,7 +147,7 @@ def run_task(
     # 1. Open the outputs before the model is loaded: their errors come first.
     stride, recursive = reading.get("stride", 1), reading.get("recursive", False)
     outputs = choose_outputs(output, stride=stride)
-    if nothing_there(sources, recursive=recursive):
+    if all(_files_of(source, recursive) == [] for source in sources):
         # The same failures as from the task, without waiting for a model.
         frames = iter_frames(
             as_frames(sources), on_error=output.on_error, recursive=recursive, stride=stride
@@ -256,22 +256,6 @@ def count_images(sources: Sequence[str], *, recursive: bool, stride: int) -> int
                 return None
             total += count
     return total
-
-
-def nothing_there(sources: Sequence[str], *, recursive: bool) -> bool:
-    """Whether not one source leads to a file, so that no model need be loaded.
-
-    Args:
-        sources: As typed on the command line.
-        recursive: Whether folders are read with their subfolders.
-
-    Example:
-        >>> nothing_there(["missing.jpg", "no/such/*.png"], recursive=False)
-        True
-        >>> nothing_there(["missing.jpg", "0"], recursive=False)
-        False
-    """
-    return all(_files_of(source, recursive) == [] for source in sources)
 
 
 def _files_of(source: str, recursive: bool) -> list[Path] | None:

@@ -21,7 +21,7 @@ def serve(*, settings: ServeSettings) -> None:
     Examples:
     pgvision serve --model small --model tiny
     PGVISION_API_KEY=secret pgvision serve --host 0.0.0.0 --port 80
-    curl -F image=@site.jpg -F "classes=helmet; head" localhost:8000/v1/detect
+    curl -F image=@site.jpg -F classes=helmet -F classes=head localhost:8000/v1/detect
 
     Raises:
         DependencyError: If a package of the service is missing.

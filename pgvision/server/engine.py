@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from prometheus_client import (
@@ -321,7 +322,8 @@ class Models:
         named = settings.named_models.items()
         self.all = [ServedModel(*each) for each in named] or [ServedModel(None, None)]
         self._settings, self._metrics = settings, metrics
-        self._load = load or self._open
+        how = {name: getattr(settings, name) for name in ("device", "dtype", "threads")}
+        self._load = load or partial(open_engine, **how)
         self._thread = threading.Thread(target=self._load_all, name="pgvision-load", daemon=True)
 
     def start(self, on_failure: Callable[[], object]) -> None:
@@ -347,12 +349,6 @@ class Models:
         names = ", ".join(model.name for model in self.all)
         raise ApiError(
             "unknown_model", f"model: {str(name)[:80]!r} is not served here; it has {names}"
-        )
-
-    def _open(self, checkpoint: str | None) -> Generator:
-        options = self._settings
-        return open_engine(
-            checkpoint, device=options.device, dtype=options.dtype, threads=options.threads
         )
 
     def _load_all(self) -> None:

@@ -1,6 +1,7 @@
 """The page as people use it: by mouse, keyboard and thumb."""
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -296,6 +297,9 @@ def test_the_api_box_has_the_request_that_was_just_sent(new_page, address, pictu
     assert "classes=helmet; cone" in curl and "tile=auto" in curl and "masks=polygons" in curl
     assert f"{address}/v1/segment" in curl and f'"{address}/v1/segment"' in python
     (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    sent = subprocess.run(curl, shell=True, cwd=tmp_path, capture_output=True, timeout=300)  # noqa: S602
+    categories = json.loads(sent.stdout)["categories"]
+    assert [one["name"] for one in categories] == ["helmet", "cone"], sent.stderr
     code = page.locator("#api-python").inner_text()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300

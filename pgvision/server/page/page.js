@@ -165,9 +165,11 @@ function describeCall() {
   const fields = fieldsOf(0);
   const url = new URL(`v1/${task()}`, location.href).href;
   const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
-  const parts = Object.entries(fields).map(([name, value]) => ` \\\n  -F ${quoted(`${name}=${value}`)}`);
+  // Of -F curl would send what stands before the first ";".
+  const parts = Object.entries(fields).map(([name, value]) => ` \\\n  --form-string ${quoted(`${name}=${value}`)}`);
+  const file = state.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"');
   const key = $("key").value ? ` \\\n  -H 'X-API-Key: KEY'` : "";
-  $("api-curl").textContent = `curl ${quoted(url)}${key} \\\n  -F ${quoted(`image=@${state.name}`)}${parts.join("")}`;
+  $("api-curl").textContent = `curl ${quoted(url)}${key} \\\n  -F ${quoted(`image=@"${file}"`)}${parts.join("")}`;
   const data = JSON.stringify(fields);
   const headers = $("key").value ? `\n    headers={"X-API-Key": "KEY"},` : "";
   $("api-python").textContent = `import requests\n\nwith open(${JSON.stringify(state.name)}, "rb") as image:\n    answer = requests.post(\n        ${JSON.stringify(url)},\n        files={"image": image},\n        data=${data},${headers.replace("    ", "        ")}\n    ).json()\nprint(answer${task() === "ask" || task() === "caption" || task() === "read" ? '["text"]' : '["annotations"]'})`;

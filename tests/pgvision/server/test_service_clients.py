@@ -2,6 +2,10 @@
 
 import base64
 import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -11,6 +15,7 @@ import supervision as sv
 from shapely.geometry import Polygon
 
 from pgvision import Answerer, Detector, Segmenter
+from pgvision.cli.serve import serve
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import Remote
 from pgvision.server.api import hugging_face_form, roboflow_form
@@ -50,6 +55,34 @@ def test_roboflows_open_vocabulary_route(service, png, found):
     sent = httpx2.post(f"{service}/yolo_world/infer", json=body, timeout=60)
     read = sv.Detections.from_inference(sent.json())
     np.testing.assert_allclose(read.xyxy, found[found.scores >= 0.1].xyxy, atol=1e-3)
+
+
+GUIDES = [Path(__file__).parents[3] / "docs" / f"{name}.md" for name in ("serve", "howto-serve")]
+
+
+def commands():
+    texts = [guide.read_text(encoding="utf-8") for guide in GUIDES] + [serve.__doc__]
+    return re.findall(r"^ *(curl .+)$", "\n".join(texts), re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl")
+@pytest.mark.parametrize("command", commands())
+def test_curl_commands_of_the_guides_send_what_they_show(service, png, tmp_path, command):
+    """curl cuts a value of -F at its first ";": of "helmet; head" only helmet was asked for."""
+    (tmp_path / "site.jpg").write_bytes(png)
+    command = re.sub(r"(localhost|host):8000", service, command)
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=True,  # noqa: S602
+    )
+    answer = json.loads(done.stdout)
+    assert "error" not in answer, answer
+    shown = re.findall(r"classes=(\w+)", command)
+    assert [one["name"] for one in answer.get("categories", [])] == shown
 
 
 def test_hugging_faces_form(service, png, found):
