@@ -322,8 +322,9 @@ class Models:
         named = settings.named_models.items()
         self.all = [ServedModel(*each) for each in named] or [ServedModel(None, None)]
         self._settings, self._metrics = settings, metrics
-        how = {name: getattr(settings, name) for name in ("device", "dtype", "threads")}
-        self._load = load or partial(open_engine, **how)
+        self._load: Load = load or partial(
+            open_engine, device=settings.device, dtype=settings.dtype, threads=settings.threads
+        )
         self._thread = threading.Thread(target=self._load_all, name="pgvision-load", daemon=True)
 
     def start(self, on_failure: Callable[[], object]) -> None:
