@@ -56,7 +56,7 @@ def read_voc(
         The data set; classes in alphabetical order from id 1; ``difficult``, ``truncated``,
         ``occluded``, ``pose``, attributes and parts of an object are in its ``extra``. Where
         ``<filename>`` is not there (renamed images) and an image has the XML file's name, that is
-        used, with a finding.
+        used, with a finding; a missing ``<filename>`` means the XML file's name.
 
     Raises:
         DataError: If a file is cut, declares entities (external ones could read other files), or
@@ -89,7 +89,8 @@ def read_voc(
                 box = _box(item, polygons, file)
                 objects.append(Annotation(0, 0, box, polygons, extra=_flags(item)))
             read[file] = ((height, width), labels, tuple(objects))
-            names[file] = _text(tree, "filename", file)
+            # Without a name the image has that of the XML file.
+            names[file] = (tree.findtext("filename") or "").strip() or file.stem
     # 2. Find the images, and build their records.
     records: list[tuple[ImageRecord, list[str]]] = []
     for file, image in find_named(root, images, names, errors).items():

@@ -125,7 +125,8 @@ def load_ground_truth(gt: TruthSource, *, masks: bool = False) -> GroundTruth:
     if source is None:
         raise EvaluationError(
             f"ground truth: expected a COCO file, its dict or a pycocotools COCO, got "
-            f"{type(gt).__name__}. Fix: pass the path of the annotation file."
+            f"{type(gt).__name__}. Fix: pass the path of the annotation file, or "
+            "dataset_to_coco(dataset)."
         )
     where = f"ground truth {gt}" if isinstance(gt, str | Path) else "ground truth"
     try:

@@ -183,3 +183,13 @@ def test_corners_that_are_swapped_are_refused(tmp_path):
     # One pixel: the far edge is included, so that both corners are the same.
     (folder / "Annotations" / "a.xml").write_text(xml(box("dog", 30, 5, 30, 5)))
     assert read_voc(folder).images[0].objects[0].xywh == (29, 4, 1, 1)
+
+
+@pytest.mark.parametrize("filename", ["<filename></filename>", ""])
+def test_without_a_filename_the_image_has_the_name_of_its_xml(tmp_path, filename):
+    text = xml(box("dog", 1, 2, 3, 4)).replace("<filename>a.jpg</filename>", filename)
+    folder = folder_with(tmp_path, a=text)
+    Image.new("RGB", (500, 375)).save(folder / "JPEGImages" / "a.png")
+    (image,) = read_voc(folder).images
+    assert image.path == folder / "JPEGImages" / "a.png"
+    assert image.objects[0].xywh == (0, 1, 3, 3)
