@@ -61,3 +61,13 @@ def test_the_card_has_the_figures_of_the_training_source():
         assert f"{words} | {row['AP50']:.3f} / {row['AP']:.3f} " in CARD
     sizes = (VALID["all"][f"AP_{size}"] for size in ("small", "medium", "large"))
     assert f"| {' / '.join(f'{value:.3f}' for value in sizes)} |" in CARD
+
+
+def test_the_page_of_checkpoints_has_the_same_figures():
+    page = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    new, people = SMALL["helmet, new sets"], SMALL["persons, people"]
+    helmet, head = (f"{VALID[name]['AP50']:.2f}" for name in ("helmet", "head"))
+    assert f"training source | helmet {helmet}, bare head {head} |" in page
+    assert f"sources, {new['objects']} helmets | helmet {new['AP50']:.2f} |" in page
+    assert f"{people['objects']} persons of all sizes | person {people['AP50']:.2f} |" in page
+    assert f"a helmet in {percent('false alarms, hats')} of the photographs" in page
