@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 from pgvision.batch.database import Stamp
 from pgvision.errors import OptionError, PgvisionError
-from pgvision.files import readable_name
+from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
 from pgvision.images import is_live
 from pgvision.images.listing import is_glob, list_folder, list_glob
@@ -251,7 +251,7 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[I
         yield from _at_address(source, recursive)
         return
     # 2. Folders, files, patterns; what does not exist is reported as a failure.
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         yield from _under(path, list_folder(path, recursive=recursive))
     elif path.is_file():
@@ -315,7 +315,7 @@ def _in_list(path: Path, recursive: bool) -> Iterator[Item]:
             yield from _expanded(entry, recursive, lists=False)
             continue
         # 3. A path is relative to the list, and named so if it is below it.
-        at = path.parent / Path(entry).expanduser()
+        at = path.parent / user_path(entry)
         for item in _expanded(str(at), recursive, lists=False):
             below = Path(item.source).is_relative_to(path.parent) and item.stored is None
             name = Path(item.source).relative_to(path.parent).as_posix() if below else item.name

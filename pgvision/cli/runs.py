@@ -25,6 +25,7 @@ from pgvision.cli.outputs import (
     videos,
 )
 from pgvision.errors import OptionError, PgvisionError, SourceError
+from pgvision.files import user_path
 from pgvision.images import Frame, FrameFailure, iter_frames, video_info
 from pgvision.images.listing import VIDEO_ENDINGS, is_glob, list_folder, list_glob
 from pgvision.images.manifests import MANIFEST_ENDINGS
@@ -262,7 +263,7 @@ def _files_of(source: str, recursive: bool) -> list[Path] | None:
     """Return the files of a source, none if it does not exist; None for cameras and addresses."""
     if source.isdecimal() or "://" in source:
         return None
-    path = Path(source).expanduser()
+    path = user_path(source)
     try:
         if path.is_dir():
             return list_folder(path, recursive=recursive)

@@ -4,10 +4,10 @@ import ipaddress
 import math
 import re
 from dataclasses import dataclass, fields
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from pgvision.errors import OptionError
+from pgvision.files import user_path
 from pgvision.http import parse_host
 
 _KEY = re.compile(r"[!-~](?:[ -~]*[!-~])?")
@@ -146,7 +146,7 @@ def _public_name(checkpoint: str) -> str:
     if "://" in checkpoint:
         parts = urlsplit(checkpoint)
         return parts.fragment or parts.hostname or "remote"
-    path = Path(checkpoint).expanduser()
+    path = user_path(checkpoint)
     if path.is_dir() or checkpoint.startswith(("/", ".", "~")):
         return path.resolve().name or "model"
     return checkpoint

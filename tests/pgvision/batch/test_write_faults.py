@@ -3,7 +3,6 @@
 import json
 import resource
 import sqlite3
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,16 +166,15 @@ def test_a_file_of_results_is_the_earlier_one_or_the_whole_new_one(tmp_path, wri
     assert path.stat().st_size > 1000
 
 
-@pytest.mark.parametrize("refused", ["mkstemp", "chmod", "replace"])
+@pytest.mark.parametrize("refused", ["touch", "chmod", "replace"])
 def test_a_file_that_may_not_be_put_in_its_place_is_named(tmp_path, monkeypatch, refused):
     path = tmp_path / "results.json"
     path.write_text("earlier")
 
-    def refuse(*arguments, **options):
-        raise PermissionError(13, "Permission denied", str(tmp_path / ".results.abc.json"))
+    def refuse(aside, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(aside))
 
-    owner = tempfile if refused == "mkstemp" else Path
-    monkeypatch.setattr(owner, refused, refuse)
+    monkeypatch.setattr(Path, refused, refuse)
     with pytest.raises(PermissionError) as caught:
         write_text(path, "new")
     assert caught.value.filename == str(path)
