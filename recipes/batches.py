@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.tokens import SEPARATOR, encode_boxes, object_text
-from pgvision.training.noise import CLOSED_PREFIX, NOISE, noise_boxes
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, noise_boxes
 from recipes.dense import DenseTargets, Truth, dense_targets
 from recipes.features import relit
 from recipes.scenes import CLASSES

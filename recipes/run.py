@@ -1,6 +1,5 @@
 """The carried checkpoints' recipes on transformers' Trainer: batches by step, several losses."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,13 +8,14 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from pgvision.errors import CheckpointError, DataError, OptionError
+from pgvision.errors import DataError
+from pgvision.training.folder import saving
+from pgvision.training.trainer import require_whole_weights
 from recipes.state import (
     WEIGHTS_NAME,
     append_to_curve,
@@ -31,10 +31,6 @@ from recipes.state import (
     write_curve,
 )
 
-_SPLITTING: Final = {
-    "ACCELERATE_USE_FSDP": "--use_fsdp",
-    "ACCELERATE_USE_DEEPSPEED": "--use_deepspeed",
-}
 _EVERY: Final = 20  # steps between two lines of the curve, and between two states
 
 
@@ -220,10 +216,8 @@ class RecipeTrainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = self.run.out / f"checkpoint-{self.state.global_step}"
-        try:
+        with saving(folder):
             super()._save_checkpoint(model, trial)
-        except (SafetensorError, RuntimeError, OSError) as error:  # a full disk
-            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
         self.accelerator.wait_for_everyone()  # each writes its random state before it is complete
         if is_first():
             mark_complete(folder)
@@ -268,9 +262,7 @@ def carry_out(recipe: Recipe, run: Run, *, begin: Callable[[], None]) -> int:
             weights (FSDP, DeepSpeed), which states and exports need whole.
         CheckpointError: If a state cannot be written.
     """
-    for name, option in _SPLITTING.items():
-        if os.environ.get(name, "false").lower() in ("1", "true"):
-            raise OptionError(f"{name}: recipes keep whole weights; launch without {option}")
+    require_whole_weights()
     bind(run.out, run.identity, free=run.free)
     held = last_checkpoint(run.out)
     begin()  # a state holds only what learns

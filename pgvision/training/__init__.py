@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from pgvision.training.config import DataSource, TrainConfig
     from pgvision.training.report import TrainReport
     from pgvision.training.run import train
-    from pgvision.training.tiles import cut_tiles
+    from pgvision.training.views import cut_tiles
 
 _HOMES = {
     "DataSource": "config",
     "TrainConfig": "config",
     "TrainReport": "report",
-    "cut_tiles": "tiles",
+    "cut_tiles": "views",
     "train": "run",
 }
 __all__ = ["DataSource", "TrainConfig", "TrainReport", "cut_tiles", "train"]

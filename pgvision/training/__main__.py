@@ -3,9 +3,7 @@
 ``torchrun --nproc-per-node 2 -m pgvision.training DATA --out DIR``, or ``accelerate launch -m
 pgvision.training DATA --out DIR``: the options are those of ``pgvision train``. On processors
 alone: ``accelerate launch --multi_gpu --num_processes 2 ... --device cpu``, since accelerate's own
-``--cpu`` starts one process, whatever number it is given. With ``--use_fsdp`` in place of
-``--multi_gpu`` each process has a shard of weights, gradients and the optimiser's state; the
-first also keeps the whole weights, which it validates and writes.
+``--cpu`` starts one process, whatever number it is given.
 """
 
 import sys

@@ -1,34 +1,36 @@
 """Settings of a fine-tuning run: one dataclass, its YAML file, and what a resume must repeat."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 import yaml
 
 from pgvision.errors import OptionError
 from pgvision.files import write_text
+from pgvision.tasks.options import Count, Range, check_options
 
-Task = Literal["detect", "segment", "caption", "ask", "read", "mix"]
-TASKS: Final[tuple[Task, ...]] = get_args(Task)
+DataTask = Literal["detect", "segment", "caption", "ask", "read"]
+Task = DataTask | Literal["mix"]
+Positive: TypeAlias = Annotated[float, Range(1e-9, 1e9)]
+Factor: TypeAlias = Annotated[float, Range(0, 1e9)]
+Part: TypeAlias = Annotated[float, Range(0, 0.99)]
+Whole: TypeAlias = Annotated[int, Range(0, 2**32 - 1)]
+TASKS: Final[tuple[DataTask, ...]] = get_args(DataTask)
 Order = Literal["left", "raster", "area", "random"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
 LENGTHS: Final = ("steps", "epochs", "minutes")
-TOKEN_KINDS: Final = ("loc", "seg", "label", "end")
-_CHOICES: Final = {"task": TASKS, "order": get_args(Order), "dtype": get_args(Dtype)}
-_LIMITS: Final[tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...]] = (
-    ((
-        *LENGTHS, "batch_size", "accumulation", "learning_rate", "lora", "max_objects",
-        "num_objects", "resolution", "eval_every", "eval_limit", "patience",
-    ), "more than 0", lambda value: value > 0),
-    (("warmup", "negatives", "label_smoothing", "ema", "lora_dropout"), "a share in [0, 1)",
-     lambda value: 0 <= value < 1),
-    (("loc_sigma", "vision_rate", "embedding_rate", "mask_loss", "workers"), "0 or more",
-     lambda value: value >= 0),
-)  # fmt: skip
+_TEXTS: Final = ("lora_targets", "report_to")
+# Options that mean nothing without another one, which the error names.
+_NEEDS: Final = {
+    "four_bit": "lora", "keep_adapter": "lora", "lora_dropout": "lora", "lora_targets": "lora",
+    "num_objects": "closed_set",
+}  # fmt: skip
+_FLAGS: Final = {"lora": "the rank of the adapters, --lora 8", "closed_set": "--closed-set"}
 # Settings that a resumed run may change: they do not change what a step computes.
 _FREE: Final = frozenset((
     *LENGTHS, "eval_every", "eval_limit", "eval_all", "eval_absent", "patience", "checkpointing",
@@ -36,12 +38,13 @@ _FREE: Final = frozenset((
 ))  # fmt: skip
 
 
-def _option(default: Any, text: str, *, flag: bool = True) -> Any:
-    """Return a dataclass field with its help; ``flag``: also an option of ``pgvision train``."""
-    metadata = {"help": text, "flag": flag}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+def _are_texts(values: object) -> bool:
+    return isinstance(values, tuple) and all(isinstance(text, str) for text in values)
+
+
+def _hidden(default: Any) -> Any:
+    """Return a field that is no option of ``pgvision train``."""
+    return field(default=default, metadata={"flag": False})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,8 @@ class DataSource:
         weight: In a mixture, how often it is drawn relative to the others.
 
     Raises:
-        OptionError: If the weight is not above 0, the task is unknown, or ``valid_images`` is given
-            without ``valid``.
+        OptionError: If a value has another type or range, or ``valid_images`` is given without
+            ``valid``.
     """
 
     data: Path
@@ -69,163 +72,171 @@ class DataSource:
     split: str | None = None
     valid: Path | None = None
     valid_images: Path | None = None
-    task: Task | None = None
-    weight: float = 1.0
+    task: DataTask | None = None
+    weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         for name in ("data", "images", "valid", "valid_images"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else Path(value))
-        if self.weight <= 0:
-            raise OptionError(f"weight: expected more than 0, got {self.weight}")
+            object.__setattr__(self, name, Path(value) if isinstance(value, str) else value)
+        if self.data is None:
+            raise OptionError("data: expected a path, got None")
+        check_options(vars(self), DataSource, "a data set")
         if self.valid_images is not None and self.valid is None:
             raise OptionError("valid_images: give valid, the data set that they belong to")
-        if self.task is not None and self.task not in TASKS[:-1]:
-            raise OptionError(f"task: expected one of {', '.join(TASKS[:-1])}, got {self.task!r}")
 
-    def task_in(self, config: "TrainConfig") -> Task:
-        """Return what is learnt from it in a run."""
-        if self.task is not None or config.task != "mix":
-            return self.task or config.task
-        return "ask" if self.data.suffix == ".jsonl" else "detect"
+    def config_in(self, config: "TrainConfig") -> "TrainConfig":
+        """Return the settings of a run for this data set."""
+        task = self.task or config.task
+        if task == "mix":
+            task = "ask" if self.data.suffix == ".jsonl" else "detect"
+        is_closed = config.closed_set and task == "detect"
+        objects = config.num_objects if is_closed else None
+        return replace(config, task=task, closed_set=is_closed, num_objects=objects)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of a run; ``pgvision train --help`` and each field's metadata describe them.
+    """Settings of a run: options of ``pgvision train``, and some for Python and YAML only.
+
+    Attributes:
+        task: What to learn; caption, ask and read take JSONL. mix: each DATASET has its own.
+        model: Checkpoint to start from: 'small', 'tiny', a folder, an adapter or a hub id.
+        steps: Optimiser steps.
+        epochs: Passes over the training images.
+        minutes: Wall-clock time, validation included; None: 10, if no other length is given.
+        batch_size: Samples that go through the model together, on each process.
+        accumulation: Batches in an optimiser step.
+        learning_rate: Peak learning rate; None: 2e-4 for LoRA, 1e-5 for Google's weights, 5e-4 for
+            ours (1e-4 where they were trained on all of the classes).
+        warmup: Share of the run over which the rate rises.
+        lora: Train adapters of this rank instead of all weights.
+        lora_targets: Layers of the language model that get adapters.
+        lora_dropout: Dropout in front of the adapters.
+        four_bit: Adapters over 4-bit weights (QLoRA); needs --lora.
+        keep_adapter: Write the adapter alone, not merged weights.
+        freeze_vision: Do not train the vision tower.
+        vision_rate: Learning rate of the vision tower, as a share of the rate; None: 0.05 for
+            checkpoints of kind tiny, 1 for others.
+        embedding_rate: The embeddings' share of the rate; None: 1, and 4 where a class has a name
+            that the checkpoint was not trained on.
+        closed_set: Google's detection recipe: one prompt for all classes, noise boxes, class
+            scores.
+        num_objects: Boxes in an answer of a closed set.
+        max_objects: Learn at most this many objects of a class in an image, a random choice each
+            time.
+        rename: Ask for a class by another name, such as 'WBC=cell'; in Python a dict.
+        match_names: Compare unknown class names with the trained class that finds the same objects.
+        order: Order of objects in an answer; None: "left" for the bundled models, else "raster".
+        negatives: Share of prompts for a class that is absent.
+        augment: Mirror, crop and relight images.
+        label_smoothing: Share spread over the vocabulary.
+        loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
+        token_mean: Every token has equal weight in the loss. False: mean over tokens, then samples,
+            as in PaliGemma's article, where an empty answer's one token weighs as much as a crowd.
+            None: True for objects.
+        resolution: Side of the model's input; position embeddings are interpolated.
+        dtype: Type of the arithmetic; None: by device.
+        checkpointing: Recompute activations in the backward pass: less memory.
+        workers: Processes that read and resize images; None: 4 with a GPU, else 0.
+        eval_every: Steps between validations; None: five in all.
+        eval_limit: Images in a validation, a random sample.
+        eval_all: Validate on all images and ask for all classes.
+        eval_absent: Absent classes to ask for in each validation image.
+        patience: Stop after this many validations without improvement.
+        report_to: Integrations of transformers: tensorboard, wandb, mlflow, all.
+        push_to_hub: Upload the finished checkpoint to this repository.
+        keep_states: Keep the run's checkpoints when it is finished.
+        seed: Random seed.
 
     Raises:
-        OptionError: If a value is outside its range, or two do not go together.
+        OptionError: If a value has another type or range, or two do not go together.
 
     Example:
         >>> TrainConfig(steps=100).batch_size
         8
     """
 
-    task: Task = _option(
-        "detect", "What to learn; caption, ask and read take JSONL. mix: each DATASET has its own."
-    )
-    model: str | None = _option(
-        None, "Checkpoint to start from: 'small', 'tiny', a folder, an adapter or a hub id."
-    )
-    steps: int | None = _option(None, "Optimiser steps.")
-    epochs: float | None = _option(None, "Passes over the training images.")
-    minutes: float | None = _option(None, "Wall-clock time, validation included; default: 10.")
-    batch_size: int = _option(8, "Samples that go through the model together, on each process.")
-    accumulation: int = _option(1, "Batches in an optimiser step.")
-    learning_rate: float | None = _option(
-        None, "Peak learning rate; default: 2e-4 for LoRA, 1e-5 for Google's weights, 5e-4 for ours"
-        " (1e-4 where they were trained on all of the classes)."
-    )  # fmt: skip
-    warmup: float = _option(0.05, "Share of the run over which the rate rises.", flag=False)
-    lora: int | None = _option(None, "Train adapters of this rank instead of all weights.")
-    lora_targets: tuple[str, ...] = _option(
-        LANGUAGE_LAYERS, "Layers of the language model that get adapters.", flag=False
-    )
-    lora_dropout: float = _option(0.0, "Dropout in front of the adapters.", flag=False)
-    four_bit: bool = _option(False, "Adapters over 4-bit weights (QLoRA); needs --lora.")
-    keep_adapter: bool = _option(False, "Write the adapter alone, not merged weights.")
-    freeze_vision: bool = _option(False, "Do not train the vision tower.", flag=False)
-    vision_rate: float | None = _option(
-        None, "Learning rate of the vision tower, as a share of the rate; default: 0.05 for "
-        "checkpoints of kind tiny, 1 for others.", flag=False
-    )  # fmt: skip
-    embedding_rate: float | None = _option(
-        None, "The embeddings' share of the rate; default: 1, and 4 where a class has a name that "
-        "the checkpoint was not trained on.", flag=False
-    )  # fmt: skip
-    closed_set: bool = _option(
-        False, "Google's detection recipe: one prompt for all classes, noise boxes, class scores."
-    )
-    num_objects: int | None = _option(None, "Boxes in an answer of a closed set.", flag=False)
-    max_objects: int | None = _option(
-        None, "Learn at most this many objects of a class in an image, a random choice each time."
-    )
-    rename: dict[str, str] = _option({}, "Ask for a class by another name, such as 'WBC=cell'.")
-    match_names: bool = _option(
-        True, "Compare unknown class names with the trained class that finds the same objects."
-    )
-    order: Order | None = _option(None, "Order of objects in an answer.", flag=False)
-    negatives: float = _option(0.15, "Share of prompts for a class that is absent.", flag=False)
-    augment: bool = _option(True, "Mirror, crop and relight images.")
-    label_smoothing: float = _option(0.0, "Share spread over the vocabulary.", flag=False)
-    loc_sigma: float = _option(
-        4.0, "Spread of a coordinate's target over neighbouring bins; 0: none.", flag=False
-    )
-    token_mean: bool | None = _option(
-        None, "Every token has equal weight in the loss. False: mean over tokens, then samples, as "
-        "in PaliGemma's article, where an empty answer's one token weighs as much as a crowd. "
-        "Default: True for objects.", flag=False
-    )  # fmt: skip
-    token_weights: dict[str, float] = _option(
-        {}, "Loss weights of token kinds: loc, seg, label, end.", flag=False
-    )
-    mask_loss: float = _option(0.0, "Weight of BCE and Dice of decoded masks.", flag=False)
-    resolution: int | None = _option(
-        None, "Side of the model's input; position embeddings are interpolated."
-    )
-    dtype: Dtype | None = _option(None, "Type of the arithmetic; default by device.", flag=False)
-    checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory.")
-    workers: int | None = _option(
-        None, "Processes that read and resize images; default: 4 with a GPU, else 0.", flag=False
-    )
-    eval_every: int | None = _option(None, "Steps between validations; default: five in all.")
-    eval_limit: int = _option(64, "Images in a validation, a random sample.")
-    eval_all: bool = _option(False, "Validate on all images and ask for all classes.")
-    eval_absent: int = _option(3, "Absent classes to ask for in each validation image.", flag=False)
-    patience: int | None = _option(None, "Stop after this many validations without improvement.")
-    ema: float = _option(0.0, "Decay of averaged weights, which are validated and written; 0: none"
-                         ".", flag=False)  # fmt: skip
-    report_to: tuple[str, ...] = _option(
-        (), "Integrations of transformers: tensorboard, wandb, mlflow, all.", flag=False
-    )
-    push_to_hub: str | None = _option(None, "Upload the finished checkpoint to this repository.")
-    keep_states: bool = _option(False, "Keep the run's checkpoints when it is finished.")
-    seed: int = _option(0, "Random seed.")
+    task: Task = "detect"
+    model: str | None = None
+    steps: Count | None = None
+    epochs: Positive | None = None
+    minutes: Positive | None = None
+    batch_size: Count = 8
+    accumulation: Count = 1
+    learning_rate: Positive | None = None
+    warmup: Part = _hidden(0.05)
+    lora: Count | None = None
+    lora_targets: tuple[str, ...] = _hidden(LANGUAGE_LAYERS)
+    lora_dropout: Part = _hidden(0.0)
+    four_bit: bool = False
+    keep_adapter: bool = False
+    freeze_vision: bool = _hidden(False)
+    vision_rate: Factor | None = _hidden(None)
+    embedding_rate: Factor | None = _hidden(None)
+    closed_set: bool = False
+    num_objects: Count | None = _hidden(None)
+    max_objects: Count | None = None
+    rename: dict[str, str] = field(default_factory=dict)
+    match_names: bool = True
+    order: Order | None = _hidden(None)
+    negatives: Part = _hidden(0.15)
+    augment: bool = True
+    label_smoothing: Part = _hidden(0.0)
+    loc_sigma: Factor = _hidden(4.0)
+    token_mean: bool | None = _hidden(None)
+    resolution: Count | None = None
+    dtype: Dtype | None = _hidden(None)
+    checkpointing: bool = False
+    workers: Whole | None = _hidden(None)
+    eval_every: Count | None = None
+    eval_limit: Count = 64
+    eval_all: bool = False
+    eval_absent: Whole = _hidden(3)
+    patience: Count | None = None
+    report_to: tuple[str, ...] = _hidden(())
+    push_to_hub: str | None = None
+    keep_states: bool = False
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
-        # 1. Choices.
-        for name, values in _CHOICES.items():
-            value = getattr(self, name)
-            if value is not None and value not in values:
-                raise OptionError(f"{name}: expected one of {', '.join(values)}, got {value!r}")
-        for name in ("report_to", "lora_targets"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        # 2. Exactly one length; 10 minutes by default.
-        given = [name for name in LENGTHS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise OptionError(f"{' and '.join(given)}: give one of {', '.join(LENGTHS)}")
-        if not given:
+        # 1. None means the default; YAML has lists for tuples; a single name needs no list.
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                value = {} if item.default is MISSING else item.default
+            if isinstance(value, Path):
+                value = str(value)
+            if item.name in _TEXTS and isinstance(value, str | list):
+                value = (value,) if isinstance(value, str) else tuple(value)
+            object.__setattr__(self, item.name, value)
+        # 2. Types and ranges.
+        given = dict(vars(self))
+        for name in _TEXTS:
+            if not _are_texts(value := given.pop(name)):
+                raise OptionError(f"{name}: expected a list of names, got {value!r}")
+        renamed = given.pop("rename")
+        if not isinstance(renamed, dict) or not _are_texts((*renamed, *renamed.values())):
+            raise OptionError(f"rename: expected new names by old ones, got {renamed!r}")
+        check_options(given, TrainConfig, "train")
+        # 3. Exactly one length; 10 minutes by default.
+        lengths = [name for name in LENGTHS if given[name] is not None]
+        if len(lengths) > 1:
+            raise OptionError(f"{' and '.join(lengths)}: give one of {', '.join(LENGTHS)}")
+        if not lengths:
             object.__setattr__(self, "minutes", 10.0)
-        # 3. Ranges.
-        for names, expected, holds in _LIMITS:
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not holds(value):
-                    raise OptionError(f"{name}: expected {expected}, got {value}")
-        self._require_consistent()
-
-    def _require_consistent(self) -> None:
-        # 1. Options that need another option.
-        for name in ("four_bit", "keep_adapter"):
-            if getattr(self, name) and self.lora is None:
-                raise OptionError(f"{name} needs lora, the rank of the adapters: --lora 8")
-        if self.num_objects is not None and not self.closed_set:
-            raise OptionError("num_objects is for closed_set: --closed-set")
+        # 4. Options that are for a kind of training need it.
+        for name, needed in _NEEDS.items():
+            default = TrainConfig.__dataclass_fields__[name].default
+            if getattr(self, name) != default and not getattr(self, needed):
+                raise OptionError(f"{name} needs {needed}: {_FLAGS[needed]}")
+        for name in ("freeze_vision", "vision_rate", "embedding_rate"):
+            if self.lora is not None and given[name] not in (None, False):
+                raise OptionError(f"{name}: with lora only adapters are trained; leave one out")
         if self.keep_adapter and self.resolution is not None:
             raise OptionError("keep_adapter: an adapter has its base's resolution; leave one out")
         if self.closed_set and self.task not in ("detect", "mix"):
             raise OptionError(f"closed_set: answers contain boxes only; task is {self.task!r}")
-        if self.mask_loss and self.task not in ("segment", "mix"):
-            raise OptionError(f"mask_loss: answers of task {self.task!r} contain no masks")
-        # 2. Token weights.
-        weights = {**dict.fromkeys(TOKEN_KINDS, 1.0), **self.token_weights}
-        lowest, *_, highest = sorted(weights.values())
-        if len(weights) > len(TOKEN_KINDS) or lowest < 0 or highest == 0:
-            raise OptionError(
-                f"token_weights: expected numbers from 0 on, not all 0, of {', '.join(TOKEN_KINDS)}"
-                f"; got {self.token_weights}"
-            )
 
     @property
     def weighs_tokens_equally(self) -> bool:
@@ -259,7 +270,7 @@ class TrainOptions(TypedDict, total=False):
     """Keyword arguments of `pgvision.training.train`: the fields of `TrainConfig`."""
 
     task: Task
-    model: str | None
+    model: str | Path | None
     steps: int | None
     epochs: float | None
     minutes: float | None
@@ -286,8 +297,6 @@ class TrainOptions(TypedDict, total=False):
     label_smoothing: float
     loc_sigma: float
     token_mean: bool | None
-    token_weights: dict[str, float]
-    mask_loss: float
     resolution: int | None
     dtype: Dtype | None
     checkpointing: bool
@@ -297,7 +306,6 @@ class TrainOptions(TypedDict, total=False):
     eval_all: bool
     eval_absent: int
     patience: int | None
-    ema: float
     report_to: tuple[str, ...]
     push_to_hub: str | None
     keep_states: bool
@@ -322,6 +330,15 @@ def save_config(path: Path, config: TrainConfig, data: tuple[DataSource, ...]) -
     write_text(path, text)
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML with the numbers of version 1.2: PyYAML reads ``1e-4`` as text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def load_config(path: str | Path) -> tuple[tuple[DataSource, ...], dict[str, Any]]:
     """Read a YAML file of `save_config`.
 
@@ -339,19 +356,20 @@ def load_config(path: str | Path) -> tuple[tuple[DataSource, ...], dict[str, Any
         {'steps': 5}
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = _Loader(Path(path).read_text(encoding="utf-8")).get_single_data()
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise OptionError(f"config: {path} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise OptionError(f"config: {path}: expected settings by name, such as 'steps: 100'")
     settings = dict(content)
-    given = settings.pop("data", [])
     # A path, a mapping, or a list of these.
-    sources = [given] if isinstance(given, str | Mapping) else list(given)
+    given = settings.pop("data", None) or []
     data = []
-    for one in sources:
-        entry = {"data": one} if isinstance(one, str) else dict(one)
+    for one in given if isinstance(given, list) else [given]:
+        entry = {**one} if isinstance(one, Mapping) else {"data": one}
         _require_names(entry, DataSource, f"{path}: data")
+        if not isinstance(entry.get("data"), str):
+            raise OptionError(f"config: {path}: data: expected the path of a data set, got {one!r}")
         data.append(DataSource(**entry))
     _require_names(settings, TrainConfig, str(path))
     return tuple(data), settings

@@ -1,14 +1,15 @@
 """Data of a run: parts, checks before the first step, a summary in words."""
 
+import difflib
 import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 
@@ -25,9 +26,10 @@ from pgvision.datasets.dataset import file_digest
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.images import image_hw_of
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
-from pgvision.tokens import SEPARATOR, classes_per_prompt, object_text
-from pgvision.training.collator import Collator
+from pgvision.runtime.engine import MAX_PROMPT
+from pgvision.tokens import SEPARATOR, classes_per_prompt, detect_prefix, object_text
 from pgvision.training.config import DataSource, TrainConfig
+from pgvision.training.losses import Collator
 from pgvision.training.samples import ObjectSource, Source, TextSource, size_mismatch
 from vqvae import MaskCodec
 
@@ -37,7 +39,7 @@ _HELD_BACK: Final = 0.1  # share of the images that are validated on where no pa
 _LEAST_HELD: Final = 5  # images; lower bound of the validation part, but not more than a third
 _THREADS: Final = 8
 _SHOWN: Final = 5
-_PROMPT: Final = 40  # tokens; reserved for the prompt
+_SPECIAL: Final = 4  # tokens around prompt and answer: <bos>, newline, <eos>, and one to spare
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ class TaskData:
         """
         if not isinstance(self.train, Dataset):
             return TextSource(self.train, self.config, max_side)
-        places = collator.text_places - _PROMPT
+        # As many objects as fit beside the longest prompt.
+        names = sorted(self.classes, key=collator.num_tokens)[-classes_per_prompt(card.kind) :]
+        prompt = collator.num_tokens(detect_prefix(names, kind=card.kind)) + _SPECIAL
+        places = collator.text_places - prompt
         most = self.config.max_objects or max(1, places // self._tokens_per_object(collator))
         return ObjectSource(
             self.train, self.config, card.kind, self.codec, self.num_objects, most, max_side
@@ -137,6 +142,51 @@ class TaskData:
         codes = range(16) if self.config.task == "segment" else ()
         texts = (object_text([0, 0, 1, 1], name, codes) + SEPARATOR for name in self.classes)
         return max(map(collator.num_tokens, texts), default=1)
+
+    def fitting(self, collator: Collator) -> "TaskData":
+        """Return the data without examples that the model would cut off.
+
+        Raises:
+            OptionError: If the answers of a closed set do not fit.
+            DataError: If no example fits.
+        """
+        places = collator.text_places - _SPECIAL
+        # 1. Objects: a source chooses as many as fit; a closed set has a fixed number.
+        if isinstance(self.train, Dataset) or isinstance(self.valid, Dataset):
+            tokens = self.num_objects * self._tokens_per_object(collator)
+            if self.config.closed_set and tokens > places:
+                raise OptionError(
+                    f"closed_set: answers of {self.num_objects} boxes have {tokens} tokens, the "
+                    f"model takes {places}; set num_objects, or cut the images into tiles"
+                )
+            return self
+        # 2. Texts: what the engine refuses to read or the model would cut off.
+        bad: dict[str, str] = {}
+        count = lru_cache(None)(collator.num_tokens)
+
+        def fits(example: Example) -> bool:
+            ways = (example.prefix, *example.paraphrases)
+            prompt = max(map(count, ways))
+            tokens, reason = prompt + count(example.suffix), ""
+            if any("<image>" in way for way in ways):
+                reason = "the prompt contains <image>, which is added for you"
+            elif prompt + _SPECIAL > MAX_PROMPT:
+                reason = f"the prompt has {prompt} tokens, at most {MAX_PROMPT - _SPECIAL} are read"
+            elif tokens > places:
+                reason = f"prompt and answer have {tokens} tokens, the model takes {places}"
+            if reason:
+                bad[f"{example.image}, {example.prefix!r:.60}"] = reason
+            return not reason
+
+        train = tuple(example for example in self.train if fits(example))
+        valid = tuple(example for example in self.valid if fits(example))
+        for name, reason in bad.items():
+            _LOG.warning("left out: %s: %s", name, reason)
+        if not train or not valid:
+            raise DataError(
+                f"{self.name}: no example can be used: {'; '.join([*bad.values()][:1])}"
+            )
+        return replace(self, train=train, valid=valid, left_out={**self.left_out, **bad})
 
     def long_answers(self, kind: str, budget: int, collator: Collator) -> dict[str, int]:
         """Return images with an answer longer than the model writes by default.
@@ -199,11 +249,6 @@ class RunData:
         return plain and bool(self.classes) and not self.unknown_classes(card)
 
     @property
-    def codec(self) -> MaskCodec | None:
-        """Codec of the checkpoint, where masks are learnt."""
-        return next((one.codec for one in self.tasks if one.codec is not None), None)
-
-    @property
     def closed(self) -> TaskData | None:
         """The data set that is a closed set, if one is."""
         return next((one for one in self.tasks if one.config.closed_set), None)
@@ -240,22 +285,19 @@ def read_data(sources: Sequence[DataSource], config: TrainConfig) -> RunData:
     """
     if not sources:
         raise OptionError("data: expected at least one data set, got none")
-    tasks = tuple(_read_task(one, config_for(config, one)) for one in sources)
+    tasks = tuple(_read_task(one, one.config_in(config)) for one in sources)
     if sum(one.config.closed_set for one in tasks) > 1:
         raise OptionError("closed_set: one prompt cannot ask for two sets of classes; merge them")
-    return RunData(tasks).renamed(config.rename)
-
-
-def config_for(config: TrainConfig, source: DataSource) -> TrainConfig:
-    """Return the settings of one data set of a run."""
-    task = source.task_in(config)
-    return replace(
-        config,
-        task=task,
-        closed_set=config.closed_set and task == "detect",
-        num_objects=config.num_objects if task == "detect" else None,
-        mask_loss=config.mask_loss if task == "segment" else 0.0,
-    )
+    if config.closed_set and not any(one.config.closed_set for one in tasks):
+        raise OptionError("closed_set: no data set of this run has the task detect")
+    data = RunData(tasks)
+    parts = [part for one in tasks for part in (one.train, one.valid)]
+    known = {name for part in parts for name in getattr(part, "classes", ())}
+    for name in config.rename:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1) or sorted(known)
+            raise OptionError(f"rename: no class is named {name!r}; there is {', '.join(near)}")
+    return data.renamed(config.rename)
 
 
 def count_objects(dataset: Dataset) -> dict[str, int]:
@@ -267,17 +309,19 @@ def count_objects(dataset: Dataset) -> dict[str, int]:
 
 def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
     of_texts = config.task in ("caption", "ask", "read")
-    read = _read_texts if of_texts else _read_objects
     # 1. Find the parts by their names; without a validation part some images are split off.
-    parts = read(source.data, source.images)
+    find = _find_texts if of_texts else read_splits
+    parts, images = find(source.data, images=source.images), source.images
     chosen = training_part(parts, source.split, source=source.data)
-    train = parts[chosen]()
+    train = _read(parts[chosen], images)
     if source.valid is not None:
-        others = read(source.valid, source.valid_images or (source.images if of_texts else None))
+        images = source.valid_images or (images if of_texts else None)
+        others = find(source.valid, images=images)
         valid_name = validation_part(others, source=source.valid) or next(iter(others))
-        valid, valid_name = others[valid_name](), f"{source.valid.name}: {valid_name}"
+        valid = _read(others[valid_name], images)
+        valid_name = f"{source.valid.name}: {valid_name}"
     elif (named := validation_part(parts, source=source.data, beside=chosen)) is not None:
-        valid, valid_name = parts[named](), named
+        valid, valid_name = _read(parts[named], images), named
     else:
         train, valid = _hold_back(train, source)
         valid_name = "held back"
@@ -291,28 +335,34 @@ def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
     if isinstance(train, Dataset) and isinstance(valid, Dataset):
         _require_objects(train, valid, source.data.name)
     _warn_leaks(train, valid, source.data.name)
-    codec = None
-    if config.task == "segment":
-        codec = MaskCodec.load(find_checkpoint(config.model).codec)
+    has_masks = config.task == "segment"
+    codec = MaskCodec.load(find_checkpoint(config.model).codec) if has_masks else None
     return TaskData(source, train, valid, config, chosen, valid_name, codec, left_out)
 
 
-_Reader: TypeAlias = Callable[[], Any]
+def _read(part: Dataset | Path, images: Path | None) -> Part:
+    if isinstance(part, Dataset):
+        return part
+    # Many files have the prompt as the model gets it; the processor adds <image> and newline.
+    return tuple(
+        one._replace(prefix=_plain(one.prefix), paraphrases=tuple(map(_plain, one.paraphrases)))
+        for one in read_examples(part, images=images)
+    )
 
 
-def _read_objects(data: Path, images: Path | None) -> dict[str, _Reader]:
-    splits = read_splits(data, images=images)
-    return {name: partial(replace, part) for name, part in splits.items()}
+def _plain(prefix: str) -> str:
+    return prefix.strip().removeprefix("<image>").strip()
 
 
-def _read_texts(data: Path, images: Path | None) -> dict[str, _Reader]:
+def _find_texts(data: Path, *, images: Path | None) -> Mapping[str, Path]:
+    """Return the JSONL files of the parts; only those that are needed are read."""
     files = sorted(data.rglob("*.jsonl")) if data.is_dir() else [data]
     if not files:
         raise DataError(f"{data}: expected JSONL files of examples, found none")
     stems = {file.stem: file for file in files}
     if len(stems) < len(files):  # train/annotations.jsonl, valid/annotations.jsonl
         stems = {str(file.relative_to(data).with_suffix("")): file for file in files}
-    return {name: partial(read_examples, file, images=images) for name, file in stems.items()}
+    return stems
 
 
 def _contents(part: Part) -> list[tuple[Path, object]]:
@@ -323,9 +373,7 @@ def _contents(part: Part) -> list[tuple[Path, object]]:
 
 
 def _paths(part: Part) -> list[Path]:
-    return (
-        [one.path for one in part.images] if isinstance(part, Dataset) else [e.image for e in part]
-    )
+    return [path for path, _ in _contents(part)]
 
 
 def _kept(part: Part, wanted: Callable[[Path], bool]) -> Part:
@@ -398,7 +446,7 @@ def _require_objects(train: Dataset, valid: Dataset, name: str) -> None:
     shown = count_objects(train)
     if not shown:
         raise DataError(f"{name}: none of {len(train.images)} images has an object to learn from")
-    if not count_objects(valid):
+    if not valid.num_objects:
         raise DataError(
             f"{name}: none of the {len(valid.images)} validation images has an object, so there is "
             "no AP; name another data set to validate on: --valid"

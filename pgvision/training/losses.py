@@ -1,30 +1,132 @@
-"""Losses of a run: tokens of the answer with soft location targets, and decoded masks.
+"""Batches of a run and their loss: cross-entropy of the answer, with soft location targets.
 
-Logits are computed in chunks of tokens, and again in the backward pass: those of 2,000 tokens over
-Google's 257,152 pieces would take 2 GB in float32, several times.
+Image and prompt attend to each other, the answer to what precedes it (``token_type_ids``); labels
+cover the answer and its ``<eos>``. Logits are computed in chunks of tokens, and again in the
+backward pass: those of 2,000 tokens over Google's 257,152 pieces would take 2 GB in float32,
+several times.
 """
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 from torch.utils.checkpoint import checkpoint
 
-from pgvision.errors import ShapeError
-from pgvision.tokens import CODES_PER_MASK, NUM_BINS, NUM_CODES
-from pgvision.training.collator import IGNORED, Collator
+from pgvision.errors import DataError
+from pgvision.runtime.checkpoint_files import wrap_tokenizer
+from pgvision.runtime.protocol import Vocabulary
+from pgvision.tokens import NUM_BINS, SEPARATOR
 from pgvision.training.config import TrainConfig
-from vqvae.model import SHARPNESS
+from pgvision.training.samples import Sample
 
-if TYPE_CHECKING:
-    from vqvae import MaskCodec
-
-_LEAST: Final = 1e-6
+IGNORED: Final = -100
+"""Label of tokens that are not learnt."""
 _CHUNK: Final = 1 << 26  # logits in memory at a time: 256 MB of float32
+
+
+class Collator:
+    """Makes batches of samples.
+
+    Args:
+        processor: The checkpoint's.
+        max_length: Longest sequence of the model in tokens, image included.
+
+    Attributes:
+        separator: Ids of the separator between the objects of an answer.
+
+    Example:
+        >>> from pgvision.runtime import load
+        >>> collator = Collator(load("tiny").processor, max_length=1024)
+        >>> image = np.zeros((40, 60, 3), np.uint8)
+        >>> batch = collator([Sample("a.jpg", image, "detect helmet", "")])
+        >>> (batch["labels"] >= 0).sum().item()  # <eos>
+        1
+    """
+
+    def __init__(self, processor: Any, *, max_length: int) -> None:
+        self.processor, self.max_length = processor, max_length
+        self.vocabulary: Vocabulary = wrap_tokenizer(
+            processor.tokenizer, "the processor"
+        ).vocabulary
+        between = self._ids(f"<loc0000>{SEPARATOR}<loc0000>")[1:-1]
+        self.separator = torch.tensor(between)
+
+    @property
+    def text_places(self) -> int:
+        """Tokens of the longest prompt and answer together."""
+        return self.max_length - int(self.processor.image_seq_length)
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Return a batch.
+
+        Returns:
+            The processor's ``input_ids``, ``attention_mask``, ``token_type_ids`` ``(b, t)`` and
+            ``pixel_values``; ``labels`` ``(b, t)``, -100 where nothing is learnt; ``names`` of the
+            images, and ``unread``, images that could not be read.
+
+        Raises:
+            DataError: If a row is longer than the model allows, or lacks its ``<eos>``.
+        """
+        batch = self.processor(
+            images=[Image.fromarray(np.ascontiguousarray(one.bgr[..., ::-1])) for one in samples],
+            text=[f"<image>{one.prefix}" for one in samples],
+            suffix=[one.suffix for one in samples],
+            padding="longest",
+            padding_side="right",  # positions are counted from the first token
+            return_tensors="pt",
+        )
+        found: dict[str, Any] = dict(batch)
+        found["labels"] = self._labels(found, samples)
+        found["names"] = [one.name for one in samples]
+        found["unread"] = [pair for one in samples for pair in one.unread.items()]
+        return found
+
+    def _labels(self, batch: dict[str, Tensor], samples: Sequence[Sample]) -> Tensor:
+        # 1. Refuse what the model would cut off.
+        ids, types = batch["input_ids"], batch["token_type_ids"]
+        if ids.shape[1] > self.max_length:
+            row = int(batch["attention_mask"].sum(1).argmax())
+            raise DataError(
+                f"{samples[row].name}: prompt and answer have {ids.shape[1]} tokens, the model "
+                f"takes {self.max_length}; cut the image into tiles, or use max_objects"
+            )
+        # 2. Train on the suffix only.
+        learnt = (types == 1) & (batch["attention_mask"] == 1)
+        labels = ids.masked_fill(~learnt, IGNORED)
+        for row, sample in enumerate(samples):
+            places = learnt[row].nonzero()[:, 0]
+            if len(places) == 0 or int(ids[row, places[-1]]) != self.vocabulary.eos:
+                raise DataError(
+                    f"{sample.name}: the answer {sample.suffix[:60]!r} does not end in <eos>"
+                )
+            # 3. A cut-off answer must not teach the end token.
+            if not sample.is_whole:
+                labels[row, places[-1]] = IGNORED
+            # 4. Of added noise objects only the noise token is trained.
+            if sample.noise_from is not None:
+                true = sample.suffix[: sample.noise_from]
+                filled = places[len(self._ids(true)) if true else 0 :]
+                labels[row, filled[~self._is_noise(ids[row, filled])]] = IGNORED
+        return labels
+
+    def _is_noise(self, ids: Tensor) -> Tensor:
+        """Return which tokens of noise boxes are their class; the others are not learnt."""
+        first = self.vocabulary.first_loc
+        is_loc = (ids >= first) & (ids < first + 1024)
+        return ~is_loc & ~torch.isin(ids, self.separator) & (ids != self.vocabulary.eos)
+
+    def num_tokens(self, text: str) -> int:
+        """Return the number of tokens of a text."""
+        return len(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
 
 def token_losses(
@@ -59,114 +161,44 @@ def soft_bins(bins: Tensor, *, sigma: float = 4.0) -> Tensor:
     return spread / spread.sum(-1, keepdim=True)
 
 
-class MaskLoss(nn.Module):
-    """Decoded masks against true ones: pixel-wise cross-entropy and Dice.
-
-    The mean of the codebook under the model's distribution over codes is decoded by the frozen
-    codec, and the gradient comes back through it. A mean is wrong while a distribution has two
-    peaks: add this to cross-entropy, do not replace it.
-
-    Args:
-        codec: Of the checkpoint; it is copied, so that it may be moved to another device.
-
-    Source:
-        Mean of codebook rows: All in Tokens (arXiv 2301.02229). Dice: V-Net (arXiv 1606.04797).
-    """
-
-    def __init__(self, codec: "MaskCodec") -> None:
-        super().__init__()
-        self.network = deepcopy(codec.network)
-
-    def forward(self, code_logits: Tensor, masks: Tensor) -> Tensor:
-        """Return the loss of each mask, ``(n,)`` float32.
-
-        Args:
-            code_logits: ``(n, 16, 128)``.
-            masks: ``(n, 64, 64)`` in [0, 1].
-
-        Raises:
-            ShapeError: If the numbers of masks differ.
-        """
-        if len(code_logits) != len(masks):
-            raise ShapeError(
-                f"masks: expected {len(code_logits)}, as answers have, got {len(masks)}"
-            )
-        mixed = self.network.quantizer.mix(code_logits.float().softmax(-1))
-        drawn = SHARPNESS * self.network.decode(mixed).float().flatten(1)
-        true = masks.to(drawn).flatten(1)
-        pixels = F.binary_cross_entropy_with_logits(drawn, true, reduction="none").mean(1)
-        probs = drawn.sigmoid()
-        dice = (2 * (probs * true).sum(1) + 1) / (probs.sum(1) + true.sum(1) + 1)
-        return pixels + 1 - dice
-
-
-def runs_of(inside: Tensor, length: int) -> Tensor:
-    """Return ``(n, length)`` flat positions of the runs of exactly that length in ``(..., t)``."""
-    # Windows one wider on both sides; positions beyond a row's ends are outside.
-    windows = F.pad(inside, (1, length)).unfold(-1, length + 2, 1)
-    whole = windows[..., 1:-1].all(-1) & ~windows[..., 0] & ~windows[..., -1]
-    return whole.flatten().nonzero() + torch.arange(length, device=inside.device)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The loss of a batch, from the hidden states of the language model.
 
     Attributes:
-        first_loc, first_seg: Ids of ``<loc0000>`` and ``<seg000>``.
+        first_loc: Id of ``<loc0000>``.
         vocabulary_size: Number of logits of a token, which bounds the tokens of a chunk.
         smoothing: Share of the target that is spread over the vocabulary.
         sigma: Spread of a coordinate's target over neighbouring bins.
         mean_length: Tokens of a mean answer: every token has equal weight, also in a batch of long
             answers. 0: mean over tokens, then samples.
-        kind_weights: Loss weight of the tokens of each kind: their ids, and the weight.
-        default_weight: Loss weight of other tokens.
-        mask_weight: Weight of ``mask_loss``.
-        mask_loss: Loss of decoded masks; None: there is none.
     """
 
     first_loc: int
-    first_seg: int = 0
     vocabulary_size: int = 1
     smoothing: float = 0.0
     sigma: float = 0.0
     mean_length: float = 0.0
-    kind_weights: tuple[tuple[Tensor, float], ...] = field(default=())
-    default_weight: float = 1.0
-    mask_weight: float = 0.0
-    mask_loss: MaskLoss | None = None
 
-    def __call__(
-        self,
-        hidden: Tensor,
-        head: Callable[[Tensor], Tensor],
-        labels: Tensor,
-        masks: Tensor | None = None,
-    ) -> Tensor:
+    def __call__(self, hidden: Tensor, head: Callable[[Tensor], Tensor], labels: Tensor) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             hidden: ``(b, t, d)`` states at all positions.
             head: Maps states ``(n, d)`` to logits ``(n, v)``.
             labels: ``(b, t)`` token ids, -100 where nothing is learnt.
-            masks: ``(n, 64, 64)`` of all objects with codes.
         """
+        # 1. The state at a position predicts the next token; only learnt ones need logits.
         states, targets = hidden[:, :-1], labels[:, 1:]
         learnt = targets != IGNORED
         each = self._token_losses(states[learnt], targets[learnt], head)
-        # Weight by kind, then by row.
-        weights = self._weights(targets).to(each.dtype)
-        spread = torch.zeros_like(weights).masked_scatter(learnt, each) * weights
-        in_row = weights.sum(1)
-        shares = self.mean_length or in_row.clamp(min=_LEAST)
-        loss = (spread.sum(1) / shares).sum() / (in_row > 0).sum().clamp(min=1)
-        if masks is not None and self.mask_loss is not None:
-            is_seg = (targets >= self.first_seg) & (targets < self.first_seg + NUM_CODES)
-            places = runs_of(is_seg, CODES_PER_MASK)
-            logits = head(states.flatten(0, 1)[places])
-            codes = logits[..., self.first_seg : self.first_seg + NUM_CODES]
-            loss = loss + self.mask_weight * self.mask_loss.to(hidden.device)(codes, masks).mean()
-        return loss
+        # 2. Sum over each row, and divide by its length or by the mean one.
+        spread = torch.zeros(targets.shape, dtype=each.dtype, device=each.device)
+        in_row = learnt.sum(1)
+        shares = self.mean_length or in_row.clamp(min=1)
+        sums = spread.masked_scatter(learnt, each).sum(1)
+        # 3. Mean over the rows in which anything is learnt.
+        return (sums / shares).sum() / (in_row > 0).sum().clamp(min=1)
 
     def _token_losses(
         self, states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]
@@ -180,46 +212,27 @@ class Objective:
         size = max(64, _CHUNK // self.vocabulary_size)
         if len(states) <= size:
             return chunk_loss(states, targets)
+        # A chunk's logits are computed again in the backward pass instead of being stored.
         parts = zip(torch.split(states, size), torch.split(targets, size), strict=True)
         return torch.cat([checkpoint(chunk_loss, *part, use_reentrant=False) for part in parts])
 
-    def _weights(self, targets: Tensor) -> Tensor:
-        """Return each token's weight; 0 where nothing is learnt."""
-        weights = torch.full(targets.shape, self.default_weight, device=targets.device)
-        for ids, weight in self.kind_weights:
-            weights[torch.isin(targets, ids.to(targets.device))] = weight
-        return weights.masked_fill(targets == IGNORED, 0.0)
-
 
 def make_objective(
-    config: TrainConfig, collator: Collator, codec: "MaskCodec | None", *, mean_length: float = 0.0
+    config: TrainConfig, collator: Collator, *, mean_length: float = 0.0
 ) -> Objective:
     """Return the objective of a run.
 
     Args:
         config: The run.
         collator: Of the run.
-        codec: Of the checkpoint, for masks.
         mean_length: See `Objective`.
     """
-    table, weights = collator.vocabulary, config.token_weights
-    with_masks = codec is not None and config.mask_loss > 0
-    kinds: Sequence[tuple[Tensor, str]] = (
-        (torch.arange(table.first_loc, table.first_loc + NUM_BINS), "loc"),
-        (torch.arange(table.first_seg, table.first_seg + NUM_CODES), "seg"),
-        (torch.tensor([table.eos, *collator.separator.tolist()]), "end"),
-    )
     return Objective(
-        first_loc=table.first_loc,
-        first_seg=table.first_seg,
+        first_loc=collator.vocabulary.first_loc,
         vocabulary_size=len(collator.processor.tokenizer),
         smoothing=config.label_smoothing,
         sigma=config.loc_sigma,
         mean_length=mean_length,
-        kind_weights=tuple((ids, weights[kind]) for ids, kind in kinds if kind in weights),
-        default_weight=weights.get("label", 1.0),
-        mask_weight=config.mask_loss,
-        mask_loss=MaskLoss(codec) if with_masks and codec is not None else None,
     )
 
 
@@ -241,14 +254,12 @@ def add_objective(model: Any, objective: Objective) -> None:
         logits: Tensor = model.lm_head(states)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
-    def _forward(
-        *args: Any, labels: Tensor | None = None, masks: Tensor | None = None, **more: Any
-    ) -> Any:
+    def _forward(*args: Any, labels: Tensor | None = None, **more: Any) -> Any:
         # Generation uses the original forward.
         if labels is None:
             return plain(model, *args, **more)
         states = model.model(*args, **more, use_cache=False).last_hidden_state
-        return {"loss": objective(states, head, labels, masks)}
+        return {"loss": objective(states, head, labels)}
 
     model.forward = _forward
 

@@ -5,18 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 
 from pgvision.errors import DependencyError, OptionError
 from pgvision.runtime import Engine, engine_of, find_checkpoint, load_apart
 from pgvision.runtime.checkpoints import CheckpointCard, save_card
 from pgvision.training.config import TrainConfig
 from pgvision.training.losses import remove_objective
-from pgvision.training.noise import NOISE, add_noise
-from pgvision.training.resolution import set_resolution
+from pgvision.training.samples import NOISE, add_noise
 
+if TYPE_CHECKING:
+    from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+
+_TEXT: Final = 512  # tokens; longest text in addition to the image
 _SMALL: Final = 100_000_000  # parameters
 _MOST_PIECES: Final = 3  # token pieces of "<noise>": with more it is added as one token
 
@@ -41,10 +46,11 @@ class TrainedModel:
     """
 
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
-        # Full fine-tuning keeps float32 master weights; with LoRA the frozen base may be bf16.
-        # 1. Load in float32 what is trained: bfloat16 would lose small updates.
-        frozen = config.dtype or arithmetic_dtype(device)
-        dtype = "float32" if config.lora is None or device.type == "cpu" else frozen
+        # 1. Load in float32 what is trained: bfloat16 would lose small updates. The frozen base of
+        # adapters has the type of the arithmetic; on a CPU its natural one, which is half the
+        # memory for Google's checkpoints and exact for small ones.
+        frozen = config.dtype or (None if device.type == "cpu" else arithmetic_dtype(device))
+        dtype = "float32" if config.lora is None else frozen
         engine = load_apart(config.model, device=str(device), dtype=dtype)
         self.config, self.card = config, engine.card
         self.base: Any = engine.model
@@ -186,13 +192,17 @@ def choose_device(device: str | None) -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise OptionError(f"device: expected cpu, mps, cuda or cuda:1, got {name!r}")
     chosen = torch.device(name)
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count():
-            raise OptionError(
-                f"device: {name} is not there; torch finds {torch.cuda.device_count()}"
-            )
-        if chosen.index is not None:
-            torch.cuda.set_device(chosen)  # transformers' Trainer takes the current device
+    is_there = {
+        "cpu": True,
+        "mps": torch.backends.mps.is_available(),
+        "cuda": (chosen.index or 0) < torch.cuda.device_count(),
+    }
+    if not is_there[chosen.type]:
+        raise OptionError(
+            f"device: {name} is not there; torch finds {torch.cuda.device_count()} CUDA devices"
+        )
+    if chosen.index is not None:
+        torch.cuda.set_device(chosen)  # transformers' Trainer takes the current device
     return chosen
 
 
@@ -226,3 +236,75 @@ def quantize_base(model: Any) -> None:
             parent, _, child = name.rpartition(".")
             setattr(text.get_submodule(parent), child, small.to(layer.weight.device))
     model.is_loaded_in_4bit = True  # peft and the Trainer look for it
+
+
+@torch.no_grad()
+def set_resolution(
+    model: "PaliGemmaForConditionalGeneration", processor: "PaliGemmaProcessor", resolution: int
+) -> None:
+    """Change a model's image resolution, in place.
+
+    Position embeddings are interpolated, corner patches keep theirs; all other weights stay. The
+    model answers at once, but has to be trained on before it answers well. At the resolution that
+    it has already, nothing changes.
+
+    Args:
+        model: With or without gradients; before an optimiser is made of its parameters.
+        processor: Of the model; it will write as many image tokens as the model sees.
+        resolution: Side in pixels, a multiple of the vision tower's patch.
+
+    Raises:
+        OptionError: If it is no such multiple.
+
+    Source:
+        google-research/big_vision, models/vit.py (``resample_posemb``); PaliGemma, arXiv
+        2407.07726, section 3.2.
+
+    Example:
+        >>> from pgvision.runtime import load
+        >>> from copy import deepcopy
+        >>> engine = load("tiny")
+        >>> model, processor = deepcopy(engine.model), deepcopy(engine.processor)
+        >>> set_resolution(model, processor, 224)
+        >>> model.config.vision_config.image_size, processor.image_seq_length
+        (224, 196)
+    """
+    # 1. Check the resolution.
+    vision = model.config.vision_config
+    if resolution < vision.patch_size or resolution % vision.patch_size:
+        near = max(1, round(resolution / vision.patch_size)) * vision.patch_size
+        raise OptionError(
+            f"resolution: expected a multiple of the patch, {vision.patch_size} px, such as "
+            f"{near}; got {resolution}"
+        )
+    if resolution == vision.image_size:
+        return
+    # 2. Resample the position embeddings.
+    side = resolution // vision.patch_size
+    seen = model.model.vision_tower.embeddings
+    held = seen.position_embedding.weight
+    table = nn.Embedding(side**2, held.shape[1], _weight=resample(held, side))
+    seen.position_embedding = table.requires_grad_(held.requires_grad)
+    seen.position_ids = torch.arange(side**2, device=held.device)[None]
+    seen.image_size = vision.image_size = resolution
+    seen.num_patches = seen.num_positions = side**2
+    # 3. Update everything that counts image tokens.
+    text = model.config.text_config
+    text.num_image_tokens = side**2
+    # Rotary positions have no end; other engines take this number for one.
+    text.max_position_embeddings = max(text.max_position_embeddings, side**2 + _TEXT)
+    processor.image_processor.size = {"height": resolution, "width": resolution}
+    processor.image_processor.image_seq_length = processor.image_seq_length = side**2
+
+
+def resample(table: Tensor, side: int) -> Tensor:
+    """Return ``(side * side, d)`` position embeddings from a square ``(p * p, d)`` of them.
+
+    Bilinear, corner on corner: what depends on the position linearly still does.
+    """
+    held = round(len(table) ** 0.5)
+    grid = table.T.reshape(1, -1, held, held)
+    if grid.dtype != torch.float64:
+        grid = grid.float()  # half precision would round the positions between
+    larger = F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=True)
+    return larger[0].flatten(1).T.to(table.dtype).contiguous()

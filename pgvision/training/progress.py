@@ -1,6 +1,7 @@
 """A run at the terminal: progress on stderr, and signals that end it with a checkpoint."""
 
 import logging
+import os
 import resource
 import signal
 import sys
@@ -39,11 +40,13 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._task = self._bar.add_task("training", total=1.0)
         self._figures: dict[str, str] = {}
 
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
-    ) -> None:
+    def __enter__(self) -> None:
         """Start the bar."""
         self._bar.start()
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bar away, also after an error: it has hidden the terminal's cursor."""
+        self._bar.stop()
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
@@ -67,12 +70,6 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         if self._bar.disable and state.global_step:
             self._bar.console.print(self._line(state), markup=False)
 
-    def on_train_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
-    ) -> None:
-        """Take the bar away."""
-        self._bar.stop()
-
     def _line(self, state: TrainerState) -> str:
         steps = "" if state.max_steps == ENDLESS else f"/{state.max_steps}"
         words = [f"{name} {text}" for name, text in self._figures.items()]
@@ -94,7 +91,11 @@ def stop_on_signals(clock: RunClock) -> Iterator[None]:
         yield
         return
 
+    process = os.getpid()
+
     def stop(number: int, frame: object) -> None:
+        if os.getpid() != process:  # ^C reaches forked DataLoader workers, too
+            return
         if clock.is_stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
         clock.is_stopped = True

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import yaml
 
 from pgvision.arrays import ByteArray
 from pgvision.datasets import Dataset
+from pgvision.drawing import draw_boxes, draw_labels
 from pgvision.errors import ImageError, SourceError
 from pgvision.files import replaced_path, write_text
 from pgvision.images import read_image
@@ -22,11 +24,14 @@ from pgvision.tokens import parse_suffix
 from pgvision.training.config import TrainConfig, as_plain
 from pgvision.training.data import RunData, TaskData
 from pgvision.training.evaluation import Shown
+from pgvision.training.folder import saving
 from pgvision.training.samples import Sample
 from pgvision.version import __version__
 
 CALIBRATION_NAME: Final = "calibration.json"
-_SIDE: Final = 320  # of an image on a sheet
+_SIDE: Final = 320  # pixels; of an image on a sheet
+_TITLE: Final = 20  # pixels; height of the title above it
+_LETTERS: Final = 11  # pixels; of titles and labels
 _COLUMNS: Final = 4
 _WORSE: Final = 0.02  # a class that lost more is warned of
 _HIDDEN: Final = ("score",)  # figures that are for the trainer only
@@ -114,8 +119,9 @@ def write_results(history: Sequence[Mapping[str, Any]], folder: Path) -> None:
     writer.writerow(["step", *names])
     for step, row in sorted(rows.items()):
         writer.writerow([step, *(row.get(name, "") for name in names)])
-    write_text(folder / "results.csv", text.getvalue())
-    _plot(rows, [n for n in names if n.startswith("eval_") and "loss" not in n], folder)
+    with saving(folder):
+        write_text(folder / "results.csv", text.getvalue())
+        _plot(rows, [n for n in names if n.startswith("eval_") and "loss" not in n], folder)
 
 
 def _plot(rows: Mapping[int, Mapping[str, Any]], figures: Sequence[str], folder: Path) -> None:
@@ -162,32 +168,27 @@ def write_sheet(path: Path, shown: Sequence[Shown], images: Sequence[ByteArray] 
             image = images[number] if images else read_image(one.path)
         except (ImageError, SourceError):
             continue
-        # 1. Shrink each image, and draw its boxes and labels.
+        # 1. Shrink each image to its place on a tile.
         scale = _SIDE / max(image.shape[:2])
-        tile = np.full((_SIDE + 20, _SIDE, 3), 255, np.uint8)
-        resized = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        small = resized.astype(np.uint8)
-        for box, label in zip(one.boxes, one.labels, strict=True):
-            left, top, right, bottom = (int(round(float(side) * scale)) for side in box)
-            cv2.rectangle(small, (left, top), (right, bottom), (0, 200, 0), 1)
-            _write(small, label, (left + 1, max(top - 3, 9)), (0, 255, 255))
-        tile[20 : 20 + small.shape[0], : small.shape[1]] = small[:_SIDE, :_SIDE]
-        _write(tile, one.title[:50], (3, 14), (0, 0, 0))
+        width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
+        tile = np.full((_SIDE + _TITLE, _SIDE, 3), 255, np.uint8)
+        small = tile[_TITLE : _TITLE + height, :width]
+        small[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        # 2. Draw boxes, labels and the title, which fits above the image.
+        boxes = np.array(one.boxes, float).reshape(-1, 4) * scale
+        ids = np.arange(len(boxes))
+        draw_boxes(small, boxes, color_ids=ids, thickness=1)
+        draw_labels(small, boxes, one.labels, color_ids=ids, font_size=_LETTERS)
+        frame = np.array([[0, _TITLE, _SIDE, _SIDE + _TITLE]])
+        draw_labels(tile, frame, [one.title], color_ids=np.array([-1]), font_size=_LETTERS)
         tiles.append(tile)
     if not tiles:
         return
-    # 2. Arrange the tiles in rows.
+    # 3. Arrange the tiles in rows.
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % _COLUMNS)
     rows = [np.hstack(tiles[k : k + _COLUMNS]) for k in range(0, len(tiles), _COLUMNS)]
-    with replaced_path(path) as aside:
+    with saving(path), replaced_path(path) as aside:
         aside.write_bytes(cv2.imencode(".jpg", np.vstack(rows))[1].tobytes())
-
-
-def _write(
-    image: ByteArray, text: str, place: tuple[int, int], color: tuple[int, int, int]
-) -> None:
-    plain = text.encode("ascii", "replace").decode()
-    cv2.putText(image, plain, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, color, 1, cv2.LINE_AA)
 
 
 def write_model_card(
@@ -213,12 +214,9 @@ def write_model_card(
         "read": "image-text-to-text",
     }
     task = data.tasks[0].config.task
-    licence = "apache-2.0" if base.name in ("tiny", "small") else "other"
-    if base.location.startswith("google/") or "gemma" in base.location.lower():
-        licence = "gemma"
     front = {
         "library_name": "peft" if config.keep_adapter else "transformers",
-        "license": licence,
+        "license": _licence(base),
         "pipeline_tag": text_tasks.get(task, "object-detection"),
         "tags": ["pgvision", "paligemma", task],
     } | ({"base_model": base.location} if not base.is_local else {})
@@ -238,8 +236,11 @@ def write_model_card(
             "codec of masks": card.codec,
         },
         "Settings": changed | {"digest of the data": data.digest},
-        "Images left out": report.left_out,
-        "Answers longer than the checkpoint writes by default, in tokens": report.long_answers,
+        # Names without folders: the card may be published.
+        "Images left out": {Path(name).name: why for name, why in report.left_out.items()},
+        "Answers longer than the checkpoint writes by default, in tokens": {
+            Path(name).name: tokens for name, tokens in report.long_answers.items()
+        },
         "Credits": {f"base, {base.name}": _base_credits(base)}
         | {f"data, {one.name}": data_credits(one) for one in data.tasks},
     }
@@ -255,6 +256,18 @@ def write_model_card(
                 rows.append(content)
             rows.append("")
     write_text(report.folder / "README.md", "\n".join(rows))
+
+
+def _licence(card: CheckpointCard) -> str:
+    if card.name in ("tiny", "small"):
+        return "apache-2.0"
+    if "gemma" in card.location.lower():
+        return "gemma"
+    # A fine-tuned checkpoint has the licence of its own card.
+    readme = Path(card.location, "README.md")
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    found = re.search(r"^license: (\S+)$", text, re.MULTILINE)
+    return found[1] if found else "other"
 
 
 def _base_credits(card: CheckpointCard) -> str:
@@ -282,13 +295,16 @@ def data_credits(data: TaskData) -> str:
                 parts.append(
                     f"{one.get('name')} {one.get('url', '')} ({counts[one.get('id')]} images)"
                 )
-    # 2. A licence in a data.yaml.
-    folder = data.source.data if data.source.data.is_dir() else data.source.data.parent
-    for file in sorted(folder.glob("*.y*ml")) if data.source.data.is_dir() else []:
+    # 2. A licence in a data.yaml, or in its section of Roboflow.
+    path = data.source.data
+    for file in sorted(path.glob("*.y*ml")) if path.is_dir() else [path]:
+        if file.suffix not in (".yaml", ".yml"):
+            continue
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        if isinstance(content, Mapping) and content.get("license"):
-            parts.append(f"license: {content['license']} ({file.name})")
+        for part in (content, content.get("roboflow") if isinstance(content, Mapping) else None):
+            if isinstance(part, Mapping) and part.get("license"):
+                parts.append(f"license: {part['license']} ({file.name})")
     return "; ".join(parts) or "unknown: add where the data come from before you publish"

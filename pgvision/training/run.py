@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from pgvision.errors import DependencyError, OptionError
 from pgvision.files import write_text
 from pgvision.runtime import find_checkpoint
-from pgvision.training.collator import IGNORED, Collator
+from pgvision.tasks.options import check_options
 from pgvision.training.config import (
     LENGTHS,
     DataSource,
@@ -27,11 +28,27 @@ from pgvision.training.config import (
     save_config,
 )
 from pgvision.training.data import RunData, read_data
-from pgvision.training.evaluation import Shown, Validation, join_figures, validate
-from pgvision.training.folder import card_after, last_checkpoint, model_identity, require_same
-from pgvision.training.losses import add_objective, make_objective
+from pgvision.training.evaluation import (
+    Shown,
+    Validation,
+    describe_unknown,
+    join_figures,
+    match_names,
+    validate,
+)
+from pgvision.training.folder import (
+    card_after,
+    checkpoints,
+    last_checkpoint,
+    locked,
+    make_repository,
+    model_identity,
+    push,
+    require_same,
+    saving,
+)
+from pgvision.training.losses import IGNORED, Collator, add_objective, make_objective
 from pgvision.training.model import TrainedModel, choose_device
-from pgvision.training.names import describe_unknown, match_names
 from pgvision.training.progress import ProgressBar, stop_on_signals
 from pgvision.training.report import (
     CALIBRATION_NAME,
@@ -48,7 +65,6 @@ from pgvision.training.trainer import (
     RunClock,
     make_arguments,
     memory_advice,
-    saving,
     set_length,
 )
 
@@ -95,13 +111,18 @@ def train(
         raise DependencyError("training needs accelerate: pip install '.[train]'")
     sources, settings = _settings(data, config, options)
     folder = Path(out)
-    run = _Run(sources, settings, folder, device, progress=progress)
-    if run.finished is not None:
-        _LOG.info(
-            "%s: this run is finished; to train on, give model=%s and another out", folder, folder
-        )
-        return run.finished
-    return run.execute(callbacks)
+    # Only the first of several processes writes, so only it locks the folder.
+    is_first = os.environ.get("RANK", "0") == "0"
+    with locked(folder) if is_first else nullcontext(), memory_advice(settings):
+        run = _Run(sources, settings, folder, device, progress=progress)
+        if run.finished is None:
+            return run.execute(callbacks)
+    _LOG.info(
+        "%s: this run is finished; to train on, give model=%s and another out", folder, folder
+    )
+    if settings.push_to_hub:
+        push(folder, settings.push_to_hub)
+    return run.finished
 
 
 def _settings(
@@ -109,6 +130,7 @@ def _settings(
 ) -> tuple[tuple[DataSource, ...], TrainConfig]:
     sources: tuple[DataSource, ...] = ()
     given: dict[str, Any] = dict(options)
+    check_options(dict.fromkeys(given), TrainConfig, "train")  # the names; TrainConfig the values
     # 1. Options replace those of the config; any length replaces all lengths.
     if isinstance(config, TrainConfig):
         old = {one.name: getattr(config, one.name) for one in fields(config)}
@@ -140,31 +162,39 @@ class _Run:
     ) -> None:
         self.started = time.monotonic()
         self.config, self.folder, self.sources = config, folder, sources
-        self.record = self._read_record()
-        self.base_card = find_checkpoint(config.model)
-        self.finished = self._finished()
-        if self.finished is not None:
-            return
-        self.args = make_arguments(config, folder, choose_device(device))
-        self.is_first = self.args.process_index == 0
+        # As launchers set them: some checks come before torch's process group.
+        self.is_first = os.environ.get("RANK", "0") == "0"
+        self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.progress = progress and self.is_first
         self.last: list[Validation] = []
-        # 1. Data: read, checked, described.
+        # 1. Folder: what was recorded in it, and the checkpoint to resume from.
+        self.record = self._read_record()
+        self.resumed = last_checkpoint(folder, remove=self.is_first)
+        self.args = make_arguments(config, folder, choose_device(device))
+        # 2. Data: read, checked, described.
+        self.base_card = find_checkpoint(config.model)
         self.data = read_data(sources, config)
+        self.finished = self._check_record()
+        if self.finished is not None:
+            return
         for one in self.data.tasks:
             self._say(", ".join(f"{name}: {text}" for name, text in one.summary.items()))
-        # 2. Model; unknown names get the best trained one.
+        if config.push_to_hub and self.is_first:
+            make_repository(config.push_to_hub)
+        # 3. Model; unknown names get the best trained one.
         self.model = TrainedModel(config, self.args.device)
         if config.keep_adapter and self.model.card.base is not None:
             raise OptionError(
                 f"keep_adapter: {self.model.card.name} is an adapter itself; merge it first: "
                 f"pgvision export --model {self.model.card.name} --out DIR"
             )
-        self.data = self.data.renamed(self._match_names())
+        if self.resumed is None:
+            self.data = self.data.renamed(self._match_names())
         self.is_known = self.data.is_known(self.base_card)
         self.card = card_after(self.model.card, self.data)
         self.collator = Collator(self.model.processor, max_length=self.model.max_length)
-        self.resumed = self._bind()
+        self._bind()
+        self.data = RunData(tuple(one.fitting(self.collator) for one in self.data.tasks))
 
     def execute(self, callbacks: Sequence[Any]) -> TrainReport:
         """Train and write."""
@@ -184,12 +214,14 @@ class _Run:
         before, seconds = self._before(trainer)
         if clock.limit is not None:
             clock.limit = max(1.0, clock.limit - 1.2 * seconds)  # kept for the last validation
-        self._estimate(trainer, seconds)
+        if self.resumed is None:
+            self._estimate(trainer, seconds)
         trainer.before = before
         clock.restore(self.resumed, time.monotonic() - self.started)
         # 3. Train, or resume.
-        with stop_on_signals(clock):
-            trainer.train(resume_from_checkpoint=str(self.resumed) if self.resumed else None)
+        if self.resumed is None or not trainer.restore(self.resumed):
+            with stop_on_signals(clock), self.bar or nullcontext():
+                trainer.train(resume_from_checkpoint=str(self.resumed) if self.resumed else None)
         step = int(trainer.state.global_step)
         left_out = {k: v for one in self.data.tasks for k, v in one.left_out.items()}
         for unread in (trainer.unread, *(one.unread for one in self.last)):
@@ -197,49 +229,57 @@ class _Run:
         report = TrainReport(
             self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
         )
-        if clock.is_stopped:
+        if clock.is_stopped and not clock.is_over:
             self._say(f"stopped at step {step}; the same command resumes")
             return report
         # 4. Evaluate the best weights, which the trainer has loaded.
-        with memory_advice(self.config):
-            after = self._evaluate()
+        after = self._evaluate()
         best, seconds = int(trainer.state.best_global_step or step), round(clock.seconds, 1)
         report = replace(report, after=after, best_step=best, seconds=seconds, finished=True)
         if self.is_first:
-            self._write(report, trainer)
+            self._write(report)
         trainer.accelerator.wait_for_everyone()
         return report
 
     def _say(self, text: str) -> None:
         if self.is_first:
-            for line in text.splitlines():
-                _LOG.info("%s", line)
+            _LOG.info("%s", text)
 
     def _read_record(self) -> dict[str, Any]:
-        path = self.folder / RUN_NAME
-        if not path.exists():
-            return {}
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
-
-    def _finished(self) -> TrainReport | None:
-        """Return the report of a run that is finished.
+        """Return what an earlier call has recorded in the folder.
 
         Raises:
-            OptionError: If it had other settings or data.
+            OptionError: If the folder contains other files, and no run.
         """
+        content: Any = None
+        with suppress(OSError, ValueError):
+            content = json.loads((self.folder / RUN_NAME).read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "identity" in content:
+            return content
+        # Only the first process looks: a later one may find what the first has written already.
+        if self.is_first and any(path.name[0] != "." for path in self.folder.iterdir()):
+            raise OptionError(
+                f"out: {self.folder} is not empty and contains no run; give a new one"
+            )
+        return {}
+
+    def _check_record(self) -> TrainReport | None:
+        """Compare with what is recorded; return the report of a run that is finished.
+
+        Raises:
+            OptionError: If the folder contains a run or a state of other settings or data.
+        """
+        if self.resumed is None and "report" not in self.record:
+            return None
+        self.data = self.data.renamed(self.record["names"])
+        require_same(self.folder, self.record["identity"], self._identity())
         if "report" not in self.record:
             return None
-        data = read_data(self.sources, self.config).renamed(self.record["names"])
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        require_same(self.folder, self.record["identity"], self._identity(data, processes))
         return TrainReport.from_dict(self.record["report"], self.folder)
 
-    def _identity(self, data: RunData, num_processes: int) -> dict[str, Any]:
-        found = self.config.identity(num_processes)
-        found |= {"data": data.digest, "model": model_identity(self.base_card)}
-        plain: dict[str, Any] = json.loads(json.dumps(found))
-        return plain
+    def _identity(self) -> dict[str, Any]:
+        about = {"data": self.data.digest, "model": model_identity(self.base_card)}
+        return self.config.identity(self.processes) | about
 
     def _save_record(self, **entries: object) -> None:
         self.record |= entries
@@ -248,48 +288,29 @@ class _Run:
                 write_text(self.folder / RUN_NAME, json.dumps(self.record, indent=1) + "\n")
 
     def _match_names(self) -> dict[str, str]:
-        """Return the trained names for unknown classes; a resumed run has noted them."""
-        if "names" in self.record or not self.config.match_names or self.data.closed is not None:
-            return dict(self.record.get("names", {}))
+        """Return the trained names for unknown classes; the first process finds them."""
+        if not self.config.match_names or self.data.closed is not None:
+            return {}
         matched: list[Any] = [{}]
         if self.is_first:
-            with self.model.answering() as engine, memory_advice(self.config):
+            with self.model.answering() as engine:
                 matched = [match_names(engine, self.data)]
             if words := describe_unknown(self.data, self.model.card.classes, matched[0]):
                 _LOG.warning("%s", words)
-        if self.args.world_size > 1:
+        if self.processes > 1:
             torch.distributed.broadcast_object_list(matched)
         return dict(matched[0])
 
-    def _bind(self) -> Path | None:
-        """Bind the folder to this run; return the checkpoint to resume from.
-
-        Raises:
-            OptionError: If the folder contains another run that has a checkpoint, or other files.
-        """
-        # 1. Refuse a folder with other files. The first process looks: a later one may find what
-        # the first has written already.
-        known = self.record.get("identity")
-        is_new = known is None and self.is_first
-        if is_new and self.folder.exists() and any(self.folder.iterdir()):
-            raise OptionError(
-                f"out: {self.folder} is not empty and contains no run; give a new one"
-            )
-        # 2. Resume only with the same data and settings.
-        identity = self._identity(self.data, self.args.world_size)
-        checkpoint = last_checkpoint(self.folder, remove=self.is_first)
-        if checkpoint is not None and known is not None:
-            require_same(self.folder, known, identity)
-        if self.is_first:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        # 3. Record the identity; figures of another one are outdated.
-        if known != identity:
-            self.record.pop("before", None)
+    def _bind(self) -> None:
+        """Record what the run is; metrics of another start are outdated."""
+        identity = self._identity()
+        if self.record.get("identity") != identity:
+            self.record = {}
         matched = {k: v for k, v in self.data.asked_as.items() if k not in self.config.rename}
         self._save_record(identity=identity, names=matched)
         if self.is_first:
-            save_config(self.folder / CONFIG_NAME, self.config, self.sources)
-        return checkpoint
+            with saving(self.folder / CONFIG_NAME):
+                save_config(self.folder / CONFIG_NAME, self.config, self.sources)
 
     def _trainer(self, callbacks: Sequence[Any]) -> tuple[FineTuner, RunClock]:
         config, model = self.config, self.model
@@ -299,24 +320,28 @@ class _Run:
         samples = Samples(sources, ENDLESS, config.seed, weights)
         set_length(self.args, config, sum(map(len, sources)))
         mean_length = self._mean_length(samples) if config.weighs_tokens_equally else 0.0
-        objective = make_objective(config, self.collator, self.data.codec, mean_length=mean_length)
+        objective = make_objective(config, self.collator, mean_length=mean_length)
         add_objective(model.base, objective)
-        has_new_names = bool(self.data.unknown_classes(self.base_card))
-        embedding_rate = config.embedding_rate
+        # Learning rates: Google's vision tower has the rate of the language model, as Google
+        # trained it; names that were never trained need more from the embeddings.
+        vision_rate, embedding_rate = config.vision_rate, config.embedding_rate
+        if vision_rate is None:
+            vision_rate = 0.05 if model.card.kind == "tiny" else 1.0
         if embedding_rate is None:
-            embedding_rate = 4.0 if has_new_names else 1.0
+            embedding_rate = 4.0 if self.data.unknown_classes(self.base_card) else 1.0
         clock = RunClock(config)
-        extra = [*callbacks, *([ProgressBar(clock)] if self.progress else [])]
+        self.bar = ProgressBar(clock) if self.progress else None
         trainer = FineTuner(
             config,
             rate=config.rate_for(self.card.kind, is_known=self.is_known),
+            vision_rate=vision_rate,
             embedding_rate=embedding_rate,
             model=model,
             args=self.args,
             samples=samples,
             collator=self.collator,
             clock=clock,
-            callbacks=extra,
+            callbacks=[*callbacks, *([self.bar] if self.bar else [])],
             evaluator=self._evaluate,
         )
         return trainer, clock
@@ -375,22 +400,22 @@ class _Run:
 
     def _before(self, trainer: FineTuner) -> tuple[dict[str, float], float]:
         """Return the figures of the start, which a resumed run has noted, and their seconds."""
-        if "before" not in self.record:
+        # The model has its starting weights until the trainer loads those of a checkpoint.
+        how = [getattr(self.config, name) for name in ("eval_limit", "eval_all", "eval_absent")]
+        if "before" not in self.record or self.record.get("measured_on") != how:
             start = time.monotonic()
             figures = plain_figures(trainer.evaluate())
-            self._save_record(before=figures, seconds=time.monotonic() - start)
+            seconds = time.monotonic() - start
+            self._save_record(before=figures, seconds=seconds, measured_on=how)
             main, value = next(iter(figures.items()))
             self._say(f"before the first step: {main} {value:.3f}")
         return dict(self.record["before"]), float(self.record["seconds"])
 
     def _estimate(self, trainer: FineTuner, seconds: float) -> None:
         """Log how long the run will take; one step is measured."""
-        if self.resumed is not None:
-            return
         samples = [trainer.train_dataset[k] for k in range(self.config.batch_size)]
         start = time.monotonic()
-        with memory_advice(self.config):
-            self._batch_loss(samples).backward()  # type: ignore[no-untyped-call]
+        self._batch_loss(samples).backward()  # type: ignore[no-untyped-call]
         if self.args.device.type == "cuda":
             torch.cuda.synchronize()
         step = (time.monotonic() - start) * self.config.accumulation * 1.1
@@ -406,15 +431,17 @@ class _Run:
             f"of {seconds:.0f} s"
         )
 
-    def _write(self, report: TrainReport, trainer: FineTuner) -> None:
+    def _write(self, report: TrainReport) -> None:
+        # 1. Weights, card and report; from here on the run is finished.
         with saving(self.folder):
             if len(self.last) == 1 and self.last[0].calibration is not None:
                 self.last[0].calibration.save(self.folder / CALIBRATION_NAME)
             self.model.export(self.folder, self.card)
             write_model_card(report, self.config, self.data, self.base_card, self.card)
         self._save_record(report=report.to_dict())
+        # 2. What is left to do.
         if not self.config.keep_states:
-            for path in self.folder.glob("checkpoint-*"):
+            for path in checkpoints(self.folder):
                 shutil.rmtree(path)
         for name in report.worse:
             _LOG.warning(
@@ -422,13 +449,4 @@ class _Run:
                 "fewer steps, or more images", name, report.before[name], report.after[name],
             )  # fmt: skip
         if self.config.push_to_hub:
-            _push(self.folder, self.config.push_to_hub)
-
-
-def _push(folder: Path, repository: str) -> None:
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*"])
-    _LOG.info("uploaded to https://huggingface.co/%s", repository)
+            push(self.folder, self.config.push_to_hub)

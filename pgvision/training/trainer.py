@@ -3,13 +3,13 @@
 import contextlib
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,9 +24,12 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
 
-from pgvision.errors import CheckpointError, DataError, OptionError
+from pgvision.errors import CheckpointError, DataError, DependencyError, OptionError
 from pgvision.training.config import TrainConfig
+from pgvision.training.folder import checkpoints, saving
 from pgvision.training.model import TrainedModel, arithmetic_dtype
 from pgvision.training.report import write_results
 from pgvision.training.samples import Samples
@@ -34,11 +37,11 @@ from pgvision.training.samples import Samples
 MAIN: Final = "eval_score"
 """Metric that selects the best weights: the main one, then the lower loss."""
 ENDLESS: Final = 10**7  # steps of a run that ends by the clock
-_AVERAGE_NAME: Final = "average.safetensors"
 _WEIGHTS_NAME: Final = "trained.safetensors"
 _CLOCK_NAME: Final = "clock.txt"
 _SAVE_EVERY: Final = 600.0  # seconds between two checkpoints at most
 _EVALS: Final = 5
+_MEMORY_WORDS: Final = ("not enough memory", "can't allocate", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 class _Extra(TypedDict, total=False):
@@ -57,11 +60,12 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
 
     Attributes:
         is_stopped: Whether a signal asked to stop.
+        is_over: Whether the last step of the run is done.
         spent: Seconds of the run in earlier calls.
     """
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.is_stopped = config, False
+        self.config, self.is_stopped, self.is_over = config, False, False
         self.spent = 0.0
         self.limit = None if config.minutes is None else max(1.0, 60 * config.minutes)
         self._started = self._saved = time.monotonic()
@@ -85,42 +89,49 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
             already: Seconds that this call has spent before the first step.
         """
         self.spent = already
-        if checkpoint is not None and (checkpoint / _CLOCK_NAME).exists():
+        if checkpoint is not None:
             self.spent = float((checkpoint / _CLOCK_NAME).read_text(encoding="utf-8"))
         self._started = self._saved = time.monotonic()
         if self.limit is not None:
-            self._share = min(1.0, self.seconds / self.limit)
+            # All processes need one learning rate: each has its own clock.
+            (share,) = _agreed([self.seconds / self.limit])
+            self._share = min(1.0, share)
             self._evals = int(self._share * _EVALS)
+
+    def save(self, folder: Path) -> None:
+        """Write the seconds of the run into a checkpoint."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _CLOCK_NAME).write_text(f"{self.seconds:.3f}", encoding="utf-8")
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
     ) -> None:
         """Set what happens after a step; all processes agree."""
+        # 1. Signals and clocks differ between processes: take the largest value of each.
         stopped, share, is_due = _agreed([
             float(self.is_stopped),
             self.seconds / self.limit if self.limit is not None else 0.0,
             float(time.monotonic() - self._saved > _SAVE_EVERY),
         ])  # fmt: skip
+        # 2. By the clock: validate at each fifth of the run.
         if self.limit is not None:
             self._share = min(1.0, share)
             if int(self._share * _EVALS) > self._evals and self.config.eval_every is None:
                 self._evals = int(self._share * _EVALS)
                 control.should_evaluate = True
-        if stopped:
-            self.is_stopped = control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
-        elif self._share >= 1.0 or state.global_step >= state.max_steps:
-            control.should_evaluate = control.should_training_stop = True
-        control.should_save |= control.should_evaluate or bool(is_due)
+        # 3. The end of the run comes before a signal: it validates in any case.
+        self.is_over = self._share >= 1.0 or state.global_step >= state.max_steps
+        self.is_stopped |= bool(stopped)
+        if self.is_over or self.is_stopped:
+            control.should_evaluate, control.should_training_stop = self.is_over, True
+        # 4. Save with each validation, at a stop, and every ten minutes.
+        control.should_save |= control.should_evaluate or self.is_stopped or bool(is_due)
 
     def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
     ) -> None:
-        """Note the time in the checkpoint."""
+        """Note when the last checkpoint was written."""
         self._saved = time.monotonic()
-        if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / _CLOCK_NAME).write_text(f"{self.seconds:.3f}", encoding="utf-8")
 
 
 class FineTuner(Trainer):  # type: ignore[misc]
@@ -129,7 +140,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
     Args:
         config: The run.
         rate: Peak learning rate.
-        embedding_rate: The embeddings' share of it.
+        vision_rate, embedding_rate: The vision tower's and the embeddings' share of it.
         model: The model of the run.
         args: Of `make_arguments`.
         samples: What is trained on.
@@ -140,7 +151,6 @@ class FineTuner(Trainer):  # type: ignore[misc]
 
     Attributes:
         unread: Images that could not be read while training, with the reason.
-        average: Averaged weights, where there are some.
         before: Figures of the starting weights, for the curves.
     """
 
@@ -149,6 +159,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         config: TrainConfig,
         *,
         rate: float,
+        vision_rate: float,
         embedding_rate: float,
         model: TrainedModel,
         args: TrainingArguments,
@@ -159,26 +170,18 @@ class FineTuner(Trainer):  # type: ignore[misc]
         evaluator: Callable[[], dict[str, float]],
     ) -> None:
         self.config, self.clock, self.evaluator = config, clock, evaluator
-        self.rate, self.embedding_rate = rate, embedding_rate
+        self.rate, self.vision_rate, self.embedding_rate = rate, vision_rate, embedding_rate
         self.unread: dict[str, str] = {}
-        self.average: dict[str, Tensor] = {}
         self.before: dict[str, float] = {}
-        # 1. Learning rates.
-        self._vision_rate = config.vision_rate
-        if self._vision_rate is None:
-            self._vision_rate = 0.05 if model.card.kind == "tiny" else 1.0
-        # 2. Base class and callbacks.
-        early = [] if config.patience is None else [EarlyStoppingCallback(config.patience)]
+        self.early = None if config.patience is None else EarlyStoppingCallback(config.patience)
         super().__init__(
             model=model.trained,
             args=args,
             train_dataset=samples,
             eval_dataset=samples,  # unused; evaluate() has its own
             data_collator=collator,
-            callbacks=[clock, *early, *callbacks],
+            callbacks=[clock, *([self.early] if self.early else []), *callbacks],
         )
-        if config.ema:
-            self.add_callback(_AverageCallback(self))
         self.remove_callback(PrinterCallback)  # it prints to stdout, which is for results
         self.remove_callback(ProgressCallback)
         # The loss is a mean over samples: the trainer divides it by the accumulated batches.
@@ -210,13 +213,6 @@ class FineTuner(Trainer):  # type: ignore[misc]
             )
         return (loss, {}) if return_outputs else loss
 
-    def training_step(  # noqa: D102 (the Trainer's)
-        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        with memory_advice(self.config):
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        return loss
-
     def create_optimizer(self, model: Any = None) -> Any:
         """Give the vision tower and the embeddings their shares of the rate."""
         if getattr(self, "optimizer", None) is None:
@@ -225,7 +221,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
                 if weight.requires_grad:
                     is_embedding = "embed_tokens" in name or "lm_head" in name
                     share = self.embedding_rate if is_embedding else 1.0
-                    share = float(self._vision_rate or 0) if "vision_tower" in name else share
+                    share = self.vision_rate if "vision_tower" in name else share
                     groups.setdefault(share, []).append(weight)
             self.optimizer = torch.optim.AdamW(
                 [{"params": some, "lr": self.rate * share} for share, some in groups.items()],
@@ -257,14 +253,9 @@ class FineTuner(Trainer):  # type: ignore[misc]
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure the present weights (their average, where there is one) by generation."""
-        # 1. Validate the average of the weights, if there is one.
-        own = self._exchange(self.average)
-        try:
-            with memory_advice(self.config):
-                found = self.evaluator()
-        finally:
-            self._exchange(own)
+        """Measure the present weights by generation."""
+        # 1. Measure.
+        found = self.evaluator()
         # 2. The loss only breaks ties between equal scores.
         main = next(iter(found.values()))
         found["score"] = main - 1e-6 * found.get("loss", 0.0)
@@ -279,35 +270,49 @@ class FineTuner(Trainer):  # type: ignore[misc]
             write_results([start, *self.state.log_history], Path(self.args.output_dir))
         return metrics
 
-    @torch.no_grad()
-    def _exchange(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Put weights into the model and return those that were there."""
-        own = dict(self.model.named_parameters())
-        was = {name: own[name].detach().clone() for name in weights}
-        for name, weight in weights.items():
-            own[name].copy_(weight)
-        return was
-
-    @torch.no_grad()
-    def update_average(self) -> None:
-        """Move the average towards the present weights, with which it begins."""
-        trained = self._trainable()
-        if not self.average:
-            self.average = {name: weight.clone() for name, weight in trained.items()}
-            return
-        step = self.state.global_step
-        keep = min(self.config.ema, (1 + step) / (10 + step))
-        for name, weight in trained.items():
-            self.average[name].lerp_(weight, 1 - keep)
-
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with saving(folder):
-            if self.average and self.is_world_process_zero():
-                folder.mkdir(parents=True, exist_ok=True)
-                save_file(self.average, folder / _AVERAGE_NAME)
+            # The trainer's state comes last: it marks a complete checkpoint.
+            if self.is_world_process_zero():
+                self.clock.save(folder)
             super()._save_checkpoint(model, trial)
+        # Keep two: this one and the best, or the one before. transformers would count, and
+        # remove, the user's copies too.
         self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            kept = (folder.name, Path(self.state.best_model_checkpoint or folder).name)
+            others = [path for path in checkpoints(folder.parent) if path.name not in kept]
+            for path in others[:-1] if kept[0] == kept[1] else others:
+                shutil.rmtree(path)
+
+    def restore(self, checkpoint: Path) -> bool:
+        """Restore what transformers does not: the count of patience, and the end of a run.
+
+        transformers takes one more step before it notices that a run has none left. Such a run was
+        killed while its result was written: load its best weights instead.
+
+        Args:
+            checkpoint: What the run resumes from; its clock is restored.
+
+        Returns:
+            Whether the run is over.
+        """
+        # 1. The count of validations without improvement; its limit may be another one now.
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        saved = state.stateful_callbacks.get("EarlyStoppingCallback")
+        if self.early is not None and isinstance(saved, dict):
+            count = saved["attributes"]["early_stopping_patience_counter"]
+            self.early.early_stopping_patience_counter = count
+            self.clock.is_over = count >= self.early.early_stopping_patience
+        # 2. The end by steps or by the clock.
+        self.clock.is_over |= self.clock.share(state.global_step, self.args.max_steps) >= 1.0
+        # 3. The best weights, in the folder where the run is now.
+        if self.clock.is_over:
+            self.state = state
+            best = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
+            self._load_from_checkpoint(str(best if best.exists() else checkpoint))
+        return self.clock.is_over
 
     # transformers writes a PaliGemma under other names than its own and reads none of them back, so
     # checkpoints contain the trainable weights as they are called.
@@ -323,39 +328,15 @@ class FineTuner(Trainer):  # type: ignore[misc]
         own = self._trainable()
         if {k: w.shape for k, w in own.items()} != {k: w.shape for k, w in stored.items()}:
             raise CheckpointError(f"{resume_from_checkpoint}: contains other weights; start anew")
-        self._exchange(stored)
-        averaged = Path(resume_from_checkpoint) / _AVERAGE_NAME
-        if self.config.ema and averaged.exists():
-            self.average = {k: v.to(own[k].device) for k, v in load_file(averaged).items()}
+        for name, weight in own.items():
+            weight.copy_(stored[name])
 
     def _load_best_model(self) -> None:
-        folder = Path(self.state.best_model_checkpoint or "")
-        averaged = folder / _AVERAGE_NAME
-        self._exchange(load_file(averaged if averaged.exists() else folder / _WEIGHTS_NAME))
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _trainable(self) -> dict[str, Tensor]:
         """Return the trainable weights by name; of tied ones the first."""
         return {n: w.detach() for n, w in self.model.named_parameters() if w.requires_grad}
-
-
-class _AverageCallback(TrainerCallback):  # type: ignore[misc]
-    """Updates the averaged weights after each step."""
-
-    def __init__(self, trainer: FineTuner) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
-    ) -> None:
-        """Start with the weights, unless a checkpoint had an average."""
-        if not self.trainer.average:
-            self.trainer.update_average()
-
-    def on_step_end(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
-    ) -> None:
-        """Update."""
-        self.trainer.update_average()
 
 
 def _agreed(values: list[float]) -> list[float]:
@@ -369,41 +350,23 @@ def _agreed(values: list[float]) -> list[float]:
 
 
 @contextlib.contextmanager
-def saving(path: Path) -> Iterator[None]:
-    """Raise the errors of safetensors, torch and the system as CheckpointError.
-
-    Raises:
-        CheckpointError: If what is written in the block cannot be.
-
-    Yields:
-        None.
-    """
-    try:
-        yield
-    except (SafetensorError, RuntimeError, OSError) as error:  # torch's archives, on a full disk
-        raise CheckpointError(
-            f"{path}: cannot be written: {str(error).splitlines()[0]}. The previous checkpoint is "
-            "intact: make room, and give the same command again"
-        ) from error
-
-
-@contextlib.contextmanager
 def memory_advice(config: TrainConfig) -> Iterator[None]:
     """Name the settings to change when memory runs out.
 
     Raises:
         OptionError: If it runs out in the block.
         RuntimeError: Any other error of torch, as it is.
+        MemoryError: Never; it becomes an OptionError.
 
     Yields:
         None.
     """
     try:
         yield
-    except RuntimeError as error:
-        text = str(error)
-        is_memory = isinstance(error, torch.OutOfMemoryError)
-        if not is_memory and "not enough memory" not in text and "can't allocate" not in text:
+    except (RuntimeError, MemoryError) as error:
+        # Errors of the CPU's allocator, of a GPU, and of cuBLAS on a full GPU have no one class.
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not is_memory and not any(words in str(error) for words in _MEMORY_WORDS):
             raise
         size = config.batch_size
         # Suggest first what does not change the result.
@@ -423,6 +386,20 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
+def require_whole_weights() -> None:
+    """Refuse launchers that split weights, which validation, checkpoints and exports need whole.
+
+    Raises:
+        OptionError: If one does.
+    """
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() in ("1", "true"):
+            raise OptionError(
+                f"{name}: validation by generation needs whole weights on each process. Launch "
+                "without it; where memory is short use lora, four_bit or checkpointing"
+            )
+
+
 def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> TrainingArguments:
     """Return transformers' arguments for a run; the number of steps is set later.
 
@@ -433,13 +410,16 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
 
     Raises:
         OptionError: If the launcher splits weights (FSDP, DeepSpeed).
+        DependencyError: If an integration of ``report_to`` is unknown or not installed.
     """
-    # 1. Refuse sharding that validation cannot use.
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-        if os.environ.get(name, "false").lower() in ("1", "true"):
-            raise OptionError(
-                f"{name}: validation by generation needs whole weights on each process. Launch "
-                "without it; where memory is short use lora, four_bit or checkpointing"
+    # 1. Refuse what would fail later: sharding, and integrations that transformers refuses after
+    # the data were read.
+    require_whole_weights()
+    known = get_available_reporting_integrations()
+    for name in config.report_to:
+        if name not in (*known, "all", "none"):
+            raise DependencyError(
+                f"report_to: {name} is unknown or not installed; there are {', '.join(known)}"
             )
     # 2. Defaults that depend on the device.
     dtype = config.dtype or arithmetic_dtype(device)
@@ -459,7 +439,6 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
         eval_steps=ENDLESS,
         save_strategy="steps",
         save_steps=ENDLESS,
-        save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=MAIN,
         greater_is_better=True,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pgvision.arrays import FloatArray
-from pgvision.training.noise import add_noise
+from pgvision.training.samples import add_noise
 from recipes.architecture import (
     TEXT_WIDTH,
     build_config,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
 from pgvision.files import replaced_path
-from pgvision.training.resolution import set_resolution
+from pgvision.training.model import set_resolution
 from recipes.batches import Batch
 from recipes.dense import AskedHead, DenseHead
 from recipes.optimisers import has_bfloat16, muon_and_adamw

@@ -7,9 +7,6 @@ One line of JSON for each run, as it ends; a run that is there is not done again
     python tests/benchmarks/bench_transfer.py ... \\
         --rename "RBC=red blood cell;WBC=white blood cell;Platelets=platelet" --out runs/known-names
     python tests/benchmarks/bench_transfer.py ... --images 50 --ablate names --out runs/names
-    python -m recipes.scenes --count 300 --out scenes
-    python tests/benchmarks/bench_transfer.py --train scenes/instances.json ... --task segment \\
-        --ablate masks --model tiny --out runs/masks
 
 Goal for new names: blood smears called RBC, WBC and Platelets, 50 images, ten minutes on two quiet
 cores: mean AP50 of RBC and WBC at least 0.5.
@@ -42,7 +39,6 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
         "pieces, embeddings x 4": {"match_names": False, "embedding_rate": 4.0},
         "pieces, embeddings x 16": {"match_names": False, "embedding_rate": 16.0},
     },
-    "masks": {"codes alone": {}, "codes and mask loss": {"mask_loss": 1.0}},
 }
 
 

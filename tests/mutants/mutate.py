@@ -106,9 +106,7 @@ AREAS: dict[str, Area] = {
         (f"{T}batch/test_bulk_jobs.py", f"{T}batch/test_journal_states.py"),
         15,
     ),
-    "training": Area(
-        ("pgvision/training/losses.py", "pgvision/training/collator.py"), (f"{T}training",), 10
-    ),
+    "training": Area(("pgvision/training/losses.py",), (f"{T}training",), 10),
     "limits": Area(
         ("pgvision/http.py", "pgvision/server/limits.py"),
         (f"{T}test_http.py", f"{T}server/test_service_attacks.py"),

@@ -53,7 +53,7 @@ def test_a_run_refuses_other_settings_other_data_and_other_company(
         train(replace(SETTINGS, steps=2), cache=cache, out=out)
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(OptionError, match="launch without --use_fsdp"):
+    with pytest.raises(OptionError, match="Launch without it"):
         train(replace(SETTINGS, steps=2), cache=cache, out=out)
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     save_shard(render_shard(1, resolution=160, size=2), shard_path(cache, 0))

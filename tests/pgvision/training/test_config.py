@@ -1,5 +1,6 @@
 """Settings: what is refused, what a file keeps, what a resume is held to."""
 
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
@@ -15,17 +16,30 @@ from pgvision.training.config import TrainOptions, load_config, save_config
     ("options", "message"),
     [
         ({"steps": 1, "epochs": 2}, "steps and epochs: give one of"),
-        ({"batch_size": 0}, "batch_size: expected more than 0"),
-        ({"negatives": 1.0}, r"negatives: expected a share in \[0, 1\)"),
-        ({"task": "count"}, "task: expected one of detect"),
+        ({"batch_size": 0}, "batch_size: expected a whole number of at least 1, got 0"),
+        ({"negatives": 1.0}, r"negatives: expected a number in \[0, 0.99\]"),
+        ({"task": "count"}, "task: expected 'detect' or"),
         ({"four_bit": True}, "four_bit needs lora"),
         ({"keep_adapter": True}, "keep_adapter needs lora"),
-        ({"num_objects": 4}, "num_objects is for closed_set"),
+        ({"lora_dropout": 0.1}, "lora_dropout needs lora"),
+        ({"lora_targets": ["q_proj"]}, "lora_targets needs lora"),
+        ({"lora": 4, "vision_rate": 0.1}, "vision_rate: with lora only adapters"),
+        ({"lora": 4, "freeze_vision": True}, "freeze_vision: with lora only adapters"),
+        ({"num_objects": 4}, "num_objects needs closed_set"),
         ({"lora": 4, "keep_adapter": True, "resolution": 224}, "keep_adapter: an adapter has"),
         ({"task": "segment", "closed_set": True}, "closed_set: answers contain boxes only"),
-        ({"mask_loss": 1.0}, "mask_loss: answers of task 'detect'"),
-        ({"token_weights": {"loc": -1.0}}, "token_weights: expected numbers from 0 on"),
-        ({"token_weights": {"box": 1.0}}, "token_weights"),
+        # Types, as a YAML file or a form may have them.
+        ({"steps": "100"}, r"steps: expected a whole number of at least 1, got '100' \(str\)"),
+        ({"steps": 2.5}, "steps: expected a whole number"),
+        ({"lora": True}, "lora: expected a whole number"),
+        ({"augment": "no"}, "augment: expected True or False"),
+        ({"learning_rate": math.nan}, "learning_rate: expected a number"),
+        ({"minutes": math.inf}, "minutes: expected a number"),
+        ({"seed": -1}, "seed: expected a whole number in"),
+        ({"eval_absent": -1}, "eval_absent: expected a whole number in"),
+        ({"rename": "WBC=cell"}, "rename: expected new names by old ones"),
+        ({"rename": {"WBC": 3}}, "rename: expected new names by old ones"),
+        ({"report_to": [3]}, "report_to: expected a list of names"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(options, message):
@@ -42,6 +56,33 @@ def test_the_keyword_arguments_are_the_settings():
     assert get_type_hints(TrainOptions).keys() == {one.name for one in fields(TrainConfig)}
 
 
+def test_one_name_needs_no_list_and_none_is_the_default():
+    config = TrainConfig(report_to="wandb", lora=2, lora_targets="q_proj", model=Path("runs/a"))
+    assert (config.report_to, config.lora_targets) == (("wandb",), ("q_proj",))
+    assert config.model == "runs/a"
+    plain = TrainConfig(batch_size=None, rename=None, negatives=None)
+    assert (plain.batch_size, plain.rename, plain.negatives) == (8, {}, 0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight": 0}, "weight: expected a number"), ({"weight": "2"}, "weight: expected a num"),
+        ({"task": "mix"}, "task: expected 'detect'"), ({"split": 3}, "split: expected text"),
+        ({"valid_images": "a"}, "valid_images: give valid"), ({"data": None}, "data: expected"),
+    ],
+)  # fmt: skip
+def test_a_source_with_errors_names_them(options, message):
+    with pytest.raises(OptionError, match=message):
+        DataSource(**{"data": Path("a"), **options})
+
+
+def test_numbers_of_a_file_may_have_an_exponent_without_a_point(tmp_path):
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-4\nloc_sigma: 2E+0\nmodel: 1e-4x\n")
+    _, settings = load_config(tmp_path / "run.yaml")
+    assert settings == {"learning_rate": 1e-4, "loc_sigma": 2.0, "model": "1e-4x"}
+
+
 def test_a_file_repeats_a_run(tmp_path):
     config = TrainConfig(steps=7, lora=4, lora_targets=("q_proj",), rename={"WBC": "cell"})
     sources = (DataSource(data=Path("a"), weight=2.0), DataSource(data=Path("b"), task="ask"))
@@ -55,6 +96,9 @@ def test_a_file_repeats_a_run(tmp_path):
     [
         ("stepz: 3", "unknown setting 'stepz'; did you mean 'steps'"),
         ("data: [{dataa: x}]", "data: unknown setting 'dataa'"),
+        ("data: [{images: x}]", "data: expected the path of a data set"),
+        ("data: 5", "data: expected the path of a data set, got 5"),
+        ("data: [[a]]", "data: expected the path of a data set"),
         ("- 3", "expected settings by name"),
         ("a: [", "cannot be read"),
     ],

@@ -11,9 +11,11 @@ from PIL import Image
 
 from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
-from pgvision.runtime import find_checkpoint
+from pgvision.runtime import find_checkpoint, load
 from pgvision.training import DataSource, TrainConfig
 from pgvision.training.data import read_data, sample_part
+from pgvision.training.losses import Collator
+from pgvision.training.samples import Sample
 
 BOX = "<loc0100><loc0100><loc0500><loc0500>"
 
@@ -175,22 +177,71 @@ def test_classes_are_renamed_and_joined(scenes):
     assert found == wanted and task.asked_as == {"helmet": "hat", "head": "hat"}
 
 
+def test_a_rename_of_a_class_that_is_not_there_is_refused(scenes):
+    with pytest.raises(OptionError, match="rename: no class is named 'helmt'; there is helmet$"):
+        read(scenes, rename={"helmt": "hat"})
+
+
+def written(folder, rows):
+    """Write JSONL examples about one image: pairs of prompt and answer."""
+    folder.mkdir()
+    Image.new("RGB", (40, 30), (9, 99, 200)).save(folder / "a.png")
+    lines = [json.dumps({"image": "a.png", "prefix": p, "suffix": s}) for p, s in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    (folder / "valid.jsonl").write_text("\n".join(lines[:2]))
+    return folder
+
+
+def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_step(tmp_path, caplog):
+    """One of them ended the run at the step that drew it."""
+    collator = Collator(load("tiny").processor, max_length=150)  # 50 tokens beside the image
+    rows = [
+        ("ocr", "A"), ("<image>ocr\n", "B C"), ("ocr", "word " * 60), ("word " * 60, "A"),
+        ("long " * 999, "A"), ("what is <image> ?", "A"),
+    ]  # fmt: skip
+    (data,) = read(written(tmp_path / "set", rows), task="read").tasks
+    task = data.fitting(collator)
+    assert [one[1:3] for one in task.train] == [("ocr", "A"), ("ocr", "B C")]
+    assert len(task.left_out) == 4
+    for text in ("prompt and answer have 301 tokens, the model takes 46", "at most 508 are read",
+                 "the prompt contains <image>"):  # fmt: skip
+        assert text in caplog.text
+    # The longest that are kept go through the collator, to the token.
+    for number in range(1, 12):
+        example = task.train[0]._replace(suffix="word " * number)
+        if replace(task, train=(example, task.train[0])).fitting(collator).train[0] is example:
+            longest = example
+    image = np.zeros((30, 40, 3), np.uint8)
+    batch = collator([Sample("a", image, longest.prefix, longest.suffix)])
+    assert 140 < batch["input_ids"].shape[1] <= 150
+    with pytest.raises(DataError, match="no example can be used"):
+        replace(task, valid=task.train[:0]).fitting(collator)
+
+
+def test_a_closed_set_that_does_not_fit_is_refused(scenes):
+    collator = Collator(load("tiny").processor, max_length=150)
+    with pytest.raises(OptionError, match="closed_set: answers of 40 boxes have .* takes 46"):
+        read(scenes, closed_set=True, num_objects=40).tasks[0].fitting(collator)
+
+
 def test_each_data_set_of_a_mixture_has_its_task(scenes):
     sources = [
         DataSource(data=scenes),
         DataSource(data=scenes, task="segment", weight=2.0),
         DataSource(data=scenes / "train" / "examples.jsonl"),
     ]
-    config = TrainConfig(task="mix", closed_set=True, mask_loss=1.0, model="tiny")
+    config = TrainConfig(task="mix", closed_set=True, model="tiny")
     data = read_data(sources, config)
-    found = [(one.config.task, one.config.closed_set, one.config.mask_loss) for one in data.tasks]
-    assert found == [("detect", True, 0.0), ("segment", False, 1.0), ("ask", False, 0.0)]
-    assert data.closed is data.tasks[0] and data.codec is data.tasks[1].codec
+    found = [(one.config.task, one.config.closed_set) for one in data.tasks]
+    assert found == [("detect", True), ("segment", False), ("ask", False)]
+    assert data.closed is data.tasks[0] and data.tasks[1].codec is not None
     assert data.questions and not any(text == "en" for text in data.questions)
     with pytest.raises(OptionError, match="two sets of classes"):
         read_data(sources[:1] * 2, config)
     with pytest.raises(OptionError, match="at least one data set"):
         read_data([], config)
+    with pytest.raises(OptionError, match="closed_set: no data set of this run has the task det"):
+        read_data(sources[1:], config)
 
 
 def test_a_sample_is_the_same_for_a_seed_and_not_the_first_images(coco):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -14,8 +15,8 @@ from pgvision.runtime import Picture, Request, load
 from pgvision.tasks import Detector, Segmenter
 from pgvision.training import DataSource, TrainConfig
 from pgvision.training.data import TaskData, read_data
-from pgvision.training.evaluation import join_figures, validate
-from pgvision.training.names import match_names
+from pgvision.training.evaluation import Shown, join_figures, match_names, validate
+from pgvision.training.report import data_credits, write_sheet
 
 
 def objects(scenes, part="valid", **options):
@@ -162,3 +163,23 @@ def test_an_unknown_name_is_matched_by_the_objects_that_it_names(scenes):
     # A name that the user has chosen stays.
     chosen = read_data([DataSource(data=scenes)], TrainConfig(rename={"helmet": "kask"}))
     assert match_names(load("tiny"), chosen) == {}
+
+
+@pytest.mark.parametrize("text", ["license: MIT\n", "roboflow: {license: MIT, version: 3}\n"])
+def test_the_licence_of_a_data_yaml_is_credited(scenes, tmp_path, text):
+    """Also where the file itself is the data set, as YOLO has it."""
+    (tmp_path / "data.yaml").write_text(text)
+    for path in (tmp_path, tmp_path / "data.yaml"):
+        data = replace(objects(scenes), source=DataSource(data=path))
+        assert "license: MIT (data.yaml)" in data_credits(data)
+    (tmp_path / "data.yaml").write_text("[")
+    assert "MIT" not in data_credits(data)
+
+
+def test_a_sheet_has_every_image_whatever_its_shape(tmp_path):
+    images = [np.full(shape, 90, np.uint8) for shape in ((2, 4000, 3), (3000, 4, 3), (30, 40, 3))]
+    shown = [Shown("a.jpg", "安全帽", [[1, 1, 20, 20]], ["head"]) for _ in images]
+    write_sheet(tmp_path / "sheet.jpg", shown, images)
+    sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
+    assert sheet.shape == (340, 1280, 3)
+    assert (sheet[200, 700:900] < 200).all()  # the third image fills its tile

@@ -1,5 +1,8 @@
 """Batches and losses: transformers' own, plain formulas, and where gradients lead."""
 
+import copy
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,24 +11,20 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from pgvision.datasets import read_splits
-from pgvision.errors import DataError, ShapeError
+from pgvision.errors import DataError
 from pgvision.runtime import load, load_apart
 from pgvision.training import TrainConfig
 from pgvision.training import losses as losses_module
-from pgvision.training.collator import Collator
 from pgvision.training.losses import (
-    MaskLoss,
+    Collator,
     Objective,
     add_objective,
     make_objective,
     remove_objective,
-    runs_of,
 )
-from pgvision.training.noise import NOISE
-from pgvision.training.samples import ObjectSource, Sample
-from vqvae import MaskCodec
+from pgvision.training.samples import NOISE, Sample
 
+ROOT = Path(__file__).parents[3]
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
 SAMPLES = [
     Sample("a", IMAGES[0], "detect helmet", "<loc0100><loc0200><loc0300><loc0400> helmet"),
@@ -92,7 +91,7 @@ def test_loss_and_gradients_are_transformers(collator, monkeypatch, chunk):
         monkeypatch.setattr(losses_module, "_CHUNK", chunk)
     mean_length = float((batch["labels"] != -100).sum(1).float().mean())
     config = TrainConfig(loc_sigma=0.0)
-    add_objective(model, make_objective(config, collator, None, mean_length=mean_length))
+    add_objective(model, make_objective(config, collator, mean_length=mean_length))
     ours = model(**inputs_of(batch), labels=batch["labels"])["loss"]
     (found,) = torch.autograd.grad(ours, weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
@@ -165,30 +164,6 @@ def test_neighbouring_bins_share_a_coordinates_target():
     np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
 
 
-def test_the_weight_of_each_kind_reaches_its_tokens(collator):
-    codes = "".join(f"<seg{k:03d}>" for k in range(16))
-    box = "<loc0001><loc0002><loc0003><loc0004>"
-    suffix = f"{box}{codes} helmet ; {box}{codes} helmet"
-    batch = collator([Sample("a", IMAGES[0], "segment helmet", suffix)])
-    labels = batch["labels"][:, batch["labels"][0] >= 0]
-    tokenizer = collator.processor.tokenizer
-    words = tokenizer.convert_ids_to_tokens(labels[0])
-    separator = set(tokenizer.convert_ids_to_tokens(collator.separator))
-    kinds = {
-        "loc": [word.startswith("<loc") for word in words],
-        "seg": [word.startswith("<seg") for word in words],
-        "label": [word.endswith("helmet") for word in words],
-        "end": [word == "<eos>" or word in separator for word in words],
-    }
-    assert np.array(list(kinds.values())).sum(0).tolist() == [1] * len(words)
-    for name, mine in kinds.items():
-        config = TrainConfig(token_weights={other: float(other == name) for other in kinds})
-        logits = torch.zeros(1, len(words) + 1, len(tokenizer), requires_grad=True)
-        objective = make_objective(config, collator, None)
-        objective(logits, identity, functional.pad(labels, (1, 0))).backward()
-        assert (logits.grad[0, :-1].abs().sum(-1) > 0).tolist() == mine, name
-
-
 def test_noise_teaches_its_class_alone(collator):
     box = "<loc0001><loc0002><loc0003><loc0004>"
     tokenizer = collator.processor.tokenizer
@@ -207,60 +182,11 @@ def test_what_is_too_long_or_has_no_end_is_refused():
     processor = load("tiny").processor
     with pytest.raises(DataError, match=r"c: prompt and answer have \d+ tokens, .* takes 110"):
         Collator(processor, max_length=110)(SAMPLES)
-    stuck = Collator(processor, max_length=1024)
+    stuck = Collator(copy.deepcopy(processor), max_length=1024)
     stuck.processor.tokenizer.eos_token = "<bos>"  # a processor that ends answers otherwise
     with pytest.raises(DataError, match="does not end in <eos>"):
         stuck(SAMPLES)
     assert processor.tokenizer.padding_side == "left"  # the engine's is left alone
-
-
-def discs():
-    rows, columns = np.mgrid[:64, :64]
-    places = ((31, 31, 28), (40, 20, 15))
-    return np.stack([np.hypot(rows - y, columns - x) < r for y, x, r in places]).astype(np.float32)
-
-
-def code_logits(codes):
-    return 200.0 * functional.one_hot(torch.from_numpy(codes).long(), 128).float()
-
-
-def test_a_mask_costs_its_pixels_and_its_dice():
-    codec, masks = MaskCodec.load("tiny"), discs()
-    codes = codec.encode(masks)
-    other = masks[::-1].copy()
-    loss = MaskLoss(codec)(code_logits(codes), torch.from_numpy(other))
-    drawn = 1 / (1 + np.exp(-4.0 * codec.decode(codes).astype(np.float64)))
-    for value, probs, true in zip(loss.tolist(), drawn, other, strict=True):
-        pixels = -np.mean(true * np.log(probs) + (1 - true) * np.log(1 - probs))
-        dice = (2 * (probs * true).sum() + 1) / (probs.sum() + true.sum() + 1)
-        assert value == pytest.approx(pixels + 1 - dice, rel=1e-4)
-    assert (MaskLoss(codec)(code_logits(codes), torch.from_numpy(masks)) < 0.5 * loss).all()
-    with pytest.raises(ShapeError, match="expected 2"):
-        MaskLoss(codec)(code_logits(codes), torch.zeros(1, 64, 64))
-
-
-def test_only_whole_runs_are_masks():
-    inside = torch.tensor([[0, 1, 1, 1, 0, 1, 1], [1, 0, 0, 1, 1, 1, 1]]).bool()
-    assert runs_of(inside, 3).tolist() == [[1, 2, 3]]
-    assert runs_of(inside, 4).tolist() == [[10, 11, 12, 13]]
-
-
-def test_the_mask_loss_is_added_with_its_weight(scenes, collator):
-    codec = MaskCodec.load("tiny")
-    config = TrainConfig(task="segment", augment=False, negatives=0.0, mask_loss=0.3)
-    source = ObjectSource(read_splits(scenes)["train"], config, "tiny", codec=codec)
-    batch = collator([source.draw(k, np.random.default_rng(k)) for k in range(3)])
-    model = load_apart("tiny", device="cpu", dtype="float32").model
-    logits = model(**inputs_of(batch), use_cache=False).logits
-    add_objective(model, make_objective(config, collator, codec))
-    with_masks = model(**inputs_of(batch), labels=batch["labels"], masks=batch["masks"])["loss"]
-    without = model(**inputs_of(batch), labels=batch["labels"])["loss"]
-    first = collator.vocabulary.first_seg
-    is_seg = (batch["labels"] >= first) & (batch["labels"] < first + 128)
-    codes = logits[:, :-1][is_seg[:, 1:]][:, first : first + 128].reshape(-1, 16, 128)
-    by_hand = MaskLoss(codec)(codes, batch["masks"]).mean()
-    assert len(codes) > 3
-    torch.testing.assert_close(with_masks - without, 0.3 * by_hand, rtol=1e-3, atol=1e-5)
 
 
 def test_a_head_is_called_on_learnt_positions_alone():
@@ -270,3 +196,14 @@ def test_a_head_is_called_on_learnt_positions_alone():
     labels[0, 4:6] = 3
     Objective(first_loc=FIRST)(torch.randn(2, 9, SIZE), head.call, labels)
     assert seen == [2]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+def test_the_benchmark_of_a_step_runs_and_both_sides_have_one_loss(capsys):
+    """It compares with plain transformers and peft; an earlier one had rotted unnoticed."""
+    bench = runpy.run_path(str(ROOT / "tests" / "benchmarks" / "bench_lora.py"))
+    bench["main"](["--model", str(ROOT / "pgvision" / "runtime" / "tiny"), "--rounds", "1"])
+    *sides, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("ratio: ") and float(last.split()[1]) > 0
+    first = [float(line.partition("loss ")[2].split()[0]) for line in sides]
+    assert first[0] == pytest.approx(first[1], rel=0.01)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pgvision.boxes import box_iou
 from pgvision.runtime import find_checkpoint
 from pgvision.tokens import parse_suffix
-from pgvision.training.noise import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
 from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
 from recipes.batches import CLOSED_OBJECTS, BatchMaker, Wording
 from recipes.scene_cache import render_shard

@@ -12,7 +12,7 @@ from transformers import PaliGemmaForConditionalGeneration
 from pgvision import Detector
 from pgvision.errors import OptionError
 from pgvision.runtime import Engine, check_leaks, engine_of, load
-from pgvision.training.resolution import resample, set_resolution
+from pgvision.training.model import resample, set_resolution
 from recipes.scenes import render_scene
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, TrainerCallback
 
 from pgvision.datasets import read_splits
 from pgvision.errors import DataError, OptionError
@@ -50,7 +50,7 @@ def image_of(scenes):
 def test_what_comes_out_is_a_checkpoint_with_its_figures(scenes, tmp_path, caplog):
     out = tmp_path / "out"
     with caplog.at_level("INFO"):
-        report = run(scenes, out, steps=3, ema=0.5, eval_limit=2)
+        report = run(scenes, out, steps=3, eval_limit=2)
     assert report.finished and report.steps == 3 and set(report.before) == set(report.after)
     assert set(report.after) >= {"ap", "ap50", "ar", "miou", "f1", "mean f1", "loss"}
     # What was read and how long it takes comes first.
@@ -78,7 +78,7 @@ def test_what_comes_out_is_a_checkpoint_with_its_figures(scenes, tmp_path, caplo
     moved = [name for name, one in model.state_dict().items() if not torch.equal(one, own[name])]
     assert len(moved) > 100 and not list(out.glob("checkpoint-*"))
     # The same call again returns the report; its YAML file repeats the run.
-    again = run(scenes, out, steps=3, ema=0.5, eval_limit=2)
+    again = run(scenes, out, steps=3, eval_limit=2)
     assert again.after == report.after and again.folder == out
     other = tmp_path / "other"
     repeated = train(None, other, config=out / "run.yaml", device="cpu", progress=False)
@@ -98,13 +98,14 @@ def test_an_adapter_is_a_checkpoint(scenes, tmp_path):
     assert not torch.equal(weights[0][name], load("tiny").model.state_dict()[name])
     torch.testing.assert_close(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)
     run(scenes, tmp_path / "further", steps=1, model=str(tmp_path / "apart"))
+    assert "\nlicense: apache-2.0\n" in (tmp_path / "further" / "README.md").read_text()
     with pytest.raises(OptionError, match="is an adapter itself"):
         run(scenes, tmp_path / "no", steps=1, model=str(tmp_path / "apart"), lora=2,
             keep_adapter=True)  # fmt: skip
 
 
 def test_every_task_has_its_figures(scenes, tmp_path):
-    segment = run(scenes, tmp_path / "s", steps=1, task="segment", mask_loss=1.0)
+    segment = run(scenes, tmp_path / "s", steps=1, task="segment")
     assert "ap50" in segment.after
     Segmenter("helmet", model=tmp_path / "s")(image_of(scenes))
     texts = scenes / "train" / "examples.jsonl"
@@ -158,6 +159,64 @@ def test_other_settings_data_or_folders_are_refused_by_name(scenes, tmp_path):
     run(scenes, held, steps=1, learning_rate=0.01)  # nothing of the first run is left
 
 
+def reopened(out, **entries):
+    """Let a finished run look as if it had been killed; its states are kept or not."""
+    record = json.loads((out / "run.json").read_text()) | entries
+    del record["report"]
+    (out / "run.json").write_text(json.dumps(record))
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_result_has_no_further_step(scenes, tmp_path):
+    out = tmp_path / "out"
+    first = run(scenes, out, steps=2, eval_every=1, keep_states=True)
+    before = losses(out), (out / "model.safetensors").read_bytes()
+    reopened(out)
+    (out / "checkpoint-2-mine").mkdir()
+    again = run(scenes, out, steps=2, eval_every=1)
+    assert again.steps == 2 and again.after == first.after and again.best_step == first.best_step
+    assert (losses(out), (out / "model.safetensors").read_bytes()) == before
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2-mine"]
+
+
+def test_the_start_is_measured_again_where_the_validation_changes(scenes, tmp_path):
+    """Before was a figure of one image, after of two."""
+    out = tmp_path / "out"
+    run(scenes, out, steps=1, keep_states=True)
+    reopened(out)
+    again = run(scenes, out, steps=1, eval_limit=2)
+    assert again.before == run(scenes, tmp_path / "new", steps=1, eval_limit=2).before
+
+
+def test_names_of_a_run_without_a_state_are_forgotten(scenes, tmp_path):
+    out = tmp_path / "out"
+    run(scenes, out, steps=1)
+    reopened(out, names={"helmet": "truck"})  # matched by an earlier call, which took no step
+    run(scenes, out, steps=1, match_names=False)
+    assert "helmet" not in find_checkpoint(out).synonyms.get("truck", ())
+
+
+def test_memory_that_runs_out_in_the_optimizer_is_named(scenes, tmp_path):
+    class Full(TrainerCallback):
+        def on_optimizer_step(self, *args, **kwargs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OptionError, match="out of memory with batch_size=2: use batch_size=1"):
+        run(scenes, tmp_path / "out", steps=1, callbacks=[Full()])
+
+
+def test_a_repository_that_cannot_be_made_is_refused_before_the_first_step(scenes, tmp_path):
+    """The tests have no network: the upload failed after the whole run, and was not tried again."""
+    out = tmp_path / "out"
+    with pytest.raises(
+        OptionError, match="push_to_hub: me/helmets cannot be made: .*hf auth login"
+    ):
+        run(scenes, out, steps=1, push_to_hub="me/helmets")
+    assert not (out / "run.json").exists()
+    run(scenes, out, steps=1)
+    with pytest.raises(OptionError, match="me/helmets cannot be filled from .*, which is complete"):
+        run(scenes, out, steps=1, push_to_hub="me/helmets")
+
+
 def test_a_run_that_unlearns_says_so_by_class(scenes, tmp_path, caplog):
     report = run(scenes, tmp_path / "out", steps=4, learning_rate=0.05, warmup=0.0, eval_limit=2)
     assert report.worse and report.after["ap"] < report.before["ap"]
@@ -168,6 +227,59 @@ def test_a_run_that_unlearns_says_so_by_class(scenes, tmp_path, caplog):
 def test_a_loss_that_is_not_finite_names_its_images(scenes, tmp_path):
     with pytest.raises(DataError, match=r"the loss is nan; lower learning_rate, or look at .*jpg"):
         run(scenes, tmp_path / "out", steps=30, learning_rate=1e9)
+
+
+def test_a_misspelt_option_is_refused_with_the_nearest(scenes, tmp_path):
+    with pytest.raises(OptionError, match="stepz: train has no such option; did you mean steps="):
+        train(scenes, tmp_path / "out", stepz=3)
+
+
+HUB = """
+import json, os, sys, threading
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+class Hub(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        url = os.environ["HF_ENDPOINT"] + "/me/helmets"
+        answer = {"url": url}
+        if "preupload" in self.path:
+            answer = {"files": [{**one, "uploadMode": "regular", "shouldIgnore": False}
+                                for one in json.loads(body)["files"]]}
+        elif "commit" in self.path:
+            oid = "0" * 40
+            answer = {"commitUrl": f"{url}/commit/{oid}", "commitOid": oid, "success": True}
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    content = b64decode(line["value"]["content"])
+                    print(line["value"]["path"], len(content), flush=True)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+    do_GET = do_POST
+    def log_message(self, *args): pass
+
+server = HTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_x"}
+os.environ.pop("HF_HUB_OFFLINE", None)
+from pgvision.training.folder import push
+push(Path(sys.argv[1]), "me/helmets")
+"""
+
+
+def test_an_upload_has_no_images_and_no_paths_of_the_user(tmp_path):
+    files = ("model.safetensors", "README.md", "pgvision.json", "results.png")
+    private = ("run.json", "run.yaml", "predictions.jpg", "train_samples.jpg", "checkpoint-2/a.pt")
+    for name in (*files, *private):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    command = [sys.executable, "-c", HUB, tmp_path]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert sorted(shown.stdout.splitlines()) == sorted(f"{name} {len(name)}" for name in files)
 
 
 def test_a_run_works_outside_the_main_thread(scenes, tmp_path):
@@ -184,7 +296,7 @@ import torch
 torch.set_num_threads(1)
 from pgvision.training import train
 train(sys.argv[1], sys.argv[2], model="tiny", steps=9, batch_size=2, eval_limit=1, eval_every=3,
-      ema=0.9, device="cpu", keep_states=True)
+      device="cpu", keep_states=True)
 """
 
 

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgvision.datasets import read_examples, read_splits
+from pgvision.datasets import read_examples, read_splits, segmentation_to_mask
 from pgvision.errors import DataError
 from pgvision.images import read_image
+from pgvision.masks import crop_mask
 from pgvision.tokens import parse_suffix
 from pgvision.training import TrainConfig
-from pgvision.training.augment import VISIBLE, View, draw_view, whole
-from pgvision.training.noise import CLOSED_PREFIX, NOISE
-from pgvision.training.samples import ObjectSource, Samples, TextSource
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, ObjectSource, Samples, TextSource
+from pgvision.training.views import VISIBLE, View, draw_view, whole
 from vqvae import MaskCodec
 
 
@@ -183,9 +183,17 @@ def test_of_too_many_objects_a_choice_is_learnt_without_an_end(scenes):
 def test_masks_become_codes_of_their_own_boxes(scenes):
     one = source(scenes, task="segment", augment=False)
     sample = draw(one)
-    found = parse_suffix(sample.suffix, image_hw=one.dataset.images[0].image_hw).objects
-    assert sample.prefix.startswith("segment ") and len(found) == len(sample.masks) > 0
-    codes = MaskCodec.load("tiny").encode(sample.masks)
+    record, names = one.dataset.images[0], one.dataset.names
+    found = parse_suffix(sample.suffix, image_hw=record.image_hw).objects
+    asked = sample.prefix.removeprefix("segment ")
+    mine = [item for item in record.objects if names[item.category_id] == asked]
+    mine.sort(key=lambda item: item.xyxy[0] + item.xyxy[2])
+    crops = [
+        crop_mask(segmentation_to_mask(item.segmentation, record.image_hw), np.float32(item.xyxy))
+        for item in mine
+    ]
+    assert len(found) == len(mine) > 0
+    codes = MaskCodec.load("tiny").encode(np.stack(crops))
     np.testing.assert_array_equal([item.codes for item in found], codes)
 
 

@@ -1,7 +1,13 @@
 """The loop: steps, rates, averages, checkpoints, memory, devices."""
 
+import contextlib
 import json
 import math
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +15,13 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from pgvision.errors import CheckpointError, OptionError
+from pgvision.errors import CheckpointError, DependencyError, OptionError
+from pgvision.runtime import find_checkpoint
 from pgvision.training import DataSource, TrainConfig
-from pgvision.training.folder import last_checkpoint
+from pgvision.training.folder import last_checkpoint, locked, model_identity, saving
 from pgvision.training.model import choose_device
 from pgvision.training.run import _Run
-from pgvision.training.trainer import make_arguments, memory_advice, saving, set_length
+from pgvision.training.trainer import make_arguments, memory_advice, set_length
 
 SMALL = {"batch_size": 2, "eval_limit": 2, "model": "tiny", "dtype": "float32", "eval_every": 999}
 CPU = torch.device("cpu")
@@ -23,6 +30,7 @@ CPU = torch.device("cpu")
 def trainer_of(scenes, out, callbacks=(), **options):
     """The trainer of a run as `train` makes it, with a validation that takes no time."""
     config = TrainConfig(**{**SMALL, **options})
+    out.mkdir(exist_ok=True)
     one = _Run((DataSource(data=scenes),), config, out, "cpu", progress=False)
     trainer, _ = one._trainer(callbacks)
     figures = iter(range(99))
@@ -90,6 +98,7 @@ def test_a_pretrained_tower_of_ours_learns_slowly_and_googles_as_google_had_it(
     scenes, tmp_path, kind, share
 ):
     config = TrainConfig(**SMALL, steps=1)
+    (tmp_path / "out").mkdir()
     one = _Run((DataSource(data=scenes),), config, tmp_path / "out", "cpu", progress=False)
     object.__setattr__(one.model.card, "kind", kind)
     trainer, _ = one._trainer(())
@@ -108,19 +117,6 @@ def test_a_run_by_the_clock_ends_in_time_and_its_rate_with_it(scenes, tmp_path):
     evaluated = [e for e in trainer.state.log_history if "eval_ap" in e]
     assert 1 <= len(evaluated) <= 5
     assert rates.rates[-1][0] <= max(row[0] for row in rates.rates)
-
-
-def test_the_average_follows_the_weights(scenes, tmp_path):
-    trainer = trainer_of(scenes, tmp_path / "out", steps=3, ema=0.5, learning_rate=1e-3)
-    before, seen = weights_of(trainer), []
-    trainer.add_callback(_Watch(lambda: seen.append(weights_of(trainer))))
-    trainer.train()
-    expected = dict(before)
-    for step, weights in enumerate(seen, start=1):
-        keep = min(0.5, (1 + step) / (10 + step))
-        expected = {k: keep * one + (1 - keep) * weights[k] for k, one in expected.items()}
-    for name, weight in trainer.average.items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
 
 
 class _Watch(TrainerCallback):
@@ -152,6 +148,82 @@ def test_patience_ends_a_run(scenes, tmp_path):
     assert trainer.state.global_step == 3
 
 
+def test_patience_counts_on_after_a_resume(scenes, tmp_path):
+    """It began anew, so that a stopped run took more steps than an undisturbed one."""
+    options = {"steps": 9, "eval_every": 1, "patience": 3}
+    first = trainer_of(scenes, tmp_path / "out", **options)
+    first.evaluator = lambda: {"ap": 0.5, "loss": 1.0}
+    first.add_callback(
+        _Watch(lambda: setattr(first.clock, "is_stopped", first.state.global_step == 3))
+    )
+    first.train()
+    assert first.state.global_step == 4  # the stop skips a validation
+    second = trainer_of(scenes, tmp_path / "out", **options)
+    second.evaluator = lambda: {"ap": 0.5, "loss": 1.0}
+    checkpoint = tmp_path / "out" / "checkpoint-4"
+    second.clock.restore(checkpoint, 0.0)
+    assert not second.restore(checkpoint)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert second.state.global_step == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"steps": 2, "eval_every": 1}, 2), ({"steps": 9, "eval_every": 1, "patience": 2}, 3)],
+)
+def test_a_run_without_a_step_left_takes_none(scenes, tmp_path, options, steps):
+    """It was killed while its result was written; transformers takes one more step."""
+    out = tmp_path / "out"
+    first = trainer_of(scenes, out, **options)
+    first.evaluator = lambda: {"ap": 0.5, "loss": 1.0}
+    first.train()
+    checkpoint = out / f"checkpoint-{steps}"
+    moved = out.rename(tmp_path / "moved") / checkpoint.name  # it may have moved meanwhile
+    again = trainer_of(scenes, tmp_path / "moved", **options)
+    again.clock.restore(moved, 0.0)
+    assert again.restore(moved) and again.clock.is_over
+    assert again.state.global_step == steps and again.state.best_global_step == 1
+    for name, weight in weights_of(again).items():
+        torch.testing.assert_close(weight, weights_of(first)[name], rtol=0, atol=0)
+    longer = trainer_of(scenes, tmp_path / "moved", steps=12, eval_every=1)
+    longer.clock.restore(moved, 0.0)
+    assert not longer.restore(moved)
+
+
+def test_a_signal_in_the_last_step_finishes_the_run(scenes, tmp_path):
+    trainer = trainer_of(scenes, tmp_path / "out", steps=1)
+    trainer.clock.is_stopped = True
+    trainer.train()
+    assert trainer.clock.is_over and trainer.state.best_global_step == 1
+
+
+def test_folders_that_are_no_checkpoints_stay(scenes, tmp_path):
+    """A user's copy was removed with the states, and its name ended a resume."""
+    out = tmp_path / "out"
+    trainer = trainer_of(scenes, out, steps=3, eval_every=1)
+    (out / "checkpoint-0-copy").mkdir()
+    trainer.train()
+    assert {path.name for path in out.glob("checkpoint-*")} == {
+        "checkpoint-0-copy", "checkpoint-2", "checkpoint-3",
+    }  # fmt: skip
+    assert last_checkpoint(out).name == "checkpoint-3"
+
+
+def test_a_base_is_known_by_its_content(tmp_path):
+    """Fine-tuned copies have one size: adapters went on over another base."""
+    names = []
+    for place in (None, 0, 2_500_000, 4_999_999):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        content = bytearray(5_000_000)
+        if place is not None:
+            content[place] = 1
+        (folder / "model.safetensors").write_bytes(content)
+        card = replace(find_checkpoint("tiny"), name="a", location=str(folder), is_local=True)
+        names.append(model_identity(card))
+    assert len(set(names)) == 4
+
+
 def test_an_incomplete_checkpoint_is_ignored(tmp_path):
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -178,6 +250,50 @@ def test_write_errors_and_memory_errors_name_the_way_out(tmp_path):
         raise RuntimeError("shape mismatch")
 
 
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    with locked(tmp_path / "out"):
+        with (
+            pytest.raises(OptionError, match="another process trains in"),
+            locked(tmp_path / "out"),
+        ):
+            pass
+        with locked(tmp_path / "other"):
+            pass
+    with locked(tmp_path / "out"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(OptionError, match="file is no folder"), locked(tmp_path / "file"):
+        pass
+
+
+def test_an_integration_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DependencyError, match="report_to: wandbb is unknown or not installed"):
+        make_arguments(TrainConfig(report_to=("wandbb",)), tmp_path, CPU)
+
+
+BAR = """
+from pgvision.training import TrainConfig
+from pgvision.training.progress import ProgressBar
+from pgvision.training.trainer import RunClock
+with ProgressBar(RunClock(TrainConfig())):
+    raise RuntimeError("out of memory")
+"""
+
+
+def test_a_terminal_has_its_cursor_back_after_an_error():
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-c", BAR]
+    with subprocess.Popen(command, stderr=follower, env={**os.environ, "TERM": "xterm"}) as process:
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux: the end of a terminal
+            while part := os.read(leader, 4096):
+                shown += part
+    os.close(leader)
+    assert process.returncode == 1 and b"RuntimeError" in shown
+    assert 0 <= shown.rfind(b"\x1b[?25l") < shown.rfind(b"\x1b[?25h")
+
+
 def test_one_process_never_uses_dataparallel(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     args = make_arguments(TrainConfig(steps=1, batch_size=2), tmp_path, CPU)
@@ -186,7 +302,10 @@ def test_one_process_never_uses_dataparallel(tmp_path, monkeypatch):
     assert fresh.n_gpu <= 1 and fresh.train_batch_size == 2
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x"])
+NO_MPS = [] if torch.backends.mps.is_available() else ["mps"]
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", *NO_MPS])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(OptionError, match="device: "):
         choose_device(name)
