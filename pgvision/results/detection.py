@@ -16,7 +16,7 @@ from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.coco.checks import whole_number
-from pgvision.errors import OptionError, ShapeError, require_choice
+from pgvision.errors import OptionError, ShapeError, require_choice, require_module
 from pgvision.results import checks, exports
 from pgvision.results.answer import Answer
 
@@ -276,7 +276,14 @@ class DetectionResult(Answer):
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
         bgr, margin = self.require_image(image), checks.require_count(padding, "padding")
-        return exports.cut_boxes(bgr, self.xyxy, margin)
+        height, width = self.image_hw
+        # Rounded outwards, and cut at the border, where a box of no width gets the last column.
+        low = np.floor(self.xyxy[:, :2]).astype(int) - margin
+        high = np.ceil(self.xyxy[:, 2:]).astype(int) + margin
+        low = np.clip(low, 0, [width - 1, height - 1])
+        high = np.maximum(np.minimum(high, [width, height]), low + 1)
+        corners = zip(low.tolist(), high.tolist(), strict=True)
+        return [bgr[y0:y1, x0:x1].copy() for (x0, y0), (x1, y1) in corners]
 
     def save_crops(
         self, folder: str | Path, image: ByteArray | None = None, *, padding: int = 0
@@ -352,9 +359,19 @@ class DetectionResult(Answer):
         Raises:
             DependencyError: If fiftyone is not installed.
         """
-        masks = [crop for crop, _ in self._mask_crops()]
-        known = (self.scores, self.tracker_ids, masks)
-        return exports.fiftyone_detections(self.labels, self._normalized(self.xywh), *known)
+        fiftyone = require_module(*exports.FIFTYONE)
+        boxes, masks = self._normalized(self.xywh).tolist(), self._mask_crops()
+        objects = [
+            fiftyone.Detection(
+                label=label,
+                bounding_box=boxes[row],
+                confidence=None if self.scores is None else float(self.scores[row]),
+                index=None if self.tracker_ids is None else int(self.tracker_ids[row]),
+                **({"mask": masks[row][0]} if masks else {}),
+            )
+            for row, label in enumerate(self.labels)
+        ]
+        return fiftyone.Detections(detections=objects)
 
     def to_coco(
         self, *, image_id: int, category_ids: Mapping[str, int] | None = None

@@ -1,4 +1,4 @@
-"""Conversions of results: FiftyOne, COCO categories, pandas, crops, image files and windows."""
+"""Conversions of results: COCO categories, pandas, names and images as files, windows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from pgvision.arrays import ByteArray
 from pgvision.errors import DataError, DependencyError, OptionError, require_module
 from pgvision.files import replaced_path
 
 if TYPE_CHECKING:
-    import fiftyone.core.labels as fol
     import pandas as pd
 
 # Optional packages, and how to install them.
@@ -26,29 +25,6 @@ EDGES = ("left", "top", "right", "bottom")
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _LONGEST_SIDES: Final = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels, by format
 _SHOWN_SIDE: Final = 480  # pixels; a smaller image is enlarged to be shown
-
-
-def fiftyone_detections(
-    labels: Sequence[str | None],
-    xywhn: FloatArray,
-    scores: FloatArray | None,
-    tracker_ids: IntArray | None,
-    masks: Sequence[BoolArray],
-) -> fol.Detections:
-    """See `DetectionResult.to_fiftyone`; ``masks`` are those of the boxes, or empty."""
-    fiftyone = require_module(*FIFTYONE)
-    return fiftyone.Detections(
-        detections=[
-            fiftyone.Detection(
-                label=label,
-                bounding_box=xywhn[row].tolist(),
-                confidence=None if scores is None else float(scores[row]),
-                index=None if tracker_ids is None else int(tracker_ids[row]),
-                **({"mask": masks[row]} if masks else {}),
-            )
-            for row, label in enumerate(labels)
-        ]
-    )
 
 
 def category_id_of(
@@ -87,19 +63,6 @@ def pandas_table(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
     kinds |= dict.fromkeys(("score", *EDGES, *(f"{edge}_std" for edge in EDGES)), "float32")
     table: pd.DataFrame = pandas.DataFrame(dict(columns))
     return table.astype({name: kind for name, kind in kinds.items() if name in columns})
-
-
-def cut_boxes(bgr: ByteArray, xyxy: FloatArray, margin: int) -> list[ByteArray]:
-    """See `DetectionResult.crops`."""
-    height, width = bgr.shape[:2]
-    # Rounded outwards, and cut at the border.
-    low = np.floor(xyxy[:, :2]).astype(int) - margin
-    high = np.ceil(xyxy[:, 2:]).astype(int) + margin
-    # A box of no width on the right border still gets the last column.
-    low = np.clip(low, 0, [width - 1, height - 1])
-    high = np.maximum(np.minimum(high, [width, height]), low + 1)
-    corners = zip(low.tolist(), high.tolist(), strict=True)
-    return [bgr[y0:y1, x0:x1].copy() for (x0, y0), (x1, y1) in corners]
 
 
 def encode_image(bgr: ByteArray, ending: str = ".jpg") -> bytes:
