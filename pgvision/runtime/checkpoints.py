@@ -5,13 +5,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from pgvision.errors import CheckpointError, OptionError, require_choice
-from pgvision.files import write_text
+from pgvision.files import user_path, write_text
 from pgvision.tokens import KINDS
 
 TINY_FOLDER: Final = Path(__file__).parent / "tiny"
@@ -145,11 +144,9 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
         require_choice("kind", kind, KINDS)
     # 1. Argument, environment variable, or default.
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or DEFAULT
-    folder = _CARRIED.get(name) or Path(name)
+    folder = _CARRIED.get(name) or user_path(name)
     if isinstance(model, Path) and model.is_dir():
         folder = model  # as training returns it; the name alone is the bundled model's
-    with suppress(RuntimeError):  # "~" of a user that does not exist
-        folder = folder.expanduser()
     # 2. Address, folder, or hub id.
     if "://" in name:
         card = _served_card(name)

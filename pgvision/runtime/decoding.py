@@ -89,7 +89,7 @@ class TokenDistribution:
         """Return the median of the tokens at most ``reach`` from one token of a run of ids."""
         if self.run is None:
             return token
-        low, high = max(run.start, token - reach), min(run.stop, token + reach + 1)
+        low, high = int(max(run.start, token - reach)), min(run.stop, token + reach + 1)
         mass = self.run[low - self.base : high - self.base].cumsum(dtype=np.float64)
         return low + int(np.searchsorted(mass, mass[-1] / 2))
 

@@ -27,8 +27,8 @@ def require_count(name: str, value: object) -> int | None:
         OptionError: If it is anything else.
 
     Example:
-        >>> require_count("batch_size", np.int64(8)), require_count("batch_size", None)
-        (8, None)
+        >>> require_count("batch_size", np.int64(8))
+        8
     """
     if value is None:
         return None
@@ -216,8 +216,7 @@ def _require_run(tokenizer: Tokenizer, form: str, count: int, name: str) -> int:
 class Picture:
     """Input image of an engine, or a part of one, with its fingerprint.
 
-    Use one for all requests about an image: its fingerprint, by which engines find an image that
-    they have encoded already, is then computed once.
+    Use one for all requests about an image, so that its fingerprint is computed once.
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8 BGR.
@@ -250,8 +249,7 @@ class Request:
         form: The grammar of the answer (see `pgvision.tokens.AnswerForm`); None: any text.
         constrained: Whether decoding is constrained to ``form``; if not, ``form`` is only used to
             parse the tokens.
-        draft: Token ids of a guess at the answer, such as the previous frame's; wrong guesses cost
-            time and never change an "exact" answer.
+        draft: Token ids of a guess at the answer, such as the previous frame's.
         drafts: "exact": token for token the answer without drafts. "steady": a drafted location
             bin is kept if it is at least half as probable as the best one and within 8 bins of it
             (0.8% of the picture's side), so that boxes do not tremble. "off": ``draft`` is ignored.
@@ -299,17 +297,14 @@ class Generation:
         seg_probs: ``(s, 128)`` over mask codes, one row for each ``<seg>`` written.
         forced: ``(t,)`` whether the grammar left no choice.
         spans: Each object with its bins, codes, label and tokens (see `ObjectSpan`), in the order
-            written. The last one is incomplete if the answer was cut off inside it. None where
-            the request has no form, or the engine gives no tokens. With ``normalised`` "allowed"
-            they are the whole answer; with "vocabulary" (not constrained) the text may contain
-            anything else, which `pgvision.tokens.parse_suffix` reads.
-        outside: ``(n,)`` probability mass outside the grammar where an object could begin: first at
-            the start of the answer, then after each object; NaN where it was not computed. A high
-            value at the start means that the prompt does not suit the checkpoint.
+            written; the last one may be incomplete. None where the request has no form, or the
+            engine gives no tokens. With ``normalised`` "vocabulary" (not constrained) the text may
+            contain anything else, which `pgvision.tokens.parse_suffix` reads.
+        outside: ``(n,)`` probability mass outside the grammar at the start of the answer and after
+            each object; NaN where it was not computed.
         passes: How often the model ran for this answer, the prompt's pass included.
         timings: Seconds for each phase, shared out over the rows that ran together.
-        alternatives: Best answers with their log-probabilities, the best (``text``) first; empty
-            unless asked for.
+        alternatives: Best answers, if asked for, with log-probabilities; the best is ``text``.
     """
 
     text: str
@@ -336,8 +331,13 @@ class Generation:
         """
         if self.eos_logprobs is None or len(self.eos_logprobs) == 0 or self.normalised != "allowed":
             return None
-        inside = 1.0 if self.outside is None or np.isnan(self.outside[0]) else 1 - self.outside[0]
-        return float(np.clip(inside * (1.0 - np.exp(self.eos_logprobs[0])), 0.0, 1.0))
+        return float(np.clip(self.inside * (1.0 - np.exp(self.eos_logprobs[0])), 0.0, 1.0))
+
+    @property
+    def inside(self) -> float:
+        """Mass inside the grammar at the start; low if the prompt does not suit the checkpoint."""
+        first = np.nan if self.outside is None or not len(self.outside) else self.outside[0]
+        return 1.0 if np.isnan(first) else 1.0 - float(first)
 
 
 class Generator(Protocol):
@@ -461,7 +461,7 @@ class Backend(Protocol):
             features: Image tokens.
             count: How many answers, and how wide the beam.
             limit: Most tokens of an answer.
-            pad: Id of the padding after short answers.
+            pad: Id of the padding.
         """
         ...
 

@@ -307,7 +307,7 @@ def _best_likelihoods(ask: Ask, answer: Generation) -> dict[str, float]:
         name = "".join(answer.pieces[span.mask_stop : span.label_stop]).strip()
         if name in best:
             likelihood = float(np.exp(answer.logprobs[span.mask_stop : span.label_stop].sum()))
-            best[name] = max(best[name], _inside(answer) * likelihood)
+            best[name] = max(best[name], answer.inside * likelihood)
     return best
 
 
@@ -366,7 +366,7 @@ def _measured(
         return one
     # 1. Presence: the model starts a list at all, and continues from the last object to this one.
     passed = np.exp(np.minimum(ends[ended : span.start + 1], 0.0))
-    presence = _inside(answer) * float(np.prod(1.0 - passed))
+    presence = answer.inside * float(np.prod(1.0 - passed))
     # 2. Label tokens that had no alternative carry no evidence.
     label = logprobs[span.mask_stop : span.label_stop]
     if answer.forced is not None:
@@ -395,14 +395,6 @@ def _measured(
         edge_std=spread,
         seg_probs=codes if codes is not None and codes.shape == (16, NUM_CODES) else None,
     )
-
-
-def _inside(answer: Generation) -> float:
-    """Return the mass inside the grammar at the answer's start: little for a foreign prompt."""
-    outside = answer.outside
-    if outside is None or not len(outside) or np.isnan(outside[0]):
-        return 1.0
-    return 1.0 - float(outside[0])
 
 
 def _in_pixels(
