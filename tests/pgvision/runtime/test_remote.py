@@ -263,7 +263,7 @@ def test_a_service_may_stand_before_another_one():
 
     with serving_model(Desk(Fixed())) as address:
         models = Models(ServeSettings(), None, Metrics())
-        assert isinstance(models._open(address), Remote)
+        assert isinstance(models._load(address), Remote)
 
 
 def test_no_torch_is_loaded():
