@@ -1,7 +1,7 @@
 """Fields of requests, task by task, with their limits; unknown fields are refused by name."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -140,6 +140,11 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
     """
     if len(values) > MAX_NAMES:
         raise ApiError("bad_field", f"expected a few fields, got {len(values)}")
+    for name, value in values.items():
+        # Pydantic takes true for the number 1.
+        hint = kind.model_fields[name].annotation if name in kind.model_fields else bool
+        if isinstance(value, bool) and bool not in (hint, *get_args(hint)):
+            raise ApiError("bad_field", f"{name}: expected another type, got {value}".lower())
     try:
         fields = kind.model_validate(values)
     except ValidationError as error:

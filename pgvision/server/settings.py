@@ -11,6 +11,7 @@ from pgvision.files import user_path
 from pgvision.http import parse_host
 
 _KEY = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+_ORIGIN = re.compile(r"https?://(?:[^\W_A-Z]|[.-])+(?::\d+)?|https?://\[[0-9a-f:]+\](?::\d+)?")
 _NAMED = re.compile(r"([\w.-]+)=(.+)", re.DOTALL)
 
 
@@ -93,14 +94,10 @@ class ServeSettings:
         _ = self.host_rules, self.named_models  # checked here
         # 3. Origins are compared as text, so a path or a slash would never match.
         for origin in self.allow_origins:
-            parts = urlsplit(origin)
-            if (
-                parts.scheme not in ("http", "https")
-                or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
+            if not _ORIGIN.fullmatch(origin):
                 raise OptionError(
-                    f"allow_origin: expected scheme and host such as https://app.example.org, got "
-                    f"{origin!r}"
+                    f"allow_origin: expected scheme and host in small letters, such as "
+                    f"https://app.example.org, got {origin!r}"
                 )
 
     @property

@@ -17,6 +17,9 @@ from serving import as_png, running, until_ready
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.server import ServeSettings
+from pgvision.server.compat import ChatBody
+from pgvision.server.errors import ApiError
+from pgvision.server.fields import ObjectFields, validated
 from pgvision.server.uploads import decode_text
 
 
@@ -112,6 +115,18 @@ def test_text_that_is_no_picture(service, image, code):
 )
 def test_fields_that_cannot_be(service, png, fields, words):
     refused(detect(service, png, **fields), 422, words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(ObjectFields, "conf"), (ObjectFields, "tile"), (ChatBody, "max_tokens"), (ChatBody, "n")],
+)
+def test_true_is_not_a_number(kind, name):
+    """``"conf": true`` was a threshold of 1: nothing was found."""
+    with pytest.raises(ApiError, match=f"{name}: expected another type, got true"):
+        validated(kind, {"classes": "helmet", name: True})
+    assert validated(ObjectFields, {"classes": "helmet", "soft": True}).soft
+    assert validated(ChatBody, {"messages": [], "logprobs": True}).logprobs
 
 
 def test_fields_in_the_address_are_refused(service, png):
@@ -382,6 +397,8 @@ def test_wanted_origins_may_call(png):
         ({"allow_hosts": ("FILE:///etc/passwd",)}, "allow_host"),
         ({"allow_origins": ("app.example.org",)}, "allow_origin"),
         ({"allow_origins": ("https://app.example.org/",)}, "allow_origin"),
+        ({"allow_origins": ("https://App.example.org",)}, "allow_origin"),  # browsers send small
+        ({"allow_origins": ("http://[",)}, "allow_origin"),
         ({"models": ("a=tiny", "a=small")}, "two checkpoints"),
         ({"api_key": " "}, "api_key"),
         ({"api_key": "k\n"}, "api_key"),
