@@ -103,7 +103,10 @@ async def client(port, pictures, until, statuses, waited):
         statuses[status] += 1
         if status == 200:
             waited.append(time.perf_counter() - start)
-        await asyncio.sleep(pause)
+        if pause:  # the service closes connections that are idle for five seconds
+            writer.close()
+            await asyncio.sleep(pause)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
 
 
