@@ -77,6 +77,8 @@ class EvalOptions:
 def evaluate(*, options: EvalOptions, model: ObjectOptions) -> None:
     """Predict and score a data set: COCO figures, answers, calibration, the worst images.
 
+    Without --conf every object is kept, since AP needs the low scores, too.
+
     Examples:
     pgvision eval --data heldout/ --out report
     pgvision eval --data heldout/instances.json --task segment
@@ -412,6 +414,12 @@ def _answers(
             meter.advance()
     # 2. Read all answers from the journal; report failures.
     by_name = {str(answer["source"]): answer for answer in job.results()}
+    if any(job.name_of(path) not in by_name for path in paths):
+        # Answers are filed under the digest of the checkpoint.
+        raise DataError(
+            f"{options.folder / JOURNAL}: lacks answers of this run: the checkpoint or an image "
+            "changed while it ran. Repeat the command"
+        )
     named = {path: by_name[job.name_of(path)] for path in paths}
     for answer in named.values():
         if answer["type"] == "Failure":

@@ -56,6 +56,24 @@ def test_masks_score_in_stock_pycocotools_as_here(run, sites, tmp_path):
     assert stats == pytest.approx(evaluator.stats.tolist(), abs=1e-9)
 
 
+def test_a_checkpoint_that_changes_while_it_is_evaluated_is_an_error(
+    run, sites, tmp_path, monkeypatch
+):
+    """Answers are filed under the checkpoint's digest: they would not be found at the end."""
+    model = tmp_path / "model"
+    shutil.copytree(TINY_FOLDER, model)
+    card = model / "pgvision.json"
+
+    def advance(self):
+        card.write_text(card.read_text().replace("{", '{"notes": "new", ', 1))
+
+    monkeypatch.setattr("pgvision.cli.evaluate.Meter.advance", advance)
+    out = tmp_path / "report"
+    ran = run("eval", "--data", sites / "instances.json", "--out", out, "--model", model)
+    assert ran.code == 1
+    assert "the checkpoint or an image changed while it ran. Repeat the command" in ran.err
+
+
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_where_nothing_was_found_there_is_nothing_to_calibrate(run, sites, tmp_path, method):
     out = tmp_path / "report"
