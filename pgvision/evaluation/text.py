@@ -249,12 +249,12 @@ def evaluate_answers(
     """
     # 1. Check the inputs.
     require_texts(answers, references)
-    for metric in metrics:
-        if metric not in _METRICS:
-            raise OptionError(
-                f"metrics: expected any of {', '.join(get_args(Metric))}, got {metric!r}. "
-                "Fix: captions are scored by evaluate_captions."
-            )
+    unknown = [metrics] if isinstance(metrics, str) else [m for m in metrics if m not in _METRICS]
+    if unknown or not metrics:
+        raise OptionError(
+            f"metrics: expected a list of any of {', '.join(get_args(Metric))}, got "
+            f"{(unknown or [metrics])[0]!r}. Fix: captions are scored by evaluate_captions."
+        )
     # 2. Score each answer by each metric.
     values = {
         metric: tuple(

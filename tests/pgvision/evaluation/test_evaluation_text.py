@@ -257,3 +257,9 @@ def test_captions_as_people_write_them():
 def test_reading_is_scored_against_a_list_of_texts():
     with pytest.raises(EvaluationError, match="pair every answer"):
         evaluate_reading(["a", "b"], "ab")
+
+
+@pytest.mark.parametrize(("metrics", "got"), [("exact", "'exact'"), ([], r"\[\]"), (["x"], "'x'")])
+def test_metrics_are_a_list_of_known_ones(metrics, got):
+    with pytest.raises(OptionError, match=f"expected a list of any of .*, got {got}"):
+        evaluate_answers(["2"], [["two"]], metrics)
