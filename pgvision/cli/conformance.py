@@ -14,7 +14,7 @@ import numpy as np
 
 from pgvision import samples
 from pgvision.boxes import box_iou
-from pgvision.cli.doctor import Finding
+from pgvision.cli.console import Finding
 from pgvision.errors import PgvisionError
 from pgvision.runtime import Generation, Picture, Remote, Request
 from pgvision.runtime.checkpoints import TINY_FOLDER

@@ -1,9 +1,9 @@
-"""Messages and progress on stderr (stdout is for results), and exit codes."""
+"""Messages and progress on stderr (stdout is for results), results of checks, exit codes."""
 
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 import typer
 
@@ -130,6 +130,23 @@ class Meter:
         else:
             left = max(self.total - self.done, 0) * self.seconds / max(self.done, 1)
             say(f"{self.done}/{self.total} {self.label}, {rate}, {left:.0f} s left")
+
+
+Status = Literal["ok", "note", "fail"]
+
+
+class Finding(NamedTuple):
+    """Result of one check.
+
+    Attributes:
+        status: ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fail"``.
+        found: What is there.
+        fix: What to do about it; empty if nothing.
+    """
+
+    status: Status
+    found: str
+    fix: str = ""
 
 
 DONE = 0

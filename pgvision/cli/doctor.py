@@ -6,35 +6,20 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 import typer
 from rich.console import Console
 
-from pgvision.cli.console import DONE, FAILED, end
+from pgvision.cli.console import DONE, FAILED, Finding, Status, end
 from pgvision.errors import PgvisionError
 
-Status = Literal["ok", "note", "fail"]
 _STYLES: Final[dict[Status, str]] = {"ok": "green", "note": "yellow", "fail": "bold red"}
 _TESTED_TRANSFORMERS: Final = (5, 23)
 _OPENCV_FLAVOURS: Final = tuple(
     f"opencv-{kind}"
     for kind in "python python-headless contrib-python contrib-python-headless".split()
 )
-
-
-class Finding(NamedTuple):
-    """Result of one check.
-
-    Attributes:
-        status: ``"ok"``, ``"note"`` (works, but worth knowing) or ``"fail"``.
-        found: What is there.
-        fix: What to do about it; empty if nothing.
-    """
-
-    status: Status
-    found: str
-    fix: str = ""
 
 
 def examined(check: Callable[[], Finding | None]) -> Finding | None:
