@@ -121,7 +121,7 @@ class TaskData:
         """
         if not isinstance(self.train, Dataset):
             return TextSource(self.train, self.config, max_side)
-        # As many objects as fit beside the longest prompt.
+        # As many objects as fit with the longest prompt.
         names = sorted(self.classes, key=collator.num_tokens)[-classes_per_prompt(card.kind) :]
         prompt = collator.num_tokens(detect_prefix(names, kind=card.kind)) + _SPECIAL
         places = collator.text_places - prompt

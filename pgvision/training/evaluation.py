@@ -294,6 +294,7 @@ def match_names(engine: Engine, data: RunData) -> dict[str, str]:
     for one in data.tasks:
         if isinstance(one.train, Dataset):
             scores |= _scores(engine, one, unknown, [n for n in known if n not in data.classes])
+    # Best pairs first; each trained name is used once.
     matched: dict[str, str] = {}
     for (name, other), score in sorted(scores.items(), key=lambda pair: -pair[1]):
         if score >= _LEAST_F1 and name not in matched and other not in matched.values():

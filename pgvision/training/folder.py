@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -68,6 +68,8 @@ def locked(folder: Path) -> Iterator[None]:
     Yields:
         None.
     """
+    # 1. Make the folder, before data and model are read.
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -75,6 +77,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise OptionError(
             f"out: {folder} is no folder that can be made: {error.strerror}; give another one"
         ) from error
+    # 2. Lock it: a second process would remove the checkpoint that the first one is writing.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -88,6 +91,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # an error came before the first file
 
 
 def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:
@@ -101,6 +107,7 @@ def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:
     for name, other in data.asked_as.items():
         if classes is None or other in classes:
             synonyms[other] = tuple(dict.fromkeys((*synonyms.get(other, ()), name)))
+    # A closed set is asked for as it was trained.
     closed = card.closed_set
     if (part := data.closed) is not None:
         closed = ClosedSet(CLOSED_PREFIX, part.classes, part.num_objects, NOISE)

@@ -263,7 +263,7 @@ def _licence(card: CheckpointCard) -> str:
         return "apache-2.0"
     if "gemma" in card.location.lower():
         return "gemma"
-    # A fine-tuned checkpoint has the licence of its own card.
+    # A fine-tuned checkpoint has the licence that its card states.
     readme = Path(card.location, "README.md")
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     found = re.search(r"^license: (\S+)$", text, re.MULTILINE)

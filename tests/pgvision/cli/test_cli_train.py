@@ -39,7 +39,7 @@ def test_the_data_sets_may_be_those_of_a_file():
         (("a", "b"), {"images": Path("c")}, "for one DATASET"),
         (("a", "b"), {"split": "all"}, "for one DATASET"),
         (("a",), {"valid_images": Path("c")}, "give valid"),
-        (("mix=a",), {}, "expected one of detect"),
+        (("mix=a",), {}, "task: expected 'detect' or 'segment'"),
         ((), {}, "name a data set"),
     ],
 )
