@@ -13,7 +13,6 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -276,7 +275,7 @@ class _Run:
             )
         try:
             state = torch.load(path, weights_only=True)
-        except (*NPZ_ERRORS, UnpicklingError) as error:
+        except Exception as error:  # torch's errors of damaged files are of many types
             raise CodecError(f"{path}: damaged; delete it to start again") from error
         # Another run's state would be continued with other masks or settings.
         was, now = state.get("identity", {}), self._identity()

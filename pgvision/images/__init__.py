@@ -7,20 +7,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgvision.images.frames import Frame, FrameFailure
     from pgvision.images.listing import Color, OnError
     from pgvision.images.live import Live, LiveEvent
-    from pgvision.images.pixels import to_bgr
+    from pgvision.images.pixels import Frame, FrameFailure, to_bgr
     from pgvision.images.reading import decode_image, image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, video_info
     from pgvision.images.video_writer import VideoWriter, copy_audio
 
 _MODULES = {
-    "frames": ("Frame", "FrameFailure"),
+    "pixels": ("Frame", "FrameFailure", "to_bgr"),
     "listing": ("Color", "OnError"),
     "live": ("Live", "LiveEvent"),
-    "pixels": ("to_bgr",),
     "reading": ("decode_image", "image_hw_of", "read_image"),
     "sources": ("is_live", "iter_frames"),
     "video": ("VideoInfo", "video_info"),

@@ -5,9 +5,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from pgvision.errors import ImageError, SourceError
-from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import require_moderate, to_bgr
+from pgvision.images.pixels import Frame, FrameFailure, require_moderate, to_bgr
 
 # FFmpeg's AV_NOPTS_VALUE as a float; OpenCV below 4.11 has no such property.
 _NO_STAMP = -(2.0**63)

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 
 from pgvision.errors import OptionError, SourceError
 from pgvision.http import hide_secrets
-from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.opencv import cv2
+from pgvision.images.pixels import Frame, FrameFailure
 from pgvision.images.sources import iter_frames
 
 FIRST_WAIT: Final = 0.5  # seconds before the first attempt to reconnect; doubled each time

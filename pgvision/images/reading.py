@@ -15,10 +15,9 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, PgvisionError, SourceError
 from pgvision.files import user_path
 from pgvision.http import HttpError, HttpPolicy, open_address
-from pgvision.images.frames import Frame
 from pgvision.images.listing import archive_kind, sniff
 from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import PIL_ERRORS, orientation_of, require_moderate, to_bgr
+from pgvision.images.pixels import PIL_ERRORS, Frame, orientation_of, require_moderate, to_bgr
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})

@@ -22,7 +22,6 @@ from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError,
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
 from pgvision.images.capture import camera_frames, capture_frames, declared_frames
-from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.listing import (
     IMAGE_ENDINGS,
     VIDEO_ENDINGS,
@@ -36,7 +35,7 @@ from pgvision.images.listing import (
 )
 from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
 from pgvision.images.opencv import cv2
-from pgvision.images.pixels import to_bgr
+from pgvision.images.pixels import Frame, FrameFailure, to_bgr
 from pgvision.images.reading import NotAnImageError, decode_frames, fetch_image, read_bytes
 from pgvision.images.stored import Stored, is_stored, list_stored
 

@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 from pgvision.errors import ImageError, SourceError, require_module
 from pgvision.files import readable_name
 from pgvision.http import hide_secrets
-from pgvision.images.frames import Frame
 from pgvision.images.listing import IMAGE_ENDINGS, is_ignored, natural_key, sniff
+from pgvision.images.pixels import Frame
 from pgvision.images.reading import decode_frames, decode_image
 
 _STORE: Final = re.compile(r"(s3|gs|gcs|abfss?|hdfs|viewfs)://", re.IGNORECASE)

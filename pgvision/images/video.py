@@ -17,9 +17,8 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, SourceError
 from pgvision.files import user_path
 from pgvision.http import hide_secrets
-from pgvision.images.frames import Frame, FrameFailure
 from pgvision.images.listing import ISO_BOXES
-from pgvision.images.pixels import require_moderate
+from pgvision.images.pixels import Frame, FrameFailure, require_moderate
 
 if TYPE_CHECKING:
     from av.container import InputContainer

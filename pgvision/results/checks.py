@@ -1,6 +1,7 @@
 """Checks of the fields of results; arrays become read-only copies."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import require_boxes
-from pgvision.coco.checks import number_fault
 from pgvision.errors import OptionError, ShapeError
 
+_MAX_FLOAT = sys.float_info.max
 Index = int | slice | Sequence[int] | Sequence[bool] | IntArray | BoolArray
 
 
@@ -40,7 +41,9 @@ def require_number(value: object, name: str, *, most: float = math.inf) -> float
         >>> require_number(1, "score", most=1.0)
         1.0
     """
-    if number_fault(value) is None and 0 <= value <= most:  # type: ignore[operator]
+    is_number = isinstance(value, int | float | np.integer | np.floating)
+    # An integer of 400 digits is valid JSON, and too large for a float.
+    if is_number and not isinstance(value, bool) and 0 <= value <= min(most, _MAX_FLOAT):  # type: ignore[operator]
         return float(value)  # type: ignore[arg-type]
     bounds = f"in [0, {most:g}]" if most < math.inf else "finite and at least 0"
     raise OptionError(f"{name} must be a number {bounds}, or None if unknown, got {value!r}")

@@ -13,7 +13,8 @@ from pgvision.runtime.checkpoints import (
     weights_digest,
 )
 from pgvision.runtime.engine import Engine
-from pgvision.runtime.opening import open_engine, unload
+from pgvision.runtime.engine_cache import unload
+from pgvision.runtime.opening import open_engine
 from pgvision.runtime.protocol import (
     DRAFTS,
     Drafts,

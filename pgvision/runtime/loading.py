@@ -30,7 +30,7 @@ from pgvision.runtime.checkpoints import (
     read_card,
 )
 from pgvision.runtime.engine import Engine
-from pgvision.runtime.opening import LOCK, ON_HUB, cached_engine, logged, stamp_of
+from pgvision.runtime.engine_cache import LOCK, ON_HUB, cached_engine, logged, stamp_of
 from pgvision.runtime.protocol import require_count
 from pgvision.runtime.torch_backend import TorchBackend
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -25,6 +25,23 @@ _FLOAT, _INT64 = 1, 7
 _TYPES: Final = {"F32": 1, "F16": 10, "BF16": 16}
 Side = int | str
 Attribute = float | int | str | Sequence[int]
+
+
+class Attributes(TypedDict, total=False):
+    """Attributes of nodes, as ONNX names them."""
+
+    approximate: str
+    axis: int
+    batch_dims: int
+    end: int
+    epsilon: float
+    num_heads: int
+    num_outputs: int
+    perm: list[int]
+    start: int
+    strides: list[int]
+    to: int
+    transB: int  # noqa: N815
 
 
 def _field(number: int, value: int | float | bytes | str) -> bytes:
@@ -91,7 +108,9 @@ class Graph:
         self._outputs: list[bytes] = []
         self._count = 0
 
-    def node(self, kind: str, *inputs: Value, domain: str = "", **attributes: Attribute) -> Value:
+    def node(
+        self, kind: str, *inputs: Value, domain: str = "", **attributes: Unpack[Attributes]
+    ) -> Value:
         """Add a node with one output."""
         return self.nodes(kind, 1, *inputs, domain=domain, **attributes)[0]
 
@@ -101,7 +120,7 @@ class Graph:
         outputs: int,
         *inputs: Value,
         domain: str = "",
-        **attributes: Attribute,
+        **attributes: Unpack[Attributes],
     ) -> list[Value]:
         """Add a node with several outputs; attributes have ONNX's names."""
         names = [f"{kind}_{self._count + number}" for number in range(outputs)]
@@ -110,7 +129,9 @@ class Graph:
             b"".join(_field(1, value.name) for value in inputs)
             + b"".join(_field(2, name) for name in names)
             + _field(4, kind)
-            + b"".join(_field(5, _attribute(*item)) for item in attributes.items())
+            + b"".join(
+                _field(5, _attribute(*item)) for item in cast("dict[str, Any]", attributes).items()
+            )
             + _field(7, domain)
         )
         return [Value(self, name) for name in names]
