@@ -4,13 +4,13 @@ import logging
 import operator
 import os
 import re
-from collections import deque
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, get_args
+from queue import Empty, SimpleQueue
+from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -59,8 +59,7 @@ _MISTAKES: Final[tuple[tuple[Any, str], ...]] = (
     (Mapping, "; pass list(mapping.values())"),
     (Set, "; a set has no order: pass sorted(...)"),
 )
-_CLOSE_SECONDS: Final = 10.0  # wait for a source that hangs when the consumer stops
-_END: Final = None
+_CLOSE_SECONDS: Final = 2.0  # wait for a source that hangs when the consumer stops
 
 _log = logging.getLogger("pgvision.images")
 
@@ -146,8 +145,8 @@ def iter_frames(
     seen: set[str] | None = set() if isinstance(frames, list | tuple) and len(frames) > 1 else None
     options = _Options(color, recursive, stride, seen)
     outcomes = _outcomes(frames, options, position=0, depth=0)
-    ahead = _read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
-    return _apply(on_error, ahead)
+    ahead = read_ahead(outcomes, depth=prefetch) if prefetch else outcomes
+    return _apply(on_error, cast("Iterator[Outcome]", ahead))  # None only with a patience
 
 
 def is_live(source: object) -> bool:
@@ -196,30 +195,64 @@ def _apply(on_error: OnError, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
             outcomes.close()
 
 
-def _read_ahead(producer: Generator[Outcome, None, None], *, depth: int) -> Iterator[Outcome]:
-    """Yield the items of ``producer`` in order, with up to ``depth`` items waiting.
+def read_ahead(
+    producer: Generator[Outcome, None, None] | Iterator[Outcome],
+    *,
+    depth: int,
+    patience: float | None = None,
+) -> Iterator[Outcome | None]:
+    """Yield the items of an iterator in order, with up to ``depth`` of them read in advance.
 
-    The producer runs in one thread, one item at a time; its exceptions are raised in their turn.
-    When the consumer stops early, the producer is closed in its own thread, and the thread ends
-    before this returns. A producer that hangs for more than 10 s is abandoned, with a warning.
+    The producer runs in one thread; its exceptions are raised in their turn. When the consumer
+    stops early, the producer is closed in that thread. If it hangs, it is abandoned after 2 s.
+
+    Args:
+        producer: Frames; closed at the end if it is a generator.
+        depth: How many items may wait.
+        patience: Seconds; yield None where the next item is not there by then. None: wait.
+
+    Example:
+        >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
+        >>> [frame.index for frame in read_ahead(iter_frames(stack, prefetch=0), depth=2)]
+        [0, 1, 2]
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="pgvision-reader")
-    waiting: deque[Future[Outcome | None]] = deque()
+    coming: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+    places, is_over = threading.Semaphore(depth), threading.Event()
+
+    def read() -> None:
+        try:
+            while places.acquire() and not is_over.is_set():
+                item = next(producer, None)
+                coming.put(item)
+                if item is None:
+                    return
+        except BaseException as error:  # noqa: BLE001  (raised below, after the items before)
+            coming.put(error)
+        finally:
+            if isinstance(producer, Generator):
+                producer.close()
+
+    # A daemon: a source that never answers must not keep the program from ending.
+    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
+    thread.start()
     try:
-        # 1. Read ahead in one thread, so that the order is kept.
-        for _ in range(depth):
-            waiting.append(executor.submit(next, producer, _END))
-        while (item := waiting.popleft().result()) is not _END:
-            waiting.append(executor.submit(next, producer, _END))
+        while True:
+            try:
+                item = coming.get(timeout=patience)
+            except Empty:
+                yield None
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            places.release()
             yield item
     finally:
-        # 2. Close the producer in its own thread; a hung camera must not block the caller.
-        for future in waiting:
-            future.cancel()
-        closing = executor.submit(producer.close)
-        done, _ = wait([closing], timeout=_CLOSE_SECONDS)
-        executor.shutdown(wait=bool(done))
-        if not done:
+        is_over.set()
+        places.release()
+        thread.join(_CLOSE_SECONDS)
+        if thread.is_alive():
             _log.warning("the source did not answer within %g s and was abandoned", _CLOSE_SECONDS)
 
 

@@ -3,7 +3,6 @@
 `Task` is what runs: two functions without a model, which write prompts and read the answers.
 """
 
-import threading
 from collections import Counter, deque
 from collections.abc import Generator as Coroutine
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -11,7 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from queue import Empty, SimpleQueue
 from types import MappingProxyType
 from typing import (
     Any,
@@ -28,6 +26,7 @@ from typing import (
 
 from pgvision.errors import OptionError, SourceError
 from pgvision.images import Frame, FrameFailure, Live, OnError, is_live, iter_frames
+from pgvision.images.sources import read_ahead
 from pgvision.results import Failure
 from pgvision.runtime import (
     CheckpointCard,
@@ -51,8 +50,7 @@ BETWEEN_ANSWERS = "\n"
 
 _ENGINE_OPTIONS: Final = tuple("model revision device dtype kind quantize threads engine".split())
 _FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
-_CLOSE_SECONDS: Final = 2.0  # how long a source that is reading may take to end
-_PATIENCE: Final = 0.01
+_PATIENCE: Final = 0.01  # seconds; results are yielded while the next frame takes longer
 """Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""
 
 
@@ -199,7 +197,8 @@ class Runner:
         )
         # 3. Everything else is read ahead.
         if may_be_slow:
-            return _Stream(task, self, self.batch_size).results(_with_gaps(source))
+            waiting = read_ahead(source, depth=_FRAMES_AHEAD, patience=_PATIENCE)
+            return _Stream(task, self, self.batch_size).results(waiting)
         size = self.batch_size or (1 if is_live_source else None)
         return _Stream(task, self, size).results(source)
 
@@ -211,46 +210,6 @@ class _Pending(Generic[Result]):
     frame: Frame | FrameFailure
     asks: Sequence[Ask] = ()
     answers: dict[int, Generation] = field(default_factory=dict)
-
-
-def _with_gaps(
-    source: Iterator[Frame | FrameFailure],
-) -> Iterator[Frame | FrameFailure | None]:
-    """Read frames in a thread; yield None where the next is not there within `_PATIENCE`."""
-    coming: SimpleQueue[Frame | FrameFailure | BaseException | None] = SimpleQueue()
-    places, is_over = threading.Semaphore(_FRAMES_AHEAD), threading.Event()
-
-    def read() -> None:
-        try:
-            with closing(cast("Coroutine[None]", source)):
-                while places.acquire() and not is_over.is_set():
-                    frame = next(source, None)
-                    coming.put(frame)
-                    if frame is None:
-                        return
-        except BaseException as error:  # noqa: BLE001  (raised below, after the frames before)
-            coming.put(error)
-
-    # A daemon: a source that never returns must not keep the program from ending.
-    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                frame = coming.get(timeout=_PATIENCE)
-            except Empty:
-                yield None
-                continue
-            if frame is None:
-                return
-            if isinstance(frame, BaseException):
-                raise frame
-            places.release()
-            yield frame
-    finally:
-        is_over.set()
-        places.release()
-        thread.join(_CLOSE_SECONDS)
 
 
 class _Stream(Generic[Result]):

@@ -404,3 +404,26 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     assert good.ok
     with pytest.raises(SourceError, match="is a pipe or device"):
         raise bad.error
+
+
+def test_a_source_that_never_answers_does_not_keep_the_program_from_ending() -> None:
+    """As a camera hangs; the reader's thread is abandoned."""
+    program = """
+import threading
+import numpy as np
+from pgvision.images import iter_frames, sources
+sources._CLOSE_SECONDS = 0.1
+
+def camera():
+    yield np.zeros((4, 6, 3), np.uint8)
+    threading.Event().wait()
+
+frames = iter_frames(camera(), prefetch=2)
+print(next(frames).image_hw)
+frames.close()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout == "(4, 6)\n"
+    assert "was abandoned" in ended.stderr
