@@ -2,6 +2,7 @@
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The goals are 15,000 code lines, 150 files and 6 comments; lower (or raise) these with every cut.
-MAX_CODE_LINES = 23_800
-MAX_FILES = 184
-MIN_COMMENTS = 5.2  # per 100 code lines
+MAX_CODE_LINES = 23_720
+MAX_FILES = 159
+MIN_COMMENTS = 7.0  # per 100 code lines
 MAX_QUAINT = 2.0  # per 1,000 words
 # Turns of phrase that this project used in place of the field's terms.
 QUAINT = re.compile(
@@ -54,9 +55,20 @@ def packages() -> list[tuple[int, int, str]]:
 
 
 def guides() -> Iterator[str]:
-    for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+    cards = [*(ROOT / "pgvision").rglob("README.md"), ROOT / "recipes/README.md"]
+    for file in (
+        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *cards,
+    ):
         text = file.read_text(encoding="utf-8")
         yield re.sub(r"```.*?```|`[^`]*`|\|", " ", text, flags=re.DOTALL)
+
+    for file in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        for cell in cells:
+            if cell["cell_type"] == "markdown":
+                yield re.sub(r"`[^`]*`|\|", " ", "".join(cell["source"]))
 
 
 def test_what_counts_as_a_line_of_code():

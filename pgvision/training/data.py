@@ -25,7 +25,7 @@ from pgvision.datasets import (
 from pgvision.datasets.dataset import file_digest
 from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.images import image_hw_of
-from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint
+from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.engine import MAX_PROMPT
 from pgvision.tokens import SEPARATOR, classes_per_prompt, detect_prefix, object_text
 from pgvision.training.config import DataSource, TrainConfig
@@ -52,7 +52,6 @@ class TaskData:
         valid: What is validated on.
         config: Settings of the run for this task.
         train_name, valid_name: Names of the parts.
-        codec: Of the checkpoint, for masks.
         left_out: Images that cannot be used, with the reason.
         asked_as: Class of the data -> the name that the model is asked with, where they differ.
     """
@@ -63,7 +62,6 @@ class TaskData:
     config: TrainConfig
     train_name: str
     valid_name: str
-    codec: MaskCodec | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     asked_as: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,8 +124,9 @@ class TaskData:
         prompt = collator.num_tokens(detect_prefix(names, kind=card.kind)) + _SPECIAL
         places = collator.text_places - prompt
         most = self.config.max_objects or max(1, places // self._tokens_per_object(collator))
+        codec = MaskCodec.load(card.codec) if self.config.task == "segment" else None
         return ObjectSource(
-            self.train, self.config, card.kind, self.codec, self.num_objects, most, max_side
+            self.train, self.config, card.kind, codec, self.num_objects, most, max_side
         )
 
     def valid_source(self, card: CheckpointCard, max_side: int, collator: Collator) -> Source:
@@ -335,9 +334,7 @@ def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
     if isinstance(train, Dataset) and isinstance(valid, Dataset):
         _require_objects(train, valid, source.data.name)
     _warn_leaks(train, valid, source.data.name)
-    has_masks = config.task == "segment"
-    codec = MaskCodec.load(find_checkpoint(config.model).codec) if has_masks else None
-    return TaskData(source, train, valid, config, chosen, valid_name, codec, left_out)
+    return TaskData(source, train, valid, config, chosen, valid_name, left_out)
 
 
 def _read(part: Dataset | Path, images: Path | None) -> Part:

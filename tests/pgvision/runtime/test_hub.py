@@ -15,12 +15,14 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from transformers import PaliGemmaForConditionalGeneration
 
+from pgvision import samples
 from pgvision.errors import CheckpointError, CodecError, GatedCheckpointError
 from pgvision.hub import hub_if_it_answers
 from pgvision.runtime import Engine, find_checkpoint, load, unload
 from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.runtime.exporting import export_checkpoint
 from pgvision.tasks import Segmenter
+from pgvision.training import train
 from vqvae import MaskCodec
 
 
@@ -154,6 +156,16 @@ def test_masks_are_of_the_codec_that_a_card_on_the_hub_names(cache: Path) -> Non
     """Its name alone would mean Google's codec, which draws nonsense from these codes."""
     put(cache, "me/site", TINY_FOLDER)
     assert Segmenter("helmet", model="me/site").codec.name == "tiny"
+
+
+def test_masks_are_learnt_as_codes_of_the_codec_that_a_card_on_the_hub_names(
+    cache: Path, tmp_path: Path
+) -> None:
+    put(cache, "me/site", TINY_FOLDER)
+    options = {"task": "segment", "model": "me/site", "steps": 1, "batch_size": 1, "eval_limit": 1}
+    report = train(samples.truth(), tmp_path / "run", device="cpu", progress=False, **options)
+    assert report.steps == 1
+    assert find_checkpoint(tmp_path / "run").codec == "tiny"
 
 
 def test_an_export_keeps_the_card_of_the_hub(cache: Path, tmp_path: Path) -> None:
