@@ -80,7 +80,7 @@ audit: setup
 oldest:
 	$(PYTHON) -m venv build/oldest
 	$(PYTHON) -c 'import re, tomllib; \
-	  print(*(re.sub(">=([^,]*).*", r"==\1.*", one) for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' \
+	  print(*(re.sub(">=([^,; ]*)[^;]*", r"==\1.* ", one) for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' \
 	  > build/oldest.txt
 	build/oldest/bin/pip install --quiet $(PIP_ARGS) -r build/oldest.txt pytest pytest-xdist hypothesis httpx2
 	build/oldest/bin/pip install --quiet --no-deps --editable .
