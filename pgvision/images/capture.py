@@ -1,13 +1,19 @@
-"""Frames of cameras by number, and of captures that the caller opened, through OpenCV."""
+"""Frames of cameras and of captures that the caller opened, through OpenCV; reading in a thread."""
 
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from queue import Empty, SimpleQueue
+from typing import Final
 
 from pgvision.errors import ImageError, SourceError
 from pgvision.images.opencv import cv2, quiet
 from pgvision.images.pixels import Frame, FrameFailure, require_moderate, to_bgr
 
+_log = logging.getLogger("pgvision.images")
+_CLOSE_SECONDS: Final = 2.0  # wait for a source that hangs when the consumer stops
 # FFmpeg's AV_NOPTS_VALUE as a float; OpenCV below 4.11 has no such property.
 _NO_STAMP = -(2.0**63)
 _STAMP: int | None = getattr(cv2, "CAP_PROP_PTS", None)
@@ -100,3 +106,66 @@ def _frames(
         left = "no frame" if index == 0 else f"no frame after frame {index}"
         raise SourceError(f"{name}: expected a video with frames, got {left}")
     return index
+
+
+def read_ahead(
+    producer: Generator[Frame | FrameFailure, None, None] | Iterator[Frame | FrameFailure],
+    *,
+    depth: int,
+    patience: float | None = None,
+) -> Iterator[Frame | FrameFailure | None]:
+    """Yield the items of an iterator in order, with up to ``depth`` of them read in advance.
+
+    The producer runs in one thread; its exceptions are raised in their turn. When the consumer
+    stops early, the producer is closed in that thread. If it hangs, it is abandoned after 2 s.
+
+    Args:
+        producer: Frames; closed at the end if it is a generator.
+        depth: How many items may wait.
+        patience: Seconds; yield None where the next item is not there by then. None: wait.
+
+    Example:
+        >>> import numpy as np
+        >>> from pgvision.images import iter_frames
+        >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
+        >>> [frame.index for frame in read_ahead(iter_frames(stack, prefetch=0), depth=2)]
+        [0, 1, 2]
+    """
+    coming: SimpleQueue[Frame | FrameFailure | BaseException | None] = SimpleQueue()
+    places, is_over = threading.Semaphore(depth), threading.Event()
+
+    def read() -> None:
+        try:
+            while places.acquire() and not is_over.is_set():
+                item = next(producer, None)
+                coming.put(item)
+                if item is None:
+                    return
+        except BaseException as error:  # noqa: BLE001  (raised below, after the items before)
+            coming.put(error)
+        finally:
+            if isinstance(producer, Generator):
+                producer.close()
+
+    # A daemon: a source that never answers must not keep the program from ending.
+    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = coming.get(timeout=patience)
+            except Empty:
+                yield None
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            places.release()
+            yield item
+    finally:
+        is_over.set()
+        places.release()
+        thread.join(_CLOSE_SECONDS)
+        if thread.is_alive():
+            _log.warning("the source did not answer within %g s and was abandoned", _CLOSE_SECONDS)

@@ -4,12 +4,10 @@ import logging
 import operator
 import os
 import re
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -21,7 +19,7 @@ from PIL import Image
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
-from pgvision.images.capture import camera_frames, capture_frames, declared_frames
+from pgvision.images.capture import camera_frames, capture_frames, declared_frames, read_ahead
 from pgvision.images.listing import (
     IMAGE_ENDINGS,
     VIDEO_ENDINGS,
@@ -59,7 +57,6 @@ _MISTAKES: Final[tuple[tuple[Any, str], ...]] = (
     (Mapping, "; pass list(mapping.values())"),
     (Set, "; a set has no order: pass sorted(...)"),
 )
-_CLOSE_SECONDS: Final = 2.0  # wait for a source that hangs when the consumer stops
 
 _log = logging.getLogger("pgvision.images")
 
@@ -193,67 +190,6 @@ def _apply(on_error: OnError, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
     finally:
         if isinstance(outcomes, Generator):
             outcomes.close()
-
-
-def read_ahead(
-    producer: Generator[Outcome, None, None] | Iterator[Outcome],
-    *,
-    depth: int,
-    patience: float | None = None,
-) -> Iterator[Outcome | None]:
-    """Yield the items of an iterator in order, with up to ``depth`` of them read in advance.
-
-    The producer runs in one thread; its exceptions are raised in their turn. When the consumer
-    stops early, the producer is closed in that thread. If it hangs, it is abandoned after 2 s.
-
-    Args:
-        producer: Frames; closed at the end if it is a generator.
-        depth: How many items may wait.
-        patience: Seconds; yield None where the next item is not there by then. None: wait.
-
-    Example:
-        >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
-        >>> [frame.index for frame in read_ahead(iter_frames(stack, prefetch=0), depth=2)]
-        [0, 1, 2]
-    """
-    coming: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
-    places, is_over = threading.Semaphore(depth), threading.Event()
-
-    def read() -> None:
-        try:
-            while places.acquire() and not is_over.is_set():
-                item = next(producer, None)
-                coming.put(item)
-                if item is None:
-                    return
-        except BaseException as error:  # noqa: BLE001  (raised below, after the items before)
-            coming.put(error)
-        finally:
-            if isinstance(producer, Generator):
-                producer.close()
-
-    # A daemon: a source that never answers must not keep the program from ending.
-    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                item = coming.get(timeout=patience)
-            except Empty:
-                yield None
-                continue
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            places.release()
-            yield item
-    finally:
-        is_over.set()
-        places.release()
-        thread.join(_CLOSE_SECONDS)
-        if thread.is_alive():
-            _log.warning("the source did not answer within %g s and was abandoned", _CLOSE_SECONDS)
 
 
 def _outcomes(

@@ -147,12 +147,16 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     folder = _CARRIED.get(name) or user_path(name)
     if isinstance(model, Path) and model.is_dir():
         folder = model  # as training returns it; the name alone is the bundled model's
-    # 2. Address, folder, or hub id.
+    # 2. Address, folder, or hub id; what no file system can name is none.
+    try:
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except (OSError, ValueError):
+        is_folder = is_there = False
     if "://" in name:
         card = _served_card(name)
-    elif folder.is_dir():
+    elif is_folder:
         card = _local_card(name, folder)
-    elif folder.exists():
+    elif is_there:
         raise CheckpointError(
             f"model: {name!r} is a file; expected a folder with config.json and weights"
         )
@@ -162,7 +166,7 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
         card = CheckpointCard(name, name, named, "google", False, None, about)
     else:
         raise CheckpointError(
-            f"model: {name!r} is neither a folder nor a hub id such as "
+            f"model: {name!r:.200} is neither a folder nor a hub id such as "
             f'"google/paligemma2-3b-mix-224"; check the path, or use model="tiny"'
         )
     return card if kind is None else replace(card, kind=kind)
