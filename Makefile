@@ -80,9 +80,10 @@ audit: setup
 oldest:
 	$(PYTHON) -m venv build/oldest
 	$(PYTHON) -c 'import re, tomllib; \
-	  print(*(re.sub(">=([^,; ]*)[^;]*", r"==\1.* ", one) for one in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]), sep="\n")' \
+	  project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; \
+  print(*(re.sub(">=([^,; ]*)[^;]*", r"==\1.* ", one) for one in project["dependencies"] + extras["train"] + extras["serve"]), sep="\n")' \
 	  > build/oldest.txt
-	build/oldest/bin/pip install --quiet $(PIP_ARGS) -r build/oldest.txt pytest pytest-xdist hypothesis httpx2
+	build/oldest/bin/pip install --quiet $(PIP_ARGS) -r build/oldest.txt pytest pytest-xdist hypothesis httpx2 onnx
 	build/oldest/bin/pip install --quiet --no-deps --editable .
 	build/oldest/bin/python -m pytest -q -n $(JOBS) tests/pgvision/images tests/pgvision/tokens tests/pgvision/runtime tests/pgvision/tasks
 

@@ -38,11 +38,11 @@ def quiet() -> Iterator[None]:
     """
     # The first block of all threads notes the level, the last one restores it.
     global _silent, _level
-    log = cv2.utils.logging
+    log = getattr(cv2.utils, "logging", cv2)  # cv2 itself up to OpenCV 4
     with _lock:
         if _silent == 0:
             _level = log.getLogLevel()
-            log.setLogLevel(log.LOG_LEVEL_SILENT)
+            log.setLogLevel(0)  # silent
         _silent += 1
     try:
         yield

@@ -108,8 +108,8 @@ AREAS: dict[str, Area] = {
     ),
     "training": Area(("pgvision/training/losses.py",), (f"{T}training",), 10),
     "limits": Area(
-        ("pgvision/http.py", "pgvision/server/limits.py"),
-        (f"{T}test_http.py", f"{T}server/test_service_attacks.py"),
+        ("pgvision/http.py", "pgvision/server/uploads.py", "pgvision/server/fields.py"),
+        (f"{T}test_http.py", *(f"{T}server/test_service_{one}.py" for one in ("tasks", "attacks"))),
         10,
     ),
 }
@@ -224,9 +224,12 @@ def compiles(fault: Fault) -> bool:
 def chosen(area: Area, count: int, seed: int) -> list[Fault]:
     """Draw faults of an area: files in turn, places by chance."""
     rng = random.Random(seed)
-    files = [path for pattern in area.files for path in sorted(ROOT.glob(pattern))]
-    if not files:
-        raise SystemExit(f"no file matches {area.files}")
+    lists = [sorted(ROOT.glob(pattern)) for pattern in area.files]
+    missing = [one for one, found in zip(area.files, lists, strict=True) if not found]
+    missing += [one for one in area.tests if not (ROOT / one).exists()]
+    if missing:
+        raise SystemExit(f"AREAS: not there: {', '.join(missing)}")
+    files = [path for found in lists for path in found]
     pools = [list(faults(path)) for path in files]
     for pool in pools:
         rng.shuffle(pool)
