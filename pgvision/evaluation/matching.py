@@ -359,7 +359,8 @@ def largest_matching(pairs: Pairs) -> IntArray:
         return pairs.truth
     # A bipartite graph of predictions and annotations.
     ones = np.ones(len(pairs.found), np.int8)
-    near = csr_array((ones, (pairs.found, pairs.truth)))
+    rows, columns = (part.astype(np.int32) for part in (pairs.found, pairs.truth))
+    near = csr_array((ones, (rows, columns)))  # older SciPy takes indices of 32 bits only
     partner = maximum_bipartite_matching(near, perm_type="column")
     matched: IntArray = np.sort(partner[partner >= 0]).astype(np.int64)
     return matched

@@ -106,7 +106,7 @@ class TextResult(Answer):
 
     def _columns(self) -> dict[str, Sequence[Any]]:
         own = {"question": self.question, "text": self.text, "score": self.score}
-        return self._origin_columns(1) | {name: [value] for name, value in own.items()}
+        return super()._columns() | {name: [value] for name, value in own.items()}
 
     def to_fiftyone(self) -> "fol.Classification":
         """Convert to FiftyOne's ``Classification``; needs fiftyone, and no database.

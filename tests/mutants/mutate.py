@@ -68,7 +68,13 @@ AREAS: dict[str, Area] = {
     "tokens": Area(("pgvision/tokens/*.py",), (f"{T}tokens", "pgvision/tokens"), 25),
     "geometry": Area(
         ("pgvision/boxes.py", "pgvision/masks.py", "pgvision/rle.py"),
-        (f"{T}test_boxes.py", f"{T}test_masks.py", "pgvision/boxes.py", "pgvision/masks.py"),
+        (
+            f"{T}test_boxes.py",
+            f"{T}test_masks.py",
+            "pgvision/boxes.py",
+            "pgvision/masks.py",
+            "pgvision/rle.py",
+        ),
         20,
     ),
     "codec": Area(

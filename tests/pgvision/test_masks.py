@@ -356,3 +356,38 @@ def test_rings_of_gigabytes_are_refused_before_they_reach_c() -> None:
 def test_runs_of_more_than_32_bits_are_refused() -> None:
     with pytest.raises(DataError, match="run lengths have 32 bits"):
         rle_to_mask({"size": [100_000, 100_000], "counts": [10**10]})
+
+
+@pytest.mark.parametrize(
+    ("size", "counts", "mask"),
+    [
+        ([1, 3], [1, 1, 1], [[0, 1, 0]]),
+        ([3, 1], [1, 1, 1], [[0], [1], [0]]),
+        ([2, 2], [0, 1, 3], [[1, 0], [0, 0]]),  # a mask that starts in the corner
+    ],
+)
+def test_masks_of_one_pixel_in_height_or_width(
+    size: list[int], counts: list[int], mask: list[list[int]]
+) -> None:
+    assert rle_to_mask({"size": size, "counts": counts}).astype(int).tolist() == mask
+
+
+@given(st.integers(0, 2**24 - 1), st.sampled_from([0.3, 0.7, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_simplified_outlines_are_valid(bits: int, tolerance: float) -> None:
+    mask = np.array([bits >> place & 1 for place in range(24)], np.bool_).reshape(4, 6)
+    assert mask_to_polygon(mask, tolerance=tolerance).is_valid
+
+
+def test_a_box_without_height_is_cut_as_one_row_of_pixels() -> None:
+    mask = np.zeros((10, 10), np.bool_)
+    mask[5] = True
+    assert crop_mask(mask, [2, 5, 8, 5]).min() == pytest.approx(1.0)
+    assert crop_mask(mask.T, [5, 2, 5, 8]).min() == pytest.approx(1.0)
+
+
+def test_a_zigzag_counts_by_its_longer_side() -> None:
+    """2,000 crossings of 10,000 pixels are 20 million pixels of border."""
+    ring = [value for at in range(2000) for value in (10_000 * (at % 2), at % 10)]
+    for one, hw in ((ring, (10, 10_000)), (ring[::-1], (10_000, 10))):
+        assert "longer than any outline" in (ring_fault(one, hw) or "")

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgvision.errors import OptionError
-from pgvision.tokens import check_suffix, object_text, parse_suffix
+from pgvision.tokens import AnswerForm, check_suffix, object_text, parse_suffix
 
 BOX_TEXT = "<loc0100><loc0200><loc0300><loc0400>"
 LINT = [
@@ -71,3 +71,9 @@ def test_targets_without_a_fault_are_read_back(objects: list[tuple[bool, str]], 
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(OptionError, match="task: expected one of detect, segment, text, any"):
         check_suffix("", "caption")
+
+
+def test_one_object_is_the_least_limit():
+    assert AnswerForm("detect", ("cat",), max_objects=1).max_objects == 1
+    with pytest.raises(OptionError, match="max_objects: expected at least 1, got 0"):
+        AnswerForm("detect", ("cat",), max_objects=0)
