@@ -21,6 +21,7 @@ from pgvision.datasets import (
     ExampleOptions,
     ImageRecord,
     Rle,
+    check_dataset,
     dataset_to_coco,
     read_dataset,
     read_splits,
@@ -341,6 +342,27 @@ def test_class_names_may_come_from_classes_txt(tmp_path):
     (folder / "labels" / "classes.txt").write_text("helmet\nhead\n")
     data = read_dataset(folder)
     assert data.names[data.images[0].objects[0].category_id] == "head"
+
+
+@pytest.mark.parametrize("place", ["labels", "."])
+def test_labels_of_images_elsewhere_are_in_labels_or_in_the_folder_itself(tmp_path, place):
+    image_at(tmp_path / "photos" / "a.png", (640, 427))
+    labels = tmp_path / "data" / place
+    labels.mkdir(parents=True, exist_ok=True)
+    (labels / "a.txt").write_text("1 0.5 0.5 0.1 0.1")
+    (labels / "classes.txt").write_text("helmet\nhead\n")
+    data = read_yolo(tmp_path / "data", images=tmp_path / "photos")
+    assert [data.names[one.category_id] for one in data.images[0].objects] == ["head"]
+
+
+@pytest.mark.parametrize(("over", "is_outside"), [(0.09, False), (0.11, True)])
+def test_a_tenth_of_a_pixel_outside_is_rounding(tmp_path, over, is_outside):
+    image = image_at(tmp_path / "a.png", (640, 427))
+    box = Annotation(1, 3, (600.0, 10.0, 40.0 + over, 20.0))
+    record = ImageRecord(1, "a.png", image, (427, 640), (box,))
+    data = Dataset((record,), (Category(3, "helmet"),))
+    codes = {finding.rule for finding in check_dataset(data).findings}
+    assert ("box-outside" in codes) == is_outside
 
 
 def test_masks_go_through_polygons_with_holes_and_parts(tmp_path):
