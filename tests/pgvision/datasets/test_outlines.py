@@ -90,3 +90,15 @@ def test_run_lengths_that_do_not_fill_the_image_are_refused(runs):
 @given(st.lists(st.floats(-5, 15), max_size=5))
 def test_rings_of_less_than_three_points_paint_nothing(ring):
     assert not segmentation_to_mask((tuple(ring[: len(ring) // 2 * 2]),), (10, 10)).any()
+
+
+@pytest.mark.parametrize("turn", range(4))
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_ring_that_leaves_the_image_is_cut_wherever_it_starts(turn, axis):
+    """A square of 20 pixels of which half is to the right of (below) an image of 30."""
+    square = [(20, 5), (40, 5), (40, 25), (20, 25)]
+    corners = [corner[:: -1 if axis else 1] for corner in square[turn:] + square[:turn]]
+    cut = one_ring((tuple(value for corner in corners for value in corner),), (30, 30))
+    points = np.reshape(cut, (-1, 2))
+    expected = ([20, 5], [30, 25]) if axis == 0 else ([5, 20], [25, 30])
+    assert (points.min(0).tolist(), points.max(0).tolist()) == expected

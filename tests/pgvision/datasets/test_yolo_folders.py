@@ -351,7 +351,7 @@ def test_labels_of_images_elsewhere_are_in_labels_or_in_the_folder_itself(tmp_pa
     labels.mkdir(parents=True, exist_ok=True)
     (labels / "a.txt").write_text("1 0.5 0.5 0.1 0.1")
     (labels / "classes.txt").write_text("helmet\nhead\n")
-    data = read_yolo(tmp_path / "data", images=tmp_path / "photos")
+    data = read_yolo(tmp_path / "data", images=tmp_path / "photos")["train"]
     assert [data.names[one.category_id] for one in data.images[0].objects] == ["head"]
 
 
