@@ -25,6 +25,7 @@ from pgvision.datasets import (
     write_dataset,
 )
 from pgvision.datasets.conversion_report import compare_datasets
+from pgvision.datasets.formats import has_objects
 from pgvision.errors import DataError, OptionError, SourceError
 
 HELMET = (Category(3, "helmet"),)
@@ -447,3 +448,13 @@ def test_a_yaml_of_another_purpose_and_encoding_is_no_obstacle(tmp_path):
     (tmp_path / "out" / "hyp.yaml").write_bytes("# Größe\nlr: 0.1\n".encode("latin-1"))
     assert detect_format(tmp_path / "out") == "coco"
     assert read_dataset(tmp_path / "out").num_objects == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_coco"),
+    [("[1, 2]", False), ('"images"', False), ('{"a": 1}', False), ('{"images": []}', True)],
+)
+def test_a_coco_file_is_an_object_with_its_keys(tmp_path, text, is_coco):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    assert has_objects(file) is is_coco

@@ -270,6 +270,17 @@ def test_report_is_frozen_json_and_a_table(small_set, tmp_path):
         assert part in text
 
 
+def test_the_table_names_its_figures(small_set):
+    report = evaluate_detections(*small_set)
+    console = Console(width=200, file=io.StringIO())
+    console.print(report)
+    lines = console.file.getvalue().splitlines()
+    best = [line for line in lines if "at IoU 0.5, score >= 0.400" in line]
+    values = (report.best_f1.f1, report.best_f1.precision, report.best_f1.recall)
+    for line, name, value in zip(best, ("best F1", "precision", "recall"), values, strict=True):
+        assert f" {name} at IoU" in line and f"{value:.3f}" in line
+
+
 def test_png_is_a_picture_of_any_report(small_set, tmp_path):
     truth, results = small_set
     truth["categories"][0]["name"] = "_$h_1{"  # text, neither mathematics nor markup
