@@ -17,9 +17,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 CLASSES = ("helmet", "head", "person", "vest", "cone", "barrel", "ladder", "truck", "sign")
 _COLD = """
@@ -122,21 +122,24 @@ def decoding(folder: str) -> None:
 
 
 def average_precision(data: str, limit: int, model: str) -> None:
-    """AP of the same images by both engines."""
-    figures: dict[str, Any] = {}
-    for engine in ("torch", "onnx"):
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-m", "pgvision.cli.app", "eval", data, "--model", model),
-                *("--backend", engine, "--limit", str(limit), "--json"),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        figures[engine] = ended.stdout.strip().splitlines()[-1:] or ended.stderr[-500:]
-    for engine, line in figures.items():
-        print(f"AP, {model}, {engine}: {line}")
+    """AP of the same images by torch in float32 and by the default engine."""
+    for engine, options in (("torch, float32", ["--backend", "torch"]), ("default", [])):
+        with tempfile.TemporaryDirectory() as out:
+            ended = subprocess.run(
+                [
+                    *(sys.executable, "-m", "pgvision.cli.app", "eval", "--data", data),
+                    *("--model", model, "--limit", str(limit), "--out", out, "--json", *options),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if ended.returncode:
+            raise SystemExit(ended.stderr[-500:])
+        report = json.loads(ended.stdout)
+        names = {one["name"]: (one["ap"], one["ap50"]) for one in report["per_class"]}
+        shown = ", ".join(f"{name} {ap:.4f} / {ap50:.4f}" for name, (ap, ap50) in names.items())
+        print(f"AP / AP50, {model}, {engine}: {shown}")
 
 
 def main() -> None:
