@@ -182,6 +182,8 @@ def test_a_camera_that_goes_away_and_comes_back(run, tmp_path):
                     is_over.wait(60)
 
     up, flapping = threading.Event(), threading.Thread(target=flap)
+    # A suite that was started in the background of a shell ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     flapping.start()
     try:
         assert up.wait(60)
@@ -191,6 +193,7 @@ def test_a_camera_that_goes_away_and_comes_back(run, tmp_path):
     finally:
         is_over.set()
         flapping.join()
+        signal.signal(signal.SIGINT, before)
     assert ran.code == 130, ran.err
     events = [event["event"] for event in events_of(ran)]
     assert [kind for kind in events if kind in ("lost", "reconnected")] == ["lost", "reconnected"]

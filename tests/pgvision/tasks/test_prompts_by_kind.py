@@ -69,6 +69,8 @@ def test_free_text_is_sent_as_it_is(kind: str) -> None:
     answerer = Answerer(generator=echo(), kind=kind, free_text=True)
     assert answerer(IMAGE, "Describe the left man.").text == "Describe the left man."
     assert [r.text for r in answerer.predict([IMAGE], "read it")] == ["read it"]
+    assert answerer(IMAGE, "read it").language is None, "of free text it is unknown"
+    assert Answerer(generator=echo(), kind=kind, language="de")(IMAGE, "was?").language == "de"
 
 
 @pytest.mark.parametrize("kind", ["pt", "tiny"])

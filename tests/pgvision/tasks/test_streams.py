@@ -134,6 +134,12 @@ def test_a_slow_iterator_gets_each_result_before_its_next_frame(name: str) -> No
     assert len(results) == 5
 
 
+def test_the_model_gets_every_pixel_of_the_image() -> None:
+    model, image = engine(), np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Detector("helmet", generator=model)(image)
+    np.testing.assert_array_equal(model.requests[0].picture.bgr, image)
+
+
 def test_drafts_come_from_the_same_video_and_size(tmp_path: Path) -> None:
     videos = []
     for number, hw in enumerate(((48, 64), (48, 64), (64, 48))):
