@@ -1,12 +1,28 @@
-"""One family of errors: each is a `PgvisionError` and the builtin that fits.
+"""One family of errors, and checks of options that raise them.
+
+Each error is a `PgvisionError` and the builtin that fits.
 
 A message names the input, what was expected, what was found, and the fix. What a model
 writes is data and never raises; what a user passes is a contract and always does.
 """
 
-from collections.abc import Collection
+import difflib
+import math
+from collections.abc import Collection, Mapping
 from importlib import import_module
-from typing import Any
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 
 class PgvisionError(Exception):
@@ -90,3 +106,80 @@ def require_module(name: str, message: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise DependencyError(message) from error
+
+
+class Range(NamedTuple):
+    """Least and greatest value of a number, both included."""
+
+    low: float
+    high: float = math.inf
+
+
+Count: TypeAlias = Annotated[int, Range(1)]
+Share: TypeAlias = Annotated[float, Range(0, 1)]
+
+
+def check_options(given: Mapping[str, object], options: type, task: str) -> None:
+    """Raise unless every keyword exists and has the type and range that a class declares for it.
+
+    Args:
+        given: The keywords.
+        options: A TypedDict or dataclass; ranges are annotations, such as `Count`.
+        task: What has these options, for the message.
+
+    Raises:
+        OptionError: With the nearest existing name, or with what was expected.
+
+    Example:
+        >>> class Options(TypedDict):
+        ...     conf: Share | Literal["auto"]
+        >>> check_options({"conf": "0.3"}, Options, "Detector")
+        Traceback (most recent call last):
+        pgvision.errors.OptionError: conf: expected a number in [0, 1] or 'auto', got '0.3' (str)
+    """
+    hints = get_type_hints(options, include_extras=True)
+    for name, value in given.items():
+        # 1. The name: suggest the nearest one.
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(hints)}"
+            raise OptionError(f"{name}: {task} has no such option; {hint}")
+        # 2. The value: one of the alternatives; None is the default of each.
+        choices = [part for part in _alternatives(hints[name]) if part is not NoneType]
+        if value is not None and not any(_fits(value, part) for part in choices):
+            expected = " or ".join(_describe(part) for part in choices)
+            raise OptionError(
+                f"{name}: expected {expected}, got {value!r:.80} ({type(value).__name__})"
+            )
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(part for each in get_args(hint) for part in _alternatives(each))
+    return (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        base, allowed = get_args(hint)
+        return _fits(value, base) and bool(allowed.low <= value <= allowed.high)
+    if get_origin(hint) is Literal:
+        return isinstance(value, str) and value in get_args(hint)
+    if getattr(hint, "_is_protocol", False):  # looked at by its members
+        return all(hasattr(value, name) for name in vars(hint) if not name.startswith("_"))
+    if hint in (int, float):  # numpy's numbers included, True excluded; a range excludes NaN
+        kind = Integral if hint is int else Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+    if get_origin(hint) is Annotated:
+        base, (low, high) = get_args(hint)
+        return f"{names[base]} " + (
+            f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
+        )
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return names.get(hint, f"a {hint.__name__}")

@@ -12,8 +12,8 @@ import typer
 from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
 from pgvision.cli.outputs import BoxOutput, Output, json_text, printed
 from pgvision.cli.runs import RESULTS, require_replaceable, require_writable
-from pgvision.errors import OptionError
-from pgvision.tasks.options import Count, ReadOptions
+from pgvision.errors import Count, OptionError
+from pgvision.tasks.options import ReadOptions
 
 if TYPE_CHECKING:
     from pgvision.batch import Job, Merged, TaskName

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgvision.cli.doctor import LoadOptions
-from pgvision.tasks.options import Range
+from pgvision.errors import Range
 
 if TYPE_CHECKING:
     from pgvision.arrays import ByteArray

@@ -11,8 +11,7 @@ import typer
 from pgvision.cli.console import DONE, FAILED, end, say
 from pgvision.cli.options import parse_renames
 from pgvision.datasets import ExampleOptions
-from pgvision.errors import OptionError
-from pgvision.tasks.options import Count, Share
+from pgvision.errors import Count, OptionError, Share
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset, Finding, MaskCodec

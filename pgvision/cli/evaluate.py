@@ -14,9 +14,9 @@ from rich.console import Console
 from pgvision.cli.console import DONE, FAILED, Meter, end, say
 from pgvision.cli.convert import finding_lines
 from pgvision.cli.options import parse_renames
-from pgvision.errors import DataError, OptionError
+from pgvision.errors import DataError, OptionError, Range
 from pgvision.files import write_text
-from pgvision.tasks.options import ModelOptions, ObjectOptions, Range
+from pgvision.tasks.options import ModelOptions, ObjectOptions
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset, Example, ImageRecord

@@ -18,11 +18,11 @@ from pgvision.cli.outputs import Outcome, Show, Tell, appended, film, printed_ev
 from pgvision.cli.runs import require_replaceable
 from pgvision.cli.tasks import known_phrases
 from pgvision.cli.webhook import Webhook
-from pgvision.errors import ImageError, OptionError
+from pgvision.errors import ImageError, OptionError, Range
 from pgvision.images import Live, image_hw_of, is_live
 from pgvision.images.live import LiveEvent
 from pgvision.results import DetectionResult, Failure
-from pgvision.tasks.options import Conf, ModelOptions, Range
+from pgvision.tasks.options import Conf, ModelOptions
 from pgvision.tracking import Anchor
 from pgvision.tracking.tracks import require_trackers, with_tracks
 from pgvision.tracking.zones import Event, Zones, read_lines, read_zones

@@ -6,16 +6,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast
 
-from pgvision.errors import CodecError, OptionError
+from pgvision.errors import CodecError, OptionError, check_options
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.options import (
-    Conf,
-    ObjectOptions,
-    ObjectSettings,
-    check_options,
-    object_settings,
-)
+from pgvision.tasks.options import Conf, ObjectOptions, ObjectSettings, object_settings
 from pgvision.tasks.reading import ObjectTask
 from pgvision.tasks.run import Ask, Predictor, Runner, Task, card_of
 from pgvision.tasks.trained_on import ClassName, known_classes

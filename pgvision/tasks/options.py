@@ -1,26 +1,10 @@
-"""Options of the tasks: each written once with its type and range, and one checker for all."""
+"""Options of the tasks: each written once with its type and range."""
 
-import difflib
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeAlias,
-    TypedDict,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeAlias, TypedDict
 
-from pgvision.errors import OptionError
+from pgvision.errors import Count, Range, Share
 from pgvision.evaluation import Calibration
 from pgvision.images import Color
 from pgvision.runtime import Drafts, Generator
@@ -30,15 +14,6 @@ Labels = Literal["asked", "open"]
 Unknown = Literal["refuse", "ask"]
 
 
-class Range(NamedTuple):
-    """Least and greatest value of a number, both included."""
-
-    low: float
-    high: float = math.inf
-
-
-Count: TypeAlias = Annotated[int, Range(1)]
-Share: TypeAlias = Annotated[float, Range(0, 1)]
 Conf: TypeAlias = Share | Literal["auto"]
 
 
@@ -197,69 +172,3 @@ def object_settings(options: ObjectOptions) -> ObjectSettings:
     if calibrate is not None:
         given["calibration"] = Calibration.load(calibrate)
     return ObjectSettings(**given)
-
-
-def check_options(given: Mapping[str, object], options: type, task: str) -> None:
-    """Raise unless every keyword exists and has the type and range that its TypedDict declares.
-
-    Args:
-        given: The keywords.
-        options: The TypedDict.
-        task: Name of the task, for the message.
-
-    Raises:
-        OptionError: With the nearest existing name, or with what was expected.
-
-    Example:
-        >>> check_options({"conf": "0.3"}, ObjectOptions, "Detector")
-        Traceback (most recent call last):
-        pgvision.errors.OptionError: conf: expected a number in [0, 1] or 'auto', got '0.3' (str)
-    """
-    hints = get_type_hints(options, include_extras=True)
-    # The TypedDict is the declaration of types and ranges.
-    for name, value in given.items():
-        # 1. The name: suggest the nearest one.
-        if name not in hints:
-            near = difflib.get_close_matches(name, hints, 1)
-            hint = f"did you mean {near[0]}=?" if near else f"it has {', '.join(hints)}"
-            raise OptionError(f"{name}: {task} has no such option; {hint}")
-        # 2. The value: one of the alternatives; None is the default of each.
-        choices = [part for part in _alternatives(hints[name]) if part is not NoneType]
-        if value is not None and not any(_fits(value, part) for part in choices):
-            expected = " or ".join(_describe(part) for part in choices)
-            raise OptionError(
-                f"{name}: expected {expected}, got {value!r:.80} ({type(value).__name__})"
-            )
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(part for each in get_args(hint) for part in _alternatives(each))
-    return (hint,)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Annotated:
-        base, allowed = get_args(hint)
-        return _fits(value, base) and bool(allowed.low <= value <= allowed.high)
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) and value in get_args(hint)
-    # A protocol: looked at by its methods.
-    if hint is Generator:
-        return hasattr(value, "generate") and hasattr(value, "card")
-    if hint in (int, float):  # numpy's numbers included, True excluded; a range excludes NaN
-        kind = Integral if hint is int else Real
-        return isinstance(value, kind) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _describe(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-    if get_origin(hint) is Annotated:
-        base, (low, high) = get_args(hint)
-        return f"{names[base]} " + (
-            f"of at least {low}" if high == math.inf else f"in [{low}, {high}]"
-        )
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    return names.get(hint, f"a {hint.__name__}")

@@ -24,7 +24,7 @@ from typing import (
     overload,
 )
 
-from pgvision.errors import OptionError, SourceError
+from pgvision.errors import OptionError, SourceError, check_options
 from pgvision.images import Frame, FrameFailure, Live, OnError, is_live, iter_frames
 from pgvision.images.capture import read_ahead
 from pgvision.results import Failure
@@ -38,7 +38,7 @@ from pgvision.runtime import (
     find_revision,
     open_engine,
 )
-from pgvision.tasks.options import Conf, ImageOptions, ModelOptions, ReadOptions, check_options
+from pgvision.tasks.options import Conf, ImageOptions, ModelOptions, ReadOptions
 from pgvision.tokens import AnswerForm
 
 Result = TypeVar("Result")

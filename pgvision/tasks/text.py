@@ -9,17 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pgvision.arrays import FloatArray
-from pgvision.errors import OptionError
+from pgvision.errors import OptionError, check_options
 from pgvision.images import Frame
 from pgvision.results import TextResult
 from pgvision.runtime import CheckpointCard
-from pgvision.tasks.options import (
-    AnswerOptions,
-    ImageOptions,
-    ModelOptions,
-    ReadOptions,
-    check_options,
-)
+from pgvision.tasks.options import AnswerOptions, ImageOptions, ModelOptions, ReadOptions
 from pgvision.tasks.run import Answered, Ask, Predictor, Runner, card_of, provenance
 from pgvision.tasks.trained_on import is_photograph, known_question
 from pgvision.tokens import (

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict, get_arg
 
 import yaml
 
-from pgvision.errors import OptionError
+from pgvision.errors import Count, OptionError, Range, check_options
 from pgvision.files import write_text
-from pgvision.tasks.options import Count, Range, check_options
 
 DataTask = Literal["detect", "segment", "caption", "ask", "read"]
 Task = DataTask | Literal["mix"]

@@ -15,10 +15,9 @@ from typing import Any, Final, TypeAlias, Unpack
 import numpy as np
 import torch
 
-from pgvision.errors import DependencyError, OptionError
+from pgvision.errors import DependencyError, OptionError, check_options
 from pgvision.files import write_text
 from pgvision.runtime import find_checkpoint
-from pgvision.tasks.options import check_options
 from pgvision.training.config import (
     LENGTHS,
     DataSource,
