@@ -131,6 +131,7 @@ def check_options(given: Mapping[str, object], options: type, task: str) -> None
         OptionError: With the nearest existing name, or with what was expected.
 
     Example:
+        >>> from typing import TypedDict
         >>> class Options(TypedDict):
         ...     conf: Share | Literal["auto"]
         >>> check_options({"conf": "0.3"}, Options, "Detector")

@@ -164,9 +164,8 @@ class Job:
     @contextmanager
     def _answers(self) -> Iterator[Answers]:
         """Open the journal for reading; without the run in it there are no answers."""
-        settings = json.loads(
-            json.dumps(self.settings)
-        )  # as the journal has them: tuples are lists
+        # As the journal has them: tuples are lists.
+        settings = json.loads(json.dumps(self.settings))
         run = next((run for run, given, _, _ in runs_in(self.path) if given == settings), None)
         answers = gather(()) if run is None else Answers(connect(self.path), run, str(self.path))
         with closing(answers.db):

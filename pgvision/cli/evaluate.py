@@ -414,13 +414,13 @@ def _answers(
             meter.advance()
     # 2. Read all answers from the journal; report failures.
     by_name = {str(answer["source"]): answer for answer in job.results()}
-    if any(job.name_of(path) not in by_name for path in paths):
-        # Answers are filed under the digest of the checkpoint.
+    try:
+        named = {path: by_name[job.name_of(path)] for path in paths}
+    except KeyError as error:  # answers are filed under the digest of the checkpoint
         raise DataError(
             f"{options.folder / JOURNAL}: lacks answers of this run: the checkpoint or an image "
             "changed while it ran. Repeat the command"
-        )
-    named = {path: by_name[job.name_of(path)] for path in paths}
+        ) from error
     for answer in named.values():
         if answer["type"] == "Failure":
             say(f"failed: {answer['message']}", style="red")

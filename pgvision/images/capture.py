@@ -109,10 +109,7 @@ def _frames(
 
 
 def read_ahead(
-    producer: Generator[Frame | FrameFailure, None, None] | Iterator[Frame | FrameFailure],
-    *,
-    depth: int,
-    patience: float | None = None,
+    producer: Iterator[Frame | FrameFailure], *, depth: int, patience: float | None = None
 ) -> Iterator[Frame | FrameFailure | None]:
     """Yield the items of an iterator in order, with up to ``depth`` of them read in advance.
 

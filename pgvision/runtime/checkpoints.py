@@ -145,10 +145,10 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
     # 1. Argument, environment variable, or default.
     name = str(model) if model is not None else os.environ.get("PGVISION_MODEL") or DEFAULT
     folder = _CARRIED.get(name) or user_path(name)
-    if isinstance(model, Path) and model.is_dir():
-        folder = model  # as training returns it; the name alone is the bundled model's
     # 2. Address, folder, or hub id; what no file system can name is none.
     try:
+        if isinstance(model, Path) and model.is_dir():
+            folder = model  # as training returns it; the name alone is the bundled model's
         is_folder, is_there = folder.is_dir(), folder.exists()
     except (OSError, ValueError):
         is_folder = is_there = False

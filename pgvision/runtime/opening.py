@@ -8,11 +8,7 @@ from typing import Final, Literal, get_args
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError, require_choice
 from pgvision.runtime.checkpoint_files import read_tokenizer
-from pgvision.runtime.checkpoints import (
-    CheckpointCard,
-    find_revision,
-    is_address,
-)
+from pgvision.runtime.checkpoints import CheckpointCard, find_revision, is_address
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.engine_cache import cached_engine, stamp_of
 from pgvision.runtime.onnx_backend import OnnxBackend, default_threads, why_unsupported

@@ -50,7 +50,7 @@ BETWEEN_ANSWERS = "\n"
 
 _ENGINE_OPTIONS: Final = tuple("model revision device dtype kind quantize threads engine".split())
 _FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
-_PATIENCE: Final = 0.01  # seconds; results are yielded while the next frame takes longer
+_PATIENCE: Final = 0.01
 """Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""
 
 

@@ -111,8 +111,7 @@ def train(
     sources, settings = _settings(data, config, options)
     folder = Path(out)
     # Only the first of several processes writes, so only it locks the folder.
-    is_first = os.environ.get("RANK", "0") == "0"
-    with locked(folder) if is_first else nullcontext(), memory_advice(settings):
+    with locked(folder) if _is_first() else nullcontext(), memory_advice(settings):
         run = _Run(sources, settings, folder, device, progress=progress)
         if run.finished is None:
             return run.execute(callbacks)
@@ -147,6 +146,11 @@ def _settings(
     return sources, settings
 
 
+def _is_first() -> bool:
+    # As launchers set it: some checks come before torch's process group.
+    return os.environ.get("RANK", "0") == "0"
+
+
 class _Run:
     """One call of `train`: binds the folder, prepares, trains, writes."""
 
@@ -161,8 +165,7 @@ class _Run:
     ) -> None:
         self.started = time.monotonic()
         self.config, self.folder, self.sources = config, folder, sources
-        # As launchers set them: some checks come before torch's process group.
-        self.is_first = os.environ.get("RANK", "0") == "0"
+        self.is_first = _is_first()
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.progress = progress and self.is_first
         self.last: list[Validation] = []

@@ -147,3 +147,12 @@ def test_a_card_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pgvision.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "a\0b"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_name_that_no_file_system_takes_is_an_error_of_ours(
+    name: str, kind: type[str] | type[Path]
+) -> None:
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
+        find_checkpoint(kind(name))

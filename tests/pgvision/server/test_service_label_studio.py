@@ -3,6 +3,7 @@
 import base64
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
@@ -15,6 +16,31 @@ from pgvision.server import ServeSettings, create_app
 
 BOXES = """<View><Image name="img" value="$image"/><RectangleLabels name="tag" toName="img">
 <Label value="Helmets"/><Label value="giraffe"/></RectangleLabels></View>"""
+
+
+@contextmanager
+def hosting(png, see):
+    """Serve an image under any address; ``see`` gets the headers of each request."""
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self):
+            see(self.headers)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(png)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -121,34 +147,23 @@ def test_few_addresses_are_fetched_at_a_time(png):
     """Fetched bytes were not counted: 64 requests of 32 MB each were in memory together."""
     lock, open_now, most = threading.Lock(), 0, 0
 
-    class Host(BaseHTTPRequestHandler):
-        def do_GET(self):
-            nonlocal open_now, most
-            with lock:
-                open_now += 1
-                most = max(most, open_now)
-            time.sleep(0.1)
-            with lock:
-                open_now -= 1
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(png)
+    def see(_):
+        nonlocal open_now, most
+        with lock:
+            open_now += 1
+            most = max(most, open_now)
+        time.sleep(0.1)
+        with lock:
+            open_now -= 1
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    host = f"127.0.0.1:{server.server_port}"
     limits = {"max_bytes": 1_000_000, "max_bytes_in_flight": 2_500_000}
-    with running(ServeSettings(models=("tiny",), allow_hosts=(host,), **limits)) as address:
+    with (
+        hosting(png, see) as host,
+        running(ServeSettings(models=("tiny",), allow_hosts=(host,), **limits)) as address,
+    ):
         until_ready(address)
         body = {"image": [f"http://{host}/{at}.png" for at in range(8)], "classes": "helmet"}
         sent = httpx2.post(f"{address}/v1/detect", json=body, timeout=60).json()
-    server.shutdown()
-    thread.join()
-    server.server_close()
     assert all(len(one["annotations"]) for one in sent["results"])
     assert most == 2
 
@@ -156,28 +171,13 @@ def test_few_addresses_are_fetched_at_a_time(png):
 def test_the_token_goes_to_label_studio_alone(png):
     """case: the token went to every allowed host."""
     seen = []
-
-    class Other(BaseHTTPRequestHandler):
-        def do_GET(self):
-            seen.append(self.headers.get("Authorization"))
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(png)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Other)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    other = f"127.0.0.1:{server.server_port}"
-    with running(ServeSettings(models=("tiny",), allow_hosts=(other,))) as address:
+    with (
+        hosting(png, lambda headers: seen.append(headers.get("Authorization"))) as other,
+        running(ServeSettings(models=("tiny",), allow_hosts=(other,))) as address,
+    ):
         until_ready(address)
         body = {"image": f"http://{other}/a.png", "classes": "helmet"}
         assert httpx2.post(f"{address}/v1/detect", json=body, timeout=60).status_code == 200
-    server.shutdown()
-    thread.join()
-    server.server_close()
     assert seen == [None]
 
 
