@@ -19,6 +19,15 @@ from scipy.sparse.csgraph import connected_components
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("pgvision", "vqvae")
+# Modules, and names in `os`, `signal` and `time`, that Windows lacks.
+UNIX_MODULES = "curses fcntl grp pty pwd readline resource syslog termios tty".split()
+UNIX_NAMES = {
+    "os": "chown fchmod fchown fork forkpty getgid getpgid geteuid getuid killpg mkfifo nice pread "
+    "pwrite sendfile setsid setuid statvfs sysconf uname wait3 wait4 WNOHANG O_NONBLOCK O_NOFOLLOW",
+    "signal": "SIGALRM SIGCHLD SIGHUP SIGKILL SIGPIPE SIGQUIT SIGUSR1 SIGUSR2 alarm pause "
+    "pthread_sigmask setitimer sigwait",
+    "time": "tzset",
+}
 TORCH_FREE = (
     "pgvision.errors",
     "pgvision.arrays",
@@ -63,6 +72,40 @@ def test_import_pgvision_is_light():
     loaded = json.loads(python("import json, sys, pgvision; print(json.dumps(list(sys.modules)))"))
     heavy = {"torch", "transformers", "cv2", "supervision", "matplotlib", "scipy", "numpy"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_every_module_imports_without_what_windows_lacks():
+    # Only our own imports are refused: on Unix, libraries import such modules themselves.
+    code = (
+        "import builtins, importlib\n"
+        "plain = builtins.__import__\n"
+        "def refuse(name, names=None, *more, **options):\n"
+        "    ours = (names or {}).get('__name__', '').startswith(('pgvision', 'vqvae'))\n"
+        f"    if ours and name.partition('.')[0] in {UNIX_MODULES!r}:\n"
+        "        raise ModuleNotFoundError(f'{name}: imported by ' + names['__name__'])\n"
+        "    return plain(name, names, *more, **options)\n"
+        "builtins.__import__ = refuse\n"
+        f"for name in {[*modules_under('vqvae'), *modules_under('pgvision')]!r}:\n"
+        "    if not name.endswith('__main__'): importlib.import_module(name)\n"
+        # The refusal itself works.
+        "try: exec('import fcntl', {'__name__': 'pgvision.test'})\n"
+        "except ModuleNotFoundError as error: print(error)\n"
+    )
+    assert python(code).splitlines()[-1] == "fcntl: imported by pgvision.test"
+
+
+def test_no_call_that_windows_lacks():
+    # hasattr() guards are allowed: they name the attribute as text.
+    unix = {f"{module}.{name}" for module, names in UNIX_NAMES.items() for name in names.split()}
+    found = []
+    for file in source_files():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in unix:
+                found.append(f"{file.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+            if isinstance(node, ast.ImportFrom) and node.module in UNIX_NAMES:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                found += [f"{file.relative_to(ROOT)}:{node.lineno} {name}" for name in names & unix]
+    assert not found
 
 
 def test_import_pgvision_is_fast():

@@ -57,7 +57,6 @@ def write_coco_file(
         write_coco(
             path, images=images(), annotations=annotations(), categories=entries.categories()
         )
-    _sync(path)
     return count
 
 
@@ -119,7 +118,6 @@ def write_json_lines(path: Path, answers: Iterable[Entry]) -> int:
         for answer in answers:
             file.write(json.dumps(answer, allow_nan=False) + "\n")
             count += 1
-    _sync(path)
     return count
 
 
@@ -216,9 +214,3 @@ def _detections(answers: Iterable[Entry]) -> Iterator[DetectionResult]:
 def _parts(name: str) -> tuple[str, ...]:
     """Cut a path at either kind of separator."""
     return tuple(part for part in PureWindowsPath(name).parts if part != ".")
-
-
-def _sync(path: Path) -> None:
-    """Force a finished file to the disk before it is reported."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -1,10 +1,8 @@
 """The folder of a run: its identity, its complete checkpoints, the card of the trained one."""
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from pgvision.errors import CheckpointError, OptionError
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _CHECKPOINT: Final = re.compile(r"checkpoint-\d+")
-_PRIVATE: Final = ("*.jpg", "run.json", "run.yaml")  # what is not uploaded to the hub
+_PRIVATE: Final = ("*.jpg", "run.json", "run.yaml", ".lock")  # what is not uploaded to the hub
 _SAMPLE: Final = 1 << 20  # bytes of a weights file that are compared, at three places
 
 
@@ -63,37 +62,33 @@ def locked(folder: Path) -> Iterator[None]:
     """Make the folder of a run, and keep other runs out of it.
 
     Raises:
-        OptionError: If it cannot be made, or another process trains in it.
+        OptionError: If it cannot be made or written, or another process trains in it.
 
     Yields:
         None.
     """
-    # 1. Make the folder, before data and model are read.
-    is_new = not folder.exists()
+    is_new, file = not folder.exists(), folder / ".lock"
+    lock = FileLock(file)
+    # A second process would remove the checkpoint that the first one is writing.
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OptionError(
-            f"out: {folder} is no folder that can be made: {error.strerror}; give another one"
-        ) from error
-    # 2. Lock it: a second process would remove the checkpoint that the first one is writing.
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise OptionError(
             f"out: another process trains in {folder}; wait for its end, or give another folder"
         ) from error
-    except OSError:
-        pass  # a file system without locks
+    except OSError as error:
+        raise OptionError(
+            f"out: {folder} is no folder that can be written: {error.strerror}; give another one"
+        ) from error
     try:
         yield
     finally:
-        os.close(descriptor)
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # an error came before the first file
+        lock.release()
+        with suppress(OSError):
+            if is_new and [*folder.iterdir()] == [file]:  # an error came before the first file
+                file.unlink()
+                folder.rmdir()
 
 
 def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Unpack
 
+import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -79,8 +79,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 def _memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved() / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, bytes on macOS
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return float(psutil.Process().memory_info().rss) / 2**30
 
 
 @contextmanager

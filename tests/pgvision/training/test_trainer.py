@@ -259,6 +259,7 @@ def test_a_folder_has_one_run_at_a_time(tmp_path):
             pass
         with locked(tmp_path / "other"):
             pass
+    assert not list(tmp_path.iterdir())  # nothing was written
     with locked(tmp_path / "out"):
         pass
     (tmp_path / "file").touch()
