@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 _TEXT: Final = 512  # tokens; longest text in addition to the image
-_SMALL: Final = 100_000_000  # parameters
 _MOST_PIECES: Final = 3  # token pieces of "<noise>": with more it is added as one token
 
 
@@ -61,9 +60,6 @@ class TrainedModel:
             set_resolution(self.base, self.processor, config.resolution)
         if config.closed_set:
             self._add_noise_token()
-        if device.type == "cpu" and self.base.num_parameters() < _SMALL:
-            # Plain matrix products: their backward pass is faster there than the fused kernel's.
-            self.base.set_attn_implementation("eager")
         # 3. Save memory.
         if config.four_bit:
             quantize_base(self.base)
