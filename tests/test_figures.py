@@ -71,3 +71,26 @@ def test_the_page_of_checkpoints_has_the_same_figures():
     assert f"sources, {new['objects']} helmets | helmet {new['AP50']:.2f} |" in page
     assert f"{people['objects']} persons of all sizes | person {people['AP50']:.2f} |" in page
     assert f"a helmet in {percent('false alarms, hats')} of the photographs" in page
+
+
+def test_the_false_alarms_of_the_card_are_the_measured_ones():
+    card = json.loads((ROOT / "pgvision/runtime/small/pgvision.json").read_text("utf-8"))
+    sets = {
+        "hats and caps": "hats",
+        "construction scenes": "css",
+        "portraits": "portraits",
+        "face masks": "masked",
+        "street and sports": "people",
+        "rooms and cars": "things",
+        "objects": "objects",
+        "classrooms": "classrooms",
+    }
+    measured = {words: SMALL[f"false alarms, {name}"]["share"] for words, name in sets.items()}
+    assert card["false_alarms"] == measured
+    for words, name in sets.items():
+        row = SMALL[f"false alarms, {name}"]
+        assert f"| false alarms: {words} | {100 * row['share']:.0f}% of {row['images']} |" in CARD
+    assert (card["thresholds"]["helmet"], card["least_presence"]["helmet"]) == (
+        SMALL["threshold"],
+        SMALL["least presence"],
+    )

@@ -73,6 +73,8 @@ class CheckpointCard:
         synonyms: For a class the other names that mean it: ``{"helmet": ("hard hat",)}``.
         thresholds: For a class the least score that is kept by default, measured on held-out
             images; classes without one keep every object.
+        least_presence: For a class the least `presence` in the image with which ``conf="auto"``
+            keeps its objects; it separates images without the class better than any box's score.
         trained_on: For a class ``"photographs"`` or ``"drawings"``; missing: unknown.
         masks_on: The same for its masks: those trained on drawings only are refused on photographs.
         locations: Which bin of a coordinate's distribution a constrained answer takes: ``"mode"``,
@@ -99,6 +101,7 @@ class CheckpointCard:
     closed_set: ClosedSet | None = None
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
+    least_presence: Mapping[str, float] = field(default_factory=dict, hash=False)
     trained_on: Mapping[str, str] = field(default_factory=dict, hash=False)
     masks_on: Mapping[str, str] = field(default_factory=dict, hash=False)
     locations: str = "mode"
@@ -348,6 +351,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
             name: tuple(some) for name, some in by_class("synonyms", _is_words, words).items()
         },
         thresholds=by_class("thresholds", _is_share, share),
+        least_presence=by_class("least_presence", _is_share, share),
         trained_on=by_class("trained_on", _DOMAINS.__contains__, domain),
         masks_on=by_class("masks_on", _DOMAINS.__contains__, domain),
         locations=take("locations", "mode", ("mode", "median").__contains__, "mode or median"),

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
@@ -138,7 +138,8 @@ class ObjectTask(Generic[Result]):
             found = [item for item in found if item.codes and item.label not in given]
         # 3. Merge what several prompts or tiles found, then threshold and limit.
         found = self._merged(found, answers, frame.image_hw)
-        found = [item for item in found if self._is_kept(item)]
+        presence = presence_of(answers, self.names) or {}
+        found = [item for item in found if self._is_kept(item, presence)]
         limit = self.settings.max_objects
         if limit is not None and len(found) > limit:
             ranked = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
@@ -163,20 +164,25 @@ class ObjectTask(Generic[Result]):
         chosen = nms(boxes, scores, iou_threshold=limit, class_ids=ids)
         return [found[index] for index in sorted(chosen.tolist())]
 
-    def _is_kept(self, item: Found) -> bool:
+    def _is_kept(self, item: Found, presence: Mapping[str, float]) -> bool:
         conf = self.settings.conf
         if item.score is None and conf not in ("auto", 0):
             raise OptionError(
                 "conf: this engine returns no probabilities, so objects have no scores; use conf=0"
             )
-        least = self._card_threshold(item) if conf == "auto" else conf
-        return not least or item.score is None or item.score >= least
+        if conf != "auto":
+            return not conf or item.score is None or item.score >= conf
+        if item.class_id < 0:
+            return True
+        name = self.names[item.class_id]
+        is_present = presence.get(name.given, 1.0) >= self.card.least_presence.get(name.trained, 0)
+        return is_present and (item.score is None or item.score >= self._card_threshold(name))
 
-    def _card_threshold(self, item: Found) -> float:
+    def _card_threshold(self, name: ClassName) -> float:
         """Return the card's threshold of a class, measured with the default score rule."""
-        if item.class_id < 0 or self.settings.score != DEFAULT_SCORE:
+        if self.settings.score != DEFAULT_SCORE:
             return 0.0
-        least = self.card.thresholds.get(self.names[item.class_id].trained, 0.0)
+        least = self.card.thresholds.get(name.trained, 0.0)
         calibration = self.settings.calibration
         return least if calibration is None else float(calibration.apply(np.array([least]))[0])
 

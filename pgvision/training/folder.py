@@ -107,11 +107,16 @@ def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:
     if (part := data.closed) is not None:
         closed = ClosedSet(CLOSED_PREFIX, part.classes, part.num_objects, NOISE)
     of_texts = any(one.config.task in ("caption", "ask", "read") for one in data.tasks)
+    # Whether the new images are photographs or drawings is not known.
+    with_masks = {n for one in data.tasks if one.config.task == "segment" for n in one.classes}
+    trained_on = {k: v for k, v in card.trained_on.items() if k not in data.classes}
+    masks_on = {k: v for k, v in card.masks_on.items() if k not in with_masks}
     # Thresholds and false alarms were measured on other weights.
     return replace(
         card, about=f"{card.name}, fine-tuned to {data.about}", classes=classes,
         questions=questions, closed_set=closed, notes=None, synonyms=synonyms, thresholds={},
-        false_alarms={}, text_domain=None if of_texts else card.text_domain,
+        least_presence={}, false_alarms={}, trained_on=trained_on, masks_on=masks_on,
+        text_domain=None if of_texts else card.text_domain,
     )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ convention.
     python tests/benchmarks/bench_small.py --data ../shared/data --model small --out small.json
 
 Helmet AP50 of the held-out fifth of the new sets, false alarms of each set without helmets, bare
-heads and hats called "helmet" at the threshold, AUROC of presence, persons (boxes and masks).
+heads and hats called "helmet" with the card's defaults, AUROC of presence, persons (boxes, masks).
 Images and truth come from ``recipes/small/sources.py``. ``--threshold`` sets the helmet score; by
-default the best F1 on these images.
+default that of the card, else the best F1 on these images.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from pgvision import Detector, Segmenter
 from pgvision.images import read_image
 from pgvision.results import DetectionResult
+from pgvision.runtime import find_checkpoint
 from recipes.small.sources import Item, read_source
 
 WITH_HELMETS = ("hats", "css", "mix", "riders", "close")
@@ -158,8 +159,10 @@ def helmets(o: argparse.Namespace, sizes: dict, report: dict) -> None:
     wanted = [k for k, one in enumerate(items) if one.source in WITH_HELMETS]
     threshold, f1 = best_f1([found[k] for k in wanted], [truth[k] for k in wanted])
     report["best F1"] = {"score": round(threshold, 3), "F1": round(f1, 3)}
-    threshold = o.threshold or threshold
+    card = find_checkpoint(o.model)
+    threshold = o.threshold or card.thresholds.get("helmet", threshold)
     report["threshold"] = round(threshold, 3)
+    report["least presence"] = card.least_presence.get("helmet", 0.0)
     for name in ("new sets", *WITH_HELMETS):
         part = [k for k in wanted if name in ("new sets", items[k].source)]
         report[f"helmet, {name}"] = coco_ap(
@@ -167,6 +170,8 @@ def helmets(o: argparse.Namespace, sizes: dict, report: dict) -> None:
         )
     # 2. Images without a helmet, set by set.
     best = np.array([scores.max() if len(scores) else 0.0 for _, scores, _ in found])
+    presence = np.array([(one.presence or {}).get("helmet", 0.0) for one in results])
+    is_shown = (best >= threshold) & (presence >= report["least presence"])
     has = np.array(["helmet" in one.labels for one in items])
     without = np.array(
         [
@@ -178,13 +183,12 @@ def helmets(o: argparse.Namespace, sizes: dict, report: dict) -> None:
         part = np.array([one.source == name for one in items]) & without
         if part.any():
             report[f"false alarms, {name}"] = {
-                "share": round(float((best[part] >= threshold).mean()), 3),
+                "share": round(float(is_shown[part].mean()), 3),
                 "above 0.5": round(float((best[part] > 0.5).mean()), 3),
                 "images": int(part.sum()),
             }
     # 3. Is there a helmet at all?
     known = has | without
-    presence = np.array([(one.presence or {}).get("helmet", 0.0) for one in results])
     report["presence"] = {
         "AUROC of the best score": round(auroc(best[known], has[known]), 4),
         "AUROC of presence": round(auroc(presence[known], has[known]), 4),
@@ -196,7 +200,7 @@ def helmets(o: argparse.Namespace, sizes: dict, report: dict) -> None:
         called = total = 0
         for k, item in enumerate(items):
             boxes = pixel_boxes(item, label, truth[k][0])
-            sure = found[k][0][found[k][1] >= threshold]
+            sure = found[k][0][(found[k][1] >= threshold) & is_shown[k]]
             if len(truth[k][1]) and len(sure):
                 sure = sure[iou(sure, truth[k][1]).max(1) < 0.5]
             total += len(boxes)

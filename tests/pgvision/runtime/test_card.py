@@ -15,12 +15,14 @@ CARD = {
     "classes": ["helmet", "head", "vest"],
     "synonyms": {"helmet": ["hard hat", "hardhat"]},
     "thresholds": {"helmet": 0.39, "head": 1},
+    "least_presence": {"helmet": 0.9},
     "trained_on": {"helmet": "photographs", "vest": "drawings"},
     "masks_on": {"helmet": "drawings"},
     "locations": "median",
     "text_domain": "drawings",
     "false_alarms": {"portraits": 0.05},
 }
+BY_CLASS = ("synonyms", "thresholds", "least_presence", "trained_on", "masks_on")
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -33,6 +35,7 @@ def test_the_card_of_a_checkpoint_is_read(tmp_path: Path) -> None:
     card = find_checkpoint(written(tmp_path))
     assert card.synonyms == {"helmet": ("hard hat", "hardhat")}
     assert card.thresholds == {"helmet": 0.39, "head": 1.0}
+    assert card.least_presence == {"helmet": 0.9}
     assert card.trained_on == {"helmet": "photographs", "vest": "drawings"}
     assert card.masks_on == {"helmet": "drawings"}
     assert card.locations == "median"
@@ -54,6 +57,10 @@ def test_the_card_of_a_checkpoint_is_read(tmp_path: Path) -> None:
         ({"thresholds": {"helmet": True}}, "thresholds of 'helmet' is True"),
         ({"thresholds": {"helmet": "0.4"}}, "thresholds of 'helmet' is '0.4'"),
         ({"thresholds": {"dog": 0.4}}, "thresholds names 'dog'"),
+        (
+            {"least_presence": {"helmet": 1.5}},
+            "least_presence of 'helmet' is 1.5, expected a number",
+        ),
         ({"trained_on": {"helmet": "films"}}, "trained_on of 'helmet' is 'films', expected one of"),
         ({"masks_on": {"helmet": "films"}}, "masks_on of 'helmet' is 'films', expected one of"),
         ({"locations": "mean"}, "locations is 'mean', expected mode or median"),
@@ -134,9 +141,7 @@ def test_a_home_of_nobody_is_no_crash() -> None:
 
 def test_a_card_without_classes_refuses_every_name(tmp_path: Path) -> None:
     """As training on texts alone writes it."""
-    card = find_checkpoint(
-        written(tmp_path, classes=[], synonyms={}, thresholds={}, trained_on={}, masks_on={})
-    )
+    card = find_checkpoint(written(tmp_path, classes=[], **dict.fromkeys(BY_CLASS, {})))
     with pytest.raises(UnknownNameError, match="'helmet'; it was trained on none"):
         known_classes(["helmet"], card)
 

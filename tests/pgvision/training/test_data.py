@@ -14,6 +14,7 @@ from pgvision.errors import DataError, OptionError
 from pgvision.runtime import find_checkpoint, load
 from pgvision.training import DataSource, TrainConfig
 from pgvision.training.data import read_data, sample_part
+from pgvision.training.folder import card_after
 from pgvision.training.losses import Collator
 from pgvision.training.samples import Sample
 
@@ -242,6 +243,22 @@ def test_each_data_set_of_a_mixture_has_its_task(scenes):
         read_data([], config)
     with pytest.raises(OptionError, match="closed_set: no data set of this run has the task det"):
         read_data(sources[1:], config)
+
+
+def test_what_was_trained_on_is_no_longer_known_of_drawings_alone(scenes):
+    """After a run with masks on photographs, `segment` refused photographs of the class."""
+    card = find_checkpoint("small")
+    sources = [DataSource(data=scenes), DataSource(data=scenes / "train", task="segment")]
+    for count in (1, 2):
+        data = read_data(sources[:count], TrainConfig(task="mix"))
+        after = card_after(card, data)
+        assert "helmet" in data.classes and card.masks_on["helmet"] == "drawings"
+        assert set(card.trained_on) - set(after.trained_on) == set(card.trained_on) & {
+            *data.classes
+        }
+        lost = set(card.masks_on) - set(after.masks_on)
+        assert lost == (set(card.masks_on) & {*data.classes} if count == 2 else set())
+        assert after.thresholds == after.least_presence == after.false_alarms == {}
 
 
 def test_a_sample_is_the_same_for_a_seed_and_not_the_first_images(coco):
