@@ -10,7 +10,7 @@ import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray
 from pgvision.coco.checks import parse_json, read_bytes
-from pgvision.errors import DataError, EvaluationError, require_choice
+from pgvision.errors import EvaluationError, require_choice
 from pgvision.files import write_text
 
 Method = Literal["temperature", "isotonic"]
@@ -93,27 +93,20 @@ class Calibration:
             EvaluationError: If the file is missing, broken, or no calibration.
         """
         try:
-            # 1. Read the file, and check its format.
-            content = parse_json(read_bytes(Path(path)), f"calibration {path}")
-        except DataError as error:
-            raise EvaluationError(f"{error}. Fix: fit and save it again.") from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise EvaluationError(
-                f"calibration {path}: expected a file of format {_FORMAT!r}. "
-                "Fix: pass a file written by Calibration.save."
-            )
-        try:
-            # 2. Check the values, as for any calibration.
-            return cls(
-                method=content["method"],
-                temperature=float(content["temperature"]),
-                knots=tuple((float(x), float(y)) for x, y in content["knots"]),
-                num_fitted=int(content["num_fitted"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise EvaluationError(
-                f"calibration {path}: {error!s:.120}. Fix: fit and save it again."
-            ) from error
+            content = parse_json(read_bytes(Path(path)), "the file")
+            if content["format"] == _FORMAT:
+                return cls(
+                    method=content["method"],
+                    temperature=float(content["temperature"]),
+                    knots=tuple((float(x), float(y)) for x, y in content["knots"]),
+                    num_fitted=int(content["num_fitted"]),
+                )
+            fault = f"expected a file of format {_FORMAT!r}"
+        except (KeyError, TypeError, ValueError) as error:  # those of pgvision are ValueErrors
+            fault = f"{error!s:.120}"
+        raise EvaluationError(
+            f"calibration {path}: {fault}. Fix: pass a file written by Calibration.save."
+        )
 
 
 def _are_rising(knots: Sequence[tuple[float, float]]) -> bool:

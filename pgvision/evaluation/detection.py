@@ -25,9 +25,9 @@ from pgvision.evaluation.matching import (
     defined_mean,
     greedy_match,
     overlapping_pairs,
+    rows_by_image,
     run_engine,
 )
-from pgvision.evaluation.outputs import OutputCounts
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 
 Scoreless = Literal["refuse", "f1"]
@@ -50,7 +50,6 @@ def evaluate_detections(
     max_dets: int = MAX_DETS,
     scoreless: Scoreless = "refuse",
     details: bool = True,
-    outputs: OutputCounts | None = None,
 ) -> DetectionReport:
     """Score boxes or masks against COCO ground truth.
 
@@ -69,7 +68,6 @@ def evaluate_detections(
             (``"f1"``).
         details: Whether to add to the COCO figures and the AP of each class:
             F1 without order, best thresholds, mean F1, mean IoU, reliability, confusion.
-        outputs: Counts over the model's outputs, where ``results`` are plain records.
 
     Returns:
         The report. Its ``notes`` name classes and images that were not queried.
@@ -110,7 +108,7 @@ def evaluate_detections(
         stats=None if accumulated is None else accumulated.stats(),
         per_class=_per_class(truth, found, accumulated),
         curves=None if accumulated is None else accumulated.curves(),
-        outputs=outputs or found.outputs,
+        outputs=found.outputs,
         data=str(gt) if isinstance(gt, str | Path) else None,
         num_images=len(truth.image_ids),
         num_annotations=len(truth),
@@ -204,24 +202,22 @@ def _with_details(
 
 
 def match_scores(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, iou: float = 0.5
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox"
 ) -> tuple[FloatArray, BoolArray]:
-    """Return scores and whether each prediction is correct, to fit a calibration.
+    """Return scores and whether each prediction is correct at IoU 0.5, to fit a calibration.
 
     Args:
         gt: Ground truth, as in :func:`evaluate_detections`.
         results: Scored predictions, likewise.
         iou_type: ``"bbox"`` or ``"segm"``.
-        iou: Overlap that makes a prediction correct, at least 0.5.
 
     Returns:
         ``(m,)`` scores and ``(m,)`` bool, without predictions that match only a crowd.
 
     Raises:
         EvaluationError: If the inputs are not sound or have no scores.
-        OptionError: If ``iou`` is outside [0.5, 1].
     """
-    found, match, _ = _matched(gt, results, iou_type, iou)
+    found, match, _ = _matched(gt, results, iou_type)
     if found.scores is None:
         raise EvaluationError(_NO_SCORES)
     return found.scores[match >= -1], match[match >= -1] >= 0
@@ -247,22 +243,20 @@ class Mistakes:
 
 
 def find_mistakes(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, iou: float = 0.5
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox"
 ) -> dict[int, Mistakes]:
-    """Find what was missed and what is wrong in each image, as AP at one IoU counts it.
+    """Find what was missed and what is wrong in each image, as AP at IoU 0.5 counts it.
 
     Args:
         gt: Ground truth, as in :func:`evaluate_detections`.
         results: Predictions, likewise; leave out those below the threshold of interest.
         iou_type: ``"bbox"`` or ``"segm"``.
-        iou: Overlap that makes a prediction correct, at least 0.5.
 
     Returns:
         The mistakes of each image of the ground truth, by image id.
 
     Raises:
         EvaluationError: If the inputs are not sound.
-        OptionError: If ``iou`` is outside [0.5, 1].
 
     Example:
         >>> truth = {"images": [{"id": 1}], "categories": [{"id": 3, "name": "helmet"}],
@@ -272,14 +266,14 @@ def find_mistakes(
         [True]
     """
     # 1. Match as AP does.
-    found, match, truth = _matched(gt, results, iou_type, iou)
+    found, match, truth = _matched(gt, results, iou_type)
     is_missed = np.ones(len(truth), np.bool_)
     is_missed[match[match >= 0]] = False
     # -1: unmatched; -3: dropped by max_dets.
     wrong = (match == -1) | (match == -3)
     # 2. Group both sides by image.
-    annotations = _rows_by_image(truth.image[~truth.crowd])
-    predictions = _rows_by_image(found.image)
+    annotations = rows_by_image(truth.image[~truth.crowd])
+    predictions = rows_by_image(found.image)
     missed, nothing = is_missed[~truth.crowd], np.zeros(0, np.int64)
     return {
         number: Mistakes(
@@ -289,19 +283,9 @@ def find_mistakes(
     }
 
 
-def _rows_by_image(image: IntArray) -> dict[int, IntArray]:
-    order = np.argsort(image, kind="stable")
-    starts = np.flatnonzero(np.diff(image[order])) + 1
-    groups = np.split(order, starts) if len(order) else []
-    return {int(image[rows[0]]): rows for rows in groups}
-
-
 def _matched(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType, iou: float
+    gt: TruthSource, results: ResultsSource, iou_type: IouType
 ) -> tuple[Predictions, IntArray, GroundTruth]:
-    if not 0.5 <= iou <= 1:
-        raise OptionError(f"iou: expected 0.5 to 1, got {iou}. Fix: 0.5 is COCO's loosest match.")
-    _require_options(iou_type=iou_type, engine="faster", scoreless="refuse", max_dets=MAX_DETS)
+    require_choice("iou_type", iou_type, get_args(IouType))
     truth, found = load_inputs(gt, results, masks=iou_type == "segm")
-    pairs = overlapping_pairs(truth, found)
-    return found, greedy_match(truth, found, pairs, iou=iou), truth
+    return found, greedy_match(truth, found, overlapping_pairs(truth, found), iou=0.5), truth

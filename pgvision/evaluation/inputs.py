@@ -1,7 +1,7 @@
 """Ground truth and predictions of an evaluation, checked and stored as columns."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -12,7 +12,6 @@ from pgvision.arrays import BoolArray, FloatArray, IntArray
 from pgvision.coco.checks import Problems, Table, parse_json, read_bytes, whole_fault, whole_number
 from pgvision.coco.content import FIX, CocoContent, read_content
 from pgvision.errors import DataError, EvaluationError, OptionError
-from pgvision.evaluation.outputs import OutputCounts, count_outputs
 from pgvision.rle import Rle, checked_rle, pack_rle, polygons_to_rle
 
 Record: TypeAlias = Mapping[str, Any]
@@ -194,6 +193,70 @@ def _require_masks(content: CocoContent) -> None:
             )
 
 
+OUTPUT_KINDS = ("rejects", "truncation", "duplicates", "unmatched", "whole_image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputCounts:
+    """How many of a generative model's outputs are irregular.
+
+    Attributes:
+        num_outputs: Outputs, one for each image.
+        num_objects: Objects parsed from them.
+        with_rejects: Outputs with a fragment that could not be parsed.
+        with_truncation: Outputs that reached the length limit.
+        with_duplicates: Outputs with two objects of equal label and box.
+        with_unmatched: Outputs with a label that is none of the queried classes.
+        with_whole_image: Outputs with a box that covers the whole image.
+    """
+
+    num_outputs: int
+    num_objects: int
+    with_rejects: int
+    with_truncation: int
+    with_duplicates: int
+    with_unmatched: int
+    with_whole_image: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts and shares of outputs (None without outputs), JSON-safe."""
+        counts = asdict(self)
+        num = self.num_outputs
+        shares = {kind: counts[f"with_{kind}"] / num if num else None for kind in OUTPUT_KINDS}
+        return {**counts, "shares": shares}
+
+
+def count_outputs(results: Sequence[Any]) -> OutputCounts:
+    """Count the irregular outputs that detection or segmentation results come from.
+
+    A fragment that the parser left out as a duplicate counts as a duplicate and not as a reject.
+
+    Example:
+        >>> count_outputs([]).num_objects
+        0
+    """
+    kinds = np.zeros((len(results), len(OUTPUT_KINDS)), np.bool_)
+    for row, result in enumerate(results):
+        # Bins are exact; boxes of equal bins may differ after clipping.
+        places = result.xyxy if result.loc_yxyx is None else result.loc_yxyx
+        pairs = zip(result.texts, np.asarray(places).tolist(), strict=True)
+        keys = [(text, *place) for text, place in pairs]
+        left_out = ["duplicate" in reject.reason for reject in result.rejects]
+        kinds[row] = (
+            not all(left_out),
+            result.truncated,
+            any(left_out) or len(set(keys)) < len(keys),
+            (np.asarray(result.class_ids) < 0).any(),
+            np.any(result.whole_image),
+        )
+    counts = zip(OUTPUT_KINDS, kinds.sum(axis=0).tolist(), strict=True)
+    return OutputCounts(
+        num_outputs=len(results),
+        num_objects=sum(map(len, results)),
+        **{f"with_{kind}": count for kind, count in counts},
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Checked predictions, in the order given.
@@ -333,15 +396,8 @@ def _rles(table: Table, image: IntArray, truth: GroundTruth) -> list[Rle]:
 def _are_pairs(results: object) -> bool:
     if not isinstance(results, Sequence) or isinstance(results, str | bytes) or not results:
         return False
-    # Bare results have no image id, which a match needs.
-    first = results[0]
-    if hasattr(first, "to_coco"):
-        raise EvaluationError(
-            "results: expected (image_id, result) pairs, got bare result objects. "
-            "Fix: pair each with its ground-truth image id, "
-            "e.g. list(zip(image_ids, detector.predict(paths)))."
-        )
-    return isinstance(first, tuple) and len(first) == 2
+    # Bare results have no image id: they are reported as pairs that are none.
+    return isinstance(results[0], tuple) or hasattr(results[0], "to_coco")
 
 
 def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Record], list[Any]]:
@@ -353,14 +409,12 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
     members: list[Any] = []
     seen: set[object] = set()
     for index, pair in enumerate(pairs):
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            problems.add(f"[{index}]", f"is {type(pair).__name__}, expected (image_id, result)")
-            continue
-        image_id, result = pair
-        if not getattr(result, "ok", True):
-            problems.add(f"[{index}]", f"is a failure: {getattr(result, 'error', '')!s:.80}")
-        elif not hasattr(result, "to_coco"):
-            problems.add(f"[{index}]", f"is {type(result).__name__}, which has no to_coco")
+        is_pair = isinstance(pair, tuple) and len(pair) == 2
+        image_id, result = pair if is_pair else (None, None)
+        if not hasattr(result, "to_coco"):
+            got = type(result if is_pair else pair).__name__
+            expected = "(image_id, result), as list(zip(image_ids, results))"
+            problems.add(f"[{index}]", f"is {got}, expected {expected}")
         elif (number := whole_number(image_id)) not in known:
             lacks = f"is {image_id}, which the ground truth lacks"
             problems.add(f"[{index}].image_id", whole_fault(image_id) if number is None else lacks)

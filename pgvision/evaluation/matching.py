@@ -23,7 +23,6 @@ IouType = Literal["bbox", "segm"]
 MAX_DETS: Final = 100  # predictions kept for each image and class, as in COCO
 
 LOWEST_IOU: Final = 0.5
-_PAIRS_AT_ONCE: Final = 1 << 20  # pairs; IoUs computed in one array operation, 100 MB
 _printing = threading.Lock()
 
 # Where each figure is: (is recall, IoU index or all, area index, max-dets index).
@@ -209,91 +208,36 @@ def overlapping_pairs(truth: GroundTruth, found: Predictions) -> Pairs:
         truth: The ground truth.
         found: The predictions.
     """
-    # 1. Group both sides by image.
-    truth_place = np.searchsorted(truth.image_ids, truth.image)
-    found_place = np.searchsorted(truth.image_ids, found.image)
-    truth_order = np.argsort(truth_place, kind="stable")
-    found_order = np.argsort(found_place, kind="stable")
-    num_images = len(truth.image_ids)
-    num_truth = np.bincount(truth_place, minlength=num_images)
-    num_found = np.bincount(found_place, minlength=num_images)
-    truth_start, found_start = np.cumsum(num_truth) - num_truth, np.cumsum(num_found) - num_found
-    # 2. Compute IoUs for as many images at once as memory allows, and keep what overlaps.
-    num_pairs = num_truth * num_found
-    batch = (np.cumsum(num_pairs) - num_pairs) // _PAIRS_AT_ONCE
+    from pycocotools import mask as coco_mask
+
+    # 1. Compute the IoUs image by image.
     parts = []
-    for images in np.split(np.arange(num_images), np.flatnonzero(np.diff(batch)) + 1):
-        images = images[num_pairs[images] > 0]
-        if len(images):
-            rows = _grid(
-                found_start[images], num_found[images], truth_start[images], num_truth[images]
-            )
-            parts.append(_pairs_of(truth, found, found_order[rows[0]], truth_order[rows[1]]))
-    # 3. Join the parts.
+    annotations = rows_by_image(truth.image)
+    for image, rows in rows_by_image(found.image).items():
+        columns = annotations.get(image)
+        if columns is None:
+            continue
+        sides: list[Any] = [found.xywh[rows], truth.xywh[columns]]
+        if found.masks is not None and truth.masks is not None:
+            sides = [[found.masks[row] for row in rows], [truth.masks[row] for row in columns]]
+        iou = np.asarray(coco_mask.iou(*sides, truth.crowd[columns].astype(np.uint8)))
+        # 2. Pairs of two classes matter for confusions alone, from IoU 0.5.
+        same = found.category[rows][:, None] == truth.category[columns]
+        first, second = np.nonzero((iou >= LOWEST_IOU) | ((iou > 0) & same))
+        parts.append((rows[first], columns[second], iou[first, second], same[first, second]))
+    # 3. Join the images.
     if not parts:
         none = np.zeros(0, np.int64)
         return Pairs(none, none, np.zeros(0), np.zeros(0, np.bool_))
     return Pairs._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _grid(
-    found_start: IntArray, num_found: IntArray, truth_start: IntArray, num_truth: IntArray
-) -> tuple[IntArray, IntArray]:
-    """Return positions of all pairs of each image, prediction by prediction."""
-    sizes = num_found * num_truth
-    inside = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    across = np.repeat(num_truth, sizes)
-    return (
-        np.repeat(found_start, sizes) + inside // across,
-        np.repeat(truth_start, sizes) + inside % across,
-    )
-
-
-def _pairs_of(
-    truth: GroundTruth, found: Predictions, pair_found: IntArray, pair_truth: IntArray
-) -> Pairs:
-    """Compute the IoU of pairs, and keep those that overlap."""
-    # 1. IoU of masks or boxes.
-    same = truth.category[pair_truth] == found.category[pair_found]
-    if found.masks is not None:
-        iou = _mask_iou(truth, found, pair_found, pair_truth)
-    else:
-        a, b = found.xywh[pair_found], truth.xywh[pair_truth]
-        low = np.maximum(a[:, :2], b[:, :2])
-        high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-        shared = np.prod(np.maximum(high - low, 0), axis=1)
-        area = a[:, 2] * a[:, 3]
-        # Against a crowd, the union is the prediction itself.
-        union = np.where(truth.crowd[pair_truth], area, area + b[:, 2] * b[:, 3] - shared)
-        iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    # 2. Pairs of two classes matter for confusions alone, from IoU 0.5.
-    keep = (iou >= LOWEST_IOU) | ((iou > 0) & same)
-    return Pairs(pair_found[keep], pair_truth[keep], iou[keep], same[keep])
-
-
-def _mask_iou(
-    truth: GroundTruth, found: Predictions, pair_found: IntArray, pair_truth: IntArray
-) -> FloatArray:
-    """Compute the IoU of masks image by image; the pairs of an image are a full grid."""
-    from pycocotools import mask as coco_mask
-
-    # 1. Where the pairs of each image begin.
-    truth_masks, found_masks = truth.masks or [], found.masks or []
-    iou = np.zeros(len(pair_found))
-    starts = np.flatnonzero(np.diff(found.image[pair_found], prepend=-1))
-    starts[0] = 0  # an image id of -1
-    # 2. One call of pycocotools for each image.
-    for begin, end in zip(starts, [*starts[1:], len(pair_found)], strict=True):
-        rows = pair_found[begin:end]
-        wide = int(np.argmax(rows != rows[0])) or len(rows)
-        columns = pair_truth[begin : begin + wide]
-        grid = coco_mask.iou(
-            [found_masks[row] for row in rows[::wide]],
-            [truth_masks[column] for column in columns],
-            truth.crowd[columns].astype(np.uint8),
-        )
-        iou[begin:end] = np.asarray(grid).ravel()
-    return iou
+def rows_by_image(image: IntArray) -> dict[int, IntArray]:
+    """Return the rows of each image id, in order."""
+    order = np.argsort(image, kind="stable")
+    starts = np.flatnonzero(np.diff(image[order])) + 1
+    groups = np.split(order, starts) if len(order) else []
+    return {int(image[rows[0]]): rows for rows in groups}
 
 
 def kept_predictions(truth: GroundTruth, found: Predictions, max_dets: int = MAX_DETS) -> IntArray:

@@ -79,7 +79,6 @@ class ScoreFree:
         precision: Matched predictions over all that are not ignored for a crowd; None without any.
         recall: Matched annotations over all; None without annotations.
         f1: Harmonic mean of the two; None if either is undefined.
-        average_recall: Recall averaged over classes that have annotations (COCO's AR at one IoU).
         num_matched: Matches in the largest one-to-one assignment within image and class.
     """
 
@@ -87,12 +86,11 @@ class ScoreFree:
     precision: float | None
     recall: float | None
     f1: float | None
-    average_recall: float | None
     num_matched: int
 
 
 def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> ScoreFree:
-    """Compute precision, recall, F1 and average recall of predictions at one IoU.
+    """Compute precision, recall and F1 of predictions at one IoU.
 
     Args:
         truth: The ground truth.
@@ -109,22 +107,18 @@ def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> 
     plain = near.where(~crowd & ~np.isin(near.found, on_crowd))
     num_plain = len(largest_matching(plain)) if len(on_crowd) else len(matched)
     counted = num_found - (len(on_crowd) - (len(matched) - num_plain))
-    # 2. Precision and recall, overall and by class.
-    totals = truth.count_by_class(truth.category[~truth.crowd])
-    hits = truth.count_by_class(truth.category[matched])
+    # 2. Precision and recall.
+    total = int((~truth.crowd).sum())
     precision = len(matched) / counted if counted else None
-    recall = len(matched) / int(totals.sum()) if totals.any() else None
+    recall = len(matched) / total if total else None
     f1 = None
     if precision is not None and recall is not None:
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    present = totals > 0
-    average = float(np.mean(hits[present] / totals[present])) if present.any() else None
     return ScoreFree(
         iou=iou,
         precision=precision,
         recall=recall,
         f1=f1,
-        average_recall=average,
         num_matched=len(matched),
     )
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from pgvision.arrays import FloatArray, IntArray, to_plain
 from pgvision.errors import OptionError, require_module
+from pgvision.evaluation.inputs import OutputCounts
 from pgvision.evaluation.matching import MAX_DETS, Engine, IouType, stat_names
 from pgvision.evaluation.metrics import BestF1, Reliability, ScoreFree
-from pgvision.evaluation.outputs import OutputCounts
 from pgvision.files import replaced_path, write_text
 
 if TYPE_CHECKING:
@@ -184,8 +184,6 @@ class DetectionReport:
 
         content = self.to_dict()
         tables = [_overall_table(content), _class_table(content["per_class"])]
-        if content["outputs"] is not None:
-            tables.append(_output_table(content["outputs"]))
         notes = [Text(f"note: {note}") for note in content["notes"]]
         return Group(Text("\n".join(summary(content))), *tables, *notes)
 
@@ -237,7 +235,7 @@ def summary(content: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _overall_table(content: Mapping[str, Any]) -> "Table":
-    """Three groups: ranked by score, at one threshold, and all predictions whatever the score."""
+    """Groups: ranked by score, at one threshold, all predictions whatever the score, outputs."""
     from rich.table import Column, Table
 
     title = f"{content['iou_type']}, {content['engine']}"
@@ -260,11 +258,14 @@ def _overall_table(content: Mapping[str, Any]) -> "Table":
     table.add_section()
     # 3. All predictions.
     for metrics in content["score_free"]:
-        for name in ("f1", "precision", "recall", "average_recall"):
+        for name in ("f1", "precision", "recall"):
             row = f"{name} of all predictions at IoU {metrics['iou']}"
             table.add_row(row, shown_number(metrics[name]))
     if content["miou"] is not None:
         table.add_row("mean IoU of annotations (missed: 0)", shown_number(content["miou"]))
+    # 4. The model's outputs.
+    for name, share in (content["outputs"] or {"shares": {}})["shares"].items():
+        table.add_row(f"share of outputs with {name.replace('_', ' ')}", shown_number(share))
     return table
 
 
@@ -287,16 +288,6 @@ def _class_table(per_class: list[dict[str, Any]]) -> "Table":
             str(metrics["num_annotations"]),
             str(metrics["num_detections"]),
         )
-    return table
-
-
-def _output_table(outputs: Mapping[str, Any]) -> "Table":
-    from rich.table import Column, Table
-
-    numbers = [Column(name, justify="right") for name in ("count", "share")]
-    table = Table("outputs with", *numbers, title="outputs of the model")
-    for name, share in outputs["shares"].items():
-        table.add_row(name.replace("_", " "), str(outputs[f"with_{name}"]), shown_number(share))
     return table
 
 

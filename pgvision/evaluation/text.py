@@ -1,4 +1,4 @@
-"""Text metrics: answers (exact, ANLS, relaxed, count, VQA) and reading (CER, WER).
+"""Text metrics: answers (exact, ANLS, count, VQA) and reading (CER, WER).
 
 The VQA challenge's normalisation is that of its code, quirks included.
 """
@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 
 from pgvision.errors import EvaluationError, OptionError
 
-Metric = Literal["vqa", "exact", "anls", "relaxed", "count"]
+Metric = Literal["vqa", "exact", "anls", "count"]
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBER_WORDS = (
@@ -85,37 +85,6 @@ def anls(answer: str, references: Sequence[str]) -> float:
 
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-def relaxed_match(answer: str, references: Sequence[str]) -> float:
-    """1.0 if a number is within 5 per cent of a reference, or words are equal (ChartQA).
-
-    A reference of 0 must be met exactly; ``12%`` is 0.12.
-
-    Source:
-        Masry et al. 2022 (arXiv 2203.10244), section 5.1; google-research/big_vision,
-        evaluators/proj/paligemma/transfers/chartqa.py.
-
-    Example:
-        >>> relaxed_match("104", ["100"]), relaxed_match("106", ["100"])
-        (1.0, 0.0)
-    """
-    return float(any(_relaxed(answer.strip(), reference.strip()) for reference in references))
-
-
-def _relaxed(answer: str, reference: str) -> bool:
-    given, wanted = _to_number(answer), _to_number(reference)
-    if given is not None and wanted:
-        return abs(given - wanted) / abs(wanted) <= 0.05
-    return answer == reference
-
-
-def _to_number(text: str) -> float | None:
-    try:
-        number = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
 
 
 def count_match(answer: str, references: Sequence[str]) -> float:
@@ -203,7 +172,6 @@ _METRICS: Mapping[Metric, Callable[[str, Sequence[str]], float]] = {
     "vqa": vqa_accuracy,
     "exact": exact_match,
     "anls": anls,
-    "relaxed": relaxed_match,
     "count": count_match,
 }
 
@@ -233,7 +201,7 @@ def evaluate_answers(
     Args:
         answers: ``n`` answers.
         references: ``n`` lists of accepted answers; ten each for ``"vqa"``.
-        metrics: Any of ``"vqa"``, ``"exact"``, ``"anls"``, ``"relaxed"``, ``"count"``.
+        metrics: Any of ``"vqa"``, ``"exact"``, ``"anls"``, ``"count"``.
 
     Returns:
         The means, and each answer's values.
@@ -289,15 +257,12 @@ class ReadingReport:
     num_texts: int
 
 
-def evaluate_reading(
-    texts: Sequence[str], references: Sequence[str], *, fold: bool = False
-) -> ReadingReport:
+def evaluate_reading(texts: Sequence[str], references: Sequence[str]) -> ReadingReport:
     """Score read texts by character and word error rate.
 
     Args:
         texts: ``n`` texts. Runs of blanks and line breaks count as one blank.
         references: ``n`` true texts.
-        fold: Whether case is ignored.
 
     Raises:
         EvaluationError: If there are none, the lengths differ, something is not text, or all
@@ -315,7 +280,7 @@ def evaluate_reading(
     # 1. Count the edits of each text.
     edits, characters, words = [], 0, 0
     for text, reference in zip(texts, references, strict=True):
-        given, wanted = (" ".join((t.lower() if fold else t).split()) for t in (text, reference))
+        given, wanted = " ".join(text.split()), " ".join(reference.split())
         distance = Levenshtein.distance(given, wanted)
         edits.append((distance, Levenshtein.distance(given.split(), wanted.split())))
         characters += len(wanted)

@@ -17,7 +17,7 @@ from pgvision.evaluation import (
     vqa_accuracy,
 )
 from pgvision.evaluation.captions import caption_words, cider_d, corpus_bleu
-from pgvision.evaluation.text import anls, count_match, exact_match, normalize_vqa, relaxed_match
+from pgvision.evaluation.text import anls, count_match, exact_match, normalize_vqa
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,6 @@ def test_simple_metrics():
     assert anls("abcd", ["abxy"]) == 0  # half of it is wrong: at the threshold, so 0
     assert anls("abc", ["abx"]) == pytest.approx(2 / 3)
     assert anls("", [""]) == 1
-    assert relaxed_match("0.13", ["12.5%"]) == 1
-    assert relaxed_match("0.001", ["0"]) == 0
-    assert relaxed_match("0", ["0"]) == 1
-    assert relaxed_match("-96", ["-100"]) == 1
-    assert relaxed_match("105", ["100"]) == relaxed_match("95", ["100"]) == 1  # 5 per cent counts
-    assert relaxed_match("nan", ["nan"]) == 1
-    assert relaxed_match("inf", ["100"]) == 0
-    assert relaxed_match("blue", ["blue"]) == 1
     assert count_match("Twelve", ["12"]) == 1
     assert count_match("13", ["12"]) == 0
 
@@ -113,7 +105,6 @@ def test_error_rates_are_over_all_texts_together():
     assert (report.cer, report.wer, report.exact) == (6 / 10, 1 / 2, 1 / 2)
     assert report.per_text == ((0, 0), (6, 1))
     assert evaluate_reading(["STOP"], ["stop"]).cer == 1
-    assert evaluate_reading(["STOP"], ["stop"], fold=True).exact == 1
     assert evaluate_reading(["a b c"], ["a"]).wer == 2  # it may exceed 1
     for texts, references in (([], []), (["a"], [""]), (["a"], ["a", "b"]), ([1], ["a"])):
         with pytest.raises(EvaluationError, match="Fix:"):
@@ -128,7 +119,7 @@ def test_long_texts_take_no_time():
 
 
 def test_evaluate_answers_means_and_refusals():
-    report = evaluate_answers(["2", "5 %"], [["two"], ["5%"]], ["count", "relaxed", "anls"])
+    report = evaluate_answers(["2", "5 %"], [["two"], ["5%"]], ["count", "anls"])
     assert report.metrics["count"] == 0.5
     assert report.per_answer["anls"] == (0.0, pytest.approx(2 / 3))
     assert report.num_answers == 2
