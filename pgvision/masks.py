@@ -106,7 +106,6 @@ def mask_to_polygon(
     corner: tuple[int, int] = (0, 0),
     *,
     tolerance: float = 0.0,
-    min_area: float = 0.0,
 ) -> MultiPolygon:
     """Return the valid outline of one mask along pixel borders, holes kept.
 
@@ -115,20 +114,19 @@ def mask_to_polygon(
         corner: Left and top of the crop in the frame, in pixels.
         tolerance: Largest distance of the simplified outline from the mask's, in pixels; 0 keeps
             every corner, and the area is that of the mask exactly.
-        min_area: Parts and holes below this area, in square pixels, are dropped.
 
     Returns:
         The geometry in pixels, x before y; empty if the mask is.
 
     Raises:
-        ShapeError: If ``tolerance`` or ``min_area`` is negative or not finite.
+        ShapeError: If ``tolerance`` is negative or not finite.
 
     Example:
         >>> mask_to_polygon(np.array([[False, True, True]])).bounds
         (1.0, 0.0, 3.0, 1.0)
     """
-    if not (0 <= tolerance < math.inf and 0 <= min_area < math.inf):
-        raise ShapeError(f"tolerance, min_area: expected 0 or more, got {tolerance}, {min_area}")
+    if not 0 <= tolerance < math.inf:
+        raise ShapeError(f"tolerance: expected 0 or more, got {tolerance}")
     # 1. Unite the runs of each row.
     padded = np.pad(mask.astype(np.int8), ((0, 0), (1, 1)))
     steps = np.diff(padded, axis=1)
@@ -140,14 +138,7 @@ def mask_to_polygon(
     shape = shapely.union_all(bars).simplify(tolerance)
     if tolerance > 0:
         shape = shapely.make_valid(shape)
-    parts = [part for part in shapely.get_parts(shape) if isinstance(part, Polygon)]
-    if min_area > 0:
-        parts = [
-            Polygon(part.exterior, [h for h in part.interiors if Polygon(h).area >= min_area])
-            for part in parts
-            if part.area >= min_area
-        ]
-    return MultiPolygon(parts)
+    return MultiPolygon([p for p in shapely.get_parts(shape) if isinstance(p, Polygon)])
 
 
 def polygon_rings(shape: MultiPolygon) -> list[tuple[float, ...]]:

@@ -102,7 +102,8 @@ def rle_to_mask(rle: Mapping[str, Any]) -> BoolArray:
 
 
 def _as_bytes(counts: str | bytes) -> bytes:
-    return counts.encode("latin-1", "replace") if isinstance(counts, str) else counts
+    # Letters outside ASCII become bytes that no packed text contains.
+    return counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
 
 
 def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
@@ -131,47 +132,35 @@ def checked_rle(rle: object, image_hw: tuple[int, int]) -> Rle:
         raise DataError(
             f"RLE size is {size!r:.40}, but the image is {list(image_hw)} (height, width)"
         )
-    # 2. The runs, whatever their form.
-    if isinstance(counts, list | tuple):
-        if not all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts):
-            raise DataError(
-                "RLE counts contain something that is not a run length; expected a list of ints"
-            )
-        total = int(sum(counts))
-    elif not isinstance(counts, str | bytes):
-        raise DataError(f"RLE counts are {type(counts).__name__}, expected a string")
-    elif isinstance(counts, str) and not counts.isascii():
-        raise DataError("RLE counts contain characters that RLE does not use")
-    else:
-        total = run_total(_as_bytes(counts))
-    # 3. They must fill the image: pycocotools would read or leave memory that is not the mask's.
-    expected = image_hw[0] * image_hw[1]
+    # 2. The runs must fill the image: pycocotools would read or leave other memory.
+    total, expected = run_total(counts), image_hw[0] * image_hw[1]
     if expected > _MOST_PIXELS:
         raise DataError(f"has {expected} pixels, and run lengths have 32 bits")
+    if total is None:
+        raise DataError(
+            f"has broken counts, expected {expected} pixels as COCO's run-length text or a list of "
+            "run lengths"
+        )
     if total != expected:
-        got = f"runs over {total} pixels"
-        why = "the size belongs to another mask, or the text is cut"
-        if total < 0:
-            got, why = (
-                "broken runs",
-                (
-                    "the counts are not COCO's run-length text: a foreign character, a run that is "
-                    "negative or longer than any image, or an end inside a number (cut off)"
-                ),
-            )
-        raise DataError(f"has {got}, expected {expected} pixels; {why}")
+        raise DataError(
+            f"has runs over {total} pixels, expected {expected} pixels; the size belongs to "
+            "another mask, or the text is cut"
+        )
     return pack_rle(rle)
 
 
-def run_total(counts: bytes) -> int:
-    """Count the pixels that a packed text covers, inside and outside; -1 if it is broken.
+def run_total(counts: object) -> int | None:
+    """Count the pixels that run lengths cover, inside and outside; None if they are broken.
 
     Example:
-        >>> run_total(b"04"), run_total(b"P")
-        (4, -1)
+        >>> run_total(b"04"), run_total([0, 4]), run_total(b"P")
+        (4, 4, None)
     """
-    runs = _unpack(counts)
-    return -1 if runs is None else int(runs.sum())
+    if isinstance(counts, list | tuple):
+        whole = all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts)
+        return int(sum(counts)) if whole else None
+    runs = _unpack(_as_bytes(counts)) if isinstance(counts, str | bytes) else None
+    return None if runs is None else int(runs.sum())
 
 
 def pack_rle(rle: Mapping[str, Any]) -> Rle:

@@ -11,7 +11,7 @@ import typer
 from pgvision.cli.console import DONE, FAILED, end, say
 from pgvision.cli.options import parse_renames
 from pgvision.datasets import ExampleOptions
-from pgvision.errors import Count, OptionError, Share
+from pgvision.errors import OptionError, Share
 
 if TYPE_CHECKING:
     from pgvision.datasets import Dataset, Finding, MaskCodec
@@ -39,7 +39,6 @@ class ConvertOptions:
         image_files: What happens to image files: copy (default), link or none.
         val: Share of images for validation, by a hash of each, so that it never drifts.
         codec: Mask codec for --task segment: google (default), tiny or a file.
-        resolution: Of the checkpoint, for --check; default 448.
     """
 
     check: bool = False
@@ -54,7 +53,6 @@ class ConvertOptions:
     image_files: Literal["copy", "link", "none"] = "copy"
     val: Share | None = None
     codec: str = "google"
-    resolution: Count = 448
 
 
 def convert(
@@ -156,13 +154,11 @@ def _check(parts: "dict[str, Dataset]", examples: ExampleOptions, options: Conve
 
     from pgvision.datasets import check_dataset
 
-    report = check_dataset(parts, options=examples, resolution=options.resolution)
+    report = check_dataset(parts, options=examples)
     if options.as_json:
         typer.echo(report.to_json())
     else:
-        console = Console(highlight=False)
-        for table in report.tables():
-            console.print(table)
+        Console(highlight=False).print(report)
     return report.ok
 
 

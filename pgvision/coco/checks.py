@@ -2,12 +2,10 @@
 
 import json
 import math
-import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +15,10 @@ from numpy.typing import NDArray
 
 from pgvision.errors import DataError, EvaluationError
 
-MISSING: Final = object()  # sentinel for a key that is not there; null counts as missing too
 MAX_ID: Final = 2**53  # evaluators store the ids of images and categories as floats, exact below
 MAX_PIXELS: Final = 1 << 30
 _MAX_SHOWN = 5  # problems listed in an error
 _MAX_INT = 10**300
-_COCO_KEY = re.compile(rb'"(images|annotations|categories)"\s*:')
-_NOT_FINITE: Final = "contains NaN or Infinity, which is not JSON; expected finite numbers"
 
 
 class Problems:
@@ -106,7 +101,7 @@ def whole_number(value: object, most: int = MAX_ID) -> int | None:
 
 def whole_fault(value: object, most: int = MAX_ID) -> str:
     """Return why `whole_number` gives None for ``value``."""
-    if value is MISSING or value is None:
+    if value is None:
         return "is missing, expected an integer"
     if isinstance(value, int | float) and not -most < value < most:
         return f"is {value!s:.40}, expected an integer below 2**{most.bit_length() - 1}"
@@ -115,7 +110,7 @@ def whole_fault(value: object, most: int = MAX_ID) -> str:
 
 def number_fault(value: object) -> str | None:
     """Return what is wrong with ``value`` as a finite number, or None."""
-    if value is MISSING or value is None:
+    if value is None:
         return "is missing, expected a finite number"
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         return f"is {value!r:.40}, expected a finite number"
@@ -127,7 +122,7 @@ def number_fault(value: object) -> str | None:
 
 def box_fault(value: object) -> str | None:
     """Return what is wrong with a COCO box (left, top, width, height in pixels), or None."""
-    if value is MISSING:
+    if value is None:
         return "is missing, expected [left, top, width, height]"
     is_row = isinstance(value, list | tuple | np.ndarray) and getattr(value, "ndim", 1) == 1
     if not is_row or len(value) != 4:  # type: ignore[arg-type]
@@ -175,23 +170,6 @@ def kind_of(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def nonfinite_fault(value: object, path: str) -> tuple[str, str] | None:
-    """Return place and problem of the first NaN or infinity in a JSON value, or None.
-
-    Example:
-        >>> nonfinite_fault({"a": [1, float("nan")]}, "info")[0]
-        'info.a[1]'
-    """
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (path, _NOT_FINITE)
-    inner: list[tuple[str, object]] = []
-    if isinstance(value, Mapping):
-        inner = [(f"{path}.{key}", part) for key, part in value.items()]
-    elif isinstance(value, list | tuple):
-        inner = [(f"{path}[{index}]", part) for index, part in enumerate(value)]
-    return next((bad for where, part in inner if (bad := nonfinite_fault(part, where))), None)
-
-
 class Table:
     """Records of a JSON list, read column by column; rows with a problem are marked.
 
@@ -226,11 +204,8 @@ class Table:
         self.bad[row] = True
 
     def values(self, key: str) -> list[Any]:
-        """Return the values of a key, `MISSING` where it is missing."""
-        try:
-            return list(map(itemgetter(key), self.records))
-        except KeyError:
-            return [record.get(key, MISSING) for record in self.records]
+        """Return the values of a key; None where it is missing, too."""
+        return [record.get(key) for record in self.records]
 
     def whole(self, key: str, most: int = MAX_ID) -> NDArray[np.int64]:
         """Return a column ``(n,)`` of integers, -1 where the value is a problem."""
@@ -266,7 +241,7 @@ class Table:
         # Otherwise check each value, and report its place.
         column = np.zeros(len(values))
         for row, value in enumerate(values):
-            if optional and (value is None or value is MISSING):
+            if optional and value is None:
                 column[row] = np.nan
             elif fault := number_fault(value):
                 self.fail(row, key, fault)
@@ -367,10 +342,6 @@ class Fields:
             points.append((float(point[0]), float(point[1])))
         return points
 
-    def rest(self, *known: str) -> dict[str, Any]:
-        """Return the fields other than ``known``."""
-        return {key: value for key, value in self.values.items() if key not in known}
-
 
 def read_bytes(path: Path) -> bytes:
     """Read a file.
@@ -428,58 +399,18 @@ def parse_json(data: bytes | str, where: str, *, allow_nan: bool = False) -> Any
     except orjson.JSONDecodeError:
         pass  # the standard library's parser gives line and column, and reads NaN
     text = data if isinstance(data, str) else _decoded(data, where)
-    constants: list[str] = []
 
     def constant(word: str) -> float:
-        constants.append(word)
+        if not allow_nan:
+            raise ValueError(f"contains {word}, which is not JSON; expected finite numbers")
         return float(word)
 
     try:
-        value = json.loads(text, parse_constant=constant)
+        return json.loads(text, parse_constant=constant)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where}: not complete JSON: {error.msg} at line {error.lineno}, column "
             f"{error.colno}; was the file cut?"
         ) from error
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{where}: JSON that cannot be read: {error}") from error
-    if constants and not allow_nan:
-        raise DataError(f"{where}: {_NOT_FINITE.replace('NaN or Infinity', constants[0])}")
-    return value
-
-
-def load_coco_json(path: Path) -> tuple[Any, bool]:
-    """Read the JSON of a COCO file.
-
-    Returns:
-        Its content, and whether it may contain NaN or Infinity.
-
-    Raises:
-        DataError: As `parse_json`, or if images, annotations or categories are there twice, of
-            which JSON parsers drop one.
-    """
-    data = read_bytes(path)
-    # Nested keys of these names are rare, so that the second parse is too.
-    keys = _COCO_KEY.findall(data)
-    if len(keys) != len(set(keys)):
-        for key in _repeated_keys(data):
-            raise DataError(f"{path}: has the key {key!r} twice")
-    try:
-        return orjson.loads(data.removeprefix(b"\xef\xbb\xbf")), False
-    except orjson.JSONDecodeError:
-        return parse_json(data, str(path), allow_nan=True), True
-
-
-def _repeated_keys(data: bytes) -> list[str]:
-    """Return the keys that occur twice in the outermost object."""
-    outermost: list[tuple[str, Any]] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        outermost[:] = pairs  # the outermost object is complete last
-
-    try:
-        json.loads(data.decode("utf-8-sig"), object_pairs_hook=note)
-    except (ValueError, RecursionError):
-        return []  # reported by `parse_json`
-    keys = [key for key, _ in outermost]
-    return [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+        raise DataError(f"{where}: cannot be read as JSON: {error}") from error

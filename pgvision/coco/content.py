@@ -14,7 +14,7 @@ Readers of data sets, ``pgvision convert --check`` and evaluation all use it.
   negative mean unknown.
 - Categories have names, each used once. A category without objects that others name as their
   supercategory (Roboflow's grouping) is left out.
-- NaN and infinity are refused in every field.
+- NaN and infinity are refused in all of these; other fields are not checked.
 """
 
 import gc
@@ -173,17 +173,14 @@ def read_content(
         # 1. Read the JSON; a dict of the caller is not modified.
         owned = not isinstance(source, Mapping)
         value: Any = source
-        may_have_nan = True
         if not isinstance(source, Mapping):
-            value, may_have_nan = checks.load_coco_json(Path(source))
+            value = checks.parse_json(checks.read_bytes(Path(source)), where, allow_nan=True)
         lists, info = _split_keys(value, where, required)
         del value
         # 2. Images and categories first: annotations refer to them.
-        reader = _Reader(where, may_have_nan=may_have_nan, owned=owned)
+        reader = _Reader(where, owned=owned)
         reader.read_images(lists["images"])
         reader.read_categories(lists["categories"])
-        if may_have_nan and (bad := checks.nonfinite_fault(info, "")):
-            reader.problems.add(bad[0][1:], bad[1])
         return reader.content(lists.pop("annotations"), info, outlines=outlines)
 
 
@@ -211,33 +208,29 @@ def _split_keys(
 class _Reader:
     """Reads the three lists of a COCO file."""
 
-    def __init__(self, where: str, *, may_have_nan: bool, owned: bool) -> None:
+    def __init__(self, where: str, *, owned: bool) -> None:
         self.problems = Problems(where)
         self.images: dict[int, Entry] = {}
         self.categories: dict[int, Entry] = {}
-        self._may_have_nan, self._owned = may_have_nan, owned
+        self._owned = owned
 
     def read_images(self, records: list[Any]) -> None:
         table = Table(records, "images", self.problems)
         sizes: list[tuple[int, int] | None] = []
         for row, record in enumerate(table.records):
-            size, sides = None, (record.get("height"), record.get("width"))
             try:
                 # 0 and null mean unknown: the reader takes the size from the image.
-                size = checks.stated_size(*sides)
-                if size is None and 0 in sides:
-                    self.problems.note("image sizes of 0, read as unknown", table.place(row))
+                sizes.append(checks.stated_size(record.get("height"), record.get("width")))
             except ValueError as error:
                 table.fail(row, "", str(error))
-            sizes.append(size)
+                sizes.append(None)
         self._keep(table, self.images, sizes)
 
     def read_categories(self, records: list[Any]) -> None:
         table = Table(records, "categories", self.problems)
         for row, name in enumerate(table.values("name")):
             if not isinstance(name, str) or not name:
-                found = "is missing" if name is checks.MISSING else f"is {name!r:.40}"
-                table.fail(row, "name", f"{found}, expected text")
+                table.fail(row, "name", f"is {name!r:.40}, expected text")
         self._keep(table, self.categories, [None] * len(table.records))
 
     def _keep(
@@ -249,8 +242,6 @@ class _Reader:
         has_id = ~table.bad
         table.bad |= other_problems
         for row, record in enumerate(table.records):
-            if self._may_have_nan and (bad := checks.nonfinite_fault(record, "")):
-                table.fail(row, bad[0][1:], bad[1])
             if not has_id[row]:
                 continue
             # The first entry of an id counts.
@@ -270,7 +261,7 @@ class _Reader:
         ids = self._read_ids(table)
         crowds = table.values("iscrowd")
         for row, value in enumerate(crowds):
-            if value is not checks.MISSING and value not in (0, 1, None):
+            if value not in (0, 1, None):
                 table.fail(row, "iscrowd", f"is {value!r:.20}, expected 0 or 1")
         area = table.numbers("area", optional=True)
         negative = area < 0
@@ -279,11 +270,6 @@ class _Reader:
         area[negative] = np.nan
         shapes = self._read_outlines(table, image_ids)
         boxes = self._read_boxes(table, shapes)
-        if self._may_have_nan:
-            for row, record in enumerate(table.records):
-                rest = {key: value for key, value in record.items() if key not in _ITEM_KEYS}
-                if rest and (bad := checks.nonfinite_fault(rest, "")):
-                    table.fail(row, bad[0][1:], bad[1])
         # 2. Against the other lists.
         self._require_listed(table, "image_id", image_ids, self.images)
         self._require_listed(table, "category_id", category_ids, self.categories)
@@ -317,7 +303,7 @@ class _Reader:
 
     def _read_ids(self, table: Table) -> NDArray[np.int64]:
         values = table.values("id")
-        if values and all(value is None or value is checks.MISSING for value in values):
+        if values and all(value is None for value in values):
             self.problems.note("annotations without ids, numbered from 1", "annotations[0]")
             return np.arange(1, len(values) + 1)
         return table.whole("id", _MAX_ANNOTATION_ID)
@@ -372,8 +358,8 @@ class _Reader:
     def _read_boxes(self, table: Table, shapes: list[Any]) -> NDArray[np.float64]:
         values = table.values("bbox")
         for row, (value, shape) in enumerate(zip(values, shapes, strict=True)):
-            if value is checks.MISSING or value is None or (isinstance(value, list) and not value):
-                values[row] = checks.MISSING
+            if value is None or (isinstance(value, list) and not value):
+                values[row] = None
                 if shape is not None:
                     self.problems.note("missing boxes, taken from the outlines", table.place(row))
                     values[row] = outline_xywh(shape)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from pgvision.coco.checks import reading
-from pgvision.errors import DataError, ImageError, OptionError, require_choice
+from pgvision.errors import DataError, ImageError, OptionError
 from pgvision.files import readable_name
 
 OnError = Literal["raise", "record"]
@@ -262,7 +262,7 @@ class Dataset:
 
 
 def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
-    """Merge data sets: classes by name, images named ``key/name``, ids numbered anew from 1.
+    """Merge data sets: classes by name, images named ``key/name``, their ids numbered from 1.
 
     Args:
         datasets: Data sets by a short name for each.
@@ -280,34 +280,30 @@ def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
     if not datasets:
         raise OptionError("datasets: expected at least one, got none")
     shared = share_ids(datasets)
-    first = next(iter(shared.values()))
-    images, findings = join_parts(shared)
-    return Dataset(images, first.categories, findings=findings)
-
-
-def join_parts(parts: Mapping[str, Dataset]) -> tuple[tuple[ImageRecord, ...], tuple[Finding, ...]]:
-    """Return images, named ``part/name`` so that names stay unique, and findings of all parts."""
-    images = (
-        replace(image, file_name=f"{key}/{image.file_name}")
-        for key, part in parts.items()
-        for image in part.images
+    return Dataset(
+        images=tuple(
+            replace(image, file_name=f"{key}/{image.file_name}")
+            for key, part in shared.items()
+            for image in part.images
+        ),
+        categories=next(iter(shared.values())).categories,
+        findings=tuple(
+            replace(finding, split=finding.split or key)
+            for key, part in shared.items()
+            for finding in part.findings
+        ),
     )
-    findings = (
-        replace(finding, split=finding.split or key)
-        for key, part in parts.items()
-        for finding in part.findings
-    )
-    return tuple(images), tuple(findings)
 
 
 def share_ids(parts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """Return parts with one list of classes, by name, and ids numbered through all of them."""
-    # Sorted by name, so that the numbers do not depend on the order of parts.
-    # 1. Number the names of all parts.
-    named = {category.name: category for part in parts.values() for category in part.categories}
-    first = {
-        name: replace(named[name], id=number) for number, name in enumerate(sorted(named), start=1)
-    }
+    # 1. Number the names of all parts, unless all have the same. They are sorted, so that the
+    # numbers do not depend on the order of parts.
+    lists = [part.categories for part in parts.values()]
+    first = {category.name: category for categories in lists for category in categories}
+    if any(categories != lists[0] for categories in lists):
+        names = enumerate(sorted(first), start=1)
+        first = {name: replace(first[name], id=number) for number, name in names}
     # 2. Number images and objects.
     shared: dict[str, Dataset] = {}
     images, objects = count(1), count(1)
@@ -363,10 +359,10 @@ def _renumber(
     return change
 
 
-def split_by_hash(
-    dataset: Dataset, *, val: float = 0.2, by: Literal["content", "name"] = "content"
-) -> dict[str, Dataset]:
-    """Divide a data set into ``"train"`` and ``"val"`` by a hash of each image.
+def split_by_hash(dataset: Dataset, *, val: float = 0.2) -> dict[str, Dataset]:
+    """Divide a data set into ``"train"`` and ``"val"`` by a hash of each image file.
+
+    Copies of an image under two names stay together.
 
     An image stays in its part when others are added or removed, and with a larger ``val`` no
     image of ``"val"`` leaves it.
@@ -374,36 +370,31 @@ def split_by_hash(
     Args:
         dataset: The data set.
         val: Expected share of images in ``"val"``; 0 < val < 1.
-        by: ``"content"`` hashes the bytes of the file, so that copies under two names stay
-            together; ``"name"`` hashes the file name and opens nothing.
 
     Returns:
         The two parts, with the categories and ids of the whole.
 
     Raises:
-        OptionError: If ``val`` or ``by`` is out of range.
+        OptionError: If ``val`` is out of range.
         DataError: If a file cannot be read, or a part would be empty.
 
     Example:
-        >>> shots = tuple(ImageRecord(i, f"{i}.jpg", Path(f"{i}.jpg"), (8, 8)) for i in range(50))
-        >>> parts = split_by_hash(Dataset(shots, ()), val=0.2, by="name")
+        >>> from pgvision import samples
+        >>> from pgvision.datasets import read_coco
+        >>> parts = split_by_hash(read_coco(samples.truth()), val=0.3)
         >>> len(parts["train"].images) + len(parts["val"].images)
-        50
+        18
     """
-    # 1. Check the options.
     if not 0 < val < 1:
         raise OptionError(f"val={val}: expected a share between 0 and 1")
-    require_choice("by", by, ("content", "name"))
-    # 2. Place each image by its own hash.
+    # 1. Place each image by its own hash.
     parts: dict[str, list[ImageRecord]] = {"train": [], "val": []}
     for image in dataset.images:
         # A hash is stable: adding images moves no other image.
-        key = image.file_name if by == "name" else file_digest(image.path)
-        text = f"\0{key}".encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(text).digest()
+        digest = hashlib.sha256(f"\0{file_digest(image.path)}".encode()).digest()
         share = int.from_bytes(digest[:7], "big") / (1 << 56)
         parts["val" if share < val else "train"].append(image)
-    # 3. Neither part may be empty.
+    # 2. Neither part may be empty.
     for split, images in parts.items():
         if not images:
             raise DataError(

@@ -48,12 +48,12 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleOptions:
-    """How objects become prefixes and suffixes.
+    """How objects become prefixes and suffixes. COCO's crowd regions are left out.
 
     Attributes:
         task: ``"detect"`` writes boxes, ``"segment"`` boxes and mask codes.
-        order: Of the objects in a suffix: ``"raster"`` by top, then left; ``"area"`` largest box
-            first; ``"random"`` by ``seed`` and image name.
+        order: Of the objects in a suffix: ``"raster"`` by top, then left; ``"random"`` by ``seed``
+            and image name.
         prompts: ``"joined"`` asks for all classes at once, ``"per_class"`` for one at a time, as
             ``kind="refcoco-seg"`` always does.
         empty: Images without objects: ``"keep"`` gives them an empty suffix; ``"drop"`` leaves
@@ -64,21 +64,19 @@ class ExampleOptions:
         seed: For ``"random"`` and for choosing absent classes.
         convention: Bins of a side: ``"1024"``, or big_vision's ``"1023"``.
         kind: Kind of checkpoint, for the form of prompt and answer.
-        crowds: ``"drop"`` leaves COCO's crowd regions out, ``"keep"`` writes them as objects.
 
     Raises:
         OptionError: If a value is not one of these.
     """
 
     task: Literal["detect", "segment"] = "detect"
-    order: Literal["raster", "area", "random"] = "raster"
+    order: Literal["raster", "random"] = "raster"
     prompts: Literal["joined", "per_class"] = "joined"
     empty: Literal["keep", "drop", "negatives"] = "keep"
     num_negatives: int = 1
     seed: int = 0
     convention: Convention = "1024"
     kind: tokens.Kind = "pt"
-    crowds: Literal["drop", "keep"] = "drop"
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -150,7 +148,7 @@ def targets_of(image: ImageRecord, dataset: Dataset, options: ExampleOptions) ->
     but such objects or crowds gives no prompt: an empty suffix would be wrong.
     """
     # 1. Objects that an answer can contain.
-    kept = [item for item in image.objects if options.crowds == "keep" or not item.iscrowd]
+    kept = [item for item in image.objects if not item.iscrowd]
     shown = with_extent(kept, image, options)
     if not shown and (image.objects or options.empty == "drop"):
         return []
@@ -201,8 +199,6 @@ def bins_of(items: Sequence[Annotation], image: ImageRecord, options: ExampleOpt
 def _ordered(items: Sequence[Annotation], order: str, chance: random.Random) -> list[Annotation]:
     if order == "random":
         return chance.sample(list(items), len(items))
-    if order == "area":
-        return sorted(items, key=lambda item: -item.xywh[2] * item.xywh[3])
     return sorted(items, key=lambda item: (item.xywh[1], item.xywh[0]))
 
 

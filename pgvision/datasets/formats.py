@@ -1,11 +1,9 @@
 """Format of a data set, by its files; other tools' formats are named with the way to COCO."""
 
-import json
 import mmap
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pgvision.coco.checks import reading
 from pgvision.datasets.image_names import walk_files
@@ -36,6 +34,8 @@ _FOREIGN: Final = (
     (rb'"(data_row|row_data|Labeled Data)"', "a Labelbox export", "its converter writes COCO"),
     (rb'"classTitle"', "a Supervisely JSON", "Supervisely exports COCO"),
 )  # fmt: skip
+_COCO: Final = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_LABELME: Final = re.compile(rb'"(shapes|imagePath|imageData)"\s*:')
 _OTHER_COCO: Final = {
     "caption": ("COCO captions", 'use the instances file, or lines {"image", "prefix", "suffix"}'),
     "segments_info": ("COCO panoptic annotations", "use the instances file"),
@@ -116,33 +116,15 @@ def _format_by_parts(given: Path) -> Format:
 
 
 def _json_format(file: Path) -> Format:
-    """Decide by the first keys, since a COCO file may have hundreds of megabytes."""
-    # Only the outermost keys count: categories may be called "shapes".
+    """Decide by the keys near the beginning: a COCO file may have hundreds of megabytes."""
     head = _head(file)
-    keys = set(_outermost_keys(head))
-    if keys & {b"shapes", b"imagePath", b"imageData"}:
-        return "labelme"
-    if not keys & {b"images", b"annotations", b"categories"}:
+    if not _is_coco(head):
+        if _LABELME.search(head) is not None:
+            return "labelme"
         refuse_foreign([file])
-    elif isinstance(entry := _first_annotation(file), dict) and not has_objects(file):
-        kind = "caption" if "caption" in entry else "segments_info"
+    elif (kind := _other_coco(file)) is not None:
         raise DataError(_foreign(file, *_OTHER_COCO[kind]))
     return "coco"
-
-
-def _outermost_keys(head: bytes) -> Iterator[bytes]:
-    """Yield the keys of the outermost object, as far as the head of the file goes."""
-    depth, text = 0, b""
-    # Text is matched as a whole, so that brackets in it do not count.
-    for match in re.finditer(rb'"(?:[^"\\]|\\.)*"|[][{}:]', head):
-        sign = match[0]
-        if sign in (b"[", b"{"):
-            depth += 1
-        elif sign in (b"]", b"}"):
-            depth -= 1
-        elif sign == b":" and depth == 1:
-            yield text
-        text = sign[1:-1]
 
 
 def _head(file: Path) -> bytes:
@@ -153,9 +135,6 @@ def _head(file: Path) -> bytes:
 def has_objects(file: Path) -> bool:
     """Whether a JSON file is a COCO file of objects, not of captions or panoptic segments.
 
-    The first annotation decides. A file that is cut before it counts if its keys are COCO's, so
-    that the reader can name the problem.
-
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "a.json"
@@ -163,32 +142,20 @@ def has_objects(file: Path) -> bool:
         >>> has_objects(file)
         False
     """
-    head = _head(file).removeprefix(b"\xef\xbb\xbf")
-    if not head.lstrip().startswith(b"{"):
-        return False
-    entry = _first_annotation(file)
-    if entry is None:
-        return re.search(rb'"(images|annotations|categories)"\s*:', head) is not None
-    return isinstance(entry, dict) and not {"caption", "segments_info"} & entry.keys()
+    return _is_coco(_head(file)) and _other_coco(file) is None
 
 
-def _first_annotation(file: Path) -> Any:
-    """Return the first entry of ``annotations`` without parsing the file; None if there is none."""
-    with file.open("rb") as stream:
-        if not file.stat().st_size:
-            return None
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            found = re.search(rb'"annotations"\s*:\s*\[\s*', data)
-            if found is None:
-                return None
-            # An entry may contain a long outline: try larger pieces.
-            for size in (1 << 12, 1 << 16, 1 << 20, 1 << 26):
-                text = data[found.end() : found.end() + size].decode("utf-8", "replace")
-                try:
-                    return json.JSONDecoder().raw_decode(text)[0]
-                except ValueError:
-                    continue
-    return None
+def _is_coco(head: bytes) -> bool:
+    is_object = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
+    return is_object and _COCO.search(head) is not None
+
+
+def _other_coco(file: Path) -> str | None:
+    """Return the field of the first annotation that objects do not have, None if there is none."""
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        first = re.search(rb'"annotations"\s*:\s*\[\s*\{[^{}]*', data)
+        found = first and re.search(rb'"(caption|segments_info)"\s*:', first[0])
+        return found[1].decode() if found else None
 
 
 def refuse_foreign(files: list[Path]) -> None:

@@ -9,7 +9,7 @@ that leads elsewhere count too.
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -129,10 +129,10 @@ class ImageFinder:
         stem: str = "",
         listings: "dict[str, _Listing] | None" = None,
     ) -> None:
-        self._base, self._given = base, None if images is None else Path(images)
-        if self._given is not None and not self._given.is_dir():
+        self._base, self._is_given = base, images is not None
+        if images is not None and not Path(images).is_dir():
             raise DataError(f"{images}: expected the folder of images of {source}, found none")
-        folders = [self._given] if self._given else _image_folders(base, stem)
+        folders = _image_folders(base, stem) if images is None else [Path(images)]
         self._folders = list(dict.fromkeys(folders))
         self._root = data_set_root(base)
         self._by_tail: dict[Path, str] = {}
@@ -172,62 +172,77 @@ class ImageFinder:
         if not name.strip() or "\0" in name or name in (".", "/"):
             raise DataError(f"image name {name!r} is not a file name")
         plain = _slashes(name)
-        # A file of exactly this name counts first: "a:b.jpg" is no drive then.
-        climbs = ".." in plain.split("/")
-        if not climbs and not plain.startswith("/") and (hits := self._look(name)):
+        climbs, is_drive = ".." in plain.split("/"), bool(PureWindowsPath(name).drive)
+        is_rooted = plain.startswith("/")
+        # 1. A file of exactly this name counts first: "a:b.jpg" is no drive then.
+        if not (climbs or is_rooted) and (hits := self._look(name, self._folders)):
             return _only(hits, name)
-        absolute = plain.startswith("/") or bool(PureWindowsPath(name).drive)
-        if absolute or climbs:
-            return self._find_outside(name, plain, absolute)
-        own = [hit for folder in self._folders for hit in self._own_tails(folder, plain)]
-        return _only(own, name) if own else self._given_tail(name, plain)
+        # 2. Names with ".." start at the annotations; they may climb to a folder close to the data
+        # set, and no further. Absolute names must be inside it.
+        place, root = Path(), None
+        if is_rooted or (climbs and not is_drive):
+            base = self._base.absolute()
+            place = Path(os.path.normpath(base / plain))
+            own = [*(folder.absolute() for folder in self._folders), self._root]
+            near = [] if is_rooted else [base.parent, Path.cwd()]
+            root = next((r for r in own + near if place != r and place.is_relative_to(r)), None)
+            if root is not None:
+                hits = self._look(place.name, [place.parent])
+                # A missing image is expected there if this is a folder of images.
+                if not hits and (is_rooted or root in set(own) - {base, self._root}):
+                    hits = [FoundImage("", place)]
+                if hits:
+                    path = _only(hits, name).path
+                    return FoundImage(path.relative_to(root).as_posix(), path)
+        # 3. The end of the name. No other name may lead outside the folder.
+        found = self._find_tail(name, plain)
+        if found is None and (climbs or is_rooted or is_drive):
+            what = "is absolute and not inside" if is_rooted or is_drive else "leaves"
+            fix = "name the folder that contains it (images=...) or use relative names"
+            if self._is_given:
+                fix = "no file of this folder ends like it"
+            raise DataError(
+                f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}"
+            )
+        return found
 
-    def _look(self, name: str, folders: Sequence[Path] | None = None) -> list[FoundImage]:
+    def _look(self, name: str, folders: Sequence[Path]) -> list[FoundImage]:
         """Return the files that a name means in its first form that any folder has."""
         plain = _slashes(name)
         decoded = _decoded(plain) if "%" in plain else plain
-        exact = list(dict.fromkeys((name, plain, decoded)))
-        loose = list(dict.fromkeys((plain, decoded)))
         # Each form is tried in all folders before the next, looser one.
-        tries: list[tuple[list[str], int]] = [([form], 0) for form in exact]
-        tries += [(loose, 1), (loose, 2)]
-        for forms, looseness in tries:
+        forms = [(form, False) for form in dict.fromkeys((name, plain, decoded))]
+        forms += [(form, True) for form in dict.fromkeys((plain, decoded))]
+        for form, is_loose in forms:
             hits: dict[Path, FoundImage] = {}
-            for folder in folders or self._folders:
-                for form in forms:
-                    parent, _, last = form.rpartition("/")
-                    place = f"{folder}/{parent}" if parent else str(folder)
-                    if place not in self._listings:
-                        self._listings[place] = _Listing(place)
-                    for file in self._listings[place].get(last, looseness):
-                        found = PurePosixPath(parent, file).as_posix()
-                        hits[folder / found] = FoundImage(found, folder / found)
+            parent, _, last = form.rpartition("/")
+            for folder in folders:
+                place = f"{folder}/{parent}" if parent else str(folder)
+                if place not in self._listings:
+                    self._listings[place] = _Listing(place)
+                for file in self._listings[place].get(last, is_loose=is_loose):
+                    found = PurePosixPath(parent, file).as_posix()
+                    hits[folder / found] = FoundImage(found, folder / found)
             if hits:
                 return list(hits.values())
         return []
 
-    def _own_tails(self, folder: Path, plain: str) -> list[FoundImage]:
-        """Return the files of a name that begins with the folder's own last parts."""
-        parts = tuple(plain.split("/"))
-        if parts[0] not in folder.parts:
-            return []
-        for count in range(1, len(parts)):
-            if parts[:count] == folder.parts[-count:] and (
-                hits := self._look("/".join(parts[count:]), [folder])
-            ):
-                return hits
-        return []
+    def _find_tail(self, name: str, plain: str) -> FoundImage | None:
+        """Return the file that the longest tail of a name means.
 
-    def _given_tail(self, name: str, plain: str) -> FoundImage | None:
-        """Return the file of the folder that the user names which the longest tail means.
+        The parts before it must be those of the folder, unless the user named the folder.
 
         Raises:
-            DataError: If another name means the same file.
+            DataError: If the tail of another name means the same file.
         """
-        # The longest tail that is there counts: `b/a.jpg` before `a.jpg`.
-        parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
-        for start in range(1, len(parts)) if self._given is not None else ():
-            if hits := self._look("/".join(parts[start:])):
+        parts = tuple(part for part in plain.split("/") if part not in ("", ".", ".."))
+        for start in range(1, len(parts)):
+            folders = [
+                folder
+                for folder in self._folders
+                if self._is_given or folder.absolute().parts[-start:] == parts[:start]
+            ]
+            if hits := self._look("/".join(parts[start:]), folders) if folders else []:
                 found = _only(hits, name)
                 other = self._by_tail.setdefault(found.path, name)
                 if other != name:
@@ -237,47 +252,6 @@ class ImageFinder:
                     )
                 return found
         return None
-
-    def _find_outside(self, name: str, plain: str, absolute: bool) -> FoundImage:
-        """Find an absolute name inside a folder, or one with ``..`` in a file nearby."""
-        # 1. Absolute names inside the image folder become relative.
-        folders = [folder.absolute() for folder in self._folders]
-        base = self._base.absolute()
-        if absolute and Path(name).is_absolute():
-            place = Path(os.path.normpath(name))
-            for folder in [*folders, self._root]:
-                if place != folder and place.is_relative_to(folder):
-                    return FoundImage(place.relative_to(folder).as_posix(), place)
-        # Names with ".." start at the annotations, or at the image folder.
-        if not absolute and (hits := list(self._climb(plain, folders))):
-            return _only(hits, name)
-        # 2. Search the given folder for the end of the name.
-        if (found := self._given_tail(name, plain)) is not None:
-            return found
-        place = Path(os.path.normpath(base / plain))
-        for folder in folders if not absolute else ():
-            if folder not in (base, self._root) and place.is_relative_to(folder):
-                return FoundImage(place.relative_to(folder).as_posix(), place)
-        # 3. Refuse: no name may lead outside the folder.
-        what = "is absolute and not inside" if absolute else "leaves"
-        fix = "name the folder that contains it (images=...) or use relative names"
-        if self._given is not None:
-            fix = "no file of this folder ends like it"
-        raise DataError(f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}")
-
-    def _climb(self, plain: str, folders: list[Path]) -> Iterator[FoundImage]:
-        """Yield the files that a name with ``..`` leads to, inside the data set or close to it."""
-        base = self._base.absolute()
-        # Names may climb to a folder close to the data set, and no further.
-        roots = [*folders, self._root, base.parent, Path.cwd()]
-        for start in dict.fromkeys((base, *(each for each in folders if each.is_dir()))):
-            place = Path(os.path.normpath(start / plain))
-            root = next((each for each in roots if place.is_relative_to(each)), None)
-            for hit in self._look(place.name, [place.parent]) if root is not None else ():
-                yield FoundImage(hit.path.relative_to(root or base).as_posix(), hit.path)
-        down = "/".join(part for part in plain.split("/") if part != "..")
-        for folder in folders:
-            yield from self._own_tails(folder, down)
 
 
 def find_named(
@@ -331,33 +305,35 @@ class _Listing:
                 self._names = {entry.name for entry in entries if entry.is_file()}
         except (OSError, ValueError):
             self._names = set()
-        self._folded: list[dict[str, list[str]]] | None = None
+        # By name in one Unicode form, with a lower-case ending; and by name without ending.
+        self._folded: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
 
-    def get(self, name: str, looseness: int) -> Sequence[str]:
+    def get(self, name: str, *, is_loose: bool) -> Sequence[str]:
         """Return the files that a name means.
 
         Args:
             name: Name without folder.
-            looseness: 0 for the exact name, 1 for other Unicode forms and cases of the ending, 2
-                for a name without its ending.
+            is_loose: Whether other Unicode forms, endings in another case, and a missing ending
+                count.
         """
-        if not self._names:
-            return ()
-        if looseness == 0:
+        if not is_loose or not self._names:
             return (name,) if name in self._names else ()
         # Built on demand: exact names need no index.
-        if self._folded is None:
-            self._folded = [{}, {}]
+        if not self._folded:
             for each in sorted(self._names):
-                stem, ending = os.path.splitext(unicodedata.normalize("NFC", each))  # noqa: PTH122
-                self._folded[0].setdefault(stem + ending.lower(), []).append(each)
-                if ending.lower() in IMAGE_ENDINGS:
-                    self._folded[1].setdefault(stem, []).append(each)
-        composed = unicodedata.normalize("NFC", name)
-        if looseness == 1:
-            stem, ending = os.path.splitext(composed)  # noqa: PTH122
-            composed = stem + ending.lower()
-        return self._folded[looseness - 1].get(composed, ())
+                stem, ending = _folded(each)
+                self._folded.setdefault(stem + ending, []).append(each)
+                if ending in IMAGE_ENDINGS:
+                    self._stems.setdefault(stem, []).append(each)
+        stem, ending = _folded(name)
+        by_stem = self._stems.get(unicodedata.normalize("NFC", name), ())
+        return self._folded.get(stem + ending) or by_stem
+
+
+def _folded(name: str) -> tuple[str, str]:
+    stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))  # noqa: PTH122
+    return stem, ending.lower()
 
 
 def _slashes(name: str) -> str:

@@ -2,20 +2,15 @@
 
 import hashlib
 import json
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-
-from pgvision.datasets import examples
 from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord
-from pgvision.datasets.examples import ExampleOptions
+from pgvision.datasets.examples import ExampleOptions, bins_of
 from pgvision.datasets.outlines import clipped_xyxy, num_pixels
-from pgvision.errors import DataError, ImageError, OptionError, PromptError, SourceError
+from pgvision.errors import DataError, ImageError, PromptError, SourceError
 from pgvision.images import image_hw_of
 from pgvision.images.reading import read_bytes, require_whole
 from pgvision.tokens import require_phrase
@@ -23,13 +18,8 @@ from pgvision.tokens import require_phrase
 if TYPE_CHECKING:
     from rich.table import Table
 
-RESOLUTIONS: Final = (224, 448, 896)
 _OUTSIDE_BY: Final = 0.1  # pixels: files round to two digits, and no bin is finer
-_FIXED: Final = 3  # <bos>, the newline that ends a prefix, <eos>
-_SPECIAL = re.compile(r"<(?:loc\d{4}|seg\d{3})>")
-_BLANK_BEFORE = re.compile(r"\s(?=<(?:loc|seg)\d)")
-_WORD = re.compile(r"\w+|[^\w\s]")
-_LETTERS_A_PIECE: Final = 6
+_SHOWN: Final = 3  # examples of a rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +30,10 @@ class CheckReport:
         findings: All findings, split by split.
         num_images: Images that were checked.
         num_objects: Annotations that were checked.
-        num_examples: Training examples that they make.
-        budget: Text tokens that an example may have.
-        longest: Tokens of the longest example.
 
     Example:
         >>> late = Finding("leakage", "error", "the same image is b.jpg in split 'val'", "a.jpg")
-        >>> report = CheckReport(findings=(late,), num_images=2, num_objects=0, num_examples=0)
+        >>> report = CheckReport(findings=(late,), num_images=2, num_objects=0)
         >>> report.ok, report.counts
         (False, {('leakage', 'error'): 1})
     """
@@ -54,9 +41,6 @@ class CheckReport:
     findings: tuple[Finding, ...]
     num_images: int
     num_objects: int
-    num_examples: int
-    budget: int = 0
-    longest: int = 0
 
     @property
     def ok(self) -> bool:
@@ -87,26 +71,21 @@ class CheckReport:
         """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
-    def tables(self, *, num_examples: int = 3) -> "list[Table]":
-        """Return a rich table: findings by rule, with some examples each.
-
-        Args:
-            num_examples: Findings shown of each rule.
-        """
+    def __rich__(self) -> "Table":
+        """Return a table for the terminal: findings by rule, with some examples each."""
         from rich.table import Column, Table
         from rich.text import Text
 
         # One row for each rule, errors first.
-        title = f"{self.num_images} images, {self.num_objects} objects, {self.num_examples} "
-        title += f"examples of at most {self.longest} tokens (budget {self.budget})"
+        title = f"{self.num_images} images, {self.num_objects} objects"
         count = Column("count", justify="right")
         rules = Table("level", "rule", count, "for example", title=title)
         for (rule, level), number in self.counts.items():
-            shown = [finding for finding in self.findings if finding.rule == rule][:num_examples]
+            shown = [finding for finding in self.findings if finding.rule == rule][:_SHOWN]
             # Text, not markup: names from files may contain square brackets.
             lines = Text("\n".join(map(_line, shown)))
             rules.add_row(Text(level), Text(rule), str(number), lines)
-        return [rules]
+        return rules
 
 
 def _line(finding: Finding) -> str:
@@ -114,77 +93,24 @@ def _line(finding: Finding) -> str:
     return f"{place}: {finding.message}" if place else finding.message
 
 
-def token_budget(kind: str, resolution: int) -> int:
-    """Return how many text tokens (prefix and suffix) a checkpoint was trained with.
-
-    Args:
-        kind: One of `pgvision.tokens.KINDS`.
-        resolution: 224, 448 or 896.
-
-    Raises:
-        OptionError: If the resolution is none of these.
-
-    Source:
-        google-research/big_vision, configs/proj/paligemma/README.md: 128 for pt at 224, 256 for
-        mix at 224, 512 above.
-
-    Example:
-        >>> token_budget("pt", 224), token_budget("mix", 224), token_budget("pt", 448)
-        (128, 256, 512)
-    """
-    if resolution not in RESOLUTIONS:
-        raise OptionError(
-            f"resolution={resolution}: the budget is known for 224, 448 and 896; give budget=..."
-        )
-    if resolution > 224:
-        return 512
-    return 256 if kind == "mix" else 128
-
-
-def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of a prefix or suffix without a tokenizer, on the high side.
-
-    Location and mask tokens are counted, and the blank before them, which joins no word; words
-    are taken as a piece for every six letters, signs as one each.
-
-    Args:
-        text: A prefix or a suffix.
-
-    Example:
-        >>> estimate_tokens("<loc0001><loc0002><loc0003><loc0004> helmet ; ")
-        6
-    """
-    words = _WORD.findall(_SPECIAL.sub(" ", text))
-    num_special = len(_SPECIAL.findall(text)) + len(_BLANK_BEFORE.findall(text))
-    return num_special + sum(math.ceil(len(w) / _LETTERS_A_PIECE) for w in words)
-
-
 def check_dataset(
     dataset: Dataset | Mapping[str, Dataset],
     *,
     options: ExampleOptions | None = None,
-    resolution: int = 448,
-    budget: int | None = None,
 ) -> CheckReport:
     """Check a data set, or all its splits, for what spoils training or scoring.
 
     Errors: no annotation at all, missing or unreadable files, sizes that are not the image's, boxes
     outside or without extent, duplicate objects and names, class names that break prompts, broken
-    or missing masks, examples over the token budget, the same image in two splits. Warnings:
-    categories without objects, images without objects, copies of an image, files of several
-    images, boxes smaller than a bin, crowds.
+    or missing masks, the same image in two splits. Warnings: categories without objects, images
+    without objects, copies of an image, files of several images, boxes smaller than a bin, crowds.
 
     Args:
         dataset: The data set, or its splits by name.
-        options: How examples will be made: task, prompts, kind of checkpoint.
-        resolution: Of the checkpoint: 224, 448 or 896.
-        budget: Text tokens an example may have; that of kind and resolution if not given.
+        options: How examples will be made; its task decides whether masks are needed.
 
     Returns:
         The findings.
-
-    Raises:
-        OptionError: If the resolution is unknown and no budget is given, or the budget is below 1.
 
     Example:
         >>> from pathlib import Path
@@ -192,32 +118,23 @@ def check_dataset(
         >>> shot = ImageRecord(7, "a.jpg", Path("gone/a.jpg"), (480, 640))
         >>> report = check_dataset(Dataset(images=(shot,), categories=(Category(3, "a ; b"),)))
         >>> report.ok, sorted({finding.rule for finding in report.errors})
-        (False, ['class-name', 'missing-file', 'no-annotations', 'prompt'])
+        (False, ['class-name', 'missing-file', 'no-annotations'])
     """
-    # 1. Token budget of an answer.
+    # 1. Check each part.
     chosen = options or ExampleOptions()
-    if budget is not None and budget < 1:
-        raise OptionError(f"budget={budget}: expected at least 1 token")
-    limit = token_budget(chosen.kind, resolution) if budget is None else budget
-    # 2. Check each part.
     parts = {"": dataset} if isinstance(dataset, Dataset) else dict(dataset)
     findings: list[Finding] = []
     digests: dict[str, dict[str, str]] = {}
-    lengths: list[int] = []
     for split, part in parts.items():
         digests[split] = {}
         here = [*part.findings, *_check_part(part, chosen), *_check_files(part, digests[split])]
-        here += _check_lengths(part, chosen, limit, lengths)
         findings += [replace(finding, split=finding.split or split) for finding in here]
-    # 3. Check across parts: other class lists, the same image in two parts.
+    # 2. Check across parts: other class lists, the same image in two parts.
     findings += [*_check_categories(parts), *_check_leakage(digests)]
     return CheckReport(
         findings=tuple(findings),
         num_images=sum(len(part.images) for part in parts.values()),
         num_objects=sum(part.num_objects for part in parts.values()),
-        num_examples=len(lengths),
-        budget=limit,
-        longest=max(lengths, default=0),
     )
 
 
@@ -262,7 +179,7 @@ def _check_object(
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
         return
     if not item.iscrowd:
-        bins = examples.bins_of([item], image, options)[0]
+        bins = bins_of([item], image, options)[0]
         key = (item.category_id, *map(int, bins))
         if key in seen:
             yield "duplicate-object", "error", f"{text} repeats annotation {seen[key]}"
@@ -309,28 +226,6 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
             message = f"is a copy of {digests[digest]}"
             yield Finding("duplicate-image", "warning", message, image.file_name)
         digests.setdefault(digest, image.file_name)
-
-
-def _check_lengths(
-    dataset: Dataset, options: ExampleOptions, limit: int, lengths: list[int]
-) -> Iterator[Finding]:
-    for image in dataset.images if dataset.classes else ():
-        for target in examples.targets_of(image, dataset, options):
-            # Any 16 codes are as long as the right ones, so that no codec is needed.
-            zeros = np.zeros((len(target.objects), 16), dtype=np.int64)
-            codes = zeros if options.task == "segment" else None
-            try:
-                prefix = examples.prefix_of(target.classes, options.task, options.kind)
-            except PromptError as error:
-                yield Finding("prompt", "error", f"no prompt can be made: {error}")
-                return
-            suffix = examples.suffix_of(target, image, dataset, options, codes)
-            length = estimate_tokens(prefix) + estimate_tokens(suffix) + _FIXED
-            lengths.append(length)
-            if length > limit:
-                objects = f"{len(target.objects)} objects"
-                message = f"{length} tokens for {objects}, the budget is {limit}"
-                yield Finding("over-budget", "error", message, image.file_name)
 
 
 def _check_categories(parts: Mapping[str, Dataset]) -> Iterator[Finding]:

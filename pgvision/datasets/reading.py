@@ -5,13 +5,12 @@ one place for the rule: training, evaluation and `read_splits` all use it.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from pgvision.datasets.coco import read_coco
-from pgvision.datasets.dataset import Dataset, OnError, join_parts, share_ids
+from pgvision.datasets.dataset import Dataset, OnError, merge_datasets, share_ids
 from pgvision.datasets.examples import Convention, MaskCodec
 from pgvision.datasets.formats import FORMATS, Format, detect_format, has_objects
 from pgvision.datasets.jsonl import read_jsonl
@@ -45,14 +44,14 @@ def read_dataset(
         path: Annotation file or folder.
         format: One of the five; detected from the files if not given.
         images: Image folder; looked for where the format has it if not given.
-        split: Which part, if there are several; see `find_split`. Without it the parts of a YOLO
-            folder are joined, their images named ``split/name``.
+        split: Which part, if there are several; see `find_split`. Without it they are merged; see
+            `merge_datasets`.
         codec: For JSONL with mask codes.
         convention: For JSONL: bins of a side.
 
     Raises:
         SourceError: If there is nothing at ``path``.
-        DataError: If the format is unknown, files are broken, or ids of several parts collide.
+        DataError: If the format is unknown, or files are broken.
         OptionError: If ``format`` or ``split`` is unknown.
 
     Example:
@@ -66,7 +65,7 @@ def read_dataset(
     )
     if split is not None:
         return parts[find_split(parts, split, source=path)]
-    return next(iter(parts.values())) if len(parts) == 1 else _join(parts, Path(path))
+    return next(iter(parts.values())) if len(parts) == 1 else merge_datasets(parts)
 
 
 def read_evaluation_part(
@@ -219,23 +218,6 @@ def _part_folders(given: Path, ending: str) -> dict[str, Path]:
         if part.is_dir() and _is_visible(part) and next(part.glob(f"*{ending}"), None)
     }
     return parts or {given.stem: given}
-
-
-def _join(parts: Mapping[str, Dataset], path: Path) -> Dataset:
-    # Category ids must mean the same in all parts.
-    first = next(iter(parts.values()))
-    if any(part.categories != first.categories for part in parts.values()):
-        raise DataError(
-            f"{path}: parts {', '.join(parts)} have other categories; name one (split=)"
-        )
-    images, findings = join_parts(parts)
-    try:
-        return replace(first, images=images, findings=findings)
-    except DataError as error:
-        raise DataError(
-            f"{path}: the parts {', '.join(parts)} number their images alike ({error}); name one "
-            "(split=...), or read them apart (read_splits) and merge them (merge_datasets)"
-        ) from error
 
 
 def _words(name: str) -> list[str]:

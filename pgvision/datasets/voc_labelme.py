@@ -3,7 +3,6 @@
 import base64
 import io
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,6 @@ _FURTHEST = 2**30  # pixels
 _CIRCLE_CORNERS = 64
 _POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
 _POINTS |= {"oriented_rectangle": 3, "rotation": 3, "quadrilateral": 3}  # X-AnyLabeling's too
-_READ = ("label", "points", "shape_type", "group_id", "mask")
-_COCO = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def read_voc(
@@ -54,7 +51,7 @@ def read_voc(
 
     Returns:
         The data set; classes in alphabetical order from id 1; ``difficult``, ``truncated``,
-        ``occluded``, ``pose``, attributes and parts of an object are in its ``extra``. Where
+        ``occluded`` and ``pose`` of an object are in its ``extra``. Where
         ``<filename>`` is not there (renamed images) and an image has the XML file's name, that is
         used, with a finding; a missing ``<filename>`` means the XML file's name.
 
@@ -86,7 +83,7 @@ def read_voc(
             for item in tree.findall("object"):
                 labels.append(_text(item, "name", file))
                 polygons = _polygons(item, file)
-                box = _box(item, polygons, file)
+                box = _box(item, file)
                 objects.append(Annotation(0, 0, box, polygons, extra=_flags(item)))
             read[file] = ((height, width), labels, tuple(objects))
             # Without a name the image has that of the XML file.
@@ -112,10 +109,9 @@ def _read_xml(file: Path) -> "Element":
     from defusedxml.ElementTree import fromstring
 
     # 1. Parse.
-    data = read_bytes(file)
     try:
         # defusedxml refuses entities, which could read files or exhaust the memory.
-        root: Element | None = fromstring(_xml_source(data))
+        root: Element | None = fromstring(read_bytes(file).lstrip())
     except DefusedXmlException as error:
         raise DataError(
             f"{file}: refused: it declares an XML entity, which could read other files or grow "
@@ -128,17 +124,6 @@ def _read_xml(file: Path) -> "Element":
         refuse_foreign([file])
         raise DataError(f"{file}: expected <annotation> at the top, as Pascal VOC has it")
     return root
-
-
-def _xml_source(data: bytes) -> bytes | str:
-    """Return bytes for the parser, or text for encodings that it lacks (GBK, Shift JIS)."""
-    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        return data
-    data = data.lstrip()
-    stated = re.match(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*\?>""", data)
-    if stated is None or stated[1].lower() in (b"utf-8", b"utf-16"):
-        return data
-    return data[stated.end() :].decode(stated[1].decode("ascii"))
 
 
 def _text(element: "Element", tag: str, file: Path) -> str:
@@ -165,12 +150,8 @@ def _numbers(element: "Element", tags: tuple[str, ...], file: Path) -> list[floa
     return numbers
 
 
-def _box(
-    item: "Element", polygons: Polygons | None, file: Path
-) -> tuple[float, float, float, float]:
+def _box(item: "Element", file: Path) -> tuple[float, float, float, float]:
     box = item.find("bndbox")
-    if box is None and item.find("robndbox") is not None and polygons:
-        return outline_xywh(polygons)
     if box is None:
         raise DataError(f"{file}: <object> lacks <bndbox>")
     # Swapped corners would become a negative size.
@@ -185,7 +166,7 @@ def _box(
 
 
 def _polygons(item: "Element", file: Path) -> Polygons | None:
-    """Return the polygons of an object, or the corners of a rotated box (roLabelImg)."""
+    """Return the polygons of an object."""
     rings = []
     for polygon in item.findall("polygon"):
         try:
@@ -196,39 +177,16 @@ def _polygons(item: "Element", file: Path) -> Polygons | None:
         if len(ring) % 2 or not all(abs(number) <= _FURTHEST for number in ring):
             raise DataError(f"{file}: <polygon>: expected x, y pairs in pixels, got {ring!r:.60}")
         rings.append(ring)
-    # roLabelImg: centre, size and an angle in radians, clockwise.
-    box = item.find("robndbox")
-    if not rings and box is not None:
-        cx, cy, w, h, angle = _numbers(box, ("cx", "cy", "w", "h", "angle"), file)
-        cos, sin = math.cos(angle), math.sin(angle)
-        corners = [(-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2)]
-        places = [(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in corners]
-        rings.append(tuple(value for place in places for value in place))
     return tuple(rings) or None
 
 
 def _flags(item: "Element") -> dict[str, object]:
-    # 1. VOC's own flags; 0 and Unspecified are their defaults.
+    """Return VOC's flags of an object; 0 and Unspecified are their defaults."""
     flags: dict[str, object] = {}
     for tag in ("difficult", "truncated", "occluded", "pose"):
         text = (item.findtext(tag) or "").strip()
         if text and text not in ("0", "Unspecified"):
             flags[tag] = int(text) if text.isdecimal() else text
-    # 2. Attributes are elements (CVAT) or text.
-    attributes = {
-        (each.findtext("name") or "").strip(): (each.findtext("value") or "").strip()
-        for each in item.findall("attributes/attribute")
-    }
-    if attributes:
-        flags["attributes"] = attributes
-    elif text := (item.findtext("attributes") or "").strip():
-        flags["attributes"] = text
-    # 3. Parts of a person (head, hand, foot).
-    if parts := item.findall("part"):
-        flags["parts"] = [
-            {each.tag: (each.text or "").strip() for each in part.iter() if len(each) == 0}
-            for part in parts
-        ]
     return flags
 
 
@@ -246,8 +204,8 @@ def read_labelme(
         on_error: ``"raise"`` refuses a broken file; ``"record"`` leaves it out and adds a finding.
 
     Returns:
-        The data set; classes in alphabetical order from id 1; flags, description and the like in
-        ``extra``. Where ``imagePath`` is not there (renamed images) and an image has the JSON
+        The data set; classes in alphabetical order from id 1; flags and description in ``extra``.
+        Where ``imagePath`` is not there (renamed images) and an image has the JSON
         file's name, that is used, with a finding.
 
     Raises:
@@ -314,7 +272,13 @@ def _read_shapes(
     objects = []
     for parts in groups.values():
         xywh, segmentation = _outline(parts, image_hw)
-        objects.append(Annotation(0, 0, xywh, segmentation, extra=_extra(parts)))
+        extra = {
+            key: value
+            for part in reversed(parts)
+            for key in ("flags", "description")
+            if (value := part.values.get(key))
+        }
+        objects.append(Annotation(0, 0, xywh, segmentation, extra=extra))
     return [parts[0].text("label") for parts in groups.values()], tuple(objects)
 
 
@@ -341,17 +305,6 @@ def _outline(
         raise DataError(f"{parts[0].where}: 'mask' is empty")
     runs = mask_to_runs(mask)
     return outline_xywh(runs._asdict()), runs
-
-
-def _extra(parts: list[Fields]) -> dict[str, object]:
-    """Return the other fields of shapes: flags, description and those of other tools."""
-    extra: dict[str, object] = {}
-    for part in reversed(parts):
-        rest = part.rest(*_READ, *_COCO)
-        extra |= {
-            key: value for key, value in rest.items() if value not in (None, "", {}, [], False)
-        }
-    return extra
 
 
 def _ring(shape: Fields, image_hw: tuple[int, int]) -> tuple[float, ...]:

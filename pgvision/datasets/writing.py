@@ -1,6 +1,5 @@
 """Write a data set as COCO, YOLO or JSONL, atomically, and read it back to compare."""
 
-import json
 import re
 import secrets
 import shutil
@@ -17,17 +16,26 @@ from pgvision.coco.checks import box_fault
 from pgvision.coco.content import read_content
 from pgvision.coco.writing import relative_name
 from pgvision.datasets.coco import write_coco_file
-from pgvision.datasets.conversion_report import compare_datasets
-from pgvision.datasets.dataset import Dataset, Finding, ImageRecord
-from pgvision.datasets.examples import ExampleOptions, MaskCodec, example_of, targets_of
-from pgvision.datasets.image_names import list_images
+from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord, Rle
+from pgvision.datasets.examples import (
+    ExampleOptions,
+    MaskCodec,
+    example_of,
+    targets_of,
+    with_extent,
+)
+from pgvision.datasets.image_names import IMAGE_ENDINGS
 from pgvision.datasets.jsonl import example_line, read_jsonl
-from pgvision.datasets.yolo import IDS_FILE, label_path, label_text, read_written_yolo
+from pgvision.datasets.outlines import is_outside
+from pgvision.datasets.yolo import label_path, label_text, read_written_yolo
 from pgvision.errors import DataError, OptionError, require_choice
 from pgvision.files import readable_name, replaced_path, write_text
 
 WriteFormat = Literal["coco", "yolo", "jsonl"]
 _FILE_OF = {"coco": ("annotations", ".json"), "jsonl": ("examples", ".jsonl")}
+_ENDINGS = tuple(IMAGE_ENDINGS)
+_SHOWN = 3  # examples in a message
+_ROUNDING = 1e-6  # pixels
 _Names = dict[int, str]
 
 
@@ -115,7 +123,7 @@ def write_dataset(
         for split, part in parts.items():
             writer.place_images(part, folder / places[split], split, images)
         if format == "yolo":
-            writer.write_yolo(parts, folder, places, images)
+            writer.write_yolo(parts, folder, places)
         else:
             stem, ending = _FILE_OF[format]
             for split, part in parts.items():
@@ -139,6 +147,12 @@ def _require_sound(parts: Mapping[str, Dataset], format_: WriteFormat) -> None:
             )
         if format_ == "yolo" and not names:
             raise DataError("the data set has no class, and YOLO needs names; write COCO instead")
+        endless = [i.file_name for i in part.images if not i.file_name.lower().endswith(_ENDINGS)]
+        if format_ == "yolo" and endless:
+            raise DataError(
+                f"{len(endless)} image names have no ending that trainers list "
+                f"({', '.join(endless[:_SHOWN])}); rename the files"
+            )
         for image in part.images:
             for item in image.objects:
                 if fault := box_fault(item.xywh):
@@ -184,14 +198,12 @@ class _Writer:
             sizes = {names[image.id]: image.image_hw for image in dataset.images}
             convention = self._options.convention
             after = read_jsonl(path, convention=convention, known_hw=sizes)
-        # Codes are not decoded here, which takes a second for a hundred masks.
-        masks = self._options.task == "detect"
-        self._compare(dataset, after, names, split, bins=True, masks=masks)
+        self._compare(dataset, after, names, split, bins=True)
 
     def write_yolo(
-        self, parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str], images: str
+        self, parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str]
     ) -> None:
-        """Write data.yaml, label files and ids, and read the labels back."""
+        """Write data.yaml and label files, and read the labels back."""
         # 1. Write data.yaml.
         first = next(iter(parts.values()))
         if any(part.categories != first.categories for part in parts.values()):
@@ -204,7 +216,6 @@ class _Writer:
         write_text(folder / "data.yaml", text)
         # 2. Write one label file for each image.
         numbers = {category.id: index for index, category in enumerate(first.categories)}
-        ids: dict[str, int] = {}
         sizes: dict[str, dict[Path, tuple[int, int]]] = {}
         for split, part in parts.items():
             sizes[split] = {}
@@ -215,24 +226,11 @@ class _Writer:
                     shared = file.relative_to(folder)
                     raise DataError(f"two images would share the label file {shared}")
                 write_text(file, label_text(image, numbers, self._options.task))
-                ids[name] = image.id
                 sizes[split][folder / name] = image.image_hw
-        # 3. Write the ids, which labels cannot contain.
-        categories = {category.name: category.id for category in first.categories}
-        content = {"categories": categories, "images": ids}
-        write_text(folder / IDS_FILE, json.dumps(content, ensure_ascii=False))
-        # 4. Read everything back and compare.
+        # 3. Read everything back and compare.
         for split, after in read_written_yolo(folder, sizes).items():
             names = {image.id: _new_name(image) for image in parts[split].images}
-            self._compare(parts[split], after, names, split, bins=False, masks=True)
-            # Images that a listing skips would be lost to trainers.
-            there = {path for path in sizes[split] if path.is_file()}
-            unseen = sorted(there - set(list_images(folder / places[split])))
-            if images != "none" and unseen:
-                raise DataError(
-                    f"{len(unseen)} image names have no ending that trainers list "
-                    f"({', '.join(path.name for path in unseen[:3])}); rename the files"
-                )
+            self._compare(parts[split], after, names, split, bins=False)
 
     def _add_needed_keys(self, config: dict[str, str]) -> None:
         """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""
@@ -277,19 +275,12 @@ class _Writer:
             self._counts[2] += 1
 
     def _compare(
-        self,
-        before: Dataset,
-        after: Dataset | None,
-        names: _Names,
-        split: str,
-        *,
-        bins: bool,
-        masks: bool,
+        self, before: Dataset, after: Dataset | None, names: _Names, split: str, *, bins: bool
     ) -> None:
         if after is not None:
             self._add_counts(len(after.images), after.num_objects)
         self._findings += compare_datasets(
-            before, after, names=names, options=self._options, bins=bins, masks=masks, split=split
+            before, after, names=names, options=self._options, bins=bins, split=split
         )
 
     def _add_counts(self, num_images: int, num_objects: int) -> None:
@@ -340,3 +331,146 @@ def _new_name(image: ImageRecord) -> str:
 
 def _is_hidden(image: ImageRecord) -> bool:
     return any(part.startswith(".") and part.strip(".") for part in image.file_name.split("/"))
+
+
+def compare_datasets(
+    before: Dataset,
+    after: Dataset | None,
+    *,
+    names: Mapping[int, str],
+    options: ExampleOptions,
+    bins: bool,
+    split: str = "",
+) -> list[Finding]:
+    """List what a data set has lost on the way to a YOLO or JSONL file and back.
+
+    Objects are counted by image and class, so that an error of a writer is found as the limit of a
+    format is.
+
+    Args:
+        before: What was written.
+        after: What is read back; None if the file is empty.
+        names: Name of each image of ``before`` in the file, by id.
+        options: Of the conversion, which explain losses.
+        bins: Whether the file has boxes in location bins.
+        split: Name of the split, for the findings.
+
+    Returns:
+        Images and objects that are missing (``lost``) and changes (``not-kept``), counted by kind.
+
+    Example:
+        >>> from pgvision.datasets import Category
+        >>> crowd = Annotation(3, 1, (0.0, 0.0, 9.0, 9.0), iscrowd=True)
+        >>> shot = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640), (crowd,))
+        >>> data = Dataset((shot,), (Category(1, "helmet"),))
+        >>> empty = ImageRecord(7, "a.jpg", Path("a.jpg"), (480, 640))
+        >>> without = Dataset((empty,), data.categories)
+        >>> report = compare_datasets(
+        ...     data, without, names={7: "a.jpg"}, options=ExampleOptions(), bins=False)
+        >>> report[0].message
+        '1 crowd regions were left out (a.jpg annotation 3)'
+    """
+    # 1. Compare the images and count their objects.
+    losses = _Losses(split)
+    back = {} if after is None else {image.file_name: image for image in after.images}
+    names_back = {} if after is None else after.names
+    for image in before.images:
+        other = back.pop(names[image.id], None)
+        if other is None:
+            losses.add_image(image, options)
+        left = Counter(names_back[item.category_id] for item in (other.objects if other else ()))
+        losses.add_fields("images", image.extra)
+        for item in image.objects:
+            place = f"{image.file_name} annotation {item.id}"
+            losses.add_fields("annotations", item.extra)
+            if reason := _reason(item, image, options, bins=bins):
+                losses.add(reason, place)
+                continue
+            name = before.names[item.category_id]
+            left[name] -= 1
+            if left[name] < 0:
+                losses.add("objects were not read back", place)
+            losses.add_changes(item, image, options.task, place, bins=bins)
+        for _ in range(sum(count for count in left.values() if count > 0)):
+            losses.add("objects were read back that were not written", image.file_name)
+    # 2. Images that are left were not in the original.
+    for name in back:
+        losses.add("images were read back that were not written", name)
+    # 3. Compare categories and top-level fields.
+    for category in before.categories:
+        losses.add_fields("categories", category.extra)
+        if category.name not in names_back.values():
+            losses.add("classes are in no prompt", category.name, is_loss=False)
+    losses.add_fields("the data set", before.info)
+    return losses.findings()
+
+
+def _reason(item: Annotation, image: ImageRecord, options: ExampleOptions, *, bins: bool) -> str:
+    """Return why a format cannot express an object, "" if it can."""
+    if item.iscrowd:
+        return "crowd regions were left out"
+    if is_outside(item, image.image_hw):
+        return "objects were left out: their boxes are outside the image"
+    if bins and not with_extent([item], image, options):
+        return "objects were left out: their boxes have no extent in bins"
+    return ""
+
+
+class _Losses:
+    """Counts of what is lost, by kind, with the first examples."""
+
+    def __init__(self, split: str) -> None:
+        self._split = split
+        self._counts: Counter[tuple[str, bool]] = Counter()
+        self._examples: dict[tuple[str, bool], list[str]] = {}
+
+    def add(self, what: str, where: str, *, is_loss: bool = True) -> None:
+        """Count an image or object that is lost, or a field or change of one."""
+        self._counts[what, is_loss] += 1
+        shown = self._examples.setdefault((what, is_loss), [])
+        if where not in shown and len(shown) < _SHOWN:
+            shown.append(where)
+
+    def add_image(self, image: ImageRecord, options: ExampleOptions) -> None:
+        """Count an image that was not read back."""
+        what = "images were not read back"
+        if image.objects:
+            what = "images were left out with all their objects"
+        elif options.empty == "drop":
+            what = "images were left out: they have no objects and empty='drop'"
+        self.add(what, image.file_name, is_loss=bool(image.objects) or options.empty != "drop")
+
+    def add_fields(self, owners: str, fields: Mapping[str, object]) -> None:
+        """Count one owner of fields that the format lacks."""
+        if fields:
+            names = ", ".join(sorted(fields))
+            self.add(f"{owners} lost fields of their own", names, is_loss=False)
+
+    def add_changes(
+        self, item: Annotation, image: ImageRecord, task: str, place: str, *, bins: bool
+    ) -> None:
+        """Count the changes of a written object."""
+        changes = []
+        left, top, right, bottom = item.xyxy
+        if min(left, top, image.image_hw[1] - right, image.image_hw[0] - bottom) < -_ROUNDING:
+            changes.append("objects were cut at the border of their image")
+        if item.segmentation is not None and task == "detect":
+            changes.append("masks were left out")
+        elif task == "segment" and not bins:
+            if item.segmentation is None:
+                changes.append("boxes became polygons with four corners")
+            elif isinstance(item.segmentation, Rle):
+                changes.append("run-length masks became polygons")
+        for change in changes:
+            self.add(change, place, is_loss=False)
+
+    def findings(self) -> list[Finding]:
+        """Return one finding for each kind."""
+        findings = []
+        for (what, is_loss), count in self._counts.items():
+            message = f"{count} {what} ({', '.join(self._examples[what, is_loss])})"
+            if is_loss:
+                findings.append(Finding("lost", "error", message, split=self._split))
+            else:
+                findings.append(Finding("not-kept", "warning", message, split=self._split))
+        return findings

@@ -1,4 +1,4 @@
-"""YOLO folders: ``data.yaml``, ``obj.data`` or ``labels/``; boxes, polygons, key points.
+"""YOLO folders: ``data.yaml``, ``obj.data`` or ``labels/``; boxes and polygons.
 
 Supervision's reader is not used: it returns float32 (113.92 becomes 113.91999), reads a line of 6
 numbers as a box and one of 8 as a polygon of 3 corners, and turns polygons into masks.
@@ -7,13 +7,13 @@ numbers as a box and one of 8 as a polygon of 3 corners, and turns polygons into
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from pgvision.coco.checks import Fields, parse_json, read_bytes, read_text
+from pgvision.coco.checks import read_bytes, read_text
 from pgvision.datasets.dataset import (
     Annotation,
     Category,
@@ -24,14 +24,11 @@ from pgvision.datasets.dataset import (
     OnError,
     Polygons,
 )
-from pgvision.datasets.image_names import IMAGE_ENDINGS, list_images, size_of, walk_files
+from pgvision.datasets.image_names import list_images, size_of, walk_files
 from pgvision.datasets.outlines import clipped_xyxy, is_outside, one_ring
 from pgvision.datasets.yolo_config import Split, YoloConfig, find_config, lines_of
 from pgvision.errors import DataError
 from pgvision.rle import outline_xywh
-
-IDS_FILE = "coco_ids.json"
-"""File next to data.yaml with the COCO ids, which label files cannot contain."""
 
 _NAMES_FILES = ("classes.txt", "obj.names")
 _LABEL_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+\s")
@@ -53,13 +50,13 @@ def label_path(image: Path) -> Path:
     return label_folder(image.parent) / f"{image.stem}.txt"
 
 
-def label_folder(folder: Path, old: str = "images", new: str = "labels") -> Path:
+def label_folder(folder: Path) -> Path:
     """Return the folder of the labels of the images in ``folder``; see `label_path`."""
     parts = list(folder.parts)
-    if old not in parts:
+    if "images" not in parts:
         return folder
-    index = len(parts) - 1 - parts[::-1].index(old)
-    return Path(*parts[:index], new, *parts[index + 1 :])
+    index = len(parts) - 1 - parts[::-1].index("images")
+    return Path(*parts[:index], "labels", *parts[index + 1 :])
 
 
 def read_yolo(
@@ -80,14 +77,14 @@ def read_yolo(
     Returns:
         One data set per split, in the order of the file; a split is called ``"train"`` if nothing
         names it. Coordinates are rounded to 1e-9 pixel, so that decimal pixels are read back as
-        the same numbers. With ``kpt_shape`` objects have boxes, and COCO's ``keypoints`` in
-        ``extra``. An optional split that is not there is an error in ``findings``.
+        the same numbers. Ids are numbered from 1, those of classes in the order of their names. Key
+        points (``kpt_shape``) are left out, with a finding. An optional split that is not there is
+        an error in ``findings``.
 
     Raises:
         DataError: If train or val is not there, is outside the data set or is empty; if a line
-            has another count of numbers than 5 (a box), 1 + 2k, k >= 3 (a polygon) or that of
-            ``kpt_shape``; if coordinates are no shares of the image's sides (pixels); or if a
-            class has no name.
+            has another count of numbers than 5 (a box) or 1 + 2k, k >= 3 (a polygon); if
+            coordinates are no shares of the image's sides (pixels); or if a class has no name.
 
     Source:
         https://docs.ultralytics.com/datasets/detect/ (/segment/, /pose/); ultralytics/data/utils.py
@@ -109,9 +106,10 @@ def read_yolo(
     # 2. Find the class names, which all splits share.
     names = (config and config.names()) or _names_beside(root, splits, labels)
     # 3. Read the labels of each image.
-    keypoints = None if config is None else config.num_keypoints()
-    reader = _Reader(root, names, keypoints, labels, on_error)
-    return reader.read(splits, findings)
+    is_pose = config is not None and "kpt_shape" in config.fields
+    if is_pose:
+        findings.append(Finding("not-kept", "warning", "key points (kpt_shape) are left out"))
+    return _Reader(root, names, labels, on_error, is_pose=is_pose).read(splits, findings)
 
 
 def _splits_of_folder(root: Path, findings: list[Finding]) -> dict[str, Split]:
@@ -169,7 +167,7 @@ def read_written_yolo(
         DataError: As `read_yolo`.
     """
     names = YoloConfig(folder / "data.yaml").names() or []
-    reader = _Reader(folder.absolute(), names, None, _Labels(), "raise")
+    reader = _Reader(folder.absolute(), names, _Labels(), "raise")
     read = {}
     for split, sizes in images.items():
         reader.known_hw = {path.absolute(): size for path, size in sizes.items()}
@@ -195,83 +193,58 @@ class _Labels:
         place, beside = label_path(image), image.with_suffix(".txt")
         return beside if not place.is_file() and beside.is_file() else place
 
-    def has_image(self, label: Path) -> bool:
-        """Whether there is an image that this may be the label file of."""
-        places = [label.parent, label_folder(label.parent, "labels", "images")]
-        if self._images is not None and self._labels is not None:
-            places = [self._images / label.relative_to(self._labels).parent]
-        endings = [*IMAGE_ENDINGS, *(ending.upper() for ending in IMAGE_ENDINGS)]
-        return any((place / f"{label.stem}{end}").is_file() for place in places for end in endings)
-
 
 class _Reader:
-    """Reads the splits of one data set, which share names and ids (of `IDS_FILE`, or new ones)."""
+    """Reads the splits of one data set, which share names and ids."""
 
     def __init__(
         self,
         root: Path,
         names: list[str],
-        keypoints: tuple[int, int] | None,
         labels: _Labels,
         on_error: OnError,
+        *,
+        is_pose: bool = False,
     ) -> None:
-        self._root, self._keypoints, self._labels = root, keypoints, labels
-        self._on_error = on_error
+        self._root, self._labels, self._on_error = root, labels, on_error
+        self._is_pose = is_pose
         self.known_hw: Mapping[Path, tuple[int, int]] = {}
-        # 1. Ids: those of the file that `write_dataset` adds, or new ones.
-        numbers = list(range(1, len(names) + 1))
-        self._annotation_ids = count(1)
-        self._image_ids: dict[str, int] = {}
-        file = root / IDS_FILE
-        if file.is_file():
-            entry = Fields(parse_json(read_bytes(file), str(file)), str(file))
-            categories = Fields(entry.values.get("categories"), f"{file}: categories")
-            if set(categories.values) == set(names):
-                numbers = [categories.integer(name) for name in names]
-            known = Fields(entry.values.get("images"), f"{file}: images")
-            self._image_ids = {name: known.integer(name) for name in known.values}
-        # 2. Images that were added since get the next free ids.
-        self._next_id = count(max(self._image_ids.values(), default=0) + 1)
-        self._categories = tuple(map(Category, numbers, names))
+        self._categories = tuple(Category(number, name) for number, name in enumerate(names, 1))
+        self._image_ids, self._annotation_ids = count(1), count(1)
+        self._read: set[Path] = set()  # label files of all splits
 
     def read(self, splits: dict[str, Split], findings: list[Finding]) -> dict[str, Dataset]:
-        own = (self._root / IDS_FILE).is_file()
         # data.yaml of a single part names it as train and val.
         known: dict[tuple[Path, ...], str] = {}
         for key, split in splits.items():
             first = known.setdefault(tuple(split.images), key)
-            if first != key and not own:
+            if first != key:
                 note = f"{key} names the same images as {first}: they were read once"
                 findings.append(Finding("same-split", "warning", note, key))
         read = {key: self.read_split(splits[key]) for key in known.values()}
+        # Labels without an image are reported: their objects are lost.
+        for folder in dict.fromkeys(place for split in splits.values() for place in split.folders):
+            findings += self._labels_alone(folder)
         first = next(iter(read))
         read[first] = replace(read[first], findings=(*findings, *read[first].findings))
         return read
 
     def read_split(self, split: Split) -> Dataset:
-        # 1. Read the labels of each image, which are shares of its sides.
         records = []
-        labels: set[Path] = set()
         base = self._base(split)
         errors = EntryErrors(self._on_error)
         for path in split.images:
             name = path.relative_to(base).as_posix()
+            file = self._labels.of(path)
+            self._read.add(file)
             with errors.entry(name):
+                # Labels are shares of the image's sides.
                 image_hw = self.known_hw.get(path) or size_of(
                     None, None, path, where=name, lacks="a size, which YOLO's numbers are shares of"
                 )
-                file = self._labels.of(path)
-                labels.add(file)
                 objects = tuple(self._read_labels(file, image_hw)) if file.is_file() else ()
-                is_inside = path.is_relative_to(self._root)
-                key = path.relative_to(self._root).as_posix() if is_inside else ""
-                number = self._image_ids[key] if key in self._image_ids else next(self._next_id)
-                records.append(ImageRecord(number, name, path, image_hw, objects))
-        # 2. Labels without an image are reported: their objects are lost.
-        alone = tuple(
-            note for folder in split.folders for note in self._labels_alone(folder, labels)
-        )
-        return Dataset(tuple(records), self._categories, findings=(*errors.findings, *alone))
+                records.append(ImageRecord(next(self._image_ids), name, path, image_hw, objects))
+        return Dataset(tuple(records), self._categories, findings=tuple(errors.findings))
 
     def _base(self, split: Split) -> Path:
         """Return the folder that the names of a split start at."""
@@ -280,10 +253,10 @@ class _Reader:
             return one
         return Path(os.path.commonpath([path.parent for path in split.images]))
 
-    def _labels_alone(self, folder: Path, known: Collection[Path]) -> Iterator[Finding]:
+    def _labels_alone(self, folder: Path) -> Iterator[Finding]:
         place = self._labels.of_folder(folder)
         for file in walk_files(place, (".txt",)) if place.is_dir() else []:
-            if file in known or file.name in _NAMES_FILES or self._labels.has_image(file):
+            if file in self._read or file.name in _NAMES_FILES:
                 continue
             # Notes (README) of any encoding may be in the same folder; labels begin with a number.
             if _LABEL_START.match(read_bytes(file)):
@@ -297,19 +270,16 @@ class _Reader:
                 continue
             # 1. Class and numbers.
             where = f"{file}: line {index}"
-            number, values = _parse_line(line.split(), where, self._keypoints)
+            words = line.split()
+            number, values = _parse_line(words[:5] if self._is_pose else words, where)
             if not 0 <= number < len(self._categories):
                 raise DataError(
                     f"{where}: class {number}, but there are {len(self._categories)} class names"
                 )
-            # 2. Box, outline and key points in pixels.
+            # 2. Box and outline in pixels: four numbers are a box, more are a polygon.
             polygons: Polygons | None = None
-            extra: dict[str, object] = {}
-            if self._keypoints is not None:
-                extra = _keypoints(values[4:], self._keypoints[1], image_hw)
-            # Four numbers are a box, more are a polygon.
-            if self._keypoints is not None or len(values) == 4:
-                cx, cy, w, h = _scaled(values[:4], image_hw)
+            if len(values) == 4:
+                cx, cy, w, h = _scaled(values, image_hw)
                 if w < 0 or h < 0:
                     raise DataError(f"{where}: width and height must not be negative")
                 xywh = (_decimal(cx - w / 2), _decimal(cy - h / 2), _decimal(w), _decimal(h))
@@ -317,29 +287,12 @@ class _Reader:
                 polygons = (tuple(map(_decimal, _scaled(values, image_hw))),)
                 xywh = outline_xywh(polygons)
             category = self._categories[number].id
-            yield Annotation(next(self._annotation_ids), category, xywh, polygons, extra=extra)
+            yield Annotation(next(self._annotation_ids), category, xywh, polygons)
 
 
-def _keypoints(values: list[float], each: int, image_hw: tuple[int, int]) -> dict[str, object]:
-    """Return COCO's fields; without visibility, a point at 0, 0 is one that is not labelled."""
-    points: list[float] = []
-    for start in range(0, len(values), each):
-        x, y, *seen = values[start : start + each]
-        state = int(seen[0] if seen else 2 * (x != 0 or y != 0))
-        points += [*map(_decimal, _scaled([x, y], image_hw)), state]
-    return {"keypoints": points, "num_keypoints": sum(seen > 0 for seen in points[2::3])}
-
-
-def _parse_line(
-    words: list[str], where: str, keypoints: tuple[int, int] | None
-) -> tuple[int, list[float]]:
-    # 1. Count the numbers: a box, a polygon, or key points.
-    if keypoints is not None and len(words) != 5 + keypoints[0] * keypoints[1]:
-        raise DataError(
-            f"{where}: {len(words)} numbers; expected {5 + keypoints[0] * keypoints[1]}: a box and "
-            f"{keypoints[0]} key points of {keypoints[1]}, as kpt_shape states"
-        )
-    if keypoints is None and len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
+def _parse_line(words: list[str], where: str) -> tuple[int, list[float]]:
+    # 1. Count the numbers: a box or a polygon.
+    if len(words) != 5 and (len(words) < 7 or len(words) % 2 == 0):
         raise DataError(
             f"{where}: {len(words)} numbers; expected 5 (class, x and y of the centre, width, "
             "height) or a polygon of 1 + 2k with k >= 3. Is there a confidence at the end, or is "
@@ -356,7 +309,7 @@ def _parse_line(
             f"{' '.join(words)!r:.80}"
         )
     # 3. Refuse pixels. Ultralytics rejects such images; boxes would be far outside.
-    far = max(map(abs, numbers[1:] if keypoints is None else numbers[1:5]))
+    far = max(map(abs, numbers[1:]))
     if far > _FURTHEST:
         raise DataError(
             f"{where}: a coordinate of {far:g}, but YOLO's are shares of the image's sides, from 0 "

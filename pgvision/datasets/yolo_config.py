@@ -1,4 +1,4 @@
-"""``data.yaml`` and Darknet's ``obj.data``: class names, splits, key points.
+"""``data.yaml`` and Darknet's ``obj.data``: class names and splits.
 
 All forms of an entry that Ultralytics reads are read; entries that name nothing are refused.
 """
@@ -130,21 +130,6 @@ class YoloConfig:
                 f"{self.file}: nc is {stated}, but there are {len(names)} names; correct one"
             )
         return names
-
-    def num_keypoints(self) -> tuple[int, int] | None:
-        """Return ``kpt_shape``: key points of an object, and numbers of each.
-
-        Raises:
-            DataError: If it is no such pair.
-        """
-        value = self._stated("kpt_shape")
-        if value is None:
-            return None
-        if isinstance(value, list) and len(value) == 2 and all(str(n).isdecimal() for n in value):
-            points, each = int(value[0]), int(value[1])
-            if points > 0 and each in (2, 3):
-                return points, each
-        raise self.fields.fail("kpt_shape", "[number of points, 2 or 3]")
 
     def splits(self) -> tuple[dict[str, Split], list[Finding]]:
         """Return the splits in the order of the file, and the problems of optional ones.

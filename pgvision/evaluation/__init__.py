@@ -4,15 +4,16 @@ Needs numpy and a COCO evaluator, never torch; predictions may come from any pro
 """
 
 from pgvision.evaluation.calibration import Calibration, fit_calibration
-from pgvision.evaluation.captions import CaptionReport, evaluate_captions
 from pgvision.evaluation.detection import Mistakes, evaluate_detections, find_mistakes, match_scores
 from pgvision.evaluation.inputs import OutputCounts
 from pgvision.evaluation.matching import STAT_NAMES
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 from pgvision.evaluation.text import (
+    CaptionReport,
     ReadingReport,
     TextReport,
     evaluate_answers,
+    evaluate_captions,
     evaluate_reading,
     vqa_accuracy,
 )

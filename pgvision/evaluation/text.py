@@ -1,9 +1,11 @@
-"""Text metrics: answers (exact, ANLS, count, VQA) and reading (CER, WER).
+"""Text metrics: answers (exact, ANLS, count, VQA), reading (CER, WER), captions (CIDEr-D, BLEU-4).
 
 The VQA challenge's normalisation is that of its code, quirks included.
 """
 
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -50,6 +52,17 @@ _DIGIT_COMMA = re.compile(r"\d,\d")
 # stop goes wherever no digit follows it; published figures depend on it.
 _FULL_STOP = re.compile(r"(?!<=\d)(\.)(?!\d)")
 _COUNTS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS)} | {"none": "0"}
+Ngram = tuple[str, ...]
+_ORDERS = 4
+_SIGMA = 6.0
+_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|m|d|ll|re|ve))(?!\w)")
+# Words that the Penn Treebank splits in two.
+_SPLIT = re.compile(
+    r"\b(?:(can)(not)|(gon|wan)(na)|(got)(ta)|(gim|lem)(me)|(more)('n))\b|('t)(is|was)\b"
+)
+_TOKEN = re.compile(
+    r"n't(?!\w)|'(?:s|m|d|ll|re|ve|n|t)(?!\w)|\w+(?:[-.,/&]\w+)*|[$%#@&+*=<>^~|]", re.UNICODE
+)
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
@@ -182,12 +195,10 @@ class TextReport:
 
     Attributes:
         metrics: Mean of each metric asked for, in [0, 1].
-        per_answer: The values of each metric, in the order given.
         num_answers: Answers.
     """
 
     metrics: dict[str, float]
-    per_answer: dict[str, tuple[float, ...]]
     num_answers: int
 
 
@@ -204,7 +215,7 @@ def evaluate_answers(
         metrics: Any of ``"vqa"``, ``"exact"``, ``"anls"``, ``"count"``.
 
     Returns:
-        The means, and each answer's values.
+        The means.
 
     Raises:
         EvaluationError: If there are no answers, the lengths differ, a reference list is empty,
@@ -224,16 +235,11 @@ def evaluate_answers(
             f"{(unknown or [metrics])[0]!r}. Fix: captions are scored by evaluate_captions."
         )
     # 2. Score each answer by each metric.
-    values = {
-        metric: tuple(
-            _METRICS[metric](answer, accepted)
-            for answer, accepted in zip(answers, references, strict=True)
-        )
-        for metric in metrics
-    }
+    pairs = list(zip(answers, references, strict=True))
     return TextReport(
-        metrics={metric: float(np.mean(each)) for metric, each in values.items()},
-        per_answer={str(metric): each for metric, each in values.items()},
+        metrics={
+            name: float(np.mean([_METRICS[name](*pair) for pair in pairs])) for name in metrics
+        },
         num_answers=len(answers),
     )
 
@@ -246,14 +252,12 @@ class ReadingReport:
         cer: Character error rate: edits over characters of the references. It may exceed 1.
         wer: Word error rate: edits over words of the references.
         exact: Share of texts that equal their reference.
-        per_text: ``(characters edited, words edited)`` of each text.
         num_texts: Texts.
     """
 
     cer: float
     wer: float
     exact: float
-    per_text: tuple[tuple[int, int], ...]
     num_texts: int
 
 
@@ -277,25 +281,23 @@ def evaluate_reading(texts: Sequence[str], references: Sequence[str]) -> Reading
         (0.1, 0.5)
     """
     require_texts(texts, references if isinstance(references, str) else [[r] for r in references])
-    # 1. Count the edits of each text.
-    edits, characters, words = [], 0, 0
-    for text, reference in zip(texts, references, strict=True):
-        given, wanted = " ".join(text.split()), " ".join(reference.split())
-        distance = Levenshtein.distance(given, wanted)
-        edits.append((distance, Levenshtein.distance(given.split(), wanted.split())))
-        characters += len(wanted)
-        words += len(wanted.split())
-    # 2. Rates over all references together, as papers have them.
+    # 1. Runs of blanks count as one.
+    pairs = [
+        (text.split(), reference.split()) for text, reference in zip(texts, references, strict=True)
+    ]
+    lines = [(" ".join(given), " ".join(wanted)) for given, wanted in pairs]
+    characters = sum(len(wanted) for _, wanted in lines)
     if not characters:
         raise EvaluationError(
             "references: all are empty, so that no error rate is defined. Fix: leave them out."
         )
+    # 2. Rates over all references together, as papers have them.
+    words = sum(len(wanted) for _, wanted in pairs)
     return ReadingReport(
-        cer=sum(each for each, _ in edits) / characters,
-        wer=sum(each for _, each in edits) / words,
-        exact=sum(each == 0 for each, _ in edits) / len(edits),
-        per_text=tuple(edits),
-        num_texts=len(edits),
+        cer=sum(Levenshtein.distance(*line) for line in lines) / characters,
+        wer=sum(Levenshtein.distance(*pair) for pair in pairs) / words,
+        exact=sum(given == wanted for given, wanted in lines) / len(lines),
+        num_texts=len(lines),
     )
 
 
@@ -320,3 +322,178 @@ def require_texts(answers: Sequence[str], references: Sequence[Sequence[str]]) -
                 f"references[{index}]: expected a text and a list of at least one text, got "
                 f"{answer!r:.40} and {accepted!r:.60}. Fix: wrap a single reference in a list."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionReport:
+    """Metrics of captions.
+
+    Attributes:
+        cider: CIDEr-D over the corpus, 0 to 10 (papers often print it times 100).
+        bleu4: Corpus BLEU-4, 0 to 1.
+        per_caption: CIDEr-D of each caption.
+        num_captions: Captions.
+    """
+
+    cider: float
+    bleu4: float
+    per_caption: tuple[float, ...]
+    num_captions: int
+
+
+def evaluate_captions(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> CaptionReport:
+    """Score one caption per image against its references.
+
+    Words are split by :func:`caption_words` instead of coco-caption's Java tokenizer: the rules are
+    those of the Penn Treebank; texts with unusual punctuation may differ in the last digits.
+
+    Args:
+        captions: ``n`` captions.
+        references: ``n`` lists of reference captions.
+
+    Returns:
+        The metrics. CIDEr weighs words by how rare they are in these references, so that it needs
+        the whole split at once; with a single image it is 0.
+
+    Raises:
+        EvaluationError: If there are none, lengths differ, or something is not text.
+
+    Example:
+        >>> report = evaluate_captions(
+        ...     ["a red cat on a mat", "two dogs run in the park"],
+        ...     [["a red cat on a mat"], ["two dogs run in the park"]])
+        >>> round(report.cider, 6), round(report.bleu4, 6)
+        (10.0, 1.0)
+    """
+    require_texts(captions, references)
+    # Document frequencies need all references before the first score.
+    words = [caption_words(caption) for caption in captions]
+    known = [[caption_words(text) for text in texts] for texts in references]
+    each = cider_d(words, known)
+    return CaptionReport(
+        cider=math.fsum(each) / len(each),
+        bleu4=corpus_bleu(words, known),
+        per_caption=tuple(each),
+        num_captions=len(each),
+    )
+
+
+def caption_words(text: str) -> list[str]:
+    """Split a caption into lower-case words as the Penn Treebank does, without punctuation.
+
+    Example:
+        >>> caption_words("The man's T-shirt isn't red, he cannot see it.")
+        ['the', 'man', "'s", 't-shirt', 'is', "n't", 'red', 'he', 'can', 'not', 'see', 'it']
+    """
+    apart = _CONTRACTION.sub(r" \1", text.lower().replace("\u2019", "'"))
+    apart = _SPLIT.sub(lambda match: " ".join(filter(None, match.groups())), apart)
+    return _TOKEN.findall(apart)
+
+
+def _ngrams(words: Sequence[str], order: int) -> Counter[Ngram]:
+    return Counter(tuple(words[start : start + order]) for start in range(len(words) - order + 1))
+
+
+def corpus_bleu(
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> float:
+    """Corpus BLEU-4: clipped n-gram precisions 1 to 4, geometric mean, brevity penalty.
+
+    Args:
+        candidates: ``n`` lists of words.
+        references: ``n`` lists of reference lists of words.
+
+    Returns:
+        BLEU in [0, 1]; 0 where an order has no match. The reference length is the closest to each
+        candidate's, the shorter of two equally close.
+
+    Source:
+        Papineni et al. 2002 (ACL P02-1040), as in coco-caption's bleu_scorer.
+
+    Example:
+        >>> corpus_bleu([["the", "cat", "sat", "down"]], [[["the", "cat", "sat", "down"]]])
+        1.0
+    """
+    matched, offered = [0] * _ORDERS, [0] * _ORDERS
+    length = wanted = 0
+    for words, known in zip(candidates, references, strict=True):
+        length += len(words)
+        # Brevity penalty: the length of the closest reference.
+        wanted += min((abs(len(text) - len(words)), len(text)) for text in known)[1]
+        for order in range(1, _ORDERS + 1):
+            # Clip the counts by the maximum of any one reference.
+            most: Counter[Ngram] = Counter()
+            for text in known:
+                most |= _ngrams(text, order)
+            mine = _ngrams(words, order)
+            matched[order - 1] += (mine & most).total()
+            offered[order - 1] += mine.total()
+    if not all(matched):
+        return 0.0
+    mean = sum(math.log(m / o) for m, o in zip(matched, offered, strict=True)) / _ORDERS
+    return math.exp(mean + min(0.0, 1 - wanted / length))
+
+
+def cider_d(
+    candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]
+) -> list[float]:
+    """CIDEr-D of each candidate: tf-idf cosine of n-grams 1 to 4, clipped, with a length penalty.
+
+    Args:
+        candidates: ``n`` lists of words.
+        references: ``n`` lists of reference lists of words; document frequencies are theirs.
+
+    Returns:
+        ``n`` values, 0 to 10.
+
+    Source:
+        Vedantam et al. 2015 (arXiv 1411.5726), section 8, with the constants and counts of
+        coco-caption's cider_scorer (sigma 6, length in bigrams, raw counts as term frequency).
+
+    Example:
+        >>> cider_d([["a", "cat"]], [[["a", "cat"]]])
+        [0.0]
+    """
+    # 1. In how many images' references each n-gram occurs.
+    frequency: Counter[Ngram] = Counter()
+    for known in references:
+        frequency.update({
+            gram for text in known for order in range(1, 5) for gram in _ngrams(text, order)
+        })  # fmt: skip
+    # 2. Compare each candidate with each of its references.
+    log_images = math.log(len(references))
+    scores = []
+    for words, known in zip(candidates, references, strict=True):
+        mine, total = _weigh(words, frequency, log_images), 0.0
+        for text in known:
+            # coco-caption counts bigrams for the length.
+            apart = max(0, len(words) - 1) - max(0, len(text) - 1)
+            penalty = math.exp(-(apart**2) / (2 * _SIGMA**2))
+            total += penalty * _similarity(mine, _weigh(text, frequency, log_images))
+        scores.append(10 * total / len(known))
+    return scores
+
+
+def _weigh(
+    words: Sequence[str], frequency: Counter[Ngram], log_images: float
+) -> list[dict[Ngram, float]]:
+    """Return the TF-IDF weights of n-grams, for each order."""
+    orders = (_ngrams(words, order).items() for order in range(1, _ORDERS + 1))
+    return [
+        {gram: count * (log_images - math.log(max(1, frequency[gram]))) for gram, count in grams}
+        for grams in orders
+    ]
+
+
+def _similarity(mine: list[dict[Ngram, float]], theirs: list[dict[Ngram, float]]) -> float:
+    """Return the mean over orders of the clipped cosine."""
+    total = 0.0
+    for own, other in zip(mine, theirs, strict=True):
+        squares = (sum(weight * weight for weight in side.values()) for side in (own, other))
+        norms = math.prod(map(math.sqrt, squares))
+        common = own.keys() & other.keys()
+        if norms:
+            total += math.fsum(min(own[gram], other[gram]) * other[gram] for gram in common) / norms
+    return total / _ORDERS

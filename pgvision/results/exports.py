@@ -23,7 +23,6 @@ FIFTYONE = ("fiftyone.core.labels", "to_fiftyone() needs fiftyone: pip install '
 PANDAS = ("pandas", "tables need pandas: pip install pandas")
 EDGES = ("left", "top", "right", "bottom")
 IMAGE_ENDINGS: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_LONGEST_SIDES: Final = {".jpg": 65_500, ".jpeg": 65_500, ".webp": 16_383}  # pixels, by format
 _SHOWN_SIDE: Final = 480  # pixels; a smaller image is enlarged to be shown
 
 
@@ -81,20 +80,15 @@ def encode_image(bgr: ByteArray, ending: str = ".jpg") -> bytes:
     """
     import cv2
 
-    # 1. Encode.
-    longest = _LONGEST_SIDES.get(ending)
     try:
         # OpenCV raises or returns False, depending on the format.
         is_encoded, data = cv2.imencode(ending, bgr)
     except cv2.error:
         is_encoded, data = False, np.zeros(0, np.uint8)
-    # 2. Name the limit of the format, if that is why.
     if not is_encoded or not len(data):
         height, width = bgr.shape[:2]
-        limit = f" (at most {longest} pixels a side)" if longest else ""
         raise OptionError(
-            f"an image of {width} x {height} pixels cannot be written as {ending}{limit}; "
-            "save it as .png"
+            f"an image of {width} x {height} pixels cannot be written as {ending}; save it as .png"
         )
     return bytes(data)
 

@@ -118,24 +118,23 @@ class SegmentationResult(DetectionResult):
             return [{**rle, "size": list(rle["size"])} for rle in self.mask_rle or ()]
         return masks_to_rle(self.mask_logits, self.xyxy, image_hw=self.image_hw)
 
-    def polygons(self, *, tolerance: float = 0.0, min_area: float = 0.0) -> list[MultiPolygon]:
+    def polygons(self, *, tolerance: float = 0.0) -> list[MultiPolygon]:
         """Return each mask as valid shapely geometry in pixels, holes kept.
 
         Args:
             tolerance: Largest distance of a simplified outline from the mask's, in pixels; 0 keeps
                 every corner.
-            min_area: Parts and holes smaller than this many square pixels are dropped.
 
         Returns:
             ``n`` MultiPolygons, empty for an empty mask.
 
         Raises:
-            ShapeError: If ``tolerance`` or ``min_area`` is negative or not finite.
+            ShapeError: If ``tolerance`` is negative or not finite.
         """
         from pgvision.masks import mask_to_polygon
 
         return [
-            mask_to_polygon(crop, corner, tolerance=tolerance, min_area=min_area)
+            mask_to_polygon(crop, corner, tolerance=tolerance)
             for crop, corner in self._mask_crops()
         ]
 

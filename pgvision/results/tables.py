@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from pgvision.coco.checks import reading
-from pgvision.errors import DataError, OptionError, require_module
+from pgvision.errors import DataError, OptionError
 from pgvision.files import readable_name, replaced_path
 from pgvision.results.answer import Answer, Failure
 from pgvision.results.detection import DetectionResult
-from pgvision.results.exports import PANDAS, require_ending
+from pgvision.results.exports import pandas_table, require_ending
 from pgvision.results.segmentation import SegmentationResult
 from pgvision.results.text import TextResult
 
@@ -61,17 +61,11 @@ def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
     Raises:
         DependencyError: If pandas is not installed.
     """
-    # 1. A table for each result.
-    pandas = require_module(*PANDAS)
-    tables = [
-        one.to_pandas() if isinstance(one, DetectionResult) else pandas.DataFrame(one.to_rows())
-        for one in _without_failures(results)
-    ]
-    # 2. Join them.
-    # An empty table would change the types of the others.
-    filled = [table for table in tables if len(table)] or tables[:1]
-    joined: pd.DataFrame = pandas.concat(filled or [pandas.DataFrame()], ignore_index=True)
-    return joined
+    columns: dict[str, list[object]] = {}
+    for result in _without_failures(results):
+        for name, values in result._columns().items():
+            columns.setdefault(name, []).extend(values)
+    return pandas_table(columns)
 
 
 def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:

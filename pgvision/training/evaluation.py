@@ -16,8 +16,7 @@ from pgvision.boxes import box_iou
 from pgvision.datasets import Dataset, Example, ImageRecord, dataset_to_coco
 from pgvision.errors import DataError, ImageError, SourceError
 from pgvision.evaluation import Calibration, evaluate_detections, fit_calibration, match_scores
-from pgvision.evaluation.captions import evaluate_captions
-from pgvision.evaluation.text import anls, exact_match
+from pgvision.evaluation.text import anls, evaluate_captions, exact_match
 from pgvision.images import read_image
 from pgvision.results import Failure
 from pgvision.runtime import Engine, Picture, Request

@@ -143,15 +143,13 @@ def test_polygons_cover_the_mask_exactly(rows: list[list[float]], seed: int) -> 
             assert shape.bounds == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
 
 
-def test_holes_are_kept_and_small_ones_dropped_on_request() -> None:
+def test_holes_are_kept() -> None:
     logits = np.ones((1, 64, 64), np.float32)
     logits[0, 28:36, 28:36] = -1
     box = [[0, 0, 64, 64]]
     (shape,) = masks_to_polygons(logits, box, image_hw=(64, 64))
     assert len(shape.geoms[0].interiors) == 1
     assert shape.area == 64 * 64 - 64
-    (filled,) = masks_to_polygons(logits, box, image_hw=(64, 64), min_area=100)
-    assert filled.area == 64 * 64
 
 
 @given(st.integers(0, 200), st.floats(0.1, 8))
@@ -233,10 +231,10 @@ def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width
     [
         ({"size": [4, 5], "counts": ""}, "20"),
         ({"size": [4, 5], "counts": "3"}, "20"),
-        ({"size": [4, 5], "counts": "\x7f\x7f"}, "a foreign character"),
-        ({"size": [4, 5], "counts": "P"}, "cut off"),
+        ({"size": [4, 5], "counts": "\x7f\x7f"}, "list of run lengths"),
+        ({"size": [4, 5], "counts": "P"}, "list of run lengths"),
         ({"size": [4, 5], "counts": [3, 4]}, "20"),
-        ({"size": [4, 5], "counts": [25, -5]}, "not a run length"),
+        ({"size": [4, 5], "counts": [25, -5]}, "list of run lengths"),
         ({"size": [5, 5], "counts": [20]}, "another mask"),
         ({"size": [0, 5], "counts": []}, "size"),
         ({"counts": [20]}, "size"),
@@ -244,8 +242,8 @@ def test_the_codecs_crop_is_the_antialiased_resize(seed: int, height: int, width
         ({"size": [4.5, 5], "counts": [20]}, "whole pixels"),
         ({"size": [True, 20], "counts": [20]}, "whole pixels"),
         ({"size": ["a", "b"], "counts": [20]}, "whole pixels"),
-        ({"size": [4, 5], "counts": ["a"]}, "list of ints"),
-        ({"size": [4, 5], "counts": "o" * 60 + "0"}, "longer than any image"),
+        ({"size": [4, 5], "counts": ["a"]}, "list of run lengths"),
+        ({"size": [4, 5], "counts": "o" * 60 + "0"}, "list of run lengths"),
         ("rle", "size"),
     ],
 )
@@ -293,7 +291,7 @@ def test_totals_of_packed_runs(runs: list[int]) -> None:
 @pytest.mark.parametrize("broken", [b"/4", b"0p", b"0\xff", b"P", b"0" + b"o" * 7 + b"0", b"O"])
 def test_broken_packed_runs_are_found(broken: bytes) -> None:
     """Foreign characters, an end inside a number, more than 35 bits, a negative run."""
-    assert run_total(broken) == -1
+    assert run_total(broken) is None
     with pytest.raises(DataError, match="run-length text"):
         rle_to_mask({"size": [2, 2], "counts": broken})
 
@@ -314,16 +312,6 @@ def test_a_ring_may_leave_the_image_by_the_images_size() -> None:
     ring = [-60, -40, 120, -40, 120, 80, -60, 80]
     assert rle_to_mask(polygons_to_rle([ring], (40, 60))).all()
     assert ring_fault(ring, (40, 60)) is None
-
-
-def test_parts_and_holes_of_exactly_min_area_stay() -> None:
-    mask = np.zeros((20, 30), np.bool_)
-    mask[2:4, 2:5] = True  # 6 pixels
-    mask[8:18, 8:28] = True
-    mask[10:12, 10:13] = False  # 6 pixels
-    shape = mask_to_polygon(mask, (100, 50), min_area=6)
-    assert (len(shape.geoms), shape.area, shape.bounds) == (2, mask.sum(), (102, 52, 128, 68))
-    assert mask_to_polygon(mask, min_area=6.1).area == 200
 
 
 @given(st.integers(0, 200))

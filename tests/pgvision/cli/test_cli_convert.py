@@ -5,8 +5,6 @@ import json
 import pytest
 from PIL import Image
 
-import vqvae
-
 
 def put(folder, annotations, **more):
     Image.new("RGB", (64, 48)).save(folder / "a.png")
@@ -92,18 +90,6 @@ def test_a_broken_file_is_refused_with_a_way_to_see_all_of_it(run, tmp_path):
     assert listed.code == 1
     found = [one for one in listed.lines[0]["findings"] if one["rule"] == "broken-entry"]
     assert len(found) == 8
-
-
-def test_counting_tokens_of_masks_needs_no_codec(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(vqvae.MaskCodec, "load", None)  # whoever calls it fails
-    ring = [5, 5, 25, 5, 25, 25, 5, 25]
-    source = put(tmp_path, [box(segmentation=[ring])])
-    ran = run("convert", source, "--check", "--task", "segment", "--json")
-    assert ran.code == 0
-    plain = run("convert", source, "--check", "--json")
-    longest = [one.lines[0]["longest"] for one in (ran, plain)]
-    # 16 codes, and 'segment' is taken for a piece more than 'detect'.
-    assert longest[0] - longest[1] == 16 + 1
 
 
 def test_figures_that_are_not_known_are_not_printed(run, tmp_path):

@@ -15,11 +15,8 @@ from pgvision.datasets import (
     ImageRecord,
     Rle,
     check_dataset,
-    iter_examples,
     read_dataset,
 )
-from pgvision.datasets.linter import estimate_tokens, token_budget
-from pgvision.errors import OptionError
 
 HELMET = (Category(3, "helmet"),)
 
@@ -56,7 +53,7 @@ def test_a_good_set_is_passed(tmp_path):
     report = check_dataset(Dataset((shot(tmp_path, 1, GOOD),), HELMET))
     assert report.ok
     assert report.findings == ()
-    assert (report.num_images, report.num_objects, report.num_examples) == (1, 1, 1)
+    assert (report.num_images, report.num_objects) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -165,39 +162,6 @@ def test_splits_with_other_categories(tmp_path):
     assert errors(parts) == ["categories-differ"]
 
 
-def crowded(folder, number_of_boxes):
-    boxes = (box(n, n % 40, n // 40 * 10, 9, 9) for n in range(number_of_boxes))
-    return Dataset((shot(folder, 1, *boxes),), HELMET)
-
-
-def test_examples_over_the_budget(tmp_path):
-    data = crowded(tmp_path, 40)
-    report = check_dataset(data, resolution=224)
-    assert [finding.rule for finding in report.errors] == ["over-budget"]
-    assert report.budget == 128
-    assert check_dataset(data, resolution=448).ok
-    assert check_dataset(data, resolution=224, options=ExampleOptions(kind="mix")).budget == 256
-    assert check_dataset(data, resolution=224, budget=1000).ok
-    (example,) = iter_examples(data)
-    # <bos>, the newline and <eos> are added to prefix and suffix.
-    longest = estimate_tokens(example.prefix) + estimate_tokens(example.suffix) + 3
-    assert check_dataset(data, budget=9999).longest == longest
-
-
-def test_the_estimate_is_about_seven_tokens_a_box_and_23_a_mask():
-    ten = " ; ".join(["<loc0001><loc0002><loc0003><loc0004> helmet"] * 10)
-    assert 60 <= estimate_tokens(ten) <= 75
-    masks = ten.replace(" helmet", "<seg001>" * 16 + " helmet")
-    assert estimate_tokens(masks) - estimate_tokens(ten) == 160
-
-
-def test_budgets():
-    assert [token_budget("pt", size) for size in (224, 448, 896)] == [128, 512, 512]
-    assert token_budget("mix", 224) == 256
-    with pytest.raises(OptionError, match="resolution=300"):
-        token_budget("pt", 300)
-
-
 def test_the_report_is_json_and_a_table_with_names_as_they_are(tmp_path):
     data = Dataset((shot(tmp_path, 1, GOOD, box(2, 60, 4, 20, 20)),), (Category(3, "a[b]<c"),))
     report = check_dataset(data)
@@ -205,12 +169,11 @@ def test_the_report_is_json_and_a_table_with_names_as_they_are(tmp_path):
     assert back["ok"] is False
     assert {row["rule"]: row["count"] for row in back["counts"]}["box-outside"] == 1
     console = Console(record=True, width=200, file=io.StringIO())
-    for table in report.tables():
-        console.print(table)
+    console.print(report)
     text = console.export_text()
     assert "box-outside" in text
     assert "a[b]<c" in text
-    assert "budget 512" in text
+    assert "1 images, 2 objects" in text
 
 
 def test_what_a_reader_left_out_is_in_the_report(tmp_path):

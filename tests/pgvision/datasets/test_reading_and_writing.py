@@ -24,8 +24,8 @@ from pgvision.datasets import (
     truth_result,
     write_dataset,
 )
-from pgvision.datasets.conversion_report import compare_datasets
 from pgvision.datasets.formats import has_objects
+from pgvision.datasets.writing import compare_datasets
 from pgvision.errors import DataError, OptionError, SourceError
 
 HELMET = (Category(3, "helmet"),)
@@ -67,11 +67,13 @@ def test_splits_become_parts(tmp_path, name):
         read_dataset(tmp_path / "out", split="test")
 
 
-def test_parts_whose_ids_collide_have_to_be_named(tmp_path):
+@pytest.mark.parametrize("format_", ["coco", "yolo", "jsonl"])
+def test_parts_are_merged_where_none_is_named(tmp_path, format_):
     parts = {"train": dataset(tmp_path / "t"), "val": dataset(tmp_path / "v")}
-    write_dataset(parts, tmp_path / "out", format="coco")
-    with pytest.raises(DataError, match=r"number their images alike .*name one \(split"):
-        read_dataset(tmp_path / "out")
+    write_dataset(parts, tmp_path / "out", format=format_)
+    data = read_dataset(tmp_path / "out")
+    assert sorted(image.file_name for image in data.images) == ["train/a.png", "val/a.png"]
+    assert (data.classes, data.num_objects) == (("helmet",), 2)
 
 
 def test_formats_by_their_files(tmp_path):
