@@ -1,4 +1,4 @@
-"""Evaluation: COCO figures, metrics for generative models, text, calibration.
+"""Evaluation: COCO figures, metrics for generative models, masks, text, calibration.
 
 Needs numpy and a COCO evaluator, never torch; predictions may come from any program.
 """
@@ -7,6 +7,7 @@ from pgvision.evaluation.calibration import Calibration, fit_calibration
 from pgvision.evaluation.detection import Mistakes, evaluate_detections, find_mistakes, match_scores
 from pgvision.evaluation.inputs import OutputCounts
 from pgvision.evaluation.matching import STAT_NAMES
+from pgvision.evaluation.referring import ReferringReport, evaluate_referring
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 from pgvision.evaluation.text import (
     CaptionReport,
@@ -27,11 +28,13 @@ __all__ = [
     "Mistakes",
     "OutputCounts",
     "ReadingReport",
+    "ReferringReport",
     "TextReport",
     "evaluate_answers",
     "evaluate_captions",
     "evaluate_detections",
     "evaluate_reading",
+    "evaluate_referring",
     "find_mistakes",
     "fit_calibration",
     "match_scores",
