@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args, get_type_hints
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from pgvision import tokens
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.datasets.dataset import Annotation, Dataset, ImageRecord
 from pgvision.datasets.outlines import clipped_xyxy, segmentation_to_mask
-from pgvision.errors import DataError, OptionError, require_choice
+from pgvision.errors import Count, DataError, OptionError, check_options
 from pgvision.masks import crop_mask
 
 Convention = Literal["1024", "1023"]
@@ -66,24 +66,20 @@ class ExampleOptions:
         kind: Kind of checkpoint, for the form of prompt and answer.
 
     Raises:
-        OptionError: If a value is not one of these.
+        OptionError: If a value has another type or range.
     """
 
     task: Literal["detect", "segment"] = "detect"
     order: Literal["raster", "random"] = "raster"
     prompts: Literal["joined", "per_class"] = "joined"
     empty: Literal["keep", "drop", "negatives"] = "keep"
-    num_negatives: int = 1
+    num_negatives: Count = 1
     seed: int = 0
     convention: Convention = "1024"
     kind: tokens.Kind = "pt"
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            if known := get_args(kind):
-                require_choice(name, getattr(self, name), known)
-        if self.num_negatives < 1:
-            raise OptionError(f"num_negatives={self.num_negatives}: expected at least 1")
+        check_options(vars(self), type(self), "examples")
 
 
 class Target(NamedTuple):

@@ -134,6 +134,7 @@ class ImageFinder:
             raise DataError(f"{images}: expected the folder of images of {source}, found none")
         folders = _image_folders(base, stem) if images is None else [Path(images)]
         self._folders = list(dict.fromkeys(folders))
+        self._parts = {folder: folder.absolute().parts for folder in self._folders}
         self._root = data_set_root(base)
         self._by_tail: dict[Path, str] = {}
         self._listings = {} if listings is None else listings
@@ -172,39 +173,45 @@ class ImageFinder:
         if not name.strip() or "\0" in name or name in (".", "/"):
             raise DataError(f"image name {name!r} is not a file name")
         plain = _slashes(name)
-        climbs, is_drive = ".." in plain.split("/"), bool(PureWindowsPath(name).drive)
-        is_rooted = plain.startswith("/")
-        # 1. A file of exactly this name counts first: "a:b.jpg" is no drive then.
-        if not (climbs or is_rooted) and (hits := self._look(name, self._folders)):
+        leaves = ".." in plain.split("/") or plain.startswith("/")
+        # A file of exactly this name counts first: "a:b.jpg" is no drive then.
+        if not leaves and (hits := self._look(name, self._folders)):
             return _only(hits, name)
-        # 2. Names with ".." start at the annotations; they may climb to a folder close to the data
-        # set, and no further. Absolute names must be inside it.
-        place, root = Path(), None
-        if is_rooted or (climbs and not is_drive):
-            base = self._base.absolute()
-            place = Path(os.path.normpath(base / plain))
-            own = [*(folder.absolute() for folder in self._folders), self._root]
-            near = [] if is_rooted else [base.parent, Path.cwd()]
-            root = next((r for r in own + near if place != r and place.is_relative_to(r)), None)
-            if root is not None:
-                hits = self._look(place.name, [place.parent])
-                # A missing image is expected there if this is a folder of images.
-                if not hits and (is_rooted or root in set(own) - {base, self._root}):
-                    hits = [FoundImage("", place)]
-                if hits:
-                    path = _only(hits, name).path
-                    return FoundImage(path.relative_to(root).as_posix(), path)
-        # 3. The end of the name. No other name may lead outside the folder.
-        found = self._find_tail(name, plain)
-        if found is None and (climbs or is_rooted or is_drive):
-            what = "is absolute and not inside" if is_rooted or is_drive else "leaves"
-            fix = "name the folder that contains it (images=...) or use relative names"
-            if self._is_given:
-                fix = "no file of this folder ends like it"
-            raise DataError(
-                f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}"
-            )
-        return found
+        if leaves or PureWindowsPath(name).drive:
+            return self._find_outside(name, plain)
+        return self._find_tail(name, plain)
+
+    def _find_outside(self, name: str, plain: str) -> FoundImage:
+        """Find an absolute name inside a folder, or one with ``..`` in a file nearby.
+
+        Raises:
+            DataError: If the name leads elsewhere.
+        """
+        # 1. Absolute names must be inside the data set; names with ".." start at the annotations,
+        # and may climb to a folder close to the data set.
+        is_drive, is_rooted = bool(PureWindowsPath(name).drive), plain.startswith("/")
+        base = self._base.absolute()
+        place = Path(os.path.normpath(base / plain))
+        own = [] if is_drive else [*(folder.absolute() for folder in self._folders), self._root]
+        near = [] if is_drive or is_rooted else [base.parent, Path.cwd()]
+        root = next((r for r in own + near if place != r and place.is_relative_to(r)), None)
+        if root is not None:
+            hits = self._look(place.name, [place.parent])
+            if hits or is_rooted:
+                path = _only(hits, name).path if hits else place
+                return FoundImage(path.relative_to(root).as_posix(), path)
+        # 2. The end of the name, or else where a missing image is expected.
+        if (found := self._find_tail(name, plain)) is not None:
+            return found
+        for folder in own:
+            if folder not in (base, self._root) and place.is_relative_to(folder):
+                return FoundImage(place.relative_to(folder).as_posix(), place)
+        # 3. Refuse: no name may lead outside the folder.
+        what = "is absolute and not inside" if is_drive or is_rooted else "leaves"
+        fix = "name the folder that contains it (images=...) or use relative names"
+        if self._is_given:
+            fix = "no file of this folder ends like it"
+        raise DataError(f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}")
 
     def _look(self, name: str, folders: Sequence[Path]) -> list[FoundImage]:
         """Return the files that a name means in its first form that any folder has."""
@@ -240,7 +247,7 @@ class ImageFinder:
             folders = [
                 folder
                 for folder in self._folders
-                if self._is_given or folder.absolute().parts[-start:] == parts[:start]
+                if self._is_given or self._parts[folder][-start:] == parts[:start]
             ]
             if hits := self._look("/".join(parts[start:]), folders) if folders else []:
                 found = _only(hits, name)

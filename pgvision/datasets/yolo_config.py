@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -112,10 +111,10 @@ class YoloConfig:
             raise self.fields.fail("names", "a list of texts")
         # 1. Darknet names a file; Ultralytics writes a dict or a list.
         if self.file.suffix == ".data" and isinstance(value, str):
-            found = self._places(value, "names")
-            if not found:
+            found = self._place(value, "names")
+            if found is None:
                 raise self.fields.fail("names", "a file that is there")
-            names = lines_of(found[0])
+            names = lines_of(found)
         elif isinstance(value, dict):
             numbers = {int(key): name for key, name in value.items() if key.isdecimal()}
             if len(numbers) != len(value) or set(numbers) != set(range(len(value))):
@@ -156,17 +155,15 @@ class YoloConfig:
     def _is_split(self, key: str, value: object) -> bool:
         if value in _ABSENT or value == []:
             return False
-        if key in _SPLITS or get_close_matches(key, _SPLITS, cutoff=0.75):
-            return True  # a misspelt key that names nothing is reported
-        # An unknown key is a split if it names places: "author: me" and "license: CC/BY" do not.
+        if key in _SPLITS:
+            return True
+        # Another key is a split if it names places: "author: me" and "license: CC/BY" do not.
         entries = value if isinstance(value, list) else [value]
         return all(isinstance(entry, str) and self._is_place(entry, key) for entry in entries)
 
     def _is_place(self, entry: str, key: str) -> bool:
-        if entry.startswith(("./", "../")) or entry.endswith("/images"):
-            return True
         try:
-            return bool(self._places(entry, key))
+            return self._place(entry, key) is not None
         except DataError:
             return False
 
@@ -176,20 +173,20 @@ class YoloConfig:
         for entry in entries:
             if not isinstance(entry, str):
                 raise self.fields.fail(key, "a folder, a .txt list of images, or a list of these")
-            places = self._places(entry, key)
-            if not places:
+            place = self._place(entry, key)
+            if place is None:
                 raise DataError(
                     f"{self.file}: {key}: {entry!r} is not there (looked in "
                     f"{', '.join(map(str, self._bases))}); correct the entry or take it out"
                 )
             # A folder of images, one image, or a text file that lists images.
-            if places[0].is_dir():
-                split.folders.append(places[0])
-                split.images += list_images(places[0])
-            elif places[0].suffix.lower() in IMAGE_ENDINGS:
-                split.images.append(places[0])
+            if place.is_dir():
+                split.folders.append(place)
+                split.images += list_images(place)
+            elif place.suffix.lower() in IMAGE_ENDINGS:
+                split.images.append(place)
             else:
-                split.images += self._listed(places[0])
+                split.images += self._listed(place)
         split.images = list(dict.fromkeys(split.images))
         if not split.images:
             raise DataError(f"{self.file}: {key}: expected images in {value!r}, found none")
@@ -202,18 +199,15 @@ class YoloConfig:
         for line in lines_of(file):
             entry, where = line.replace("\\", "/"), f"{file.name}: {line}"
             place = Path(os.path.normpath(file.parent / entry))
-            near = [place] if place.is_file() else []
-            if entry.startswith("./"):
-                places = near or self._places(line, where)
-            else:
-                places = self._places(line, where) or near
-            if not places:
+            if not (entry.startswith("./") and place.is_file()):
+                place = self._place(line, where) or place
+            if not place.is_file():
                 raise DataError(f"{file}: image {line!r} is not there; correct or remove the line")
-            images.append(places[0])
+            images.append(place)
         return images
 
-    def _places(self, value: str, key: str) -> list[Path]:
-        """Return the place of an entry inside the data set; nothing if it does not exist."""
+    def _place(self, value: str, key: str) -> Path | None:
+        """Return the place of an entry inside the data set; None if it does not exist."""
         entry = value.strip().replace("\\", "/")
         outside = True
         for base in self._bases:
@@ -234,13 +228,13 @@ class YoloConfig:
                     "entry without '..'"
                 )
             if hits:
-                return hits
+                return hits[0]
         if outside:
             raise DataError(
                 f"{self.file}: {key}: {value!r} is outside the data set's folder {self.root}; "
                 "move it in, name that folder (path: ...), or name the image folder (images=...)"
             )
-        return []
+        return None
 
 
 def _forms(entry: str, base: Path) -> list[str]:

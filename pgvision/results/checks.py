@@ -195,24 +195,3 @@ def require_names(
     if count is not None and len(names) != count:
         raise ShapeError(f"{what} must name all {count} boxes, got {len(names)}")
     return tuple(names)
-
-
-def rows_of(index: Index, count: int) -> IntArray:
-    """Return the rows that a mask, a slice, indices, or one index choose of ``count``.
-
-    Raises:
-        ShapeError: If the index is a mask of another length or of another kind.
-    """
-    if isinstance(index, slice):
-        return np.arange(count)[index]
-    # A mask must fit; indices may be negative, as in lists.
-    array = np.asarray(index)
-    if array.shape == (0,) and array.dtype.kind == "f":
-        array = array.astype(np.int64)
-    if array.ndim > 1 or array.dtype.kind not in "biu":
-        raise ShapeError(
-            f"index a result by a mask, a slice, or whole numbers, got {array.dtype} {array.shape}"
-        )
-    if array.dtype.kind == "b" and array.shape != (count,):
-        raise ShapeError(f"a mask must have shape ({count},), got {array.shape}")
-    return np.atleast_1d(np.arange(count)[array])

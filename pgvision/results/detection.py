@@ -126,10 +126,11 @@ class DetectionResult(Answer):
         """Choose objects by a mask, a slice, indices, or one index; ``raw_text`` stays whole.
 
         Raises:
-            ShapeError: If the index is a mask of another length or has another type.
-            IndexError: If there is no such object.
+            IndexError: If there is no such object, or the index is a mask of another length or has
+                another type.
         """
-        rows = checks.rows_of(index, len(self))
+        # A tuple would be an index for each axis.
+        rows = np.ravel(np.arange(len(self))[list(index) if isinstance(index, tuple) else index])
         chosen: dict[str, Any] = {}
         for name in self._per_object:
             value = getattr(self, name)

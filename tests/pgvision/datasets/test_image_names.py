@@ -99,6 +99,23 @@ def test_the_longest_tail_counts_and_no_image_is_taken_twice(tmp_path):
         read_dataset(coco(tmp_path / "labels", "/far/none.jpg"), images=tmp_path / "images")
 
 
+@pytest.mark.parametrize("name", ["../images/a.jpg", "a.jpg"])
+def test_images_that_are_not_there_are_expected_beside_their_labels(tmp_path, name):
+    shapes = {"shapes": [], "imagePath": name, "imageHeight": 48, "imageWidth": 64}
+    for folder in ("labels", "images"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "labels" / "a.json").write_text(json.dumps(shapes))
+    (image,) = read_dataset(tmp_path / "labels").images
+    assert image.path == tmp_path / "images" / "a.jpg"
+
+
+def test_an_absolute_name_inside_the_folder_is_no_other_file_of_it(tmp_path):
+    image_at(tmp_path / "images" / "a.jpg")
+    name = str(tmp_path / "images" / "x" / "a.jpg")
+    file = coco(tmp_path / "labels", name)
+    assert str(read_dataset(file, images=tmp_path / "images").images[0].path) == name
+
+
 def test_names_with_a_colon_or_a_dot_in_front_are_written_and_read(tmp_path):
     for name in ("a:b.jpg", ".hidden.jpg"):
         image_at(tmp_path / "src" / name)

@@ -242,13 +242,13 @@ def test_an_entry_that_may_mean_two_places_is_refused(tmp_path):
         configured(tmp_path / "site", "train: ../train/images\nnames: [helmet]\n")
 
 
-def test_the_same_pictures_twice_and_misspelt_keys_are_said(tmp_path):
+def test_the_same_pictures_twice_are_said(tmp_path):
     labelled(tmp_path, "images/a.png")
-    text = "train: images\nval: images\ntset: imagse\nlicense: CC/BY\nnames: [helmet]\n"
+    text = "train: images\nval: images\ntest: imagse\nlicense: CC/BY\nnames: [helmet]\n"
     assert configured(tmp_path, text) == {"train": ["a.png"]}
     findings = read_yolo(tmp_path)["train"].findings
     assert [(f.rule, f.where) for f in findings] == [
-        ("missing-folder", "tset"),
+        ("missing-folder", "test"),
         ("same-split", "val"),
     ]
 
