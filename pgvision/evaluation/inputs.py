@@ -410,7 +410,8 @@ def _pairs_to_records(pairs: Sequence[Any], truth: GroundTruth) -> tuple[list[Re
     seen: set[object] = set()
     for index, pair in enumerate(pairs):
         is_pair = isinstance(pair, tuple) and len(pair) == 2
-        image_id, result = pair if is_pair else (None, None)
+        values: tuple[Any, Any] = pair if is_pair else (None, None)
+        image_id, result = values
         if not hasattr(result, "to_coco"):
             got = type(result if is_pair else pair).__name__
             expected = "(image_id, result), as list(zip(image_ids, results))"
