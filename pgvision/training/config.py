@@ -1,6 +1,5 @@
 """Settings of a fine-tuning run: one dataclass, its YAML file, and what a resume must repeat."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -19,26 +18,13 @@ Factor: TypeAlias = Annotated[float, Range(0, 1e9)]
 Part: TypeAlias = Annotated[float, Range(0, 0.99)]
 Whole: TypeAlias = Annotated[int, Range(0, 2**32 - 1)]
 TASKS: Final[tuple[DataTask, ...]] = get_args(DataTask)
-Order = Literal["left", "raster", "area", "random"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-LANGUAGE_LAYERS: Final = tuple("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
 LENGTHS: Final = ("steps", "epochs", "minutes")
-_TEXTS: Final = ("lora_targets", "report_to")
-# Options that mean nothing without another one, which the error names.
-_NEEDS: Final = {
-    "four_bit": "lora", "keep_adapter": "lora", "lora_dropout": "lora", "lora_targets": "lora",
-    "num_objects": "closed_set",
-}  # fmt: skip
-_FLAGS: Final = {"lora": "the rank of the adapters, --lora 8", "closed_set": "--closed-set"}
 # Settings that a resumed run may change: they do not change what a step computes.
 _FREE: Final = frozenset((
-    *LENGTHS, "eval_every", "eval_limit", "eval_all", "eval_absent", "patience", "checkpointing",
+    *LENGTHS, "eval_every", "eval_limit", "eval_all", "patience", "checkpointing",
     "workers", "report_to", "push_to_hub", "keep_states", "keep_adapter", "dtype", "model",
 ))  # fmt: skip
-
-
-def _are_texts(values: object) -> bool:
-    return isinstance(values, tuple) and all(isinstance(text, str) for text in values)
 
 
 def _hidden(default: Any) -> Any:
@@ -89,9 +75,7 @@ class DataSource:
         task = self.task or config.task
         if task == "mix":
             task = "ask" if self.data.suffix == ".jsonl" else "detect"
-        is_closed = config.closed_set and task == "detect"
-        objects = config.num_objects if is_closed else None
-        return replace(config, task=task, closed_set=is_closed, num_objects=objects)
+        return replace(config, task=task, closed_set=config.closed_set and task == "detect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,30 +94,19 @@ class TrainConfig:
             ours (1e-4 where they were trained on all of the classes).
         warmup: Share of the run over which the rate rises.
         lora: Train adapters of this rank instead of all weights.
-        lora_targets: Layers of the language model that get adapters.
-        lora_dropout: Dropout in front of the adapters.
         four_bit: Adapters over 4-bit weights (QLoRA); needs --lora.
         keep_adapter: Write the adapter alone, not merged weights.
-        freeze_vision: Do not train the vision tower.
-        vision_rate: Learning rate of the vision tower, as a share of the rate; None: 0.05 for
-            checkpoints of kind tiny, 1 for others.
-        embedding_rate: The embeddings' share of the rate; None: 1, and 4 where a class has a name
-            that the checkpoint was not trained on.
+        vision_rate: Learning rate of the vision tower, as a share of the rate; 0: do not train
+            it; None: 0.05 for checkpoints of kind tiny, 1 for others.
         closed_set: Google's detection recipe: one prompt for all classes, noise boxes, class
             scores.
-        num_objects: Boxes in an answer of a closed set.
         max_objects: Learn at most this many objects of a class in an image, a random choice each
-            time.
+            time; for a closed set the number of boxes in an answer.
         rename: Ask for a class by another name, such as 'WBC=cell'; in Python a dict.
         match_names: Compare unknown class names with the trained class that finds the same objects.
-        order: Order of objects in an answer; None: "left" for the bundled models, else "raster".
         negatives: Share of prompts for a class that is absent.
         augment: Mirror, crop and relight images.
-        label_smoothing: Share spread over the vocabulary.
         loc_sigma: Spread of a coordinate's target over neighbouring bins; 0: none.
-        token_mean: Every token has equal weight in the loss. False: mean over tokens, then samples,
-            as in PaliGemma's article, where an empty answer's one token weighs as much as a crowd.
-            None: True for objects.
         resolution: Side of the model's input; position embeddings are interpolated.
         dtype: Type of the arithmetic; None: by device.
         checkpointing: Recompute activations in the backward pass: less memory.
@@ -141,9 +114,8 @@ class TrainConfig:
         eval_every: Steps between validations; None: five in all.
         eval_limit: Images in a validation, a random sample.
         eval_all: Validate on all images and ask for all classes.
-        eval_absent: Absent classes to ask for in each validation image.
         patience: Stop after this many validations without improvement.
-        report_to: Integrations of transformers: tensorboard, wandb, mlflow, all.
+        report_to: Integration of transformers: tensorboard, wandb, mlflow, all.
         push_to_hub: Upload the finished checkpoint to this repository.
         keep_states: Keep the run's checkpoints when it is finished.
         seed: Random seed.
@@ -166,24 +138,16 @@ class TrainConfig:
     learning_rate: Positive | None = None
     warmup: Part = _hidden(0.05)
     lora: Count | None = None
-    lora_targets: tuple[str, ...] = _hidden(LANGUAGE_LAYERS)
-    lora_dropout: Part = _hidden(0.0)
     four_bit: bool = False
     keep_adapter: bool = False
-    freeze_vision: bool = _hidden(False)
     vision_rate: Factor | None = _hidden(None)
-    embedding_rate: Factor | None = _hidden(None)
     closed_set: bool = False
-    num_objects: Count | None = _hidden(None)
     max_objects: Count | None = None
     rename: dict[str, str] = field(default_factory=dict)
     match_names: bool = True
-    order: Order | None = _hidden(None)
     negatives: Part = _hidden(0.15)
     augment: bool = True
-    label_smoothing: Part = _hidden(0.0)
     loc_sigma: Factor = _hidden(4.0)
-    token_mean: bool | None = _hidden(None)
     resolution: Count | None = None
     dtype: Dtype | None = _hidden(None)
     checkpointing: bool = False
@@ -191,32 +155,26 @@ class TrainConfig:
     eval_every: Count | None = None
     eval_limit: Count = 64
     eval_all: bool = False
-    eval_absent: Whole = _hidden(3)
     patience: Count | None = None
-    report_to: tuple[str, ...] = _hidden(())
+    report_to: str | None = _hidden(None)
     push_to_hub: str | None = None
     keep_states: bool = False
     seed: Whole = 0
 
     def __post_init__(self) -> None:
-        # 1. None means the default; YAML has lists for tuples; a single name needs no list.
+        # 1. None means the default.
         for item in fields(self):
             value = getattr(self, item.name)
             if value is None:
                 value = {} if item.default is MISSING else item.default
-            if isinstance(value, Path):
-                value = str(value)
-            if item.name in _TEXTS and isinstance(value, str | list):
-                value = (value,) if isinstance(value, str) else tuple(value)
-            object.__setattr__(self, item.name, value)
+            object.__setattr__(self, item.name, str(value) if isinstance(value, Path) else value)
         # 2. Types and ranges.
         given = dict(vars(self))
-        for name in _TEXTS:
-            if not _are_texts(value := given.pop(name)):
-                raise OptionError(f"{name}: expected a list of names, got {value!r}")
-        renamed = given.pop("rename")
-        if not isinstance(renamed, dict) or not _are_texts((*renamed, *renamed.values())):
-            raise OptionError(f"rename: expected new names by old ones, got {renamed!r}")
+        names = given.pop("rename")
+        if not isinstance(names, dict) or not all(
+            isinstance(name, str) for pair in names.items() for name in pair
+        ):
+            raise OptionError(f"rename: expected new names by old ones, got {names!r}")
         check_options(given, TrainConfig, "train")
         # 3. Exactly one length; 10 minutes by default.
         lengths = [name for name in LENGTHS if given[name] is not None]
@@ -225,23 +183,15 @@ class TrainConfig:
         if not lengths:
             object.__setattr__(self, "minutes", 10.0)
         # 4. Options that are for a kind of training need it.
-        for name, needed in _NEEDS.items():
-            default = TrainConfig.__dataclass_fields__[name].default
-            if getattr(self, name) != default and not getattr(self, needed):
-                raise OptionError(f"{name} needs {needed}: {_FLAGS[needed]}")
-        for name in ("freeze_vision", "vision_rate", "embedding_rate"):
-            if self.lora is not None and given[name] not in (None, False):
-                raise OptionError(f"{name}: with lora only adapters are trained; leave one out")
+        for name in ("four_bit", "keep_adapter"):
+            if given[name] and self.lora is None:
+                raise OptionError(f"{name} needs lora: the rank of the adapters, --lora 8")
+        if self.lora is not None and self.vision_rate is not None:
+            raise OptionError("vision_rate: with lora only adapters are trained; leave one out")
         if self.keep_adapter and self.resolution is not None:
             raise OptionError("keep_adapter: an adapter has its base's resolution; leave one out")
         if self.closed_set and self.task not in ("detect", "mix"):
             raise OptionError(f"closed_set: answers contain boxes only; task is {self.task!r}")
-
-    @property
-    def weighs_tokens_equally(self) -> bool:
-        """Whether every token has equal weight in the loss."""
-        about_objects = self.task in ("detect", "segment", "mix")
-        return about_objects if self.token_mean is None else self.token_mean
 
     def rate_for(self, kind: str, *, is_known: bool = False) -> float:
         """Return the peak learning rate.
@@ -278,24 +228,16 @@ class TrainOptions(TypedDict, total=False):
     learning_rate: float | None
     warmup: float
     lora: int | None
-    lora_targets: tuple[str, ...]
-    lora_dropout: float
     four_bit: bool
     keep_adapter: bool
-    freeze_vision: bool
     vision_rate: float | None
-    embedding_rate: float | None
     closed_set: bool
-    num_objects: int | None
     max_objects: int | None
     rename: dict[str, str]
     match_names: bool
-    order: Order | None
     negatives: float
     augment: bool
-    label_smoothing: float
     loc_sigma: float
-    token_mean: bool | None
     resolution: int | None
     dtype: Dtype | None
     checkpointing: bool
@@ -303,9 +245,8 @@ class TrainOptions(TypedDict, total=False):
     eval_every: int | None
     eval_limit: int
     eval_all: bool
-    eval_absent: int
     patience: int | None
-    report_to: tuple[str, ...]
+    report_to: str | None
     push_to_hub: str | None
     keep_states: bool
     seed: int
@@ -313,11 +254,7 @@ class TrainOptions(TypedDict, total=False):
 
 def as_plain(value: TrainConfig | DataSource) -> dict[str, Any]:
     """Return settings as plain data for YAML and JSON."""
-    found = asdict(value)
-    for name, one in found.items():
-        if isinstance(one, tuple | Path):
-            found[name] = list(one) if isinstance(one, tuple) else str(one)
-    return found
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(value).items()}
 
 
 def save_config(path: Path, config: TrainConfig, data: tuple[DataSource, ...]) -> None:
@@ -360,24 +297,15 @@ def load_config(path: str | Path) -> tuple[tuple[DataSource, ...], dict[str, Any
         raise OptionError(f"config: {path} cannot be read: {error}") from error
     if not isinstance(content, Mapping):
         raise OptionError(f"config: {path}: expected settings by name, such as 'steps: 100'")
-    settings = dict(content)
+    settings: dict[str, Any] = {str(name): value for name, value in content.items()}
     # A path, a mapping, or a list of these.
     given = settings.pop("data", None) or []
     data = []
     for one in given if isinstance(given, list) else [given]:
-        entry = {**one} if isinstance(one, Mapping) else {"data": one}
-        _require_names(entry, DataSource, f"{path}: data")
+        entry = {str(k): v for k, v in (one if isinstance(one, Mapping) else {"data": one}).items()}
+        check_options(dict.fromkeys(entry), DataSource, f"data in {path}")
         if not isinstance(entry.get("data"), str):
             raise OptionError(f"config: {path}: data: expected the path of a data set, got {one!r}")
         data.append(DataSource(**entry))
-    _require_names(settings, TrainConfig, str(path))
+    check_options(dict.fromkeys(settings), TrainConfig, str(path))
     return tuple(data), settings
-
-
-def _require_names(given: Mapping[str, Any], target: type[Any], place: str) -> None:
-    known = [one.name for one in fields(target)]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; expected {', '.join(known)}"
-            raise OptionError(f"config: {place}: unknown setting {name!r}{hint}")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -87,8 +87,8 @@ class TaskData:
     @property
     def num_objects(self) -> int:
         """Boxes in an answer of a closed set: a fifth more than any image has."""
-        if self.config.num_objects is not None or not isinstance(self.train, Dataset):
-            return self.config.num_objects or 1
+        if self.config.max_objects is not None or not isinstance(self.train, Dataset):
+            return self.config.max_objects or 1
         most = max(sum(not item.iscrowd for item in one.objects) for one in self.train.images)
         return max(4, -(-most * 6 // 5))
 
@@ -131,11 +131,9 @@ class TaskData:
 
     def valid_source(self, card: CheckpointCard, max_side: int, collator: Collator) -> Source:
         """Return the source of samples for the validation loss, unchanged images."""
-        source = replace(self, train=self.valid).train_source(card, max_side, collator)
-        config = replace(self.config, augment=False)
-        if isinstance(source, ObjectSource):
-            return replace(source, config=config, num_objects=self.num_objects)
-        return replace(cast("TextSource", source), config=config)
+        most = self.num_objects if self.config.closed_set else self.config.max_objects
+        config = replace(self.config, augment=False, max_objects=most)
+        return replace(self, train=self.valid, config=config).train_source(card, max_side, collator)
 
     def _tokens_per_object(self, collator: Collator) -> int:
         codes = range(16) if self.config.task == "segment" else ()
@@ -156,7 +154,7 @@ class TaskData:
             if self.config.closed_set and tokens > places:
                 raise OptionError(
                     f"closed_set: answers of {self.num_objects} boxes have {tokens} tokens, the "
-                    f"model takes {places}; set num_objects, or cut the images into tiles"
+                    f"model takes {places}; set max_objects, or cut the images into tiles"
                 )
             return self
         # 2. Texts: what the engine refuses to read or the model would cut off.
@@ -186,33 +184,6 @@ class TaskData:
                 f"{self.name}: no example can be used: {'; '.join([*bad.values()][:1])}"
             )
         return replace(self, train=train, valid=valid, left_out={**self.left_out, **bad})
-
-    def long_answers(self, kind: str, budget: int, collator: Collator) -> dict[str, int]:
-        """Return images with an answer longer than the model writes by default.
-
-        Args:
-            kind: Kind of the checkpoint's prompts.
-            budget: Tokens that it writes by default.
-            collator: Of the run.
-        """
-        if self.config.closed_set:
-            return {}
-        found: dict[str, int] = {}
-        if isinstance(self.train, Dataset):
-            # Objects: count those of the most frequent classes that share a prompt.
-            each = self._tokens_per_object(collator)
-            most = classes_per_prompt(kind)
-            for record in self.train.images:
-                names = [self.train.names[one.category_id] for one in record.objects]
-                counts = sorted((names.count(name) for name in set(names)), reverse=True)
-                found[str(record.path)] = sum(counts[:most]) * each
-        else:
-            # Texts: count tokens; 1 for <eos>.
-            count = lru_cache(None)(collator.num_tokens)
-            for one in self.train:
-                longest = max(found.get(str(one.image), 0), count(one.suffix) + 1)
-                found[str(one.image)] = longest
-        return {name: tokens for name, tokens in found.items() if tokens > budget}
 
 
 @dataclass(frozen=True)

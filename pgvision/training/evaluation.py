@@ -26,6 +26,7 @@ from pgvision.training.data import RunData, TaskData, sample_part
 
 _LOG = logging.getLogger(__name__)
 _FEW: Final = 4  # so many classes are asked for in every image
+_ABSENT: Final = 3  # where there are more, absent ones to ask for in each image
 _SHEET: Final = 16
 _IMAGES: Final = 12  # training images to compare names on
 _LEAST_F1: Final = 0.3  # of a trained name against an unknown one, at IoU 0.5
@@ -73,8 +74,8 @@ def validate(
 
     Args:
         engine: Over the model's present weights.
-        data: The data set; ``config.eval_limit`` bounds the images, ``config.eval_absent`` the
-            absent classes to ask for in each image, unless ``config.eval_all``.
+        data: The data set; ``config.eval_limit`` bounds the images. Of many classes an image is
+            asked for its own and three absent ones, unless ``config.eval_all``.
         share: This process's number, and the number of processes.
         gather: Joins lists of all processes; None: there is one.
 
@@ -145,7 +146,7 @@ def _classes_to_ask(
         own = {part.names[item.category_id] for item in image.objects}
         absent = [name for name in names if name not in own]
         rng = np.random.default_rng([config.seed, image.id % 2**32])
-        some = {absent[int(at)] for at in rng.permutation(len(absent))[: config.eval_absent]}
+        some = {absent[int(at)] for at in rng.permutation(len(absent))[:_ABSENT]}
         asked[image.id] = frozenset(own | some)
     return asked
 

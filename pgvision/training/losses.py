@@ -129,9 +129,7 @@ class Collator:
         return ids
 
 
-def token_losses(
-    logits: Tensor, targets: Tensor, *, first_loc: int, sigma: float, smoothing: float = 0.0
-) -> Tensor:
+def token_losses(logits: Tensor, targets: Tensor, *, first_loc: int, sigma: float) -> Tensor:
     """Return the cross-entropy of each token; a coordinate's neighbouring bins share its target.
 
     Args:
@@ -139,13 +137,12 @@ def token_losses(
         targets: ``(t,)`` token ids.
         first_loc: Id of ``<loc0000>``; the 1,024 bins follow it.
         sigma: Spread of a coordinate's target over bins; 0: none.
-        smoothing: Share of other tokens' targets that is spread over the vocabulary.
 
     Returns:
         ``(t,)`` float32.
     """
     logits = logits.float()
-    loss = F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+    loss = F.cross_entropy(logits, targets, reduction="none")
     if sigma == 0:
         return loss
     is_loc = (targets >= first_loc) & (targets < first_loc + NUM_BINS)
@@ -168,7 +165,6 @@ class Objective:
     Attributes:
         first_loc: Id of ``<loc0000>``.
         vocabulary_size: Number of logits of a token, which bounds the tokens of a chunk.
-        smoothing: Share of the target that is spread over the vocabulary.
         sigma: Spread of a coordinate's target over neighbouring bins.
         mean_length: Tokens of a mean answer: every token has equal weight, also in a batch of long
             answers. 0: mean over tokens, then samples.
@@ -176,7 +172,6 @@ class Objective:
 
     first_loc: int
     vocabulary_size: int = 1
-    smoothing: float = 0.0
     sigma: float = 0.0
     mean_length: float = 0.0
 
@@ -204,10 +199,7 @@ class Objective:
         self, states: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]
     ) -> Tensor:
         def chunk_loss(states: Tensor, targets: Tensor) -> Tensor:
-            return token_losses(
-                head(states), targets,
-                first_loc=self.first_loc, sigma=self.sigma, smoothing=self.smoothing,
-            )  # fmt: skip
+            return token_losses(head(states), targets, first_loc=self.first_loc, sigma=self.sigma)
 
         size = max(64, _CHUNK // self.vocabulary_size)
         if len(states) <= size:
@@ -230,7 +222,6 @@ def make_objective(
     return Objective(
         first_loc=collator.vocabulary.first_loc,
         vocabulary_size=len(collator.processor.tokenizer),
-        smoothing=config.label_smoothing,
         sigma=config.loc_sigma,
         mean_length=mean_length,
     )

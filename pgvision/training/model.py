@@ -1,6 +1,5 @@
 """The model of a run: checkpoint, adapters, resolution; merging and writing at the end."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -63,7 +62,7 @@ class TrainedModel:
         # 3. Save memory.
         if config.four_bit:
             quantize_base(self.base)
-        if config.freeze_vision:
+        if config.vision_rate == 0:
             self.base.model.vision_tower.requires_grad_(False)
         if config.checkpointing:
             self.base.activation_checkpointing_enable({"use_reentrant": False})
@@ -108,21 +107,11 @@ class TrainedModel:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
             raise DependencyError("lora needs peft: pip install '.[train]'") from error
-        # 1. Check the layer names.
         config = self.config
-        names = [name for name, _ in self.base.model.language_model.named_modules()]
-        known = sorted({name.rpartition(".")[2] for name in names if "proj" in name})
-        if strangers := [name for name in config.lora_targets if name not in known]:
-            raise OptionError(
-                f"lora_targets: the language model has no layers named {', '.join(strangers)}; it "
-                f"has {', '.join(known)}"
-            )
-        # 2. Add the adapters.
         lora = LoraConfig(
             r=config.lora,
             lora_alpha=2 * (config.lora or 0),
-            lora_dropout=config.lora_dropout,
-            target_modules=rf".*language_model.*\.({'|'.join(config.lora_targets)})",
+            target_modules=r".*language_model.*_proj",  # all linear layers
         )
         torch.manual_seed(config.seed)  # initial weights of the adapters
         model = get_peft_model(self.base, lora)
@@ -185,18 +174,14 @@ def choose_device(device: str | None) -> torch.device:
         OptionError: If there is no such device.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise OptionError(f"device: expected cpu, mps, cuda or cuda:1, got {name!r}")
-    chosen = torch.device(name)
-    is_there = {
-        "cpu": True,
-        "mps": torch.backends.mps.is_available(),
-        "cuda": (chosen.index or 0) < torch.cuda.device_count(),
-    }
-    if not is_there[chosen.type]:
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
         raise OptionError(
-            f"device: {name} is not there; torch finds {torch.cuda.device_count()} CUDA devices"
-        )
+            f"device: {name} cannot be used: {str(error).partition(chr(10))[0]}; expected cpu, "
+            "cuda, cuda:1 or mps"
+        ) from error
     if chosen.index is not None:
         torch.cuda.set_device(chosen)  # transformers' Trainer takes the current device
     return chosen

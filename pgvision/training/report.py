@@ -49,7 +49,6 @@ class TrainReport:
         best_step: Step of these weights.
         seconds: Wall-clock time of the run.
         left_out: Images that were not used, with the reason.
-        long_answers: Images with an answer longer than the checkpoint writes by default.
         finished: Whether the run is complete; False where it was stopped.
     """
 
@@ -60,7 +59,6 @@ class TrainReport:
     best_step: int
     seconds: float
     left_out: Mapping[str, str]
-    long_answers: Mapping[str, int]
     finished: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,9 +236,6 @@ def write_model_card(
         "Settings": changed | {"digest of the data": data.digest},
         # Names without folders: the card may be published.
         "Images left out": {Path(name).name: why for name, why in report.left_out.items()},
-        "Answers longer than the checkpoint writes by default, in tokens": {
-            Path(name).name: tokens for name, tokens in report.long_answers.items()
-        },
         "Credits": {f"base, {base.name}": _base_credits(base)}
         | {f"data, {one.name}": data_credits(one) for one in data.tasks},
     }

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias, Unpack
@@ -72,7 +72,7 @@ RUN_NAME: Final = "run.json"
 CONFIG_NAME: Final = "run.yaml"
 DataLike: TypeAlias = str | Path | DataSource | Sequence[str | Path | DataSource]
 _SHEET: Final = 16
-_MEAN_OF: Final = 32  # samples that the mean length of an answer is measured on
+_MEAN_OF: Final = 32  # samples that lengths of answers are measured on
 
 
 def train(
@@ -126,17 +126,17 @@ def train(
 def _settings(
     data: DataLike | None, config: str | Path | TrainConfig | None, options: TrainOptions
 ) -> tuple[tuple[DataSource, ...], TrainConfig]:
+    check_options(dict.fromkeys(options), TrainConfig, "train")  # names; TrainConfig the values
+    # 1. Options replace those of the file; any length replaces all lengths.
     sources: tuple[DataSource, ...] = ()
-    given: dict[str, Any] = dict(options)
-    check_options(dict.fromkeys(given), TrainConfig, "train")  # the names; TrainConfig the values
-    # 1. Options replace those of the config; any length replaces all lengths.
+    old: dict[str, Any] = {}
     if isinstance(config, TrainConfig):
-        old = {one.name: getattr(config, one.name) for one in fields(config)}
-    else:
-        sources, old = ((), {}) if config is None else load_config(config)
-    if set(LENGTHS) & set(given):
+        old = vars(config)
+    elif config is not None:
+        sources, old = load_config(config)
+    if set(LENGTHS) & set(options):
         old = {name: value for name, value in old.items() if name not in LENGTHS}
-    settings = TrainConfig(**{**old, **given})
+    settings = TrainConfig(**{**old, **options})
     # 2. Sources given as an argument replace those of the file.
     if data is not None:
         several = [data] if isinstance(data, str | Path | DataSource) else list(data)
@@ -200,18 +200,8 @@ class _Run:
 
     def execute(self, callbacks: Sequence[Any]) -> TrainReport:
         """Train and write."""
-        # 1. Build the trainer; warn of answers that the model would cut off by default.
+        # 1. Build the trainer.
         trainer, clock = self._trainer(callbacks)
-        budget = self.card.longest_answer(self.model.resolution)
-        long_answers: dict[str, int] = {}
-        for one in self.data.tasks:
-            long_answers |= one.long_answers(self.card.kind, budget, self.collator)
-        if long_answers:
-            _LOG.warning(
-                "%d answers have more tokens than the %d that the model writes by default, at most "
-                "%d: ask with max_new_tokens or tiles", len(long_answers), budget,
-                max(long_answers.values()),
-            )  # fmt: skip
         # 2. Evaluate the start, and estimate the run time.
         before, seconds = self._before(trainer)
         if clock.limit is not None:
@@ -228,9 +218,7 @@ class _Run:
         left_out = {k: v for one in self.data.tasks for k, v in one.left_out.items()}
         for unread in (trainer.unread, *(one.unread for one in self.last)):
             left_out |= unread
-        report = TrainReport(
-            self.folder, step, before, {}, 0, clock.seconds, left_out, long_answers, False
-        )
+        report = TrainReport(self.folder, step, before, {}, 0, clock.seconds, left_out, False)
         if clock.is_stopped and not clock.is_over:
             self._say(f"stopped at step {step}; the same command resumes")
             return report
@@ -321,23 +309,25 @@ class _Run:
         weights = [one.source.weight for one in self.data.tasks]
         samples = Samples(sources, ENDLESS, config.seed, weights)
         set_length(self.args, config, sum(map(len, sources)))
-        mean_length = self._mean_length(samples) if config.weighs_tokens_equally else 0.0
+        # Of objects every token has equal weight: by samples, the one token of an empty answer
+        # would weigh as much as a crowd.
+        mean_length = self._mean_length(samples)
+        if config.task in ("caption", "ask", "read"):
+            mean_length = 0.0
         objective = make_objective(config, self.collator, mean_length=mean_length)
         add_objective(model.base, objective)
         # Learning rates: Google's vision tower has the rate of the language model, as Google
         # trained it; names that were never trained need more from the embeddings.
-        vision_rate, embedding_rate = config.vision_rate, config.embedding_rate
+        vision_rate = config.vision_rate
         if vision_rate is None:
             vision_rate = 0.05 if model.card.kind == "tiny" else 1.0
-        if embedding_rate is None:
-            embedding_rate = 4.0 if self.data.unknown_classes(self.base_card) else 1.0
+        embedding = 4.0 if self.data.unknown_classes(self.base_card) else 1.0
         clock = RunClock(config)
         self.bar = ProgressBar(clock) if self.progress else None
         trainer = FineTuner(
             config,
             rate=config.rate_for(self.card.kind, is_known=self.is_known),
-            vision_rate=vision_rate,
-            embedding_rate=embedding_rate,
+            shares={"vision_tower": vision_rate, "embed_tokens": embedding, "lm_head": embedding},
             model=model,
             args=self.args,
             samples=samples,
@@ -349,13 +339,21 @@ class _Run:
         return trainer, clock
 
     def _mean_length(self, samples: Samples) -> float:
-        """Return the mean tokens of an answer, the same for every process."""
+        """Return the mean tokens of an answer, of samples that are drawn on a sheet."""
         some = [samples[number] for number in range(_MEAN_OF)]
+        lengths = (self.collator(some)["labels"] != IGNORED).sum(1)
         if self.is_first:
             shown = [show_sample(one) for one in some[:_SHEET]]
             images, titles = [image for image, _ in shown], [title for _, title in shown]
             write_sheet(self.folder / "train_samples.jpg", titles, images)
-        return float((self.collator(some)["labels"] != IGNORED).sum(1).float().mean())
+            # Answers that the model would cut off by default.
+            budget = self.card.longest_answer(self.model.resolution)
+            if (longest := int(lengths.max())) > budget:
+                _LOG.warning(
+                    "an answer has %d tokens, and the model writes %d by default: ask with "
+                    "max_new_tokens or tiles", longest, budget,
+                )  # fmt: skip
+        return float(lengths.float().mean())
 
     def _evaluate(self) -> dict[str, float]:
         """Validate by generation and by the loss, and write the sheet of predictions."""
@@ -403,7 +401,7 @@ class _Run:
     def _before(self, trainer: FineTuner) -> tuple[dict[str, float], float]:
         """Return the figures of the start, which a resumed run has noted, and their seconds."""
         # The model has its starting weights until the trainer loads those of a checkpoint.
-        how = [getattr(self.config, name) for name in ("eval_limit", "eval_all", "eval_absent")]
+        how = [getattr(self.config, name) for name in ("eval_limit", "eval_all")]
         if "before" not in self.record or self.record.get("measured_on") != how:
             start = time.monotonic()
             figures = plain_figures(trainer.evaluate())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 import numpy as np
 from tokenizers import AddedToken
@@ -64,18 +64,6 @@ class Sample:
     noise_from: int | None = None
     is_whole: bool = True
     unread: Mapping[str, str] = field(default_factory=dict)
-
-
-class Source(Protocol):
-    """Images to draw samples from."""
-
-    def __len__(self) -> int:
-        """Return the number of images or examples."""
-        ...
-
-    def draw(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return a sample about the image of that number."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -215,7 +203,7 @@ class ObjectSource:
         is_whole = len(chosen) <= most
         if not is_whole:
             chosen = sorted(int(at) for at in rng.choice(chosen, most, replace=False))
-        chosen = self._ordered(shown.boxes, chosen, rng)
+        chosen = self._ordered(shown.boxes, chosen)
         # 2. Encode masks.
         codes: Sequence[Sequence[int]] = [()] * len(chosen)
         if shown.masks and chosen and self.codec is not None:
@@ -242,16 +230,11 @@ class ObjectSource:
             return [str(name) for name in rng.permutation(some)]
         return [present[int(rng.integers(len(present)))]]
 
-    def _ordered(self, boxes: FloatArray, chosen: list[int], rng: np.random.Generator) -> list[int]:
-        order = self.config.order or ("left" if self.kind == "tiny" else "raster")
-        if order == "random":
-            return [chosen[at] for at in rng.permutation(len(chosen))]
-        keys = {
-            "left": lambda at: boxes[at, 0] + boxes[at, 2],
-            "raster": lambda at: (boxes[at, 1], boxes[at, 0]),
-            "area": lambda at: -(boxes[at, 2:] - boxes[at, :2]).prod(),
-        }
-        return sorted(chosen, key=keys[order])
+    def _ordered(self, boxes: FloatArray, chosen: list[int]) -> list[int]:
+        """Sort objects as the checkpoint writes them: from the left, or in raster order."""
+        if self.kind == "tiny":
+            return sorted(chosen, key=lambda at: boxes[at, 0] + boxes[at, 2])
+        return sorted(chosen, key=lambda at: (boxes[at, 1], boxes[at, 0]))
 
     def _closed_sample(
         self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
@@ -293,6 +276,9 @@ class _Shown:
         bins = encode_boxes(self.boxes[list(chosen)].reshape(-1, 4), image_hw=self.image_hw)
         names = [self.names[at] for at in chosen]
         return SEPARATOR.join(map(object_text, bins, names, codes))
+
+
+Source: TypeAlias = TextSource | ObjectSource
 
 
 @dataclass

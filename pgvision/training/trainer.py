@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack
 
@@ -62,13 +62,14 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
         is_stopped: Whether a signal asked to stop.
         is_over: Whether the last step of the run is done.
         spent: Seconds of the run in earlier calls.
+        saved: When the last checkpoint was written.
     """
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.is_stopped, self.is_over = config, False, False
         self.spent = 0.0
         self.limit = None if config.minutes is None else max(1.0, 60 * config.minutes)
-        self._started = self._saved = time.monotonic()
+        self._started = self.saved = time.monotonic()
         self._evals = 0
         self._share = 0.0
 
@@ -91,7 +92,7 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
         self.spent = already
         if checkpoint is not None:
             self.spent = float((checkpoint / _CLOCK_NAME).read_text(encoding="utf-8"))
-        self._started = self._saved = time.monotonic()
+        self._started = self.saved = time.monotonic()
         if self.limit is not None:
             # All processes need one learning rate: each has its own clock.
             (share,) = _agreed([self.seconds / self.limit])
@@ -111,7 +112,7 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
         stopped, share, is_due = _agreed([
             float(self.is_stopped),
             self.seconds / self.limit if self.limit is not None else 0.0,
-            float(time.monotonic() - self._saved > _SAVE_EVERY),
+            float(time.monotonic() - self.saved > _SAVE_EVERY),
         ])  # fmt: skip
         # 2. By the clock: validate at each fifth of the run.
         if self.limit is not None:
@@ -127,12 +128,6 @@ class RunClock(TrainerCallback):  # type: ignore[misc]
         # 4. Save with each validation, at a stop, and every ten minutes.
         control.should_save |= control.should_evaluate or self.is_stopped or bool(is_due)
 
-    def on_save(
-        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Unpack[_Extra]
-    ) -> None:
-        """Note when the last checkpoint was written."""
-        self._saved = time.monotonic()
-
 
 class FineTuner(Trainer):  # type: ignore[misc]
     """The stock loop; samples come in the order of their numbers, so that it resumes exactly.
@@ -140,7 +135,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
     Args:
         config: The run.
         rate: Peak learning rate.
-        vision_rate, embedding_rate: The vision tower's and the embeddings' share of it.
+        shares: By a part of weights' names, their share of it; others have all of it.
         model: The model of the run.
         args: Of `make_arguments`.
         samples: What is trained on.
@@ -159,8 +154,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         config: TrainConfig,
         *,
         rate: float,
-        vision_rate: float,
-        embedding_rate: float,
+        shares: Mapping[str, float],
         model: TrainedModel,
         args: TrainingArguments,
         samples: Samples,
@@ -170,7 +164,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         evaluator: Callable[[], dict[str, float]],
     ) -> None:
         self.config, self.clock, self.evaluator = config, clock, evaluator
-        self.rate, self.vision_rate, self.embedding_rate = rate, vision_rate, embedding_rate
+        self.rate, self.shares = rate, shares
         self.unread: dict[str, str] = {}
         self.before: dict[str, float] = {}
         self.early = None if config.patience is None else EarlyStoppingCallback(config.patience)
@@ -219,9 +213,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
             groups: dict[float, list[Tensor]] = {}
             for name, weight in self.model.named_parameters():
                 if weight.requires_grad:
-                    is_embedding = "embed_tokens" in name or "lm_head" in name
-                    share = self.embedding_rate if is_embedding else 1.0
-                    share = self.vision_rate if "vision_tower" in name else share
+                    share = next((s for part, s in self.shares.items() if part in name), 1.0)
                     groups.setdefault(share, []).append(weight)
             self.optimizer = torch.optim.AdamW(
                 [{"params": some, "lr": self.rate * share} for share, some in groups.items()],
@@ -272,6 +264,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        self.clock.saved = time.monotonic()
         with saving(folder):
             # The trainer's state comes last: it marks a complete checkpoint.
             if self.is_world_process_zero():
@@ -368,21 +361,14 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not is_memory and not any(words in str(error) for words in _MEMORY_WORDS):
             raise
-        size = config.batch_size
         # Suggest first what does not change the result.
-        ways = []
-        if size > 1:
-            ways.append(
-                f"batch_size={max(1, size // 2)} with accumulation={2 * config.accumulation} (the "
-                "same steps)"
-            )
-        if not config.checkpointing:
-            ways.append("checkpointing")
-        ways += ["lora=8"] if config.lora is None else [] if config.four_bit else ["four_bit"]
+        size = config.batch_size
+        half = (
+            f"batch_size={size // 2} with accumulation={2 * config.accumulation} (the same steps), "
+        )
         raise OptionError(
-            f"out of memory with batch_size={size}"
-            + (f" at resolution={config.resolution}" if config.resolution else "")
-            + f": use {', '.join(ways)}, or a lower resolution. The same folder resumes"
+            f"out of memory with batch_size={size}: use {half if size > 1 else ''}checkpointing, "
+            "lora, four_bit or a lower resolution. The same folder resumes"
         ) from error
 
 
@@ -416,11 +402,11 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
     # the data were read.
     require_whole_weights()
     known = get_available_reporting_integrations()
-    for name in config.report_to:
-        if name not in (*known, "all", "none"):
-            raise DependencyError(
-                f"report_to: {name} is unknown or not installed; there are {', '.join(known)}"
-            )
+    if config.report_to not in (None, "all", *known):
+        raise DependencyError(
+            f"report_to: {config.report_to} is unknown or not installed; there are "
+            f"{', '.join(known)}"
+        )
     # 2. Defaults that depend on the device.
     dtype = config.dtype or arithmetic_dtype(device)
     workers = config.workers
@@ -447,7 +433,7 @@ def make_arguments(config: TrainConfig, out: Path, device: torch.device) -> Trai
         dataloader_num_workers=workers,
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
-        report_to=list(config.report_to) or "none",
+        report_to=config.report_to or "none",
         disable_tqdm=True,
         label_names=["labels"],
         ddp_find_unused_parameters=False,

@@ -35,9 +35,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "names": {
         "matched": {},
-        "pieces": {"match_names": False, "embedding_rate": 1.0},
-        "pieces, embeddings x 4": {"match_names": False, "embedding_rate": 4.0},
-        "pieces, embeddings x 16": {"match_names": False, "embedding_rate": 16.0},
+        "pieces": {"match_names": False},
     },
 }
 

@@ -222,7 +222,7 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
 def test_a_closed_set_that_does_not_fit_is_refused(scenes):
     collator = Collator(load("tiny").processor, max_length=150)
     with pytest.raises(OptionError, match="closed_set: answers of 40 boxes have .* takes 46"):
-        read(scenes, closed_set=True, num_objects=40).tasks[0].fitting(collator)
+        read(scenes, closed_set=True, max_objects=40).tasks[0].fitting(collator)
 
 
 def test_each_data_set_of_a_mixture_has_its_task(scenes):

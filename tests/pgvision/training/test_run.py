@@ -120,7 +120,7 @@ def test_every_task_has_its_figures(scenes, tmp_path):
 
 
 def test_a_closed_set_is_asked_as_it_was_trained(scenes, tmp_path):
-    run(scenes, tmp_path / "out", steps=2, closed_set=True, num_objects=12)
+    run(scenes, tmp_path / "out", steps=2, closed_set=True, max_objects=12)
     closed = find_checkpoint(tmp_path / "out").closed_set
     assert closed.num_objects == 12 and "helmet" in closed.classes
     detector = Detector(["helmet", "head"], model=tmp_path / "out", nms=1.0, conf=0.0)
