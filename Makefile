@@ -53,10 +53,10 @@ test: setup
 slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
 
-# Clusters, Parquet and buckets: what the extra "ray" brings, and a server of Amazon's protocol.
+# Clusters: what the extra "ray" brings.
 ray: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
-	  --config-settings editable_mode=compat --editable '.[ray]' 'moto[server]>=5'
+	  --config-settings editable_mode=compat --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'slow or not slow' tests/pgvision/batch $(PYTEST_ARGS)
 
 # A long run of every fuzzing target, from input FIRST on; what fails is printed with its number.

@@ -5,9 +5,8 @@ of the journals of several shards.
 """
 
 from pgvision.batch.coco_files import CocoEntries, KnownIds, describe_origin
-from pgvision.batch.database import Merged
 from pgvision.batch.items import Shard
-from pgvision.batch.jobs import Job, merge
+from pgvision.batch.jobs import Job, Merged, merge
 from pgvision.batch.journal import Journal, Row
 from pgvision.batch.recipes import Outcome, Recipe, TaskName
 

@@ -7,17 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-from pgvision.batch.database import Stamp
+from pgvision.batch.journal import Stamp
 from pgvision.errors import OptionError, PgvisionError
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
 from pgvision.images import is_live
+from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING, TarImage, list_tar, read_list
 from pgvision.images.listing import is_glob, list_folder, list_glob
-from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
-from pgvision.images.stored import Stored, is_stored, list_stored
 
 _WHOLE: Final = 64 << 20  # bytes; of larger files (videos) only both ends are digested
 _END: Final = 1 << 20
@@ -31,22 +28,22 @@ class Item:
     Attributes:
         name: Its name in the journal, relative to the source.
         source: Path or address that is opened.
-        stored: Its place in a tar file or store; None for a file.
+        packed: Its place in a tar file; None for a file.
         fault: Why this entry of a list cannot be read; "" for an image.
         at: Its place among all items of the job, those of other shards included.
     """
 
     name: str
     source: str
-    stored: Stored | None = None
+    packed: TarImage | None = None
     fault: str = ""
     at: int = 0
 
     @property
     def place(self) -> str:
         """Absolute path or address: the same for every spelling."""
-        if self.stored is not None:
-            return self.stored.name
+        if self.packed is not None:
+            return self.packed.name
         if self.fault:
             return f"{self.source}, {self.name}"
         return self.source if "://" in self.source else str(Path(self.source).absolute())
@@ -61,13 +58,13 @@ class Item:
         if self.fault:
             return True
         # 1. Files; addresses are never asked again.
-        if self.stored is None:
+        if self.packed is None:
             return "://" in self.source or is_same_file(Path(self.source), stamp)
-        # 2. Members of a tar file or store: time and size, else the bytes.
-        if stamp is None or self.stored.changed == stamp[1]:
-            return stamp is None or self.stored.size == stamp[0]
+        # 2. Members of a tar file: time and size, else the bytes.
+        if stamp is None or self.packed.changed == stamp[1]:
+            return stamp is None or self.packed.size == stamp[0]
         try:
-            return stored_stamp(self.stored, self.stored.read())[2] == stamp[2]
+            return packed_stamp(self.packed, self.packed.read())[2] == stamp[2]
         except PgvisionError:
             return False
 
@@ -134,17 +131,15 @@ def list_items(sources: Iterable[str], *, recursive: bool = False) -> list[Item]
     two sources would give one name, as many parent folders are added as tell them apart.
 
     Args:
-        sources: Images, videos, folders, globs, lists (``.txt``, ``.jsonl``, ``.parquet``; see
-            `pgvision.images.manifests.read_manifest`), tar files, addresses of files, of objects
-            in stores and of their folders. A path that does not exist stays in the list and
-            fails when it is read; a tar file or store must exist.
+        sources: Images, videos, folders, globs, lists (``.txt``, ``.jsonl``, ``.csv``; see
+            `pgvision.images.containers.read_list`), tar files, addresses of files. A path that
+            does not exist stays in the list and fails when it is read; a tar file must exist.
         recursive: Take folders with their subfolders.
 
     Raises:
         OptionError: For a camera or another live source, which cannot be read a second time.
         SourceError: For an empty folder, list or pattern.
-        DataError: For a manifest that cannot be read.
-        DependencyError: For Parquet and stores, if pyarrow is not installed.
+        DataError: For a list that cannot be read.
 
     Example:
         >>> import tempfile
@@ -214,9 +209,9 @@ def is_same_file(path: Path, stamp: Stamp | None) -> bool:
     return now is not None and now[2] == stamp[2]
 
 
-def stored_stamp(stored: Stored, data: bytes) -> Stamp:
-    """Fingerprint an image of a tar file or store, from its bytes."""
-    return stored.size, stored.changed, hashlib.sha256(data).hexdigest()[:32]
+def packed_stamp(packed: TarImage, data: bytes) -> Stamp:
+    """Fingerprint an image of a tar file, from its bytes."""
+    return packed.size, packed.changed, hashlib.sha256(data).hexdigest()[:32]
 
 
 # --- what sources contain --------------------------------------------------------------------
@@ -245,10 +240,13 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[I
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
     # 1. Addresses and camera numbers.
-    if source.lower().startswith("file://"):
-        source = url2pathname(urlsplit(source).path)
     if "://" in source or (source.isascii() and source.isdecimal()):
-        yield from _at_address(source, recursive)
+        if is_live(source):
+            raise OptionError(
+                f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
+                "job cannot resume; use the task itself (pgvision detect), or record it to a file"
+            )
+        yield Item(hide_secrets(source), source)
         return
     # 2. Folders, files, patterns; what does not exist is reported as a failure.
     path = user_path(source)
@@ -261,19 +259,6 @@ def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[I
             yield from _in_file(file, _fixed_part(path), recursive, lists=True)
     else:
         yield Item(path.name, str(path))
-
-
-def _at_address(source: str, recursive: bool) -> Iterator[Item]:
-    if is_live(source):
-        raise OptionError(
-            f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
-            "job cannot resume; use the task itself (pgvision detect), or record it to a file"
-        )
-    if is_stored(source):
-        for stored in list_stored(source, recursive=recursive):
-            yield Item(stored.name, stored.source, stored)
-    else:
-        yield Item(hide_secrets(source), source)
 
 
 def _under(root: Path, files: Iterable[Path]) -> Iterator[Item]:
@@ -291,11 +276,11 @@ def _fixed_part(pattern: Path) -> Path:
 
 
 def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[Item]:
-    if is_stored(path.name):
-        (packed,) = _under(root, [path])
-        for stored in list_stored(str(path)):
-            yield Item(packed.name + stored.name.removeprefix(str(path)), stored.source, stored)
-    elif path.suffix.lower() not in MANIFEST_ENDINGS:
+    if path.suffix.lower() == TAR_ENDING:
+        (tar,) = _under(root, [path])
+        for packed in list_tar(str(path)):
+            yield Item(tar.name + packed.name.removeprefix(str(path)), packed.path, packed)
+    elif path.suffix.lower() not in LIST_ENDINGS:
         yield from _under(root, [path])
     elif not lists:
         raise OptionError(f"{path}: a list within a list is not followed; name it as a source")
@@ -305,7 +290,7 @@ def _in_file(path: Path, root: Path, recursive: bool, lists: bool) -> Iterator[I
 
 def _in_list(path: Path, recursive: bool) -> Iterator[Item]:
     """Expand a list; a relative entry is its own name."""
-    for number, entry in read_manifest(path):
+    for number, entry in read_list(path):
         # 1. An entry that cannot be read is a failure in its place.
         if not isinstance(entry, str):
             yield Item(f"{path.name}#{number}", str(path), fault=str(entry))
@@ -317,6 +302,6 @@ def _in_list(path: Path, recursive: bool) -> Iterator[Item]:
         # 3. A path is relative to the list, and named so if it is below it.
         at = path.parent / user_path(entry)
         for item in _expanded(str(at), recursive, lists=False):
-            below = Path(item.source).is_relative_to(path.parent) and item.stored is None
+            below = Path(item.source).is_relative_to(path.parent) and item.packed is None
             name = Path(item.source).relative_to(path.parent).as_posix() if below else item.name
-            yield Item(name, item.source, item.stored)
+            yield Item(name, item.source, item.packed)

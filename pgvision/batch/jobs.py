@@ -3,16 +3,16 @@
 import json
 import logging
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pgvision.batch.database import Answers, Merged, connect, gather, runs_in
 from pgvision.batch.items import Item, Shard, list_items, listing_digest
-from pgvision.batch.journal import Journal
+from pgvision.batch.journal import SCHEMA, Answers, Journal, connect, reported_errors, runs_in
 from pgvision.batch.recipes import Asker, Outcome, Recipe
-from pgvision.errors import OptionError
+from pgvision.errors import DataError, OptionError
 
 _LOG = logging.getLogger(__name__)
 _MOST_NAMED: Final = 5
@@ -167,7 +167,7 @@ class Job:
         # As the journal has them: tuples are lists.
         settings = json.loads(json.dumps(self.settings))
         run = next((run for run, given, _, _ in runs_in(self.path) if given == settings), None)
-        answers = gather(()) if run is None else Answers(connect(self.path), run, str(self.path))
+        answers = _gather(()) if run is None else Answers(connect(self.path), run, str(self.path))
         with closing(answers.db):
             yield answers
 
@@ -187,10 +187,7 @@ class Job:
             if digest is not None and not self._shared:
                 notes.append(f"the sources have changed: {count} then, {self.num_listed} now")
                 notes += [f"gone: {_some(gone)}"] if gone else []
-        # 2. Answers that were damaged on the disk.
-        if damaged := journal.forget_damaged():
-            notes.append(f"{len(damaged)} damaged answers are asked again: {_some(damaged)}")
-        # 3. Files that were replaced.
+        # 2. Files that were replaced.
         stamps = journal.stamps()
         replaced = [
             item.name
@@ -200,10 +197,52 @@ class Job:
         if replaced:
             journal.forget(replaced)
             notes.append(f"replaced since, and asked again: {_some(replaced)}")
-        # 4. Files that could not be read.
+        # 3. Files that could not be read.
         if self._retry and (failed := journal.forget_failures()):
             notes.append(f"read again: {_some(failed)}")
         return notes
+
+
+class Merged(Answers):
+    """The answers of several journals of one job.
+
+    Attributes:
+        missing: What is not answered yet, in words; empty if the job is complete.
+    """
+
+    missing: tuple[str, ...] = ()
+
+
+def _gather(paths: Iterable[Path]) -> Merged:
+    """Copy the runs of several journals into one temporary database, which the system cleans up.
+
+    Raises:
+        DataError: If an item is in two of them.
+    """
+    with reported_errors("merge"):
+        # 1. Create a temporary database with one run.
+        db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        db.executescript(SCHEMA)
+        db.execute("INSERT INTO run (id, key, settings) VALUES (1, '', '')")
+    for path in paths:
+        with reported_errors(path):
+            # 2. Copy items and answers of each journal; ids are assigned anew.
+            db.execute("ATTACH ? AS part", (str(path),))
+            try:
+                db.execute(
+                    "INSERT INTO item (run, name, place, complete) "
+                    "SELECT 1, name, place, complete FROM part.item"
+                )
+                db.execute(
+                    "INSERT INTO answer (item, frame, failed, result) "
+                    "SELECT mine.id, frame, failed, result FROM part.answer "
+                    "JOIN part.item AS theirs ON theirs.id = part.answer.item "
+                    "JOIN main.item AS mine ON mine.run = 1 AND mine.name = theirs.name"
+                )
+            except sqlite3.IntegrityError as error:
+                raise DataError(f"{path}: has items that another journal has, too") from error
+            db.execute("DETACH part")
+    return Merged(db, 1, "merge")
 
 
 def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
@@ -265,7 +304,7 @@ def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:
             "(--partial)"
         )
     # 4. Copy the answers into one database.
-    merged = gather(path for path, *_ in parts)
+    merged = _gather(path for path, *_ in parts)
     merged.missing = tuple(missing)
     return merged
 

@@ -6,25 +6,45 @@ file every 64 answers or 2 seconds, which bounds what a power failure costs. At 
 put back into rollback mode: a journal at rest is one file, readable from read-only disks.
 """
 
+import errno
 import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
-from pgvision.batch.database import (
-    Answers,
-    Stamp,
-    checksum,
-    connect,
-    create_tables,
-    reported_errors,
-)
+from pgvision.batch.coco_files import write_coco_file, write_json_lines
 from pgvision.errors import DataError, OptionError
 
+Stamp: TypeAlias = tuple[int, int, str]  # bytes, modification time in ns, digest
+
+_VERSION: Final = 3  # 1 was a file of JSON lines, 2 had checksums
+_APPLICATION: Final = 0x70677669  # "pgvi"
+# Bytes 0 to 15, 60 to 63 and 68 to 71 of the file.
+_HEADER: Final = (b"SQLite format 3\0", _VERSION.to_bytes(4), _APPLICATION.to_bytes(4))
+_SYSTEM_ERRORS: Final = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_NOMEM: errno.ENOMEM,
+}
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, settings TEXT NOT NULL,
+    listing TEXT, num_listed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS item (
+    id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES run, name TEXT NOT NULL,
+    place INTEGER NOT NULL, size INTEGER, changed INTEGER, digest TEXT,
+    complete INTEGER NOT NULL DEFAULT 0, UNIQUE (run, name));
+CREATE TABLE IF NOT EXISTS answer (
+    id INTEGER PRIMARY KEY, item INTEGER NOT NULL REFERENCES item ON DELETE CASCADE,
+    frame INTEGER NOT NULL, failed INTEGER NOT NULL, result TEXT NOT NULL, UNIQUE (item, frame));
+"""
 _ANSWERS_BETWEEN_SYNCS: Final = 64
 _SECONDS_BETWEEN_SYNCS: Final = 2.0
 _STILL: Final = -1  # frame number of an image that is not a video frame
@@ -46,6 +66,146 @@ class Row(NamedTuple):
     frame: int | None = None
     result: str | None = None
     failed: bool = False
+
+
+class Answers:
+    """The answers of one run, as a database contains them.
+
+    Args:
+        db: A database with the journal's tables.
+        run: Id of the run there.
+        where: Name of the journal, for errors.
+    """
+
+    def __init__(self, db: sqlite3.Connection, run: int, where: str) -> None:
+        self.db, self.run, self.where = db, run, where
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Yield each result and failure as `to_dict` wrote it, in the order of the sources.
+
+        Raises:
+            DataError: If an answer was damaged on the disk.
+        """
+        for (text,) in self.rows(
+            "SELECT result FROM item JOIN answer ON answer.item = item.id "
+            "WHERE run = ? ORDER BY place, name, frame"
+        ):
+            try:
+                answer = json.loads(text)
+            except (TypeError, ValueError) as error:
+                raise DataError(_damaged(self.where, error)) from error
+            yield answer
+
+    def num_unread(self) -> int:
+        """Count the images and frames that could not be read."""
+        return self.count("JOIN answer ON answer.item = item.id WHERE run = ? AND failed")
+
+    def num_left(self) -> int:
+        """Count the items without a complete answer."""
+        return self.count("WHERE run = ? AND NOT complete")
+
+    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
+        """Write all objects as one COCO file; see `write_coco_file`."""
+        return write_coco_file(Path(path), self.results, ids=ids)
+
+    def write_json_lines(self, path: str | Path) -> int:
+        """Write all answers and failures as JSON lines; see `write_json_lines`."""
+        return write_json_lines(Path(path), self.results())
+
+    def names(self, condition: str) -> set[str]:
+        """Return the names of the items that meet a condition on their columns."""
+        rows = self.rows(f"SELECT name FROM item WHERE run = ? AND {condition}")  # noqa: S608
+        return {name for (name,) in rows}
+
+    def count(self, what: str) -> int:
+        """Count the items that a clause leaves."""
+        ((count,),) = self.rows(f"SELECT count(*) FROM item {what}")  # noqa: S608
+        return int(count)
+
+    def rows(self, query: str) -> Iterator[Any]:
+        """Yield what a query about this run finds."""
+        with reported_errors(self.where):
+            yield from self.db.execute(query, (self.run,))
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a journal, or a new file, and change nothing in it.
+
+    Raises:
+        DataError: If the file is not a journal.
+        OSError: If it cannot be opened.
+    """
+    # 1. Look at the header: SQLite could change a database of another program by opening it.
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        header = file.read(72)
+        if header and (header[:16], header[60:64], header[68:]) != _HEADER:
+            raise DataError(
+                f"{path}: is not a journal of this version; it is left as it is. Name another file "
+                "with --journal"
+            )
+    # 2. Open it. Transactions are begun explicitly, and a locked file is an error at once.
+    with reported_errors(path):
+        return sqlite3.connect(path, isolation_level=None, timeout=0.0, check_same_thread=False)
+
+
+def runs_in(path: Path) -> list[tuple[int, dict[str, Any], str | None, int]]:
+    """Read the runs of a journal: id, settings, digest and length of the listing.
+
+    Raises:
+        DataError: If it is not a journal.
+        OptionError: If another process has it open.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such journal (looked from {Path.cwd()})")
+    with closing(connect(path)) as db, reported_errors(path):
+        # An empty file: the first run was stopped before its tables were committed.
+        query = "SELECT id, settings, listing, num_listed FROM run"
+        found = db.execute(query).fetchall() if _has_tables(db) else []
+    try:
+        return [
+            (run, dict(json.loads(text)), listing, count) for run, text, listing, count in found
+        ]
+    except (TypeError, ValueError) as error:
+        raise DataError(_damaged(path, error)) from error
+
+
+@contextmanager
+def reported_errors(where: str | Path) -> Iterator[None]:
+    """Raise SQLite's errors as the project's own.
+
+    Raises:
+        OptionError: If another process has the file open.
+        OSError: If the system refuses to read or write.
+        DataError: If the file is damaged.
+    """
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # Extended codes have the primary code in the low byte.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        # 1. Another process has it.
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise OptionError(
+                f"{where}: another process is writing to this journal; wait for it, or give each "
+                "its own --shard or --journal"
+            ) from error
+        # 2. The system refuses.
+        if code in _SYSTEM_ERRORS:
+            reason = f"the journal cannot be written ({error})"
+            raise OSError(_SYSTEM_ERRORS[code], reason, str(where)) from error
+        # 3. What is left is damage.
+        raise DataError(_damaged(where, error)) from error
+
+
+def _damaged(where: str | Path, error: Exception) -> str:
+    return (
+        f"{where}: the journal is damaged ({error}); delete it to ask everything again, or rescue "
+        f"it with: sqlite3 {where} .recover"
+    )
+
+
+def _has_tables(db: sqlite3.Connection) -> bool:
+    return bool(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
 class Journal(Answers):
@@ -83,10 +243,17 @@ class Journal(Answers):
                 # No shared-memory file: that fails on network file systems. Exclusive locking also
                 # keeps the lock for as long as the journal is open.
                 db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                if not _has_tables(db):  # make the file known as a journal first
+                    db.execute("BEGIN IMMEDIATE")
+                    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    db.execute(f"PRAGMA user_version = {_VERSION}")
+                    db.execute("COMMIT")
                 db.execute("PRAGMA journal_mode = WAL")
                 db.execute("PRAGMA synchronous = NORMAL")
+                db.execute("PRAGMA foreign_keys = ON")
                 db.execute("BEGIN IMMEDIATE")
-                create_tables(db)
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
                 run = _run_id(db, path, settings, shared)
                 db.execute("COMMIT")
         except BaseException:
@@ -208,15 +375,9 @@ class Journal(Answers):
                     (size, changed, digest, row.frame is None, item),
                 )
                 db.execute(
-                    "INSERT OR REPLACE INTO answer (item, frame, failed, checksum, result) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (
-                        item,
-                        _STILL if row.frame is None else row.frame,
-                        row.failed,
-                        checksum(row.result),
-                        row.result,
-                    ),
+                    "INSERT OR REPLACE INTO answer (item, frame, failed, result) "
+                    "VALUES (?, ?, ?, ?)",
+                    (item, _STILL if row.frame is None else row.frame, row.failed, row.result),
                 )
         # 3. Sync to disk from time to time: each sync takes milliseconds.
         self._unsynced += 1
@@ -237,12 +398,6 @@ class Journal(Answers):
     def forget_failures(self) -> list[str]:
         """Delete all failures; return the names of their items."""
         return self._forget("failed")
-
-    def forget_damaged(self) -> list[str]:
-        """Delete answers with a wrong checksum; return the names of their items."""
-        with reported_errors(self.where):
-            self.db.create_function("checksum_of", 1, checksum, deterministic=True)
-        return self._forget("checksum_of(result) <> checksum")
 
     def _forget(self, condition: str, *values: str) -> list[str]:
         joined = "FROM item JOIN answer ON answer.item = item.id"

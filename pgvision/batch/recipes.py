@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from pgvision import __version__
-from pgvision.batch.database import Stamp
-from pgvision.batch.items import Item, stored_stamp
-from pgvision.batch.journal import Row
+from pgvision.batch.items import Item, packed_stamp
+from pgvision.batch.journal import Row, Stamp
 from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name
 from pgvision.images import Frame, FrameFailure, iter_frames
+from pgvision.images.containers import TarImage
 from pgvision.images.listing import VIDEO_ENDINGS, sniff
-from pgvision.images.stored import Stored
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 from pgvision.runtime import find_revision, weights_digest
 
@@ -159,8 +158,8 @@ def _still(item: Item) -> list[Read] | Item:
     """Read an image; return a video, or a file of several images, unread."""
     if item.fault:
         return [(item, None, FrameFailure(item.name, 0, DataError(item.fault)))]
-    if item.stored is not None:
-        return [_stored(item, item.stored)]
+    if item.packed is not None:
+        return [_packed(item, item.packed)]
     if _is_video(item):
         return item
     stamp = item.stamp
@@ -171,12 +170,12 @@ def _still(item: Item) -> list[Read] | Item:
     return [(item, stamp, replace(frame, source=item.name))]
 
 
-def _stored(item: Item, stored: Stored) -> Read:
+def _packed(item: Item, packed: TarImage) -> Read:
     stamp = None
     try:
-        data = stored.read()
-        stamp = stored_stamp(stored, data)
-        return item, stamp, replace(stored.frame(data), source=item.name)
+        data = packed.read()
+        stamp = packed_stamp(packed, data)
+        return item, stamp, replace(packed.frame(data), source=item.name)
     except PgvisionError as error:
         return item, stamp, FrameFailure(item.name, 0, error)
 

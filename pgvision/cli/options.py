@@ -75,8 +75,8 @@ _ENVIRONMENT_OF: Final[dict[str, dict[str, str | None]]] = {
 _ARGUMENTS: Final = {
     "phrase": "What to find, one class or several: 'helmet' or 'helmet; head'.",
     "question": "In words.",
-    "sources": "Images, folders, globs, videos, lists (.txt, .jsonl, .parquet), .tar files, camera "
-    "numbers, URLs, s3:// and other stores.",
+    "sources": "Images, folders, globs, videos, lists (.txt, .jsonl, .csv), .tar files, camera "
+    "numbers, URLs.",
 }
 _WIDTH: Final = 96
 _ENTRY: Final = re.compile(r"^ {4}([\w, ]+): (.*(?:\n {6,}.*)*)", re.MULTILINE)

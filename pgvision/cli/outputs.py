@@ -16,9 +16,9 @@ from pgvision.arrays import ByteArray
 from pgvision.batch import CocoEntries, KnownIds, describe_origin
 from pgvision.cli.console import say
 from pgvision.coco.writing import image_entry, relative_name, write_coco, write_results
-from pgvision.errors import DependencyError, OptionError, PgvisionError
+from pgvision.errors import DependencyError, OptionError
 from pgvision.files import append_line, readable_name, replaced_path
-from pgvision.images import OnError, VideoWriter, copy_audio, video_info
+from pgvision.images import OnError, VideoWriter, video_info
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 Result: TypeAlias = DetectionResult | SegmentationResult | TextResult
@@ -263,8 +263,8 @@ def _count_names(result: DetectionResult) -> str:
 def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
     """Draw each video: ``<name>.overlay.mp4``.
 
-    Frames keep their times, so that the copy is as long as the source and its sound fits, whatever
-    the stride and however the source's rate varies. After an error the last video is removed.
+    Frames keep their times, so that the copy is as long as the source, whatever the stride and
+    however the source's rate varies. After an error the last video is removed.
 
     Args:
         names: Names of the copies.
@@ -278,13 +278,12 @@ def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
         writer: VideoWriter | None = None
         current: str | None = None
 
-        # 1. Close a video, and add the sound of its source.
+        # 1. Close a video.
         def finish() -> None:
             nonlocal writer
             stack.close()
-            if writer is not None and current is not None:
-                sound = _copy_sound(current, writer.path)
-                say(f"wrote {writer.path} ({writer.num_frames} frames, sound: {sound})")
+            if writer is not None:
+                say(f"wrote {writer.path} ({writer.num_frames} frames)")
             writer = None
 
         def write(outcome: Outcome) -> None:
@@ -303,15 +302,6 @@ def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
 
         yield write
         finish()
-
-
-def _copy_sound(source: str, path: Path) -> str:
-    if not Path(source).is_file():
-        return "none (a live source)"
-    try:
-        return copy_audio(source, path)
-    except PgvisionError as error:
-        return f"not copied: {error}"
 
 
 def fitted(frame: ByteArray, image_hw: tuple[int, int]) -> ByteArray:

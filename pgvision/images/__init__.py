@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pgvision.images.reading import decode_image, image_hw_of, read_image
     from pgvision.images.sources import is_live, iter_frames
     from pgvision.images.video import VideoInfo, video_info
-    from pgvision.images.video_writer import VideoWriter, copy_audio
+    from pgvision.images.video_writer import VideoWriter
 
 _MODULES = {
     "pixels": ("Frame", "FrameFailure", "to_bgr"),
@@ -22,7 +22,7 @@ _MODULES = {
     "reading": ("decode_image", "image_hw_of", "read_image"),
     "sources": ("is_live", "iter_frames"),
     "video": ("VideoInfo", "video_info"),
-    "video_writer": ("VideoWriter", "copy_audio"),
+    "video_writer": ("VideoWriter",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "OnError",
     "VideoInfo",
     "VideoWriter",
-    "copy_audio",
     "decode_image",
     "image_hw_of",
     "is_live",
@@ -49,7 +48,3 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))

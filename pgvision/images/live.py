@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 
 from pgvision.errors import OptionError, SourceError
 from pgvision.http import hide_secrets
-from pgvision.images.opencv import cv2
 from pgvision.images.pixels import Frame, FrameFailure
 from pgvision.images.sources import iter_frames
 
@@ -49,7 +48,7 @@ class Live:
     their time is that of their arrival, in seconds since the iteration began.
 
     Args:
-        source: A camera number, an address, an open ``cv2.VideoCapture``, or with ``paced`` a file.
+        source: A camera number, an address, or with ``paced`` a file.
         patience: How long to try again when the source is lost or cannot be opened, in seconds; 0:
             not at all; None: for ever once it was open, but an address that cannot be opened in
             the first place (a typing error) is a failure at once. The waits double from 0.5 s to
@@ -66,7 +65,7 @@ class Live:
         num_reconnects: How often the source came back.
 
     Raises:
-        OptionError: If ``patience`` is negative, or given with a capture, which has no address.
+        OptionError: If ``patience`` is negative.
 
     Example:
         >>> import tempfile
@@ -94,10 +93,6 @@ class Live:
     ) -> None:
         if patience is not None and not patience >= 0:
             raise OptionError(f"patience: expected seconds >= 0 or None, got {patience}")
-        if isinstance(source, cv2.VideoCapture) and patience != 0:
-            raise OptionError(
-                "patience: a cv2.VideoCapture cannot be opened again; pass the address or number"
-            )
         self.source, self._patience, self._stride, self._paced = source, patience, stride, paced
         self._limit, self.on_event = limit, on_event
         self._ready = threading.Condition()

@@ -24,7 +24,7 @@ _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = b"\xff\xd9"
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
-_MOST_IN_A_FILE = 1 << 31
+MOST_BYTES: Final = 1 << 31  # of a file
 # Formats with several frames; frames have times, except TIFF's pages.
 _ANIMATED: Final = frozenset({"GIF", "PNG", "WEBP", "AVIF", "HEIF"})
 _SUBFILE_TAG, _NOT_A_PAGE = 254, 1 | 4  # TIFF: a smaller copy of another page, or a mask of it
@@ -195,7 +195,7 @@ def read_bytes(file: Path) -> bytes:
     try:
         # The size first: a file of terabytes must not be read.
         size = file.stat().st_size
-        data = file.read_bytes() if size <= _MOST_IN_A_FILE else None
+        data = file.read_bytes() if size <= MOST_BYTES else None
     except FileNotFoundError as error:
         raise SourceError(f"{file}: no such file (looked from {Path.cwd()})") from error
     except IsADirectoryError as error:

@@ -8,9 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Se
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from typing import Any, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,8 @@ from PIL import Image
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
-from pgvision.images.capture import camera_frames, capture_frames, declared_frames, read_ahead
+from pgvision.images.capture import camera_frames, read_ahead
+from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING, list_tar, read_list
 from pgvision.images.listing import (
     IMAGE_ENDINGS,
     VIDEO_ENDINGS,
@@ -31,31 +30,18 @@ from pgvision.images.listing import (
     list_glob,
     sniff,
 )
-from pgvision.images.manifests import MANIFEST_ENDINGS, read_manifest
-from pgvision.images.opencv import cv2
 from pgvision.images.pixels import Frame, FrameFailure, to_bgr
 from pgvision.images.reading import NotAnImageError, decode_frames, fetch_image, read_bytes
-from pgvision.images.stored import Stored, is_stored, list_stored
 
-Source: TypeAlias = (
-    NDArray[Any] | Image.Image | str | os.PathLike[str] | int | cv2.VideoCapture | Frame
-)
+Source: TypeAlias = NDArray[Any] | Image.Image | str | os.PathLike[str] | int | Frame
 Outcome: TypeAlias = Frame | FrameFailure
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _VIDEO_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt"})
 _ACCEPTED = (
-    "an array, a PIL image, a path, a folder, a glob, a .txt list, a video, a camera number, "
-    "an address, a cv2.VideoCapture, or an iterable of these"
-)
-# Common mistakes, and what to pass instead.
-_MISTAKES: Final[tuple[tuple[Any, str], ...]] = (
-    (
-        bytes | bytearray | memoryview,
-        "; for an encoded image pass PIL.Image.open(io.BytesIO(data))",
-    ),
-    (Mapping, "; pass list(mapping.values())"),
-    (Set, "; a set has no order: pass sorted(...)"),
+    "an array, a PIL image, a path, a folder, a glob, a .txt list, a video, a camera from 0, "
+    "an address, or an iterable of these; pass an encoded image as "
+    "PIL.Image.open(io.BytesIO(data)), a tensor as a numpy array"
 )
 
 _log = logging.getLogger("pgvision.images")
@@ -96,19 +82,17 @@ def iter_frames(
             - An array as in `to_bgr`, or ``(n, h, w, 3)``: n frames. A PIL image.
             - A path (``str`` or ``Path``): an image (all pages of a TIFF, all frames of an
               animation), a video, a folder (its images and videos in natural order), a list
-              (``.txt``, ``.jsonl``, ``.csv``, ``.parquet``: `read_manifest`), a tar file of images
+              (``.txt``, ``.jsonl``, ``.csv``: `read_list`), a tar file of images
               (WebDataset). The kind of any other file follows from its first bytes; failing that,
               from its ending; failing that, from a try.
             - A glob: ``"site/**/*.jpg"``.
             - A camera: its number, ``0`` or ``"0"`` (a file of that name is ``"./0"``) or path.
             - An address: ``rtsp://``, ``rtmp://``, ``http(s)://`` and so on: a video, or by http an
-              image; ``s3://``, ``gs://`` and so on: the images there (`list_stored`).
-            - An open ``cv2.VideoCapture``: its remaining frames. It stays open; up to ``prefetch``
-              frames more than you took have been read from it.
+              image.
             - A `Frame` or `FrameFailure`: passed on.
         color: Order of the channels of arrays, ``"bgr"`` or ``"rgb"``. All other kinds declare it.
         recursive: Include the subfolders of folders.
-        stride: Take every ``stride``-th frame of videos, cameras, addresses and captures.
+        stride: Take every ``stride``-th frame of videos, cameras and addresses.
         on_error: What to do about an image or source that cannot be read: ``"raise"`` its error,
             ``"skip"`` it with a warning in the log, or ``"record"`` a `FrameFailure` in its place.
             A video that breaks off counts as such, after the frames that were read. An exception of
@@ -149,8 +133,8 @@ def iter_frames(
 def is_live(source: object) -> bool:
     """Whether a source is live: it sends frames at its own pace, and slow readers miss some.
 
-    A camera, an address unless its name ends like a file's, or a capture without a declared end;
-    the items of an iterable are not looked at.
+    A camera, or an address unless its name ends like a file's; the items of an iterable are not
+    looked at.
 
     Args:
         source: Whatever `iter_frames` takes.
@@ -159,8 +143,6 @@ def is_live(source: object) -> bool:
         >>> is_live(0), is_live("rtsp://host/1"), is_live("http://host/1"), is_live("1.mp4")
         (True, True, True, False)
     """
-    if isinstance(source, cv2.VideoCapture):
-        return source.isOpened() and declared_frames(source) is None
     if not isinstance(source, str):
         return _is_whole(source)
     scheme = _SCHEME.match(source)
@@ -212,11 +194,9 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
             yield from _outcomes(picture, options, position=index, depth=depth)
     elif isinstance(item, Image.Image) or (isinstance(item, np.ndarray) and item.ndim != 1):
         yield Frame(to_bgr(item, color=options.color), _name(item), position)
-    # 2. Paths and addresses, captures, cameras.
+    # 2. Paths and addresses, cameras.
     elif isinstance(item, str | os.PathLike):
         yield from _from_text(os.fspath(item), options)
-    elif isinstance(item, cv2.VideoCapture):
-        yield from capture_frames(item, stride=options.stride)
     elif _is_whole(item) and depth < 2:
         yield from camera_frames(operator.index(item), stride=options.stride)
     else:
@@ -248,10 +228,6 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
         yield from camera_frames(int(text), stride=options.stride)
     elif scheme is None:
         yield from _from_path(text, options)
-    elif is_stored(text):
-        yield from _from_stored(list_stored(text, recursive=options.recursive))
-    elif scheme[1].lower() == "file":
-        yield from _from_path(url2pathname(urlsplit(text).path), options)
     elif scheme[1].lower() in _VIDEO_SCHEMES:
         yield from _from_address(text, options)
     else:
@@ -288,10 +264,10 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
             yield from _from_files(list_folder(path, recursive=options.recursive), text, options)
         elif path.is_char_device():
             yield from camera_frames(str(path), stride=options.stride)
-        elif path.suffix.lower() in MANIFEST_ENDINGS and lists:
+        elif path.suffix.lower() in LIST_ENDINGS and lists:
             yield from _from_list(path, options)
-        elif is_stored(path.name):
-            yield from _from_stored(list_stored(str(path)))
+        elif path.suffix.lower() == TAR_ENDING:
+            yield from _from_tar(path)
         else:
             # Record the file as seen in this call.
             options.is_repeated(path)
@@ -307,8 +283,8 @@ def _from_files(files: Sequence[Path], source: str, options: _Options) -> Iterat
     # Repeated files are counted and reported once.
     num_repeated = 0
     for file in files:
-        if is_stored(file.name):
-            inner = _from_stored(list_stored(str(file)))
+        if file.suffix.lower() == TAR_ENDING:
+            inner = _from_tar(file)
         elif options.is_repeated(file):
             num_repeated += 1
             continue
@@ -333,7 +309,7 @@ def _exists(path: Path) -> bool:
 
 def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
     # A broken entry costs that entry alone.
-    for number, entry in read_manifest(file):
+    for number, entry in read_list(file):
         if isinstance(entry, PgvisionError):
             yield FrameFailure(f"{file}#{number}", 0, entry)
             continue
@@ -350,9 +326,9 @@ def _from_list(file: Path, options: _Options) -> Iterator[Outcome]:
                 yield outcome
 
 
-def _from_stored(images: Iterable[Stored]) -> Iterator[Outcome]:
-    for stored in images:
-        yield from _contained(stored.frames(), stored.name)
+def _from_tar(path: Path) -> Iterator[Outcome]:
+    for image in list_tar(str(path)):
+        yield from _contained(image.frames(), image.name)
 
 
 def _contained(outcomes: Iterator[Outcome], name: str, index: int = 0) -> Iterator[Outcome]:
@@ -418,8 +394,6 @@ def _name(item: object) -> str:
         return str(getattr(item, "filename", "") or "pil")
     if isinstance(item, str | os.PathLike):
         return hide_secrets(str(os.fspath(item)))
-    if isinstance(item, cv2.VideoCapture):
-        return "capture"
     return f"camera:{item}" if _is_whole(item) else type(item).__name__
 
 
@@ -434,17 +408,15 @@ def _require_count(value: object, name: str, least: int) -> None:
 
 def _require_source(item: object) -> None:
     """Refuse what cannot contain images, before anything is opened."""
-    # 1. Images, names and captures.
-    plain = (np.ndarray, Image.Image, str, os.PathLike, Frame, FrameFailure, cv2.VideoCapture)
-    if isinstance(item, plain):
-        return
     if _is_whole(item):
-        if operator.index(item) >= 0:
-            return
-        raise OptionError(f"expected a camera number >= 0, got {item}")
-    # 2. Common mistakes, each with its fix.
-    fix = next((fix for kinds, fix in _MISTAKES if isinstance(item, kinds)), "")
-    if not fix and hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1:
-        fix = "; pass .cpu().numpy() of it, (h, w, 3), with color='rgb' if it is RGB"
-    if fix or not isinstance(item, Iterable):
-        raise OptionError(f"expected {_ACCEPTED}; got {type(item).__name__}{fix}")
+        is_source = operator.index(item) >= 0
+    else:
+        # A set has no order; bytes, a dict and a tensor are iterable, but no list of images.
+        wrong = bytes | bytearray | memoryview | Mapping | Set
+        is_array = hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1
+        is_tensor = is_array and not isinstance(item, np.ndarray | Image.Image)
+        is_source = isinstance(item, Image.Image | os.PathLike | Frame | FrameFailure) or (
+            isinstance(item, Iterable) and not isinstance(item, wrong) and not is_tensor
+        )
+    if not is_source:
+        raise OptionError(f"expected {_ACCEPTED}; got {type(item).__name__}")

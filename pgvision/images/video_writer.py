@@ -1,15 +1,13 @@
-"""Video writing through PyAV, and copying the sound of another file."""
+"""Video writing through PyAV."""
 
-import heapq
 import logging
 import math
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
-from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -20,11 +18,9 @@ from pgvision.errors import OptionError, ShapeError, SourceError
 from pgvision.files import replaced_path, user_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from av.container import InputContainer, OutputContainer
-    from av.packet import Packet
-    from av.stream import Stream
+    from av.container import OutputContainer
     from av.video.stream import VideoStream
 
 _ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
@@ -32,18 +28,16 @@ _MAX_SIDE = 16384  # libx264
 # No B frames: with them a file's end is reckoned too early where times are uneven.
 _H264 = {"preset": "veryfast", "crf": "20", "bf": "0"}
 
-AudioOutcome: TypeAlias = Literal["copied", "absent in source"]
-
 _log = logging.getLogger("pgvision.images")
 
 
 class VideoWriter:
     """Writer of BGR frames to a video file; the file appears when it is complete.
 
-    ``.mp4``, ``.mov`` and ``.mkv`` get H.264, which browsers play, ``.avi`` Motion JPEG. Sound is
-    a separate step: see `copy_audio`. If the ``with`` block ends by an exception, no file is left,
-    and an older file of that name is unchanged. H.264 needs even sides: otherwise
-    the last row or column is not written, which is logged once.
+    ``.mp4``, ``.mov`` and ``.mkv`` get H.264, which browsers play, ``.avi`` Motion JPEG, without
+    sound. If the ``with`` block ends by an exception, no file is left, and an older file of that
+    name is unchanged. H.264 needs even sides: otherwise the last row or column is not written,
+    which is logged once.
 
     Args:
         path: The file; its folder is created.
@@ -187,69 +181,6 @@ class VideoWriter:
             raise SourceError(
                 f"{self.path}: the video could not be written (disk full?): {error}"
             ) from error
-
-
-def copy_audio(source: str | os.PathLike[str], video: str | os.PathLike[str]) -> AudioOutcome:
-    """Copy the sound of ``source`` into ``video``, packet by packet, without re-encoding.
-
-    All sound tracks are copied. Sound that is longer than the video is kept.
-
-    Args:
-        source: The video with the sound.
-        video: The file that `VideoWriter` wrote, of the same length in time; it is replaced.
-
-    Returns:
-        ``"copied"`` or ``"absent in source"``.
-
-    Raises:
-        SourceError: If one of the files cannot be read, or the container of ``video`` does not
-            support the sound's codec; ``video`` is then unchanged.
-    """
-    sound_file, video_file = user_path(source), user_path(video)
-    # 1. Check both files.
-    for file in (sound_file, video_file):
-        if not file.is_file():
-            raise SourceError(f"{file}: no such file (looked from {Path.cwd()})")
-    try:
-        with av.open(str(sound_file)) as sound, av.open(str(video_file)) as pictures:
-            # 2. Copy into a temporary file that replaces the video.
-            if not sound.streams.audio:
-                return "absent in source"
-            with replaced_path(video_file) as aside, _new_container(aside) as target:
-                _remux(pictures, sound, target)
-    except (av.FFmpegError, ValueError) as error:
-        raise SourceError(
-            f"{video_file}: the sound of {sound_file} does not fit: {error}"
-        ) from error
-    return "copied"
-
-
-def _remux(pictures: "InputContainer", sound: "InputContainer", target: "OutputContainer") -> None:
-    """Interleave both inputs by time, so that players need not seek."""
-    inputs = ((pictures, pictures.streams.video), (sound, sound.streams.audio))
-    packets = []
-    for container, streams in inputs:
-        twins = {stream.index: target.add_stream_from_template(stream) for stream in streams}
-        packets.append(_retargeted(container, list(streams), twins))
-    for _, packet in heapq.merge(*packets, key=itemgetter(0)):
-        target.mux_one(packet)
-
-
-def _retargeted(
-    container: "InputContainer", streams: list["Stream"], twins: "Mapping[int, Stream]"
-) -> "Iterator[tuple[float, Packet[Stream]]]":
-    """Yield (seconds, packet) from the start of the container, for the stream's twin."""
-    origin = Fraction(container.start_time or 0, av.time_base)  # not 0 in MPEG transport streams
-    for packet in container.demux(streams):
-        if packet.dts is None:  # the empty packet that marks the end
-            continue
-        shift = round(origin / packet.time_base)
-        packet.dts -= shift
-        if packet.pts is not None:
-            packet.pts -= shift
-        seconds = float(packet.dts * packet.time_base)
-        packet.stream = twins[packet.stream.index]
-        yield seconds, packet
 
 
 def _require_fps(fps: float) -> float:

@@ -203,20 +203,13 @@ def test_a_full_disk_costs_nothing(whole, tmp_path):
     assert resumed(whole, journal, tmp_path / "again") == reported
 
 
-def test_damaged_answers_are_asked_again(whole, tmp_path):
+def test_a_damaged_answer_is_named(whole, tmp_path):
     journal = snapshot(whole / "whole.journal", tmp_path / "damaged")
     data = journal.read_bytes()
-    for name in (b'"18.png"', b'"28.png"'):
-        at = data.index(b'"source": ' + name) - 40
-        data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-    journal.write_bytes(data)
-    with pytest.raises(DataError, match="damaged"):
+    at = data.index(b'"source": "18.png"')
+    journal.write_bytes(data[:at] + b"\xff" + data[at + 1 :])
+    with pytest.raises(DataError, match=r"damaged: the journal is damaged .*\.recover"):
         list(make_job(whole / "pictures", journal).results())
-    job = make_job(whole / "pictures", journal)
-    assert [one.source for one in job.stream()] == ["18.png", "28.png"]
-    assert "2 damaged answers" in job.notes[0]
-    expected = (whole / "whole.json").read_bytes(), (whole / "whole.jsonl").read_bytes()
-    assert finals(job, whole, "again") == expected
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path):
@@ -440,7 +433,7 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path):
     make_job(folder, path).run_all()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(DataError, match="version 99"):
+    with pytest.raises(DataError, match="is not a journal of this version"):
         make_job(folder, path).run_all()
 
 

@@ -1,10 +1,8 @@
-"""Images that come, change and go, stops, kills, damage, in any order: lost 0, repeated 0."""
+"""Images that come, change and go, stops and kills, in any order: lost 0, repeated 0."""
 
 import shutil
-import sqlite3
 import sys
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -80,19 +78,6 @@ class Journaled(RuleBasedStateMachine):
             for file in self.place.glob("kept-*"):
                 file.rename(self.place / file.name.removeprefix("kept-"))
         self.answered = {n: v for n, v in self.answered.items() if n in self.now or not job.items}
-
-    @precondition(lambda self: self.journal.exists())
-    @rule()
-    def damage(self):
-        """Change a byte of an answer on the disk."""
-        with closing(sqlite3.connect(self.journal)) as db:
-            row = db.execute(
-                "SELECT answer.id, name FROM answer JOIN item ON item.id = item LIMIT 1"
-            ).fetchone()
-            if row is not None:
-                db.execute("UPDATE answer SET result = result || ' ' WHERE id = ?", row[:1])
-                db.commit()
-                self.answered.pop(row[1], None)
 
     @invariant()
     def a_full_run_of_a_copy_equals_a_fresh_job(self):

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("ray")
 sys.path.insert(0, str(Path(__file__).parent))
 from answering import make_job, make_pictures
-from storing import FORMS, bucket_served, stored_as
+from storing import FORMS, stored_as
 from test_bulk_jobs import names_in
 
 from pgvision.batch import Job, Recipe
@@ -95,8 +95,6 @@ def test_a_worker_and_the_driver_are_lost_and_nothing_else(cluster, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS[1:])
 def test_every_form_of_sources_gives_the_single_process_file(cluster, tmp_path, form):
-    from contextlib import nullcontext
-
     from pgvision.batch.ray import run_on_ray
 
     folder = make_pictures(tmp_path / "in", 40)
@@ -104,13 +102,12 @@ def test_every_form_of_sources_gives_the_single_process_file(cluster, tmp_path, 
     notes = tmp_path / "notes"
     notes.mkdir()
     recipe = Recipe("detect", {"classes": ["helmet"], "generator": SlowTexts(str(notes), 0.0)})
-    with bucket_served() if form == "s3" else nullcontext() as bucket:
-        source = stored_as(form, folder, tmp_path, bucket)
-        whole = make_job(source, tmp_path / "whole")
-        whole.run_all()
-        job = Job(recipe, [source], tmp_path / "ray")
-        *_, last = run_on_ray(job, num_actors=2)
-        assert last == 40 and job.num_left() == 0
+    source = stored_as(form, folder, tmp_path)
+    whole = make_job(source, tmp_path / "whole")
+    whole.run_all()
+    job = Job(recipe, [source], tmp_path / "ray")
+    *_, last = run_on_ray(job, num_actors=2)
+    assert last == 40 and job.num_left() == 0
     whole.write_coco(tmp_path / "whole.json")
     job.write_coco(tmp_path / "ray.json")
     assert (tmp_path / "ray.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

@@ -45,7 +45,6 @@ def require_nothing_lost(path, reported):
     """Reopen a journal after a fault: it has what was reported, whole, and takes the rest."""
     with Journal(path, {"task": "read"}) as journal:
         journal.list_items(NAMES, **LISTING)
-        assert journal.forget_damaged() == []
         found = [result["source"] for result in journal.results()]
         # The answer in progress may be there too: its commit came before the fault.
         assert found[: len(reported)] == reported

@@ -224,4 +224,3 @@ def test_a_live_address_through_the_whole_command(run, tmp_path):
     times = [line["time"] for line in ran.lines]
     assert times == sorted(times)
     assert (tmp_path / "live.overlay.mp4").exists()
-    assert "sound: none (a live source)" in ran.err

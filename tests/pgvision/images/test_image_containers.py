@@ -1,4 +1,4 @@
-"""One rule for names in folders, tar files, stores and lists; pages; lists with broken entries."""
+"""One rule for names in folders, tar files and lists; pages; lists with broken entries."""
 
 import io
 import logging
@@ -12,7 +12,7 @@ from PIL import Image
 
 from pgvision.errors import DataError, ImageError, SourceError
 from pgvision.images import Frame, FrameFailure, iter_frames, read_image, to_bgr, video_info
-from pgvision.images.stored import list_stored
+from pgvision.images.containers import list_tar
 
 NAMES = ("._1.jpg", "1.jpg", "__MACOSX/._2.jpg", "2.jpg", ".trash.jpg", ".ipynb_checkpoints/1.jpg",
          "sub/3.jpg", "sub/.git/4.jpg", "1.overlay.jpg", "@eaDir/1.jpg", "Thumbs.db")  # fmt: skip
@@ -40,7 +40,7 @@ def sources(frames: object, **options: object) -> list[str]:
     return [frame.source for frame in found]
 
 
-def test_folder_pattern_tar_store_and_list_leave_out_the_same(tmp_path: Path) -> None:
+def test_folder_pattern_tar_and_list_leave_out_the_same(tmp_path: Path) -> None:
     folder = tmp_path / ".cache" / "data"  # the user's own choice may be hidden
     for name in NAMES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +52,6 @@ def test_folder_pattern_tar_store_and_list_leave_out_the_same(tmp_path: Path) ->
     assert sources(folder / "all.txt") == expected
     file = tar(folder / "mac.tar", NAMES)
     assert sources(file) == [f"{file}/{name}" for name in READ]
-    pytest.importorskip("pyarrow")
-    # A local folder through pyarrow's file systems stands for a bucket.
-    from pgvision.images import stored
-
-    listed = [path for path, _, _ in stored._objects(f"file://{folder}", True)]
-    assert [path.removeprefix(f"{folder}/") for path in listed] == ["mac.tar", *READ]
 
 
 def test_a_pattern_may_name_what_is_left_out(tmp_path: Path) -> None:
@@ -137,17 +131,6 @@ def test_a_bad_entry_costs_one_entry(tmp_path: Path, ending: str, bad: list[int]
     assert all(isinstance(failure.error, DataError) for failure in failures)
 
 
-def test_parquet_rows_fail_alone(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
-    (tmp_path / "a.jpg").write_bytes(jpeg())
-    pq.write_table(pa.table({"path": ["a.jpg", None, "a.jpg"]}), tmp_path / "a.parquet")
-    found = list(iter_frames(tmp_path / "a.parquet", on_error="record"))
-    assert [frame.ok for frame in found] == [True, False, True]
-    assert "row 2" in str(found[1].error)
-
-
 def test_text_lists_of_any_encoding_and_odd_names(tmp_path: Path) -> None:
     for name in ("#1.jpg", "b\u2028\x85.jpg", "é.jpg"):
         (tmp_path / name).write_bytes(jpeg())
@@ -195,8 +178,8 @@ def test_all_pages_and_frames_are_read(
     # Where one image is wanted, the log reports how many there are.
     assert round(float(read_image(path).mean())) == pytest.approx(10, abs=2)
     assert f"{path}: contains 3 images" in caplog.text
-    (stored,) = list_stored(str(file))
-    assert stored.frame(stored.read()).index == 0
+    (packed,) = list_tar(str(file))
+    assert packed.frame(packed.read()).index == 0
 
 
 def test_mpo_and_ico_are_one_image_and_a_word(

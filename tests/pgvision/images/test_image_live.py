@@ -1,18 +1,16 @@
-"""A live source, really served: MJPEG over HTTP, by address and through ``cv2.VideoCapture``."""
+"""A live source, really served: MJPEG over HTTP."""
 
 import sys
 import threading
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from mjpeg import HW, interrupted, pictures, serving, shade
 
 from pgvision.errors import SourceError
-from pgvision.images import Frame, FrameFailure, VideoWriter, is_live, iter_frames
+from pgvision.images import Frame, FrameFailure, is_live, iter_frames
 
 
 def shades(frames: list[Frame | FrameFailure]) -> list[float]:
@@ -36,28 +34,12 @@ def test_frames_of_an_address_come_in_order(
         assert [frame.index for frame in every] == [0, 5, 10]
 
 
-def test_frames_of_the_callers_own_capture_come_in_order() -> None:
-    with serving(pictures(12)) as address:
-        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG)
-        assert is_live(capture)
-        got = list(iter_frames(capture))
-        assert capture.isOpened()
-        capture.release()
-        assert not is_live(capture)
-    assert shades(got) == pytest.approx([shade(index) for index in range(12)], abs=2)
-    assert [(frame.source, frame.index) for frame in got] == [("capture", i) for i in range(12)]
-    times = [frame.time for frame in got]
-    assert times == sorted(times)
-
-
-@pytest.mark.parametrize("own_capture", [False, True])
-def test_the_time_of_a_frame_is_that_of_its_coming(own_capture: bool) -> None:
+def test_the_time_of_a_frame_is_that_of_its_coming() -> None:
     """FFmpeg alone would say that 25 came each second."""
     go_on = threading.Event()
     with serving(interrupted(12, 4, go_on, pause=1.0)) as address:
-        source = cv2.VideoCapture(address, cv2.CAP_FFMPEG) if own_capture else address
         frames = []
-        for frame in iter_frames(source, prefetch=0):
+        for frame in iter_frames(address, prefetch=0):
             frames.append(frame)
             if frame.index == 3:
                 go_on.set()
@@ -145,14 +127,3 @@ def test_stopping_early_hangs_up() -> None:
 )
 def test_what_is_live(source: object, live: bool) -> None:
     assert is_live(source) == live
-
-
-def test_a_capture_of_a_file_is_not_live(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    with VideoWriter(path, 25, HW) as writer:
-        for index in range(3):
-            writer.write(np.full((*HW, 3), shade(index), np.uint8))
-    capture = cv2.VideoCapture(str(path))
-    assert not is_live(capture)
-    assert [frame.time for frame in iter_frames(capture)] == pytest.approx([0, 0.04, 0.08])
-    capture.release()

@@ -12,9 +12,9 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, ShapeError, SourceError
@@ -142,20 +142,6 @@ def test_video_without_an_ending(tmp_path: Path) -> None:
     assert shades(still) == [7]
 
 
-def test_own_capture_stays_open(tmp_path: Path) -> None:
-    capture = cv2.VideoCapture(str(video(tmp_path / "clip.mp4")))
-    for _ in range(5):
-        capture.read()
-    frames = list(iter_frames(capture, stride=5))
-    assert [f.index for f in frames] == [5, 10, 15]
-    assert capture.isOpened()
-    with pytest.raises(SourceError, match="no frame after frame 20"):
-        list(iter_frames(capture))
-    capture.release()
-    with pytest.raises(SourceError, match="isOpened"):
-        list(iter_frames(capture))
-
-
 def test_a_reused_buffer_does_not_mix_frames() -> None:
     def camera() -> Iterator[np.ndarray]:
         buffer = flat(0)
@@ -176,7 +162,8 @@ def test_iterables_nest_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "frames", [None, {"a": 1}, b"bytes", {1, 2}, -1, True, 1.5, object(), np.int64(-3)]
+    "frames",
+    [None, {"a": 1}, b"bytes", {1, 2}, -1, True, 1.5, object(), np.int64(-3), torch.zeros(3, 4, 4)],
 )
 def test_what_is_no_source_is_refused_at_once(frames: object) -> None:
     with pytest.raises(OptionError, match="expected"):

@@ -1,4 +1,4 @@
-"""`VideoWriter`, `video_info`, `copy_audio` on real files."""
+"""`VideoWriter` and `video_info` on real files."""
 
 import math
 import subprocess
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pgvision.errors import OptionError, ShapeError, SourceError
-from pgvision.images import VideoInfo, VideoWriter, copy_audio, iter_frames, video_info
+from pgvision.images import VideoWriter, iter_frames, video_info
 
 HW = (48, 64)
 
@@ -159,51 +159,6 @@ def test_info_of_what_is_no_video(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello")
     with pytest.raises(SourceError, match="cannot be opened as a video"):
         video_info(tmp_path / "text.mp4")
-
-
-def with_sound(path: Path, codec: str = "aac") -> Path:
-    with av.open(str(path), "w") as target:
-        pictures, sound = target.add_stream("mpeg4", rate=25), target.add_stream(codec, rate=48000)
-        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
-        for index in range(10):
-            frame = av.VideoFrame.from_ndarray(flat(index), "bgr24")
-            target.mux(pictures.encode(frame))
-        tone = np.sin(np.arange(19200) / 20).astype(np.float32)[None]
-        for start in range(0, 19200, 1024):
-            chunk = av.AudioFrame.from_ndarray(tone[:, start : start + 1024], "fltp", "mono")
-            chunk.sample_rate, chunk.pts = 48000, start
-            target.mux(sound.encode(chunk))
-        target.mux(pictures.encode())
-        target.mux(sound.encode())
-    return path
-
-
-def packets(path: Path) -> list[bytes]:
-    with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
-
-
-def test_sound_is_copied_untouched(tmp_path: Path) -> None:
-    source = with_sound(tmp_path / "source.mp4")
-    target = write(tmp_path / "target.mp4")
-    assert copy_audio(source, target) == "copied"
-    assert packets(target) == packets(source) != []
-    assert len(list(iter_frames(target))) == 10
-    assert video_info(target) == VideoInfo(25.0, 10, HW)
-    assert {file.name for file in tmp_path.iterdir()} == {"source.mp4", "target.mp4"}
-
-
-def test_no_sound_to_copy(tmp_path: Path) -> None:
-    silent, target = write(tmp_path / "silent.mp4"), write(tmp_path / "target.mp4")
-    before = target.read_bytes()
-    assert copy_audio(silent, target) == "absent in source"
-    assert target.read_bytes() == before
-    with pytest.raises(SourceError, match="no such file"):
-        copy_audio(tmp_path / "gone.mp4", target)
-    (tmp_path / "junk.mp4").write_text("hello")
-    with pytest.raises(SourceError, match="does not fit"):
-        copy_audio(tmp_path / "junk.mp4", target)
-    assert target.read_bytes() == before
 
 
 def test_opencv_reads_what_we_write(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -101,14 +100,12 @@ def test_an_error_of_the_model_is_not_taken_for_one_of_the_source() -> None:
         next(detector.stream(np.zeros((6, 20, 30, 3), np.uint8)))
 
 
-@pytest.mark.parametrize("own_capture", [False, True])
-def test_a_live_picture_does_not_wait_for_a_full_batch(own_capture: bool) -> None:
+def test_a_live_picture_does_not_wait_for_a_full_batch() -> None:
     """The server sends the last four only when one is answered: batches of eight would stop."""
     go_on = threading.Event()
     with serving(interrupted(12, 4, go_on)) as address:
-        source = cv2.VideoCapture(address, cv2.CAP_FFMPEG) if own_capture else address
         got = []
-        for result in Detector("helmet", generator=engine()).stream(source):
+        for result in Detector("helmet", generator=engine()).stream(address):
             got.append(result.frame_index)
             go_on.set()
     # The newest each time: in order, the last one among them, perhaps with gaps.

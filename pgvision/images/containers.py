@@ -1,34 +1,43 @@
-"""Lists of images: text, JSON lines, CSV, Parquet -> paths and addresses."""
+"""Files that contain or name many images: lists (text, JSON lines, CSV) and tar files (WebDataset).
+
+Nothing is unpacked: a member of a tar file is read at its offset.
+"""
 
 import csv
 import json
 import logging
 import os
+import tarfile
 from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path, PurePath
-from typing import Final, TextIO, TypeAlias
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import IO, Final, TextIO, TypeAlias
 
-from pgvision.errors import DataError, SourceError, require_module
+from pgvision.errors import DataError, ImageError, SourceError
+from pgvision.files import readable_name
 from pgvision.http import hide_secrets
-from pgvision.images.listing import is_ignored
+from pgvision.images.listing import IMAGE_ENDINGS, is_ignored
+from pgvision.images.pixels import Frame
+from pgvision.images.reading import MOST_BYTES, decode_frames, decode_image
 
-MANIFEST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".csv", ".parquet"})
+LIST_ENDINGS: Final = frozenset({".txt", ".jsonl", ".csv"})
+TAR_ENDING: Final = ".tar"
 _COLUMNS: Final = ("image", "file_name", "path", "filename", "image_path")
 _EXPECTED: Final = ", ".join(_COLUMNS)
 _UTF16_STARTS: Final = (b"\xff\xfe", b"\xfe\xff")
+_MOST_OF_A_HEADER: Final = 1 << 20  # bytes
 
 Entry: TypeAlias = tuple[int, str | DataError]
 
 _log = logging.getLogger("pgvision.images")
 
 
-def read_manifest(file: Path) -> Iterator[Entry]:
+def read_list(file: Path) -> Iterator[Entry]:
     """Yield the entries of a list of images; a broken entry costs that entry alone.
 
     Args:
         file: A ``.txt`` of one path a line (blank lines and ``#`` comments are left out); a
-            ``.jsonl`` of objects, a ``.csv`` with a header or a ``.parquet`` of rows, with a column
+            ``.jsonl`` of objects or a ``.csv`` with a header, with a column
             ``image``, ``file_name``, ``path``, ``filename`` or ``image_path`` (the first that
             exists). Paths are relative to the file's own folder. Of a CSV with one row for each
             object, each image is yielded once. Names that folders leave out (`is_ignored`) are left
@@ -40,17 +49,16 @@ def read_manifest(file: Path) -> Iterator[Entry]:
     Raises:
         SourceError: If the file cannot be read, or has no entry.
         DataError: If a table has no such column.
-        DependencyError: For Parquet, if pyarrow is not installed.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "some.jsonl"
         >>> _ = file.write_text('{"image": "a.jpg"}')
-        >>> list(read_manifest(file))
+        >>> list(read_list(file))
         [(1, 'a.jpg')]
     """
     # 1. Yield the entries, and count them.
-    readers = {".jsonl": _json_lines, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers = {".jsonl": _json_lines, ".csv": _csv_rows}
     count = ignored = 0
     try:
         for count, entry in readers.get(file.suffix.lower(), _text_lines)(file):
@@ -148,19 +156,122 @@ def _csv_rows(file: Path) -> Iterator[Entry]:
                 yield number, path
 
 
-def _parquet_rows(file: Path) -> Iterator[Entry]:
-    pa = require_module("pyarrow", f"{file}: Parquet needs pyarrow: pip install pyarrow")
-    pq, number = import_module("pyarrow.parquet"), 0
+# --- tar files -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TarImage:
+    """Location of an image in a tar file.
+
+    Attributes:
+        name: ``"shards/0.tar/12.jpg"``.
+        path: The tar file.
+        start: Offset in it.
+        size: Number of bytes.
+        changed: Modification time of the tar file in ns.
+    """
+
+    name: str
+    path: str
+    start: int
+    size: int
+    changed: int
+
+    def read(self) -> bytes:
+        """Read the bytes.
+
+        Raises:
+            SourceError: If it cannot be read, or ends too early.
+            ImageError: If it is too large for an image.
+        """
+        # 1. The header of a damaged tar file may declare any size.
+        if not 0 <= self.size <= MOST_BYTES:
+            raise ImageError(f"{self.name}: {self.size} bytes are too many for an image")
+        try:
+            with Path(self.path).open("rb") as file:
+                file.seek(self.start)
+                data = file.read(self.size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise SourceError(f"{self.name}: cannot be read: {error}") from error
+        # 2. A file that was cut, or replaced since it was listed.
+        if len(data) < self.size:
+            raise SourceError(f"{self.name}: {len(data)} of {self.size} bytes; was it cut short?")
+        return data
+
+    def frame(self, data: bytes) -> Frame:
+        """Decode the bytes; of several pages or frames the first one, with a warning.
+
+        Raises:
+            ImageError: If they are not an image.
+        """
+        return Frame(decode_image(data, self.name), self.name)
+
+    def frames(self) -> Iterator[Frame]:
+        """Read the image and yield all its pages or frames.
+
+        Raises:
+            SourceError: If it cannot be read.
+            ImageError: If it is not an image.
+        """
+        return decode_frames(self.read(), self.name)
+
+
+def list_tar(path: str) -> list[TarImage]:
+    """List the images of a tar file, in its order.
+
+    Names that `is_ignored` excludes are left out, as in folders.
+
+    Raises:
+        SourceError: If it cannot be read, contains no image, is compressed, or has members with
+            names outside of it.
+    """
+    found = []
     try:
-        with pq.ParquetFile(file) as table:
-            key = next((name for name in _COLUMNS if name in table.schema_arrow.names), None)
-            if key is None:
-                raise DataError(f"{file}: expected a column of paths, one of {_EXPECTED}")
-            for batch in table.iter_batches(columns=[key]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    is_path = isinstance(value, str) and value.strip()
-                    fault = DataError(f"{file}, row {number}: {key}: expected a path")
-                    yield number, value if is_path else fault
-    except (pa.ArrowException, KeyError, IndexError) as error:  # of broken files
-        raise SourceError(f"{file}: not a Parquet file that can be read: {error}") from error
+        changed = Path(path).stat().st_mtime_ns
+        with (
+            Path(path).open("rb") as file,
+            tarfile.open(fileobj=_Headers(file), mode="r:") as tar,  # type: ignore[call-overload]
+        ):
+            for member in _walked(tar):
+                # Keep regular image files; sparse members are not stored in one piece.
+                is_image = Path(member.name).suffix.lower() in IMAGE_ENDINGS and member.isreg()
+                if not is_image or member.issparse():
+                    continue
+                inside = _inside(member.name, path)
+                if not is_ignored(inside):
+                    full = readable_name(f"{path}/{inside}")
+                    found.append(TarImage(full, path, member.offset_data, member.size, changed))
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        raise SourceError(
+            f"{path}: expected a whole tar file, not compressed (members of one that is cannot be "
+            f"reached one by one): {error}"
+        ) from error
+    if not found:
+        raise SourceError(f"{path}: no image in this tar file")
+    return found
+
+
+class _Headers:
+    """Tar header reader; a header that declares gigabytes for a name is refused."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_OF_A_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _walked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := tar.next()) is not None:
+        yield member
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+
+
+def _inside(member: str, name: str) -> str:
+    """Return a member's name without ``./``; refuse one that would lead elsewhere as a path."""
+    parts = PureWindowsPath(member).parts  # knows both separators, and drives
+    if PureWindowsPath(member).anchor or ".." in parts or "\0" in member:
+        raise SourceError(f"{name}: the member {member!r:.80} leads outside of it")
+    return "/".join(parts)
