@@ -9,8 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from pgvision.errors import ImageError, SourceError
-from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import Frame, FrameFailure, require_moderate, to_bgr
+from pgvision.images.pixels import Frame, FrameFailure, cv2, quiet, require_moderate, to_bgr
 
 _log = logging.getLogger("pgvision.images")
 _CLOSE_SECONDS: Final = 2.0  # wait for a source that hangs when the consumer stops

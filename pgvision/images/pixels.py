@@ -1,7 +1,10 @@
-"""Frames, and arrays and PIL images -> ``(h, w, 3)`` uint8, blue, green, red."""
+"""OpenCV; frames; arrays and PIL images -> ``(h, w, 3)`` uint8, blue, green, red."""
 
 import logging
 import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -10,35 +13,66 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pgvision.arrays import ByteArray
-from pgvision.errors import ImageError, PgvisionError, ShapeError, require_choice
+from pgvision.errors import DependencyError, ImageError, PgvisionError, ShapeError, require_choice
 from pgvision.files import readable_name
 from pgvision.images.listing import Color
-from pgvision.images.opencv import cv2
+
+try:
+    import cv2 as cv2  # a public name here: other modules take it from this one
+except ImportError as error:
+    raise DependencyError(
+        f"OpenCV could not be loaded ({error}). "
+        "Run: apt-get install -y libgl1 libglib2.0-0 libxcb1 "
+        "(or: pip uninstall -y opencv-python && pip install opencv-python-headless)"
+    ) from error
 
 # Errors of Pillow on broken files, by format; UserWarning is among them where warnings are errors
 # (its TIFF reader warns about what it then fails on).
 PIL_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    Image.DecompressionBombError,
-    UserWarning,
-    RuntimeWarning,
-)
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError,
+    RuntimeError, struct.error, Image.DecompressionBombError, UserWarning, RuntimeWarning,
+)  # fmt: skip
 _ORIENTATION_TAG = 0x0112
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_SHAPES = "(h, w), (h, w, 1), (h, w, 3) or (h, w, 4)"
 _STRIP = 64  # rows that are blended at a time
 _DARK = 64  # of 255; a 16-bit image up to here probably has 14 bits or fewer
 
+_lock = threading.Lock()
+_silent = 0  # how many blocks of `quiet` are open, in all threads
+_level = 0  # what the level was before the first of them
+
 _log = logging.getLogger("pgvision.images")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence OpenCV's own log while something that may fail is opened.
+
+    Our error describes the problem; OpenCV's own lines name its C++ files. The log level is
+    global to the process, so it is changed as briefly as possible; blocks may overlap, in
+    several threads too, and the last one to end gives the level back. Lines that FFmpeg writes
+    itself (``moov atom not found``) are not under this level.
+
+    Example:
+        >>> with quiet():
+        ...     cv2.VideoCapture("missing.mp4").isOpened()
+        False
+    """
+    # The first block of all threads notes the level, the last one restores it.
+    global _silent, _level
+    log = getattr(cv2.utils, "logging", cv2)  # cv2 itself up to OpenCV 4
+    with _lock:
+        if _silent == 0:
+            _level = log.getLogLevel()
+            log.setLogLevel(0)  # silent
+        _silent += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _silent -= 1
+            if _silent == 0:
+                log.setLogLevel(_level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +184,20 @@ def to_bgr(picture: NDArray[Any] | Image.Image, *, color: Color = "bgr") -> Byte
             if isinstance(error, (ImageError, ShapeError)):
                 raise
             raise ImageError(f"expected a readable PIL image, got {error}") from error
-    if not isinstance(picture, np.ndarray):
-        raise ShapeError(_not_an_array(picture))
     # 2. Arrays.
-    _require_picture_shape(picture)
+    if not isinstance(picture, np.ndarray):
+        raise ShapeError(
+            f"expected a numpy array or a PIL image, got {type(picture).__name__}; pass "
+            "np.asarray(...) of it (of a tensor .permute(1, 2, 0).cpu(), with color='rgb'), or a "
+            "path to iter_frames"
+        )
+    has_channels = picture.ndim == 3 and picture.shape[2] in (1, 3, 4)
+    if picture.size == 0 or not (picture.ndim == 2 or has_channels):
+        raise ShapeError(
+            "expected an image of shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) with at least "
+            f"one pixel, got {picture.shape}; channels come last: array.transpose(1, 2, 0); pass a "
+            "stack of images to iter_frames"
+        )
     bgr = _bytes_to_bgr(_to_bytes(picture), color)
     return _reported(bgr, picture.dtype == np.uint16, "an array")
 
@@ -170,60 +214,30 @@ def _reported(bgr: ByteArray, is_wide: bool, origin: str) -> ByteArray:
     return bgr
 
 
-def _not_an_array(value: object) -> str:
-    kind = f"{type(value).__module__}.{type(value).__name__}"
-    if kind.startswith("torch"):
-        fix = "pass tensor.permute(1, 2, 0).cpu().numpy() with color='rgb'"
-    else:
-        fix = "pass np.asarray(...) of it, or a path to iter_frames"
-    return f"expected a numpy array or a PIL image, got {kind}; {fix}"
-
-
-def _require_picture_shape(array: NDArray[Any]) -> None:
-    # 1. The shapes of images.
-    shape = array.shape
-    if array.size == 0:
-        raise ShapeError(f"expected at least one pixel, got shape {shape}: the image is empty")
-    if array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4)):
-        return
-    # 2. Common mistakes, each with its fix.
-    if array.ndim == 3 and shape[0] in (1, 3, 4):
-        fix = "channels come last: pass array.transpose(1, 2, 0)"
-    elif array.ndim == 4:
-        fix = "pass one image of the stack, array[i], or the whole stack to iter_frames"
-    else:
-        fix = "height comes first, then width, then blue, green, red"
-    raise ShapeError(f"expected an image of shape {_SHAPES}, got {shape}; {fix}")
-
-
 def _to_bytes(array: NDArray[Any]) -> ByteArray:
     """Scale any accepted dtype to uint8."""
-    # Booleans and other integers have no known white.
-    kind, size = array.dtype.kind, array.dtype.itemsize
     if array.dtype == np.uint8:
         return array
-    if kind == "u" and size == 2:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         # 65535 / 257 is 255: black and white stay what they are.
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if kind == "f":
+    if array.dtype.kind == "f":
         return _floats_to_bytes(array)
-    fix = {
-        "b": "a mask? pass mask.astype(np.uint8) * 255",
-        "i": "values 0..255? pass array.astype(np.uint8)",
-        "u": "values 0..255? pass array.astype(np.uint8)",
-    }.get(kind, "pass numbers")
-    raise ShapeError(f"expected uint8, uint16 or floats in [0, 1], got {array.dtype}; {fix}")
+    # Booleans and other integers have no known white.
+    raise ShapeError(
+        f"expected uint8, uint16 or floats in [0, 1], got {array.dtype}; of values 0..255 pass "
+        "array.astype(np.uint8), of a mask mask.astype(np.uint8) * 255"
+    )
 
 
 def _floats_to_bytes(array: NDArray[Any]) -> ByteArray:
     low, high = float(array.min()), float(array.max())
-    if low >= 0.0 and high <= 1.0:
-        wide = array.astype(np.float32, copy=False)
-        return _checked(np.rint(wide * 255.0).astype(np.uint8))
-    if np.isnan(low) or np.isnan(high):
-        raise ShapeError("expected floats in [0, 1], got NaN; pass np.nan_to_num(array)")
-    fix = "divide by 255, or pass array.astype(np.uint8)" if high > 1.5 else "np.clip(array, 0, 1)"
-    raise ShapeError(f"expected floats in [0, 1], got {low:g}..{high:g}; {fix}")
+    if not (low >= 0.0 and high <= 1.0):  # NaN too
+        raise ShapeError(
+            f"expected floats in [0, 1], got {low:g}..{high:g}; divide by 255, or use "
+            "np.clip(array, 0, 1) or np.nan_to_num"
+        )
+    return _checked(np.rint(array.astype(np.float32, copy=False) * 255.0).astype(np.uint8))
 
 
 def _bytes_to_bgr(array: ByteArray, color: Color) -> ByteArray:
@@ -256,17 +270,13 @@ def _pil_to_bgr(image: Image.Image) -> ByteArray:
     if 0 in image.size:
         raise ShapeError(f"expected at least one pixel, got a PIL image of size {image.size}")
     image = upright(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)
-        # Older Pillow opens 16-bit gray PNG as mode I; that of other files has no known white.
-        if image.mode == "I":
-            if image.format != "PNG" or values.min() < 0 or values.max() > 65535:
-                raise ImageError(
-                    "expected a PIL mode with a known white, got 'I' (32-bit); "
-                    "pass image.convert('L') if its values are 0..255, or the array as uint16"
-                )
-            values = values.astype(np.uint16)
-        return _bytes_to_bgr(_to_bytes(values), "bgr")
+    if image.mode == "I":
+        raise ImageError(
+            "expected a PIL mode with a known white, got 'I' (32-bit); pass image.convert('L') if "
+            "its values are 0..255, or the array as uint16"
+        )
+    if image.mode == "F" or image.mode.startswith("I;"):
+        return _bytes_to_bgr(_to_bytes(np.asarray(image)), "bgr")
     if image.mode == "La":  # premultiplied; Pillow takes it to RGBA only by way of LA
         image = image.convert("LA")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:

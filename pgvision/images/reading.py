@@ -16,8 +16,15 @@ from pgvision.errors import ImageError, PgvisionError, SourceError
 from pgvision.files import user_path
 from pgvision.http import HttpError, HttpPolicy, open_address
 from pgvision.images.listing import archive_kind, sniff
-from pgvision.images.opencv import cv2, quiet
-from pgvision.images.pixels import PIL_ERRORS, Frame, orientation_of, require_moderate, to_bgr
+from pgvision.images.pixels import (
+    PIL_ERRORS,
+    Frame,
+    cv2,
+    orientation_of,
+    quiet,
+    require_moderate,
+    to_bgr,
+)
 
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 _SOF_MARKERS = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -198,8 +205,6 @@ def read_bytes(file: Path) -> bytes:
         data = file.read_bytes() if size <= MOST_BYTES else None
     except FileNotFoundError as error:
         raise SourceError(f"{file}: no such file (looked from {Path.cwd()})") from error
-    except IsADirectoryError as error:
-        raise SourceError(f"{file}: is a folder; read one with iter_frames") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise SourceError(f"{file}: cannot be opened: {error}") from error
     if data is None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pgvision.arrays import ByteArray, FloatArray
 from pgvision.errors import PromptError, UnknownNameError
-from pgvision.images.opencv import cv2
+from pgvision.images.pixels import cv2
 from pgvision.runtime import CheckpointCard
 from pgvision.tasks.options import Unknown
 from pgvision.tokens.parsing import UNMATCHED, match_loosely

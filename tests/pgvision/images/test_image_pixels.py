@@ -12,7 +12,7 @@ from PIL import Image
 
 from pgvision.errors import ImageError, OptionError, ShapeError
 from pgvision.images import to_bgr
-from pgvision.images.opencv import quiet
+from pgvision.images.pixels import quiet
 
 PICTURES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7), st.just(3)))
 
@@ -102,18 +102,18 @@ def test_pil_orientation_is_applied() -> None:
     ("picture", "words"),
     [
         (np.zeros((3, 20, 30), np.uint8), r"transpose\(1, 2, 0\)"),
-        (np.zeros((20, 30, 2), np.uint8), "height comes first"),
+        (np.zeros((20, 30, 2), np.uint8), "channels come last"),
         (np.zeros((2, 20, 30, 3), np.uint8), "iter_frames"),
-        (np.zeros(5, np.uint8), "height comes first"),
-        (np.zeros((0, 0, 3), np.uint8), "empty"),
-        (np.zeros((0, 7), np.uint8), "empty"),
+        (np.zeros(5, np.uint8), r"got \(5,\)"),
+        (np.zeros((0, 0, 3), np.uint8), "at least one pixel"),
+        (np.zeros((0, 7), np.uint8), "at least one pixel"),
         (np.zeros((2, 2), bool), "mask"),
         (np.zeros((2, 2), np.int64), "astype"),
         (np.zeros((2, 2), np.uint32), "astype"),
         (np.zeros((2, 2), complex), "complex"),
         (np.zeros((2, 2), object), "object"),
-        (np.full((2, 2), np.nan), "NaN"),
-        (np.array([[0.5, np.nan]], np.float32), "NaN"),
+        (np.full((2, 2), np.nan), "nan"),
+        (np.array([[0.5, np.nan]], np.float32), "nan"),
         (np.full((2, 2), 200.0), "divide by 255"),
         (np.full((2, 2), -0.1), "clip"),
         (np.full((2, 2), np.inf), "inf"),
