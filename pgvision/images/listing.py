@@ -35,7 +35,7 @@ _ARCHIVE_STARTS = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _STILL_BRANDS = frozenset({b"avif", b"avis", b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1"})
-ISO_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+_ISO_BOXES: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 # Files that file managers and network drives add to image folders.
 _SYSTEM_NAMES = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "desktop.ini"})
 _DIGITS = re.compile(r"(\d+)")
@@ -59,7 +59,7 @@ def sniff(start: bytes) -> Kind | None:
         return {b"WEBP": "image", b"AVI ": "video"}.get(start[8:12])  # type: ignore[return-value]
     if start[4:8] == b"ftyp":
         return "image" if start[8:12] in _STILL_BRANDS else "video"
-    return "video" if start[4:8] in ISO_BOXES else None
+    return "video" if start[4:8] in _ISO_BOXES else None
 
 
 def archive_kind(start: bytes) -> str | None:

@@ -17,7 +17,6 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, SourceError
 from pgvision.files import user_path
 from pgvision.http import hide_secrets
-from pgvision.images.listing import ISO_BOXES
 from pgvision.images.pixels import Frame, FrameFailure, require_moderate
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def file_frames(path: Path, name: str, *, stride: int) -> Iterator[Frame | Frame
     """
     with _open_file(path, name) as stream, closing(_Video(stream, name)) as video:
         count = yield from _frames(video, stride)
-        failure = _ending(video, count, path)
+        failure = _ending(video, count)
     if failure is not None:
         yield failure
 
@@ -113,7 +112,7 @@ def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailur
         if kind in _STILL_FORMATS or kind.endswith("_pipe"):
             raise StillImageError(f"{name}: is an image, not a video")
         count = yield from _frames(video, stride)
-        failure = None if video.num_frames is None else _ending(video, count, None)
+        failure = None if video.num_frames is None else _ending(video, count)
     if failure is not None:
         yield failure
     elif video.num_frames is None:
@@ -226,12 +225,8 @@ def _open_file(path: Path, name: str) -> BinaryIO:
 
 
 def _not_a_video(source: BinaryIO | str, name: str, reason: str) -> SourceError:
-    if isinstance(source, str):
-        reason += "; check address and network"
-    else:
-        cut = cut_short(Path(source.name))
-        reason = f"the file is cut short: {cut}" if cut else "no video that FFmpeg knows"
-    return SourceError(f"{name}: cannot be opened as a video: {reason}")
+    advice = "check address and network" if isinstance(source, str) else "is the file whole?"
+    return SourceError(f"{name}: cannot be opened as a video: {reason}; {advice}")
 
 
 def _reason(error: Exception) -> str:
@@ -263,112 +258,23 @@ def _to_bgr(frame: av.VideoFrame, name: str) -> ByteArray:
     return np.ascontiguousarray(np.rot90(bgr, turns)) if turns else bgr
 
 
-def _ending(video: _Video, count: int, path: Path | None) -> FrameFailure | None:
+def _ending(video: _Video, count: int) -> FrameFailure | None:
     """Check whether a video of ``count`` frames ended where it should.
 
-    FFmpeg reads a cut file up to the cut and then reports a regular end. A failure if the file is
-    shorter than it declares; or if its container stores the number of frames and more than 2 frames
-    and 1% of them, and the last part of its time, are missing. Other containers only estimate the
-    number: a shortfall is logged.
+    FFmpeg reads a cut file up to the cut and then reports a regular end. A failure if more than 2
+    frames and 1% of the declared ones, and the last part of the time, are missing. A shortfall is
+    only logged where the length is an estimate that sound may have extended.
     """
-    declared, total = video.num_frames, f" of {video.num_frames}" if video.num_frames else ""
-    # 1. The container shows that its end is missing.
-    cut = cut_short(path) if path is not None else None
-    if cut is not None:
-        error = SourceError(f"{video.name}: ended after frame {count}{total}: cut short, {cut}")
-        return FrameFailure(video.name, count, error)
-    # 2. Few missing frames are normal: counts in headers are estimates.
+    declared = video.num_frames
+    # 1. Few missing frames are normal: counts in headers are estimates.
     if declared is None or declared - count <= max(2, declared // 100):
         return None
-    # 3. Many missing frames and missing time: the data are damaged.
-    if video.stream.frames and video.last_seconds is not None and video.fps is not None:
+    # 2. Many missing frames and missing time.
+    is_known = video.stream.frames > 0 or not video.container.streams.audio
+    if is_known and video.last_seconds is not None and video.fps is not None:
         duration = declared / video.fps
         if duration - video.last_seconds > max(3 / video.fps, duration / 100):
-            text = f"{video.name}: ended after frame {count}{total}: damaged data"
+            text = f"{video.name}: ended after frame {count} of {declared}: cut short or damaged"
             return FrameFailure(video.name, count, SourceError(text))
     _log.warning("%s: %d frames came, about %d were declared", video.name, count, declared)
     return None
-
-
-# --- lengths that containers declare ---------------------------------------------------------
-
-
-def cut_short(path: Path) -> str | None:
-    """Compare the lengths that a video container declares with the size of the file.
-
-    Args:
-        path: An MP4 / MOV, AVI, Matroska or WebM file.
-
-    Returns:
-        None if the file contains all that it declares, or declares nothing; otherwise the gap.
-
-    Raises:
-        OSError: If the file cannot be read.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "cut.avi"
-        >>> _ = path.write_bytes(b"RIFF" + (1000).to_bytes(4, "little") + b"AVI LIST")
-        >>> cut_short(path)
-        'the file declares 1008 bytes and has 16'
-    """
-    # 1. Find the declared length, by the kind of container.
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(12)
-        file.seek(0)
-        if start[:4] == b"RIFF":
-            declared: int | None = int.from_bytes(start[4:8], "little") + 8
-        elif start[:4] == b"\x1a\x45\xdf\xa3":
-            declared = _matroska_length(file)
-        elif start[4:8] in ISO_BOXES:
-            return _iso_gap(file, size)
-        else:
-            return None
-    # 2. Compare. 8: an AVI without its final length; the writer was interrupted.
-    if declared is None or declared == 8 or declared <= size:
-        return None
-    return f"the file declares {declared} bytes and has {size}"
-
-
-def _iso_gap(file: BinaryIO, size: int) -> str | None:
-    """Walk the top-level boxes of an MP4; the last one must end where the file does."""
-    # Each box begins with its length: 4 bytes, or 8 bytes after a 1; 0 means to the end.
-    position, names = 0, set()
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(16)
-        name, length = header[4:8], int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:16], "big")
-        elif length == 0:
-            length = size - position
-        if length < 8 or not name.isalnum():
-            break  # padding or garbage after the last box
-        names.add(name)
-        position += length
-    if position > size:
-        return f"the file declares {position} bytes and has {size}"
-    return None if b"moov" in names else "its index (moov) is missing"
-
-
-def _matroska_length(file: BinaryIO) -> int | None:
-    file.seek(4)
-    header = _read_vint(file)
-    if header is None or header > os.fstat(file.fileno()).st_size:  # seeks end at 2^63
-        return None
-    file.seek(header, os.SEEK_CUR)
-    if file.read(4) != b"\x18\x53\x80\x67":  # Segment
-        return None
-    length = _read_vint(file)
-    return None if length is None else file.tell() + length
-
-
-def _read_vint(file: BinaryIO) -> int | None:
-    """Read an EBML length; None if it is "unknown" (all ones), as live recordings write."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    width = 9 - first[0].bit_length()
-    value = int.from_bytes(first + file.read(width - 1), "big") & ((1 << 7 * width) - 1)
-    return None if value == (1 << 7 * width) - 1 else value

@@ -39,11 +39,9 @@ def test_a_video_cut_short_is_reported(tmp_path: Path, ending: str, share: float
     assert isinstance(got[-1], FrameFailure)
     assert isinstance(got[-1].error, SourceError)
     assert str(path) in str(got[-1].error)
-    assert "cut short" in str(got[-1].error)
+    assert "of 40: cut short" in str(got[-1].error)
     assert got[-1].index == len(got) - 1
     assert 10 < len(got) < 35
-    if ending == "mp4":
-        assert "of 40: cut short" in str(got[-1].error)
     with pytest.raises(SourceError, match="cut short"):
         list(iter_frames(path))
 
@@ -59,7 +57,7 @@ def test_an_mp4_whose_index_stands_at_its_end_gives_nothing_once_cut(tmp_path: P
     assert data.index(b"moov") > data.index(b"mdat")
     path.write_bytes(data[: len(data) * 6 // 10])
     (failure,) = iter_frames(path, on_error="record")
-    assert "cut short" in str(failure.error)
+    assert "is the file whole?" in str(failure.error)
 
 
 # Display matrices (a, b, u, c, d, v, x, y, w) of a quarter turn either way and of a half turn.
@@ -108,7 +106,7 @@ def test_times_begin_at_the_start_of_a_transport_stream(tmp_path: Path) -> None:
 
 def test_no_video_at_all(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
-    for data, words in [(b"", "empty file"), (b"hello" * 500, "no video that FFmpeg knows")]:
+    for data, words in [(b"", "empty file"), (b"hello" * 500, "Invalid data.* is the file whole")]:
         path.write_bytes(data)
         with pytest.raises(SourceError, match=words) as caught:
             list(iter_frames(path))
