@@ -18,7 +18,6 @@ from pgvision.errors import DataError, OptionError, PgvisionError
 from pgvision.files import readable_name
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.images.containers import TarImage
-from pgvision.images.listing import VIDEO_ENDINGS, sniff
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 from pgvision.runtime import find_revision, weights_digest
 
@@ -160,13 +159,11 @@ def _still(item: Item) -> list[Read] | Item:
         return [(item, None, FrameFailure(item.name, 0, DataError(item.fault)))]
     if item.packed is not None:
         return [_packed(item, item.packed)]
-    if _is_video(item):
-        return item
     stamp = item.stamp
     with closing(_opened(item, stride=1)) as frames:  # type: ignore[type-var]
         frame, *others = islice(frames, 2)
     if others or (isinstance(frame, Frame) and frame.time is not None):
-        return item  # several pages, or a video that neither its name nor its first bytes showed
+        return item  # a video, or several pages
     return [(item, stamp, replace(frame, source=item.name))]
 
 
@@ -191,18 +188,6 @@ def _opened(item: Item, *, stride: int) -> Iterator[Frame | FrameFailure]:
     # A bare number would be a camera.
     source = f"./{item.source}" if item.source.isdecimal() else item.source
     return iter_frames([source], on_error="record", prefetch=0, stride=stride)
-
-
-def _is_video(item: Item) -> bool:
-    if "://" in item.source:
-        ending = Path(item.source.partition("?")[0]).suffix
-        return ending.lower() in VIDEO_ENDINGS
-    try:
-        with Path(item.source).open("rb") as file:
-            kind = sniff(file.read(16))
-    except (OSError, ValueError):
-        return False
-    return kind == "video" or (kind is None and Path(item.source).suffix.lower() in VIDEO_ENDINGS)
 
 
 @dataclass(frozen=True)
