@@ -412,7 +412,7 @@ def _require_source(item: object) -> None:
         is_source = operator.index(item) >= 0
     else:
         # A set has no order; bytes, a dict and a tensor are iterable, but no list of images.
-        wrong = bytes | bytearray | memoryview | Mapping | Set
+        wrong = (bytes, bytearray, memoryview, Mapping, Set)
         is_array = hasattr(item, "__array__") and getattr(item, "ndim", 0) != 1
         is_tensor = is_array and not isinstance(item, np.ndarray | Image.Image)
         is_source = isinstance(item, Image.Image | os.PathLike | Frame | FrameFailure) or (
