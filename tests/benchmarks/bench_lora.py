@@ -25,7 +25,6 @@ from PIL import Image
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
 
 from pgvision.training import TrainConfig
-from pgvision.training.config import LANGUAGE_LAYERS
 from pgvision.training.losses import Collator, add_objective, make_objective
 from pgvision.training.model import TrainedModel
 from pgvision.training.samples import Sample
@@ -85,7 +84,7 @@ def plain(folder: Path, rank: int, images: list[np.ndarray]) -> Callable[[], flo
     processor = AutoProcessor.from_pretrained(folder)
     base = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16)
     torch.manual_seed(0)
-    layers = rf".*language_model.*\.({'|'.join(LANGUAGE_LAYERS)})"
+    layers = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     model = get_peft_model(base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers))
     pictures = [Image.fromarray(bgr[..., ::-1].copy()) for bgr in images]
 
