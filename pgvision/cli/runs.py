@@ -27,8 +27,8 @@ from pgvision.cli.outputs import (
 from pgvision.errors import OptionError, PgvisionError, SourceError
 from pgvision.files import user_path
 from pgvision.images import Frame, FrameFailure, iter_frames, video_info
+from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING
 from pgvision.images.listing import VIDEO_ENDINGS, is_glob, list_folder, list_glob
-from pgvision.images.manifests import MANIFEST_ENDINGS
 from pgvision.results import Failure
 from pgvision.tasks.options import ReadOptions
 
@@ -207,7 +207,7 @@ def _as_failure(frame: Frame | FrameFailure) -> Failure:
     return Failure(source=frame.source, index=frame.index, error=frame.error)
 
 
-_MANY = MANIFEST_ENDINGS | {".tar"}  # how many is only known once they are read
+_MANY = LIST_ENDINGS | {TAR_ENDING}  # how many is only known once they are read
 
 
 def as_frames(sources: Sequence[str]) -> str | int | list[str]:

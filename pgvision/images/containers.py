@@ -241,7 +241,9 @@ def list_tar(path: str) -> list[TarImage]:
                 if not is_ignored(inside):
                     full = readable_name(f"{path}/{inside}")
                     found.append(TarImage(full, path, member.offset_data, member.size, changed))
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be opened: {error}") from error
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{path}: expected a whole tar file, not compressed (members of one that is cannot be "
             f"reached one by one): {error}"

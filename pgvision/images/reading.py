@@ -205,6 +205,8 @@ def read_bytes(file: Path) -> bytes:
         data = file.read_bytes() if size <= MOST_BYTES else None
     except FileNotFoundError as error:
         raise SourceError(f"{file}: no such file (looked from {Path.cwd()})") from error
+    except IsADirectoryError as error:
+        raise SourceError(f"{file}: is a folder; read one with iter_frames") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         raise SourceError(f"{file}: cannot be opened: {error}") from error
     if data is None:
