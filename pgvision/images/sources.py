@@ -4,11 +4,13 @@ import logging
 import operator
 import os
 import re
+import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
+from queue import Empty, SimpleQueue
+from typing import Any, Final, SupportsIndex, TypeAlias, TypeGuard, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,6 @@ from PIL import Image
 from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
-from pgvision.images.capture import camera_frames, read_ahead
 from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING, list_tar, read_list
 from pgvision.images.listing import (
     IMAGE_ENDINGS,
@@ -36,6 +37,7 @@ from pgvision.images.reading import NotAnImageError, decode_frames, fetch_image,
 Source: TypeAlias = NDArray[Any] | Image.Image | str | os.PathLike[str] | int | Frame
 Outcome: TypeAlias = Frame | FrameFailure
 
+_CLOSE_SECONDS: Final = 2.0  # wait for a source that hangs when the consumer stops
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _VIDEO_SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "srt"})
 _ACCEPTED = (
@@ -198,7 +200,7 @@ def _open(item: object, options: _Options, *, position: int, depth: int) -> Iter
     elif isinstance(item, str | os.PathLike):
         yield from _from_text(os.fspath(item), options)
     elif _is_whole(item) and depth < 2:
-        yield from camera_frames(operator.index(item), stride=options.stride)
+        yield from _from_camera(operator.index(item), options)
     else:
         _require_source(item)
         yield from _many(item, options, depth)
@@ -225,7 +227,7 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
     if not text.strip():
         raise OptionError("expected a path, got an empty string")
     if text.isascii() and text.isdecimal():
-        yield from camera_frames(int(text), stride=options.stride)
+        yield from _from_camera(int(text), options)
     elif scheme is None:
         yield from _from_path(text, options)
     elif scheme[1].lower() in _VIDEO_SCHEMES:
@@ -234,6 +236,12 @@ def _from_text(text: str, options: _Options) -> Iterator[Outcome]:
         raise SourceError(
             f"{hide_secrets(text)}: {scheme[1]}:// is not read here; download it and pass the path"
         )
+
+
+def _from_camera(device: int | str, options: _Options) -> Iterator[Outcome]:
+    from pgvision.images.video import camera_frames  # PyAV is not needed for images
+
+    yield from camera_frames(device, stride=options.stride)
 
 
 def _from_address(text: str, options: _Options) -> Iterator[Outcome]:
@@ -263,7 +271,7 @@ def _from_path(text: str, options: _Options, *, lists: bool = True) -> Iterator[
         if path.is_dir():
             yield from _from_files(list_folder(path, recursive=options.recursive), text, options)
         elif path.is_char_device():
-            yield from camera_frames(str(path), stride=options.stride)
+            yield from _from_camera(str(path), options)
         elif path.suffix.lower() in LIST_ENDINGS and lists:
             yield from _from_list(path, options)
         elif path.suffix.lower() == TAR_ENDING:
@@ -362,7 +370,7 @@ def _from_file(path: Path, options: _Options) -> Iterator[Outcome]:
 
 
 def _from_video(path: Path, options: _Options) -> Iterator[Outcome]:
-    from pgvision.images.video import file_frames  # PyAV is not needed for images
+    from pgvision.images.video import file_frames
 
     yield from file_frames(path, readable_name(str(path)), stride=options.stride)
 
@@ -420,3 +428,63 @@ def _require_source(item: object) -> None:
         )
     if not is_source:
         raise OptionError(f"expected {_ACCEPTED}; got {type(item).__name__}")
+
+
+def read_ahead(
+    producer: Iterator[Frame | FrameFailure], *, depth: int, patience: float | None = None
+) -> Iterator[Frame | FrameFailure | None]:
+    """Yield the items of an iterator in order, with up to ``depth`` of them read in advance.
+
+    The producer runs in one thread; its exceptions are raised in their turn. When the consumer
+    stops early, the producer is closed in that thread. If it hangs, it is abandoned after 2 s.
+
+    Args:
+        producer: Frames; closed at the end if it is a generator.
+        depth: How many items may wait.
+        patience: Seconds; yield None where the next item is not there by then. None: wait.
+
+    Example:
+        >>> import numpy as np
+        >>> from pgvision.images import iter_frames
+        >>> stack = np.zeros((3, 4, 6, 3), np.uint8)
+        >>> [frame.index for frame in read_ahead(iter_frames(stack, prefetch=0), depth=2)]
+        [0, 1, 2]
+    """
+    coming: SimpleQueue[Frame | FrameFailure | BaseException | None] = SimpleQueue()
+    places, is_over = threading.Semaphore(depth), threading.Event()
+
+    def read() -> None:
+        try:
+            while places.acquire() and not is_over.is_set():
+                item = next(producer, None)
+                coming.put(item)
+                if item is None:
+                    return
+        except BaseException as error:  # noqa: BLE001  (raised below, after the items before)
+            coming.put(error)
+        finally:
+            if isinstance(producer, Generator):
+                producer.close()
+
+    # A daemon: a source that never answers must not keep the program from ending.
+    thread = threading.Thread(target=read, name="pgvision-reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                item = coming.get(timeout=patience)
+            except Empty:
+                yield None
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            places.release()
+            yield item
+    finally:
+        is_over.set()
+        places.release()
+        thread.join(_CLOSE_SECONDS)
+        if thread.is_alive():
+            _log.warning("the source did not answer within %g s and was abandoned", _CLOSE_SECONDS)

@@ -1,6 +1,7 @@
-"""Video reading through PyAV: files and addresses -> frames, and what a file declares."""
+"""Video reading: files and addresses (PyAV) and cameras (OpenCV) -> frames; declared metadata."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -17,7 +18,7 @@ from pgvision.arrays import ByteArray
 from pgvision.errors import ImageError, SourceError
 from pgvision.files import user_path
 from pgvision.http import hide_secrets
-from pgvision.images.pixels import Frame, FrameFailure, require_moderate
+from pgvision.images.pixels import Frame, FrameFailure, cv2, quiet, require_moderate, to_bgr
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -118,6 +119,44 @@ def address_frames(address: str, *, stride: int) -> Iterator[Frame | FrameFailur
     elif video.num_frames is None:
         reason = f": {_reason(video.error)}" if video.error else ""
         _log.warning("%s: ended after %d frames%s", name, count, reason)
+
+
+def camera_frames(device: int | str, *, stride: int) -> Iterator[Frame | FrameFailure]:
+    """Yield frames of camera number ``device`` (or of a device path) until it is unplugged.
+
+    Raises:
+        SourceError: If there is no such camera.
+    """
+    # 1. Open the camera; OpenCV's own log would name its C++ files.
+    name = f"camera:{device}" if isinstance(device, int) else device
+    with quiet():
+        capture = cv2.VideoCapture(device)
+    index = 0
+    try:
+        if not capture.isOpened():
+            raise SourceError(f"{name}: no such camera, or another program uses it")
+        # 2. Refuse frames that would exhaust the memory.
+        sides = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        try:
+            require_moderate(int(math.prod(max(capture.get(side), 0.0) for side in sides)))
+        except ImageError as error:
+            raise SourceError(f"{name}: its frames are {error}") from error
+        # 3. grab() decodes, which later frames need; retrieve() converts: skipped ones need it not.
+        began = time.monotonic()
+        while capture.grab():
+            if index % stride == 0:
+                is_read, bgr = capture.retrieve()
+                if not is_read:
+                    break
+                yield Frame(to_bgr(bgr), name, index, time.monotonic() - began)
+            index += 1
+    except cv2.error as error:
+        raise SourceError(f"{name}: frame {index} cannot be decoded: {error}") from error
+    finally:
+        capture.release()
+    # 4. A camera has no regular end.
+    ended = SourceError(f"{name}: stopped delivering after {index} frames")
+    yield FrameFailure(name, index, ended)
 
 
 class _Video:

@@ -26,7 +26,7 @@ from typing import (
 
 from pgvision.errors import OptionError, SourceError, check_options
 from pgvision.images import Frame, FrameFailure, Live, OnError, is_live, iter_frames
-from pgvision.images.capture import read_ahead
+from pgvision.images.sources import read_ahead
 from pgvision.results import Failure
 from pgvision.runtime import (
     CheckpointCard,

@@ -398,8 +398,8 @@ def test_a_source_that_never_answers_does_not_keep_the_program_from_ending() -> 
     program = """
 import threading
 import numpy as np
-from pgvision.images import capture, iter_frames
-capture._CLOSE_SECONDS = 0.1
+from pgvision.images import iter_frames, sources
+sources._CLOSE_SECONDS = 0.1
 
 def camera():
     yield np.zeros((4, 6, 3), np.uint8)
