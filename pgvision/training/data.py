@@ -119,15 +119,15 @@ class TaskData:
         """
         if not isinstance(self.train, Dataset):
             return TextSource(self.train, self.config, max_side)
-        # As many objects as fit with the longest prompt.
+        # As many objects as fit with the longest prompt; all answers of a closed set have the same.
         names = sorted(self.classes, key=collator.num_tokens)[-classes_per_prompt(card.kind) :]
         prompt = collator.num_tokens(detect_prefix(names, kind=card.kind)) + _SPECIAL
-        places = collator.text_places - prompt
-        most = self.config.max_objects or max(1, places // self._tokens_per_object(collator))
+        fitting = (collator.text_places - prompt) // self._tokens_per_object(collator)
+        most = self.config.max_objects or max(1, fitting)
+        if self.config.closed_set:
+            most = self.num_objects
         codec = MaskCodec.load(card.codec) if self.config.task == "segment" else None
-        return ObjectSource(
-            self.train, self.config, card.kind, codec, self.num_objects, most, max_side
-        )
+        return ObjectSource(self.train, self.config, card.kind, codec, most, max_side)
 
     def valid_source(self, card: CheckpointCard, max_side: int, collator: Collator) -> Source:
         """Return the source of samples for the validation loss, unchanged images."""

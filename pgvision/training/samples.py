@@ -106,8 +106,8 @@ class ObjectSource:
         config: The run.
         kind: Kind of the checkpoint's prompts.
         codec: Encodes masks; for task "segment".
-        num_objects: Boxes in an answer of a closed set.
-        max_objects: Objects in an answer at most; of more a random choice, without an end.
+        max_objects: Objects in an answer at most; of more a random choice, without an end. In a
+            closed set each answer has this many boxes.
         max_side: See `View.image`.
     """
 
@@ -115,7 +115,6 @@ class ObjectSource:
     config: TrainConfig
     kind: str
     codec: MaskCodec | None = None
-    num_objects: int = 0
     max_objects: int | None = None
     max_side: int | None = None
 
@@ -239,12 +238,14 @@ class ObjectSource:
     def _closed_sample(
         self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
     ) -> Sample:
-        chosen = [int(at) for at in rng.permutation(len(shown.names))[: self.num_objects]]
+        total = self.max_objects or len(shown.names)
+        chosen = [int(at) for at in rng.permutation(len(shown.names))[:total]]
         suffix = shown.suffix(chosen, [()] * len(chosen))
         height, width = shown.image_hw
         scale = np.array([width, height, width, height])
-        count = self.num_objects - len(chosen)
-        noise = noise_boxes(shown.boxes[chosen] / scale, count, rng, avoid=shown.crowds / scale)
+        noise = noise_boxes(
+            shown.boxes[chosen] / scale, total - len(chosen), rng, avoid=shown.crowds / scale
+        )
         bins = encode_boxes(noise * scale, image_hw=shown.image_hw)
         texts = [*([suffix] if suffix else []), *(object_text(row, NOISE) for row in bins)]
         return Sample(str(record.path), picture, CLOSED_PREFIX, SEPARATOR.join(texts), len(suffix))

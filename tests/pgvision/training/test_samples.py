@@ -21,8 +21,8 @@ from vqvae import MaskCodec
 def source(scenes, *, kind="tiny", most=None, side=None, **options):
     dataset = read_splits(scenes)["train"]
     return ObjectSource(
-        dataset, TrainConfig(**options), kind, codec=MaskCodec.load("tiny"), num_objects=9,
-        max_objects=most, max_side=side,
+        dataset, TrainConfig(**options), kind, codec=MaskCodec.load("tiny"), max_objects=most,
+        max_side=side,
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def test_masks_become_codes_of_their_own_boxes(scenes):
 
 
 def test_a_closed_sets_answer_is_full(scenes):
-    one = source(scenes, closed_set=True)
+    one = source(scenes, closed_set=True, most=9)
     for index in range(4):
         sample = draw(one, index, index)
         assert sample.prefix == CLOSED_PREFIX
