@@ -86,8 +86,8 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         lock.release()
         with suppress(OSError):
-            if is_new and [*folder.iterdir()] == [file]:  # an error came before the first file
-                file.unlink()
+            if is_new and {*folder.iterdir()} <= {file}:  # an error came before the first file
+                file.unlink(missing_ok=True)  # Windows has removed it
                 folder.rmdir()
 
 
