@@ -52,10 +52,6 @@ _FLAGS: Final = {
     "models": ("--model",),
     "allow_hosts": ("--allow-host",),
     "allow_origins": ("--allow-origin",),
-    "max_bytes": ("--max-mb",),
-    "max_pixels": ("--max-megapixels",),
-    "max_bytes_in_flight": ("--max-mb-in-flight",),
-    "max_pixels_in_flight": ("--max-megapixels-in-flight",),
 }
 _METAVARS: Final = {
     "out": "DIR", "images": "DIR", "data": "DATASET", "valid": "DATASET", "valid_images": "DIR",
@@ -289,9 +285,6 @@ def _option(
     base, limits = _without_range(parts[0])
     words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
     # 2. Describe it; a default that the text does not have is added.
-    in_millions = flags[0].startswith(("--max-mb", "--max-mega"))
-    if in_millions:
-        text, default = f"{text.rstrip('.')}, in millions.", f"{default / 1e6:g}"
     if isinstance(default, int | float | str) and default is not False and "default" not in text:
         text += f" [default: {default}]"
     metavar = _METAVARS.get(name, flags[0].rpartition("-")[2].upper())
@@ -301,9 +294,7 @@ def _option(
     about["envvar"] = variable
     # 3. Choose the type.
     kind: Any = Path if parts == [Path] else str
-    if in_millions:
-        kind, about["parser"], about["metavar"] = Any, _millions, "X"
-    elif parts == [bool]:
+    if parts == [bool]:
         kind, about["metavar"] = bool, None
         if "/" not in flags[0] and (is_given or NoneType in _alternatives(hint)):
             flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
@@ -341,13 +332,6 @@ def _without_range(hint: Any) -> tuple[Any, dict[str, Any]]:
     base, allowed = get_args(hint)[:2]
     high = {} if allowed.high == float("inf") else {"max": allowed.high}
     return base, {"min": allowed.low, **high}
-
-
-def _millions(text: str) -> int:
-    try:
-        return int(float(text) * 1e6)
-    except (ValueError, OverflowError) as error:  # OverflowError: "inf"
-        raise typer.BadParameter(f"expected a number, got {text!r}") from error
 
 
 def _number_or(base: type, words: Sequence[str]) -> Callable[[Any], Any]:

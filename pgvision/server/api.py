@@ -1,11 +1,9 @@
 """Routes /v1/detect, segment, caption, ask, read and models; bodies in, JSON out."""
 
-import base64
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-import cv2
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -25,20 +23,6 @@ from pgvision.server.uploads import Upload
 _MAX_FIELDS: Final = 64
 _MAX_FIELD_BYTES: Final = 64_000_000  # base64 in a form; the body's own limit is lower
 _Kind = TypeVar("_Kind", bound=Fields)
-_DOT: Final = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGUlEQVR42mNsaGhgIAUwMZAIRjWMahg6GgDJTAGg"
-    "54KQ4AAAAABJRU5ErkJggg=="
-)
-"""A PNG of 16 x 16 gray pixels, so that examples can be sent as they are."""
-_ERRORS: Final = {
-    "401": "A key is needed, and none or a wrong one came.",
-    "404": "No such model.",
-    "413": "The body or the image is too large.",
-    "422": "The image or a field cannot be used; the message names the fix.",
-    "429": "Too many requests; Retry-After has the seconds to wait.",
-    "503": "The model is still loading.",
-    "504": "Not answered within the deadline.",
-}
 
 
 def v1_routes(service: Service) -> APIRouter:
@@ -51,7 +35,7 @@ def v1_routes(service: Service) -> APIRouter:
             methods=["POST"],
             summary=kind.__doc__,
             name=task,
-            openapi_extra=_described(task, kind),
+            openapi_extra=_described(kind),
         )
 
     @router.get("/models", summary="The models, and the classes and questions they know.")
@@ -95,8 +79,8 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
             address.
     """
     # 1. Fields in the address would be ignored.
-    if unread := [name for name in request.query_params if name != "api_key"]:
-        raise ApiError("bad_field", f"{unread[0][:40]}: send it in the body, not in the address")
+    for name in request.query_params:
+        raise ApiError("bad_field", f"{name[:40]}: send it in the body, not in the address")
     # 2. Read the body by its declared kind.
     kind = _content_type(request)
     if kind == "multipart/form-data":
@@ -189,7 +173,7 @@ def json_response(body: object) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: bool = False) -> Any:
+def answer_body(outcome: Outcome, task: str, *, masks: str = "rle") -> dict[str, Any]:
     """Return the JSON of an answer.
 
     For objects it is a COCO file of one image (``images``, ``categories``, ``annotations`` with
@@ -199,7 +183,6 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
         outcome: The answer.
         task: Its task.
         masks: "rle" or "polygons".
-        annotated: Whether to add the annotated image.
     """
     # 1. Fields of all tasks.
     result = outcome.result
@@ -221,14 +204,11 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle", annotated: b
     known = result.to_dict()
     body |= {key: known[key] for key in ("prefix", "raw_text", "rejects", "truncated")}
     about = outcome.model.card.about
-    body |= {"notes": notes, "about": about, "timings": {**outcome.timings, **result.timings}}
-    if annotated and isinstance(result, DetectionResult | TextResult):
-        is_coded, coded = cv2.imencode(".jpg", result.plot())
-        if is_coded:
-            body["annotated"] = f"data:image/jpeg;base64,{base64.b64encode(bytes(coded)).decode()}"
-        else:
-            notes.append("annotated: a JPEG has at most 65500 pixels a side; send a smaller image")
-    return body
+    return body | {
+        "notes": notes,
+        "about": about,
+        "timings": {**outcome.timings, **result.timings},
+    }
 
 
 def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
@@ -261,13 +241,11 @@ def _route(
     service: Service, task: str, kind: type[_Kind]
 ) -> Callable[[Request], Awaitable[Response]]:
     def body_of(outcome: Outcome, fields: Fields) -> Any:
-        form = fields.form if isinstance(fields, ObjectFields) else "coco"
-        if form != "coco" and isinstance(outcome.result, DetectionResult):
-            if form == "huggingface":
-                return hugging_face_form(outcome.result)
+        is_roboflow = isinstance(fields, ObjectFields) and fields.form == "roboflow"
+        if is_roboflow and isinstance(outcome.result, DetectionResult):
             return roboflow_form(outcome.result, outcome.timings)
         masks = fields.masks if isinstance(fields, SegmentFields) else "rle"
-        return answer_body(outcome, task, masks=masks, annotated=fields.annotated)
+        return answer_body(outcome, task, masks=masks)
 
     async def answer(request: Request) -> Response:
         uploads, values = await read_uploads(request)
@@ -289,48 +267,17 @@ def _route(
     return answer
 
 
-# --- OpenAPI -------------------------------------------------------------------------------------
-
-
-def _described(task: str, kind: type[Fields]) -> dict[str, Any]:
-    """Return OpenAPI's description of a task, with examples that can be sent as they are."""
-    # 1. Request: multipart and JSON.
+def _described(kind: type[Fields]) -> dict[str, Any]:
+    """Return OpenAPI's description of a task's body, as a form and as JSON."""
     schema = kind.model_json_schema()
-    example = {name: one.examples[0] for name, one in kind.model_fields.items() if one.examples}
+    required = ["image", *schema.get("required", [])]
     coded = {"type": "string", "description": "Base64, a data URI, or an address; or a list."}
     file = {"type": "string", "format": "binary", "description": "A file; several times: several."}
     content = {}
-    for media, image, sent in (
-        ("multipart/form-data", file, example),
-        ("application/json", coded, {**example, "image": _DOT}),
-    ):
+    for media, image in (("multipart/form-data", file), ("application/json", coded)):
         properties = {"image": image, **schema["properties"]}
-        required = ["image", *schema.get("required", [])]
-        content[media] = {
-            "schema": {**schema, "properties": properties, "required": required},
-            "example": sent,
-        }
-    # 2. Response: an example of the task's answer.
-    answer: dict[str, Any] = {
-        "task": task,
-        "model": "small",
-        "images": [{"id": 1, "file_name": "site.jpg", "width": 640, "height": 480}],
-    }
-    if issubclass(kind, ObjectFields):
-        found = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [120.0, 80.0, 40.0, 30.0]}
-        found |= {"area": 1200.0, "iscrowd": 0, "label": "helmet", "score": 0.91}
-        categories = [{"id": 1, "name": "helmet"}]
-        answer |= {"categories": categories, "annotations": [found], "presence": {"helmet": 0.98}}
-    else:
-        answer |= {"text": "2", "score": 0.87, "language": "en"}
-    answer |= {"prefix": "...", "raw_text": "...", "rejects": [], "truncated": False, "notes": []}
-    # 3. Assemble both, with the errors.
-    described = {"description": "The answer.", "content": {"application/json": {"example": answer}}}
-    errors = {status: {"description": words} for status, words in _ERRORS.items()}
-    return {
-        "requestBody": {"required": True, "content": content},
-        "responses": {"200": described, **errors},
-    }
+        content[media] = {"schema": {**schema, "properties": properties, "required": required}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def roboflow_form(result: DetectionResult, timings: Mapping[str, float]) -> dict[str, Any]:
@@ -365,24 +312,3 @@ def roboflow_form(result: DetectionResult, timings: Mapping[str, float]) -> dict
         "image": {"width": width, "height": height},
         "predictions": predictions,
     }
-
-
-def hugging_face_form(result: DetectionResult) -> list[dict[str, Any]]:
-    """Return the JSON of a zero-shot-object-detection pipeline, the best object first.
-
-    Example:
-        >>> result = DetectionResult(image_hw=(40, 60), xyxy=[[10, 20, 30, 40]], labels=["helmet"],
-        ...                          class_ids=[0], classes=["helmet"], scores=[0.5])
-        >>> hugging_face_form(result)
-        [{'score': 0.5, 'label': 'helmet', 'box': {'xmin': 10, 'ymin': 20, 'xmax': 30, 'ymax': 40}}]
-    """
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    found = [
-        {
-            "score": None if one.scores is None else float(one.scores[0]),
-            "label": one.labels[0],
-            "box": dict(zip(corners, map(round, one.xyxy[0].tolist()), strict=True)),
-        }
-        for one in result[result.class_ids >= 0]
-    ]
-    return sorted(found, key=lambda entry: -(entry["score"] or 0.0))

@@ -46,7 +46,7 @@ from pgvision.tasks.trained_on import known_classes
 from pgvision.tokens import question_prefix
 
 _MAX_XML: Final = 200_000
-_MAX_ITEMS: Final = 64
+_FEW: Final = Field(max_length=64)  # items of a list; pydantic stops there
 _MAX_TEXT: Final = 10_000  # characters of one text
 _LANGUAGE: Final = r"[a-z]{2,3}(?:-[a-z]{2,4})?"
 # PaliGemma's own prompts, by task. Everything else is a question.
@@ -60,16 +60,9 @@ _PROMPTS: Final = {
 _QUESTION: Final = re.compile(rf"question\s+({_LANGUAGE})\s+(\S.*)", re.I | re.S)
 
 
-def _few(value: object) -> object:
-    """Refuse long lists before each of their items is validated."""
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > _MAX_ITEMS:
-        raise ValueError(f"expected at most {_MAX_ITEMS} items")
-    return value
-
-
 def _parts(value: object) -> object:
     """Turn a text into the list of parts that it stands for."""
-    return [{"type": "text", "text": value}] if isinstance(value, str) else _few(value)
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
 class _Part(BaseModel):
@@ -85,7 +78,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: str = Field(max_length=40)
-    content: Annotated[list[_Part], BeforeValidator(_parts)] | None = None
+    content: Annotated[list[_Part], _FEW, BeforeValidator(_parts)] | None = None
     name: str | None = None
 
     @property
@@ -104,7 +97,7 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, max_length=200)
-    messages: Annotated[list[_Message], BeforeValidator(_few)]
+    messages: Annotated[list[_Message], _FEW]
     # Done.
     max_tokens: int | None = Field(None, ge=1, le=4096)
     max_completion_tokens: int | None = Field(None, ge=1, le=4096)

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pgvision.server.errors import ApiError
-from pgvision.tokens import require_classes
 
 _Model = TypeVar("_Model", bound=BaseModel)
 MAX_NAMES: Final = 256
@@ -15,27 +14,24 @@ _MAX_ERRORS: Final = 5
 
 
 def split_names(value: object) -> object:
-    """Split texts at semicolons; refuse long lists before each name is validated.
-
-    Raises:
-        ValueError: If there are too many names, or too long ones.
+    """Split texts at semicolons, at most into one name more than is allowed.
 
     Example:
         >>> split_names("helmet; head"), split_names(["helmet", "head;cone"])
         (['helmet', 'head'], ['helmet', 'head', 'cone'])
     """
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence):
-        return value
-    # Bounded before the texts are split, and the names after it.
-    length = sum(len(text) for text in texts[: MAX_NAMES + 1] if isinstance(text, str))
-    is_small = len(texts) <= MAX_NAMES and length <= MAX_NAMES * MAX_NAME
-    if is_small and not all(isinstance(text, str) for text in texts):
-        return value
-    names = [name.strip() for text in texts for name in text.split(";")] if is_small else []
-    if not is_small or len(names) > MAX_NAMES or max(map(len, names), default=0) > MAX_NAME:
-        raise ValueError(f"expected at most {MAX_NAMES} names of {MAX_NAME} characters")
-    return names
+    is_short = isinstance(texts, list) and len(texts) <= MAX_NAMES
+    if not is_short or not all(isinstance(text, str) for text in texts):
+        return value  # refused by pydantic, which stops at the first item too many
+    return [name.strip() for text in texts for name in text.split(";", MAX_NAMES)]
+
+
+Names = Annotated[
+    list[Annotated[str, Field(max_length=MAX_NAME)]],
+    Field(max_length=MAX_NAMES),
+    BeforeValidator(split_names),
+]
 
 
 class Fields(BaseModel):
@@ -49,7 +45,6 @@ class Fields(BaseModel):
     unknown: Literal["refuse", "ask"] = Field(
         "refuse", description="Names, questions and images that the model was not trained on."
     )
-    annotated: bool = Field(False, description="Add the annotated image, as a JPEG data URI.")
     max_new_tokens: int | None = Field(
         None, ge=1, le=4096, description="Where each answer is cut off."
     )
@@ -58,7 +53,7 @@ class Fields(BaseModel):
 class ObjectFields(Fields):
     """Find objects: a box and a score for each."""
 
-    classes: Annotated[list[str], BeforeValidator(split_names)] = Field(
+    classes: Names = Field(
         description="What to find: a name, or several with ';' between.", examples=["helmet; head"]
     )
     conf: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] | None = Field(
@@ -74,8 +69,8 @@ class ObjectFields(Fields):
         None, description="Also look at squares of this side in pixels, or 'auto': small objects."
     )
     soft: bool = Field(False, description="Average positions by probability.")
-    form: Literal["coco", "roboflow", "huggingface"] = Field(
-        "coco", description="COCO and more, Roboflow inference's form, or Hugging Face's."
+    form: Literal["coco", "roboflow"] = Field(
+        "coco", description="COCO and more, or the form of Roboflow's inference."
     )
 
 
@@ -103,9 +98,7 @@ class AskFields(Fields):
         min_length=1, max_length=500, examples=["how many workers wear a helmet?"]
     )
     language: str = Field("en", max_length=20, description="Language of question and answer.")
-    choices: Annotated[list[str] | None, BeforeValidator(split_names)] = Field(
-        None, description="Answers to choose from, with ';' between."
-    )
+    choices: Names | None = Field(None, description="Answers to choose from, with ';' between.")
 
 
 class ReadFields(Fields):
@@ -146,7 +139,7 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
         if isinstance(value, bool) and bool not in (hint, *get_args(hint)):
             raise ApiError("bad_field", f"{name}: expected another type, got {value}".lower())
     try:
-        fields = kind.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         # 1. Fields that exist, for those that do not.
         known = ", ".join((*(("image",) if issubclass(kind, Fields) else ()), *kind.model_fields))
@@ -159,10 +152,6 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
             else:
                 messages.append(f"{name}: {each['msg']}, got {_start_of(each['input'])}")
         raise ApiError("bad_field", "; ".join(messages)) from error
-    # 3. Names that cannot be in a prompt.
-    if isinstance(fields, ObjectFields):
-        require_classes(fields.classes)
-    return fields
 
 
 def _start_of(value: object) -> str:

@@ -4,13 +4,11 @@ import asyncio
 import base64
 import hmac
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,45 +22,8 @@ _OPEN_PATHS: Final = frozenset({"/", "/healthz", "/readyz", "/health", "/openapi
 _OPEN_FOLDER: Final = "/page/"
 _LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _DRAIN_SECONDS: Final = 2.0  # how long the rest of a refused body is read
+_BODIES: Final = 8  # of the largest size, that may be in memory at one time
 _GRACE: Final = 0.5  # seconds after the deadline in which a route may end by itself
-LONGEST_RETRY: Final = 30
-"""Seconds; upper bound of Retry-After."""
-
-
-class RateEstimate:
-    """Retry-After from the rate at which requests are answered, one caller after the other.
-
-    Times are seconds of one monotonic clock.
-
-    Example:
-        >>> rate = RateEstimate()
-        >>> rate.start(0.0)
-        >>> for second in range(1, 11):  # one request a second
-        ...     rate.finish(float(second))
-        >>> [rate.retry_after(4, 10.0) for _ in range(3)]
-        [4, 5, 6]
-    """
-
-    def __init__(self) -> None:
-        self._ends: deque[float] = deque([0.0], 64)
-        self._promised = 0.0
-
-    def start(self, now: float) -> None:
-        """Reset the estimate: idle time does not count."""
-        self._ends.clear()
-        self._ends.append(now)
-
-    def finish(self, now: float) -> None:
-        """Count an answered request."""
-        self._ends.append(now)
-
-    def retry_after(self, num_inside: int, now: float) -> int:
-        """Return whole seconds, 1 to 30, after which the queue has space."""
-        # Before the first answer: as if it came now, so that a slow model is noticed.
-        seconds_each = (now - self._ends[0]) / max(len(self._ends) - 1, 1)
-        place = max(now + num_inside * seconds_each, self._promised + seconds_each)
-        self._promised = min(place, now + LONGEST_RETRY)
-        return min(max(1, math.ceil(self._promised - now)), LONGEST_RETRY)
 
 
 class RequestContext:
@@ -131,7 +92,7 @@ class ServiceMiddleware:
     ) -> None:
         self.app, self._settings, self._metrics = app, settings, metrics
         self._routes = frozenset(routes)
-        self._num_inside, self._num_bytes, self._rate = 0, 0, RateEstimate()
+        self._num_inside = self._num_bytes = 0
         names = {urlsplit(origin).hostname for origin in settings.allow_origins}
         self._host_names = _LOOPBACK_HOSTS | {settings.host.lower(), *filter(None, names)}
 
@@ -156,7 +117,7 @@ class ServiceMiddleware:
         # 1. Check host, origin and key.
         self._require_host(context.headers)
         self._require_origin(scope, context.headers)
-        self._require_key(scope, context)
+        self._require_key(context)
         if scope["method"] != "POST":
             await self.app(scope, context.receive, context.send)
             return
@@ -165,7 +126,7 @@ class ServiceMiddleware:
         await self._read_body(context)
         self._require_room()
         # 3. Run the route, with a deadline.
-        with self._place(context):
+        with self._place():
             try:
                 left = context.deadline + _GRACE - time.monotonic()
                 async with asyncio.timeout(left):
@@ -207,14 +168,13 @@ class ServiceMiddleware:
                 "--allow-origin ORIGIN to let them",
             )
 
-    def _require_key(self, scope: Scope, context: RequestContext) -> None:
+    def _require_key(self, context: RequestContext) -> None:
         # 1. The page and the checks of an orchestrator need no key.
         key, path = self._settings.api_key, context.path
         if key is None or path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             return
         # 2. Compare in constant time, so that answers do not reveal how much of a key is right.
-        queried = parse_qs(scope["query_string"].decode("latin-1")).get("api_key", [""])[0]
-        sent = (context.headers.get("x-api-key"), queried, *_credentials(context.headers))
+        sent = (context.headers.get("x-api-key"), *_credentials(context.headers))
         if any(text and hmac.compare_digest(text.encode(), key.encode()) for text in sent):
             return
         raise ApiError(
@@ -232,7 +192,7 @@ class ServiceMiddleware:
             "queue_full",
             f"{self._num_inside} requests are in progress, which is the limit; ask again after the "
             "seconds in Retry-After",
-            {"Retry-After": str(self._rate.retry_after(self._num_inside, time.monotonic()))},
+            {"Retry-After": "1"},
         )
 
     async def _read_body(self, context: RequestContext) -> None:
@@ -248,7 +208,7 @@ class ServiceMiddleware:
                     context.num_bytes += len(chunk)
                     self._num_bytes += len(chunk)
                     is_large = context.num_bytes > most
-                    if self._num_bytes > self._settings.max_bytes_in_flight:
+                    if self._num_bytes > _BODIES * most:
                         raise ApiError(
                             "busy",
                             "too many bytes are being received at this moment; ask again",
@@ -264,10 +224,8 @@ class ServiceMiddleware:
             )
 
     @contextmanager
-    def _place(self, context: RequestContext) -> Iterator[None]:
+    def _place(self) -> Iterator[None]:
         """Count a request as in progress."""
-        if self._num_inside == 0:
-            self._rate.start(time.monotonic())
         self._num_inside += 1
         self._metrics.inside.set(self._num_inside)
         try:
@@ -275,8 +233,6 @@ class ServiceMiddleware:
         finally:
             self._num_inside -= 1
             self._metrics.inside.set(self._num_inside)
-            if context.status == 200:
-                self._rate.finish(time.monotonic())
 
     def _count(self, scope: Scope, context: RequestContext) -> None:
         seconds = time.monotonic() - context.started

@@ -75,8 +75,8 @@ class Service:
         batcher = model.require()
         # 1. Check the words before the image is decoded.
         task, notes = await self.uploads.run(lambda: _prepare(fields, model))
-        # 2. Decode. Tiles and annotated images need all pixels.
-        full_size = fields.annotated or getattr(fields, "tile", None) is not None
+        # 2. Decode. Tiles need all pixels.
+        full_size = getattr(fields, "tile", None) is not None
         decoded = self.uploads.decoded(upload, deadline, full_size=full_size)
         async with decoded as (frame, image_hw):
             spent = time.perf_counter() - started

@@ -1,12 +1,12 @@
 """Settings of the service, checked before anything starts. No FastAPI here."""
 
 import ipaddress
-import math
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pgvision.errors import OptionError
+from pgvision.errors import Count, OptionError, Range, check_options
 from pgvision.files import user_path
 from pgvision.http import parse_host
 
@@ -35,13 +35,11 @@ class ServeSettings:
         allow_origins: Web origins (``https://app.example.org``) that may call the service.
         queue: Requests in progress at once; more are answered 429.
         deadline: Seconds from a request's first byte to its answer; later it is answered 504.
-        max_bytes: Largest body of a request.
-        max_pixels: Largest image, by its header.
+        max_mb: Largest body of a request, in millions of bytes; at most eight such are in memory.
+        max_megapixels: Largest image, by its header; of all requests twice as many pixels are
+            decoded at one time.
         max_prompts: Prompts of one request: classes times tiles.
         max_images: Images, or Label Studio tasks, of one request.
-        max_pixels_in_flight: Pixels of all requests that are decoded or waiting at one time.
-        max_bytes_in_flight: Bytes of all bodies that are in memory at one time; of fetched images
-            once more as many.
 
     Raises:
         OptionError: If a value is outside its range, or others could use the service without a key.
@@ -52,36 +50,28 @@ class ServeSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Annotated[int, Range(0, 65535)] = 8000
     models: tuple[str, ...] = ()
     device: str | None = None
     dtype: str | None = None
-    threads: int | None = None
-    batch_size: int = 16
+    threads: Count | None = None
+    batch_size: Count = 16
     api_key: str | None = None
     no_key: bool = False
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
-    queue: int = 64
-    deadline: float = 30.0
-    max_bytes: int = 32_000_000
-    max_pixels: int = 50_000_000
-    max_prompts: int = 64
-    max_images: int = 64
-    max_pixels_in_flight: int = 100_000_000
-    max_bytes_in_flight: int = 256_000_000
+    queue: Count = 64
+    deadline: Annotated[float, Range(0.1, 86_400)] = 30.0
+    max_mb: Annotated[float, Range(0.001, 1e6)] = 32.0
+    max_megapixels: Annotated[float, Range(0.001, 1e6)] = 50.0
+    max_prompts: Count = 64
+    max_images: Count = 64
 
     def __post_init__(self) -> None:
         """Check the values."""
-        # 1. Ranges.
-        if not 0 <= self.port <= 65535:
-            raise OptionError(f"port: expected 0 to 65535, got {self.port}")
-        for count in fields(self):
-            if count.type is int and count.name != "port" and getattr(self, count.name) < 1:
-                value = getattr(self, count.name)
-                raise OptionError(f"{count.name}: expected at least 1, got {value}")
-        if not 0 < self.deadline < math.inf:
-            raise OptionError(f"deadline: expected seconds above 0, got {self.deadline}")
+        # 1. Types and ranges; the lists are checked below.
+        single = {name: value for name, value in vars(self).items() if not _is_list(value)}
+        check_options(single, ServeSettings, "ServeSettings")
         if self.api_key is not None and not _KEY.fullmatch(self.api_key):
             # HTTP headers contain nothing else, so no request could send it.
             raise OptionError("api_key: expected ASCII characters without blanks around them")
@@ -99,6 +89,16 @@ class ServeSettings:
                     f"allow_origin: expected scheme and host in small letters, such as "
                     f"https://app.example.org, got {origin!r}"
                 )
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of the largest body."""
+        return int(self.max_mb * 1e6)
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest image."""
+        return int(self.max_megapixels * 1e6)
 
     @property
     def is_local(self) -> bool:
@@ -137,6 +137,10 @@ class ServeSettings:
                 )
             named[name] = checkpoint
         return named
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _public_name(checkpoint: str) -> str:

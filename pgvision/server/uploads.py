@@ -26,7 +26,7 @@ from pgvision.server.errors import ApiError
 from pgvision.server.settings import ServeSettings
 
 _Value = TypeVar("_Value")
-_FETCH_THREADS: Final = 16
+_FETCHES: Final = 8  # fetched images that are in memory at one time, and threads that fetch them
 _WORK_THREADS: Final = 4
 _KEPT_PIXELS: Final = 6_000_000
 """Larger images are shrunk as they are decoded: models see 224 to 896 pixels a side."""
@@ -102,12 +102,10 @@ class Uploads:
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
-        self._free = settings.max_pixels_in_flight
+        self._free = 2 * settings.max_pixels
         self._changed = asyncio.Event()
-        num_fetches = max(1, settings.max_bytes_in_flight // settings.max_bytes)
-        self._room = asyncio.Semaphore(num_fetches)
-        num_threads = min(num_fetches, _FETCH_THREADS)
-        self._fetchers = ThreadPoolExecutor(num_threads, thread_name_prefix="pgvision-fetch")
+        self._room = asyncio.Semaphore(_FETCHES)
+        self._fetchers = ThreadPoolExecutor(_FETCHES, thread_name_prefix="pgvision-fetch")
         self._workers = ThreadPoolExecutor(_WORK_THREADS, thread_name_prefix="pgvision-decode")
 
     async def run(self, work: Callable[[], _Value]) -> _Value:
@@ -123,7 +121,7 @@ class Uploads:
         Args:
             upload: The image.
             deadline: `time.monotonic` at which the request ends.
-            full_size: Keep all pixels of large images, for tiles and annotated images.
+            full_size: Keep all pixels of large images, for tiles.
 
         Yields:
             The image, perhaps shrunk; and height and width as it was sent, which results are in.
@@ -145,7 +143,7 @@ class Uploads:
                 data = await self.run(partial(decode_text, content))
             height, width = await self.run(partial(self._checked_hw, data, name))
             # 2. Wait for free memory; small images go ahead of a large one that does not fit yet.
-            taken = min(height * width, self._settings.max_pixels_in_flight)
+            taken = height * width
             while self._free < taken:
                 self._changed.clear()
                 await self._changed.wait()
@@ -213,7 +211,7 @@ class Uploads:
             size = "far more" if found is None else f"{found[1]} x {found[0]}"
             raise ApiError(
                 "too_many_pixels",
-                f"{name}: expected at most {self._settings.max_pixels / 1e6:g} million pixels, but "
+                f"{name}: expected at most {self._settings.max_megapixels:g} million pixels, but "
                 f"its header states {size}; send a smaller image",
             )
         return found

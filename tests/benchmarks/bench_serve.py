@@ -131,7 +131,7 @@ async def level(port, pictures, clients, seconds):
 
 QUESTIONS = (
     ("detect", {"classes": "helmet"}),
-    ("detect", {"classes": "helmet; head; cone; vest", "annotated": "true"}),
+    ("detect", {"classes": "helmet; head; cone; vest"}),
     ("segment", {"classes": "helmet", "masks": "polygons"}),
     ("caption", {}),
     ("ask", {"question": "how many workers wear a helmet?"}),

@@ -210,7 +210,7 @@ def status_of(port: int, request: bytes, *, wait: bool) -> int | None:
 @cache
 def served() -> int:
     """Serve the drawings' checkpoint in this process; return the port."""
-    app = create_app(ServeSettings(models=("tiny",), max_bytes=2**20, deadline=60.0))
+    app = create_app(ServeSettings(models=("tiny",), max_mb=1.0, deadline=60.0))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     threading.Thread(target=server.run, daemon=True).start()
     deadline = time.monotonic() + 120

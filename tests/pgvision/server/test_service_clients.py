@@ -18,7 +18,7 @@ from pgvision import Answerer, Detector, Segmenter
 from pgvision.cli.serve import serve
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import Remote
-from pgvision.server.api import hugging_face_form, roboflow_form
+from pgvision.server.api import roboflow_form
 from pgvision.tokens import parse_suffix
 
 
@@ -83,16 +83,6 @@ def test_curl_commands_of_the_guides_send_what_they_show(service, png, tmp_path,
     assert "error" not in answer, answer
     shown = re.findall(r"classes=(\w+)", command)
     assert [one["name"] for one in answer.get("categories", [])] == shown
-
-
-def test_hugging_faces_form(service, png, found):
-    # Of transformers' ZeroShotObjectDetectionPipeline: score, label, whole pixels, best first.
-    rows = post(service, png, form="huggingface")
-    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
-    best = int(np.argmax(found.scores))
-    names = ("xmin", "ymin", "xmax", "ymax")
-    assert rows[0]["label"] == "helmet"
-    assert [rows[0]["box"][name] for name in names] == np.rint(found.xyxy[best]).tolist()
 
 
 @pytest.fixture
@@ -328,4 +318,3 @@ def test_labels_that_nobody_asked_for_are_in_no_form():
         classes=["helmet"],
     )
     assert [one["class"] for one in roboflow_form(result, {})["predictions"]] == ["helmet"]
-    assert [one["label"] for one in hugging_face_form(result)] == ["helmet"]

@@ -95,27 +95,6 @@ def test_a_full_queue_answers_429_and_when_to_come_back(png):
         assert detect(address, png).status_code == 200
 
 
-def test_who_is_refused_is_told_when_by_the_pace_of_the_work(png):
-    waits, enough = [], threading.Event()
-
-    def keep_asking(_):
-        while not enough.is_set():
-            sent = detect(address, png)
-            if sent.status_code == 429:
-                waits.append(int(sent.headers["Retry-After"]))
-                enough.wait(0.1)  # sooner than told, so that the queue stays full
-            if len(waits) >= 30:
-                enough.set()
-
-    settings = ServeSettings(models=("tiny",), queue=2)
-    with running(settings, load_model=lambda name: Slow(0.5)) as address:
-        until_ready(address)
-        at_once(4, keep_asking)
-    # Two wait for half a second each, and every one that is refused comes behind the one before.
-    assert waits[0] == 1
-    assert 2 <= max(waits) <= 30
-
-
 @pytest.mark.slow
 def test_a_thousand_at_once(service, png):
     async def all_of_them():

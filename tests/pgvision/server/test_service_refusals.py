@@ -12,7 +12,7 @@ import httpx2
 import numpy as np
 import pytest
 from PIL import Image
-from serving import as_png, running, until_ready
+from serving import running, until_ready
 
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import TINY_FOLDER
@@ -103,8 +103,8 @@ def test_text_that_is_no_picture(service, image, code):
         ({"conf": "2"}, "conf"),
         ({"conf": "high"}, "conf"),
         ({"clases": "helmet"}, "no such field; known are image, model"),
-        ({"classes": ";".join("abcdefgh" + str(n) for n in range(300))}, "at most 256 names"),
-        ({"classes": "x" * 201}, "at most 256 names of 200 characters"),
+        ({"classes": ";".join("abcdefgh" + str(n) for n in range(300))}, "at most 256 items"),
+        ({"classes": "x" * 201}, "at most 200 characters"),
         ({"classes": ""}, "classes"),
         ({"classes": "helmet; helmet"}, "twice"),
         ({"classes": "<loc0001>"}, "<loc0001>"),
@@ -134,7 +134,6 @@ def test_fields_in_the_address_are_refused(service, png):
     form = {"files": {"image": png}, "data": {"classes": "helmet"}, "timeout": 30}
     sent = httpx2.post(f"{service}/v1/detect?conf=0.9", **form)
     refused(sent, 422, "conf: send it in the body")
-    assert httpx2.post(f"{service}/v1/detect?api_key=k", **form).status_code == 200
 
 
 def test_a_file_in_the_place_of_a_field_is_not_repeated(service, png):
@@ -142,14 +141,6 @@ def test_a_file_in_the_place_of_a_field_is_not_repeated(service, png):
     sent = httpx2.post(f"{service}/v1/detect", files=files, timeout=30)
     refused(sent, 422, "classes: ")
     assert len(sent.content) < 300 and "PNG" not in sent.text
-
-
-def test_an_annotated_image_that_is_too_large_for_a_jpeg_is_left_out(service):
-    """OpenCV writes at most 65500 pixels a side; the data URI was empty."""
-    sent = detect(service, as_png(np.zeros((2, 65_501, 3), np.uint8)), annotated="true")
-    assert sent.status_code == 200, sent.text
-    assert "annotated" not in sent.json()
-    assert any("65500" in note for note in sent.json()["notes"])
 
 
 def test_questions_that_cannot_be(service, png):
@@ -223,7 +214,7 @@ def test_a_client_that_hangs_up_harms_nobody(service, png):
 def narrow():
     """A service with a key, small limits and a short deadline."""
     settings = ServeSettings(
-        models=("tiny",), api_key="open sesame", max_bytes=20_000, max_pixels=10_000, deadline=1.0
+        models=("tiny",), api_key="open sesame", max_mb=0.02, max_megapixels=0.01, deadline=1.0
     )
     with running(settings) as address:
         until_ready(address)
@@ -260,7 +251,6 @@ def test_a_wrong_key(narrow, headers):
     [
         {"headers": {"X-API-Key": "open sesame"}},
         {"headers": {"Authorization": "Bearer open sesame"}},
-        {"params": {"api_key": "open sesame"}},
     ],
 )
 def test_the_right_key(narrow, how):
