@@ -105,10 +105,11 @@ class _Track:
 class _Sight:
     """One object of the current frame."""
 
-    row: int
+    event: Event  # of the object, without a zone
+    track: _Track
     point: FloatArray
     half_size: float  # pixels, half of the box's shorter side
-    path: LineString | None  # from the last sight to this one
+    path: LineString  # from the last sight to this one
     seconds_since: float
 
 
@@ -136,7 +137,6 @@ class Zones:
         anchor: Anchor = "center",
         grace: float = 1.0,
     ) -> None:
-        self._polygons, self._lines = dict(polygons), dict(lines)
         self._anchor, self._grace = anchor, grace
         names = list(polygons) if polygons or lines else [WHOLE]
         self._shapes: dict[str, Polygon | None] = {
@@ -161,28 +161,27 @@ class Zones:
             The events.
 
         Raises:
-            OptionError: If a zone or line is outside of the first frame.
+            OptionError: If a zone or line is outside of the first frame, or the result has no
+                track numbers.
         """
+        if result.tracker_ids is None:
+            raise OptionError("result: expected track numbers; use with_tracks(results)")
         # 1. Zones and lines are in pixels of the first frame.
         if self._first_hw is None:
             self._require_inside(result.image_hw)
             self._first_hw = result.image_hw
         # 2. Objects with a track, and their paths since the last frame.
-        ids = result.tracker_ids
-        tracked = result if ids is None else result[ids >= 0]
-        now = 0.0 if result.time is None else result.time
+        tracked, now = result[result.tracker_ids >= 0], result.time or 0.0
         sights = [self._sight(tracked, row, now) for row in range(len(tracked))]
         # 3. Visits of zones that begin or end, and crossings of lines.
         for name, shape in self._shapes.items():
-            yield from self._visited(name, shape, tracked, sights)
+            yield from self._visited(name, shape, sights)
         yield from self.expire(now)
         for name in self._segments:
-            yield from self._crossed(name, tracked, sights, now)
+            yield from self._crossed(name, sights, now)
         # 4. Remember where each track was seen, and forget those that are long gone.
         for sight in sights:
-            track = self._tracks.get(_number(tracked, sight.row))
-            if track is not None:
-                track.point, track.seen = sight.point, now
+            sight.track.point, sight.track.seen = sight.point, now
         for number in [n for n, track in self._tracks.items() if now - track.seen > _FORGET]:
             del self._tracks[number]
 
@@ -202,7 +201,7 @@ class Zones:
     def lines(self) -> Iterator[str]:
         """Yield a summary line for each zone and line."""
         for name, count in self.counts.items():
-            if name in self._lines:
+            if name in self._segments:
                 yield f"{name}: {count.num_in} in, {count.num_out} out"
             else:
                 mean = count.dwell / max(count.total, 1)
@@ -217,13 +216,11 @@ class Zones:
         # Corners are in pixels of the first frame; the shown one may be scaled.
         first_hw = self._first_hw or (height, width)
         scale = np.array([width / first_hw[1], height / first_hw[0]])
-        shapes = {name: (corners, True) for name, corners in self._polygons.items()}
-        shapes |= {name: (np.reshape(e, (2, 2)), False) for name, e in self._lines.items()}
-        for name, (corners, is_closed) in shapes.items():
-            points = np.round(corners * scale).astype(np.int32)
-            count = self.counts[name]
-            text = f"{count.now}" if is_closed else f"{count.num_in} in, {count.num_out} out"
-            cv2.polylines(image, [points], is_closed, _COLOR, 2, cv2.LINE_AA)
+        for name, corners in self._corners().items():
+            points, count = np.round(corners * scale).astype(np.int32), self.counts[name]
+            is_line = name in self._segments
+            text = f"{count.num_in} in, {count.num_out} out" if is_line else f"{count.now}"
+            cv2.polylines(image, [points], False, _COLOR, 2, cv2.LINE_AA)
             at = int(points[:, 0].mean()), int(points[:, 1].mean())
             font = cv2.FONT_HERSHEY_SIMPLEX
             cv2.putText(image, f"{name}: {text}", at, font, 0.6, _COLOR, 2, cv2.LINE_AA)
@@ -237,36 +234,28 @@ class Zones:
         y = (top + bottom) / 2 if self._anchor == "center" else bottom
         point = np.array([(left + right) / 2, y]) * scale
         half_size = float((np.array([right - left, bottom - top]) * scale).min()) / 2
-        # The path from the last sight, for a track that was seen before.
-        number = _number(tracked, row)
-        track = self._tracks.get(number)
-        if track is not None:
-            path = LineString([track.point, point])
-            return _Sight(row, point, half_size, path, now - track.seen)
-        if number >= 0:
-            self._tracks[number] = _Track(point, now)
-        return _Sight(row, point, half_size, None, 0.0)
+        # The path from the last sight; a new track has one of no length.
+        event = _event(tracked, row, now)
+        track = self._tracks.setdefault(event.track, _Track(point, now))
+        path = LineString([track.point, point])
+        return _Sight(event, track, point, half_size, path, now - track.seen)
 
     def _visited(
-        self, name: str, shape: Polygon | None, tracked: DetectionResult, sights: Sequence[_Sight]
+        self, name: str, shape: Polygon | None, sights: Sequence[_Sight]
     ) -> Iterator[Event]:
         visits, count = self._visits[name], self.counts[name]
         for sight in sights:
-            is_inside = shape is None or bool(shapely.intersects_xy(shape, *sight.point))
-            share = 1.0 if is_inside else _share_inside(shape, sight.path)
-            if not share:
+            if not (share := _share_inside(shape, sight)):
                 continue
             # 1. Inside since an earlier frame.
-            event = _event("enter", name, tracked, sight.row)
+            event, is_inside = replace(sight.event, zone=name), share == 1.0
             if (visit := visits.get(event.track)) is not None:
                 visit.last = event if is_inside else visit.last
                 continue
             # 2. A new visit; each track counts once for a zone.
             visits[event.track] = _Visit(event.seconds, event)
-            track = self._tracks.get(event.track)
-            counted = set() if track is None else track.zones
-            count.total += name not in counted
-            counted.add(name)
+            count.total += name not in sight.track.zones
+            sight.track.zones.add(name)
             yield event
             if not is_inside:  # passed through between two frames
                 visits[event.track].since -= share * sight.seconds_since
@@ -281,26 +270,21 @@ class Zones:
         count.now = len(self._visits[name])
         return replace(visit.last, event="leave", dwell=dwell)
 
-    def _crossed(
-        self, name: str, tracked: DetectionResult, sights: Sequence[_Sight], now: float
-    ) -> Iterator[Event]:
+    def _crossed(self, name: str, sights: Sequence[_Sight], now: float) -> Iterator[Event]:
         segment, count = self._segments[name], self.counts[name]
         (x1, y1), (x2, y2) = segment.coords
         for sight in sights:
-            track = self._tracks.get(_number(tracked, sight.row))
-            if track is None:
-                continue
             # 1. The side, by the sign of the distance from the line through the segment.
             x, y = sight.point
             distance = ((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1)) / segment.length
-            side = track.sides.get(name)
+            side = sight.track.sides.get(name)
             if side is None:
-                track.sides[name] = _Side(np.sign(distance), np.sign(distance), now)
+                sight.track.sides[name] = _Side(np.sign(distance), np.sign(distance), now)
                 continue
             if np.sign(distance) not in (0.0, side.current):
                 side.current, side.since = np.sign(distance), now
                 side.counted = side.counted or -side.current  # it began on the line itself
-                if sight.path is not None and sight.path.intersects(segment):
+                if sight.path.intersects(segment):
                     side.has_crossed = not side.has_crossed
             # 2. A side that was kept becomes the track's own; it counts if the path crossed.
             is_kept = abs(distance) >= sight.half_size or now - side.since >= HOLD
@@ -310,44 +294,43 @@ class Zones:
                 if side.has_crossed:
                     is_in = side.current < 0
                     count.num_in, count.num_out = count.num_in + is_in, count.num_out + (not is_in)
-                    yield _event("in" if is_in else "out", name, tracked, sight.row)
+                    yield replace(sight.event, event="in" if is_in else "out", zone=name)
                 side.counted, side.has_crossed = side.current, False
 
     def _require_inside(self, image_hw: tuple[int, int]) -> None:
         height, width = image_hw
-        ends = {name: np.array(line).reshape(2, 2) for name, line in self._lines.items()}
-        for name, corners in (self._polygons | ends).items():
-            outside = (corners < -1) | (corners > np.array([width, height]) + 1)
-            if outside.any():
-                x, y = corners[outside.any(axis=1)][0]
+        for name, corners in self._corners().items():
+            if (corners < -1).any() or (corners > np.array([width, height]) + 1).any():
                 raise OptionError(
-                    f"{name}: ({x:g}, {y:g}) is outside the {width}x{height} image; draw "
-                    "it on a frame of this source"
+                    f"{name}: is outside the {width}x{height} image; draw it on a frame of this "
+                    "source"
                 )
 
+    def _corners(self) -> dict[str, FloatArray]:
+        """Return the outlines of zones and the ends of lines, by name."""
+        rings = {name: shape.exterior for name, shape in self._shapes.items() if shape is not None}
+        return {name: np.array(one.coords) for name, one in (rings | self._segments).items()}
 
-def _share_inside(shape: Polygon | None, path: LineString | None) -> float:
-    """Return the share of a path in a zone that it passes; 0 if it begins there or touches it."""
-    if shape is None or path is None or not path.length or not path.intersects(shape):
-        return 0.0
-    if shapely.intersects_xy(shape, *path.coords[0]):
+
+def _share_inside(shape: Polygon | None, sight: _Sight) -> float:
+    """Return 1 for a sight in a zone, else the share of its path there; 0 if it began there."""
+    path = sight.path
+    if shape is None or shapely.intersects_xy(shape, *sight.point):
+        return 1.0
+    if not path.length or shapely.intersects_xy(shape, *path.coords[0]):
         return 0.0
     return float(path.intersection(shape).length / path.length)
 
 
-def _number(tracked: DetectionResult, row: int) -> int:
-    return -1 if tracked.tracker_ids is None else int(tracked.tracker_ids[row])
-
-
-def _event(event: Happening, zone: str, tracked: DetectionResult, row: int) -> Event:
-    scores = tracked.scores
+def _event(tracked: DetectionResult, row: int, now: float) -> Event:
+    ids, scores = tracked.tracker_ids, tracked.scores
     return Event(
-        event,
-        zone,
-        track=_number(tracked, row),
+        "enter",
+        "",
+        track=-1 if ids is None else int(ids[row]),
         label=tracked.labels[row],
         score=None if scores is None else round(float(scores[row]), 4),
-        seconds=0.0 if tracked.time is None else tracked.time,
+        seconds=now,
         frame=tracked.frame_index,
         xyxy=tuple(round(float(edge), 1) for edge in tracked.xyxy[row]),
     )
@@ -435,22 +418,19 @@ def _named(file: Path) -> list[tuple[str, Any]]:
 
 
 def _polygon(points: Any, name: str) -> FloatArray:
-    # 1. Numbers, at least three pairs.
+    # 1. Finite numbers, at least three pairs.
     try:
         corners = np.array(points, np.float64)
     except (TypeError, ValueError):
         corners = np.zeros(0)
-    if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
+    is_list = corners.ndim == 2 and corners.shape[1] == 2 and len(corners) >= 3
+    if not is_list or not np.isfinite(corners).all():
         raise DataError(f"{name}: expected at least 3 corners [x, y]")
-    if not np.isfinite(corners).all():
-        raise DataError(f"{name}: expected finite numbers")
     # 2. A self-crossing outline has no defined inside.
     shape = Polygon(corners)
-    if not shape.is_valid:
+    if not shape.is_valid or shape.area < 1:
         raise OptionError(
-            f"{name}: not a simple polygon ({explain_validity(shape)}); list its corners in the "
-            "order of its outline"
+            f"{name}: expected a simple polygon in pixels, with an area, its corners in the order "
+            f"of its outline ({explain_validity(shape)})"
         )
-    if shape.area < 1:
-        raise OptionError(f"{name}: it has no area (corners in pixels, not in shares of the frame)")
     return corners

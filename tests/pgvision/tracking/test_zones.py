@@ -68,7 +68,8 @@ def test_objects_without_a_track_count_nothing():
     zones = Zones({"gate": GATE}, {"door": (300.0, 0.0, 300.0, 480.0)})
     assert happenings(zones, [frame(n, [(-1, 250 + 10 * n, 200)]) for n in range(12)]) == []
     untracked = replace(frame(0, [(3, 300, 200)]), tracker_ids=None)
-    assert [event.track for event in Zones({}, {}).update(untracked)] == [-1]
+    with pytest.raises(OptionError, match="with_tracks"):
+        list(Zones({}, {}).update(untracked))
 
 
 def test_without_zones_the_picture_is_one():
@@ -140,12 +141,12 @@ def test_zone_files_come_in_three_forms(tmp_path):
     ("content", "error", "says"),
     [
         ([[0, 0], [9, 9], [9, 0], [0, 9]], OptionError, "Self-intersection"),
-        ([[0, 0], [5, 5], [9, 9]], OptionError, "simple polygon|no area"),
-        ([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], OptionError, "no area"),
+        ([[0, 0], [5, 5], [9, 9]], OptionError, "simple polygon"),
+        ([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], OptionError, "in pixels, with an area"),
         ([[0, 0], [5, 5]], DataError, "at least 3 corners"),
         ([[0, 0, 1], [5, 5, 1], [9, 0, 1]], DataError, "at least 3 corners"),
         ({"gate": "everywhere"}, DataError, "at least 3 corners"),
-        ({"gate": [[0, 0], [1, None], [9, 0]]}, DataError, "corners|finite"),
+        ({"gate": [[0, 0], [1, None], [9, 0]]}, DataError, "corners"),
         ({"shapes": []}, DataError, "expected"),
         ({}, DataError, "expected"),
         (7, DataError, "expected"),
