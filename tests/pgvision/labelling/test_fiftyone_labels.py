@@ -1,13 +1,12 @@
-"""Labels and models through FiftyOne's own classes, where it is installed; no database is asked."""
+"""Labels through FiftyOne's own classes, where it is installed; no database is asked."""
 
 import sys
 
 import numpy as np
 import pytest
 
-from pgvision import Answerer, Captioner, Detector, Segmenter
-from pgvision.errors import DependencyError, OptionError
-from pgvision.labelling.fiftyone import fiftyone_model
+from pgvision import Captioner, Detector, Segmenter
+from pgvision.errors import DependencyError
 from recipes.scenes import render_scene
 
 
@@ -26,10 +25,8 @@ def test_without_fiftyone_the_package_is_named(image, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "fiftyone"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "fiftyone", None)
-    detector = Detector("helmet")
-    for call in (detector(image).to_fiftyone, lambda: fiftyone_model(detector)):
-        with pytest.raises(DependencyError, match=r"pip install '\.\[fiftyone\]'"):
-            call()
+    with pytest.raises(DependencyError, match=r"pip install '\.\[fiftyone\]'"):
+        Detector("helmet")(image).to_fiftyone()
 
 
 def test_boxes_are_shares_of_the_picture(real, image):
@@ -65,28 +62,3 @@ def test_texts_are_classifications(real, image):
     label = result.to_fiftyone()
     assert isinstance(label, real.Classification)
     assert (label.label, label.confidence) == (result.text, result.score)
-
-
-def test_a_model_answers_as_the_task_does(real, image):
-    from fiftyone.core.models import Model
-
-    detector = Detector("helmet")
-    model = fiftyone_model(detector)
-    assert isinstance(model, Model)
-    assert model.media_type == "image"
-    rgb = np.ascontiguousarray(image[..., ::-1])  # as FiftyOne reads pictures
-    with model:
-        alone = model.predict(rgb)
-        several = model.predict_all([rgb, rgb[:300]])  # two sizes
-    want = detector(image).to_fiftyone()
-    assert [d.bounding_box for d in alone.detections] == [d.bounding_box for d in want.detections]
-    assert len(several) == 2
-    asked = fiftyone_model(Answerer(), "how many workers are there?")
-    assert asked.predict(rgb).label == Answerer()(image, "how many workers are there?").text
-
-
-def test_a_question_goes_with_an_answerer_alone(real):
-    with pytest.raises(OptionError, match="question"):
-        fiftyone_model(Answerer())
-    with pytest.raises(OptionError, match="question"):
-        fiftyone_model(Detector("helmet"), "how many?")
