@@ -2,14 +2,15 @@
 
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.coco.writing import annotation_entry, image_entry
@@ -17,7 +18,7 @@ from pgvision.labelling.label_studio import outer_rings
 from pgvision.results import DetectionResult, SegmentationResult, TextResult
 from pgvision.server.errors import ApiError
 from pgvision.server.fields import TASKS, Fields, ObjectFields, SegmentFields, validated
-from pgvision.server.service import Outcome, Service
+from pgvision.server.service import Outcome, Service, gather_few
 from pgvision.server.uploads import Upload
 
 _MAX_FIELDS: Final = 64
@@ -118,32 +119,13 @@ def require_images(uploads: Sequence[Any], most: int) -> list[Upload]:
     )
 
 
-class _Parser(MultiPartParser):
-    """Starlette's parser, which takes a form without its end for a complete one."""
-
-    _is_complete = False
-
-    def on_end(self) -> None:
-        self._is_complete = True
-
-    async def parse(self) -> FormData:
-        form = await super().parse()
-        if self._is_complete:
-            return form
-        for file in self._files_to_close_on_error:
-            file.close()
-        raise MultiPartException("its end is missing, the upload was cut on its way; send it again")
-
-
 async def _multipart(request: Request) -> dict[str, Any]:
     # 1. Parse the form; it is at most as large as the body.
     limits = {"max_files": _MAX_FIELDS, "max_fields": _MAX_FIELDS}
     try:
-        form = await _Parser(
-            request.headers, request.stream(), max_part_size=_MAX_FIELD_BYTES, **limits
-        ).parse()
-    except MultiPartException as error:
-        raise ApiError("bad_form", f"the multipart form is broken: {error.message}") from error
+        form = await request.form(max_part_size=_MAX_FIELD_BYTES, **limits)
+    except HTTPException as error:
+        raise ApiError("bad_form", f"the multipart form is broken: {error.detail}") from error
     # 2. Gather fields by name; one that comes several times is a list.
     try:
         values: dict[str, Any] = {}
@@ -255,7 +237,9 @@ def _route(
             outcome = await service.answer(request, images[0], fields)
             return json_response(await service.uploads.run(lambda: body_of(outcome, fields)))
         # Several images: a list in their order, with errors in their places.
-        outcomes = await service.answer_all(request, images, fields)
+        outcomes = await gather_few(
+            partial(service.answer, request, image, fields) for image in images
+        )
         bodies = [
             one.body
             if isinstance(one, ApiError)

@@ -3,13 +3,13 @@
 Of a chat request every field is supported, or refused by name.
 """
 
-import asyncio
 import os
 import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urljoin
 
@@ -31,7 +31,7 @@ from pgvision.server.api import (
     require_images,
     roboflow_form,
 )
-from pgvision.server.errors import ApiError, api_error_of
+from pgvision.server.errors import ApiError
 from pgvision.server.fields import (
     TASKS,
     Fields,
@@ -40,7 +40,7 @@ from pgvision.server.fields import (
     SegmentFields,
     validated,
 )
-from pgvision.server.service import AT_ONCE, Outcome, Service
+from pgvision.server.service import Outcome, Service, gather_few
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.trained_on import known_classes
 from pgvision.tokens import question_prefix
@@ -167,35 +167,20 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
     Raises:
         ApiError: 422 if there is more than that, or less.
     """
-    # 1. Find the one user message.
-    written = [(number, message) for number, message in enumerate(messages) if message.parts]
-    for number, message in written:
-        if message.role != "user":
-            raise ApiError(
-                "bad_field",
-                f"messages[{number}]: role {message.role!r} is not supported: the model takes one "
-                "user message, and no instructions or earlier turns",
-            )
-    if len(written) > 1:
-        number = written[1][0]
-        reason = f"messages[{number}]: expected one user message; send each alone"
-        raise ApiError("bad_field", reason)
-    # 2. Its images and texts; PaliGemma's own <image> token is not part of a prompt.
-    parts = [part for _, message in written for part in message.parts]
+    written = [message for message in messages if message.parts]
+    parts = [part for message in written for part in message.parts]
     urls = [part.image_url for part in parts if part.image_url]
     images = [str(url.get("url", "") if isinstance(url, dict) else url) for url in urls]
-    texts = [part.text for part in parts if part.text]
-    # 3. Require exactly one image and a text.
-    words = " ".join(" ".join(texts).replace("<image>", " ").split())
-    if len(images) > 1:
+    # PaliGemma's own <image> token is not part of a prompt.
+    words = " ".join(part.text.replace("<image>", " ") for part in parts if part.text)
+    words = " ".join(words.split())
+    roles = [message.role for message in written]
+    if roles != ["user"] or len(images) != 1 or not images[0] or not words:
         raise ApiError(
-            "too_many_images", f"messages: expected one image_url, got {len(images)} images"
-        )
-    if not images or not images[0] or not words:
-        raise ApiError(
-            "no_picture",
-            "messages: expected a user's text and an image_url with a data URI, got "
-            f"{'no image' if words else 'no text'}",
+            "bad_field",
+            "messages: expected one message of the user with a text and an image_url (a data URI), "
+            f"without instructions or earlier turns; got {len(roles)} messages "
+            f"({', '.join(roles)}), {len(images)} images, {'a' if words else 'no'} text",
         )
     return words, Upload(images[0])
 
@@ -381,18 +366,14 @@ def label_studio_routes(service: Service) -> APIRouter:
         except DataError as error:
             raise ApiError("bad_label_config", str(error)) from error
         known = await service.uploads.run(lambda: _known(config, service.models.all[0].card))
-        # 3. Answer a few tasks at a time.
-        limit = asyncio.Semaphore(AT_ONCE)
-
-        async def one(task: Any) -> dict[str, Any]:
-            # A task that cannot be answered costs its own entry alone.
-            try:
-                async with limit:
-                    return await _predict(service, request, task, known, version())
-            except Exception as error:  # noqa: BLE001  (reported in its entry)
-                return _empty(version()) | {"error": str(api_error_of(error))}
-
-        results = await asyncio.gather(*(one(task) for task in tasks))
+        # 3. Answer; a task that cannot be answered costs its own entry alone.
+        found = await gather_few(
+            partial(_predict, service, request, task, known, version()) for task in tasks
+        )
+        results = [
+            _empty(version()) | {"error": str(one)} if isinstance(one, ApiError) else one
+            for one in found
+        ]
         return {"results": results, "model_version": version()}
 
     return router

@@ -3,11 +3,10 @@
 import logging
 import uuid
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
 
 from pgvision.errors import ImageError, OptionError, PgvisionError, PromptError, SourceError
 from pgvision.http import hide_secrets
@@ -93,17 +92,11 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     return api_error_of(error).response()
 
 
-async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+async def on_http_error(request: Request, error: Any) -> JSONResponse:
     """Answer an error of the framework: an unknown route, another method."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    path = request.url.path
-    messages = {
-        404: f"{path}: there is no such route; /openapi.json lists them",
-        405: f"{path}: does not take {request.method}; /openapi.json lists what it takes",
-    }
-    headers = getattr(error, "headers", None)
-    message = messages.get(status, str(error))
-    return ApiError("no_route", message, headers, status=status).response()
+    what = f"{request.method} {request.url.path}: {error.detail}"
+    message = f"{what}; /openapi.json lists the routes and what they take"
+    return ApiError("no_route", message, error.headers, status=error.status_code).response()
 
 
 def deadline_error(seconds: float) -> ApiError:

@@ -1,6 +1,7 @@
 """Fields of requests, task by task, with their limits; unknown fields are refused by name."""
 
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -20,7 +21,7 @@ def split_names(value: object) -> object:
         >>> split_names("helmet; head"), split_names(["helmet", "head;cone"])
         (['helmet', 'head'], ['helmet', 'head', 'cone'])
     """
-    texts = [value] if isinstance(value, str) else value
+    texts: Any = [value] if isinstance(value, str) else value
     is_short = isinstance(texts, list) and len(texts) <= MAX_NAMES
     if not is_short or not all(isinstance(text, str) for text in texts):
         return value  # refused by pydantic, which stops at the first item too many
@@ -150,14 +151,5 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
             if each["type"] == "extra_forbidden":
                 messages.append(f"{name}: there is no such field; known are {known}")
             else:
-                messages.append(f"{name}: {each['msg']}, got {_start_of(each['input'])}")
+                messages.append(f"{name}: {each['msg']}, got {reprlib.repr(each['input'])}")
         raise ApiError("bad_field", "; ".join(messages)) from error
-
-
-def _start_of(value: object) -> str:
-    """Quote a value; long ones by their start or their length."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"{len(value)} values"
-    if isinstance(value, Mapping):
-        return f"an object with {len(value)} keys"
-    return repr(value if not isinstance(value, str) else value[:80])[:120]

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from fastapi import Request
@@ -27,7 +27,8 @@ from pgvision.server.uploads import Upload, Uploads
 from pgvision.tasks import Answered, Answerer, Ask, Captioner, Detector, Reader, Segmenter, Task
 from pgvision.tasks.text import TextTask
 
-AT_ONCE: Final = 8
+_Value = TypeVar("_Value")
+_AT_ONCE: Final = 8
 """Images of one request in the queue at once; bounded, so that other requests are served."""
 
 
@@ -90,36 +91,13 @@ class Service:
         timings = {"picture": spent, "queue": job.waited, "total": time.perf_counter() - started}
         return Outcome(result, model, answers, notes, timings)
 
-    async def answer_all(
-        self, request: Request, uploads: Sequence[Upload], fields: Fields
-    ) -> list[Outcome | ApiError]:
-        """Answer about several images, a few at a time; an error of one is in its place."""
-        limit = asyncio.Semaphore(AT_ONCE)
-
-        async def one(upload: Upload) -> Outcome | ApiError:
-            try:
-                async with limit:
-                    return await self.answer(request, upload, fields)
-            except Exception as error:  # noqa: BLE001  (returned in its place)
-                return api_error_of(error)
-
-        return list(await asyncio.gather(*(one(upload) for upload in uploads)))
-
     def _plan(self, task: Task[Answer], frame: Frame, fields: Fields) -> Sequence[Ask]:
         """Return the prompts, cut off at ``max_new_tokens``; refuse too many of them."""
-        # 1. Count from below, before a long plan is made.
-        most = self.settings.max_prompts
-        tile, num_asks = getattr(fields, "tile", None), 0
-        if isinstance(tile, int):
-            height, width = frame.image_hw
-            num_asks = -(-height // tile) * -(-width // tile)
-        # 2. Refuse too many; else cut each off where the request wants it.
-        asks: Sequence[Ask] = () if num_asks > most else task.plan(frame)
-        if max(num_asks, len(asks)) > most:
+        asks, most = task.plan(frame), self.settings.max_prompts
+        if len(asks) > most:
             raise ApiError(
                 "too_many_prompts",
-                f"expected at most {most} prompts, got {max(num_asks, len(asks))} (classes times "
-                "tiles): ask for "
+                f"expected at most {most} prompts, got {len(asks)} (classes times tiles): ask for "
                 "fewer classes at once, or use a larger tile",
             )
         if fields.max_new_tokens is None:
@@ -149,6 +127,20 @@ class Service:
             job.future.cancel()
             with suppress(asyncio.CancelledError):
                 answered.cancel()
+
+
+async def gather_few(calls: Iterable[Callable[[], Awaitable[_Value]]]) -> list[_Value | ApiError]:
+    """Make calls, a few at a time; an error of one is in its place."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(call: Callable[[], Awaitable[_Value]]) -> _Value | ApiError:
+        try:
+            async with limit:
+                return await call()
+        except Exception as error:  # noqa: BLE001  (returned in its place)
+            return api_error_of(error)
+
+    return list(await asyncio.gather(*map(one, calls)))
 
 
 def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[str, ...]]:
