@@ -4,7 +4,7 @@
 of the journals of several shards.
 """
 
-from pgvision.batch.coco_files import CocoEntries, KnownIds, describe_origin
+from pgvision.batch.coco_files import CocoEntries, describe_origin
 from pgvision.batch.items import Shard
 from pgvision.batch.jobs import Job, Merged, merge
 from pgvision.batch.journal import Journal, Row
@@ -14,7 +14,6 @@ __all__ = [
     "CocoEntries",
     "Job",
     "Journal",
-    "KnownIds",
     "Merged",
     "Outcome",
     "Recipe",

@@ -1,14 +1,11 @@
 """One file of all answers: COCO or JSON lines, streamed."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from pgvision.coco.checks import Problems
-from pgvision.coco.content import FIX, read_content
-from pgvision.coco.writing import annotation_entry, image_entry, write_coco, write_results
+from pgvision.coco.writing import annotation_entry, image_entry, write_coco
 from pgvision.errors import DataError
 from pgvision.files import readable_name, replaced_path
 from pgvision.results import DetectionResult, TextResult, result_from_dict
@@ -16,27 +13,22 @@ from pgvision.results import DetectionResult, TextResult, result_from_dict
 Entry: TypeAlias = dict[str, Any]
 
 
-def write_coco_file(
-    path: Path, answers: Callable[[], Iterable[Entry]], *, ids: str | Path | None = None
-) -> int:
-    """Write all objects in COCO's form, aside and then renamed.
+def write_coco_file(path: Path, answers: Callable[[], Iterable[Entry]]) -> int:
+    """Write all objects as one COCO file, aside and then renamed; failures are left out.
 
-    Without ``ids`` the file is complete: images (named as in the answers, numbered in their order),
-    categories and annotations, each with its score. With ``ids``, an annotation file, it is the
-    list of results that evaluators read, with that file's ids. Failures are left out.
+    Images are named as in the answers and numbered in their order; annotations have their score.
 
     Args:
         path: The file.
         answers: Returns all answers as `to_dict` wrote them; called once for each list of the file.
-        ids: An annotation file to take ids from.
 
     Returns:
         The number of images.
 
     Raises:
-        DataError: If there are texts among the answers, or an image is not in ``ids``.
+        DataError: If there are texts among the answers.
     """
-    entries = CocoEntries(None if ids is None else KnownIds(Path(ids)))
+    entries = CocoEntries()
     count = 0
 
     def images() -> Iterator[Entry]:
@@ -48,44 +40,22 @@ def write_coco_file(
         for result in _detections(answers()):
             yield from entries.of(result)
 
-    # 1. With given ids only a list of results is written, as evaluators expect.
-    if ids is not None:
-        write_results(path, annotations())
-        count = entries.num_images
-    else:
-        # 2. The annotations are written before the categories, which they collect.
-        write_coco(
-            path, images=images(), annotations=annotations(), categories=entries.categories()
-        )
+    # The annotations are written before the categories, which they collect.
+    write_coco(path, images=images(), annotations=annotations(), categories=entries.categories())
     return count
 
 
 class CocoEntries:
-    """Annotations of results, one after the other, with the numbers of one COCO file.
+    """Annotations of results, one after the other, with the numbers of one COCO file."""
 
-    Args:
-        known: Ids of an annotation file; the entries are then COCO results.
-    """
-
-    def __init__(self, known: "KnownIds | None" = None) -> None:
-        self._known = known
+    def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self.num_images = self.num_objects = 0
 
     def of(self, result: DetectionResult) -> list[Entry]:
-        """Return the entries of the next image.
-
-        Raises:
-            DataError: If the image is not in the annotation file.
-        """
+        """Return the entries of the next image."""
         self.num_images += 1
-        # 1. With known ids: COCO's list of results.
-        if self._known is not None:
-            image_id = self._known.image_id(describe_origin(result))
-            entries = result.to_coco(image_id=image_id, category_ids=self._known.categories)
-            self.num_objects += len(entries)
-            return entries
-        # 2. Else a whole file: categories are numbered in the order of their first use.
+        # Categories are numbered in the order of their first use.
         self._names.update(dict.fromkeys(result.classes))
         ids = {name: number for number, name in enumerate(self._names, 1)}
         entries = []
@@ -132,72 +102,6 @@ def describe_origin(result: DetectionResult | TextResult) -> str:
     return source if is_single else f"{source}#{result.frame_index}"
 
 
-class KnownIds:
-    """The ids that an annotation file gives to images and categories.
-
-    Args:
-        path: The file; it needs no annotations.
-
-    Raises:
-        DataError: If it is not a COCO file, or its images or categories are invalid.
-    """
-
-    def __init__(self, path: Path) -> None:
-        where = f"--coco-ids {path}"
-        content = read_content(path, where=where, outlines=False, required=("images", "categories"))
-        problems = Problems(where)
-        # Annotations are not used, so their problems do not matter.
-        for place, what in content.problems:
-            if not place.startswith("annotations"):
-                problems.add(place, what)
-        self._names: dict[str, list[tuple[tuple[str, ...], int]]] = {}
-        # Index the images by file name; folders may differ.
-        for number, entry in content.images.items():
-            name = entry.fields.get("file_name")
-            if not isinstance(name, str) or not _parts(name):
-                problems.add(f"images[{entry.index}].file_name", f"is {name!r:.40}, expected text")
-                continue
-            parts = _parts(name)
-            self._names.setdefault(parts[-1], []).append((parts, number))
-        problems.refuse(FIX, DataError)
-        self.categories = {entry.fields["name"]: n for n, entry in content.categories.items()}
-        self._taken: dict[int, str] = {}
-
-    def image_id(self, image: str) -> int:
-        """Return the id of the image that shares the file name and most folders, from the right.
-
-        Args:
-            image: Path of the image.
-
-        Raises:
-            DataError: If there is none, or several, or if another image has taken the id.
-        """
-        # 1. Compare with all known images of this file name.
-        parts = _parts(image)
-        shared = [
-            (len(os.path.commonprefix([parts[::-1], known[::-1]])), number, "/".join(known))
-            for known, number in self._names.get(parts[-1], [])
-        ]
-        most = max((count for count, _, _ in shared), default=0)
-        best = [(number, name) for count, number, name in shared if count == most]
-        if not best:
-            raise DataError(f"--coco-ids has no image with the file name {parts[-1]!r}")
-        (number, name), *others = best
-        if others:
-            names = ", ".join(repr(name) for _, name in best[:3])
-            raise DataError(
-                f"--coco-ids: {image} may be any of {names}; run it in the folder that the names "
-                "start from"
-            )
-        # 2. Two images must not get one id.
-        if self._taken.setdefault(number, image) != image:
-            raise DataError(
-                f"--coco-ids: {image} and {self._taken[number]} would both be {name!r}; leave one "
-                "out, or use an annotation file with both"
-            )
-        return number
-
-
 def _detections(answers: Iterable[Entry]) -> Iterator[DetectionResult]:
     for answer in answers:
         if answer["type"] == "Failure":
@@ -209,8 +113,3 @@ def _detections(answers: Iterable[Entry]) -> Iterator[DetectionResult]:
                 "write JSON lines"
             )
         yield result
-
-
-def _parts(name: str) -> tuple[str, ...]:
-    """Cut a path at either kind of separator."""
-    return tuple(part for part in PureWindowsPath(name).parts if part != ".")

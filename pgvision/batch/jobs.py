@@ -151,10 +151,10 @@ class Job:
         with self._answers() as answers:
             yield from answers.results()
 
-    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
+    def write_coco(self, path: str | Path) -> int:
         """Write all objects as one COCO file; see `write_coco_file`."""
         with self._answers() as answers:
-            return answers.write_coco(path, ids=ids)
+            return answers.write_coco(path)
 
     def write_json_lines(self, path: str | Path) -> int:
         """Write all answers and failures as JSON lines; see `write_json_lines`."""

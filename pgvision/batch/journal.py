@@ -104,9 +104,9 @@ class Answers:
         """Count the items without a complete answer."""
         return self.count("WHERE run = ? AND NOT complete")
 
-    def write_coco(self, path: str | Path, *, ids: str | Path | None = None) -> int:
+    def write_coco(self, path: str | Path) -> int:
         """Write all objects as one COCO file; see `write_coco_file`."""
-        return write_coco_file(Path(path), self.results, ids=ids)
+        return write_coco_file(Path(path), self.results)
 
     def write_json_lines(self, path: str | Path) -> int:
         """Write all answers and failures as JSON lines; see `write_json_lines`."""

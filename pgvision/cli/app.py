@@ -1,6 +1,5 @@
 """The command ``pgvision``: lazily loaded subcommands, and exit codes of errors."""
 
-import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,9 +12,6 @@ from pgvision import __version__
 from pgvision.cli.console import FAILED, USAGE, log_to_stderr, say
 from pgvision.cli.options import build_command
 from pgvision.errors import OptionError, PgvisionError, PromptError
-
-_CLASS: Final = re.compile(r"\bclasses\[(\d+)\]")
-
 
 _SECTIONS: Final = {
     "Ask a model": {
@@ -47,7 +43,8 @@ BATCH: Final = ("detect", "segment", "caption", "ask", "read")
 # Where a command is defined, if not in the module of its name.
 _MODULES: Final = {
     **dict.fromkeys(BATCH, "tasks"),
-    "merge": "batch",
+    "batch": "tasks",
+    "merge": "tasks",
     "eval": "evaluate",
     "export": "serve",
 }
@@ -72,8 +69,6 @@ _FIRST: Final = {
     "serve": "host port models api_key no_key allow_hosts allow_origins device threads deadline",
 }
 
-_NEARLY: Any = object()  # placeholder for a command that was not imported; only names are compared
-
 
 class _Commands(TyperGroup):
     """The top level. A command's module is imported when the command is used."""
@@ -84,15 +79,13 @@ class _Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command and build it."""
-        if cmd_name in COMMANDS and self.commands.get(cmd_name, _NEARLY) is _NEARLY:
-            self.commands[cmd_name] = load_command(cmd_name)
-        return self.commands.get(cmd_name)
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find a command, or suggest one."""
-        if args and args[0] not in COMMANDS:
-            self.commands.update({name: _NEARLY for name in COMMANDS if name not in self.commands})
-        return super().resolve_command(ctx, args)
+        # The names are there from the start, for suggestions.
+        commands: Any = self.commands
+        for name in COMMANDS:
+            commands.setdefault(name, None)
+        if cmd_name in COMMANDS and commands[cmd_name] is None:
+            commands[cmd_name] = load_command(cmd_name)
+        return commands.get(cmd_name)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the commands by section."""
@@ -105,19 +98,6 @@ class _Commands(TyperGroup):
         formatter.write("\npgvision COMMAND --help has the usual options, --help-all has all.\n")
 
 
-class _Batch(TyperGroup):
-    """``pgvision batch TASK``."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the tasks."""
-        formatter.write(
-            "\n  pgvision batch detect helmet photos/ --coco out.json"
-            "\n  pgvision batch detect helmet photos/ --coco out.json --shard 3/16"
-            "\n  pgvision merge out.json.*.journal --coco out.json"
-            f"\n\nTASK: {', '.join(BATCH)}; pgvision batch TASK --help\n"
-        )
-
-
 def load_command(name: str) -> Any:
     """Import the module of a command and build it."""
     module = import_module(f"pgvision.cli.{_MODULES.get(name, name)}")
@@ -126,13 +106,12 @@ def load_command(name: str) -> Any:
         function = getattr(module, "evaluate" if name == "eval" else name)
         return build_command(function, name=name, first=_FIRST.get(name, "").split())
     # 2. `batch`: a group with a command for each task.
-    group = typer.Typer(cls=_Batch, no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
     group.callback()(module.batch)
     built: Any = typer.main.get_command(group)
     built.name, built.params = "batch", []
-    tasks = import_module("pgvision.cli.tasks")
     for task in BATCH:
-        bulk = module.in_bulk(getattr(tasks, task))
+        bulk = module.in_bulk(getattr(module, task))
         command = build_command(bulk, name=task, first=_BULK.split())
         built.add_command(command, task)
     return built
@@ -190,17 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pgvision")
     except PgvisionError as error:
-        say(f"pgvision: {_in_words_of_the_shell(error)}", style="bold red")
+        say(f"pgvision: {error}", style="bold red")
         sys.exit(USAGE if isinstance(error, OptionError | PromptError) else FAILED)
     except OSError as error:  # a full disk, a folder without permission
         where = f"{error.filename}: " if error.filename else ""
         say(f"pgvision: {where}{error.strerror or error}", style="bold red")
         sys.exit(FAILED)
-
-
-def _in_words_of_the_shell(error: PgvisionError) -> str:
-    # The library names its arguments; on the command line they are phrases between semicolons.
-    return _CLASS.sub(lambda found: f"PHRASE, class {int(found[1]) + 1}", str(error))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ def bench(
     class_: str = "helmet",
     repeat: Annotated[int, Range(3)] = 9,
     json_lines: bool = False,
-    file: Path | None = None,
     model: LoadOptions,
 ) -> None:
     """Measure detection against transformers' processor, generate and supervision's parser.
@@ -45,15 +44,10 @@ def bench(
         class_: Name to detect.
         repeat: Rounds; medians are reported.
         json_lines: Print JSON instead of a table.
-        file: Also write JSON here.
         model: The checkpoint, and how it is run.
     """
-    from pgvision.files import write_text
-
     figures = measure(images or [], class_, repeat, model)
     typer.echo(json.dumps(figures) if json_lines else _table(figures))
-    if file is not None:
-        write_text(file, json.dumps(figures, indent=1) + "\n")
 
 
 def measure(

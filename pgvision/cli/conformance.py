@@ -7,6 +7,7 @@ an engine that serves it gets the same requests, and its answers identify the fa
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,11 +56,10 @@ _FIXES: Final = {
 
 def requests() -> list[Request]:
     """Return what is asked: each prompt about each picture."""
-    pictures = [Picture(samples.load(name)) for name in SAMPLES]
+    asked = product((Picture(samples.load(name)) for name in SAMPLES), PROMPTS)
     return [
         Request(picture=picture, prefix=prompt, max_new_tokens=MAX_NEW_TOKENS)
-        for picture in pictures
-        for prompt in PROMPTS
+        for picture, prompt in asked
     ]
 
 
@@ -85,12 +85,11 @@ def check_engine(address: str) -> Iterator[tuple[str, Finding]]:
     answers = [found[number] for number in range(len(found))]
     yield "location tokens", _check_tokens(answers)
     yield "answers", _check_answers([answer.text for answer in answers])
-    if any(answer.logprobs is not None for answer in answers):
-        yield "log-probabilities", Finding("ok", "given: objects have scores")
-    else:
-        absent = "not given, or not fitting the text: scores are None"
+    given = Finding("ok", "given: objects have scores")
+    if all(answer.logprobs is None for answer in answers):
         fix = "let it answer logprobs and top_logprobs=20"
-        yield "log-probabilities", Finding("note", absent, fix)
+        given = Finding("note", "not given, or not fitting the text: scores are None", fix)
+    yield "log-probabilities", given
 
 
 def _check_answers(texts: Sequence[str]) -> Finding:
@@ -116,25 +115,19 @@ def _check_answers(texts: Sequence[str]) -> Finding:
 
 def _check_tokens(answers: Sequence[Generation]) -> Finding:
     """Look whether a location is one token."""
-    placed = [answer for answer in answers if "<loc" in answer.text]
-    if not placed:
+    if not any("<loc" in answer.text for answer in answers):
         return Finding("note", "no answer has one")
-    written = [answer for answer in placed if answer.logprobs is not None]
+    written = [answer for answer in answers if answer.logprobs is not None]
     for answer in written:
         # Each location in the text needs a distribution, which only whole tokens have.
         if answer.loc_probs is None or len(answer.loc_probs) != answer.text.count("<loc"):
-            fix = (
-                "the tokenizer must know <loc0000> to <loc1023> as single tokens: use the "
-                "checkpoint's"
-            )
+            fix = "use the checkpoint's tokenizer: <loc0000> to <loc1023> are single tokens"
             parts = " ".join(repr(piece) for piece in answer.pieces[:6])
             return Finding("fail", f"split: {parts} ...", fix)
     return Finding("ok", "one token each" if written else "in the text; no tokens are sent")
 
 
 def _likeness(texts: Sequence[str], expected: Sequence[str]) -> float:
-    if len(texts) != len(expected):
-        return 0.0
     return float(np.mean([_alike(*pair) for pair in zip(texts, expected, strict=True)]))
 
 
@@ -143,13 +136,9 @@ def _alike(one: str, other: str) -> float:
     if one.strip() == other.strip():
         return 1.0
     a, b = (parse_suffix(text, image_hw=IMAGE_HW).objects for text in (one, other))
-    if not a or not b:
-        return 0.0
     # Boxes in the order of the answers, as far as their labels agree.
-    pairs = [x for x in zip(a, b, strict=False) if x[0].label == x[1].label]
+    pairs = [(x.xyxy, y.xyxy) for x, y in zip(a, b, strict=False) if x.label == y.label]
     if not pairs:
         return 0.0
-    boxes = [
-        np.array([item.xyxy for item in side], np.float32) for side in zip(*pairs, strict=True)
-    ]
-    return float(np.diag(box_iou(*boxes)).sum()) / max(len(a), len(b))
+    mine, others = np.array(pairs, np.float32).swapaxes(0, 1)
+    return float(np.diag(box_iou(mine, others)).sum()) / max(len(a), len(b))

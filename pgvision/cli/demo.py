@@ -1,11 +1,11 @@
 """`make demo`: detection on images and a video that are not in the training data."""
 
 import shutil
-import time
 from pathlib import Path
 
 import typer
 
+SAMPLES = {"photograph.jpg": "cyclist", "site-1.jpg": "site-01", "site-2.jpg": "site-02"}
 NUM_FRAMES = 36
 FPS = 12.0
 FRAME_HW = (360, 480)
@@ -17,15 +17,16 @@ def demo(*, out: Path = Path("demo")) -> None:
     Args:
         out: Where everything goes; default: demo.
     """
-    from pgvision import Answerer, Detector
+    from pgvision import Answerer, Detector, samples
     from pgvision.cli.console import end, say
     from pgvision.cli.outputs import BoxOutput
     from pgvision.cli.runs import choose_outputs, run_outputs
 
-    start = time.monotonic()
     # 1. Copy the sample images, and make a short video.
     out.mkdir(parents=True, exist_ok=True)
-    pictures = _copy_samples(out)
+    pictures = [str(out / name) for name in SAMPLES]
+    for picture, sample in zip(pictures, SAMPLES.values(), strict=True):
+        shutil.copyfile(samples.path(sample), picture)
     video = _write_video(out / "site.mp4")
     sources = [*pictures, str(video)]
     # 2. Detect.
@@ -39,19 +40,8 @@ def demo(*, out: Path = Path("demo")) -> None:
     question = "how many workers wear a helmet?"
     answer = Answerer()(pictures[1], question).text
     say(f"{pictures[1]}: {question} {answer}")
-    say(f"done in {time.monotonic() - start:.0f} s")
     typer.echo(_where_to_look(out))
     end(summary.exit_code)
-
-
-def _copy_samples(out: Path) -> list[str]:
-    """Write a photograph and two drawings into the folder, and return their paths."""
-    from pgvision import samples
-
-    names = {"photograph": "cyclist", "site-1": "site-01", "site-2": "site-02"}
-    for target, name in names.items():
-        shutil.copyfile(samples.path(name), out / f"{target}.jpg")
-    return [str(out / f"{target}.jpg") for target in names]
 
 
 def _write_video(path: Path) -> Path:

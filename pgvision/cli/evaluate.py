@@ -19,7 +19,7 @@ from pgvision.files import write_text
 from pgvision.tasks.options import ModelOptions, ObjectOptions
 
 if TYPE_CHECKING:
-    from pgvision.datasets import Dataset, Example, ImageRecord
+    from pgvision.datasets import Dataset, Example
     from pgvision.evaluation import DetectionReport
     from pgvision.results import DetectionResult
 
@@ -48,7 +48,6 @@ class EvalOptions:
         calibrate: Fit a map from scores to precision on this set: calibration.json.
         worst: Images to draw into worst/, those with most mistakes; default 12.
         max_dets: Predictions of a class kept per image; default 100, as COCO.
-        evaluator: Library for the COCO figures: faster (default) or pycocotools; both agree.
         scoreless: For predictions without scores: refuse (default), or f1: all metrics but AP.
         as_json: Print the report as JSON on stdout.
     """
@@ -64,7 +63,6 @@ class EvalOptions:
     calibrate: Literal["temperature", "isotonic"] | None = None
     worst: Annotated[int, Range(0)] = 12
     max_dets: Annotated[int, Range(1)] = 100
-    evaluator: Literal["faster", "pycocotools"] = "faster"
     scoreless: Literal["refuse", "f1"] = "refuse"
     as_json: bool = False
 
@@ -109,9 +107,7 @@ def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
     truth, pairs = dataset_to_coco(dataset), list(found.items())
     iou_type: Literal["bbox", "segm"] = "bbox" if options.task == "detect" else "segm"
     how: dict[str, Any] = {"max_dets": options.max_dets, "scoreless": options.scoreless}
-    report = evaluate_detections(
-        truth, pairs, iou_type, options.evaluator, image_ids=list(found), **how
-    )
+    report = evaluate_detections(truth, pairs, iou_type, image_ids=list(found), **how)
     conf = keywords["conf"]
     unread = [image.file_name for image in dataset.images if image.id not in found]
     shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
@@ -227,10 +223,14 @@ def _save_worst(
     options: EvalOptions,
     truth: Any,
 ) -> None:
-    """Draw the images with most mistakes, by the matching of AP: truth left, result right."""
-    from pgvision.cli.outputs import short_stem
+    """Draw the images with most mistakes, by the matching of AP: missed left, wrong right."""
+    import numpy as np
+
+    from pgvision import drawing
+    from pgvision.cli.outputs import short_stem, write_jpeg
     from pgvision.datasets import truth_result
     from pgvision.evaluation import find_mistakes
+    from pgvision.images import read_image
 
     folder = options.folder / "worst"
     # 1. Delete the images of an earlier run.
@@ -245,7 +245,7 @@ def _save_worst(
     mistakes = find_mistakes(truth, list(kept.items()), report.iou_type)
     images = [image for image in dataset.images if image.id in kept and mistakes[image.id].count]
     images.sort(key=lambda image: -mistakes[image.id].count)
-    # 3. Draw ground truth and result next to each other.
+    # 3. Draw missed and wrong objects next to each other.
     for place, image in enumerate(images[: options.worst], 1):
         wrong = mistakes[image.id]
         name = f"{place:02d}-{wrong.count}-{short_stem(image.file_name)}.jpg"
@@ -254,35 +254,11 @@ def _save_worst(
             f"{image.file_name}: {wrong.missed.sum()} missed (left), {wrong.wrong.sum()} wrong "
             f"(right) among predictions{above}, at IoU 0.5"
         )
-        sides = [(truth_result(image, dataset), wrong.missed, "missed")]
-        sides.append((kept[image.id], wrong.wrong, "wrong"))
-        _draw_pair(image, sides, caption, folder / name)
-
-
-def _draw_pair(
-    image: "ImageRecord", sides: list[tuple[Any, Any, str]], caption: str, path: Path
-) -> None:
-    import numpy as np
-
-    from pgvision import drawing
-    from pgvision.cli.outputs import write_jpeg
-    from pgvision.images import read_image
-
-    bgr = read_image(image.path)
-    panels = []
-    # Draw the same image twice: what is wrong in red, what is right in green.
-    for result, bad, word in sides:
-        canvas, colors = bgr.copy(), np.where(bad, 9, 3)  # red and green of `drawing`
-        scores = result.scores if result.scores is not None else [None] * len(result)
-        texts = [
-            f"{word if is_bad else ''} {name} {'' if score is None else f'{score:.2f}'}".strip()
-            for name, score, is_bad in zip(result.labels, scores, bad, strict=True)
-        ]
-        thickness = drawing.fit_thickness(result.image_hw)
-        drawing.draw_boxes(canvas, result.xyxy, color_ids=colors, thickness=thickness)
-        panels.append(drawing.draw_labels(canvas, result.xyxy, texts, color_ids=colors))
-    panels.insert(1, np.full((bgr.shape[0], 8, 3), 255, np.uint8))
-    write_jpeg(path, drawing.with_caption(np.hstack(panels), caption))
+        bgr = read_image(image.path)
+        gap = np.full((bgr.shape[0], 8, 3), 255, np.uint8)
+        left = truth_result(image, dataset)[wrong.missed].plot(bgr)
+        right = kept[image.id][wrong.wrong].plot(bgr)
+        write_jpeg(folder / name, drawing.with_caption(np.hstack([left, gap, right]), caption))
 
 
 # --- texts -------------------------------------------------------------------------------------

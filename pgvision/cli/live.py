@@ -1,10 +1,13 @@
-"""`pgvision live`: tracks, zones, lines and events of a camera or video."""
+"""`pgvision live`: tracks, zones, lines and events of a camera or video, and its webhook."""
 
+import json
+import logging
+import re
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,8 +20,8 @@ from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, end, say
 from pgvision.cli.outputs import Outcome, Show, Tell, appended, film, printed_events, window
 from pgvision.cli.runs import require_replaceable
 from pgvision.cli.tasks import known_phrases
-from pgvision.cli.webhook import Webhook
 from pgvision.errors import ImageError, OptionError, Range
+from pgvision.http import HttpError, HttpPolicy, fetch, hide_secrets, origin_of
 from pgvision.images import Live, image_hw_of, is_live
 from pgvision.images.live import LiveEvent
 from pgvision.results import DetectionResult, Failure
@@ -28,6 +31,20 @@ from pgvision.tracking.tracks import require_trackers, with_tracks
 from pgvision.tracking.zones import Event, Zones, read_lines, read_zones
 
 _TICK: Final = 0.25  # seconds between looks at the heartbeat and at visits of a lost source
+MAX_WAITING: Final = 1000
+"""Events that wait while the server is down; then the oldest are dropped."""
+MAX_TRIES: Final = 5
+"""Tries of one event that the server answers with an error."""
+MAX_AGE: Final = 900.0
+"""Seconds; events older than this are dropped while the server cannot be reached."""
+_TIMEOUT: Final = 10.0
+_FIRST_WAIT: Final = 0.5
+_LONGEST_WAIT: Final = 30.0
+# RFC 9110: a token, and visible characters of Latin-1; http.client sends no others.
+_HEADER: Final = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*:\s*([\t -~\xa0-\xff]*?)\s*", re.ASCII)
+_RETRIED: Final = frozenset({408, 425, 429})  # besides 5xx
+
+_log = logging.getLogger("pgvision.live")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +60,6 @@ class LiveOptions:
         anchor: What of a box counts: its centre, or the middle of its lower edge.
         grace: Seconds out of sight before an object has left a zone.
         patience: Seconds that a lost source is tried again; default: for ever.
-        realtime: Let a file run at its own pace and drop frames, as a camera; else every frame is
-            looked at.
         seconds: Stop after this time.
         events: Append events as JSON lines: time, track, label, score, zone, dwell.
         post: Post each event as JSON; tried again while the server is down, never waited for.
@@ -62,7 +77,6 @@ class LiveOptions:
     anchor: Anchor = "center"
     grace: Annotated[float, Range(0)] = 1.0
     patience: Annotated[float, Range(0)] | None = None
-    realtime: bool = False
     seconds: Annotated[float, Range(0)] | None = None
     events: Path | None = None
     post: str | None = None
@@ -94,7 +108,7 @@ class Watch:
     zones: Zones
     tell: list[Tell] = field(default_factory=list)
     show: list[Show] = field(default_factory=list)
-    webhook: Webhook | None = None
+    webhook: "Webhook | None" = None
     heartbeat: float | None = None
     source: Live | None = None
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
@@ -289,10 +303,7 @@ def _source(options: LiveOptions, watched: Watch) -> str | Live:
                 f"--source {options.source}: expected a video or a camera, got an image; use "
                 "pgvision detect"
             )
-    # 3. Every frame of a file, or as many as a camera would give.
-    if not options.realtime:
-        return options.source
-    return Live(named, patience=0.0, paced=True, limit=options.seconds)
+    return options.source
 
 
 def _take_all(
@@ -317,3 +328,155 @@ def _take_all(
             break
         last = time.monotonic()
     return DONE
+
+
+# --- webhook ------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Waiting:
+    data: bytes
+    since: float = field(default_factory=time.monotonic)
+    num_tries: int = 0
+
+
+class Webhook:
+    """Posts events as JSON, one each, in order.
+
+    Answers 408, 425, 429 and 5xx are retried, an event at most 5 times; while the server cannot be
+    reached, events wait up to 15 minutes, with waits that double up to 30 s, and at most 1000 of
+    them. Other answers, redirects among them, are refusals and are not retried. Leaving the
+    ``with`` block waits up to ``last_seconds`` for the rest.
+
+    Args:
+        address: ``http://`` or ``https://``.
+        headers: Further headers, each ``Name: value``.
+        last_seconds: How long the end may take.
+
+    Attributes:
+        num_sent: Events that the server accepted.
+        num_refused: Events that it refused.
+        num_lost: Events that were given up or dropped.
+
+    Raises:
+        OptionError: If the address or a header cannot be used.
+    """
+
+    def __init__(
+        self, address: str, headers: Sequence[str] = (), *, last_seconds: float = 5.0
+    ) -> None:
+        # 1. Check address and headers.
+        try:
+            scheme, host, _ = origin_of(address)
+            is_usable = "@" not in address.split("/")[2]
+        except HttpError:
+            is_usable = False
+        if not is_usable:
+            raise OptionError(
+                "--post: expected http://host/... or https://host/... without a user name (use "
+                f"--post-header), got {hide_secrets(address)!r}"
+            )
+        self._headers = {"Content-Type": "application/json"}
+        for header in headers:
+            if not (match := _HEADER.fullmatch(header)):
+                name = header.partition(":")[0][:40]
+                raise OptionError(f"--post-header: expected 'Name: value', got {name!r}")
+            self._headers[match[1]] = match[2]
+        # Paths and queries of webhooks contain their secrets: logs name the host alone.
+        self._address, self._name = address, f"{scheme}://{host}"
+        # 2. State that the sending thread shares.
+        self._last_seconds = last_seconds
+        self.num_sent = self.num_refused = self.num_lost = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._ready = threading.Condition()
+        self._deadline: float | None = None
+        self._is_down = False
+        self._thread = threading.Thread(target=self._send_all, name="pgvision-post", daemon=True)
+
+    def __enter__(self) -> "Webhook":
+        """Start the thread."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Send the rest, as far as time allows."""
+        with self._ready:
+            self._deadline = time.monotonic() + self._last_seconds
+            self._ready.notify()
+        self._thread.join(self._last_seconds + 1.0)
+        with self._ready:
+            self.num_lost += len(self._waiting)
+
+    def post(self, event: Mapping[str, object]) -> None:
+        """Queue an event and return at once."""
+        data = json.dumps(event, ensure_ascii=False, allow_nan=False)
+        with self._ready:
+            if len(self._waiting) == MAX_WAITING:
+                del self._waiting[1]  # the first is being sent
+                self.num_lost += 1
+            # A name that is not UTF-8 is sent with its bytes escaped.
+            self._waiting.append(_Waiting(data.encode(errors="backslashreplace")))
+            self._ready.notify()
+
+    def _send_all(self) -> None:
+        wait = _FIRST_WAIT
+        while (event := self._next()) is not None:
+            is_done = self._send(event)
+            with self._ready:
+                # 1. Sent, refused or given up: the next one.
+                if is_done:
+                    self._waiting.popleft()
+                    wait = _FIRST_WAIT
+                # 2. Back off, unless the end comes.
+                elif self._deadline is None:
+                    self._ready.wait_for(lambda: self._deadline is not None, wait)
+                    wait = min(2 * wait, _LONGEST_WAIT)
+                # 3. At the end try until time is up.
+                else:
+                    self._ready.wait(max(0.0, min(0.5, self._deadline - time.monotonic())))
+
+    def _next(self) -> _Waiting | None:
+        """Wait for the next event; None after the last one, or when time is up."""
+        with self._ready:
+            while not self._waiting:
+                if self._deadline is not None:
+                    return None
+                self._ready.wait()
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                return None
+            return self._waiting[0]
+
+    def _send(self, event: _Waiting) -> bool:
+        """Send one event; False if it should be tried again."""
+        left = _TIMEOUT
+        if self._deadline is not None:
+            left = max(0.1, min(left, self._deadline - time.monotonic()))
+        policy = HttpPolicy(seconds=left, max_bytes=1 << 20)
+        event.num_tries += 1
+        try:
+            fetch(self._address, policy=policy, headers=self._headers, body=event.data)
+        except HttpError as error:
+            status = error.status
+            # Retry what may succeed later; other refusals are final.
+            if status is None or status >= 500 or status in _RETRIED:
+                return self._failed(event, status, str(error))
+            self.num_refused += 1
+            if self.num_refused == 1:
+                _log.warning("%s: refused an event: HTTP %d", self._name, status)
+            return True
+        self.num_sent += 1
+        self._is_down = False
+        return True
+
+    def _failed(self, event: _Waiting, status: int | None, reason: str) -> bool:
+        """Count a failed try; True if the event is given up."""
+        if not self._is_down:
+            reason = f"HTTP {status}" if status else reason.removeprefix(self._address)
+            _log.warning("%s: %s; trying again, events wait", self._name, hide_secrets(reason))
+        self._is_down = True
+        is_old = time.monotonic() - event.since > MAX_AGE
+        if not is_old and (status is None or event.num_tries < MAX_TRIES):
+            return False
+        self.num_lost += 1
+        _log.warning("%s: an event was given up after %d tries", self._name, event.num_tries)
+        return True

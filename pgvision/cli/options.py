@@ -48,7 +48,6 @@ _FLAGS: Final = {
     "constrained": ("--constrained/--no-constrained",),
     "choices": ("--choice",),
     "class_": ("--class",),
-    "file": ("--out", "-o"),
     "models": ("--model",),
     "allow_hosts": ("--allow-host",),
     "allow_origins": ("--allow-origin",),
@@ -59,13 +58,10 @@ _METAVARS: Final = {
     "post_header": "NAME: VALUE", "rename": "OLD=NEW",
     "push_to_hub": "REPOSITORY",
 }  # fmt: skip
-# Settings whose options are read from the environment as well, and variables of another name.
-_ENVIRONMENT_OF: Final[dict[str, dict[str, str | None]]] = {
-    "ServeSettings": {
-        **dict.fromkeys(("models", "device", "dtype", "threads")),  # PGVISION_MODEL is set
-        "allow_hosts": "PGVISION_ALLOW_HOSTS",
-        "allow_origins": "PGVISION_ORIGINS",
-    }
+# Options of `serve` that containers and secrets stores set by variables.
+_VARIABLES: Final = {
+    name: f"PGVISION_{name.upper()}"
+    for name in ("host", "port", "api_key", "no_key", "allow_hosts", "allow_origins")
 }
 # Help of arguments that several commands take.
 _ARGUMENTS: Final = {
@@ -190,9 +186,6 @@ def _flattened(function: Callable[..., None]) -> Callable[..., None]:
             options = _options(given, is_given=given.settings is not hints[name])
             names[name] = [key for key in options if key not in parameters]
             parameters |= {key: options[key] for key in names[name]}
-        elif any(type(part).__module__.startswith("typer") for part in get_args(hints[name])):
-            # Declared by hand.
-            parameters[name] = _parameter(name, hints[name], own.default)
         elif own.kind is inspect.Parameter.KEYWORD_ONLY:
             parameters[name] = _option(name, hints[name], texts.get(name, ""), own.default)
         else:
@@ -246,7 +239,6 @@ def _options(given: Given, *, is_given: bool) -> dict[str, inspect.Parameter]:
             if item.metadata.get("flag", True)
         }
     # 3. One option for each.
-    variables = _ENVIRONMENT_OF.get(settings.__name__)
     return {
         name: _option(
             name,
@@ -255,7 +247,6 @@ def _options(given: Given, *, is_given: bool) -> dict[str, inspect.Parameter]:
             defaults[name],
             is_given=is_given,
             has_engine="engine" in hints,
-            variable=None if variables is None else variables.get(name, "PGVISION_"),
         )
         for name in hints
         if name in defaults and name not in omitted
@@ -275,7 +266,6 @@ def _option(
     *,
     is_given: bool = False,
     has_engine: bool = False,
-    variable: str | None = None,
 ) -> inspect.Parameter:
     """Return one option for typer; its default is None unless it is required."""
     # 1. Read the annotation: alternatives, range, literals.
@@ -289,9 +279,7 @@ def _option(
         text += f" [default: {default}]"
     metavar = _METAVARS.get(name, flags[0].rpartition("-")[2].upper())
     about: dict[str, Any] = {"help": text, "show_default": False, "metavar": metavar}
-    if variable == "PGVISION_":
-        variable += flags[0].removeprefix("--").replace("-", "_").upper()
-    about["envvar"] = variable
+    about["envvar"] = _VARIABLES.get(name)
     # 3. Choose the type.
     kind: Any = Path if parts == [Path] else str
     if parts == [bool]:

@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
 
 from pgvision.arrays import ByteArray
-from pgvision.batch import CocoEntries, KnownIds, describe_origin
+from pgvision.batch import CocoEntries, describe_origin
 from pgvision.cli.console import say
-from pgvision.coco.writing import image_entry, relative_name, write_coco, write_results
+from pgvision.coco.writing import image_entry, relative_name, write_coco
 from pgvision.errors import DependencyError, OptionError
 from pgvision.files import append_line, readable_name, replaced_path
-from pgvision.images import OnError, VideoWriter, video_info
+from pgvision.images import VideoWriter, video_info
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 Result: TypeAlias = DetectionResult | SegmentationResult | TextResult
 Outcome: TypeAlias = Result | Failure
-ColorBy = Literal["class", "track", "index"]
-Draw: TypeAlias = Callable[[Result], ByteArray]
 Write: TypeAlias = Callable[[Outcome], None]
 Writer: TypeAlias = AbstractContextManager[Write]
+Append: TypeAlias = Callable[[ByteArray, float], None]
 Tell: TypeAlias = Callable[[dict[str, object]], object]
 Show: TypeAlias = Callable[[DetectionResult], bool]
 DrawZones: TypeAlias = Callable[[ByteArray], ByteArray]
@@ -46,14 +45,11 @@ class Output:
             earlier run wrote into it.
         json_lines: Print one JSON object per image on stdout; logs and progress stay on stderr.
         overwrite: Replace an earlier run's files in --out instead of counting up.
-        on_error: For an image that cannot be read: record the failure and continue (default), skip
-            it, or raise and stop.
     """
 
     out: Path | None = None
     json_lines: bool = False
     overwrite: bool = False
-    on_error: OnError = "record"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +59,10 @@ class BoxOutput(Output):
     Attributes:
         track: Number the objects of a video by track (in a checkout: pip install '.[track]').
         coco: Write a COCO file: images, categories, boxes and masks with scores.
-        coco_ids: Take image and category ids from this COCO file; --coco is then the list of
-            results that evaluators read.
-        color_by: What shares a colour in overlays; default: a track with --track, else a class.
     """
 
     track: bool = False
     coco: Path | None = None
-    coco_ids: Path | None = None
-    color_by: ColorBy | None = None
 
 
 # --- writers -----------------------------------------------------------------------------------
@@ -103,7 +94,7 @@ def json_lines_file(path: Path) -> Iterator[Write]:
 
 
 @contextmanager
-def images(names: "OverlayNames", draw: Draw) -> Iterator[Write]:
+def images(names: "OverlayNames") -> Iterator[Write]:
     """Draw each still image: ``<name>.overlay.jpg``."""
     count = 0
 
@@ -111,7 +102,7 @@ def images(names: "OverlayNames", draw: Draw) -> Iterator[Write]:
         nonlocal count
         if isinstance(outcome, Failure) or outcome.time is not None:
             return
-        count += write_jpeg(names.path_for(outcome.source or "image", ".jpg"), draw(outcome))
+        count += write_jpeg(names.path_for(outcome.source or "image", ".jpg"), draw_result(outcome))
 
     yield write
     if count:
@@ -130,9 +121,9 @@ def write_jpeg(path: Path, bgr: ByteArray) -> bool:
 
 
 @contextmanager
-def coco_file(path: Path, known: KnownIds | None) -> Iterator[Write]:
+def coco_file(path: Path) -> Iterator[Write]:
     """Write all objects as one COCO file at the end; images are named relative to it."""
-    entries = CocoEntries(known)
+    entries = CocoEntries()
     image_entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
 
@@ -150,12 +141,7 @@ def coco_file(path: Path, known: KnownIds | None) -> Iterator[Write]:
 
     yield write
     # 2. Write once, at the end: after an error there is no file.
-    if known is not None:
-        write_results(path, annotations)
-    else:
-        write_coco(
-            path, images=image_entries, annotations=annotations, categories=entries.categories()
-        )
+    write_coco(path, images=image_entries, annotations=annotations, categories=entries.categories())
     say(f"wrote {path} ({entries.num_objects} objects, {entries.num_images} images)")
 
 
@@ -200,22 +186,15 @@ def json_text(data: dict[str, Any]) -> str:
     return readable_name(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
-def draw_result(result: Result, *, color_by: ColorBy | None = None) -> ByteArray:
-    """Draw a result on its own image.
-
-    Args:
-        result: With its image.
-        color_by: What shares a colour; None: a track where there are tracks, else a class.
+def draw_result(result: Result) -> ByteArray:
+    """Draw a result on its own image, in the colours of tracks where there are any.
 
     Returns:
         ``(h, w, 3)`` uint8 BGR; higher for a text, which is written below.
     """
     if isinstance(result, TextResult):
         return result.plot()
-    tracked = result.tracker_ids is not None
-    if color_by == "track" and not tracked:
-        color_by = "class"  # a still image among videos
-    return result.plot(color_by=color_by or ("track" if tracked else "class"))
+    return result.plot(color_by="class" if result.tracker_ids is None else "track")
 
 
 def describe(result: Result) -> str:
@@ -260,7 +239,7 @@ def _count_names(result: DetectionResult) -> str:
 
 
 @contextmanager
-def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
+def videos(names: OverlayNames, *, stride: int) -> Iterator[Write]:
     """Draw each video: ``<name>.overlay.mp4``.
 
     Frames keep their times, so that the copy is as long as the source, whatever the stride and
@@ -268,40 +247,47 @@ def videos(names: OverlayNames, draw: Draw, *, stride: int) -> Iterator[Write]:
 
     Args:
         names: Names of the copies.
-        draw: Makes the annotated copy of a frame.
         stride: Of the source, each ``stride``-th frame comes.
 
     Yields:
         A function that takes each outcome; images and failures are ignored.
     """
     with ExitStack() as stack:
-        writer: VideoWriter | None = None
         current: str | None = None
-
-        # 1. Close a video.
-        def finish() -> None:
-            nonlocal writer
-            stack.close()
-            if writer is not None:
-                say(f"wrote {writer.path} ({writer.num_frames} frames)")
-            writer = None
+        append: Append | None = None
 
         def write(outcome: Outcome) -> None:
-            nonlocal writer, current
+            nonlocal current, append
             if isinstance(outcome, Failure) or outcome.time is None:
                 return
-            frame = draw(outcome)
-            # 2. A frame of another source, or a first frame, begins the next video.
-            if writer is None or outcome.source != current or outcome.frame_index == 0:
-                finish()
-                current = outcome.source or "video"
-                fps = video_info(current).fps if Path(current).is_file() else LIVE_FPS
-                path = names.path_for(current, ".mp4")
-                writer = stack.enter_context(VideoWriter(path, fps / stride, frame.shape[:2]))
-            writer.write(fitted(frame, writer.image_hw), outcome.time)
+            # A frame of another source, or a first frame, begins the next video.
+            if append is None or outcome.source != current or outcome.frame_index == 0:
+                stack.close()
+                current = outcome.source
+                source = current or "video"
+                fps = video_info(source).fps if Path(source).is_file() else LIVE_FPS
+                path = names.path_for(source, ".mp4")
+                append = stack.enter_context(_annotated(path, fps / stride))
+            append(draw_result(outcome), outcome.time)
 
         yield write
-        finish()
+
+
+@contextmanager
+def _annotated(path: Path, fps: float) -> Iterator[Append]:
+    """Write a video, if frames come; the first one has the size."""
+    writer: VideoWriter | None = None
+    with ExitStack() as stack:
+
+        def append(frame: ByteArray, time: float) -> None:
+            nonlocal writer
+            if writer is None:
+                writer = stack.enter_context(VideoWriter(path, fps, frame.shape[:2]))
+            writer.write(fitted(frame, writer.image_hw), time)
+
+        yield append
+    if writer is not None:
+        say(f"wrote {path} ({writer.num_frames} frames)")
 
 
 def fitted(frame: ByteArray, image_hw: tuple[int, int]) -> ByteArray:
@@ -358,22 +344,17 @@ def film(path: Path, draw: DrawZones) -> Iterator[Show]:
         A function that appends a frame.
     """
     VideoWriter(path, LIVE_FPS, (2, 2))  # which refuses a wrong ending before a model is loaded
-    writer: VideoWriter | None = None
-    start = 0.0
-    with ExitStack() as stack:
+    start: float | None = None
+    with _annotated(path, LIVE_FPS) as append:
 
         def show(result: DetectionResult) -> bool:
-            nonlocal writer, start
-            picture, time = draw(draw_result(result)), result.time or 0.0
-            if writer is None:  # the first frame has the size
-                writer = stack.enter_context(VideoWriter(path, LIVE_FPS, picture.shape[:2]))
-                start = time
-            writer.write(fitted(picture, writer.image_hw), time - start)
+            nonlocal start
+            time = result.time or 0.0
+            start = time if start is None else start
+            append(draw(draw_result(result)), time - start)
             return True
 
         yield show
-    if writer is not None:
-        say(f"wrote {path} ({writer.num_frames} frames)")
 
 
 @contextmanager

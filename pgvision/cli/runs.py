@@ -4,12 +4,10 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
-from pgvision.batch import KnownIds
 from pgvision.cli.console import DONE, FAILED, INTERRUPTED, Meter, pace, say
 from pgvision.cli.outputs import (
     BoxOutput,
@@ -18,15 +16,14 @@ from pgvision.cli.outputs import (
     OverlayNames,
     Writer,
     coco_file,
-    draw_result,
     images,
     json_lines_file,
     printed,
     videos,
 )
-from pgvision.errors import OptionError, PgvisionError, SourceError
+from pgvision.errors import OptionError, PgvisionError
 from pgvision.files import user_path
-from pgvision.images import Frame, FrameFailure, iter_frames, video_info
+from pgvision.images import FrameFailure, iter_frames, video_info
 from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING
 from pgvision.images.listing import VIDEO_ENDINGS, is_glob, list_folder, list_glob
 from pgvision.results import Failure
@@ -94,33 +91,18 @@ def choose_outputs(options: Output, *, stride: int = 1) -> list[Writer]:
 
     Raises:
         OptionError: If a place cannot be written, or an option needs another one.
-        DataError: If the file of COCO ids is not a COCO file.
     """
-    # 1. Refuse options without effect.
-    boxes = options if isinstance(options, BoxOutput) else BoxOutput()
-    for option, given, needed in (
-        ("--coco-ids", boxes.coco_ids and not boxes.coco, "--coco FILE"),
-        ("--color-by", boxes.color_by and not options.out, "--out DIR"),
-        ("--overwrite", options.overwrite and not options.out, "--out DIR"),
-    ):
-        if given:
-            raise OptionError(f"{option}: has no effect without {needed}; add it, or leave it out")
-    # 2. Open the outputs.
+    if options.overwrite and options.out is None:
+        raise OptionError("--overwrite: has no effect without --out DIR; add it, or leave it out")
     outputs: list[Writer] = [printed(as_json=options.json_lines)]
-    if boxes.coco is not None:
-        require_writable(boxes.coco.parent, "--coco")
-        require_replaceable(boxes.coco, "--coco", boxes.coco_ids)
-        known = None if boxes.coco_ids is None else KnownIds(boxes.coco_ids)
-        outputs.append(coco_file(boxes.coco, known))
+    if isinstance(options, BoxOutput) and options.coco is not None:
+        require_writable(options.coco.parent, "--coco")
+        require_replaceable(options.coco, "--coco")
+        outputs.append(coco_file(options.coco))
     if options.out is not None:
         folder = run_folder(options.out, overwrite=options.overwrite)
-        draw = partial(draw_result, color_by=boxes.color_by)
         names = OverlayNames(folder)
-        outputs += [
-            json_lines_file(folder / RESULTS),
-            images(names, draw),
-            videos(names, draw, stride=stride),
-        ]
+        outputs += [json_lines_file(folder / RESULTS), images(names), videos(names, stride=stride)]
     return outputs
 
 
@@ -151,9 +133,13 @@ def run_task(
     if all(_files_of(source, recursive) == [] for source in sources):
         # The same failures as from the task, without waiting for a model.
         frames = iter_frames(
-            as_frames(sources), on_error=output.on_error, recursive=recursive, stride=stride
+            as_frames(sources), on_error="record", recursive=recursive, stride=stride
         )
-        outcomes: Iterable[Outcome] = (_as_failure(frame) for frame in frames)
+        outcomes: Iterable[Outcome] = (
+            Failure(source=frame.source, index=frame.index, error=frame.error)
+            for frame in frames
+            if isinstance(frame, FrameFailure)
+        )
     else:
         outcomes = stream(as_frames(sources))
     # 2. Run.
@@ -199,12 +185,6 @@ def run_outputs(
             summary.interrupted = True
         summary.report(meter.seconds)
     return summary
-
-
-def _as_failure(frame: Frame | FrameFailure) -> Failure:
-    if isinstance(frame, Frame):
-        raise SourceError(f"{frame.source}: did not exist a moment ago; run the command again")
-    return Failure(source=frame.source, index=frame.index, error=frame.error)
 
 
 _MANY = LIST_ENDINGS | {TAR_ENDING}  # how many is only known once they are read
@@ -346,12 +326,8 @@ def require_writable(folder: Path, option: str) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OptionError(f"{option} {folder}: expected a folder, and there is a file") from error
     except OSError as error:
-        raise OptionError(
-            f"{option} {folder}: cannot be made ({error.strerror}); name another folder"
-        ) from error
+        raise OptionError(f"{option} {folder}: expected a folder ({error.strerror})") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(f"{option} {folder}: cannot be written to; name another folder")
     return folder

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,28 +48,8 @@ def write_coco(
         '{"images":[{"id":1,"file_name":"a.jpg","width":6,"height":4}],"annotations":[],"categories":[]}'
     """
     lists = {"images": images, "annotations": annotations, "categories": categories}
-    _write(path, _pieces(dict(info or {}), lists, str(path)))
-
-
-def write_results(path: str | Path, records: Iterable[Fields]) -> None:
-    """Write a COCO results file, the plain list that evaluators read, as `write_coco` does.
-
-    Raises:
-        DataError: If a number is NaN or infinite.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "found.json"
-        >>> write_results(file, [{"image_id": 1, "score": 0.5}])
-        >>> file.read_text()
-        '[{"image_id":1,"score":0.5}]'
-    """
-    _write(path, chain([b"["], _joined(records, str(path)), [b"]"]))
-
-
-def _write(path: str | Path, pieces: Iterable[bytes]) -> None:
     with replaced_path(path) as aside, aside.open("wb") as file, without_collecting():
-        file.writelines(pieces)
+        file.writelines(_pieces(dict(info or {}), lists, str(path)))
 
 
 def _joined(entries: Iterable[Fields], where: str) -> Iterator[bytes]:

@@ -46,22 +46,6 @@ def test_one_bad_picture_does_not_lose_the_others(run, picture, tmp_path):
     assert "1 done, 2 failed" in ran.err
 
 
-def test_skip_leaves_bad_pictures_out(run, picture):
-    (picture.parent / "broken.jpg").write_bytes(b"")
-    ran = run("detect", "helmet", picture.parent, "--json", "--on-error", "skip")
-    assert ran.code == 0
-    assert len(ran.lines) == 1
-
-
-def test_raise_stops_at_a_bad_picture_without_a_traceback(run, picture):
-    (picture.parent / "a.jpg").write_bytes(b"")
-    ran = run("detect", "helmet", picture.parent, "--json", "--on-error", "raise")
-    assert ran.code == 1
-    assert ran.out == ""
-    assert "a.jpg" in ran.err
-    assert "Traceback" not in ran.err
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -150,7 +134,7 @@ def test_a_class_that_the_checkpoint_does_not_know_is_not_silence(run, picture):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["detect", "helmet;"], "PHRASE, class 2: expected text"),
+        (["detect", "helmet;"], "classes[1]: expected text"),
         (["ask", ""], "question: expected text"),
         (["ask", "on?", "--choice", "on", "--choice", "off"], "was not taught 'multiple choice'"),
         (["ask", "is there a truck?", "--language", "xx"], "language: expected one of en"),
@@ -269,12 +253,10 @@ def test_a_photograph_is_not_captioned_and_the_reason_is_printed(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_compares_both_sides_at_each_size(run, tmp_path):
-    out, site = tmp_path / "figures.json", samples.path("site-04")
-    ran = run("bench", site, "--class", "helmet", "--repeat", 3, "--json", "--out", out)
+def test_bench_compares_both_sides_at_each_size(run):
+    ran = run("bench", samples.path("site-04"), "--class", "helmet", "--repeat", 3, "--json")
     assert ran.code == 0, ran.err
     (figures,) = ran.lines
-    assert json.loads(out.read_text()) == figures
     for size in (1, 8):
         row = next(row for key, row in figures.items() if key.startswith(f"batch {size}, "))
         assert row["ratio"] > 0

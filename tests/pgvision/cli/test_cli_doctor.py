@@ -22,7 +22,7 @@ def test_doctor_finds_this_machine_well(run):
     ran = run("doctor", "--json")
     checks = {check["name"]: check for check in ran.lines}
     assert {"python", "transformers", "torch", "opencv", "hub", "checkpoint"} <= set(checks)
-    assert {"dtype", "token ids", "eos", "attention mask", "mask codec"} <= set(checks)
+    assert {"engine", "dtype", "eos", "attention mask", "mask codec"} <= set(checks)
     assert [check for check in ran.lines if check["status"] == "fail"] == []
     assert ran.code == 0
 
@@ -39,15 +39,6 @@ def test_a_checkpoint_that_is_not_there_is_a_failure_with_a_way_out(run, tmp_pat
     (failed,) = [check for check in ran.lines if check["status"] == "fail"]
     assert failed["name"] == "checkpoint"
     assert "config.json" in failed["found"]
-
-
-def test_two_flavours_of_opencv_are_noted(tmp_path, monkeypatch):
-    install(tmp_path, "opencv-python", "5.0.0.93")
-    install(tmp_path, "opencv-python-headless", "5.0.0.93")
-    monkeypatch.syspath_prepend(tmp_path)
-    check = check_opencv()
-    assert check.status == "note"
-    assert "uninstall" in check.fix
 
 
 def test_opencv_that_does_not_import_names_the_libraries(tmp_path, monkeypatch):
@@ -90,11 +81,8 @@ def test_doctor_runs_where_opencv_does_not_import(tmp_path):
 @pytest.mark.parametrize(
     ("version", "status"),
     [
-        ("4.57.1", "fail"),
-        ("5.1.0", "fail"),
         ("5.23.0", "ok"),
         ("5.30.2", "note"),
-        ("6.0.0", "fail"),
     ],
 )
 def test_transformers_is_compared_with_what_was_tested(tmp_path, monkeypatch, version, status):

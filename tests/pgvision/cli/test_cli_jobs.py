@@ -74,12 +74,9 @@ def test_an_error_leaves_what_was_answered_and_no_half_video(tmp_path, capsys):
     assert (tmp_path / "out" / "results.jsonl").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize(
-    "options", [{"coco_ids": "a.json"}, {"color_by": "index"}, {"overwrite": True}], ids=str
-)
-def test_options_without_effect_are_refused(options):
+def test_options_without_effect_are_refused():
     with pytest.raises(OptionError, match="has no effect without"):
-        choose_outputs(BoxOutput(**options))
+        choose_outputs(BoxOutput(overwrite=True))
 
 
 def test_options_that_only_video_uses_are_reported(picture, film, capsys):
@@ -89,7 +86,7 @@ def test_options_that_only_video_uses_are_reported(picture, film, capsys):
         frame = np.zeros((64, 96, 3), np.uint8)
         outcome = TextResult(image_hw=(64, 96), text="a", source="a", time=time).with_image(frame)
         read = {"stride": 2}
-        run_task(lambda _: [outcome], [str(picture)], BoxOutput(track=True, on_error="skip"), read)
+        run_task(lambda _: [outcome], [str(picture)], BoxOutput(track=True), read)
         return capsys.readouterr().err
 
     assert "--track, --stride: had no effect" in ran(None)

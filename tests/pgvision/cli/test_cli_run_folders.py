@@ -94,18 +94,14 @@ def test_a_place_that_cannot_be_written_is_said_before_the_model_loads(picture, 
 
 @pytest.mark.parametrize("command", ["detect", "batch"])
 def test_inputs_are_not_overwritten(run, picture, tmp_path, command):
-    """case: --coco IMAGE replaced the image, and --coco of the --coco-ids the annotations."""
-    ids = tmp_path / "ids.json"
-    ids.write_text('{"images": [{"id": 1, "file_name": "site.png"}], "categories": []}')
-    before = picture.read_bytes(), ids.read_bytes()
+    """case: --coco IMAGE replaced the image."""
+    before = picture.read_bytes()
     words = [*(["batch"] if command == "batch" else []), "detect", "helmet", picture]
     ran = run(*words, "--coco", picture)
     assert (ran.code, "contains something else than JSON" in ran.err) == (2, True)
-    ran = run(*words, "--coco", ids, "--coco-ids", ids)
-    assert (ran.code, "is read by this command" in ran.err) == (2, True)
     ran = run(*words, "--coco", tmp_path)
     assert (ran.code, "there is a folder" in ran.err) == (2, True)  # before the work, not after it
-    assert (picture.read_bytes(), ids.read_bytes()) == before
+    assert picture.read_bytes() == before
 
 
 def test_a_full_disk_is_one_line(run, picture, monkeypatch):
@@ -118,10 +114,8 @@ def test_a_full_disk_is_one_line(run, picture, monkeypatch):
     assert ran.err.strip().endswith("pgvision: /data/results.jsonl: No space left on device")
 
 
-@pytest.mark.parametrize("on_error", ["record", "raise"])
-def test_missing_files_are_noticed_without_a_model(tmp_path, on_error):
-    words = ["detect", "helmet", str(tmp_path / "gone.jpg"), str(tmp_path / "*.png")]
-    words += ["--json", "--on-error", on_error]
+def test_missing_files_are_noticed_without_a_model(tmp_path):
+    words = ["detect", "helmet", str(tmp_path / "gone.jpg"), str(tmp_path / "*.png"), "--json"]
     err = loaded(
         "from pgvision.cli.app import main\n"
         f"try: main({words!r})\nexcept SystemExit as end: assert end.code == 1"

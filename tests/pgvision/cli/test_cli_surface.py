@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 import pytest
-import typer
 
 from pgvision.cli.app import BATCH, COMMANDS, load_command
 from pgvision.cli.options import build_command, field_help
@@ -36,7 +35,7 @@ def test_every_option_of_the_library_is_one_of_the_command_line(name):
     for field in settings.__annotations__.keys() - {"generator"}:
         assert options[flag(field)].help == texts[field], field
         assert texts[field], field
-    assert set(options) >= {"--recursive", "--stride", "--on-error", "--out", "--json"}
+    assert set(options) >= {"--recursive", "--stride", "--out", "--json"}
     bulk = options_of(load_command("batch").get_command(None, name))
     assert {flag(field) for field in settings.__annotations__.keys() - {"generator"}} <= set(bulk)
     for word in ("--journal", "--shard", "--retry-unread", "--ray", "--ray-actors"):
@@ -49,7 +48,10 @@ def test_settings_that_only_python_can_give_are_left_out():
     assert {field for field in ReadOptions.__annotations__ if f"--{field}" in names} >= {"stride"}
 
 
-@pytest.mark.parametrize("name", [name for name in SINGLE if name not in ("serve", "demo")])
+JSON = [name for name in SINGLE if name not in ("serve", "demo", "merge")]
+
+
+@pytest.mark.parametrize("name", JSON)
 def test_every_command_speaks_to_machines(name):
     assert "--json" in options_of(load_command(name))
 
@@ -138,7 +140,6 @@ def test_python_m_pgvision():
         ["segment", "helmet", "a.jpg", "--extra-objects", "-1"],
         ["read", "a.jpg", "--quantize", "nf4"],
         ["read", "a.jpg", "--drafts", "on"],
-        ["detect", "helmet", "a.jpg", "--on-error", "ignore"],
         ["detect", "helmet", "a.jpg", "--no-such-option"],
         ["no-such-command"],
         ["batch", "no-such-task"],
@@ -223,7 +224,7 @@ class Made:
 def called(words):
     seen = []
 
-    def example(*, word: Annotated[str, typer.Argument()], given: Given, made: Made) -> None:
+    def example(word: str, *, given: Given, made: Made) -> None:
         seen.append((word, given, made))
 
     build_command(example, name="example")([*words], standalone_mode=False)
@@ -249,13 +250,23 @@ def test_serve_reads_options_and_variables(run, monkeypatch):
     monkeypatch.setattr("pgvision.server.app.serve", seen.append)
     for name, value in {
         "PGVISION_PORT": "8123",
-        "PGVISION_MAX_MEGAPIXELS": "2.5",
-        "PGVISION_ORIGINS": "https://app.example.org",
+        "PGVISION_ALLOW_ORIGINS": "https://app.example.org",
         "PGVISION_MODEL": "tiny",  # the default checkpoint, and no list of models to serve
         "PGVISION_THREADS": "7",
     }.items():
         monkeypatch.setenv(name, value)
-    words = ["--max-mb", "0.5", "--model", "a=tiny", "--model", "small", "--allow-host", "h:80"]
+    words = [
+        "--max-mb",
+        "0.5",
+        "--max-megapixels",
+        "2.5",
+        "--model",
+        "a=tiny",
+        "--model",
+        "small",
+        "--allow-host",
+        "h:80",
+    ]
     assert run("serve", *words, "--deadline", "3", "--no-key").code == 0
     (found,) = seen
     assert (found.port, found.max_bytes, found.max_pixels) == (8123, 500_000, 2_500_000)

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from pgvision.cli.outputs import OverlayNames, draw_result, videos
+from pgvision.cli.outputs import OverlayNames, videos
 from pgvision.errors import ImageError
 from pgvision.images import iter_frames, video_info
 from pgvision.results import DetectionResult, Failure, TextResult
@@ -42,7 +42,7 @@ def results_of(path, *, stride=1):
 
 def test_a_copy_has_the_rate_and_the_frames_of_its_source(tmp_path, capsys):
     source = film_of(tmp_path / "site.mp4")
-    with videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write:
+    with videos(OverlayNames(tmp_path / "out"), stride=1) as write:
         for result in results_of(source):
             write(result)
     copy = tmp_path / "out" / "site.overlay.mp4"
@@ -53,7 +53,7 @@ def test_a_copy_has_the_rate_and_the_frames_of_its_source(tmp_path, capsys):
 
 def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):
     source = film_of(tmp_path / "site.mp4")
-    with videos(OverlayNames(tmp_path), draw_result, stride=3) as write:
+    with videos(OverlayNames(tmp_path), stride=3) as write:
         for result in results_of(source, stride=3):
             write(result)
     info = video_info(tmp_path / "site.overlay.mp4")
@@ -73,7 +73,7 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
             frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
             container.mux(pictures.encode(frame))
         container.mux(pictures.encode())
-    with videos(OverlayNames(tmp_path), draw_result, stride=1) as write:
+    with videos(OverlayNames(tmp_path), stride=1) as write:
         for result in results_of(source):
             write(result)
     with av.open(str(tmp_path / "phone.overlay.mp4")) as copy:
@@ -84,7 +84,7 @@ def test_frames_of_a_phone_that_slows_down_keep_their_times(tmp_path, capsys):
 
 def test_each_video_has_its_own_copy(tmp_path, capsys):
     sources = [film_of(tmp_path / name) for name in ("a.mp4", "b.mp4")]
-    with videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write:
+    with videos(OverlayNames(tmp_path / "out"), stride=1) as write:
         for source in sources:
             for result in results_of(source):
                 write(result)
@@ -97,7 +97,7 @@ def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
     source = film_of(tmp_path / "site.mp4")
     with (
         pytest.raises(ZeroDivisionError),
-        videos(OverlayNames(tmp_path / "out"), draw_result, stride=1) as write,
+        videos(OverlayNames(tmp_path / "out"), stride=1) as write,
     ):
         write(next(iter(results_of(source))))
         raise ZeroDivisionError
@@ -106,7 +106,7 @@ def test_a_broken_run_leaves_no_half_video(tmp_path, capsys):
 
 def test_texts_of_different_length_fit_one_video(tmp_path, capsys):
     source = film_of(tmp_path / "site.mp4", num_frames=3)
-    with videos(OverlayNames(tmp_path), draw_result, stride=1) as write:
+    with videos(OverlayNames(tmp_path), stride=1) as write:
         for frame in iter_frames(str(source)):
             text = "a helmet " * (1 + 4 * frame.index)
             result = TextResult(

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pgvision.cli import webhook as module
-from pgvision.cli.webhook import Webhook
+from pgvision.cli import live as module
+from pgvision.cli.live import Webhook
 from pgvision.errors import OptionError
 
 

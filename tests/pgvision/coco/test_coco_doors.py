@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pgvision.coco.content import read_content
-from pgvision.coco.writing import write_coco, write_results
+from pgvision.coco.writing import write_coco
 from pgvision.datasets import check_dataset, dataset_to_coco, read_coco, read_splits
 from pgvision.errors import DataError, EvaluationError, ShapeError
 from pgvision.evaluation import evaluate_detections
@@ -315,8 +315,9 @@ def test_an_error_of_the_records_is_not_called_a_number(tmp_path):
         yield FOUND[0]
         raise ShapeError("a.jpg: no such shape")
 
+    file, others = tmp_path / "found.json", {"images": [], "categories": []}
     with pytest.raises(ShapeError, match="^a.jpg: no such shape$"):
-        write_results(tmp_path / "found.json", records())
+        write_coco(file, annotations=records(), **others)
     with pytest.raises(DataError, match=r"found\.json: contains a number that is not finite"):
-        write_results(tmp_path / "found.json", [FOUND[0] | {"score": math.nan}])
+        write_coco(file, annotations=[FOUND[0] | {"score": math.nan}], **others)
     assert list(tmp_path.iterdir()) == []
