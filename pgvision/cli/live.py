@@ -55,7 +55,7 @@ class LiveOptions:
         source: A camera number, an address (rtsp, http, ...) or a video file.
         conf: Keep objects of at least this score. "auto" (default): the thresholds of the
             checkpoint's card, where it has them.
-        zone: JSON: [[x, y], ...] or {"gate": [[x, y], ...]} in pixels, or LabelMe's.
+        zone: JSON: {"gate": [[x, y], ...]}, corners in pixels.
         line: Count crossings: 'in' from the right to the left of the line, seen along it.
         anchor: What of a box counts: its centre, or the middle of its lower edge.
         grace: Seconds out of sight before an object has left a zone.

@@ -14,7 +14,6 @@ from shapely.validation import explain_validity
 
 from pgvision.arrays import ByteArray, FloatArray
 from pgvision.errors import DataError, OptionError
-from pgvision.files import readable_name
 from pgvision.results import DetectionResult
 from pgvision.tracking import Anchor
 
@@ -339,9 +338,8 @@ def _event(tracked: DetectionResult, row: int, now: float) -> Event:
 def read_zones(files: Sequence[Path]) -> dict[str, FloatArray]:
     """Read polygons from JSON files.
 
-    A file contains the corners of one zone (``[[x, y], ...]``, named like the file), several zones
-    by name (``{"gate": [[x, y], ...]}``), or is a LabelMe file, with its labels as names.
-    Corners are in pixels of the source's frames.
+    A file contains zones by name, ``{"gate": [[x, y], ...]}``, with their corners in pixels of the
+    source's frames.
 
     Args:
         files: In the order of their zones.
@@ -350,12 +348,18 @@ def read_zones(files: Sequence[Path]) -> dict[str, FloatArray]:
         ``(n, 2)`` corners by name.
 
     Raises:
-        DataError: If a file cannot be read as one of these.
+        DataError: If a file does not contain that.
         OptionError: If a polygon crosses itself, has no area, or two zones have one name.
     """
     zones: dict[str, FloatArray] = {}
     for file in files:
-        for name, points in _named(file):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{file}: expected a JSON file of polygons: {error}") from error
+        if not isinstance(content, dict) or not content:
+            raise DataError(f'{file}: expected {{"name": [[x, y], ...]}}, corners in pixels')
+        for name, points in content.items():
             if name in zones:
                 raise OptionError(f"{file}: there are two zones named {name!r}; rename one")
             zones[name] = _polygon(points, f"{file}: zone {name!r}")
@@ -390,31 +394,6 @@ def read_lines(texts: Sequence[str]) -> dict[str, tuple[float, float, float, flo
             raise OptionError(f"line {text!r}: there are two lines named {name!r}; rename one")
         lines[name] = (x1, y1, x2, y2)
     return lines
-
-
-def _named(file: Path) -> list[tuple[str, Any]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file}: expected a JSON file of polygons: {error}") from error
-    # 1. One zone, named after the file.
-    if isinstance(content, list):
-        return [(readable_name(file.stem), content)]
-    # 2. LabelMe's shapes, or zones by name.
-    if isinstance(content, dict) and isinstance(content.get("shapes"), list):
-        shapes = [one for one in content["shapes"] if isinstance(one, dict)]
-        found = [
-            (str(one.get("label")), one.get("points"))
-            for one in shapes
-            if one.get("shape_type", "polygon") == "polygon"
-        ]
-    else:
-        found = list(content.items()) if isinstance(content, dict) else []
-    if not found:
-        raise DataError(
-            f'{file}: expected [[x, y], ...], {{"name": [[x, y], ...]}} or polygons of LabelMe'
-        )
-    return found
 
 
 def _polygon(points: Any, name: str) -> FloatArray:

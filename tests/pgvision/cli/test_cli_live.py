@@ -60,7 +60,7 @@ def events_of(ran):
 def test_events_and_counts_agree_with_the_results_themselves(run, walk, tmp_path):
     left = [[0, 0], [160, 0], [160, 239], [0, 239]]
     zone, log, out = tmp_path / "left.json", tmp_path / "log" / "e.jsonl", tmp_path / "out.mp4"
-    zone.write_text(json.dumps(left))
+    zone.write_text(json.dumps({"left": left}))
     words = ["live", "helmet", "--source", walk, "--model", "tiny", "--zone", zone, "--json"]
     ran = run(*words, "--events", log, "--save", out, "--grace", "0.25")
     assert ran.code == 0, ran.err
@@ -226,7 +226,7 @@ def test_bad_words_are_refused_before_a_model_is_loaded(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    Path("cross.json").write_text("[[0, 0], [90, 90], [90, 0], [0, 90]]")
+    Path("cross.json").write_text('{"a": [[0, 0], [90, 90], [90, 0], [0, 90]]}')
     Path("walk.mp4").symlink_to(walk)
     before = walk.read_bytes()
     monkeypatch.setattr("pgvision.tasks.run.open_engine", None)
@@ -248,7 +248,7 @@ def test_a_log_that_cannot_be_written_ends_the_watch_whichever_thread_writes():
 
 def test_a_zone_of_another_size_leaves_no_film(run, walk, tmp_path):
     zone, out = tmp_path / "far.json", tmp_path / "out.mp4"
-    zone.write_text("[[0, 0], [1900, 0], [1900, 1000]]")
+    zone.write_text('{"far": [[0, 0], [1900, 0], [1900, 1000]]}')
     words = ["live", "helmet", "--source", walk, "--model", "tiny", "--zone", zone, "--save", out]
     ran = run(*words)
     assert ran.code == 2

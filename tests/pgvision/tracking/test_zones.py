@@ -119,35 +119,27 @@ def write(folder, content, name="gate.json"):
     return path
 
 
-def test_zone_files_come_in_three_forms(tmp_path):
+def test_zone_files_contain_corners_by_name(tmp_path):
     corners = GATE.tolist()
-    shapes = [
-        {"label": "door", "points": corners, "shape_type": "polygon"},
-        {"label": "spot", "points": [[1, 1]], "shape_type": "point"},
-    ]
-    files = [
-        write(tmp_path, corners, "gate.json"),
-        write(tmp_path, {"north": corners, "south": corners}, "named.json"),
-        write(tmp_path, {"shapes": shapes, "imageHeight": 480}, "labelme.json"),
-    ]
-    zones = read_zones(files)
-    assert list(zones) == ["gate", "north", "south", "door"]
+    first = write(tmp_path, {"north": corners, "south": corners}, "named.json")
+    zones = read_zones([first, write(tmp_path, {"door": corners}, "door.json")])
+    assert list(zones) == ["north", "south", "door"]
     assert all((corners == GATE).all() for corners in zones.values())
-    with pytest.raises(OptionError, match="two zones named 'gate'"):
-        read_zones([files[0], files[0]])
+    with pytest.raises(OptionError, match="two zones named 'north'"):
+        read_zones([first, first])
 
 
 @pytest.mark.parametrize(
     ("content", "error", "says"),
     [
-        ([[0, 0], [9, 9], [9, 0], [0, 9]], OptionError, "Self-intersection"),
-        ([[0, 0], [5, 5], [9, 9]], OptionError, "simple polygon"),
-        ([[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], OptionError, "in pixels, with an area"),
-        ([[0, 0], [5, 5]], DataError, "at least 3 corners"),
-        ([[0, 0, 1], [5, 5, 1], [9, 0, 1]], DataError, "at least 3 corners"),
+        ({"gate": [[0, 0], [9, 9], [9, 0], [0, 9]]}, OptionError, "Self-intersection"),
+        ({"gate": [[0, 0], [5, 5], [9, 9]]}, OptionError, "simple polygon"),
+        ({"gate": [[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]]}, OptionError, "in pixels, with an area"),
+        ({"gate": [[0, 0], [5, 5]]}, DataError, "at least 3 corners"),
+        ({"gate": [[0, 0, 1], [5, 5, 1], [9, 0, 1]]}, DataError, "at least 3 corners"),
         ({"gate": "everywhere"}, DataError, "at least 3 corners"),
         ({"gate": [[0, 0], [1, None], [9, 0]]}, DataError, "corners"),
-        ({"shapes": []}, DataError, "expected"),
+        (GATE.tolist(), DataError, "expected"),
         ({}, DataError, "expected"),
         (7, DataError, "expected"),
     ],
@@ -155,12 +147,6 @@ def test_zone_files_come_in_three_forms(tmp_path):
 def test_polygons_that_are_none_are_refused(tmp_path, content, error, says):
     with pytest.raises(error, match=says):
         read_zones([write(tmp_path, content)])
-
-
-def test_a_zone_named_after_a_file_that_is_not_utf8_can_be_written(tmp_path):
-    file = tmp_path / "caf\udce9.json"
-    file.write_text("[[0, 0], [9, 0], [9, 9]]")
-    assert list(read_zones([file])) == ["caf%E9"]
 
 
 def test_files_that_are_none_are_refused(tmp_path):
@@ -190,7 +176,7 @@ def test_what_was_drawn_on_another_size_is_refused(kind):
 
 
 def test_a_huge_polygon_costs_no_memory_before_it_is_refused(tmp_path):
-    path = write(tmp_path, [[0, 0], [10**9, 0], [10**9, 10**9]])
+    path = write(tmp_path, {"far": [[0, 0], [10**9, 0], [10**9, 10**9]]})
     started = time.process_time()
     with pytest.raises(OptionError, match="outside|too far"):
         list(Zones(read_zones([path]), {}).update(frame(0, [])))
