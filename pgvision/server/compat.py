@@ -24,13 +24,7 @@ from pgvision.http import HttpError, origin_of
 from pgvision.labelling.label_studio import LabelConfig, prediction, read_label_config
 from pgvision.results import DetectionResult
 from pgvision.runtime import CheckpointCard, Generation
-from pgvision.server.api import (
-    answer_body,
-    json_response,
-    read_json,
-    require_images,
-    roboflow_form,
-)
+from pgvision.server.api import json_response, read_json, require_images, roboflow_form
 from pgvision.server.errors import ApiError
 from pgvision.server.fields import (
     TASKS,
@@ -88,7 +82,7 @@ class _Message(BaseModel):
 
 
 class _Format(BaseModel):
-    type: Literal["text", "json_object"] = "text"  # answers follow no schema of the caller
+    type: Literal["text"] = "text"  # answers follow no schema of the caller
 
 
 class ChatBody(BaseModel):
@@ -147,10 +141,10 @@ def chat_routes(service: Service) -> APIRouter:
             raise ApiError("bad_field", "top_logprobs: needs logprobs=true")
         words, upload = read_messages(body.messages)
         model = service.models.pick(body.model)
-        task, fields = fields_of_prompt(words, body, model.card)
+        fields = fields_of_prompt(words, body, model.card)
         # 2. Answer.
         outcome = await service.answer(request, upload, fields)
-        completion = await service.uploads.run(lambda: _completion(outcome, task, body))
+        completion = await service.uploads.run(lambda: _completion(outcome, body))
         # 3. A stream is sent in chunks, but only once the answer is complete.
         if not body.stream:
             return json_response(completion)
@@ -185,13 +179,13 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
     return words, Upload(images[0])
 
 
-def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[str, Fields]:
-    """Return the task and fields of a prompt; see the patterns above."""
+def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> Fields:
+    """Return the fields of a prompt's task; see the patterns above."""
     # 1. PaliGemma's prompt for questions about the image, as it is.
     more = {"model": body.model, "max_new_tokens": body.token_limit}
     if match := _QUESTION.fullmatch(words):
         prompt = question_prefix(match[2], language=match[1].lower(), kind=card.kind)
-        return "ask", validated(PromptFields, {"prompt": prompt, **more})
+        return validated(PromptFields, {"prompt": prompt, **more})
     # 2. The first task whose pattern fits; a question fits always.
     task, match = next(
         (task, match)
@@ -203,15 +197,10 @@ def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> tuple[
     # "describe" is a longer caption only where the checkpoint knows it.
     if values.get("style") == "describe" and card.kind == "tiny":
         values["style"] = "caption"
-    return task, validated(TASKS[task], values | more)
+    return validated(TASKS[task], values | more)
 
 
-def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
-    # 1. Text: the model's own, or our JSON.
-    text = outcome.result.raw_text
-    if body.response_format and body.response_format.type == "json_object":
-        text = orjson.dumps(answer_body(outcome, task, masks="polygons")).decode()
-    # 2. Usage.
+def _completion(outcome: Outcome, body: ChatBody) -> dict[str, Any]:
     generations = [answer for _, answer in outcome.answers]
     num_written = sum(len(one.token_ids) for one in generations)
     # Tokens of the prompts: image patches are not counted, words are estimated by 4 characters.
@@ -224,7 +213,11 @@ def _completion(outcome: Outcome, task: str, body: ChatBody) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": text, "refusal": None},
+                "message": {
+                    "role": "assistant",
+                    "content": outcome.result.raw_text,
+                    "refusal": None,
+                },
                 "logprobs": _logprobs(generations, body) if body.logprobs else None,
                 "finish_reason": "length" if outcome.result.truncated else "stop",
             }

@@ -109,13 +109,10 @@ def test_openais_client_asks(client, png, scene):
     assert [model.id for model in client.models.list()] == ["tiny"]
 
 
-def test_openais_client_gets_boxes_as_text_and_as_json(client, png, found):
+def test_openais_client_gets_boxes_as_text(client, png, found):
     text = chat(client, png, "detect helmet").choices[0].message.content
     parsed = parse_suffix(text, image_hw=(480, 640), classes=["helmet"])
     np.testing.assert_allclose([one.xyxy for one in parsed.objects], found.xyxy, atol=1e-3)
-    answer = chat(client, png, "detect helmet", response_format={"type": "json_object"})
-    body = json.loads(answer.choices[0].message.content)
-    assert len(body["annotations"]) == len(found)
 
 
 def test_openais_client_understands_refusals(client, png):
@@ -209,7 +206,7 @@ def test_paligemmas_own_prompts_go_to_their_tasks(service, png, words, task, fie
                 **{"frequency_penalty": 0.5, "logit_bias": {"1": 2}, "store": True},
                 **{"max_tokens": 0},
                 **{"tools": [{"type": "function"}], "tool_choice": "auto", "top_logprobs": 21},
-                **{"response_format": {"type": "json_schema"}, "functions": [{}], "audio": {}},
+                **{"response_format": {"type": "json_object"}, "functions": [{}], "audio": {}},
                 **{"prediction": {}, "web_search_options": {}, "unheard_of": 1},
             }.items()
         ),
