@@ -63,8 +63,7 @@ class Meter:
 
     Args:
         label: What is counted, in the plural: ``"pictures"``.
-        total: How many there will be; None if that is unknown (a camera, or not yet: it may be
-            set later).
+        total: How many there will be; None if that is unknown (a camera).
 
     Example:
         >>> with Meter("pictures", total=2) as meter:
@@ -119,7 +118,7 @@ class Meter:
         """Count ``count`` more."""
         self.done += count
         rate = pace(self.done, self.seconds)
-        self._bar.update(self._task, total=self.total, advance=count, rate=rate)
+        self._bar.update(self._task, advance=count, rate=rate)
         # Off a terminal there is no bar: print a line now and then.
         now = time.monotonic()
         if not self._bar.disable or now - self._last_line < _SECONDS_BETWEEN_LINES:

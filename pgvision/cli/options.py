@@ -109,7 +109,7 @@ def build_command(
 
 
 def field_help(settings: Any) -> dict[str, str]:
-    """Return the description of each field or argument from a docstring, or fields' metadata.
+    """Return the description of each field or argument from a docstring.
 
     Example:
         >>> class Speed:
@@ -135,10 +135,6 @@ def field_help(settings: Any) -> dict[str, str]:
             text = " ".join(match[2].split()).replace("`", "")
             text = re.sub(r"(?<![\w'\"])None: ", "default: ", text)
             texts.update({name.strip(): text for name in match[1].split(",")})
-    # Metadata of a field wins: its docstring is for Python.
-    if is_dataclass(settings):
-        written = {item.name: item.metadata.get("help") for item in fields(settings)}
-        texts |= {name: text for name, text in written.items() if text}
     return texts
 
 

@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
-from pgvision.coco.writing import annotation_entry, image_entry
+from pgvision.batch import CocoEntries
+from pgvision.boxes import xyxy_to_cxcywh
+from pgvision.coco.writing import image_entry
 from pgvision.labelling.label_studio import outer_rings
 from pgvision.results import DetectionResult, SegmentationResult, TextResult
 from pgvision.server.errors import ApiError
@@ -194,29 +195,20 @@ def answer_body(outcome: Outcome, task: str, *, masks: str = "rle") -> dict[str,
 
 
 def _objects(result: DetectionResult, masks: str) -> dict[str, Any]:
-    # 1. One annotation for each object that was asked for.
-    annotations: list[dict[str, Any]] = []
-    for number, one in enumerate(result[result.class_ids >= 0], 1):
-        shape: Any = None
-        area = None
-        if isinstance(one, SegmentationResult):
-            area = float(one.area[0])
-            shape = one.rle()[0]
-            if masks == "polygons":
-                shape = [ring.ravel().tolist() for ring in outer_rings(one)]
-        (box,) = xyxy_to_xywh(one.xyxy).tolist()
-        category = int(one.class_ids[0]) + 1
-        entry = annotation_entry(number, 1, category, box, area=area, segmentation=shape)
+    # COCO's entries of the objects that were asked for, and what COCO does not have.
+    asked, entries = result[result.class_ids >= 0], CocoEntries()
+    annotations = entries.of(asked)
+    for entry, one in zip(annotations, asked, strict=True):
         entry |= {"label": one.labels[0], "text": one.texts[0]}
-        if one.scores is not None:
-            entry["score"] = float(one.scores[0])
         if one.edge_std is not None:
             entry["edge_std"] = one.edge_std[0].tolist()
-        annotations.append(entry)
-    # 2. Categories are numbered from 1, as in COCO.
-    names = [{"id": number, "name": name} for number, name in enumerate(result.classes, 1)]
-    presence = None if result.presence is None else dict(result.presence)
-    return {"categories": names, "annotations": annotations, "presence": presence}
+        if masks == "polygons" and isinstance(one, SegmentationResult):
+            entry["segmentation"] = [ring.ravel().tolist() for ring in outer_rings(one)]
+    return {
+        "categories": list(entries.categories()),
+        "annotations": annotations,
+        "presence": None if result.presence is None else dict(result.presence),
+    }
 
 
 def _route(
