@@ -92,6 +92,24 @@ def require_choice(name: str, value: object, known: Collection[str]) -> None:
         )
 
 
+def require_count(name: str, value: object, least: int = 0) -> int:
+    """Return a whole number, numpy's included, as an int.
+
+    Raises:
+        OptionError: If it is anything else, or below ``least``.
+
+    Example:
+        >>> require_count("batch_size", 8, least=1)
+        8
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        kind = type(value).__name__
+        raise OptionError(
+            f"{name}: expected a whole number of at least {least}, got {value!r:.80} ({kind})"
+        )
+    return int(value)
+
+
 def require_module(name: str, message: str) -> Any:
     """Import an optional module.
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.errors import EvaluationError, OptionError, require_choice
+from pgvision.errors import EvaluationError, OptionError, require_choice, require_count
 from pgvision.evaluation import metrics
 from pgvision.evaluation.inputs import (
     GroundTruth,
@@ -124,10 +124,7 @@ def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: in
     require_choice("iou_type", iou_type, get_args(IouType))
     require_choice("engine", engine, get_args(Engine))
     require_choice("scoreless", scoreless, get_args(Scoreless))
-    if not isinstance(max_dets, int) or max_dets < 1:
-        raise OptionError(
-            f"max_dets: expected a whole number from 1, got {max_dets!r}. Fix: COCO keeps 100."
-        )
+    require_count("max_dets", max_dets, least=1)
 
 
 def _score_notes(found: Predictions) -> tuple[str, ...]:

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pgvision.errors import ImageError, OptionError, PgvisionError, SourceError, require_choice
+from pgvision.errors import (
+    ImageError,
+    OptionError,
+    PgvisionError,
+    SourceError,
+    require_choice,
+    require_count,
+)
 from pgvision.files import readable_name, user_path
 from pgvision.http import hide_secrets
 from pgvision.images.containers import LIST_ENDINGS, TAR_ENDING, list_tar, read_list
@@ -121,8 +128,8 @@ def iter_frames(
     """
     require_choice("on_error", on_error, get_args(OnError))
     require_choice("color", color, get_args(Color))
-    _require_count(stride, "stride", 1)
-    _require_count(prefetch, "prefetch", 0)
+    require_count("stride", stride, least=1)
+    require_count("prefetch", prefetch)
     _require_source(frames)
     # Only of a list are the files noted: memory stays constant for folders and generators.
     seen: set[str] | None = set() if isinstance(frames, list | tuple) and len(frames) > 1 else None
@@ -407,11 +414,6 @@ def _name(item: object) -> str:
 
 def _is_whole(item: object) -> TypeGuard[SupportsIndex]:
     return isinstance(item, int | np.integer) and not isinstance(item, bool)
-
-
-def _require_count(value: object, name: str, least: int) -> None:
-    if not _is_whole(value) or operator.index(value) < least:
-        raise OptionError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
 def _require_source(item: object) -> None:

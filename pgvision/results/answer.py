@@ -9,10 +9,10 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from pgvision.arrays import ByteArray, to_plain
-from pgvision.errors import DataError, OptionError, PgvisionError
+from pgvision.errors import DataError, OptionError, PgvisionError, require_count
 from pgvision.files import readable_name, write_text
 from pgvision.results import exports
-from pgvision.results.checks import frozen_image, require_count, require_number, require_numbers
+from pgvision.results.checks import frozen_image, require_number, require_numbers
 from pgvision.tokens.bins import require_image_hw
 from pgvision.tokens.parsing import Reject
 
@@ -72,11 +72,11 @@ class Answer:
         self._set("truncated", bool(self.truncated))
         self._set("timings", require_numbers(self.timings, "timings"))
         if self.passes is not None:
-            self._set("passes", require_count(self.passes, "passes"))
+            self._set("passes", require_count("passes", self.passes))
         # 2. The origin, and the image.
         if self.source is not None:
             self._set("source", readable_name(str(self.source)))
-        self._set("frame_index", require_count(self.frame_index, "frame_index"))
+        self._set("frame_index", require_count("frame_index", self.frame_index))
         if self.time is not None:
             self._set("time", require_number(self.time, "time"))
         if self.image is not None:
@@ -337,7 +337,7 @@ class Failure:
             OptionError: If ``error`` is not one of pgvision's, or ``index`` no whole number.
         """
         object.__setattr__(self, "source", readable_name(str(self.source)))
-        require_count(self.index, "index")
+        require_count("index", self.index)
         if not isinstance(self.error, PgvisionError):
             raise OptionError(f"error must be a PgvisionError, got {self.error!r}")
 

@@ -16,21 +16,6 @@ _MAX_FLOAT = sys.float_info.max
 Index = int | slice | Sequence[int] | Sequence[bool] | IntArray | BoolArray
 
 
-def require_count(value: object, name: str) -> int:
-    """Return ``value`` as an int.
-
-    Raises:
-        OptionError: If it is not a whole number of at least 0.
-
-    Example:
-        >>> require_count(3, "frame_index")
-        3
-    """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0:
-        return int(value)
-    raise OptionError(f"{name} must be a whole number of at least 0, got {value!r}")
-
-
 def require_number(value: object, name: str, *, most: float = math.inf) -> float:
     """Return ``value`` as a float.
 

@@ -16,7 +16,7 @@ from pgvision import drawing
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from pgvision.boxes import xyxy_to_cxcywh, xyxy_to_xywh
 from pgvision.coco.checks import whole_number
-from pgvision.errors import OptionError, ShapeError, require_choice, require_module
+from pgvision.errors import OptionError, ShapeError, require_choice, require_count, require_module
 from pgvision.results import checks, exports
 from pgvision.results.answer import Answer
 
@@ -218,8 +218,8 @@ class DetectionResult(Answer):
         """
         # 1. Check the options.
         for name, value in (("thickness", thickness), ("font_size", font_size)):
-            if value is not None and checks.require_count(value, name) == 0:
-                raise OptionError(f"{name} must be at least 1; use boxes=False or labels=False")
+            if value is not None:
+                require_count(name, value, least=1)
         # 2. Masks first, so that lines and labels stay visible.
         canvas, color_ids = self.require_image(image).copy(), self._color_ids(color_by)
         width = thickness or drawing.fit_thickness(self.image_hw)
@@ -276,7 +276,7 @@ class DetectionResult(Answer):
         Raises:
             OptionError: If there is no image, or ``padding`` is no whole number of at least 0.
         """
-        bgr, margin = self.require_image(image), checks.require_count(padding, "padding")
+        bgr, margin = self.require_image(image), require_count("padding", padding)
         height, width = self.image_hw
         # Rounded outwards, and cut at the border, where a box of no width gets the last column.
         low = np.floor(self.xyxy[:, :2]).astype(int) - margin

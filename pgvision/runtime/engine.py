@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pgvision.errors import OptionError, PromptError
+from pgvision.errors import OptionError, PromptError, require_count
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.runtime.decoding import LOOKAHEAD, Row, read_distributions
 from pgvision.runtime.grammar import TokenGrammar
@@ -27,7 +27,6 @@ from pgvision.runtime.protocol import (
     Picture,
     Request,
     Tokenizer,
-    require_count,
 )
 from pgvision.tokens import NUM_BINS, NUM_CODES
 
@@ -129,7 +128,7 @@ class Engine:
             CheckpointError: If the model's output is NaN or infinite.
         """
         # Batching is continuous: finished rows are replaced while the others continue.
-        size = require_count("batch_size", batch_size) or BATCH_SIZE
+        size = BATCH_SIZE if batch_size is None else require_count("batch_size", batch_size, 1)
         queue, batch = RequestQueue(requests), _Batch(self)
         while True:
             # 1. New rows enter once half of the places are free: prompts share a pass.

@@ -18,6 +18,7 @@ from pgvision.errors import (
     GatedCheckpointError,
     OptionError,
     require_choice,
+    require_count,
 )
 from pgvision.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.checkpoint_files import read_tokenizer, weight_files, wrap_tokenizer
@@ -31,7 +32,6 @@ from pgvision.runtime.checkpoints import (
 )
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.engine_cache import LOCK, ON_HUB, cached_engine, logged, stamp_of
-from pgvision.runtime.protocol import require_count
 from pgvision.runtime.torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def load(
     """
     card = find_revision(model, revision, kind=kind)
     how = _check_options(card, device, dtype, quantize)
-    if (count := require_count("threads", threads)) is not None:
-        torch.set_num_threads(count)
+    if threads is not None:
+        torch.set_num_threads(require_count("threads", threads, least=1))
     with LOCK:
         return _load(card, revision, kind, how)
 

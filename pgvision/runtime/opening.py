@@ -6,13 +6,19 @@ from glob import glob
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from pgvision.errors import CheckpointError, DependencyError, OptionError, require_choice
+from pgvision.errors import (
+    CheckpointError,
+    DependencyError,
+    OptionError,
+    require_choice,
+    require_count,
+)
 from pgvision.runtime.checkpoint_files import read_tokenizer
 from pgvision.runtime.checkpoints import CheckpointCard, find_revision, is_address
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.engine_cache import cached_engine, stamp_of
 from pgvision.runtime.onnx_backend import OnnxBackend, default_threads, why_unsupported
-from pgvision.runtime.protocol import Generator, require_count
+from pgvision.runtime.protocol import Generator
 
 EngineName = Literal["auto", "onnx", "torch"]
 # Any number: a container may have only the fourth card.
@@ -53,7 +59,7 @@ def open_engine(
         DependencyError: If a package is missing.
     """
     # 1. Check the options, and find the checkpoint.
-    threads = require_count("threads", threads)
+    threads = None if threads is None else require_count("threads", threads, least=1)
     require_choice("engine", engine or "auto", get_args(EngineName))
     card = find_revision(model, revision, kind=kind)
     given = {"device": device, "dtype": dtype, "quantize": quantize}

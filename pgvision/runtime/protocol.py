@@ -5,36 +5,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from pgvision.errors import CheckpointError, OptionError, require_choice
+from pgvision.errors import CheckpointError, OptionError, require_choice, require_count
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.tokens import LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
 
 Drafts = Literal["off", "exact", "steady"]
 DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
 _OBJECT: Final = re.compile(r"L{4}(S{16})?T*")
-
-
-def require_count(name: str, value: object) -> int | None:
-    """Return an optional whole number above 0, numpy's included, as an int.
-
-    Raises:
-        OptionError: If it is anything else.
-
-    Example:
-        >>> require_count("batch_size", np.int64(8))
-        8
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise OptionError(f"{name}: expected a whole number above 0, got {value!r}")
-    return int(value)
 
 
 class ObjectSpan(NamedTuple):
@@ -271,8 +253,9 @@ class Request:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        require_count("max_new_tokens", self.max_new_tokens)
-        if (require_count("num_alternatives", self.num_alternatives) or 1) > 1 and self.form:
+        if self.max_new_tokens is not None:
+            require_count("max_new_tokens", self.max_new_tokens, least=1)
+        if require_count("num_alternatives", self.num_alternatives, least=1) > 1 and self.form:
             raise OptionError("num_alternatives: k best answers are texts; leave form out")
         require_choice("drafts", self.drafts, DRAFTS)
 

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from pgvision.arrays import FloatArray
-from pgvision.errors import CheckpointError, OptionError
+from pgvision.errors import CheckpointError, OptionError, require_count
 from pgvision.http import HttpError, HttpPolicy, fetch
 from pgvision.runtime.checkpoints import CheckpointCard, card_of_served, is_address
 from pgvision.runtime.engine import BATCH_SIZE, RequestQueue
-from pgvision.runtime.protocol import Generation, Request, find_spans, require_count
+from pgvision.runtime.protocol import Generation, Request, find_spans
 from pgvision.tokens import NUM_BINS, NUM_CODES
 
 KEY_NAME: Final = "PGVISION_ENGINE_KEY"
@@ -103,7 +103,7 @@ class Remote:
                 is not a whole number above 0.
             CheckpointError: If the server refuses, fails, or cannot be reached any more.
         """
-        size = require_count("batch_size", batch_size) or BATCH_SIZE
+        size = BATCH_SIZE if batch_size is None else require_count("batch_size", batch_size, 1)
         queue = RequestQueue(requests)
         running: dict[Future[Generation], int] = {}
         pool = ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote")
