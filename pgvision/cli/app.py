@@ -58,7 +58,7 @@ _FIRST: Final = {
     "detect": _BOXES,
     "segment": _BOXES,
     "caption": f"{_TEXTS} style",
-    "ask": f"{_TEXTS} choices num_alternatives",
+    "ask": f"{_TEXTS} choices",
     "read": _TEXTS,
     "live": "source conf zone line events post save show json_lines model device patience",
     "train": "out task model minutes epochs lora images split valid rename batch_size device "

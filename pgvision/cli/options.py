@@ -40,7 +40,6 @@ _FLAGS: Final = {
     "model": ("--model", "--engine"),
     "engine": ("--backend",),
     "free_text": ("--free",),
-    "num_alternatives": ("--best",),
     "json_lines": ("--json",),
     "as_json": ("--json",),
     "source_format": ("--from",),

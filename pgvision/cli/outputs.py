@@ -202,8 +202,7 @@ def describe(result: Result) -> str:
     if isinstance(result, TextResult):
         if result.rejects and not result.text:
             return f"not answered: {result.rejects[0].reason}"
-        answers = result.alternatives or ((result.text, result.score),)
-        return "; ".join(_with_score(text or "(nothing)", score) for text, score in answers)
+        return _with_score(result.text or "(nothing)", result.score)
     # Objects with a requested name first, then what was left out.
     asked = result[result.class_ids >= 0]
     notes = [_count_names(asked) if len(asked) else "nothing found"]

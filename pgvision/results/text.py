@@ -26,7 +26,6 @@ class TextResult(Answer):
     Attributes:
         text: The answer, stripped of surrounding space.
         score: Its probability in [0, 1], or None if unknown.
-        alternatives: Other answers with their scores, best first; empty unless requested.
         language: The requested language code, or None.
 
     Example:
@@ -37,7 +36,6 @@ class TextResult(Answer):
 
     text: str
     score: float | None = None
-    alternatives: tuple[tuple[str, float | None], ...] = ()
     language: str | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +49,6 @@ class TextResult(Answer):
             raise OptionError(f"text must be a str, got {self.text!r}")
         if self.score is not None:
             self._set("score", require_number(self.score, "score", most=1.0))
-        self._set("alternatives", tuple(map(_require_alternative, self.alternatives)))
 
     def __str__(self) -> str:
         """Return the text."""
@@ -122,12 +119,3 @@ class TextResult(Answer):
 
     def _as_text(self) -> str:
         return self.text + "\n"
-
-
-def _require_alternative(pair: tuple[str, float | None]) -> tuple[str, float | None]:
-    text, score = pair
-    if not isinstance(text, str):
-        raise OptionError(f"alternatives must be (text, score) pairs, got {text!r}")
-    if score is not None:
-        score = require_number(score, "a score in alternatives", most=1.0)
-    return text, score

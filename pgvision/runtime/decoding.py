@@ -124,7 +124,6 @@ class Row:
         vocabulary: Ids of the special tokens.
         grammar: The compiled form of the answer; None: any text.
         median: Take the median of a location's distribution, not its mode; see `CheckpointCard`.
-        replay: Follow ``request.draft`` whatever the model prefers, to score it.
     """
 
     def __init__(
@@ -137,7 +136,6 @@ class Row:
         vocabulary: Vocabulary,
         grammar: TokenGrammar | None,
         median: bool = False,
-        replay: bool = False,
     ) -> None:
         self.index, self.request, self.prompt, self.limit = index, request, prompt, limit
         self.transcript = Transcript()
@@ -147,13 +145,12 @@ class Row:
         self.timings: dict[str, float] = {}
         self.guess: list[int] = []
         self.queries: list[Query] = []
-        # 1. The grammar's state, and the answer to be repeated if it is only to be scored.
+        # 1. The grammar's state.
         self._vocabulary, self._grammar, self._median = vocabulary, grammar, median
         is_constrained = grammar is not None and request.constrained
         self.cursor = TokenCursor(grammar) if grammar and is_constrained else None
         self._extra = request.form.past_end if request.form else 0
         draft = [int(token) for token in request.draft] if request.drafts != "off" else []
-        self._replay = list(draft) if replay else None
         # 2. The draft, cut into objects.
         if vocabulary.eos in draft:
             draft = draft[: draft.index(vocabulary.eos)]
@@ -196,9 +193,6 @@ class Row:
         return [*self.transcript.ids[self.cached :], *self.guess]
 
     def _proposed(self, cursor: TokenCursor | None, place: "Place") -> int | None:
-        if self._replay is not None:
-            at = len(self.transcript.ids) + len(self.guess)
-            return self._replay[at] if at < len(self._replay) - 1 else None
         token = place.token
         if token is not None and (cursor is None or token in cursor.allowed()):
             return token
@@ -229,8 +223,6 @@ class Row:
 
     def _choice(self, distribution: TokenDistribution, query: Query, guessed: int | None) -> int:
         eos = self._vocabulary.eos
-        if self._replay is not None:
-            return self._replay[len(self.transcript.ids)]
         token = distribution.best()
         is_place = query.allowed is not None and query.allowed.span[1] > 0
         if token == eos and is_place and distribution.of(eos) <= 0.5:
@@ -255,7 +247,7 @@ class Row:
     def _commit(self, token: int, distribution: TokenDistribution, query: Query) -> None:
         table, out = self._vocabulary, self.transcript
         eos = distribution.of(table.eos)
-        # The floor keeps the logarithm finite for a token of a replayed answer.
+        # The floor keeps the logarithm finite where a probability underflows.
         self._append(token, float(np.log(max(distribution.of(token), 1e-45))), eos=eos)
         # Rows of the tables over bins and codes.
         for is_kind, rows in ((table.is_loc, out.locs), (table.is_seg, out.segs)):

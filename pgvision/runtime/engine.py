@@ -11,7 +11,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -135,10 +134,7 @@ class Engine:
             free = size - len(batch.rows)
             rows: list[Row] = []
             for index, request in queue.take(free if 2 * free >= size else 0):
-                if request.num_alternatives > 1:
-                    yield index, self._best(request)
-                else:
-                    rows.append(self._row(index, request))
+                rows.append(self._row(index, request))
             if rows:
                 batch.enter(rows)
             # 2. All rows advance by one pass.
@@ -151,35 +147,6 @@ class Engine:
                 yield row.index, self._generation(row)
         if queue.error is not None:
             raise queue.error
-
-    def replayed(self, request: Request, answers: Iterable[Sequence[int]]) -> list[Generation]:
-        """Return the probabilities of given answers to one request, in one pass.
-
-        Args:
-            request: The request; with a form, probabilities are over what the grammar allows.
-            answers: Token ids of each answer, ``<eos>`` included if it ended.
-
-        Raises:
-            OptionError: If an answer is empty or the grammar does not allow one of its tokens.
-        """
-        rows = []
-        for index, ids in enumerate(answers):
-            if not len(ids):
-                raise OptionError(f"answers[{index}]: expected token ids, got none")
-            asked = replace(
-                request, draft=ids, drafts="exact", max_new_tokens=len(ids), num_alternatives=1
-            )
-            rows.append(self._row(index, asked, replay=True))
-        if not rows:
-            return []
-        batch = _Batch(self)
-        # The whole answer is the guess of the prompt's pass, so that one pass is enough.
-        batch.enter(rows)
-        while batch.rows:
-            batch.leave()
-            if batch.rows:
-                batch.step()
-        return [self._generation(row) for row in rows]
 
     def encode(self, images: Sequence[Picture]) -> list[Any]:
         """Return the image tokens of images, from the cache where they were encoded before.
@@ -234,7 +201,7 @@ class Engine:
             raise PromptError(f"prefix: {prefix[:60]!r} contains <image>, which is added for you")
         return [*[self.vocabulary.image] * self.num_image_tokens, *ids]
 
-    def _row(self, index: int, request: Request, *, replay: bool = False) -> Row:
+    def _row(self, index: int, request: Request) -> Row:
         grammar = request.form and TokenGrammar.compile(self.tokenizer, request.form)
         return Row(
             index,
@@ -244,25 +211,7 @@ class Engine:
             vocabulary=self.vocabulary,
             grammar=grammar or None,
             median=self.card.locations == "median",
-            replay=replay,
         )
-
-    def _best(self, request: Request) -> Generation:
-        """Return the best of several answers, with the others as its alternatives."""
-        # 1. Beam search finds the texts.
-        answers = self.backend.find_beams(
-            self.input_ids(request.prefix),
-            self.encode([request.picture])[0],
-            count=request.num_alternatives,
-            limit=request.max_new_tokens or self.max_new_tokens,
-            pad=self.vocabulary.pad,
-        )
-        # 2. One pass of ours gives their probabilities, by which they are ranked.
-        replayed = self.replayed(request, answers)
-        ranked = [(float(np.sum(np.asarray(each.logprobs))), each) for each in replayed]
-        ranked.sort(key=lambda pair: -pair[0])
-        alternatives = tuple((each.text, logprob) for logprob, each in ranked)
-        return replace(ranked[0][1], alternatives=alternatives)
 
     def _generation(self, row: Row) -> Generation:
         out = row.transcript

@@ -118,7 +118,6 @@ class OnnxBackend:
     def __init__(
         self, folder: Path, *, threads: int | None = None, dtype: str | None = None
     ) -> None:
-        self._folder = folder
         # 1. Settings.
         config = read_json(folder / "config.json")
         self._text, vision = config["text_config"], config["vision_config"]
@@ -285,18 +284,6 @@ class OnnxBackend:
 
     def synchronise(self) -> None:
         """See `Backend.synchronise`; ONNX Runtime returns when it is done."""
-
-    def find_beams(
-        self, prompt: Sequence[int], features: FloatArray, *, count: int, limit: int, pad: int
-    ) -> list[list[int]]:
-        """See `Backend.find_beams`; the search is transformers', so torch runs it."""
-        import torch
-
-        from pgvision.runtime.loading import load
-
-        backend = load(self._folder, device="cpu", dtype="float32").backend
-        tensor = torch.from_numpy(features)
-        return backend.find_beams(prompt, tensor, count=count, limit=limit, pad=pad)
 
 
 def _to_float32(values: Any) -> FloatArray:

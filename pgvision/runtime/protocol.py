@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, get_args
 import numpy as np
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from pgvision.errors import CheckpointError, OptionError, require_choice, require_count
+from pgvision.errors import CheckpointError, require_choice, require_count
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.tokens import LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
 
@@ -236,10 +236,9 @@ class Request:
             bin is kept if it is at least half as probable as the best one and within 8 bins of it
             (0.8% of the picture's side), so that boxes do not tremble. "off": ``draft`` is ignored.
         max_new_tokens: Where the answer is cut off; None: what the checkpoint was trained to write.
-        num_alternatives: How many best answers to return, from a beam as wide.
 
     Raises:
-        OptionError: If a number is outside its range.
+        OptionError: If ``max_new_tokens`` or ``drafts`` is outside its range.
     """
 
     picture: Picture
@@ -249,14 +248,11 @@ class Request:
     draft: Sequence[int] | IntArray = ()
     drafts: Drafts = "exact"
     max_new_tokens: int | None = None
-    num_alternatives: int = 1
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the options."""
         if self.max_new_tokens is not None:
             require_count("max_new_tokens", self.max_new_tokens, least=1)
-        if require_count("num_alternatives", self.num_alternatives, least=1) > 1 and self.form:
-            raise OptionError("num_alternatives: k best answers are texts; leave form out")
         require_choice("drafts", self.drafts, DRAFTS)
 
 
@@ -287,7 +283,6 @@ class Generation:
             each object; NaN where it was not computed.
         passes: How often the model ran for this answer, the prompt's pass included.
         timings: Seconds for each phase, shared out over the rows that ran together.
-        alternatives: Best answers, if asked for, with log-probabilities; the best is ``text``.
     """
 
     text: str
@@ -304,7 +299,6 @@ class Generation:
     outside: FloatArray | None = None
     passes: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
-    alternatives: tuple[tuple[str, float], ...] = ()
 
     @property
     def presence(self) -> float | None:
@@ -432,20 +426,6 @@ class Backend(Protocol):
 
     def synchronise(self) -> None:
         """Wait for the device, so that a clock read next is right."""
-        ...
-
-    def find_beams(
-        self, prompt: Sequence[int], features: Any, *, count: int, limit: int, pad: int
-    ) -> list[list[int]]:
-        """Return the ids of the best answers to one prompt, as transformers' beam search does.
-
-        Args:
-            prompt: Ids of image, prefix and newline.
-            features: Image tokens.
-            count: How many answers, and how wide the beam.
-            limit: Most tokens of an answer.
-            pad: Id of the padding.
-        """
         ...
 
 

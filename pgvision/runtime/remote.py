@@ -132,8 +132,6 @@ class Remote:
         """
         # Servers ignore what they do not support, so it is refused here.
         form = request.form
-        if request.num_alternatives > 1:
-            raise OptionError("num_alternatives: a server gives one answer; leave it out")
         if form is not None and (form.past_end or form.bans or form.decoy):
             raise OptionError("extra_objects, closed sets: a server cannot; load the checkpoint")
         started = time.perf_counter()

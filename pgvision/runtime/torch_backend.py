@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from pgvision.arrays import ByteArray, FloatArray, IntArray
 from pgvision.errors import CheckpointError
@@ -114,26 +113,6 @@ class TorchBackend:
         """See `Backend.synchronise`."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize()
-
-    @torch.inference_mode()
-    def find_beams(
-        self, prompt: Sequence[int], features: Tensor, *, count: int, limit: int, pad: int
-    ) -> list[list[int]]:
-        """See `Backend.find_beams`."""
-        ids = torch.tensor([prompt], device=self.model.device)
-        outputs = BaseModelOutputWithPooling(pooler_output=features[None])
-        found: Any = self.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            token_type_ids=torch.zeros_like(ids),
-            mm_encoder_outputs={"image": outputs},
-            num_beams=count,
-            num_return_sequences=count,
-            do_sample=False,
-            max_new_tokens=limit,
-            length_penalty=0.0,  # the log-probability of the whole answer
-        )
-        return [[i for i in row if i != pad] for row in found[:, len(prompt) :].tolist()]
 
 
 @dataclass(frozen=True, eq=False)

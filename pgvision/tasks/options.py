@@ -87,11 +87,9 @@ class AnswerOptions(ModelOptions, total=False):
     Attributes:
         free_text: Send the question as it is, without "answer {language}" in front; mix
             checkpoints take that. Not compared with the questions of the card.
-        num_alternatives: How many best answers to return in ``.alternatives``, the answer first.
     """
 
     free_text: bool
-    num_alternatives: Count
 
 
 class ObjectOptions(ModelOptions, total=False):

@@ -64,7 +64,6 @@ class Ask:
         window: Left, top, right, bottom of the part in whole pixels; None: the whole frame.
         form: The grammar of its answer; None: any text.
         constrained: Whether the answer follows ``form`` while it is written, or is only read by it.
-        num_alternatives: How many best answers are wanted.
         max_new_tokens: Where it is cut off; None: the longest answer of the checkpoint's training.
     """
 
@@ -73,7 +72,6 @@ class Ask:
     window: Window | None = None
     form: AnswerForm | None = None
     constrained: bool = True
-    num_alternatives: int = 1
     max_new_tokens: int | None = None
 
 
@@ -325,7 +323,6 @@ def requests_of(
             constrained=ask.constrained,
             draft=last[place].token_ids if place in last else (),
             drafts=drafts,
-            num_alternatives=ask.num_alternatives,
             max_new_tokens=ask.max_new_tokens,
         )
 

@@ -35,7 +35,6 @@ class TextTask:
         prefix: The prompt; for a region it is written per image.
         card: The checkpoint's card.
         language: Of the answer, where the prompt names one.
-        num_alternatives: How many best answers to return.
         region: ``(4,)`` pixels to describe instead: left, top, right, bottom.
         insists: Whether to ask about images that the checkpoint was not trained on.
     """
@@ -43,7 +42,6 @@ class TextTask:
     prefix: str
     card: CheckpointCard
     language: str | None = None
-    num_alternatives: int = 1
     region: FloatArray | None = None
     insists: bool = False
 
@@ -56,7 +54,7 @@ class TextTask:
         if not self.insists and self._refusal(frame):
             return []
         if self.region is None:
-            return [Ask(self.prefix, num_alternatives=self.num_alternatives)]
+            return [Ask(self.prefix)]
         # The prompt contains the region's location tokens.
         bins = encode_boxes(self.region[None], image_hw=frame.image_hw)[0].tolist()
         if bins[0] == bins[2] or bins[1] == bins[3]:
@@ -80,11 +78,8 @@ class TextTask:
         answer = answers[0][1]
         text, score = answer.text.strip(), None
         if text and answer.logprobs is not None and len(answer.logprobs):
-            score = _chance(float(answer.logprobs.sum()))
-        others = tuple((text.strip(), _chance(logprob)) for text, logprob in answer.alternatives)
-        return TextResult(
-            **fields, text=text, score=score, alternatives=others, language=self.language
-        )
+            score = float(np.clip(np.exp(answer.logprobs.sum()), 0.0, 1.0))
+        return TextResult(**fields, text=text, score=score, language=self.language)
 
     def _refusal(self, frame: Frame) -> str | None:
         """Return why the checkpoint is not asked about a frame; None: it may be."""
@@ -109,10 +104,6 @@ def _require_region(region: ArrayLike) -> FloatArray:
             f"bottom; got {region!r:.80}"
         )
     return box
-
-
-def _chance(logprob: float) -> float:
-    return float(np.clip(np.exp(logprob), 0.0, 1.0))
 
 
 def _open(
@@ -199,7 +190,7 @@ class Answerer:
 
     Args:
         language: Of question and answer.
-        options: ``free_text``, ``num_alternatives``, ``model``, ``device`` and the others of
+        options: ``free_text``, ``model``, ``device`` and the others of
             `pgvision.tasks.options.AnswerOptions`.
 
     Example:
@@ -249,7 +240,6 @@ class Answerer:
             self._task,
             prefix=prefix,
             language=None if options.get("free_text") else language,
-            num_alternatives=options.get("num_alternatives") or 1,
         )
         return Predictor(task, self._runner, make=partial(Answerer.task, self, question, choices))
 

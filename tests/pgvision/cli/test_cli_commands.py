@@ -114,11 +114,6 @@ def test_texts(run, picture, tmp_path, words):
     assert (tmp_path / "out" / "site.overlay.jpg").exists()
 
 
-def test_ask_gives_the_best_answers_on_request(run, picture):
-    (line,) = run("ask", "is there a truck?", picture, "--json", "--best", "3").lines
-    assert len(line["alternatives"]) == 3
-
-
 def test_a_class_that_the_checkpoint_does_not_know_is_not_silence(run, picture):
     unknown = run("detect", "helmt", picture)
     assert (unknown.code, unknown.out) == (2, "")

@@ -174,9 +174,8 @@ def test_a_text_without_known_score_is_shown_bare():
     assert describe(TextResult(image_hw=(4, 6), text="EXIT")) == "EXIT"
 
 
-def test_all_answers_that_were_asked_for_are_shown_and_an_empty_one_is_said():
-    best = TextResult(image_hw=(4, 6), text="4", score=0.5, alternatives=[("4", 0.5), ("3", 0.25)])
-    assert describe(best) == "4  (0.50); 3  (0.25)"
+def test_an_answer_is_shown_with_its_score_and_an_empty_one_is_said():
+    assert describe(TextResult(image_hw=(4, 6), text="4", score=0.5)) == "4  (0.50)"
     assert describe(TextResult(image_hw=(4, 6), text="", score=1.0)) == "(nothing)  (1.00)"
 
 

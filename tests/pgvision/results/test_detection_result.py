@@ -222,11 +222,10 @@ def test_failure() -> None:
 
 
 def test_text_result() -> None:
-    result = TextResult(image_hw=(4, 6), text="2", alternatives=[("2", 0.5), ("3", None)])
+    result = TextResult(image_hw=(4, 6), text="2")
     assert str(result) == "2"
     assert result.score is None
-    assert result.alternatives == (("2", 0.5), ("3", None))
-    for bad in ({"score": 1.5}, {"score": float("nan")}, {"alternatives": [("a", 2.0)]}):
+    for bad in ({"score": 1.5}, {"score": float("nan")}):
         with pytest.raises(OptionError, match=r"\[0, 1\]"):
             TextResult(image_hw=(4, 6), text="2", **bad)
     with pytest.raises(OptionError, match="text"):

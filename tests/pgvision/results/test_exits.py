@@ -235,7 +235,7 @@ def test_json_round_trip_is_exact(result: SegmentationResult) -> None:
 
 
 def test_text_and_detections_come_back_too() -> None:
-    text = TextResult(image_hw=(4, 6), text="стоп", score=0.1, alternatives=(("a", None),))
+    text = TextResult(image_hw=(4, 6), text="стоп", score=0.1)
     for result in (text, _result(tracker_ids=[1, 2, 3]), _result(edge_std=[[0.1] * 4] * 3)):
         assert result_from_dict(json.loads(result.to_json())) == result
 

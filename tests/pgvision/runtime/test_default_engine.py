@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from pgvision import samples
 from pgvision.errors import CheckpointError, OptionError, PromptError
-from pgvision.runtime import Engine, Picture, Request, load, load_apart, open_engine
+from pgvision.runtime import Picture, Request, load, load_apart, open_engine
 from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.runtime.exporting import GRAPHS, export_checkpoint
 from pgvision.runtime.gemma import rotary_frequencies
@@ -301,17 +301,3 @@ def test_the_cache_has_as_many_rows_as_are_used(monkeypatch: pytest.MonkeyPatch)
     together = dict(engine.generate(requests(), batch_size=8))
     assert rows[0] == 4
     assert [together[number].text for number in range(4)] == alone
-
-
-def test_replaying_an_answer_gives_its_own_probabilities() -> None:
-    for engine in (open_engine("tiny"), load("tiny")):
-        for request in requests():
-            ((_, answer),) = engine.generate([request])
-            (again,) = engine.replayed(request, [answer.token_ids.tolist()])
-            assert again.token_ids.tolist() == answer.token_ids.tolist()
-            assert again.finished
-            np.testing.assert_allclose(again.logprobs, answer.logprobs, atol=1e-3)
-        assert engine.replayed(request, []) == []
-        with pytest.raises(OptionError, match="got none"):
-            engine.replayed(request, [[]])
-    assert isinstance(engine, Engine)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from pgvision.errors import OptionError
 from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks, load
 from pgvision.runtime.grammar import TokenCursor, TokenGrammar
 from pgvision.tokens import AnswerForm, loc_text
@@ -338,11 +337,6 @@ def test_a_row_near_its_end_beside_one_with_a_long_guess(
     assert found[2].token_ids.tolist() == plain.token_ids.tolist()
 
 
-def test_the_k_best_are_texts() -> None:
-    with pytest.raises(OptionError, match="leave form out"):
-        ask(pictures(1)[0], PREFIXES[0], form=DETECT, num_alternatives=2)
-
-
 def test_pieces_join_to_the_text_that_the_tokenizer_decodes(engine: Engine) -> None:
     for answer in answers(engine, *(ask(i, p) for i in pictures(2) for p in PREFIXES)):
         words = [t for t in answer.token_ids.tolist() if t != engine.vocabulary.eos]
@@ -375,27 +369,6 @@ def test_an_answer_that_is_cut_off_costs_no_further_pass(engine: Engine) -> None
     assert answer.finished == (answer.token_ids[-1] == engine.vocabulary.eos)
     assert len(answer.token_ids) == 1
     assert answer.passes == 1
-
-
-def test_best_answers_equal_generates_beams(engine: Engine) -> None:
-    request = ask(pictures(1)[0], PREFIXES[2], max_new_tokens=4, num_alternatives=3)
-    (answer,) = answers(engine, request)
-    picture = Image.fromarray(np.ascontiguousarray(request.picture.bgr[..., ::-1]))
-    text = [f"<image>{request.prefix}"]
-    inputs = engine.processor(images=[picture], text=text, return_tensors="pt")
-    inputs.pop("labels", None)
-    found = engine.model.generate(
-        **inputs, num_beams=3, num_return_sequences=3, do_sample=False, max_new_tokens=4,
-        length_penalty=0.0, return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
-    written = found.sequences[:, inputs["input_ids"].shape[1] :]
-    texts = engine.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
-    assert sorted(one for one, _ in answer.alternatives) == sorted(texts)
-    chances = [logprob for _, logprob in answer.alternatives]
-    np.testing.assert_allclose(
-        chances, sorted(found.sequences_scores.tolist(), reverse=True), atol=1e-3
-    )
-    assert answer.alternatives[0][0] == answer.text
 
 
 def test_no_suffix_token_sees_what_follows_it(engine: Engine) -> None:

@@ -253,8 +253,6 @@ def test_what_a_server_decides_or_cannot_do_is_refused(pictures):
                 Detector("helmet", model=address, **option)
         with pytest.raises(OptionError, match="extra_objects"):
             Detector("helmet", model=address, extra_objects=2)(pictures[0])
-        with pytest.raises(OptionError, match="num_alternatives"):
-            Answerer(model=address, num_alternatives=2)(pictures[0], "is there a truck?")
 
 
 def test_a_service_may_stand_before_another_one():

@@ -1,18 +1,15 @@
 """Which prompts go to which kind of checkpoint, through the adapters."""
 
-import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scripted import Scripted, generation
+from scripted import Scripted
 
 from pgvision.errors import OptionError, PromptError
-from pgvision.runtime import Generation
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
 IMAGE = np.zeros((480, 640, 3), np.uint8)
@@ -131,24 +128,3 @@ def test_an_unknown_kind_is_refused() -> None:
     ):
         with pytest.raises(PromptError, match="kind"):
             make()
-
-
-def undecided() -> Scripted:
-    """Gives as many answers as it is asked for, each half as likely as the one before."""
-    engine: Scripted
-
-    def write(text: str, *, done: bool) -> Generation:
-        count = engine.requests[-1].num_alternatives
-        best = tuple((f" {n}", math.log(0.5**n)) for n in range(1, count + 1))
-        return replace(generation(text, done=done), alternatives=best)
-
-    engine = Scripted(lambda request: "1", write=write)
-    return engine
-
-
-def test_the_k_best_answers_come_with_their_chances() -> None:
-    answer = Answerer(generator=undecided(), num_alternatives=3)(IMAGE, "how many?")
-    assert [text for text, _ in answer.alternatives] == ["1", "2", "3"]
-    assert [chance for _, chance in answer.alternatives] == pytest.approx([0.5, 0.25, 0.125])
-    with pytest.raises(OptionError, match="num_alternatives"):
-        Answerer(generator=echo(), num_alternatives=0)

@@ -114,11 +114,3 @@ def _squeezed(rgb: np.ndarray) -> object:
     from PIL import Image
 
     return Image.fromarray(rgb).resize((160, 160), Image.Resampling.BILINEAR)
-
-
-def test_the_k_best_of_a_real_model(folder: Path, encoded: list[int]) -> None:
-    answer = Answerer(num_alternatives=2, **options(folder))(IMAGE, "how many?")
-    chances = [chance for _, chance in answer.alternatives]
-    assert len(chances) == 2
-    assert 0.0 <= chances[1] <= chances[0] <= 1.0
-    assert answer.score is not None
