@@ -26,7 +26,6 @@ from pgvision.rle import rle_to_mask
 from pgvision.runtime import Picture, Request, load
 from pgvision.tasks import Answered, Detector, Segmenter
 from pgvision.tokens.bins import decode_boxes, encode_boxes
-from pgvision.tokens.scoring import SCORE_RULES
 from recipes.scenes import CLASSES, Scene, caption_counts, render_scene
 from recipes.scenes.export import scene_annotations
 from vqvae import MaskCodec
@@ -109,22 +108,18 @@ def _constant(result: DetectionResult) -> DetectionResult:
 
 
 def detection_figures(model: str, count: int) -> dict[str, Any]:
-    """Return AP for every score rule, with constant scores, soft edges, and other decoding."""
+    """Return AP, the same with constant scores, and what the answers cost."""
     gt = ground_truth(count, masks=False)
     answered = ask_all(Detector(CLASSES, model=model, conf=0.0), count)
-    figures: dict[str, Any] = {}
-    for rule in SCORE_RULES:
-        reader = Detector(CLASSES, model=model, conf=0.0, score=rule)
-        found = [reader.read(frame, asked) for frame, asked in answered]
-        figures[rule] = _average_precision(gt, found, "bbox")
-        if rule == SCORE_RULES[0]:
-            figures["constant"] = _average_precision(gt, [_constant(f) for f in found], "bbox")
-    reader = Detector(CLASSES, model=model, conf=0.0, soft=True)
-    soft = [reader.read(frame, asked) for frame, asked in answered]
-    figures["soft edges, default rule"] = _average_precision(gt, soft, "bbox")
+    reader = Detector(CLASSES, model=model, conf=0.0)
+    found = [reader.read(frame, asked) for frame, asked in answered]
+    figures: dict[str, Any] = {
+        "score": _average_precision(gt, found, "bbox"),
+        "constant": _average_precision(gt, [_constant(one) for one in found], "bbox"),
+    }
     figures["objects"] = len(gt["annotations"])
-    figures["found"] = sum(len(one) for one in soft)
-    figures["answers cut off"] = sum(one.truncated for one in soft)
+    figures["found"] = sum(len(one) for one in found)
+    figures["answers cut off"] = sum(one.truncated for one in found)
     figures["passes an object"] = round(
         sum(answer.passes for _, asked in answered for _, answer in asked)
         / max(1, figures["found"]),
@@ -135,17 +130,10 @@ def detection_figures(model: str, count: int) -> dict[str, Any]:
 
 
 def decoding_figures(model: str, count: int) -> dict[str, Any]:
-    """Return AP without the grammar, and with objects beyond the model's own stop."""
-    gt = ground_truth(count, masks=False)
-    others = {
-        "unconstrained": Detector(CLASSES, model=model, conf=0.0, constrained=False),
-        "2 objects past the end": Detector(CLASSES, model=model, conf=0.0, extra_objects=2),
-    }
-    figures: dict[str, Any] = {}
-    for name, detector in others.items():
-        found = [detector.read(frame, asked) for frame, asked in ask_all(detector, count)]
-        figures[name] = _average_precision(gt, found, "bbox")
-    return figures
+    """Return AP without the grammar."""
+    detector = Detector(CLASSES, model=model, conf=0.0, constrained=False)
+    found = [detector.read(frame, asked) for frame, asked in ask_all(detector, count)]
+    return {"unconstrained": _average_precision(ground_truth(count, masks=False), found, "bbox")}
 
 
 def presence_figures(
@@ -202,18 +190,16 @@ def separation(
 
 
 def segmentation_figures(model: str, count: int) -> dict[str, Any]:
-    """Return mask AP with arg-max and soft codes, and the ceiling that the codec allows."""
+    """Return mask AP, and the ceiling that the codec allows."""
     gt = ground_truth(count, masks=True)
     segmenter = Segmenter(CLASSES, model=model, conf=0.0)
     answered = ask_all(segmenter, count)
-    figures = {"ceiling of the codec": codec_ceiling(gt, segmenter.codec)}
-    for name, soft in (("arg-max", False), ("soft", True)):
-        reader = Segmenter(CLASSES, model=model, conf=0.0, soft=soft)
-        found = [reader.read(frame, asked) for frame, asked in answered]
-        figures[name] = _average_precision(gt, found, "segm")
-        if not soft:
-            figures["boxes of segment prompts"] = _average_precision(gt, found, "bbox")
-    return figures
+    found = [segmenter.read(frame, asked) for frame, asked in answered]
+    return {
+        "ceiling of the codec": codec_ceiling(gt, segmenter.codec),
+        "arg-max": _average_precision(gt, found, "segm"),
+        "boxes of segment prompts": _average_precision(gt, found, "bbox"),
+    }
 
 
 def codec_ceiling(gt: Coco, codec: MaskCodec) -> dict[str, float]:

@@ -103,28 +103,6 @@ class MaskCodec:
             values.astype(np.int64),
         )
 
-    def decode_soft(self, probs: ArrayLike) -> NDArray[np.float32]:
-        """Decode probability-weighted codebook vectors (All in Tokens, arXiv 2301.02229).
-
-        Args:
-            probs: ``(b, 16, 128)``, not negative; each row is divided by its sum.
-
-        Returns:
-            ``(b, 64, 64)`` float32; the mask is where they are above 0.
-
-        Raises:
-            CodecError: If it is not an array of real numbers, the shape is another, or a row is
-                negative, NaN or all zero.
-        """
-        values = _float32(_numbers(probs, "probs", NUM_TOKENS, NUM_CODES))
-        with np.errstate(over="ignore"):  # a sum that overflows is refused below, without a warning
-            total = values.sum(-1, keepdims=True)
-        if not ((values >= 0).all() and (total > 0).all() and np.isfinite(total).all()):
-            raise CodecError("probs: expected rows of probabilities, got negative, NaN or all zero")
-        return _in_parts(
-            lambda part: self._model.decode(self._model.quantizer.mix(part)), values / total
-        )
-
 
 def _in_parts(run: Callable[[Tensor], Tensor], values: NDArray[Any]) -> NDArray[Any]:
     """Run the network on some masks at a time: one of them takes half a megabyte."""

@@ -66,10 +66,6 @@ class Quantizer(nn.Module):
         """Return the codebook rows ``(..., 512)`` of ``codes`` ``(...)``."""
         return functional.embedding(codes, self._embedding)
 
-    def mix(self, probs: Tensor) -> Tensor:
-        """Return the codebook rows averaged by ``probs`` ``(..., 128)``, as ``(..., 512)``."""
-        return probs @ self._embedding
-
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Quantise with a straight-through gradient; in training mode, move the codebook too.
 

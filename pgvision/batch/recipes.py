@@ -39,8 +39,7 @@ class Recipe:
             ``question`` and ``choices``.
 
     Raises:
-        OptionError: If there is no such task, or for ``drafts="steady"``: its answers depend on the
-            frame before, which a resumed job does not have.
+        OptionError: If there is no such task.
 
     Example:
         >>> Recipe("detect", {"classes": ["helmet"], "conf": 0.3}).settings["conf"]
@@ -56,8 +55,6 @@ class Recipe:
             raise OptionError(
                 f"task: expected one of {', '.join(get_args(TaskName))}, got {self.task!r}"
             )
-        if self.keywords.get("drafts") == "steady":
-            raise OptionError("drafts: expected 'exact' or 'off' for a bulk job, got 'steady'")
 
     @property
     def settings(self) -> dict[str, object]:

@@ -18,8 +18,6 @@ from pgvision.runtime.grammar import Allowed, TokenCursor, TokenGrammar
 from pgvision.runtime.protocol import ObjectSpan, Request, Vocabulary
 from pgvision.tokens import NUM_BINS
 
-STEADY_SHARE: Final = 0.5
-STEADY_DISTANCE: Final = 8  # bins
 LOOKAHEAD: Final = 48
 """Draft tokens in one pass after the prompt's; the prompt's pass takes the whole draft."""
 MEDIAN_REACH: Final = 64  # bins to both sides of the most probable one
@@ -40,11 +38,6 @@ class Query:
     after: int
     allowed: Allowed | None
     is_first: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether every row of the output layer is needed."""
-        return self.allowed is None or self.allowed.is_open
 
     def may_end(self, eos: int) -> bool:
         """Whether the grammar lets the answer end here."""
@@ -74,15 +67,11 @@ class TokenDistribution:
         return self.singles.get(token, 0.0)
 
     def best(self, without: int | None = None) -> int:
-        """Return the most probable token, leaving out ``without``."""
+        """Return the most probable token, leaving out ``without``, one of the single ids."""
         ranked = [(share, token) for token, share in self.singles.items() if token != without]
         if self.run is not None:
-            run = self.run
-            if without is not None and self.base <= without < self.base + len(run):
-                run = run.copy()
-                run[without - self.base] = -1.0
-            at = int(run.argmax())
-            ranked.append((float(run[at]), self.base + at))
+            at = int(self.run.argmax())
+            ranked.append((float(self.run[at]), self.base + at))
         return max(ranked, key=lambda pair: pair[0])[1]
 
     def median_near(self, token: int, run: slice, reach: int) -> int:
@@ -92,11 +81,6 @@ class TokenDistribution:
         low, high = int(max(run.start, token - reach)), min(run.stop, token + reach + 1)
         mass = self.run[low - self.base : high - self.base].cumsum(dtype=np.float64)
         return low + int(np.searchsorted(mass, mass[-1] / 2))
-
-    @property
-    def has_choice(self) -> bool:
-        """Whether more than one token may come."""
-        return self.run is not None or len(self.singles) > 1
 
 
 @dataclass(slots=True)
@@ -108,7 +92,6 @@ class Transcript:
     eos: list[float] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     locs: list[FloatArray] = field(default_factory=list)
-    segs: list[FloatArray] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
 
 
@@ -149,7 +132,6 @@ class Row:
         self._vocabulary, self._grammar, self._median = vocabulary, grammar, median
         is_constrained = grammar is not None and request.constrained
         self.cursor = TokenCursor(grammar) if grammar and is_constrained else None
-        self._extra = request.form.past_end if request.form else 0
         draft = [int(token) for token in request.draft] if request.drafts != "off" else []
         # 2. The draft, cut into objects.
         if vocabulary.eos in draft:
@@ -211,8 +193,7 @@ class Row:
         before, matched = len(ids), 0
         for query, distribution in zip(self.queries, distributions, strict=True):
             start = len(ids)
-            guessed = self.guess[query.after] if query.after < len(self.guess) else None
-            self._commit(self._choice(distribution, query, guessed), distribution, query)
+            self._commit(self._choice(distribution, query), distribution, query)
             self._commit_forced()
             same = _num_common(ids[start:], self.guess[matched:])
             matched += same
@@ -221,7 +202,7 @@ class Row:
                 break
         self.cached = before + matched
 
-    def _choice(self, distribution: TokenDistribution, query: Query, guessed: int | None) -> int:
+    def _choice(self, distribution: TokenDistribution, query: Query) -> int:
         eos = self._vocabulary.eos
         token = distribution.best()
         is_place = query.allowed is not None and query.allowed.span[1] > 0
@@ -229,19 +210,11 @@ class Row:
             # Where many objects could come first the model's belief is spread over their edges,
             # and a small probability of the end would beat each single one of them.
             token = distribution.best(without=eos)
-        if token == eos and self._extra > 0 and distribution.has_choice:
-            self._extra -= 1  # past the model's own end: the best of the other tokens
-            return distribution.best(without=eos)
         # The first coordinate also chooses the object: its distribution has a peak for each.
         is_median = self._median and self.cursor is not None and not self.cursor.starts_object
         if is_median and self._vocabulary.is_loc(token):
             run = self._vocabulary.run_of(token)
             token = distribution.median_near(token, run, MEDIAN_REACH)
-        is_steady = self.request.drafts == "steady"
-        if guessed is not None and is_steady and self._vocabulary.is_loc(guessed):
-            is_near = abs(guessed - token) <= STEADY_DISTANCE
-            if is_near and distribution.of(guessed) >= STEADY_SHARE * distribution.of(token):
-                return guessed
         return token
 
     def _commit(self, token: int, distribution: TokenDistribution, query: Query) -> None:
@@ -249,11 +222,9 @@ class Row:
         eos = distribution.of(table.eos)
         # The floor keeps the logarithm finite where a probability underflows.
         self._append(token, float(np.log(max(distribution.of(token), 1e-45))), eos=eos)
-        # Rows of the tables over bins and codes.
-        for is_kind, rows in ((table.is_loc, out.locs), (table.is_seg, out.segs)):
-            if is_kind(token) and distribution.run is not None:
-                run, base = table.run_of(token), distribution.base
-                rows.append(distribution.run[run.start - base : run.stop - base].copy())
+        if table.is_loc(token) and distribution.run is not None:
+            start = table.first_loc - distribution.base
+            out.locs.append(distribution.run[start : start + NUM_BINS].copy())
         if query.may_end(table.eos):
             out.outside.append(distribution.outside)
 
@@ -319,17 +290,14 @@ def read_distributions(
     whole = [
         at
         for at, query in enumerate(queries)
-        if query.is_open
+        if query.allowed is None
         or (query.may_end(vocabulary.eos) and (query.is_first or size <= _SMALL_VOCABULARY))
     ]
     found: dict[int, TokenDistribution] = {}
     totals: dict[int, float] = {}
     for at, values in zip(whole, _finite(logits(whole, None), name) if whole else (), strict=True):
         query = queries[at]
-        if query.is_open:
-            # Any text: leave out what is not text, such as locations.
-            if query.allowed is not None and query.allowed.shut is not None:
-                values[query.allowed.shut] = -np.inf
+        if query.allowed is None:
             weights = np.exp(values - values.max())
             found[at] = TokenDistribution({}, 0, weights / weights.sum(dtype=np.float64))
         else:
@@ -338,7 +306,7 @@ def read_distributions(
     # 2. Constrained queries, those that need the same rows together.
     groups: dict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for at, query in enumerate(queries):
-        if query.allowed is not None and not query.is_open:
+        if query.allowed is not None:
             first, stop = query.allowed.span
             base = vocabulary.run_of(first).start if stop else -1
             groups[base, query.allowed.ids + query.allowed.weighed].append(at)

@@ -27,7 +27,7 @@ from pgvision.runtime.protocol import (
     Request,
     Tokenizer,
 )
-from pgvision.tokens import NUM_BINS, NUM_CODES
+from pgvision.tokens import NUM_BINS
 
 BATCH_SIZE: Final = 8
 MAX_PROMPT: Final = 512
@@ -225,7 +225,6 @@ class Engine:
             logprobs=np.array(out.logprobs, np.float32),
             eos_logprobs=np.array(out.eos, np.float32),
             loc_probs=np.array(out.locs, np.float32).reshape(-1, NUM_BINS),
-            seg_probs=np.array(out.segs, np.float32).reshape(-1, NUM_CODES),
             forced=np.array(out.forced, np.bool_),
             spans=row.spans,
             outside=None if row.cursor is None else np.array(out.outside, np.float32),

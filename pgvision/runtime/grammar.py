@@ -6,14 +6,11 @@ Labels are tokenised in context, after a location and before a separator or the 
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from pgvision.arrays import IntArray
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.runtime.protocol import ObjectSpan, Tokenizer, Vocabulary, find_spans
 from pgvision.tokens import CODES_PER_MASK, LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
@@ -30,31 +27,24 @@ class Allowed:
         span: Ids ``[first, stop)`` inside the run of locations or of codes; (0, 0): none.
         ids: Further ids: pieces of labels, the separator's first piece, ``<eos>``.
         banned: Ids inside ``span`` that may not come.
-        shut: Where any text may come: the ids that are not text; else None.
         weighed: Scored but disallowed ids: they share the probability.
     """
 
     span: tuple[int, int] = (0, 0)
     ids: tuple[int, ...] = ()
     banned: tuple[int, ...] = ()
-    shut: IntArray | None = None
     weighed: tuple[int, ...] = ()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether any text may come."""
-        return self.shut is not None
 
     def __contains__(self, token: int) -> bool:
         if self.span[0] <= token < self.span[1]:
             return token not in self.banned
-        return token in self.ids or (self.shut is not None and token not in self.shut)
+        return token in self.ids
 
     @property
     def only(self) -> int | None:
         """The one token that may come; None if there is a choice."""
         size = self.span[1] - self.span[0]
-        if self.is_open or self.weighed or size - len(self.banned) + len(self.ids) != 1:
+        if self.weighed or size - len(self.banned) + len(self.ids) != 1:
             return None
         if self.ids:
             return self.ids[0]
@@ -85,7 +75,6 @@ class TokenGrammar:
         nodes: Trie of labels; the first node is where a box or mask is complete.
         separator: Ids between objects.
         bans: Ids that never come.
-        shut: The ids that are not text, where any label may come; else None.
     """
 
     form: AnswerForm
@@ -93,7 +82,6 @@ class TokenGrammar:
     nodes: tuple[_Node, ...]
     separator: tuple[int, ...]
     bans: frozenset[int]
-    shut: IntArray | None
 
     @staticmethod
     def compile(tokenizer: Tokenizer, form: AnswerForm) -> "TokenGrammar":
@@ -136,7 +124,6 @@ class TokenGrammar:
 _COMPILED: "WeakKeyDictionary[Tokenizer, OrderedDict[AnswerForm, TokenGrammar]]" = (
     WeakKeyDictionary()
 )
-_SHUT: "WeakKeyDictionary[Tokenizer, IntArray]" = WeakKeyDictionary()
 _LOCK: Final = threading.Lock()
 
 
@@ -160,7 +147,6 @@ class TokenCursor:
         self._codes: tuple[int, ...] = ()
         self._node: int | None = None  # in the trie, once the box or mask is complete
         self._path: tuple[int, ...] = ()  # ids of the label so far
-        self._separated = 0  # pieces of the separator that came after a label of any text
         self._label: int | None = None
         self._last_path: tuple[int, ...] = ()
         self._objects: tuple[ObjectSpan, ...] = ()
@@ -196,15 +182,14 @@ class TokenCursor:
         mask = box + len(self._codes)
         # Where tokens could still change the label, the object is not complete.
         is_whole = self._node is not None and self.grammar.nodes[self._node].is_whole
-        # Ends of box, mask and label; rows in the tables of distributions.
+        # Ends of box, mask and label; the first row in the table of distributions.
         return ObjectSpan(
             *(self._start, box, mask, mask + len(self._path)),
             self._bins,
             self._codes,
             self._label,
-            self.is_done or (is_whole and self.grammar.shut is None),
+            self.is_done or is_whole,
             LOCS_PER_BOX * len(self._objects),
-            sum(len(span.codes) for span in self._objects),
         )
 
     def allowed(self) -> Allowed:
@@ -242,28 +227,13 @@ class TokenCursor:
 
     @property
     def _num_labels(self) -> int:
-        return len(self.grammar.form.labels or ()) or 1
+        return 1 if self.grammar.form.label == "none" else len(self.grammar.form.labels)
 
     def _after_geometry(self, number: int) -> Allowed:
-        grammar, limit = self.grammar, self.grammar.form.max_objects
+        limit, node = self.grammar.form.max_objects, self.grammar.nodes[number]
         is_last = limit is not None and len(self._objects) + 1 >= limit
-        # 1. Labels are listed: follow the trie.
-        if grammar.shut is None:
-            node = grammar.nodes[number]
-            allowed = node.last if is_last else node.allowed
-            return self._without_repeats(number, allowed)
-        # 2. Labels are free text: any token, a separator or the end once there is a label.
-        separator, eos = grammar.separator, grammar.vocabulary.eos
-        if self._separated:
-            return Allowed(ids=(separator[self._separated],))
-        ids: tuple[int, ...] = ()
-        if self._path:
-            ids = () if is_last else (separator[0],)
-            ids = (*ids, eos) if is_last or eos not in grammar.bans else ids
-        return Allowed(ids=ids, shut=np.setdiff1d(grammar.shut, ids))
-
-    def _without_repeats(self, number: int, allowed: Allowed) -> Allowed:
-        """Leave out pieces that lead only to labels this very box has already."""
+        allowed = node.last if is_last else node.allowed
+        # Leave out pieces that lead only to labels this very box has already.
         if self._num_labels == 1 or not self._boxes:
             return allowed
         # 1. Labels that this box has.
@@ -298,7 +268,7 @@ class TokenCursor:
 
     def likely_next(self) -> int | None:
         """Return a guess that is worth a place in a pass: the last label again, a separator."""
-        if self._node is None or self._separated:
+        if self._node is None:
             return None
         # In crowds the same label comes again and again.
         allowed = self.allowed()
@@ -321,10 +291,8 @@ class TokenCursor:
             self.is_done = True
         elif self._node is None:
             self._advance_geometry(token)
-        elif self.grammar.shut is None:
-            self._advance_label(self._node, token)
         else:
-            self._advance_text(token)
+            self._advance_label(self._node, token)
         self.written += 1
 
     def _advance_geometry(self, token: int) -> None:
@@ -353,16 +321,6 @@ class TokenCursor:
             self._path = (*self._path, token)
             self._label = nodes[child].label
 
-    def _advance_text(self, token: int) -> None:
-        # A separator only counts after at least one token of a label.
-        separator = self.grammar.separator
-        if token == separator[self._separated] and (self._separated or self._path):
-            self._separated += 1
-            if self._separated == len(separator):
-                self._next_object()
-            return
-        self._path = (*self._path, token)
-
     def _next_object(self) -> None:
         span = self._current()
         if span is not None:
@@ -371,7 +329,6 @@ class TokenCursor:
         self._last_path = self._path
         self._bins = self._codes = self._path = ()
         self._node = self._label = None
-        self._separated = 0
 
 
 def _labels_under(nodes: Sequence[_Node], number: int) -> set[int]:
@@ -390,8 +347,7 @@ def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
     bans = frozenset(_id_of(tokenizer, text) for text in form.bans)
     # 2. Trie of the labels' tokens.
     nodes = [_Node()]
-    labels: Iterable[str] = [""] if form.label == "none" else form.labels or ()
-    for number, label in enumerate(labels):
+    for number, label in enumerate([""] if form.label == "none" else form.labels):
         words = f" {label}" if label else ""
         middle = _between(tokenizer, words)
         last = tokenizer.encode(_BOX + words)[LOCS_PER_BOX:]
@@ -415,25 +371,7 @@ def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
         follows = [child < 0 or nodes[child].is_separator for child in node.children.values()]
         node.is_whole = node.is_separator or (node.label is not None and all(follows))
         node.allowed = Allowed(ids=ids + end * (table.eos not in bans), weighed=node.weighed)
-    is_open = form.label != "none" and form.labels is None
-    shut = _no_text(tokenizer) if is_open else None
-    return TokenGrammar(form, table, tuple(nodes), separator, bans, shut)
-
-
-def _no_text(tokenizer: Tokenizer) -> IntArray:
-    """Return the ids that no label contains: special ones, and those that end a label."""
-    if (known := _SHUT.get(tokenizer)) is not None:
-        return known
-    table = tokenizer.vocabulary
-    stops = (";", "\n", "\r", "<0x3B>", "<0x0A>", "<0x0D>")
-    shut = {table.eos, table.pad, table.bos, table.image, *tokenizer.special_ids}
-    for token in range(len(tokenizer)):
-        word = tokenizer.word(token)
-        is_geometry = table.is_loc(token) or table.is_seg(token)
-        if is_geometry or not word or any(stop in word for stop in stops):
-            shut.add(token)
-    _SHUT[tokenizer] = found = np.array(sorted(shut), np.int64)
-    return found
+    return TokenGrammar(form, table, tuple(nodes), separator, bans)
 
 
 def _between(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:

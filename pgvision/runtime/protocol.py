@@ -14,7 +14,7 @@ from pgvision.errors import CheckpointError, require_choice, require_count
 from pgvision.runtime.checkpoints import CheckpointCard
 from pgvision.tokens import LOCS_PER_BOX, NUM_BINS, NUM_CODES, AnswerForm
 
-Drafts = Literal["off", "exact", "steady"]
+Drafts = Literal["off", "exact"]
 DRAFTS: Final[tuple[Drafts, ...]] = get_args(Drafts)
 _OBJECT: Final = re.compile(r"L{4}(S{16})?T*")
 
@@ -34,13 +34,12 @@ class ObjectSpan(NamedTuple):
             inside the box.
         codes: The 16 mask codes; empty without a mask, fewer if the answer was cut off.
         label: Index into the labels of the request's `AnswerForm`; None where the form has no
-            labels (any text), or the answer was not constrained to them: then the label is
+            labels, or the answer was not constrained to them: then the label is
             ``"".join(pieces[mask_stop:label_stop]).strip()``.
         is_complete: False for the last object of an answer that was cut off inside it: in the box,
             the mask, or where further tokens could have made its label another one. Such a
             fragment is no object: tasks report it as a reject with the reason "truncated".
         loc_row: The object's rows of ``Generation.loc_probs`` are ``[loc_row, loc_row + 4)``.
-        seg_row: Those of ``Generation.seg_probs`` are ``[seg_row, seg_row + 16)``, with a mask.
     """
 
     start: int
@@ -52,7 +51,6 @@ class ObjectSpan(NamedTuple):
     label: int | None = None
     is_complete: bool = True
     loc_row: int = 0
-    seg_row: int = 0
 
 
 def find_spans(kinds: str, values: Sequence[int]) -> tuple[ObjectSpan, ...]:
@@ -80,7 +78,6 @@ def find_spans(kinds: str, values: Sequence[int]) -> tuple[ObjectSpan, ...]:
                 tuple(values[start:box]),
                 tuple(values[box:mask]),
                 loc_row=kinds.count("L", 0, start),
-                seg_row=kinds.count("S", 0, start),
             )
         )
     return tuple(spans)
@@ -134,10 +131,6 @@ class Tokenizer:
         self.table = table
         self.specials = specials
         self.bos = specials.get("bos_token", "<bos>")
-        self.special_ids = frozenset(
-            [token for token, added in table.get_added_tokens_decoder().items() if added.special]
-            + [token for text in specials.values() if (token := self.id(text)) is not None]
-        )
         self.unknown = self.id(specials.get("unk_token", "<unk>"))
         self.vocabulary = _read_vocabulary(self, specials, name)
 
@@ -232,9 +225,7 @@ class Request:
         constrained: Whether decoding is constrained to ``form``; if not, ``form`` is only used to
             parse the tokens.
         draft: Token ids of a guess at the answer, such as the previous frame's.
-        drafts: "exact": token for token the answer without drafts. "steady": a drafted location
-            bin is kept if it is at least half as probable as the best one and within 8 bins of it
-            (0.8% of the picture's side), so that boxes do not tremble. "off": ``draft`` is ignored.
+        drafts: "exact": token for token the answer without drafts. "off": ``draft`` is ignored.
         max_new_tokens: Where the answer is cut off; None: what the checkpoint was trained to write.
 
     Raises:
@@ -273,7 +264,6 @@ class Generation:
         eos_logprobs: ``(t,)`` log-probability that the answer ended at this token instead; -inf
             where it could not end.
         loc_probs: ``(l, 1024)`` over location bins, one row for each ``<loc>`` written.
-        seg_probs: ``(s, 128)`` over mask codes, one row for each ``<seg>`` written.
         forced: ``(t,)`` whether the grammar left no choice.
         spans: Each object with its bins, codes, label and tokens (see `ObjectSpan`), in the order
             written; the last one may be incomplete. None where the request has no form, or the
@@ -293,7 +283,6 @@ class Generation:
     logprobs: FloatArray | None = None
     eos_logprobs: FloatArray | None = None
     loc_probs: FloatArray | None = None
-    seg_probs: FloatArray | None = None
     forced: BoolArray | None = None
     spans: tuple[ObjectSpan, ...] | None = None
     outside: FloatArray | None = None

@@ -21,7 +21,7 @@ from pgvision.http import HttpError, HttpPolicy, fetch
 from pgvision.runtime.checkpoints import CheckpointCard, card_of_served, is_address
 from pgvision.runtime.engine import BATCH_SIZE, RequestQueue
 from pgvision.runtime.protocol import Generation, Request, find_spans
-from pgvision.tokens import NUM_BINS, NUM_CODES
+from pgvision.tokens import NUM_BINS
 
 KEY_NAME: Final = "PGVISION_ENGINE_KEY"
 _MAX_TOKENS: Final = 240
@@ -47,7 +47,7 @@ class Remote:
     Probabilities come from ``logprobs`` and ``top_logprobs`` where the server gives them. What is
     beyond the 20 most probable tokens is unknown and counts against an object, so scores are lower
     bounds. Without them, or where tokens do not join to the text, scores are None. Answers are not
-    constrained to a grammar and drafts are ignored; ``extra_objects`` and closed sets are refused.
+    constrained to a grammar and drafts are ignored; closed sets are refused.
 
     Args:
         address: ``http://host:port``, with ``/v1`` if need be, and ``#name`` to choose among
@@ -132,8 +132,8 @@ class Remote:
         """
         # Servers ignore what they do not support, so it is refused here.
         form = request.form
-        if form is not None and (form.past_end or form.bans or form.decoy):
-            raise OptionError("extra_objects, closed sets: a server cannot; load the checkpoint")
+        if form is not None and form.decoy:
+            raise OptionError("closed_set: a server cannot; load the checkpoint")
         started = time.perf_counter()
         found = read_completion(self._complete(self._body(request)))
         return replace(found, timings={"engine": time.perf_counter() - started})
@@ -255,8 +255,7 @@ def read_completion(reply: Any) -> Generation:
         finished=finished,
         logprobs=logprobs,
         eos_logprobs=np.array([_end_logprob(table) for table in tables], np.float32),
-        loc_probs=_rows(kinds, "L", tables, "bin", NUM_BINS),
-        seg_probs=_rows(kinds, "S", tables, "code", NUM_CODES),
+        loc_probs=_location_rows(kinds, tables),
         spans=find_spans(kinds, values),
     )
 
@@ -284,15 +283,13 @@ def _end_logprob(table: Mapping[str, float]) -> float:
     return min(rest, *table.values()) if len(table) > 1 else rest
 
 
-def _rows(
-    kinds: str, kind: str, tables: Sequence[Mapping[str, float]], group: str, size: int
-) -> FloatArray:
-    """Return one row for each location (or code) written; what is not listed is 0."""
-    rows = np.zeros((kinds.count(kind), size), np.float32)
-    written = [table for letter, table in zip(kinds, tables, strict=True) if letter == kind]
+def _location_rows(kinds: str, tables: Sequence[Mapping[str, float]]) -> FloatArray:
+    """Return one row for each location written; what is not listed is 0."""
+    rows = np.zeros((kinds.count("L"), NUM_BINS), np.float32)
+    written = [table for letter, table in zip(kinds, tables, strict=True) if letter == "L"]
     for row, table in zip(rows, written, strict=True):
         for token, value in table.items():
             match = _TOKEN.fullmatch(token)
-            if match is not None and match[group] is not None and int(match[group]) < size:
-                row[int(match[group])] = np.exp(value)
+            if match is not None and match["bin"] and int(match["bin"]) < NUM_BINS:
+                row[int(match["bin"])] = np.exp(value)
     return rows

@@ -242,22 +242,17 @@ def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, An
     (answer,) = generations
     if answer.logprobs is None:
         raise ApiError("bad_field", "logprobs: this engine gives no probabilities")
-    # 2. One entry for each token; location and mask tokens have full distributions.
+    # 2. One entry for each token; location tokens have full distributions.
     loc_rows = iter(() if answer.loc_probs is None else answer.loc_probs)
-    seg_rows = iter(() if answer.seg_probs is None else answer.seg_probs)
     content = []
     for place, piece in enumerate(answer.pieces):
         token, logprob = piece or "<eos>", float(answer.logprobs[place])
-        # 3. The alternatives of a location or mask token, the best first.
-        row = None
-        if re.fullmatch(r"<loc\d{4}>", piece):
-            row, form = next(loc_rows, None), "<loc{:04}>"
-        elif re.fullmatch(r"<seg\d{3}>", piece):
-            row, form = next(seg_rows, None), "<seg{:03}>"
+        # 3. The alternatives of a location, the best first.
+        row = next(loc_rows, None) if re.fullmatch(r"<loc\d{4}>", piece) else None
         table = {}
         if row is not None:
             best = np.argsort(-row)[:20]
-            table = {form.format(at): float(np.log(row[at])) for at in best if row[at] > 0}
+            table = {f"<loc{at:04}>": float(np.log(row[at])) for at in best if row[at] > 0}
         table[token] = logprob
         if answer.eos_logprobs is not None and np.isfinite(answer.eos_logprobs[place]):
             table.setdefault("<eos>", float(answer.eos_logprobs[place]))

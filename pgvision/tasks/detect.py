@@ -67,9 +67,8 @@ def object_task(
         group = tuple(trained[start : start + size])
         form = AnswerForm(
             task=task,
-            labels=group if settings.labels == "asked" else None,
+            labels=group,
             label="none" if card.kind == "refcoco-seg" else "required",
-            past_end=settings.extra_objects,
         )
         prefix = write(group, kind=card.kind)
         prompts.append(Ask(prefix, group, form=form, constrained=settings.constrained))
@@ -82,19 +81,18 @@ def _closed_set_ask(
     """Return the prompt for all classes of the card's closed set, where it is to be used."""
     # 1. A closed set needs the grammar, and all names in its list.
     closed_set = card.closed_set
-    follows_grammar = settings.constrained and settings.labels == "asked"
     known = closed_set.classes if closed_set else ()
     strangers = [name for name in names if name not in known]
-    if settings.closed_set and (not follows_grammar or strangers):
+    if settings.closed_set and (not settings.constrained or strangers):
         reason = (
-            "its answers follow the grammar; leave constrained and labels out"
+            "its answers follow the grammar; leave constrained out"
             if not strangers
             else f"this checkpoint's has no {', '.join(map(repr, strangers))}; it has "
             f"{', '.join(known) or 'none'}"
         )
         raise OptionError(f"closed_set: {reason}")
     # 2. Unless asked for explicitly, use it only where it is possible.
-    if closed_set is None or settings.closed_set is False or not follows_grammar or strangers:
+    if closed_set is None or settings.closed_set is False or strangers or not settings.constrained:
         return None
     # 3. Ban the end token: each answer has the same number of objects.
     form = AnswerForm(
@@ -218,7 +216,7 @@ class Segmenter(ObjectPredictor[SegmentationResult]):
         classes: A name, a referring phrase, or several names.
         codec: The mask codec; None: the one that belongs to the checkpoint. A path or a loaded
             `vqvae.MaskCodec`; the codec of another checkpoint is refused.
-        options: As for `pgvision.Detector`; ``soft`` also decodes probability-weighted masks.
+        options: As for `pgvision.Detector`.
 
     Raises:
         CodecError: If the codec is not the checkpoint's; checked before weights are read.

@@ -8,9 +8,7 @@ from pgvision.errors import Count, Range, Share
 from pgvision.evaluation import Calibration
 from pgvision.images import Color
 from pgvision.runtime import Drafts, Generator
-from pgvision.tokens.scoring import DEFAULT_SCORE, ScoreRule
 
-Labels = Literal["asked", "open"]
 Unknown = Literal["refuse", "ask"]
 
 
@@ -58,9 +56,7 @@ class ModelOptions(TypedDict, total=False):
         batch_size: Prompts that go through the model together; None: 8, or 1 for live sources (a
             camera, an address that is no video file), to keep latency low.
         drafts: "exact" (default): over video the last frame's answer is a speculative draft of the
-            next, which saves passes and changes no answer. "steady": bins that are nearly as good
-            as the best stay as they were (at most 0.8% of the image's side off), so that boxes do
-            not tremble. "off".
+            next, which saves passes and changes no answer. "off".
         generator: Another engine (`pgvision.runtime.Generator`).
         kind: "pt", "mix", "ft", ...: the kind of prompts; None: that of the checkpoint's card.
         unknown: "refuse" (default): names, questions and images that a model was not trained on
@@ -101,19 +97,12 @@ class ObjectOptions(ModelOptions, total=False):
         nms: Of boxes of one class that overlap more than this the best stays; None: only where
             several prompts or tiles are merged.
         max_objects: At most this many per image, the best ones.
-        score: How token probabilities become a score: see `pgvision.tokens.scoring`.
-        soft: Probability-weighted edges (and masks) instead of the most probable tokens.
         classes_per_prompt: Names in one prompt; None: what suits the kind of checkpoint.
         tile: Side in pixels of square tiles to look at besides the whole image, for small objects
             in large images. "auto": chosen from the image's size and the model's resolution.
         calibrate: File with a fitted `pgvision.evaluation.Calibration` that maps scores.
-        convention: "1024" (default) or "1023": how location bins map to pixels.
-        labels: "asked" (default): the model can write no label but the names asked for. "open":
-            any text.
-        constrained: Whether answers follow the grammar while they are written (default). False
-            parses whatever the model writes.
-        extra_objects: This many objects after the model's own stop, each with its low score, for
-            recall; use ``conf=0`` with it.
+        constrained: Whether answers follow the grammar while they are written (default): the model
+            can write no label but the names asked for. False parses whatever it writes.
         closed_set: Ask for all classes at once, as a checkpoint was trained to be asked if its card
             has a `pgvision.runtime.checkpoints.ClosedSet`: every answer has the same number of
             boxes, and the likelihood of the class is the score. None: where the card has one that
@@ -123,15 +112,10 @@ class ObjectOptions(ModelOptions, total=False):
     conf: Conf | None
     nms: Share | None
     max_objects: Count | None
-    score: ScoreRule
-    soft: bool
     classes_per_prompt: Count | None
     tile: Annotated[int, Range(32)] | Literal["auto"] | None
     calibrate: str | Path | None
-    convention: Literal["1024", "1023"]
-    labels: Labels
     constrained: bool
-    extra_objects: Annotated[int, Range(0)]
     closed_set: bool | None
 
 
@@ -142,15 +126,10 @@ class ObjectSettings:
     conf: float | Literal["auto"] = "auto"
     nms: float | None = None
     max_objects: int | None = None
-    score: ScoreRule = DEFAULT_SCORE
-    soft: bool = False
     classes_per_prompt: int | None = None
     tile: int | Literal["auto"] | None = None
     calibration: Calibration | None = None
-    convention: str = "1024"
-    labels: Labels = "asked"
     constrained: bool = True
-    extra_objects: int = 0
     closed_set: bool | None = None
     unknown: Unknown = "refuse"
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import numpy as np
 
-from pgvision.arrays import FloatArray
-from pgvision.boxes import clip_boxes, nms
+from pgvision.boxes import nms
 from pgvision.errors import OptionError
 from pgvision.images import Frame
 from pgvision.results import DetectionResult, SegmentationResult
@@ -19,9 +18,9 @@ from pgvision.tasks.options import ObjectSettings
 from pgvision.tasks.run import BETWEEN_ANSWERS, Answered, Ask, Window, provenance
 from pgvision.tasks.tiles import Found, auto_tile, join_fragments, tiles
 from pgvision.tasks.trained_on import ClassName, is_photograph
-from pgvision.tokens import NUM_CODES, Reject, decode_boxes, match_label, parse_suffix
+from pgvision.tokens import NUM_BINS, Reject, decode_boxes, match_label, parse_suffix
 from pgvision.tokens.parsing import TRUNCATED
-from pgvision.tokens.scoring import DEFAULT_SCORE, edge_spread, object_score
+from pgvision.tokens.scoring import edge_spread, object_score
 
 if TYPE_CHECKING:
     from vqvae import MaskCodec
@@ -179,9 +178,7 @@ class ObjectTask(Generic[Result]):
         return is_present and (item.score is None or item.score >= self._card_threshold(name))
 
     def _card_threshold(self, name: ClassName) -> float:
-        """Return the card's threshold of a class, measured with the default score rule."""
-        if self.settings.score != DEFAULT_SCORE:
-            return 0.0
+        """Return the card's threshold of a class, calibrated as the scores are."""
         least = self.card.thresholds.get(name.trained, 0.0)
         calibration = self.settings.calibration
         return least if calibration is None else float(calibration.apply(np.array([least]))[0])
@@ -219,12 +216,7 @@ class ObjectTask(Generic[Result]):
         if self.codec is None:
             return cast("Result", DetectionResult(**fields))
         codes = rows("codes", np.int64, 16)
-        if not found:
-            logits = np.zeros((0, 64, 64), np.float32)
-        elif self.settings.soft and all(item.seg_probs is not None for item in found):
-            logits = self.codec.decode_soft(rows("seg_probs", np.float32, 16, NUM_CODES))
-        else:
-            logits = self.codec.decode(codes)
+        logits = self.codec.decode(codes)
         return cast("Result", SegmentationResult(**fields, codes=codes, mask_logits=logits))
 
 
@@ -247,7 +239,7 @@ def read_answer(
         answer: What the model wrote.
         names: All classes of the task.
         image_hw: Height and width of the frame.
-        settings: Score rule, calibration, convention.
+        settings: With the calibration.
         offset: Where this answer begins in the joined answers of the frame.
     """
     # 1. Parse the answer, from spans if its tokens follow the grammar.
@@ -256,9 +248,8 @@ def read_answer(
     left, top, right, bottom = window = ask.window or (0, 0, image_hw[1], image_hw[0])
     # 2. Decode bins to pixels of the frame.
     bins = np.array([item.loc_yxyx for item, _ in written], np.int64).reshape(-1, 4)
-    boxes = decode_boxes(
-        bins, image_hw=(bottom - top, right - left), convention=settings.convention
-    ).astype(np.float64) + np.array([left, top, left, top])
+    boxes = decode_boxes(bins, image_hw=(bottom - top, right - left)).astype(np.float64)
+    boxes += np.array([left, top, left, top])
     # 3. Name and score each object.
     ids = {name.trained: index for index, name in enumerate(names)}
     found: list[Found] = []
@@ -351,8 +342,7 @@ def _from_text(
         start, stop = np.searchsorted(starts, (one.start, one.end)).tolist()
         box = start + kinds[start:stop].rfind("l") + 1
         mask = max(box, start + kinds[start:stop].rfind("s") + 1)
-        loc_row, seg_row = kinds.count("l", 0, start), kinds.count("s", 0, start)
-        span = ObjectSpan(start, box, mask, stop, loc_row=loc_row, seg_row=seg_row)
+        span = ObjectSpan(start, box, mask, stop, loc_row=kinds.count("l", 0, start))
         is_aligned = kinds.count("l", start, stop) == 4
         written.append((item, span if is_aligned else None))
     return written, list(parsed.rejects)
@@ -366,7 +356,7 @@ def _measured(
     window: Window,
     settings: ObjectSettings,
 ) -> Found:
-    """Add score, spread and soft edges; what the engine does not return stays unknown."""
+    """Add score and spread; what the engine does not return stays unknown."""
     logprobs, ends, table = answer.logprobs, answer.eos_logprobs, answer.loc_probs
     if table is None or logprobs is None or ends is None:
         return one
@@ -384,32 +374,11 @@ def _measured(
         loc_yxyx=one.loc_yxyx,
         label_logprobs=label,
         seg_logprobs=logprobs[span.box_stop : span.mask_stop] if one.codes else None,
-        rule=settings.score,
     )
     if settings.calibration is not None:
         score = float(settings.calibration.apply(np.array([score]))[0])
-    # 3. Edges as averages over bins, and their spread.
-    edges, spread = _in_pixels(*edge_spread(rows), window, settings.convention)
-    is_box = settings.soft and edges[0] < edges[2] and edges[1] < edges[3]
-    codes = None
-    if one.codes and answer.seg_probs is not None:
-        codes = answer.seg_probs[span.seg_row : span.seg_row + 16]
-    return replace(
-        one,
-        xyxy=tuple(edges) if is_box else one.xyxy,
-        score=score,
-        edge_std=spread,
-        seg_probs=codes if codes is not None and codes.shape == (16, NUM_CODES) else None,
-    )
-
-
-def _in_pixels(
-    mean: FloatArray, spread: FloatArray, window: Window, convention: str
-) -> tuple[list[float], FloatArray]:
+    # 3. Spread of the edges in pixels; tokens are y first.
     left, top, right, bottom = window
-    order = [1, 0, 3, 2]  # tokens are y first
-    sides = np.array([right - left, bottom - top, right - left, bottom - top], np.float64)
-    scale = sides / float(convention)
-    edges = mean[order] * scale + np.array([left, top, left, top])
-    inside = clip_boxes(edges[None].astype(np.float32), image_hw=(bottom, right))[0]
-    return inside.tolist(), (spread[order] * scale).astype(np.float32)
+    sides = np.array([right - left, bottom - top, right - left, bottom - top])
+    spread = edge_spread(rows)[[1, 0, 3, 2]] * sides / NUM_BINS
+    return replace(one, score=score, edge_std=spread.astype(np.float32))

@@ -36,7 +36,6 @@ class Found:
         xyxy: Left, top, right, bottom in pixels of the frame.
         score: In [0, 1], calibrated; None if unknown.
         edge_std: ``(4,)`` standard deviation of each edge in pixels, in the order of ``xyxy``.
-        seg_probs: ``(16, 128)``, or None without a mask or probabilities.
         window: The part of the frame that the prompt was about; None: all of it.
         start, end: Place in the answers of the frame, joined by ``BETWEEN_ANSWERS``.
     """
@@ -49,7 +48,6 @@ class Found:
     xyxy: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     score: float | None = None
     edge_std: FloatArray | None = None
-    seg_probs: FloatArray | None = None
     window: Window | None = None
     start: int = 0
     end: int = 0

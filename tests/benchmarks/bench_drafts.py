@@ -1,4 +1,4 @@
-"""Drafts over video: model passes a frame, time, AP and trembling, for off, exact and steady."""
+"""Drafts over video: model passes a frame, time, AP and trembling, for off and exact."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ from recipes.scenes.export import scene_annotations
 FIRST_SEED = 60_000_000
 LABEL = "helmet"
 CATEGORY = CLASSES.index(LABEL) + 1
-MODES = ("off", "exact", "steady")
+MODES = ("off", "exact")
 
 
 def still(seed: int, count: int, noise: float) -> Iterator[Scene]:

@@ -77,13 +77,6 @@ def test_encoder_codes_are_the_references(npz: Path, random_tensors: Tensors) ->
     np.testing.assert_array_equal(MaskCodec.load(npz).encode(masks), expected)
 
 
-def test_soft_decoding_of_certain_codes_is_decoding(npz: Path) -> None:
-    codec = MaskCodec.load(npz)
-    codes = np.random.default_rng(3).integers(0, 128, (3, 16))
-    certain = np.eye(128, dtype=np.float32)[codes]
-    np.testing.assert_allclose(codec.decode_soft(certain * 7), codec.decode(codes), atol=1e-5)
-
-
 def test_names_say_whose_codes_these_are(
     npz: Path, random_tensors: Tensors, tmp_path: Path
 ) -> None:
@@ -138,21 +131,16 @@ def test_bad_codes_are_refused(codes: np.ndarray, words: str) -> None:
         MaskCodec.load("tiny").decode(codes)
 
 
-def test_bad_masks_and_probabilities_are_refused() -> None:
+def test_bad_masks_are_refused() -> None:
     codec = MaskCodec.load("tiny")
     for masks in (np.zeros((1, 32, 32)), np.zeros((64, 64)), np.full((1, 64, 64), 255.0)):
         with pytest.raises(CodecError, match="masks"):
             codec.encode(masks)
     with pytest.raises(CodecError, match=r"\[0, 1\]"):
         codec.encode(np.full((1, 64, 64), np.nan))
-    for value in (np.nan, -1.0, 0.0):
-        with pytest.raises(CodecError, match="probs"):
-            codec.decode_soft(np.full((1, 16, 128), value))
-    with pytest.raises(CodecError, match="128"):
-        codec.decode_soft(np.ones((1, 16, 127)))
 
 
-SHAPES = {"encode": (1, 64, 64), "decode": (1, 16), "decode_soft": (1, 16, 128)}
+SHAPES = {"encode": (1, 64, 64), "decode": (1, 16)}
 
 
 def ragged(shape: tuple[int, ...]) -> list[object]:
@@ -177,15 +165,14 @@ def ragged(shape: tuple[int, ...]) -> list[object]:
 def test_what_is_no_array_of_numbers_is_refused(
     method: str, make: Callable[[tuple[int, ...]], object]
 ) -> None:
-    name = {"encode": "masks", "decode": "codes", "decode_soft": "probs"}[method]
+    name = {"encode": "masks", "decode": "codes"}[method]
     with pytest.raises(CodecError, match=f"{name}: expected .* numbers"):
         getattr(MaskCodec.load("tiny"), method)(make(SHAPES[method]))
 
 
-@pytest.mark.parametrize("method", ["encode", "decode_soft"])
-def test_numbers_beyond_float32_are_refused(method: str) -> None:
+def test_numbers_beyond_float32_are_refused() -> None:
     with pytest.raises(CodecError, match="expected"):
-        getattr(MaskCodec.load("tiny"), method)(np.full(SHAPES[method], 1e300))
+        MaskCodec.load("tiny").encode(np.full((1, 64, 64), 1e300))
 
 
 def test_flipped_and_read_only_arrays_are_taken() -> None:

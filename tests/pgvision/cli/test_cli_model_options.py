@@ -90,21 +90,12 @@ def test_threads_and_drafts_reach_the_decoder(run, film, monkeypatch, words):
         lambda self, *a: threads.add(self.threads) or session(self, *a),
     )
     unload()
-    for drafts, guessed in (("steady", True), ("off", False)):
+    for drafts, guessed in (("exact", True), ("off", False)):
         seen.clear()
         shared = ("--json", "--threads", 2, "--batch-size", 1, "--drafts", drafts, "--stride", 2)
         assert run(*words, film, *shared).code == 0
         assert seen[1:] == [{(drafts, guessed)}] * 2
     assert threads == {2}
-
-
-def test_objects_past_the_stop_are_added(run, picture):
-    plain, more = (
-        run("detect", "worker", picture, "--json", "--extra-objects", extra).lines[0]
-        for extra in (0, 2)
-    )
-    assert len(more["labels"]) > len(plain["labels"])
-    assert more["loc_yxyx"][: len(plain["labels"])] == plain["loc_yxyx"]
 
 
 def test_the_kind_says_which_prompts_are_known(run, picture):
@@ -201,7 +192,6 @@ def test_eval_of_texts_asks_in_batches_as_it_was_told(run, sites, tmp_path, batc
     [
         ["--classes-per-prompt", 2],
         ["--conf", 0.5],
-        ["--extra-objects", 1],
         ["--calibrate", "isotonic"],
     ],
     ids=lambda option: option[0],

@@ -255,37 +255,6 @@ def test_an_object_costs_four_passes(engine: Engine) -> None:
     assert answer.passes <= 1 + 4 * 3
 
 
-def test_steady_drafts_keep_bins_that_are_nearly_as_good(engine: Engine) -> None:
-    image, first = pictures(1)[0], engine.vocabulary.first_loc
-    (plain,) = answers(engine, ask(image, PREFIXES[0], form=DETECT))
-    start = plain.spans[0].start
-    probs = plain.loc_probs[0]
-    best = int(probs.argmax())
-    near = [b for b in range(max(0, best - 8), best + 9) if b != best and b < 1023]
-    close = max(near, key=lambda b: probs[b])
-    far = int(np.argsort(-probs)[1]) if abs(int(np.argsort(-probs)[1]) - best) > 8 else None
-    for bin_, kept in ((close, probs[close] >= 0.5 * probs[best]), (far, False)):
-        if bin_ is None:
-            continue
-        draft = [first + bin_, *plain.token_ids.tolist()[start + 1 :]]
-        (steady,) = answers(
-            engine, ask(image, PREFIXES[0], form=DETECT, draft=draft, drafts="steady")
-        )
-        assert (steady.token_ids[start] == first + bin_) == kept
-        (exact,) = answers(engine, ask(image, PREFIXES[0], form=DETECT, draft=draft))
-        assert exact.token_ids.tolist() == plain.token_ids.tolist()
-
-
-def test_objects_beyond_the_models_own_stop(engine: Engine) -> None:
-    image = pictures(2)[1]
-    own = AnswerForm(task="detect", labels=("helmet",), max_objects=1)
-    more = AnswerForm(task="detect", labels=("helmet",), past_end=2, max_objects=4)
-    (one,) = answers(engine, ask(image, "detect helmet", form=own, max_new_tokens=60))
-    (several,) = answers(engine, ask(image, "detect helmet", form=more, max_new_tokens=60))
-    assert len(several.spans) >= max(2, len(one.spans))
-    assert several.token_ids.tolist()[: len(one.token_ids) - 1] == one.token_ids.tolist()[:-1]
-
-
 def test_requests_are_drawn_as_there_is_room(engine: Engine) -> None:
     drawn = []
 

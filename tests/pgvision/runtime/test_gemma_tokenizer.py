@@ -176,9 +176,7 @@ def test_one_asked_label_is_forced_without_a_pass() -> None:
 def test_masks_stand_between_box_and_label(label: str | None) -> None:
     text = f"{object_text(BINS, label, CODES)} ; {object_text(BINS, None, CODES)}"
     ids = facts()[text]
-    form = AnswerForm(
-        "segment", None if label is None else (label,), label and "required" or "none"
-    )
+    form = AnswerForm("segment", (label or "helmet",), "required" if label else "none")
     cursor = TokenCursor(TokenGrammar.compile(table(), form))
     for token in ids[: ids.index(2161) + 2]:
         cursor.advance(token)
@@ -192,7 +190,7 @@ def test_masks_stand_between_box_and_label(label: str | None) -> None:
 @pytest.mark.parametrize("task", [Detector, Segmenter])
 def test_answers_hold_what_was_asked_in_gemmas_pieces(task: type[Detector | Segmenter]) -> None:
     asked = ["safety helmet", "каска", "🦺", "𓀀"]
-    result = task(asked, generator=engine(), extra_objects=1)(np.zeros((56, 84, 3), np.uint8))
+    result = task(asked, generator=engine())(np.zeros((56, 84, 3), np.uint8))
     assert result.prefix.partition(" ")[2] == "safety helmet ; каска ; 🦺 ; 𓀀"
     assert len(result) > 0
     whole = slice(None, -1 if result.truncated else None)  # the last may be cut off in its label

@@ -251,8 +251,6 @@ def test_what_a_server_decides_or_cannot_do_is_refused(pictures):
         for option in ({"device": "cpu"}, {"quantize": "int8"}, {"revision": "main"}):
             with pytest.raises(OptionError, match=next(iter(option))):
                 Detector("helmet", model=address, **option)
-        with pytest.raises(OptionError, match="extra_objects"):
-            Detector("helmet", model=address, extra_objects=2)(pictures[0])
 
 
 def test_a_service_may_stand_before_another_one():

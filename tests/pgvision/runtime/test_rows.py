@@ -12,65 +12,17 @@ from pgvision.tokens import AnswerForm
 
 TOKENIZER = read_tokenizer(find_checkpoint("tiny").location, None)
 TABLE = TOKENIZER.vocabulary
-BEST = 500
 FORM = AnswerForm("detect", ("helmet",))
 
 
-def first_bin(drafted: int, chance: float, *, drafts: str) -> int:
-    """What a row writes first if bin 500 has 0.2, the drafted one ``chance``, the end 0.1."""
-    form = AnswerForm("detect", ("helmet",))
-    request = Request(
-        picture=Picture(np.zeros((2, 2, 3), np.uint8)),
-        prefix="detect helmet",
-        form=form,
-        draft=[TABLE.first_loc + drafted],
-        drafts=drafts,
-    )
-    grammar = TokenGrammar.compile(TOKENIZER, form)
-    row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
-    assert row.plan() == [TABLE.first_loc + drafted]
-    run = np.zeros(1024, np.float32)
-    run[BEST], run[drafted] = 0.2, chance
-    chances = TokenDistribution({TABLE.eos: 0.1}, TABLE.first_loc, run)
-    row.settle([chances] * len(row.queries))
-    return row.transcript.ids[0] - TABLE.first_loc
-
-
-@pytest.mark.parametrize(
-    ("drafted", "chance", "written"),
-    [
-        (BEST + 8, 0.1, BEST + 8),  # half as probable, 8 bins off: just kept
-        (BEST - 8, 0.11, BEST - 8),
-        (BEST + 8, 0.09, BEST),  # less than half
-        (BEST + 9, 0.19, BEST),  # too far
-    ],
-)
-def test_steady_keeps_what_is_near_and_nearly_as_good(
-    drafted: int, chance: float, written: int
-) -> None:
-    assert first_bin(drafted, chance, drafts="steady") == written
-    assert first_bin(drafted, chance, drafts="exact") == BEST
-
-
-def settled(chances: TokenDistribution, *, past_end: int = 0, held: bool = True) -> Row:
+def settled(chances: TokenDistribution, *, held: bool = True) -> Row:
     """A row after its first pass."""
-    form = AnswerForm("detect", ("helmet",), past_end=past_end)
-    request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=form)
-    grammar = TokenGrammar.compile(TOKENIZER, form) if held else None
+    request = Request(picture=Picture(np.zeros((2, 2, 3), np.uint8)), prefix="x", form=FORM)
+    grammar = TokenGrammar.compile(TOKENIZER, FORM) if held else None
     row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
     row.plan()
     row.settle([chances])
     return row
-
-
-def test_the_end_is_put_off_as_often_as_asked() -> None:
-    chances = TokenDistribution(
-        {TABLE.eos: 0.7}, TABLE.first_loc, np.full(1024, 0.3 / 1024, np.float32)
-    )
-    for past_end, written in ((0, TABLE.eos), (1, TABLE.first_loc)):
-        row = settled(chances, past_end=past_end)
-        assert row.transcript.ids == [written]
-        assert row.transcript.eos[0] == pytest.approx(np.log(0.7))
 
 
 @pytest.mark.parametrize(("end", "written"), [(0.51, TABLE.eos), (0.49, TABLE.first_loc)])
@@ -125,22 +77,3 @@ def test_logits_that_are_no_numbers_are_an_error(value: float, held: bool) -> No
 
         with pytest.raises(CheckpointError, match=r"mine.*NaN or infinite.*bfloat16"):
             read_distributions(logits, row.queries, TABLE, 1742, "mine (float16)")
-
-
-def test_past_its_end_an_unconstrained_answer_takes_the_second_best_whatever_is_drafted() -> None:
-    form = AnswerForm("detect", ("helmet",), past_end=1)
-    run = np.full(1742, 1e-4)
-    run[TABLE.eos], run[TABLE.first_loc + 3], run[TABLE.first_loc + 900] = 0.6, 0.2, 0.1
-    for draft in ((), [TABLE.first_loc + 900]):
-        request = Request(
-            picture=Picture(np.zeros((2, 2, 3), np.uint8)),
-            prefix="x",
-            form=form,
-            constrained=False,
-            draft=draft,
-        )
-        grammar = TokenGrammar.compile(TOKENIZER, form)
-        row = Row(0, request, [1, 2], limit=9, vocabulary=TABLE, grammar=grammar)
-        row.plan()
-        row.settle([TokenDistribution({}, 0, run)] * len(row.queries))
-        assert row.transcript.ids[0] == TABLE.first_loc + 3

@@ -37,7 +37,6 @@ def spans(pieces: tuple[str, ...]) -> tuple[ObjectSpan, ...]:
                 tuple(int(piece[4:8]) for piece in pieces[at:box]),
                 tuple(int(piece[4:7]) for piece in pieces[box:mask]),
                 loc_row=sum(piece.startswith("<loc") for piece in before),
-                seg_row=sum(piece.startswith("<seg") for piece in before),
             )
         )
         at = stop
@@ -48,11 +47,8 @@ def generation(text: str, *, sure: float = 0.9, end: float = 0.1, done: bool = T
     """Write ``text`` as tokens: each chosen with probability ``sure``, ends passed with ``end``."""
     pieces = tuple(TOKEN.findall(text)) + (("",) if done else ())
     locs = [int(piece[4:8]) for piece in pieces if piece.startswith("<loc")]
-    segs = [int(piece[4:7]) for piece in pieces if piece.startswith("<seg")]
     loc_probs = np.full((len(locs), 1024), (1 - sure) / 1023, np.float32)
     loc_probs[np.arange(len(locs)), locs] = sure
-    seg_probs = np.full((len(segs), 128), (1 - sure) / 127, np.float32)
-    seg_probs[np.arange(len(segs)), segs] = sure
     return Generation(
         text=text,
         token_ids=np.arange(len(pieces)),
@@ -60,7 +56,6 @@ def generation(text: str, *, sure: float = 0.9, end: float = 0.1, done: bool = T
         logprobs=np.full(len(pieces), np.log(sure), np.float32),
         eos_logprobs=np.full(len(pieces), np.log(end), np.float32),
         loc_probs=loc_probs,
-        seg_probs=seg_probs,
         spans=spans(pieces),
         finished=done,
         timings={"answer": 0.5},

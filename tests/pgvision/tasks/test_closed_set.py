@@ -38,13 +38,13 @@ def _write(folder: Path, closed_set: object) -> None:
 
 
 def test_an_answer_has_its_number_of_boxes_and_the_classes_likelihood(closed: Path) -> None:
-    both = Detector(["head", "helmet"], model=closed, nms=1.0, score="presence")(IMAGE)
+    both = Detector(["head", "helmet"], model=closed, nms=1.0)(IMAGE)
     assert len(both) == 6 and both.raw_text.count(" ; ") == 5
     assert both.classes == ("head", "helmet")
     assert (both.scores < 1).all()  # likelihoods, not the certainty of a label that has to come
     best = {name: both.scores[np.array(both.labels) == name].max() for name in set(both.labels)}
     for name, chance in best.items():
-        assert both.presence[name] == pytest.approx(chance, abs=1e-6)
+        assert both.presence[name] >= chance  # the score also has the mass near the edges
     assert set(both.presence) == {"head", "helmet"}
 
 
@@ -70,11 +70,11 @@ def test_it_is_used_where_it_can_be(closed: Path) -> None:
 
     assert forms("helmet") == ["truck"]
     assert forms("helmet", closed_set=False) == [None]
-    assert forms("helmet", labels="open") == [None]
+    assert forms("helmet", constrained=False) == [None]
     assert forms("ladder") == [None]
     with pytest.raises(OptionError, match="has no 'ladder'; it has helmet, head"):
         Detector("ladder", model=closed, closed_set=True)
-    with pytest.raises(OptionError, match="leave constrained and labels"):
+    with pytest.raises(OptionError, match="leave constrained out"):
         Detector("helmet", model=closed, closed_set=True, constrained=False)
     with pytest.raises(OptionError, match="it has none"):
         Detector("helmet", model="tiny", closed_set=True)

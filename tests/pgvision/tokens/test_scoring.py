@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgvision.errors import ShapeError
-from pgvision.tokens.scoring import SCORE_RULES, edge_spread, object_score
+from pgvision.tokens.scoring import edge_spread, object_score
 
 BINS = [100, 200, 300, 400]
 
@@ -19,47 +19,27 @@ def peaked(mass: float, *, spread_to: int = 0) -> np.ndarray:
     return probs
 
 
-def score(rule: str, probs: np.ndarray, presence: float = 1.0, label: float = 1.0) -> float:
+def score(probs: np.ndarray, presence: float = 1.0, label: float = 1.0) -> float:
     return object_score(
         presence=presence,
         loc_probs=probs,
         loc_yxyx=BINS,
         label_logprobs=np.log([label]),
-        rule=rule,
     )
 
 
-@pytest.mark.parametrize("rule", SCORE_RULES)
-def test_a_sure_object_scores_its_presence(rule: str) -> None:
-    assert score(rule, peaked(1.0), presence=0.75) == pytest.approx(0.75)
+def test_a_sure_object_scores_its_presence() -> None:
+    assert score(peaked(1.0), presence=0.75) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("rule", SCORE_RULES)
-def test_an_unsure_label_lowers_the_score(rule: str) -> None:
-    assert score(rule, peaked(1.0), label=0.5) == pytest.approx(0.5)
-
-
-def test_product_is_the_likelihood_of_the_coordinates() -> None:
-    assert score("product", peaked(0.5, spread_to=50)) == pytest.approx(0.5**4)
-
-
-def test_geometric_is_the_mean_of_the_coordinates() -> None:
-    assert score("geometric", peaked(0.5, spread_to=50)) == pytest.approx(0.5)
+def test_an_unsure_label_lowers_the_score() -> None:
+    assert score(peaked(1.0), label=0.5) == pytest.approx(0.5)
 
 
 def test_window_forgives_neighbours_and_nothing_else() -> None:
     # The box is 200 bins each way, so a quarter of its side reaches 25 bins to each side.
-    assert score("window", peaked(0.4, spread_to=25)) == pytest.approx(1.0)
-    assert score("window", peaked(0.4, spread_to=26)) == pytest.approx(0.4)
-
-
-def test_presence_is_blind_to_the_place() -> None:
-    assert score("presence", peaked(0.01, spread_to=500)) == pytest.approx(1.0)
-
-
-def test_spread_falls_with_the_standard_deviation() -> None:
-    # Half of the mass 40 bins away: standard deviation 20, a tenth of the side.
-    assert score("spread", peaked(0.5, spread_to=40)) == pytest.approx(np.exp(-0.2))
+    assert score(peaked(0.4, spread_to=25)) == pytest.approx(1.0)
+    assert score(peaked(0.4, spread_to=26)) == pytest.approx(0.4)
 
 
 def test_mask_tokens_count_by_the_root_of_their_mean() -> None:
@@ -73,8 +53,8 @@ def test_mask_tokens_count_by_the_root_of_their_mean() -> None:
     assert value == pytest.approx(0.5)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SCORE_RULES), st.floats(0, 1))
-def test_scores_stay_in_range(seed: int, rule: str, presence: float) -> None:
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+def test_scores_stay_in_range(seed: int, presence: float) -> None:
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.full(1024, 0.02), 4)
     bins = np.sort(rng.integers(0, 1024, (2, 2)), 0).ravel()
@@ -83,24 +63,22 @@ def test_scores_stay_in_range(seed: int, rule: str, presence: float) -> None:
         loc_probs=probs,
         loc_yxyx=bins,
         label_logprobs=np.log(rng.uniform(0.01, 1, 3)),
-        rule=rule,
     )
     assert 0.0 <= value <= 1.0
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_edge_spread_is_numpys_weighted_mean_and_variance(seed: int) -> None:
+def test_edge_spread_is_numpys_weighted_deviation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.full(1024, 0.05), 3)
     draws = np.arange(1024)
-    mean, deviation = edge_spread(probs * rng.uniform(0.1, 1))
+    deviation = edge_spread(probs * rng.uniform(0.1, 1))
     for row in range(3):
         expected = np.average(draws, weights=probs[row])
-        assert mean[row] == pytest.approx(expected, abs=1e-6)
         variance = np.average((draws - expected) ** 2, weights=probs[row])
         assert deviation[row] == pytest.approx(np.sqrt(variance), abs=1e-6)
 
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ShapeError, match="loc_probs"):
-        score("window", np.zeros((3, 1024)))
+        score(np.zeros((3, 1024)))
