@@ -37,8 +37,6 @@ class LoadOptions(TypedDict, total=False):
         kind: Prompt format: pt, mix, ft, refcoco-seg or tiny; None: that of its card or name.
         device: cpu, cuda, cuda:1, mps; None: the best one there is.
         dtype: float32, bfloat16 or float16; None: what suits the device.
-        quantize: "int8" or "int4" weights: less memory, slower on CPUs, other boxes. Needs the
-            extra quant.
         threads: Threads of the CPU; None: what suits the model.
         engine: Library that runs the model; None: onnx for small models on a CPU, else torch.
     """
@@ -48,7 +46,6 @@ class LoadOptions(TypedDict, total=False):
     kind: str | None
     device: str | None
     dtype: str | None
-    quantize: Literal["int8", "int4"] | None
     threads: int | None
     engine: Literal["auto", "onnx", "torch"] | None
 

@@ -43,11 +43,7 @@ _DTYPES: Final = ("float32", "bfloat16", "float16")
 _ERRORS: Final = (
     *(OSError, ValueError, RuntimeError, KeyError, ImportError, MemoryError, SafetensorError),
 )
-QUANTIZATIONS: Final = ("int8", "int4")
 _OFFLINE: Final = 'or run offline with model="tiny"'
-# Images go through vision and projector once, and the output layer is the embedding as well:
-# only the language model's layers are worth their rounding.
-_UNQUANTIZED: Final = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,6 @@ class _How:
 
     device: str
     dtype: str | None
-    quantize: str | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,6 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     kind: str | None = None,
-    quantize: str | None = None,
     threads: int | None = None,
 ) -> Engine:
     """Load a checkpoint in torch, or return the engine that this process already has for it.
@@ -92,9 +86,6 @@ def load(
         dtype: "float32", "bfloat16" or "float16"; None: float32 for small models on the CPU,
             bfloat16 for large ones. float16 overflows where bfloat16 does not.
         kind: Prompt format, if its name does not define it; see `find_checkpoint`.
-        quantize: "int8" or "int4" rounds the language model's weights to save memory, not time: on
-            a CPU "int8" takes about twice as long a token and moves hidden states by 1%, "int4" by
-            14%, so measure your boxes. Needs the extra ``quant``.
         threads: Sets PyTorch's number of threads, which is the process's; None leaves it alone.
 
     Returns:
@@ -113,7 +104,7 @@ def load(
         True
     """
     card = find_revision(model, revision, kind=kind)
-    how = _check_options(card, device, dtype, quantize)
+    how = _check_options(device, dtype)
     if threads is not None:
         torch.set_num_threads(require_count("threads", threads, least=1))
     with LOCK:
@@ -139,7 +130,7 @@ def load_apart(
         False
     """
     card = find_checkpoint(model)
-    how = _check_options(card, device, dtype, None)
+    how = _check_options(device, dtype)
     with LOCK:
         return _load(card, None, None, how, apart=True)
 
@@ -198,10 +189,7 @@ def _read(source: _Source, how: _How) -> Engine:
     model = _read_model(source, how)
     if card.base is not None:
         model = _merge_adapter(model, card)
-    engine = engine_of(model, _read_processor(source.base, source.revision), card)
-    if how.quantize is not None:
-        engine.backend.description += f", weights rounded to {how.quantize}"
-    return engine
+    return engine_of(model, _read_processor(source.base, source.revision), card)
 
 
 def _resolve(card: CheckpointCard, revision: str | None) -> _Source:
@@ -261,8 +249,6 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     is_capped = source.config.text_config.model_type == "gemma2"
     attention: Any = {"text_config": "eager", "vision_config": "sdpa"} if is_capped else "sdpa"
     more: dict[str, Any] = {}
-    if how.quantize is not None:
-        more["quantization_config"] = _quantization(how.quantize, how.device)
     if how.device == "auto":
         if find_spec("accelerate") is None:  # transformers needs it
             raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'")
@@ -286,7 +272,7 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     if places & {"disk", "meta"} or ("cpu" in places and len(places) > 1):
         raise CheckpointError(
             f"{source.base}: does not fit into the memory of this machine's GPUs; "
-            f'try quantize="int8" or "int4", a smaller checkpoint, or device="cpu"'
+            f'try a smaller checkpoint, or device="cpu"'
         )
     return cast("PaliGemmaForConditionalGeneration", model.eval())
 
@@ -363,50 +349,15 @@ def _read_processor(source: str, revision: str | None) -> Any:
     return PaliGemmaProcessor(images, fast)
 
 
-def _quantization(quantize: str, device: str) -> Any:
-    try:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
-        from transformers import TorchAoConfig
-    except ImportError as error:
-        raise DependencyError(
-            f"quantize={quantize!r} needs torchao: pip install '.[quant]'"
-        ) from error
-    if quantize == "int8":
-        config = Int8WeightOnlyConfig()
-    elif device == "cpu":
-        # torchao's public functions take no CPU.
-        from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-
-        config = PrototypeInt4WeightOnlyConfig(group_size=32)
-    else:
-        config = Int4WeightOnlyConfig(group_size=32, int4_packing_format="tile_packed_to_4d")
-    return TorchAoConfig(config, modules_to_not_convert=_UNQUANTIZED)
-
-
-def _check_options(
-    card: CheckpointCard, device: str | None, dtype: str | None, quantize: str | None
-) -> _How:
-    # 1. Types of numbers.
+def _check_options(device: str | None, dtype: str | None) -> _How:
+    # 1. Type of numbers.
     require_choice("dtype", dtype or "float32", _DTYPES)
-    if quantize is not None:
-        require_choice("quantize", quantize, QUANTIZATIONS)
-        if card.base is not None:
-            raise OptionError(
-                f"quantize: {card.name!r} is a LoRA adapter, and weights cannot be merged into "
-                f"quantised ones; merge it first: pgvision export --model {card.name} --out merged"
-            )
-    if quantize == "int4":
-        if dtype not in {None, "bfloat16"}:
-            raise OptionError(
-                f"dtype: int4 weights compute in bfloat16, got {dtype!r}; leave it out"
-            )
-        dtype = "bfloat16"
     # 2. Device: the best one there is.
     there = ["cuda"] if torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []
     there += ["cpu"]
     if device == "auto":
-        return _How(device, dtype, quantize)
+        return _How(device, dtype)
     try:
         parsed = torch.device(there[0] if device is None else device)
     except RuntimeError as error:
@@ -414,10 +365,10 @@ def _check_options(
     if parsed.type not in there:
         raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
     if parsed.type != "cuda":
-        return _How(parsed.type, dtype, quantize)
+        return _How(parsed.type, dtype)
     # One name for one card.
     index = torch.cuda.current_device() if parsed.index is None else parsed.index
-    return _How(f"cuda:{index}", dtype, quantize)
+    return _How(f"cuda:{index}", dtype)
 
 
 def _natural_dtype(config: "PaliGemmaConfig", device: str) -> str:
@@ -457,9 +408,8 @@ def explain(error: BaseException, card: CheckpointCard) -> Exception:
     if any(_is_memory(one) for one in chain):
         reason = (str(error) or type(error).__name__).splitlines()[0]
         return CheckpointError(
-            f"{card.name}: does not fit into memory ({reason}): try "
-            f'dtype="bfloat16", quantize="int8" or "int4", a smaller checkpoint, or '
-            f'device="auto" to spread it over several GPUs; loading again will not help'
+            f'{card.name}: does not fit into memory ({reason}): try dtype="bfloat16", a smaller '
+            f'checkpoint, or device="auto" to spread it over several GPUs'
         )
     if is_any(GatedRepoError):
         return GatedCheckpointError(

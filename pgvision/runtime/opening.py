@@ -33,7 +33,6 @@ def open_engine(
     device: str | None = None,
     dtype: str | None = None,
     kind: str | None = None,
-    quantize: str | None = None,
     threads: int | None = None,
 ) -> Generator:
     """Load a checkpoint in the library that suits it, or connect to a server.
@@ -42,14 +41,12 @@ def open_engine(
         model: See `pgvision.runtime.find_checkpoint`; ``http://...`` is a server.
         engine: "auto" (the default) takes ONNX Runtime on a CPU for checkpoint folders of up to
             200 million parameters, which need neither torch nor transformers there, and torch for
-            all others: GPUs, large checkpoints, adapters, hub ids, quantised weights. "onnx" and
-            "torch" choose.
+            all others: GPUs, large checkpoints, adapters, hub ids. "onnx" and "torch" choose.
         revision: See `pgvision.runtime.load`, as for the others.
         device: Where to compute.
         dtype: Of the weights. ONNX Runtime computes in float32; by default larger image encoders
             run in bfloat16 where the CPU has it, with "float32" they do not.
         kind: Which prompts the checkpoint knows.
-        quantize: What weights are rounded to (torch).
         threads: Of the CPU; None: all that the process may use, at most 8 (ONNX Runtime), or
             PyTorch's number.
 
@@ -62,7 +59,7 @@ def open_engine(
     threads = None if threads is None else require_count("threads", threads, least=1)
     require_choice("engine", engine or "auto", get_args(EngineName))
     card = find_revision(model, revision, kind=kind)
-    given = {"device": device, "dtype": dtype, "quantize": quantize}
+    given = {"device": device, "dtype": dtype}
     # 2. A server chooses device, dtype and threads itself.
     if is_address(card.location):
         from pgvision.runtime.remote import Remote
@@ -93,7 +90,6 @@ def _why_torch(
         "it is an adapter; merge it with `pgvision export`": card.base is not None,
         f"device={given['device']!r}": given["device"] not in (None, "cpu"),
         f"dtype={given['dtype']!r}": given["dtype"] not in (None, "float32"),
-        f"quantize={given['quantize']!r}": given["quantize"] is not None,
         "this machine has a GPU": engine != "onnx" and given["device"] is None and _has_gpu(),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)

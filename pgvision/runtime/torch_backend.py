@@ -1,4 +1,4 @@
-"""Backend over PyTorch: GPUs, large checkpoints, adapters, quantised weights, training.
+"""Backend over PyTorch: GPUs, large checkpoints, adapters, training.
 
 Linear layers are transformers' modules; attention and norms are implemented here, over a cache
 that is allocated beforehand, so that a pass of one token costs arithmetic and few kernel launches.

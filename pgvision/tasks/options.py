@@ -48,8 +48,6 @@ class ModelOptions(TypedDict, total=False):
         revision: Branch, tag or commit of a hub id; None: its main branch.
         device: "cpu", "cuda", "cuda:1", "mps"; None: the best one there is.
         dtype: "float32", "bfloat16" or "float16"; None: what suits model and device.
-        quantize: "int8" or "int4" weights: less memory, slower on CPUs, other boxes. Needs the
-            extra ``quant``.
         threads: Threads of the CPU; None: what suits the model.
         engine: Library that runs the model: "onnx" (ONNX Runtime, float32), "torch" or "auto";
             None: "onnx" on a CPU for folders of up to 200 million parameters, else "torch".
@@ -67,7 +65,6 @@ class ModelOptions(TypedDict, total=False):
     revision: str | None
     device: str | None
     dtype: str | None
-    quantize: str | None
     threads: Count | None
     engine: Literal["auto", "onnx", "torch"] | None
     batch_size: Count | None

@@ -48,7 +48,7 @@ Window: TypeAlias = tuple[int, int, int, int]
 BETWEEN_ANSWERS = "\n"
 """Joins the answers to several prompts in ``raw_text``."""
 
-_ENGINE_OPTIONS: Final = tuple("model revision device dtype kind quantize threads engine".split())
+_ENGINE_OPTIONS: Final = tuple("model revision device dtype kind threads engine".split())
 _FRAMES_AHEAD: Final = 4  # read in a thread while the model runs
 _PATIENCE: Final = 0.01
 """Seconds; how long answers in flight wait for the next frame of a slow iterable to join them."""

@@ -1,7 +1,6 @@
 """``--revision``, ``--batch-size`` and ``--classes-per-prompt``: they reach what they name."""
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -104,14 +103,6 @@ def test_the_kind_says_which_prompts_are_known(run, picture):
     assert "was not taught 'caption'" in refused.err
     assert "kind: expected one of pt, mix" in run("detect", "worker", picture, "--kind", "x").err
     assert run("caption", picture, "--kind", "mix", "--language", "de", "--json").code == 0
-
-
-def test_weights_are_rounded_on_request(run, picture):
-    ran = run("detect", "worker", picture, "--quantize", "int8", "--json")
-    if find_spec("torchao"):
-        assert "weights rounded to int8" in ran.err
-    else:
-        assert "pip install '.[quant]'" in ran.err
 
 
 @pytest.mark.parametrize("words", [*TASKS, ["doctor"]], ids=lambda words: words[0])

@@ -137,7 +137,6 @@ def test_python_m_pgvision():
         ["detect", "helmet", "a.jpg", "--stride", "0"],
         ["read", "a.jpg", "--batch-size", "0"],
         ["segment", "helmet", "a.jpg", "--classes-per-prompt", "0"],
-        ["read", "a.jpg", "--quantize", "nf4"],
         ["read", "a.jpg", "--drafts", "on"],
         ["detect", "helmet", "a.jpg", "--no-such-option"],
         ["no-such-command"],

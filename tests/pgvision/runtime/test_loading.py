@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from pgvision.errors import CheckpointError, DependencyError, OptionError
+from pgvision.errors import CheckpointError, OptionError
 from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
 from pgvision.runtime.loading import explain
-from pgvision.runtime.torch_backend import LanguageModel
 
 
 @pytest.fixture(autouse=True)
@@ -145,40 +143,9 @@ def test_the_tokenizer_is_the_checkpoints_own(engine: Engine, text: str) -> None
     assert len(ours) == len(own)
 
 
-def test_quantising_is_asked_for_with_its_package_and_options(engine: Engine) -> None:
-    with pytest.raises(OptionError, match=r"quantize.*int8, int4.*nf4"):
-        load("tiny", quantize="nf4")
-    with pytest.raises(OptionError, match="bfloat16"):
-        load("tiny", quantize="int4", dtype="float32")
+def test_threads_are_a_whole_number_above_zero() -> None:
     with pytest.raises(OptionError, match="threads"):
         load("tiny", threads=0)
-    if find_spec("torchao") is None:
-        with pytest.raises(DependencyError, match=r"\.\[quant\]"):
-            load(engine.card.location, quantize="int8")
-
-
-@pytest.mark.parametrize(("quantize", "allowed"), [("int8", 0.03), ("int4", 0.3)])
-def test_rounded_weights_stay_close(
-    quantize: str, allowed: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("torchao", reason="an extra of its own: transformers imports it always")
-    with caplog.at_level(logging.INFO, "pgvision"):
-        rounded = load("tiny", quantize=quantize, device="cpu")
-    assert f"rounded to {quantize}" in caplog.text
-    exact = load("tiny", dtype=str(rounded.model.dtype).removeprefix("torch."), device="cpu")
-    embedded = torch.randn(1, 120, 192, generator=torch.Generator().manual_seed(0))
-    read = []
-    for one in (rounded, exact):
-        language = LanguageModel(one.model)
-        cache = language.allocate(1, 120)
-        given = embedded.to(one.model.dtype)
-        wanted = [list(range(120))]
-        hidden = language.run(given, cache, starts=[0], prompts=[120], wanted=wanted)
-        read.append(hidden.float())
-    gap = float((read[0] - read[1]).norm() / read[1].norm())
-    assert 0.0 < gap < allowed
-    layer = rounded.model.model.vision_tower.encoder.layers[0]
-    assert type(layer.mlp.fc1.weight) is torch.nn.Parameter, "the vision tower stays as it was"
 
 
 def test_no_network_says_what_to_do() -> None:

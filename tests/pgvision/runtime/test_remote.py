@@ -248,7 +248,7 @@ def test_addresses_that_are_none_are_refused(address):
 
 def test_what_a_server_decides_or_cannot_do_is_refused(pictures):
     with serving_model(Desk(Fixed())) as address:
-        for option in ({"device": "cpu"}, {"quantize": "int8"}, {"revision": "main"}):
+        for option in ({"device": "cpu"}, {"dtype": "float32"}, {"revision": "main"}):
             with pytest.raises(OptionError, match=next(iter(option))):
                 Detector("helmet", model=address, **option)
 
