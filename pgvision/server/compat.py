@@ -30,14 +30,12 @@ from pgvision.server.fields import (
     TASKS,
     Fields,
     ObjectFields,
-    PromptFields,
     SegmentFields,
     validated,
 )
 from pgvision.server.service import Outcome, Service, gather_few
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.trained_on import known_classes
-from pgvision.tokens import question_prefix
 
 _MAX_XML: Final = 200_000
 _FEW: Final = Field(max_length=64)  # items of a list; pydantic stops there
@@ -51,7 +49,6 @@ _PROMPTS: Final = {
     "read": r"ocr|read",
     "ask": rf"(?:answer\s+(?P<language>{_LANGUAGE})\s+)?(?P<question>\S.*)",
 }
-_QUESTION: Final = re.compile(rf"question\s+({_LANGUAGE})\s+(\S.*)", re.I | re.S)
 
 
 def _parts(value: object) -> object:
@@ -181,12 +178,8 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
 
 def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> Fields:
     """Return the fields of a prompt's task; see the patterns above."""
-    # 1. PaliGemma's prompt for questions about the image, as it is.
+    # The first task whose pattern fits; a question fits always.
     more = {"model": body.model, "max_new_tokens": body.token_limit}
-    if match := _QUESTION.fullmatch(words):
-        prompt = question_prefix(match[2], language=match[1].lower(), kind=card.kind)
-        return validated(PromptFields, {"prompt": prompt, **more})
-    # 2. The first task whose pattern fits; a question fits always.
     task, match = next(
         (task, match)
         for task, pattern in _PROMPTS.items()

@@ -69,7 +69,6 @@ class ObjectFields(Fields):
     tile: Annotated[int, Field(ge=32)] | Literal["auto"] | None = Field(
         None, description="Also look at squares of this side in pixels, or 'auto': small objects."
     )
-    soft: bool = Field(False, description="Average positions by probability.")
     form: Literal["coco", "roboflow"] = Field(
         "coco", description="COCO and more, or the form of Roboflow's inference."
     )
@@ -104,12 +103,6 @@ class AskFields(Fields):
 
 class ReadFields(Fields):
     """Read the text in an image."""
-
-
-class PromptFields(Fields):
-    """Fields of a raw prompt (chat completions); it has no separate route."""
-
-    prompt: str = Field(min_length=1, max_length=500)
 
 
 TASKS: Final[dict[str, type[Fields]]] = {

@@ -19,13 +19,11 @@ from pgvision.server.fields import (
     CaptionFields,
     Fields,
     ObjectFields,
-    PromptFields,
     SegmentFields,
 )
 from pgvision.server.settings import ServeSettings
 from pgvision.server.uploads import Upload, Uploads
 from pgvision.tasks import Answered, Answerer, Ask, Captioner, Detector, Reader, Segmenter, Task
-from pgvision.tasks.text import TextTask
 
 _Value = TypeVar("_Value")
 _AT_ONCE: Final = 8
@@ -148,7 +146,7 @@ def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[st
     # The task classes check the fields as in Python, and add notes on what they changed.
     more: Any = {"generator": model, "unknown": fields.unknown}
     if isinstance(fields, ObjectFields):
-        names = ("conf", "nms", "max_objects", "tile", "soft")
+        names = ("conf", "nms", "max_objects", "tile")
         make = Segmenter if isinstance(fields, SegmentFields) else Detector
         finder = make(fields.classes, **{name: getattr(fields, name) for name in names}, **more)
         return finder, finder.notes
@@ -157,8 +155,6 @@ def _prepare(fields: Fields, model: ServedModel) -> tuple[Task[Answer], tuple[st
     if isinstance(fields, AskFields):
         answerer = Answerer(fields.language, **more)
         return answerer.task(fields.question, fields.choices), ()
-    if isinstance(fields, PromptFields):
-        return TextTask(fields.prompt, model.card, insists=fields.unknown == "ask"), ()
     return Reader(**more), ()
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from pgvision.arrays import FloatArray
 from pgvision.errors import OptionError, check_options
 from pgvision.images import Frame
 from pgvision.results import TextResult
@@ -20,10 +18,8 @@ from pgvision.tokens import (
     Reject,
     answer_prefix,
     caption_prefix,
-    encode_boxes,
     free_prefix,
     ocr_prefix,
-    region_caption_prefix,
 )
 
 
@@ -32,35 +28,20 @@ class TextTask:
     """One prompt for every image of a call, and how its answer is read; needs no model.
 
     Attributes:
-        prefix: The prompt; for a region it is written per image.
+        prefix: The prompt.
         card: The checkpoint's card.
         language: Of the answer, where the prompt names one.
-        region: ``(4,)`` pixels to describe instead: left, top, right, bottom.
         insists: Whether to ask about images that the checkpoint was not trained on.
     """
 
     prefix: str
     card: CheckpointCard
     language: str | None = None
-    region: FloatArray | None = None
     insists: bool = False
 
     def plan(self, frame: Frame) -> list[Ask]:
-        """Return the one prompt, or none where the checkpoint was not trained on such images.
-
-        Raises:
-            OptionError: If the region is outside the image.
-        """
-        if not self.insists and self._refusal(frame):
-            return []
-        if self.region is None:
-            return [Ask(self.prefix)]
-        # The prompt contains the region's location tokens.
-        bins = encode_boxes(self.region[None], image_hw=frame.image_hw)[0].tolist()
-        if bins[0] == bins[2] or bins[1] == bins[3]:
-            height, width = frame.image_hw
-            raise OptionError(f"region: lies outside the image of {width}x{height} pixels")
-        return [Ask(region_caption_prefix(bins, kind=self.card.kind))]
+        """Return the one prompt, or none where the checkpoint was not trained on such images."""
+        return [] if not self.insists and self._refusal(frame) else [Ask(self.prefix)]
 
     def read(self, frame: Frame, answers: Sequence[Answered]) -> TextResult:
         """Return the answer; its score is the probability of the whole text.
@@ -92,20 +73,6 @@ class TextTask:
         )
 
 
-def _require_region(region: ArrayLike) -> FloatArray:
-    # NaN is refused, too: it is not less than anything.
-    try:
-        box: FloatArray = np.asarray(region, np.float32)
-    except (TypeError, ValueError):
-        box = np.empty(0, np.float32)
-    if box.shape != (4,) or not (box[:2] < box[2:]).all():
-        raise OptionError(
-            "region: expected pixels: left, top, right, bottom, with left < right and top < "
-            f"bottom; got {region!r:.80}"
-        )
-    return box
-
-
 def _open(
     options: ModelOptions, write: Callable[..., str], language: str | None = None
 ) -> tuple[TextTask, Runner]:
@@ -120,7 +87,7 @@ def _open(
 
 
 class Captioner(Predictor[TextResult]):
-    """Describes images, or a region of one.
+    """Describes images.
 
     Args:
         language: One of the 35 languages that PaliGemma was trained on, such as "en".
@@ -148,21 +115,6 @@ class Captioner(Predictor[TextResult]):
 
     def __repr__(self) -> str:
         return f"Captioner({self.language!r}, {self._runner})"
-
-    def __call__(
-        self, image: Any, *, region: ArrayLike | None = None, **how: Unpack[ImageOptions]
-    ) -> TextResult:
-        """Describe one image, or the ``region`` (left, top, right, bottom, in pixels) of it.
-
-        Raises:
-            OptionError: If ``region`` is not a box inside the image.
-        """
-        # A region's prompt names no language, and is written for each image.
-        task = self._for_call(how, ImageOptions)
-        if region is not None:
-            box = _require_region(region)
-            task = replace(cast("TextTask", self._task), region=box, language=None)
-        return self._runner.one(task, image, how)
 
 
 class Reader(Predictor[TextResult]):

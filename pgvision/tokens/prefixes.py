@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, get_args
 
 from pgvision.errors import PromptError
-from pgvision.tokens.bins import loc_text
 
 Kind = Literal["pt", "mix", "ft", "refcoco-seg", "tiny"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -25,7 +24,7 @@ LANGUAGES: Final = (
 """35 codes. Source: google-research/big_vision, configs/proj/paligemma/transfers/coco35l.py."""
 
 _TASK_WORDS: Final = ("pt", "mix", "ft", "tiny")
-# Certain: `cap`, `question` and region captions belong to pt; free text to mix (an ft checkpoint
+# Certain: `cap` belongs to pt; free text to mix (an ft checkpoint
 # may have been trained on bare text); refcoco-seg learnt bare phrases and nothing else. Google's
 # own pages disagree with each other about `describe` and `ocr` on mix, so mix keeps them.
 _PROMPT_KINDS: Final[dict[str, tuple[str, ...]]] = {
@@ -37,8 +36,6 @@ _PROMPT_KINDS: Final[dict[str, tuple[str, ...]]] = {
     "ocr": _TASK_WORDS,
     "answer": _TASK_WORDS,
     "multiple choice": ("pt", "mix", "ft"),
-    "question": ("pt",),
-    "region caption": ("pt",),
     "free text": ("mix", "ft"),
 }
 _CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "refcoco-seg": 1, "tiny": 1}
@@ -233,45 +230,6 @@ def answer_prefix(
         raise PromptError(f"choices: expected a list of two or more answers, got {choices!r}.")
     options = [require_text(choice, f"choices[{at}]") for at, choice in enumerate(choices)]
     return f"{start} {text} choose from: " + " \t ".join(options)
-
-
-def question_prefix(answer: str, *, language: str = "en", kind: str) -> str:
-    """Ask for a question to which ``answer`` is the answer (pt only).
-
-    Raises:
-        PromptError: If the answer or language cannot be put into a prompt, or ``kind`` is not pt.
-
-    Example:
-        >>> question_prefix("three", kind="pt")
-        'question en three'
-    """
-    _require_prompt("question", kind)
-    return f"question {_require_language(language, kind)} {require_text(answer, 'answer')}"
-
-
-def region_caption_prefix(loc_yxyx: Iterable[int], *, kind: str) -> str:
-    """Ask for a caption of one box (pt only).
-
-    Args:
-        loc_yxyx: Four bins, top, left, bottom, right: one row of ``encode_boxes``.
-        kind: Kind of checkpoint.
-
-    Returns:
-        The prefix.
-
-    Raises:
-        PromptError: If there are not four bins, or ``kind`` is not pt.
-        ShapeError: If a bin is out of range.
-
-    Example:
-        >>> region_caption_prefix([0, 10, 500, 1023], kind="pt")
-        'caption <loc0000><loc0010><loc0500><loc1023>'
-    """
-    _require_prompt("region caption", kind)
-    bins = list(loc_yxyx)
-    if len(bins) != 4:
-        raise PromptError(f"loc_yxyx: expected the four bins of one box, got {len(bins)}.")
-    return f"caption {loc_text(bins)}"
 
 
 def free_prefix(text: str, *, kind: str = "mix") -> str:

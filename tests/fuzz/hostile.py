@@ -71,7 +71,7 @@ RIGHT = {
 }
 TASKS = tuple(RIGHT)
 FIELDS = (
-    *("classes", "question", "conf", "nms", "max_objects", "tile", "soft", "form", "masks"),
+    *("classes", "question", "conf", "nms", "max_objects", "tile", "form", "masks"),
     *("model", "annotated", "language", "style", "choices", "image", "foo", "\u0000", "a" * 5000),
 )
 PATHS = ("/", "/v1/models", "/metrics", "/page/page.js", "/page/../../etc/passwd", "/%00", "/v1/é")

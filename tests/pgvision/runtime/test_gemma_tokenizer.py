@@ -36,8 +36,6 @@ from pgvision.tokens import (
     object_text,
     ocr_prefix,
     parse_suffix,
-    question_prefix,
-    region_caption_prefix,
     segment_prefix,
 )
 
@@ -97,8 +95,6 @@ def test_the_ids_of_places_codes_and_pictures_are_paligemmas() -> None:
         (ocr_prefix("mix"), [120185, 108]),
         (caption_prefix("en", "describe", kind="mix"), [15019, 659, 108]),
         (caption_prefix("en", "cap", kind="pt"), None),
-        (question_prefix("three", kind="pt"), None),
-        (region_caption_prefix(BINS, kind="pt"), None),
         (free_prefix("the man on the left"), None),
         (
             answer_prefix("Where is the cow standing?", kind="mix"),

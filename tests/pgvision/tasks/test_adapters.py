@@ -201,12 +201,6 @@ def test_captions_answers_and_readings_say_what_they_ask() -> None:
     assert Reader(generator=engine)(IMAGE).text == "ocr"
 
 
-def test_a_region_is_told_in_bins() -> None:
-    engine = Scripted(lambda request: request.prefix)
-    text = Captioner(generator=engine, kind="pt")(IMAGE, region=[80, 120, 240, 240]).text
-    assert text == "caption <loc0256><loc0128><loc0512><loc0384>"
-
-
 def test_a_task_prints_as_what_it_was_made_of() -> None:
     engine, name = Scripted(lambda request: ""), CARD.name
     detector = Detector(["cat", "dog"], generator=engine, conf=0.3, tile=None)

@@ -23,7 +23,7 @@ from pgvision.errors import (
 )
 from pgvision.images import VideoWriter
 from pgvision.runtime import Request
-from pgvision.tasks import Answerer, Captioner, Detector
+from pgvision.tasks import Answerer, Detector
 
 HELMET = "<loc0256><loc0128><loc0512><loc0384> helmet"
 PICTURE = np.random.default_rng(5).integers(0, 256, (24, 36, 3), np.uint8)
@@ -233,30 +233,6 @@ def test_results_of_a_video_know_source_frame_and_time(tmp_path: Path) -> None:
 def test_questions_that_cannot_be_asked_are_refused(question: str) -> None:
     with pytest.raises(PromptError, match="question"):
         Answerer(generator=Seeing())(PICTURE, question)
-
-
-@pytest.mark.parametrize(
-    "region",
-    [
-        *([1, 2, 3], "left", [[1, 2, 3, 4]], 7, list("abcd"), [[1], [2, 3]], None),
-        [20, 10, 5, 6],  # left, top, width, height
-        [1, 2, float("nan"), 4],
-        [50, 10, 60, 20],  # outside the picture, 36 pixels wide
-    ],
-)
-def test_regions_are_boxes_inside_the_picture(region: object) -> None:
-    captioner = Captioner(generator=Seeing(), kind="pt")
-    if region is None:
-        assert captioner(PICTURE, region=region).prefix == "caption en"
-        return
-    with pytest.raises(OptionError, match="region"):
-        captioner(PICTURE, region=region)
-
-
-@pytest.mark.parametrize("option", [{"colour": "rgb"}, {"conf": 0.3}, {"stride": 2}])
-def test_options_beside_a_region_are_checked(option: dict[str, object]) -> None:
-    with pytest.raises(OptionError, match=next(iter(option))):
-        Captioner(generator=Seeing(), kind="pt")(PICTURE, region=[1, 2, 30, 20], **option)
 
 
 def test_on_error_is_checked_before_anything_is_read() -> None:

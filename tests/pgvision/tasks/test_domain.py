@@ -86,12 +86,6 @@ def test_a_photograph_is_refused_with_a_reason_and_without_a_score(name: str) ->
     assert TASKS[name](generator=anything)(PHOTOGRAPH).text == result.prefix
 
 
-def test_a_region_of_a_photograph_is_refused() -> None:
-    caption = Captioner(generator=engine(kind="pt"))
-    assert caption(PHOTOGRAPH, region=[0, 0, 20, 20]).rejects
-    assert caption(DRAWING, region=[0, 0, 20, 20]).text
-
-
 def test_refused_frames_keep_their_place_in_a_stream() -> None:
     taken: list[int] = []
 

@@ -81,15 +81,6 @@ def test_free_text_and_choices_do_not_go_together() -> None:
         Answerer(generator=echo(), free_text=True)(IMAGE, "which?", choices=["red", "blue"])
 
 
-def test_region_captions_belong_to_pt() -> None:
-    pt = Captioner(generator=echo(), kind="pt")
-    assert (
-        pt(IMAGE, region=(0, 0, 640, 480)).prefix == "caption <loc0000><loc0000><loc1023><loc1023>"
-    )
-    with pytest.raises(PromptError, match="region caption"):
-        Captioner(generator=echo(), kind="mix")(IMAGE, region=(0, 0, 640, 480))
-
-
 @pytest.mark.parametrize(
     ("kind", "style", "language", "prompt"),
     [

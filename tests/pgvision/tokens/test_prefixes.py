@@ -1,6 +1,6 @@
 import pytest
 
-from pgvision.errors import PromptError, ShapeError
+from pgvision.errors import PromptError
 from pgvision.tokens import (
     KINDS,
     LANGUAGES,
@@ -10,8 +10,6 @@ from pgvision.tokens import (
     detect_prefix,
     free_prefix,
     ocr_prefix,
-    question_prefix,
-    region_caption_prefix,
     require_classes,
     require_phrase,
     segment_prefix,
@@ -121,22 +119,6 @@ def test_answers() -> None:
         answer_prefix("which?", choices=["red", "blue"], kind="tiny")
     with pytest.raises(PromptError, match="question"):
         answer_prefix("which\none?", kind="mix")
-
-
-def test_prompts_that_only_pt_knows() -> None:
-    assert question_prefix("three", kind="pt") == "question en three"
-    assert region_caption_prefix([1, 2, 3, 4], kind="pt") == (
-        "caption <loc0001><loc0002><loc0003><loc0004>"
-    )
-    for kind in ("mix", "ft", "tiny"):
-        with pytest.raises(PromptError, match="pt know it"):
-            question_prefix("three", kind=kind)
-        with pytest.raises(PromptError, match="pt know it"):
-            region_caption_prefix([1, 2, 3, 4], kind=kind)
-    with pytest.raises(PromptError, match="four bins"):
-        region_caption_prefix([1, 2, 3], kind="pt")
-    with pytest.raises(ShapeError):
-        region_caption_prefix([1, 2, 3, 1024], kind="pt")
 
 
 def test_the_others() -> None:
