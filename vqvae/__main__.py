@@ -10,7 +10,7 @@ from vqvae.training import TrainingSettings, read_mask_file, train_codec
 
 
 def main() -> None:
-    """Train a mask codec, or the decoder of one, on 64x64 masks."""
+    """Train a mask codec on 64x64 masks."""
     # 1. Options: numbers have the types and defaults of the settings.
     parser = argparse.ArgumentParser(prog="python -m vqvae", description=main.__doc__)
     train = parser.add_subparsers(required=True).add_parser("train", help=main.__doc__)
@@ -27,10 +27,6 @@ def main() -> None:
         default = getattr(TrainingSettings, name)
         flag = f"--{name.replace('_', '-')}"
         train.add_argument(flag, type=type(default), default=default, help=text)
-    train.add_argument(
-        "--decoder-only", action="store_true", help="train the decoder of --start-from; codes stay"
-    )
-    train.add_argument("--start-from", metavar="CODEC", help="'tiny', 'google' or a file")
     train.add_argument("--resume", action="store_true", help="resume the run in --out")
     # 2. Train; errors are one line.
     options = parser.parse_args()
@@ -47,7 +43,6 @@ def main() -> None:
             options.out,
             settings=TrainingSettings(**given),
             weights=weights,
-            start_from=options.start_from,
             resume=options.resume,
         )
     except (PgvisionError, OSError) as error:

@@ -1,23 +1,20 @@
 """Read and write codec weights; every file is checked before it is used.
 
-Two formats contain the same 49 tensors under the same names: Google's ``.npz`` and our
-``.safetensors``. The table below is the contract; a file that differs from it is refused.
+Google's ``vae-oid.npz``, known by its sha256, and ``.safetensors`` files contain the same 49
+tensors under the same names. The table below is the contract; a file that differs is refused.
 """
 
 import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from tokenize import TokenError
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pgvision.errors import CodecError
@@ -33,13 +30,6 @@ _GOOGLE_SPACE = "big-vision/paligemma-hf"
 # First 12 hex digits of the sha256 of the bundled codebook; it identifies the codec.
 _TINY_CODEBOOK = "88364f8eb56f"
 _TINY_PATH = Path(__file__).parent / "weights" / "tiny.safetensors"
-_SAFETENSORS_DTYPES = ("F16", "BF16", "F32")
-# What zipfile, zlib and numpy's reader raise on damaged archives. RuntimeError: a member is
-# encrypted; MemoryError: a header promises a huge array.
-NPZ_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, KeyError),
-    *(SyntaxError, TokenError, TypeError, MemoryError, UserWarning),
-)
 # Running averages that only training needs; a released file may leave them out.
 _BOOKKEEPING = frozenset({"_vq_vae._ema_cluster_size", "_vq_vae._ema_w"})
 
@@ -79,8 +69,7 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
 
     Args:
         source: ``"tiny"`` (bundled with the package), ``"google"`` (`find_google`), or the path of
-            a ``.safetensors`` or ``.npz`` file, see `read_tensors`. A path is checked by its
-            tensors only; ``"google"`` also by the size and sha256 of Google's file.
+            a ``.safetensors`` file or of Google's ``.npz``; see `read_tensors`.
 
     Returns:
         The model in eval mode, and the identity of its codebook: ``"google"``, ``"tiny"``, or
@@ -90,19 +79,20 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     Raises:
         CodecError: If there is no such file, or it is not a whole, plain codec.
     """
-    # 1. Find the file and check its tensors.
     path = checkpoint_path(source)
-    if source == "google":
-        require_google(path)
     tensors = read_tensors(path)
-    # 2. The network; running averages may be missing.
     model = MaskVqVae()
     if _BOOKKEEPING - tensors.keys():
         # As if every code had been chosen once a step: the averages then equal the codebook.
         tensors["_vq_vae._ema_cluster_size"] = torch.ones(NUM_CODES)
         tensors["_vq_vae._ema_w"] = tensors["_vq_vae._embedding"].clone()
     model.load_state_dict(tensors)
-    return model.eval().requires_grad_(False), _identity(path, tensors["_vq_vae._embedding"])
+    if path.suffix == ".npz":
+        name = "google"
+    else:
+        digest = hashlib.sha256(tensors["_vq_vae._embedding"].numpy().tobytes()).hexdigest()[:12]
+        name = "tiny" if digest == _TINY_CODEBOOK else f"codebook:{digest}"
+    return model.eval().requires_grad_(False), name
 
 
 def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = True) -> None:
@@ -128,29 +118,51 @@ def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = T
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` or ``.npz`` codec and check every tensor against the table.
+    """Read a codec and check every tensor against the table.
 
     Args:
-        path: An ``.npz`` has all 49 tensors, as Google's has, in float32 and in C or Fortran order.
-            A ``.safetensors`` is in float16, bfloat16 or float32, and may leave out the two running
-            averages (``_ema_cluster_size``, ``_ema_w``) that only training needs.
+        path: A ``.safetensors`` of float numbers, which may leave out the two running averages
+            (``_ema_cluster_size``, ``_ema_w``) that only training needs; or Google's ``.npz``.
 
     Returns:
         The tensors by name, in float32.
 
     Raises:
-        CodecError: If the file is missing, truncated, of another format, or differs from the
-            table in a name, shape or dtype, or a tensor is there twice, or is larger or smaller
-            than its header promises (found before it is read), or contains NaN or infinite numbers.
+        CodecError: If the file is missing, broken or of another format, if an ``.npz`` is not
+            Google's, or a tensor differs from the table in name or shape, is not of float numbers,
+            or contains NaN or infinite numbers.
     """
-    readers = {".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
-        raise CodecError(f"codec weights: expected .safetensors or .npz, got {path}")
-    tensors = readers[path.suffix](checkpoint_path(path))
-    for name, held in tensors.items():
-        if not bool(torch.isfinite(held).all()):
+    path = checkpoint_path(path)
+    if path.suffix == ".npz":
+        require_google(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    elif path.suffix == ".safetensors":
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise CodecError(f"{path}: broken or cut off ({error})") from error
+    else:
+        raise CodecError(f"codec weights: expected .safetensors or Google's .npz, got {path}")
+    _require_table(tensors, path)
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def _require_table(tensors: Mapping[str, Tensor], path: Path) -> None:
+    missing = sorted(tensor_table().keys() - tensors.keys() - _BOOKKEEPING)
+    extra = sorted(tensors.keys() - tensor_table().keys())
+    if missing or extra:
+        raise CodecError(
+            f"{path}: not a mask codec: missing tensors {missing[:4]}, unknown {extra[:4]}"
+        )
+    for name, tensor in tensors.items():
+        shape, expected = tuple(tensor.shape), tensor_table()[name]
+        if shape != expected or not tensor.is_floating_point():
+            raise CodecError(
+                f"{path}: tensor {name} is {tensor.dtype} {shape}, expected floats {expected}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
             raise CodecError(f"{path}: tensor {name} contains NaN or infinite numbers")
-    return tensors
 
 
 def find_google() -> Path:
@@ -187,84 +199,12 @@ def require_google(path: Path) -> None:
     """Refuse a file that is not byte for byte Google's ``vae-oid.npz``.
 
     Raises:
-        CodecError: If its size or sha256 differs.
+        CodecError: If its sha256 differs.
     """
-    size = path.stat().st_size
-    if size != GOOGLE_BYTES:
-        hint = "; the download was cut short" if size < GOOGLE_BYTES else ""
-        raise CodecError(f"{path}: expected {GOOGLE_BYTES:,} bytes, got {size:,}{hint}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != GOOGLE_SHA256:
         raise CodecError(
-            f"{path}: expected sha256 {GOOGLE_SHA256}, got {digest}; this is not Google's codec. "
-            "To use it all the same, give its path instead of 'google'"
+            f"{path}: not Google's codec: expected {GOOGLE_BYTES:,} bytes with sha256 "
+            f"{GOOGLE_SHA256}, got {path.stat().st_size:,} bytes with {digest}. Download it again; "
+            "write other codecs as .safetensors"
         )
-
-
-def _identity(path: Path, codebook: Tensor) -> str:
-    may_be_googles = path.suffix == ".npz" and path.stat().st_size == GOOGLE_BYTES
-    if may_be_googles and hashlib.sha256(path.read_bytes()).hexdigest() == GOOGLE_SHA256:
-        return "google"
-    digest = hashlib.sha256(codebook.numpy().tobytes()).hexdigest()[:12]
-    return "tiny" if digest == _TINY_CODEBOOK else f"codebook:{digest}"
-
-
-def _require_names(names: Collection[str], path: Path) -> None:
-    spare = _BOOKKEEPING if path.suffix == ".safetensors" else frozenset[str]()
-    missing = sorted(tensor_table().keys() - set(names) - spare)
-    extra = sorted(set(names) - tensor_table().keys())
-    if missing or extra:
-        only_spare = missing and _BOOKKEEPING.issuperset(missing)
-        hint = "; only a .safetensors may leave these out" if only_spare else ""
-        raise CodecError(
-            f"{path}: not a mask codec: missing tensors {missing[:4]}, unknown {extra[:4]}{hint}"
-        )
-
-
-def _require_shape(name: str, shape: tuple[int, ...], path: Path) -> None:
-    expected = tensor_table()[name]
-    if shape != expected:
-        raise CodecError(f"{path}: tensor {name} is {shape}, expected {expected}")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as held:
-            names = list(held.keys())
-            _require_names(names, path)
-            for name in names:
-                piece = held.get_slice(name)
-                if piece.get_dtype() not in _SAFETENSORS_DTYPES:
-                    raise CodecError(
-                        f"{path}: tensor {name} is {piece.get_dtype()}, expected one of "
-                        f"{', '.join(_SAFETENSORS_DTYPES)}; convert it to float32"
-                    )
-                _require_shape(name, tuple(piece.get_shape()), path)
-            return {name: held.get_tensor(name).float() for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CodecError(f"{path}: broken or cut off ({error})") from error
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    try:
-        # Sizes first: a small archive may unpack to gigabytes.
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-            num_members = len(archive.infolist())
-        if unpacked > 2 * GOOGLE_BYTES:
-            raise CodecError(f"{path}: unpacks to {unpacked:,} bytes, expected {GOOGLE_BYTES:,}")
-        with np.load(path, allow_pickle=False) as arrays:
-            _require_names(arrays.files, path)
-            if num_members != len(set(arrays.files)):
-                raise CodecError(f"{path}: has a tensor twice; write the file with np.savez")
-            tensors = {name: arrays[name] for name in arrays.files}
-    except CodecError:  # a subclass of ValueError with a better message
-        raise
-    except NPZ_ERRORS as error:
-        raise CodecError(f"{path}: broken or cut off ({error!s:.80})") from error
-    for name, tensor in tensors.items():
-        dtype = getattr(tensor, "dtype", np.dtype("V"))  # bytes, where a member is no .npy
-        if dtype != np.dtype("<f4"):
-            raise CodecError(f"{path}: tensor {name} is {dtype.str!r}, expected '<f4'")
-        _require_shape(name, tensor.shape, path)
-    return {name: torch.from_numpy(tensor.copy("C")) for name, tensor in tensors.items()}

@@ -51,8 +51,7 @@ class MaskCodec:
 
         Args:
             source: ``"tiny"``, the bundled one; ``"google"``, from ``PGVISION_CODEC_GOOGLE`` or
-                the hub, checked by size and sha256; or a path: safetensors, or an npz with exactly
-                Google's tensors (of any numbers; only Google's own are then called "google").
+                the hub, checked by sha256; or the path of a ``.safetensors`` file.
 
         Raises:
             CodecError: If the file cannot be had, or is not a codec; the message names the reason.
@@ -60,7 +59,7 @@ class MaskCodec:
         # A file that was replaced is read again.
         path = checkpoint_path(source)
         stat = path.stat()
-        return _load(path.resolve(), stat.st_size, stat.st_mtime_ns, source == "google")
+        return _load(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
     def encode(self, masks: ArrayLike) -> NDArray[np.int64]:
         """Encode masks.
@@ -136,6 +135,6 @@ def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, size: int, modified_ns: int, is_google: bool) -> MaskCodec:  # noqa: ARG001
+def _load(path: Path, size: int, modified_ns: int) -> MaskCodec:  # noqa: ARG001
     """Read a codec; the key is the file, with its size and time, not the name that was given."""
-    return MaskCodec(*load_checkpoint("google" if is_google else path))
+    return MaskCodec(*load_checkpoint(path))

@@ -7,7 +7,7 @@
     python tests/fuzz/fuzz.py journals 100000
     python tests/fuzz/fuzz.py videos 20000
     python tests/fuzz/fuzz.py lists 50000
-    python tests/fuzz/fuzz.py npz 20000
+    python tests/fuzz/fuzz.py codec 20000
     python tests/fuzz/fuzz.py cards 50000
     python tests/fuzz/fuzz.py service 10000
 
@@ -45,7 +45,7 @@ from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.tasks.trained_on import known_classes, known_question
 from pgvision.tokens import parse_suffix
 from vqvae import MaskCodec
-from vqvae.checkpoint import load_checkpoint, tensor_table
+from vqvae.checkpoint import load_checkpoint
 
 warnings.simplefilter("ignore")
 
@@ -282,26 +282,6 @@ def lists(folder: Path, dice: random.Random) -> None:
         assert outcome.ok or str(outcome.error)
 
 
-@cache
-def an_npz() -> bytes:
-    """Google's form with tensors of our own shapes; zeros, packed, so that it is small."""
-    stream = io.BytesIO()
-    np.savez_compressed(
-        stream, **{name: np.zeros(shape, np.float32) for name, shape in tensor_table().items()}
-    )
-    return stream.getvalue()
-
-
-def npz(folder: Path, dice: random.Random) -> None:
-    """A codec's archive is loaded, or refused with a reason."""
-    path = folder / "a.npz"
-    path.write_bytes(broken(an_npz(), dice))
-    try:
-        load_checkpoint(path)
-    except PgvisionError as error:
-        assert str(error)
-
-
 CARD = json.dumps({
     "kind": "ft", "codec": "tiny", "about": "a", "classes": ["helmet"], "questions": ["is it?"],
     "max_new_tokens": 12, "notes": "n",
@@ -328,7 +308,7 @@ def cards(folder: Path, dice: random.Random) -> None:
 
 TARGETS: dict[str, Callable[[Path, random.Random], None]] = {
     one.__name__: one
-    for one in (answers, pictures, files, codec, journals, videos, lists, npz, cards, service)
+    for one in (answers, pictures, files, codec, journals, videos, lists, cards, service)
 }
 
 

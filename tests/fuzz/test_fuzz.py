@@ -19,7 +19,6 @@ import fuzz
         ("journals", 300),
         ("videos", 60),
         ("lists", 200),
-        ("npz", 10),
         ("cards", 300),
         ("service", 100),
     ],  # fmt: skip

@@ -1,9 +1,10 @@
-"""A codec file of random numbers that has exactly Google's names and shapes."""
+"""Codec files of random numbers that have exactly Google's names and shapes."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 ENCODER = {0: (16, 1, 4, 4), 2: (32, 16, 4, 4), 4: (64, 32, 4, 4), 6: (128, 64, 4, 4)}
 DECODER = {4: (128, 128, 4, 4), 6: (128, 64, 4, 4), 8: (64, 32, 4, 4), 10: (32, 16, 4, 4)}
@@ -45,4 +46,11 @@ def random_tensors() -> dict[str, np.ndarray]:
 def npz(tmp_path_factory: pytest.TempPathFactory, random_tensors: dict[str, np.ndarray]) -> Path:
     path = tmp_path_factory.mktemp("codec") / "random.npz"
     np.savez(path, **random_tensors)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="session")
+def codec_file(npz: Path, random_tensors: dict[str, np.ndarray]) -> Path:
+    path = npz.with_suffix(".safetensors")
+    save_file(random_tensors, path)
     return path

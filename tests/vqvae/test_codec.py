@@ -58,40 +58,40 @@ def test_the_byte_size_proves_the_table(npz: Path) -> None:
     assert npz.stat().st_size == GOOGLE_BYTES == 8_479_556
 
 
-def test_decoder_is_the_reference_arithmetic(npz: Path, random_tensors: Tensors) -> None:
+def test_decoder_is_the_reference_arithmetic(codec_file: Path, random_tensors: Tensors) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in random_tensors.items()}
     codes = np.random.default_rng(1).integers(0, 128, (5, 16))
     with torch.inference_mode():
         expected = reference_logits(codes, tensors)
     assert expected.std() > 0.01
-    np.testing.assert_allclose(MaskCodec.load(npz).decode(codes), expected, atol=1e-4)
+    np.testing.assert_allclose(MaskCodec.load(codec_file).decode(codes), expected, atol=1e-4)
 
 
-def test_encoder_codes_are_the_references(npz: Path, random_tensors: Tensors) -> None:
+def test_encoder_codes_are_the_references(codec_file: Path, random_tensors: Tensors) -> None:
     tensors = {name: torch.from_numpy(value) for name, value in random_tensors.items()}
     masks = np.random.default_rng(2).random((6, 64, 64)).astype(np.float32)
     masks[3:] = np.kron(masks[3:, :8, :8] > 0.5, np.ones((8, 8)))
     with torch.inference_mode():
         expected = reference_codes(masks, tensors)
     assert len(np.unique(expected)) > 3
-    np.testing.assert_array_equal(MaskCodec.load(npz).encode(masks), expected)
+    np.testing.assert_array_equal(MaskCodec.load(codec_file).encode(masks), expected)
 
 
 def test_names_say_whose_codes_these_are(
-    npz: Path, random_tensors: Tensors, tmp_path: Path
+    codec_file: Path, random_tensors: Tensors, tmp_path: Path
 ) -> None:
     assert MaskCodec.load("tiny").name == "tiny"
     copy = shutil.copy(TINY_FILE, tmp_path / "copy.safetensors")
     assert MaskCodec.load(copy).name == "tiny"
-    assert MaskCodec.load(npz).name.startswith("codebook:")
+    assert MaskCodec.load(codec_file).name.startswith("codebook:")
     mine = tmp_path / "mine.safetensors"
     model = MaskVqVae()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in random_tensors.items()})
     save_checkpoint(model, mine, bookkeeping=False)
-    assert MaskCodec.load(mine).name == MaskCodec.load(npz).name  # the weights are the name
+    assert MaskCodec.load(mine).name == MaskCodec.load(codec_file).name  # the weights are the name
     codes = np.zeros((1, 16), int)
     np.testing.assert_array_equal(
-        MaskCodec.load(mine).decode(codes), MaskCodec.load(npz).decode(codes)
+        MaskCodec.load(mine).decode(codes), MaskCodec.load(codec_file).decode(codes)
     )
 
 
