@@ -21,8 +21,6 @@ from pgvision.tokens import NUM_BINS
 LOOKAHEAD: Final = 48
 """Draft tokens in one pass after the prompt's; the prompt's pass takes the whole draft."""
 MEDIAN_REACH: Final = 64  # bins to both sides of the most probable one
-_SMALL_VOCABULARY: Final = 32_768
-"""Up to this size the mass outside the grammar is computed wherever an object could begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +37,6 @@ class Query:
     allowed: Allowed | None
     is_first: bool = False
 
-    def may_end(self, eos: int) -> bool:
-        """Whether the grammar lets the answer end here."""
-        return self.allowed is not None and eos in self.allowed.ids
-
 
 @dataclass(frozen=True, slots=True)
 class TokenDistribution:
@@ -52,13 +46,13 @@ class TokenDistribution:
         singles: Probabilities of single ids.
         base: First id of the run.
         run: Probabilities of a run of ids: locations, codes, or the whole vocabulary; or None.
-        outside: Mass outside the grammar, or NaN if it was not computed.
+        outside: Mass outside the grammar; None if it was not computed.
     """
 
     singles: Mapping[int, float]
     base: int = 0
     run: FloatArray | None = None
-    outside: float = float("nan")
+    outside: float | None = None
 
     def of(self, token: int) -> float:
         """Return the probability of a token; 0 if it may not come."""
@@ -92,7 +86,7 @@ class Transcript:
     eos: list[float] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
     locs: list[FloatArray] = field(default_factory=list)
-    outside: list[float] = field(default_factory=list)
+    outside: float | None = None
 
 
 class Row:
@@ -225,8 +219,8 @@ class Row:
         if table.is_loc(token) and distribution.run is not None:
             start = table.first_loc - distribution.base
             out.locs.append(distribution.run[start : start + NUM_BINS].copy())
-        if query.may_end(table.eos):
-            out.outside.append(distribution.outside)
+        if query.is_first:
+            out.outside = distribution.outside
 
     def _commit_forced(self) -> None:
         while self.cursor is not None and not self.is_finished:
@@ -268,7 +262,7 @@ Logits = Callable[[Sequence[int], "slice | IntArray | None"], FloatArray]
 
 
 def read_distributions(
-    logits: Logits, queries: Sequence[Query], vocabulary: Vocabulary, size: int, name: str
+    logits: Logits, queries: Sequence[Query], vocabulary: Vocabulary, name: str
 ) -> list[TokenDistribution]:
     """Return the distribution at each query.
 
@@ -279,20 +273,13 @@ def read_distributions(
         logits: The output layer; positions count the queries.
         queries: What may come at each.
         vocabulary: The special ids.
-        size: Rows of the output layer.
         name: Checkpoint and number type, for errors.
 
     Raises:
         CheckpointError: If a logit is NaN or infinite.
     """
-    # 1. Whole vocabulary: open queries, and those where an object could begin, for the mass
-    #    outside the grammar.
-    whole = [
-        at
-        for at, query in enumerate(queries)
-        if query.allowed is None
-        or (query.may_end(vocabulary.eos) and (query.is_first or size <= _SMALL_VOCABULARY))
-    ]
+    # 1. Whole vocabulary: text, and the first token, for the mass outside the grammar.
+    whole = [at for at, query in enumerate(queries) if query.allowed is None or query.is_first]
     found: dict[int, TokenDistribution] = {}
     totals: dict[int, float] = {}
     for at, values in zip(whole, _finite(logits(whole, None), name) if whole else (), strict=True):
@@ -344,7 +331,7 @@ def _normalised(
     total = weights.sum()
     weights /= total
     # Mass outside the grammar: what the allowed tokens lack of the whole vocabulary.
-    outside = float("nan")
+    outside = None
     if everything is not None:
         outside = float(np.clip(1.0 - np.exp(top + np.log(total) - everything), 0.0, 1.0))
     # Scored but disallowed ids come after the allowed ones, and get no entry.

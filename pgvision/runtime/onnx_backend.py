@@ -124,7 +124,6 @@ class OnnxBackend:
         self._images = _image_settings(folder)
         self.resolution = int(vision["image_size"])
         self.num_image_tokens = (self.resolution // int(vision["patch_size"])) ** 2
-        self.vocabulary_size = int(self._text["vocab_size"])
         self.threads = threads or default_threads()
         # 2. Graphs; each weight must be used, or the architecture differs.
         tensors = read_tensor_table(folder)

@@ -195,7 +195,6 @@ class Picture:
 
     Attributes:
         bgr: ``(h, w, 3)`` uint8 BGR.
-        is_passing: Whether it is unlikely to be seen again (a video frame), to be evicted soon.
 
     Example:
         >>> one = Picture(np.zeros((4, 6, 3), np.uint8))
@@ -204,7 +203,6 @@ class Picture:
     """
 
     bgr: ByteArray
-    is_passing: bool = False
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -269,8 +267,8 @@ class Generation:
             written; the last one may be incomplete. None where the request has no form, or the
             engine gives no tokens. With ``normalised`` "vocabulary" (not constrained) the text may
             contain anything else, which `pgvision.tokens.parse_suffix` reads.
-        outside: ``(n,)`` probability mass outside the grammar at the start of the answer and after
-            each object; NaN where it was not computed.
+        outside: Probability mass outside the grammar at the start of the answer; a large value
+            means that the prompt does not suit the checkpoint. None without a grammar.
         passes: How often the model ran for this answer, the prompt's pass included.
         timings: Seconds for each phase, shared out over the rows that ran together.
     """
@@ -285,7 +283,7 @@ class Generation:
     loc_probs: FloatArray | None = None
     forced: BoolArray | None = None
     spans: tuple[ObjectSpan, ...] | None = None
-    outside: FloatArray | None = None
+    outside: float | None = None
     passes: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
 
@@ -301,9 +299,8 @@ class Generation:
 
     @property
     def inside(self) -> float:
-        """Mass inside the grammar at the start; low if the prompt does not suit the checkpoint."""
-        first = np.nan if self.outside is None or not len(self.outside) else self.outside[0]
-        return 1.0 if np.isnan(first) else 1.0 - float(first)
+        """Mass inside the grammar at the start; 1 if it is not known."""
+        return 1.0 if self.outside is None else 1.0 - self.outside
 
 
 class Generator(Protocol):
@@ -319,8 +316,7 @@ class Generator(Protocol):
     ) -> Iterator[tuple[int, Generation]]:
         """Answer requests as they come and yield each answer when it ends, with its number.
 
-        The generator draws requests as rows become free and may answer them out of order. If
-        ``requests`` raises, what it gave before is answered first.
+        The generator draws requests as rows become free and may answer them out of order.
 
         Args:
             requests: Drawn lazily; may be endless.
@@ -363,13 +359,11 @@ class Backend(Protocol):
         description: Library, device, number type and threads, for logs and errors.
         resolution: Image resolution of the model: pixels of a side.
         num_image_tokens: Tokens of an image in the prompt.
-        vocabulary_size: Rows of the output layer.
     """
 
     description: str
     resolution: int
     num_image_tokens: int
-    vocabulary_size: int
 
     def encode(self, images: Sequence[ByteArray]) -> Sequence[Any]:
         """Return ``(n, d)`` image tokens of each ``(h, w, 3)`` uint8 BGR image."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from pgvision.arrays import FloatArray
 from pgvision.errors import CheckpointError, OptionError, require_count
 from pgvision.http import HttpError, HttpPolicy, fetch
 from pgvision.runtime.checkpoints import CheckpointCard, card_of_served, is_address
-from pgvision.runtime.engine import BATCH_SIZE, RequestQueue
+from pgvision.runtime.engine import BATCH_SIZE
 from pgvision.runtime.protocol import Generation, Request, find_spans
 from pgvision.tokens import NUM_BINS
 
@@ -92,7 +93,7 @@ class Remote:
         """Answer requests as they come and yield each answer when it ends, with its number.
 
         Args:
-            requests: Drawn lazily. If they raise, what came before is answered first.
+            requests: Drawn lazily.
             batch_size: Requests under way at a time; None: 8.
 
         Yields:
@@ -104,13 +105,13 @@ class Remote:
             CheckpointError: If the server refuses, fails, or cannot be reached any more.
         """
         size = BATCH_SIZE if batch_size is None else require_count("batch_size", batch_size, 1)
-        queue = RequestQueue(requests)
+        numbered = enumerate(requests)
         running: dict[Future[Generation], int] = {}
         pool = ThreadPoolExecutor(size, thread_name_prefix="pgvision-remote")
         try:
             while True:
                 # 1. Fill the free places.
-                for index, request in queue.take(size - len(running)):
+                for index, request in islice(numbered, size - len(running)):
                     running[pool.submit(self.answer, request)] = index
                 if not running:
                     break
@@ -120,8 +121,6 @@ class Remote:
         finally:
             # A caller that leaves early does not wait for requests that the server has.
             pool.shutdown(wait=False, cancel_futures=True)
-        if queue.error is not None:
-            raise queue.error
 
     def answer(self, request: Request) -> Generation:
         """Answer one request.

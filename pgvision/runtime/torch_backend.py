@@ -59,7 +59,6 @@ class TorchBackend:
                 f"the processor writes {self.num_image_tokens} image tokens, the vision tower "
                 f"{expected}; use the processor of this checkpoint"
             )
-        self.vocabulary_size = int(model.config.text_config.vocab_size)
         dtype = str(model.dtype).removeprefix("torch.")
         self.description = f"torch, {model.device}, {dtype}"
         self._language = LanguageModel(model)

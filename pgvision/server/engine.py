@@ -95,7 +95,7 @@ class Job:
 
     def requests(self) -> Iterator[Request]:
         """Return the engine's requests; prompts about one part share its `Picture`."""
-        return requests_of(self.frame, self.asks, is_passing=True)
+        return requests_of(self.frame, self.asks)
 
     def put(self, place: int, answer: Generation) -> bool:
         """Store one answer; complete the future with the last. Returns whether it was the last."""

@@ -246,8 +246,9 @@ class _Stream(Generic[Result]):
         number = 0
         while True:
             try:
-                # 1. Read a frame; errors are raised after the results of earlier frames.
+                # 1. Read a frame, and plan its prompts. Errors wait for the earlier results.
                 frame = next(source)
+                asks = self._task.plan(frame) if isinstance(frame, Frame) else ()
             except StopIteration:
                 self._is_over = True
                 return
@@ -258,13 +259,11 @@ class _Stream(Generic[Result]):
                 if self._owners:
                     return
                 continue
-            # 2. Plan its prompts.
-            asks = () if isinstance(frame, FrameFailure) else self._task.plan(frame)
             pending: _Pending[Result] = _Pending(frame, asks)
             self._pending.append(pending)
             if isinstance(frame, FrameFailure) or not asks:  # a result without an answer
                 return
-            # 3. Yield one request for each prompt; prompts of one window share an image.
+            # 2. Yield one request for each prompt; prompts of one window share an image.
             drafts = self._drafts(frame)
             for place, request in enumerate(
                 requests_of(frame, asks, drafts=self._runner.drafts, last=drafts)
@@ -299,7 +298,6 @@ def requests_of(
     *,
     drafts: Drafts = "exact",
     last: Mapping[int, Generation] = MappingProxyType({}),
-    is_passing: bool | None = None,
 ) -> Iterator[Request]:
     """Yield what an engine takes for the prompts about a frame; those of one window share an image.
 
@@ -308,14 +306,12 @@ def requests_of(
         asks: The prompts.
         drafts: See `pgvision.runtime.Request`.
         last: Earlier answers by the number of their prompt: guesses at the next ones.
-        is_passing: Whether the image is unlikely to be seen again; None: if it is of a video.
     """
     pictures: dict[Window | None, Picture] = {}
     for place, ask in enumerate(asks):
         if ask.window not in pictures:
             left, top, right, bottom = ask.window or (0, 0, *frame.image_hw[::-1])
-            passing = frame.time is not None if is_passing is None else is_passing
-            pictures[ask.window] = Picture(frame.bgr[top:bottom, left:right], is_passing=passing)
+            pictures[ask.window] = Picture(frame.bgr[top:bottom, left:right])
         yield Request(
             picture=pictures[ask.window],
             prefix=ask.prefix,

@@ -76,4 +76,4 @@ def test_logits_that_are_no_numbers_are_an_error(value: float, held: bool) -> No
             return whole.copy() if ids is None else whole[:, ids].copy()
 
         with pytest.raises(CheckpointError, match=r"mine.*NaN or infinite.*bfloat16"):
-            read_distributions(logits, row.queries, TABLE, 1742, "mine (float16)")
+            read_distributions(logits, row.queries, TABLE, "mine (float16)")

@@ -160,7 +160,7 @@ def test_a_box_shared_by_all_tokens_without_a_label() -> None:
 @pytest.mark.parametrize("outside", [0.0, 0.5, 0.9997])
 def test_scores_agree_with_presence(outside: float) -> None:
     """A prompt foreign to the checkpoint had presence 0.0003 beside an object of score 0.27."""
-    answer = held(HELMET, (0,), outside=np.array([outside, np.nan], np.float32))
+    answer = held(HELMET, (0,), outside=outside)
     result = detector(answer)(IMAGE)
     plain = detector(held(HELMET, (0,)))(IMAGE)
     assert result.scores[0] <= result.presence["helmet"] + 1e-6
