@@ -19,7 +19,7 @@ from pgvision.files import readable_name
 from pgvision.images import Frame, FrameFailure, iter_frames
 from pgvision.images.containers import TarImage
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
-from pgvision.runtime import find_revision, weights_digest
+from pgvision.runtime import find_checkpoint, weights_digest
 
 Outcome: TypeAlias = DetectionResult | SegmentationResult | TextResult | Failure
 TaskName = Literal["detect", "segment", "caption", "ask", "read"]
@@ -77,7 +77,8 @@ class Recipe:
         else:
             model, revision = self.keywords.get("model"), self.keywords.get("revision")
             kind = self.keywords.get("kind")
-            weights = weights_digest(find_revision(model, revision, kind=kind), revision)
+            card = find_checkpoint(model, revision=revision, kind=kind)
+            weights = weights_digest(card, revision)
         return {"task": self.task, **settings, "weights": weights, "pgvision": __version__}
 
     def stream(self, frames: Iterable[Frame | FrameFailure]) -> Iterator[Outcome]:

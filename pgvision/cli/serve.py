@@ -3,7 +3,7 @@
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import typer
 
@@ -37,7 +37,6 @@ def export(
     *,
     out: Path,
     model: str | None = None,
-    weights: Literal["float32", "float16", "bfloat16"] | None = None,
     as_json: bool = False,
 ) -> None:
     """Write a checkpoint as one folder: adapters merged, with ONNX graphs for other programs.
@@ -46,17 +45,16 @@ def export(
 
     Examples:
     pgvision export --model runs/helmets/adapter --out helmets-merged
-    pgvision export --model small --out small-onnx --weights float32
+    pgvision export --model small --out small-onnx
 
     Args:
         out: A new folder.
         model: Hub id, folder, "tiny" or "small"; None: PGVISION_MODEL, else "small".
-        weights: Number type of the weights; None: what the checkpoint has.
         as_json: Print the files as JSON.
     """
     from pgvision.runtime.exporting import export_checkpoint
 
-    folder = export_checkpoint(model, out, weights=weights)
+    folder = export_checkpoint(model, out)
     files = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "files": files}))

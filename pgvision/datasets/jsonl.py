@@ -26,7 +26,7 @@ from pgvision.datasets.image_names import FoundImage, ImageFinder
 from pgvision.errors import DataError, ImageError
 from pgvision.images import image_hw_of
 from pgvision.masks import masks_to_rle
-from pgvision.tokens import SEPARATOR, check_suffix, parse_suffix
+from pgvision.tokens import SEPARATOR, object_text, parse_suffix
 
 _Object: TypeAlias = tuple[int, tuple[int, ...], int]
 """Category, bins, and number among equal objects of one line."""
@@ -216,7 +216,10 @@ class _Reader:
         for reject in parsed.rejects:
             self.note(line, "reject", f"{reject.text!r:.60}: {reject.reason}")
         # The parser accepts forms that a model should not be trained to write.
-        for problem in () if parsed.rejects else check_suffix(line.suffix, "any"):
+        texts = [object_text(one.loc_yxyx, one.label, one.codes or ()) for one in parsed.objects]
+        written = SEPARATOR.join(texts)
+        if not parsed.rejects and written != line.suffix:
+            problem = f"{line.suffix!r:.80}, expected {written!r:.80}"
             self.note(line, "form", problem, "warning")
         # 3. Merge objects. Several lines may name one (`detect x`, `segment x`, `detect x ; y`);
         # two equal objects of one line are two objects.

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pgvision.runtime.checkpoints import (
     CheckpointCard,
     find_checkpoint,
-    find_revision,
     weights_digest,
 )
 from pgvision.runtime.engine import Engine
@@ -47,7 +46,6 @@ __all__ = [
     "check_leaks",
     "engine_of",
     "find_checkpoint",
-    "find_revision",
     "load",
     "load_apart",
     "open_engine",

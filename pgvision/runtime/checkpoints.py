@@ -124,7 +124,9 @@ class CheckpointCard:
         return self.kind if self.is_local or self.kind != "ft" else None
 
 
-def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None) -> CheckpointCard:
+def find_checkpoint(
+    model: str | Path | None = None, *, revision: str | None = None, kind: str | None = None
+) -> CheckpointCard:
     """Find out what ``model`` names, without loading weights or asking the network.
 
     Args:
@@ -132,12 +134,13 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
             hub id such as ``"google/paligemma2-3b-mix-224"``, the address of a server (see
             `pgvision.runtime.Remote`), or None for the ``PGVISION_MODEL`` of the environment and
             failing that ``"small"``.
+        revision: Branch, tag or commit on the hub; of a LoRA adapter in a folder, its base's.
         kind: Prompt format, if neither its ``pgvision.json`` nor its name defines it: one of
             `pgvision.tokens.KINDS`.
 
     Raises:
         CheckpointError: If it is neither a folder with a checkpoint nor the form of a hub id.
-        OptionError: If there is no such kind.
+        OptionError: If there is no such kind, or only hub ids have revisions and this is none.
 
     Example:
         >>> find_checkpoint("google/paligemma-3b-mix-224").kind
@@ -172,6 +175,14 @@ def find_checkpoint(model: str | Path | None = None, *, kind: str | None = None)
             f"model: {name!r:.200} is neither a folder nor a hub id such as "
             f'"google/paligemma2-3b-mix-224"; check the path, or use model="tiny"'
         )
+    # 3. transformers would ignore the revision of a folder without a word.
+    if revision is not None:
+        weights = card if card.base is None else find_checkpoint(card.base)
+        if weights.is_local or is_address(card.location):
+            raise OptionError(
+                f"revision: {weights.name!r} is a folder or a server, and only hub ids have "
+                f"revisions; leave revision {revision!r} out, or name the folder that has it"
+            )
     return card if kind is None else replace(card, kind=kind)
 
 
@@ -218,40 +229,6 @@ def card_of_served(served: str, address: str) -> CheckpointCard:
         )
     kind = kind_from_name(served) if served else "ft"
     return CheckpointCard(name, address, kind, "google", False, None, about)
-
-
-def find_revision(
-    model: str | Path | None, revision: str | None, *, kind: str | None = None
-) -> CheckpointCard:
-    """Find a checkpoint as `find_checkpoint` does, with its revision.
-
-    Args:
-        model: See `find_checkpoint`.
-        revision: Branch, tag or commit on the hub; of a LoRA adapter in a folder, its base's.
-        kind: See `find_checkpoint`.
-
-    Raises:
-        CheckpointError: See `find_checkpoint`.
-        OptionError: If a revision is given and the weights lie in a folder, where transformers
-            would ignore it without a word.
-
-    Example:
-        >>> find_revision("google/paligemma2-3b-mix-224", "main").kind
-        'mix'
-    """
-    card = find_checkpoint(model, kind=kind)
-    if revision is None:
-        return card
-    # transformers would ignore it without a word.
-    if is_address(card.location):
-        raise OptionError(f"revision: {card.name} answers with what it serves; leave revision out")
-    weights = card if card.base is None else find_checkpoint(card.base)
-    if weights.is_local:
-        raise OptionError(
-            f"revision: {weights.name!r} is a folder, and only hub ids have revisions; "
-            f"leave revision {revision!r} out, or name the folder that holds it"
-        )
-    return card
 
 
 def kind_from_name(name: str) -> str:

@@ -2,20 +2,17 @@
 
 import shutil
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
-from pgvision.errors import OptionError, require_choice
+from pgvision.errors import OptionError
 from pgvision.runtime.checkpoint_files import read_tensor_table
 from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, read_json, save_card
 from pgvision.runtime.onnx_graph import decoder_graph, vision_graph
 
-WeightForm = Literal["float32", "float16", "bfloat16"]
 GRAPHS: Final = ("vision.onnx", "prompt.onnx", "step.onnx")
 
 
-def export_checkpoint(
-    model: str | Path | None, out: Path, *, weights: WeightForm | None = None
-) -> Path:
+def export_checkpoint(model: str | Path | None, out: Path) -> Path:
     """Write a checkpoint with its adapter merged, and its ONNX graphs.
 
     The folder is a checkpoint like any other; tasks need no export to run on ONNX Runtime. The
@@ -25,31 +22,28 @@ def export_checkpoint(
     Args:
         model: See `pgvision.runtime.find_checkpoint`.
         out: A new folder.
-        weights: "float32", "float16" or "bfloat16"; None: what the checkpoint has.
 
     Returns:
         ``out``.
 
     Raises:
-        OptionError: If ``out`` is not empty, or there is no such form of weights.
+        OptionError: If ``out`` is not empty.
         CheckpointError: If the checkpoint cannot be loaded.
     """
     import torch
 
     from pgvision.runtime.loading import load_apart
 
-    # 1. Check the options.
-    require_choice("weights", weights or "float32", get_args(WeightForm))
+    # 1. Check the folder.
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out}: expected a new or an empty folder; name another")
     # 2. Load; adapters are merged in float32, then rounded.
     engine = load_apart(model, device="cpu", dtype="float32")
-    form = weights or _stored_form(engine.card)
     # 3. Write to a temporary folder, so that an interrupted export leaves no partial checkpoint.
     out.mkdir(parents=True, exist_ok=True)
     aside = out / ".aside"
     try:
-        engine.model.to(getattr(torch, form)).save_pretrained(aside)
+        engine.model.to(getattr(torch, _stored_dtype(engine.card))).save_pretrained(aside)
         engine.processor.save_pretrained(aside)
         save_card(aside, engine.card)
         _write_graphs(aside)
@@ -73,11 +67,11 @@ def _write_graphs(folder: Path) -> None:
         (folder / name).write_bytes(graph)
 
 
-def _stored_form(card: CheckpointCard) -> WeightForm:
+def _stored_dtype(card: CheckpointCard) -> str:
     """Return the number type of a checkpoint's own weights; of the hub's: bfloat16."""
     own = card if card.base is None else find_checkpoint(card.base)
     if not own.is_local:
         return "bfloat16"
     config = read_json(Path(own.location) / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype")
-    return next((form for form in get_args(WeightForm) if form == stored), "float32")
+    return stored if stored in ("float16", "bfloat16") else "float32"

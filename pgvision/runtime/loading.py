@@ -27,7 +27,6 @@ from pgvision.runtime.checkpoints import (
     CheckpointCard,
     adapter_base,
     find_checkpoint,
-    find_revision,
     read_card,
 )
 from pgvision.runtime.engine import Engine
@@ -103,7 +102,7 @@ def load(
         >>> load("tiny") is load("tiny", dtype="float32", device="cpu")
         True
     """
-    card = find_revision(model, revision, kind=kind)
+    card = find_checkpoint(model, revision=revision, kind=kind)
     how = _check_options(device, dtype)
     if threads is not None:
         torch.set_num_threads(require_count("threads", threads, least=1))

@@ -14,7 +14,7 @@ from pgvision.errors import (
     require_count,
 )
 from pgvision.runtime.checkpoint_files import read_tokenizer
-from pgvision.runtime.checkpoints import CheckpointCard, find_revision, is_address
+from pgvision.runtime.checkpoints import CheckpointCard, find_checkpoint, is_address
 from pgvision.runtime.engine import Engine
 from pgvision.runtime.engine_cache import cached_engine, stamp_of
 from pgvision.runtime.onnx_backend import OnnxBackend, default_threads, why_unsupported
@@ -58,7 +58,7 @@ def open_engine(
     # 1. Check the options, and find the checkpoint.
     threads = None if threads is None else require_count("threads", threads, least=1)
     require_choice("engine", engine or "auto", get_args(EngineName))
-    card = find_revision(model, revision, kind=kind)
+    card = find_checkpoint(model, revision=revision, kind=kind)
     given = {"device": device, "dtype": dtype}
     # 2. A server chooses device, dtype and threads itself.
     if is_address(card.location):

@@ -35,7 +35,7 @@ from pgvision.runtime import (
     Generator,
     Picture,
     Request,
-    find_revision,
+    find_checkpoint,
     open_engine,
 )
 from pgvision.tasks.options import Conf, ImageOptions, ModelOptions, ReadOptions
@@ -112,11 +112,11 @@ def card_of(options: ModelOptions) -> CheckpointCard:
     """Find the checkpoint that the options name, without loading it.
 
     Raises:
-        CheckpointError, OptionError: See `pgvision.runtime.find_revision`.
+        CheckpointError, OptionError: See `pgvision.runtime.find_checkpoint`.
     """
     generator, kind = options.get("generator"), options.get("kind")
     if generator is None:
-        return find_revision(options.get("model"), options.get("revision"), kind=kind)
+        return find_checkpoint(options.get("model"), revision=options.get("revision"), kind=kind)
     return replace(generator.card, kind=kind or generator.card.kind)
 
 

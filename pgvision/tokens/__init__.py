@@ -12,7 +12,6 @@ from pgvision.tokens.bins import (
     require_image_hw,
     seg_text,
 )
-from pgvision.tokens.grammar import AnswerForm, check_suffix
 from pgvision.tokens.parsing import (
     ParsedObject,
     ParsedSuffix,
@@ -24,6 +23,7 @@ from pgvision.tokens.prefixes import (
     KINDS,
     LANGUAGES,
     SEPARATOR,
+    AnswerForm,
     Kind,
     answer_prefix,
     caption_prefix,
@@ -51,7 +51,6 @@ __all__ = [
     "Reject",
     "answer_prefix",
     "caption_prefix",
-    "check_suffix",
     "classes_per_prompt",
     "decode_boxes",
     "detect_prefix",

@@ -1,4 +1,4 @@
-"""Prompts in the format that each kind of checkpoint was trained on.
+"""Prompts in the format that each kind of checkpoint was trained on, and forms of answers.
 
 A prefix never contains ``<image>`` or a line break: the processor adds both. Kinds are ``"pt"``
 (pretrained), ``"mix"``, ``"ft"`` (fine-tuned, with the task words of ``"pt"``), ``"refcoco-seg"``
@@ -9,9 +9,10 @@ documents disagree about a prompt, it is accepted.
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from pgvision.errors import PromptError
+from pgvision.errors import OptionError, PromptError
 
 Kind = Literal["pt", "mix", "ft", "refcoco-seg", "tiny"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -42,6 +43,44 @@ _CLASSES_PER_PROMPT: Final = {"pt": 1, "mix": 10, "ft": 1, "refcoco-seg": 1, "ti
 _CAPTION_STYLES: Final = ("caption", "describe", "cap")
 _LANGUAGES_OF: Final = {"pt": LANGUAGES, "mix": LANGUAGES, "ft": LANGUAGES, "tiny": ("en",)}
 _RESERVED: Final = re.compile(r"<(?:loc|seg)|<(?:image|bos|eos|pad)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """The form of an answer that names objects. Plain data: it travels with a request.
+
+    Attributes:
+        task: "detect" (boxes) or "segment" (boxes with masks).
+        labels: The names that may be written.
+        label: "required", or "none" for checkpoints that write no label (refcoco-seg).
+        max_objects: After so many the answer ends; None: when the model ends it.
+        bans: Texts of tokens that may never be written, such as "<eos>".
+        decoy: A name that is weighed against the labels and never written: what a checkpoint
+            calls boxes that show nothing.
+
+    Raises:
+        OptionError: If ``max_objects`` is below 1, or there is no label.
+
+    Example:
+        >>> AnswerForm("detect", ("helmet", "head")).label
+        'required'
+    """
+
+    task: Literal["detect", "segment"]
+    labels: tuple[str, ...]
+    label: Literal["required", "none"] = "required"
+    max_objects: int | None = None
+    bans: tuple[str, ...] = ()
+    decoy: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.max_objects is not None and self.max_objects < 1:
+            raise OptionError(f"max_objects: expected at least 1, got {self.max_objects}")
+        if not self.labels:
+            raise OptionError("labels: expected at least one name, got none")
+        if self.decoy in self.labels:
+            raise OptionError(f"decoy: {self.decoy!r} is weighed against labels; name some others")
 
 
 def classes_per_prompt(kind: str) -> int:

@@ -276,6 +276,18 @@ def test_what_cannot_be_parsed_is_found_not_dropped(tmp_path):
     assert [data.names[o.category_id] for o in data.images[0].objects] == ["cat", "bird"]
 
 
+@pytest.mark.parametrize(
+    "text", ["{0}helmet", "{0} helmet ;", "{0} helmet; {0} helmet", "{0} helmet<eos>"]
+)
+def test_an_answer_that_a_model_should_not_learn_to_write_is_noted(tmp_path, text):
+    box = "<loc0100><loc0100><loc0200><loc0200>"
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    for suffix, rules in ((text.format(box), {"form"}), (f"{box} helmet", set())):
+        line = {"image": "a.png", "prefix": "detect helmet", "suffix": suffix}
+        (tmp_path / "a.jsonl").write_text(json.dumps(line))
+        assert {finding.rule for finding in read_jsonl(tmp_path / "a.jsonl").findings} == rules
+
+
 def test_an_object_that_several_lines_name_is_one_object(tmp_path):
     box, other = "<loc0000><loc0000><loc0512><loc0512>", "<loc0100><loc0000><loc0512><loc0512>"
     codes = "<seg127>" * 16

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from pgvision import samples
 from pgvision.errors import CheckpointError, OptionError, PromptError
 from pgvision.runtime import Picture, Request, load, load_apart, open_engine
+from pgvision.runtime.checkpoint_files import read_tensor_table
 from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.runtime.exporting import GRAPHS, export_checkpoint
 from pgvision.runtime.gemma import rotary_frequencies
@@ -98,7 +99,12 @@ def test_pixels_are_those_of_siglips_processor(hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_weights_of_any_type_are_read_where_they_are(tmp_path: Path, dtype: str) -> None:
     """An export: merged weights, graphs that ONNX's own checker takes, the same numbers."""
-    folder = export_checkpoint("tiny", tmp_path / "out", weights=dtype)
+    engine, stored = load_apart("tiny", dtype=dtype, device="cpu"), tmp_path / "stored"
+    engine.model.save_pretrained(stored)
+    engine.processor.save_pretrained(stored)
+    folder = export_checkpoint(stored, tmp_path / "out")
+    short = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    assert {tensor.dtype for tensor in read_tensor_table(folder).values()} == {short}
     for name in GRAPHS:
         assert (folder / name).stat().st_size < 100_000
         onnx.checker.check_model(str(folder / name))

@@ -17,7 +17,7 @@ from scripted import Scripted
 
 from pgvision.errors import OptionError
 from pgvision.images import Live, VideoWriter
-from pgvision.runtime.checkpoints import find_revision
+from pgvision.runtime.checkpoints import find_checkpoint
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
 HELMET = "<loc0256><loc0128><loc0512><loc0384> helmet"
@@ -196,8 +196,8 @@ def test_a_slow_model_sees_what_is_there_now(tmp_path: Path) -> None:
 
 
 def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:
-    assert find_revision("google/paligemma2-3b-mix-224", "main").kind == "mix"
-    assert find_revision("tiny", None).is_local
+    assert find_checkpoint("google/paligemma2-3b-mix-224", revision="main").kind == "mix"
+    assert find_checkpoint("tiny").is_local
     (tmp_path / "config.json").write_text("{}")
     for folder in ("tiny", tmp_path):
         with pytest.raises(OptionError, match="revision 'v2' out"):
@@ -210,7 +210,7 @@ def test_a_revision_is_of_the_hub(tmp_path: Path) -> None:
 def test_the_revision_of_an_adapter_is_its_bases(tmp_path: Path, base: str, refused: bool) -> None:
     (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
     if not refused:
-        assert find_revision(tmp_path, "v2").base == base
+        assert find_checkpoint(tmp_path, revision="v2").base == base
         return
     with pytest.raises(OptionError, match=base):
-        find_revision(tmp_path, "v2")
+        find_checkpoint(tmp_path, revision="v2")

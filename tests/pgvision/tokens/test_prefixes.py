@@ -1,9 +1,10 @@
 import pytest
 
-from pgvision.errors import PromptError
+from pgvision.errors import OptionError, PromptError
 from pgvision.tokens import (
     KINDS,
     LANGUAGES,
+    AnswerForm,
     answer_prefix,
     caption_prefix,
     classes_per_prompt,
@@ -135,3 +136,9 @@ def test_an_unknown_kind_is_refused() -> None:
             PromptError, match="kind: expected one of pt, mix, ft, refcoco-seg, tiny"
         ):
             ask("pretrained")
+
+
+def test_one_object_is_the_least_limit() -> None:
+    assert AnswerForm("detect", ("cat",), max_objects=1).max_objects == 1
+    with pytest.raises(OptionError, match="max_objects: expected at least 1, got 0"):
+        AnswerForm("detect", ("cat",), max_objects=0)
