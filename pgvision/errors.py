@@ -6,6 +6,7 @@ A message names the input, what was expected, what was found, and the fix. What 
 writes is data and never raises; what a user passes is a contract and always does.
 """
 
+import collections.abc
 import difflib
 import math
 from collections.abc import Collection, Mapping
@@ -184,6 +185,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return _fits(value, base) and bool(allowed.low <= value <= allowed.high)
     if get_origin(hint) is Literal:
         return isinstance(value, str) and value in get_args(hint)
+    if get_origin(hint) is tuple:  # of any length
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if get_origin(hint) is collections.abc.Mapping:
+        items = value.values() if isinstance(value, Mapping) else [None]
+        return all(_fits(item, get_args(hint)[1]) for item in items)
     if getattr(hint, "_is_protocol", False):  # looked at by its members
         return all(hasattr(value, name) for name in vars(hint) if not name.startswith("_"))
     if hint in (int, float):  # numpy's numbers included, True excluded; a range excludes NaN
@@ -201,4 +207,8 @@ def _describe(hint: Any) -> str:
         )
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list, each {_describe(get_args(hint)[0])}"
+    if get_origin(hint) is collections.abc.Mapping:
+        return f"an object, each value {_describe(get_args(hint)[1])}"
     return names.get(hint, f"a {hint.__name__}")

@@ -4,12 +4,19 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from pgvision.errors import CheckpointError, OptionError, require_choice
+from pgvision.errors import (
+    CheckpointError,
+    Count,
+    OptionError,
+    Share,
+    check_options,
+    require_choice,
+)
 from pgvision.files import user_path, write_text
 from pgvision.tokens import KINDS
 
@@ -18,7 +25,8 @@ _CARRIED: Final = {"tiny": TINY_FOLDER, "small": TINY_FOLDER.with_name("small")}
 DEFAULT: Final = "small"
 """Default checkpoint: the bundled model that was trained on photographs."""
 CARD_NAME: Final = "pgvision.json"
-_DOMAINS: Final = ("photographs", "drawings")
+_PLACE: Final = ("name", "location", "is_local", "base")  # decided by the folder
+Domain = Literal["photographs", "drawings"]
 _ADDRESS: Final = re.compile(r"https?://[^/\s#@]+(/[^\s#]*)?(#\S+)?")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _KIND_IN_NAME: Final = re.compile(r"(?<![a-z0-9])(pt|mix|ft)(?![a-z0-9])")
@@ -96,17 +104,17 @@ class CheckpointCard:
     about: str
     classes: tuple[str, ...] | None = None
     questions: tuple[str, ...] | None = None
-    max_new_tokens: int | None = None
+    max_new_tokens: Count | None = None
     notes: str | None = None
     closed_set: ClosedSet | None = None
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    thresholds: Mapping[str, float] = field(default_factory=dict, hash=False)
-    least_presence: Mapping[str, float] = field(default_factory=dict, hash=False)
-    trained_on: Mapping[str, str] = field(default_factory=dict, hash=False)
-    masks_on: Mapping[str, str] = field(default_factory=dict, hash=False)
-    locations: str = "mode"
-    text_domain: str | None = None
-    false_alarms: Mapping[str, float] = field(default_factory=dict, hash=False)
+    thresholds: Mapping[str, Share] = field(default_factory=dict, hash=False)
+    least_presence: Mapping[str, Share] = field(default_factory=dict, hash=False)
+    trained_on: Mapping[str, Domain] = field(default_factory=dict, hash=False)
+    masks_on: Mapping[str, Domain] = field(default_factory=dict, hash=False)
+    locations: Literal["mode", "median"] = "mode"
+    text_domain: Domain | None = None
+    false_alarms: Mapping[str, Share] = field(default_factory=dict, hash=False)
 
     def longest_answer(self, resolution: int) -> int:
         """Longest answer by default: the text budget that PaliGemma was trained with."""
@@ -276,78 +284,50 @@ def save_card(folder: Path, card: CheckpointCard) -> None:
     fields = {
         name: value
         for name, value in asdict(card).items()
-        # The folder decides the first four; no classes at all is not the same as any class.
-        if name not in ("name", "location", "is_local", "base")
+        # No classes at all is not the same as any class.
+        if name not in _PLACE
         and (value not in (None, {}, ()) or (name == "classes" and value is not None))
     }
     write_text(folder / CARD_NAME, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
-    """Return ``card`` updated from a ``pgvision.json``.
+    """Return ``card`` updated from a ``pgvision.json``; unknown fields are ignored.
 
     Raises:
         CheckpointError: If the file is no JSON object, or a field is not what it should be.
     """
-    content = read_json(path)
-
-    def take(name: str, default: Any, is_right: Callable[[Any], bool], expected: str) -> Any:
-        value = content.get(name, default)
-        if value is not default and not is_right(value):
-            raise CheckpointError(f"{path}: {name} is {value!r:.80}, expected {expected}")
-        return value
-
-    def by_class(name: str, is_right: Callable[[Any], bool], expected: str) -> Any:
-        pairs = take(name, {}, lambda value: isinstance(value, dict), "an object of name: value")
-        for key, value in pairs.items():
-            if classes is not None and key not in classes and name != "false_alarms":
+    # 1. The known fields, with the types that the card declares.
+    content = {name: value for name, value in read_json(path).items() if value is not None}
+    closed_set = _read_closed_set(path, content.pop("closed_set", None))
+    given = {
+        item.name: _frozen(content[item.name])
+        for item in fields(CheckpointCard)
+        if item.name not in _PLACE and item.name in content
+    }
+    try:
+        check_options(given, CheckpointCard, "the card")
+        require_choice("kind", given.get("kind", card.kind), KINDS)
+    except OptionError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    # 2. What is said by class must name a class.
+    for name in ("synonyms", "thresholds", "least_presence", "trained_on", "masks_on"):
+        classes = given.get("classes", given.get(name, ()))
+        for key in given.get(name, ()):
+            if key not in classes:
                 raise CheckpointError(f"{path}: {name} names {key!r}, which is not in 'classes'")
-            if not is_right(value):
-                raise CheckpointError(
-                    f"{path}: {name} of {key!r} is {value!r}, expected {expected}"
-                )
-        return pairs
-
-    # 1. Fields with one value.
-    words, share, domain = "a list of texts", "a number in [0, 1]", f"one of {', '.join(_DOMAINS)}"
-    classes, questions = (take(name, None, _is_words, words) for name in ("classes", "questions"))
-    limit = take("max_new_tokens", None, _is_count, "a number above 0")
-    kind = take("kind", card.kind, KINDS.__contains__, f"one of {', '.join(KINDS)}")
-    # 2. Update the card; absent keys keep its values.
-    return replace(
-        card,
-        kind=kind,
-        codec=str(content.get("codec", card.codec)),
-        about=str(content.get("about", card.about)),
-        classes=None if classes is None else tuple(classes),
-        questions=None if questions is None else tuple(questions),
-        max_new_tokens=limit,
-        notes=None if content.get("notes") is None else str(content["notes"]),
-        closed_set=_read_closed_set(path, content.get("closed_set")),
-        synonyms={
-            name: tuple(some) for name, some in by_class("synonyms", _is_words, words).items()
-        },
-        thresholds=by_class("thresholds", _is_share, share),
-        least_presence=by_class("least_presence", _is_share, share),
-        trained_on=by_class("trained_on", _DOMAINS.__contains__, domain),
-        masks_on=by_class("masks_on", _DOMAINS.__contains__, domain),
-        locations=take("locations", "mode", ("mode", "median").__contains__, "mode or median"),
-        text_domain=take("text_domain", None, _DOMAINS.__contains__, domain),
-        false_alarms=by_class("false_alarms", _is_share, share),
-    )
+    return replace(card, **given, closed_set=closed_set)
 
 
-def _is_words(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+def _frozen(value: Any) -> Any:
+    """Return lists as tuples, also those in an object."""
+    if isinstance(value, dict):
+        return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value > 0
-
-
-def _is_share(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value <= 1  # type: ignore[operator]
 
 
 def _read_closed_set(path: Path, content: Any) -> ClosedSet | None:
@@ -355,8 +335,9 @@ def _read_closed_set(path: Path, content: Any) -> ClosedSet | None:
         return None
     fields = ClosedSet.__dataclass_fields__
     is_whole = isinstance(content, dict) and set(content) == set(fields)
-    has_classes = is_whole and _is_words(content["classes"]) and content["classes"]
-    if not has_classes or not _is_count(content["num_objects"]):
+    classes = content["classes"] if is_whole else None
+    has_classes = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
+    if not has_classes or not classes or not _is_count(content["num_objects"]):
         raise CheckpointError(
             f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, with at least one "
             "class and num_objects above 0; classes: expected a list of texts"
