@@ -15,7 +15,6 @@ from pgvision.runtime.engine import Engine
 from pgvision.runtime.engine_cache import unload
 from pgvision.runtime.opening import open_engine
 from pgvision.runtime.protocol import (
-    DRAFTS,
     Drafts,
     Generation,
     Generator,
@@ -25,19 +24,16 @@ from pgvision.runtime.protocol import (
 )
 
 if TYPE_CHECKING:
-    from pgvision.runtime.checks import LanguageReport, LeakReport, check_language, check_leaks
+    from pgvision.runtime.checks import check_language, check_leaks
     from pgvision.runtime.loading import engine_of, load, load_apart
     from pgvision.runtime.remote import Remote
 
 __all__ = [
-    "DRAFTS",
     "CheckpointCard",
     "Drafts",
     "Engine",
     "Generation",
     "Generator",
-    "LanguageReport",
-    "LeakReport",
     "ObjectSpan",
     "Picture",
     "Remote",
@@ -54,7 +50,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "checks": ("LanguageReport", "LeakReport", "check_language", "check_leaks"),
+    "checks": ("check_language", "check_leaks"),
     "loading": ("engine_of", "load", "load_apart"),
     "remote": ("Remote",),
 }

@@ -108,67 +108,49 @@ def check_language(model: Any) -> LanguageReport:
     # 1. Two rows of different length, with random image features.
     prefix, suffix = _WORDS
     lengths = (8 + prefix, 8 + prefix - 2)
-    rows = [_check_ids(model, length, suffix) for length in lengths]
+    image = [model.config.image_token_id] * 8
+    rows = [[*image, *(15 + 3 * n for n in range(length - 8 + suffix))] for length in lengths]
     generator = torch.Generator().manual_seed(0)
     width = model.config.text_config.hidden_size
     features = torch.randn(2, 8, width, generator=generator).to(model.device, model.dtype)
-    # 2. One whole pass of transformers, and our cached passes.
-    expected = [
-        _whole_pass(model, row, length, one[None])
-        for row, length, one in zip(rows, lengths, features, strict=True)
-    ]
-    found = _our_passes(LanguageModel(model), rows, lengths, features)
-    # 3. Compare: norm of the difference over norm of the states.
-    gap = sum(float((a - b).norm()) for a, b in zip(found, expected, strict=True))
-    size = sum(float(each.norm()) for each in expected)
-    return LanguageReport(gap / size, 1e-4 if model.dtype == torch.float32 else 0.05)
-
-
-def _check_ids(model: Any, length: int, suffix: int) -> Tensor:
-    words = torch.arange(length - 8 + suffix) * 3 + 15
-    return torch.cat([torch.full((8,), model.config.image_token_id), words]).to(model.device)
-
-
-def _whole_pass(model: Any, ids: Tensor, length: int, features: Tensor) -> Tensor:
-    types = torch.zeros_like(ids)
-    types[length:] = 1
-    hidden: Tensor = model.model(
-        input_ids=ids[None],
-        attention_mask=torch.ones_like(ids)[None],
-        token_type_ids=types[None],
-        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
-        use_cache=False,
-    ).last_hidden_state
-    return hidden[0, length - 1 :].float()
-
-
-def _our_passes(
-    language: LanguageModel, rows: list[Tensor], lengths: tuple[int, ...], features: Tensor
-) -> list[Tensor]:
-    """Prompts with a first token of the answer, then one token, then the rest at once."""
-    # Three passes: the prompt with one token, one token, then the rest as a draft.
-    cache = language.allocate(len(rows), max(map(len, rows)) + 2)
-    found: list[list[Tensor]] = [[] for _ in rows]
-    done = 0
-    for count in (1, 1, _WORDS[1] - 2):
-        is_prompt = done == 0
-        starts = [0 if is_prompt else length + done for length in lengths]
-        stops = [length + done + count for length in lengths]
-        feeds = [
-            row[start:stop].tolist() for row, start, stop in zip(rows, starts, stops, strict=True)
+    # 2. One whole pass of transformers for each row.
+    expected = torch.stack(
+        [
+            _whole_pass(model, row, length, own[None])
+            for row, length, own in zip(rows, lengths, features, strict=True)
         ]
-        firsts = [length - 1 if is_prompt else 0 for length in lengths]
-        wanted = [list(range(first, len(feed))) for first, feed in zip(firsts, feeds, strict=True)]
+    )
+    # 3. Our cached passes: the prompt with one token of the answer, one token, then the rest.
+    language, found = LanguageModel(model), []
+    cache = language.allocate(2, max(map(len, rows)) + 2)
+    for first, last in ((0, 1), (1, 2), (2, suffix)):
+        is_prompt = first == 0
+        starts = [0 if is_prompt else length + first for length in lengths]
+        stops = [length + last for length in lengths]
+        feeds = [row[a:b] for row, a, b in zip(rows, starts, stops, strict=True)]
+        count = last - first + is_prompt  # the prompt's last token gives the first of the answer
         hidden = language.run(
             language.embed(feeds, list(features) if is_prompt else None),
             cache,
             starts=starts,
             prompts=lengths if is_prompt else None,
-            wanted=wanted,
+            wanted=[list(range(len(feed) - count, len(feed))) for feed in feeds],
         )
-        for parts, part in zip(
-            found, torch.split(hidden, [len(row) for row in wanted]), strict=True
-        ):
-            parts.append(part)
-        done += count
-    return [torch.cat(parts).float() for parts in found]
+        found.append(hidden.view(2, count, width))
+    # 4. Compare: norm of the difference over norm of the states.
+    gap = float((torch.cat(found, 1).float() - expected).norm() / expected.norm())
+    return LanguageReport(gap, 1e-4 if model.dtype == torch.float32 else 0.05)
+
+
+def _whole_pass(model: Any, row: list[int], length: int, features: Tensor) -> Tensor:
+    ids = torch.tensor([row], device=model.device)
+    types = torch.zeros_like(ids)
+    types[:, length:] = 1
+    hidden: Tensor = model.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        token_type_ids=types,
+        mm_encoder_outputs={"image": BaseModelOutputWithPooling(pooler_output=features)},
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0, length - 1 :].float()

@@ -9,7 +9,6 @@ from pgvision.tokens.bins import (
     encode_boxes,
     loc_text,
     object_text,
-    require_image_hw,
     seg_text,
 )
 from pgvision.tokens.parsing import (
@@ -24,7 +23,6 @@ from pgvision.tokens.prefixes import (
     LANGUAGES,
     SEPARATOR,
     AnswerForm,
-    Kind,
     answer_prefix,
     caption_prefix,
     classes_per_prompt,
@@ -45,7 +43,6 @@ __all__ = [
     "NUM_CODES",
     "SEPARATOR",
     "AnswerForm",
-    "Kind",
     "ParsedObject",
     "ParsedSuffix",
     "Reject",
@@ -62,7 +59,6 @@ __all__ = [
     "ocr_prefix",
     "parse_suffix",
     "require_classes",
-    "require_image_hw",
     "require_phrase",
     "seg_text",
     "segment_prefix",
