@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from pgvision.arrays import BoolArray, FloatArray, IntArray
-from pgvision.errors import EvaluationError, OptionError, require_choice, require_count
+from pgvision.errors import EvaluationError, require_choice, require_count
 from pgvision.evaluation import metrics
 from pgvision.evaluation.inputs import (
     GroundTruth,
