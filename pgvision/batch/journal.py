@@ -180,7 +180,7 @@ def reported_errors(where: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a message with damaged text
         # Extended codes have the primary code in the low byte.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         # 1. Another process has it.

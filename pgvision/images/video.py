@@ -190,6 +190,8 @@ class _Video:
             stream = self.container.streams.best("video")
             if stream is None:
                 raise _not_a_video(source, name, "there is no video stream")
+            if stream.codec_context is None:
+                raise _not_a_video(source, name, "FFmpeg has no decoder for its codec")
             self.stream: VideoStream = stream  # type: ignore[assignment]
             self._require_moderate()
         except BaseException:

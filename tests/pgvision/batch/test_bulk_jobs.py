@@ -212,6 +212,15 @@ def test_a_damaged_answer_is_named(whole, tmp_path):
         list(make_job(whole / "pictures", journal).results())
 
 
+def test_a_schema_that_is_damaged_is_named(whole, tmp_path):
+    """SQLite's own message was not UTF-8 (found by fuzzing)."""
+    journal = snapshot(whole / "whole.journal", tmp_path / "damaged")
+    data = journal.read_bytes()
+    journal.write_bytes(data.replace(b"CREATE TABLE run", b"CREATE TABL\xff run"))
+    with pytest.raises(DataError, match=r"the journal is damaged .*\.recover"):
+        merge([journal])
+
+
 def test_two_processes_do_not_share_a_journal(tmp_path):
     job = make_job(make_pictures(tmp_path / "in", 20), tmp_path / "j")
     stream = job.stream()

@@ -134,3 +134,13 @@ def test_a_matroska_header_longer_than_any_file(tmp_path):
     path.write_bytes(b"\x1a\x45\xdf\xa3\x01\xf0" + b"\xff" * 40)
     (failure,) = iter_frames(path, on_error="record")
     assert isinstance(failure.error, SourceError)
+
+
+def test_a_video_of_an_unknown_codec(tmp_path: Path) -> None:
+    """It had ended in an AttributeError of PyAV (found by fuzzing)."""
+    path = video(tmp_path / "clip.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(SourceError, match="no decoder for its codec"):
+        video_info(path)
+    (failure,) = iter_frames(path, on_error="record")
+    assert isinstance(failure.error, SourceError)
