@@ -1,13 +1,12 @@
 """Models for other programs: `pgvision serve` (HTTP) and `pgvision export` (files)."""
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import typer
 
-from pgvision.errors import DependencyError
+from pgvision.errors import require_module
 from pgvision.server.settings import ServeSettings
 
 _NEEDED: Final = ("fastapi", "uvicorn", "multipart", "prometheus_client")
@@ -26,8 +25,8 @@ def serve(*, settings: ServeSettings) -> None:
     Raises:
         DependencyError: If a package of the service is missing.
     """
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
-        raise DependencyError(f"serve needs {', '.join(missing)}: pip install '.[serve]'")
+    for name in _NEEDED:
+        require_module(name, f"serve needs {name}: pip install '.[serve]'")
     from pgvision.server import serve as run
 
     run(settings)

@@ -7,7 +7,7 @@ head" -p task=str:segment -p model=str:small``
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pgvision.errors import DependencyError, OptionError
+from pgvision.errors import OptionError, require_module
 from pgvision.labelling.label_studio import outer_rings
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.tasks import Detector, Segmenter
@@ -30,14 +30,12 @@ class CvatFunction:
     """
 
     def __init__(self, find: Detector | Segmenter, classes: Sequence[str]) -> None:
-        try:
-            from cvat_sdk import auto_annotation
-            from cvat_sdk.masks import encode_mask
-        except ImportError as error:
-            raise DependencyError("CVAT functions need cvat-sdk: pip install cvat-sdk") from error
-        self._find, self._cvat, self._encode = find, auto_annotation, encode_mask
-        self.spec: DetectionFunctionSpec = auto_annotation.DetectionFunctionSpec(
-            labels=[auto_annotation.label_spec(name, at) for at, name in enumerate(classes)]
+        message = "CVAT functions need cvat-sdk: pip install cvat-sdk"
+        cvat = require_module("cvat_sdk.auto_annotation", message)
+        self._find, self._cvat = find, cvat
+        self._encode = require_module("cvat_sdk.masks", message).encode_mask
+        self.spec: DetectionFunctionSpec = cvat.DetectionFunctionSpec(
+            labels=[cvat.label_spec(name, at) for at, name in enumerate(classes)]
         )
 
     def detect(self, context: "DetectionFunctionContext", image: "Image") -> list[Any]:

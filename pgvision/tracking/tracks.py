@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from pgvision.errors import DependencyError
+from pgvision.errors import require_module
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
 
 _log = logging.getLogger("pgvision.tracking")
@@ -28,9 +27,7 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     Raises:
         DependencyError: If `trackers` is not installed.
     """
-    require_trackers()
-    from trackers import ByteTrackTracker
-
+    trackers = require_trackers()
     source: str | None = None
     tracker, last, is_warned = None, 0.0, False
     for outcome in outcomes:
@@ -49,21 +46,22 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             source = outcome.source
             # A phrase's score is lower than a trained detector's: the caller's --conf decides
             # what is an object, so every box that comes here may start a track.
-            tracker = ByteTrackTracker(track_activation_threshold=0.0, high_conf_det_threshold=0.0)
+            tracker = trackers.ByteTrackTracker(
+                track_activation_threshold=0.0, high_conf_det_threshold=0.0
+            )
             last = outcome.time - 1e-3
         # Time bounds how far objects may have moved: a stride and a live source skip frames.
         last = max(outcome.time, last + 1e-3)
         yield _numbered(outcome, tracker, last)
 
 
-def require_trackers() -> None:
-    """Look for the package `trackers`.
+def require_trackers() -> Any:
+    """Import the package `trackers`.
 
     Raises:
         DependencyError: If it is not installed.
     """
-    if find_spec("trackers") is None:
-        raise DependencyError("tracks need trackers: pip install '.[track]'")
+    return require_module("trackers", "tracks need trackers: pip install '.[track]'")
 
 
 def _numbered(result: DetectionResult, tracker: object, time: float) -> DetectionResult:

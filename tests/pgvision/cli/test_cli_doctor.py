@@ -94,7 +94,6 @@ def test_transformers_is_compared_with_what_was_tested(tmp_path, monkeypatch, ve
 def test_no_login_is_a_note(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
