@@ -177,8 +177,17 @@ def read_messages(messages: Sequence[_Message]) -> tuple[str, Upload]:
 
 
 def fields_of_prompt(words: str, body: ChatBody, card: CheckpointCard) -> Fields:
-    """Return the fields of a prompt's task; see the patterns above."""
-    # The first task whose pattern fits; a question fits always.
+    """Return the fields of a prompt's task; see the patterns above.
+
+    Raises:
+        ApiError: 422 for a prompt of PaliGemma that is not supported, or a wrong field.
+    """
+    # 1. As a question, it would be asked in other words.
+    if re.match(rf"question\s+{_LANGUAGE}\s", words, re.I):
+        raise ApiError(
+            "bad_prompt", "messages: the prompt 'question LANGUAGE ANSWER' is not supported"
+        )
+    # 2. The first task whose pattern fits; a question fits always.
     more = {"model": body.model, "max_new_tokens": body.token_limit}
     task, match = next(
         (task, match)

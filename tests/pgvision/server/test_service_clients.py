@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -17,8 +18,10 @@ from shapely.geometry import Polygon
 from pgvision import Answerer, Detector, Segmenter
 from pgvision.cli.serve import serve
 from pgvision.results import DetectionResult, SegmentationResult
-from pgvision.runtime import Remote
+from pgvision.runtime import Remote, find_checkpoint
 from pgvision.server.api import roboflow_form
+from pgvision.server.compat import ChatBody, fields_of_prompt
+from pgvision.server.errors import ApiError
 from pgvision.tokens import parse_suffix
 
 
@@ -216,6 +219,14 @@ def test_what_cannot_be_done_is_refused_by_name(service, png, messages, fields, 
     sent = post_chat(service, *messages(png), **fields)
     assert sent.status_code == 422, sent.text
     assert words in sent.json()["error"]["message"]
+
+
+def test_a_prompt_that_no_task_sends_is_refused_by_name_for_any_checkpoint():
+    """Of a checkpoint without a list of questions it was asked as 'answer en question en two'."""
+    card = replace(find_checkpoint("tiny"), kind="pt", questions=None)
+    with pytest.raises(ApiError, match="'question LANGUAGE ANSWER' is not supported"):
+        fields_of_prompt("question en two", ChatBody(messages=[]), card)
+    assert fields_of_prompt("question?", ChatBody(messages=[]), card).question == "question?"
 
 
 def test_fields_that_change_nothing_are_accepted(service, png):
