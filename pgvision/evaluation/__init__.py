@@ -7,7 +7,7 @@ from pgvision.evaluation.calibration import Calibration, fit_calibration
 from pgvision.evaluation.detection import Mistakes, evaluate_detections, find_mistakes, match_scores
 from pgvision.evaluation.inputs import OutputCounts
 from pgvision.evaluation.matching import STAT_NAMES
-from pgvision.evaluation.referring import ReferringReport, evaluate_referring
+from pgvision.evaluation.metrics import ReferringReport, evaluate_referring
 from pgvision.evaluation.report import ClassMetrics, DetectionReport
 from pgvision.evaluation.text import (
     CaptionReport,
