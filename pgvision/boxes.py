@@ -36,13 +36,13 @@ def require_boxes(boxes: ArrayLike, name: str = "xyxy") -> FloatArray:
         raise ShapeError(f"{name} must be (n, 4) numbers, got rows of unequal length") from error
     if array.shape == (0,):
         array = array.astype(np.float32).reshape(0, 4)
-    if array.ndim != 2 or array.shape[1] != 4:
+    # A cast of text or booleans would hide an error.
+    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "fiu":
         hint = "; wrap a single box in a list" if array.shape == (4,) else ""
-        raise ShapeError(f"{name} must have shape (n, 4), got {array.shape}{hint}")
-    # 2. Values: a cast of text or booleans would hide an error.
-    if array.dtype.kind not in "fiu":
-        raise ShapeError(f"{name} must contain real numbers, got dtype {array.dtype}")
-    # Huge float64 values overflow to infinity here and are refused in the next line.
+        raise ShapeError(
+            f"{name} must be real numbers of shape (n, 4), got {array.dtype} {array.shape}{hint}"
+        )
+    # 2. Values. Huge float64 values overflow to infinity here and are refused in the next line.
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():

@@ -301,8 +301,8 @@ def _parse_line(words: list[str], where: str) -> tuple[int, list[float]]:
     # 2. Read the numbers.
     try:
         numbers = [float(word) for word in words]
-    except ValueError as error:
-        raise DataError(f"{where}: expected numbers, got {' '.join(words)!r:.80}") from error
+    except ValueError:
+        numbers = [math.nan]
     if not all(map(math.isfinite, numbers)) or numbers[0] != int(numbers[0]):
         raise DataError(
             f"{where}: expected a whole class number and finite coordinates, got "

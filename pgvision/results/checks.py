@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ def frozen(
     shape: tuple[int, ...],
     dtype: type[np.generic],
     *,
-    low: float | None = None,
-    high: float | None = None,
+    low: float = -_MAX_FLOAT,
+    high: float = _MAX_FLOAT,
 ) -> Any:
     """Return a read-only copy of finite numbers of one shape and range; None if unknown.
 
@@ -82,29 +83,28 @@ def frozen(
     """
     if values is None:
         return None
+    # 1. Check shape and dtype before converting: a cast would hide errors.
+    kind = "whole" if np.issubdtype(dtype, np.integer) else "real"
+    expected = f"{name} must be {kind} numbers of shape {shape}"
     try:
-        # 1. Check shape and dtype before converting: a cast would hide errors.
         array = np.asarray(values)
     except ValueError as error:
-        raise ShapeError(f"{name} must have shape {shape}, got ragged rows") from error
+        raise ShapeError(f"{expected}, got ragged rows") from error
     if array.shape == (0,) and 0 in shape:
         array = np.zeros(shape, np.int64)
-    if array.shape != shape:
-        raise ShapeError(f"{name} must have shape {shape}, got {array.shape}")
-    is_whole = np.issubdtype(dtype, np.integer)
-    if array.dtype.kind not in ("iu" if is_whole else "fiu"):
-        kind = "whole" if is_whole else "real"
-        raise ShapeError(f"{name} must be {kind} numbers, got dtype {array.dtype}")
-    # 2. Convert, and check values.
+    if array.shape != shape or array.dtype.kind not in ("iu" if kind == "whole" else "fiu"):
+        raise ShapeError(f"{expected}, got {array.shape} {array.dtype}")
+    # 2. Convert, and check values; NaN and infinity are in no range.
     with np.errstate(over="ignore"):
         copy = array.astype(dtype)
-    if not np.isfinite(copy).all():
-        raise ShapeError(f"{name} must be finite; pass None if they are unknown")
-    if copy.size:
-        least, most = copy.min(), copy.max()
-        if (low is not None and least < low) or (high is not None and most > high):
-            bounds = f"at least {low:g}" if high is None else f"in [{low}, {high}]"
-            raise ShapeError(f"{name} must be {bounds}, got {least} to {most}")
+    least, most = (float(copy.min()), float(copy.max())) if copy.size else (low, high)
+    if not low <= least <= most <= high:
+        bounds = "finite" if low < 0 else f"finite and at least {low:g}"
+        if high < _MAX_FLOAT:
+            bounds = f"in [{low:g}, {high:g}]"
+        raise ShapeError(
+            f"{name} must be {bounds}, got {least:g} to {most:g}; pass None if they are unknown"
+        )
     # 3. Results are immutable, arrays included.
     copy.setflags(write=False)
     return copy
@@ -172,11 +172,9 @@ def require_names(
         OptionError: If one is not a name.
         ShapeError: If there are not ``count``.
     """
-    if isinstance(names, str):
-        raise OptionError(f"{what} must be a sequence of names, got the one string {names!r}")
-    for name in names:
-        if not (isinstance(name, str) or (count is not None and name is None)):
-            raise OptionError(f"{what} must be names, got {name!r}")
+    kinds = str if count is None else (str, NoneType)
+    if isinstance(names, str) or not all(isinstance(name, kinds) for name in names):
+        raise OptionError(f"{what} must be a sequence of names, got {names!r:.80}")
     if count is not None and len(names) != count:
         raise ShapeError(f"{what} must name all {count} boxes, got {len(names)}")
     return tuple(names)

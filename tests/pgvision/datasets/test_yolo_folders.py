@@ -144,7 +144,7 @@ def test_lines_of_4_or_6_or_8_numbers_are_refused(tmp_path, line):
         ("0.5 0.5 0.5 0.1 0.1", "whole class number"),
         ("0 nan 0.5 0.1 0.1", "finite"),
         ("0 inf 0.5 0.1 0.1", "finite"),
-        ("helmet 0.5 0.5 0.1 0.1", "expected numbers"),
+        ("helmet 0.5 0.5 0.1 0.1", "expected a whole class number"),
         ("0 0.5 0.5 -0.1 0.1", "must not be negative"),
     ],
 )
