@@ -14,9 +14,15 @@ from pgvision.datasets.dataset import (
     merge_datasets,
     split_by_hash,
 )
-from pgvision.datasets.examples import Example, ExampleOptions, MaskCodec, iter_examples
+from pgvision.datasets.examples import (
+    Example,
+    ExampleOptions,
+    MaskCodec,
+    iter_examples,
+    read_examples,
+    read_jsonl,
+)
 from pgvision.datasets.formats import detect_format
-from pgvision.datasets.jsonl import read_examples, read_jsonl
 from pgvision.datasets.linter import CheckReport, check_dataset
 from pgvision.datasets.outlines import plot_truth, segmentation_to_mask, truth_result
 from pgvision.datasets.reading import (

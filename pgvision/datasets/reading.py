@@ -11,9 +11,8 @@ from typing import Final, Literal
 
 from pgvision.datasets.coco import read_coco
 from pgvision.datasets.dataset import Dataset, OnError, merge_datasets, share_ids
-from pgvision.datasets.examples import Convention, MaskCodec
+from pgvision.datasets.examples import Convention, MaskCodec, read_jsonl
 from pgvision.datasets.formats import FORMATS, Format, detect_format, has_objects
-from pgvision.datasets.jsonl import read_jsonl
 from pgvision.datasets.voc_labelme import read_labelme, read_voc
 from pgvision.datasets.yolo import read_yolo
 from pgvision.errors import DataError, OptionError, SourceError, require_choice
@@ -73,7 +72,6 @@ def read_evaluation_part(
     *,
     images: str | Path | None = None,
     split: str | None = None,
-    on_error: OnError = "raise",
 ) -> tuple[str, Dataset]:
     """Read the part of a data set to evaluate on: its validation part, or else its test part.
 
@@ -81,7 +79,6 @@ def read_evaluation_part(
         path: Annotation file or folder.
         images: As `read_dataset`.
         split: Which part, where it is not obvious.
-        on_error: As `read_splits`.
 
     Returns:
         The name of the part and its data.
@@ -92,7 +89,7 @@ def read_evaluation_part(
             case labels are most likely not where they are looked for.
         OptionError: If ``split`` is unknown.
     """
-    parts = read_splits(path, images=images, split=split, on_error=on_error)
+    parts = read_splits(path, images=images, split=split)
     # No training part is left out, so that there always is one.
     name = validation_part(parts, split, source=path) or next(iter(parts))
     if not parts[name].num_objects:

@@ -20,12 +20,12 @@ from pgvision.datasets.dataset import Annotation, Dataset, Finding, ImageRecord,
 from pgvision.datasets.examples import (
     ExampleOptions,
     MaskCodec,
-    example_of,
-    targets_of,
+    example_line,
+    examples_of,
+    read_jsonl,
     with_extent,
 )
 from pgvision.datasets.image_names import IMAGE_ENDINGS
-from pgvision.datasets.jsonl import example_line, read_jsonl
 from pgvision.datasets.outlines import is_outside
 from pgvision.datasets.yolo import label_path, label_text, read_written_yolo
 from pgvision.errors import DataError, OptionError, require_choice
@@ -47,7 +47,6 @@ class WriteReport:
         path: The file or folder.
         num_images: Images that are read back.
         num_objects: Objects that are read back.
-        num_copied: Image files placed in the folder.
         findings: What the format does not contain, counted by kind, and images that were not there
             to be copied. `Finding.is_loss` distinguishes images and objects from fields.
     """
@@ -55,7 +54,6 @@ class WriteReport:
     path: Path
     num_images: int
     num_objects: int
-    num_copied: int
     findings: tuple[Finding, ...]
 
 
@@ -167,12 +165,15 @@ class _Writer:
     ) -> None:
         self._format, self._options, self._codec = format_, options, codec
         self._findings: list[Finding] = []
-        self._counts = [0, 0, 0]  # images, objects, copied files
+        self._num_images = self._num_objects = 0
 
     def report(self, path: Path) -> WriteReport:
-        names = ("num_images", "num_objects", "num_copied")
-        counts = dict(zip(names, self._counts, strict=True))
-        return WriteReport(path=path, findings=tuple(self._findings), **counts)
+        return WriteReport(
+            path=path,
+            num_images=self._num_images,
+            num_objects=self._num_objects,
+            findings=tuple(self._findings),
+        )
 
     def write_file(self, path: Path, dataset: Dataset, names: _Names, split: str) -> None:
         """Write a COCO or JSONL file and count what is in it."""
@@ -189,8 +190,7 @@ class _Writer:
             return
         with replaced_path(path) as aside, aside.open("w", encoding="utf-8") as file:
             for image in dataset.images:
-                for target in targets_of(image, dataset, self._options):
-                    example = example_of(target, image, dataset, self._options, self._codec)
+                for example in examples_of(image, dataset, self._options, self._codec):
                     file.write(example_line(names[image.id], example.prefix, example.suffix))
         # Read the examples back; an empty file has none.
         after = None
@@ -272,7 +272,6 @@ class _Writer:
                 target.symlink_to(image.path.resolve())
             else:
                 shutil.copyfile(image.path, target)
-            self._counts[2] += 1
 
     def _compare(
         self, before: Dataset, after: Dataset | None, names: _Names, split: str, *, bins: bool
@@ -284,8 +283,8 @@ class _Writer:
         )
 
     def _add_counts(self, num_images: int, num_objects: int) -> None:
-        self._counts[0] += num_images
-        self._counts[1] += num_objects
+        self._num_images += num_images
+        self._num_objects += num_objects
 
 
 def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]:  # noqa: A002
