@@ -4,11 +4,10 @@ A task returns `DetectionResult`, `SegmentationResult` or `TextResult`; with ``o
 `Failure` takes the place of an image that could not be read. All four have ``ok``.
 """
 
-from pgvision.results.answer import Answer, Failure
+from pgvision.results.answer import Answer, Failure, TextResult
 from pgvision.results.detection import DetectionResult
 from pgvision.results.segmentation import SegmentationResult
 from pgvision.results.tables import load_results, result_from_dict, save_results, to_table
-from pgvision.results.text import TextResult
 
 __all__ = [
     "Answer",

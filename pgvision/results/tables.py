@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from pgvision.coco.checks import reading
 from pgvision.errors import DataError, OptionError
 from pgvision.files import readable_name, replaced_path
-from pgvision.results.answer import Answer, Failure
+from pgvision.results.answer import Answer, Failure, TextResult
 from pgvision.results.detection import DetectionResult
 from pgvision.results.exports import pandas_table, require_ending
 from pgvision.results.segmentation import SegmentationResult
-from pgvision.results.text import TextResult
 
 if TYPE_CHECKING:
     import pandas as pd
