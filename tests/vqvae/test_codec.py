@@ -133,7 +133,8 @@ def test_bad_codes_are_refused(codes: np.ndarray, words: str) -> None:
 
 def test_bad_masks_are_refused() -> None:
     codec = MaskCodec.load("tiny")
-    for masks in (np.zeros((1, 32, 32)), np.zeros((64, 64)), np.full((1, 64, 64), 255.0)):
+    values = [np.full((1, 64, 64), value) for value in (255.0, 1.5, -0.5)]
+    for masks in (np.zeros((1, 32, 32)), np.zeros((64, 64)), *values):
         with pytest.raises(CodecError, match="masks"):
             codec.encode(masks)
     with pytest.raises(CodecError, match=r"\[0, 1\]"):

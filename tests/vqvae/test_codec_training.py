@@ -183,6 +183,7 @@ def test_dead_codes_are_revived() -> None:
     vectors = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
     quantizer._ema_cluster_size[:] = 2.0
     quantizer._ema_cluster_size[[3, 77]] = 0.0
+    quantizer._ema_cluster_size[5] = 0.1  # as much as is asked for
     moved = quantizer.revive(vectors, torch.Generator().manual_seed(1), minimum=0.1)
     assert moved == 2
     for row in (3, 77):
