@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from pgvision.arrays import FloatArray, IntArray
 from pgvision.tokens import SEPARATOR, encode_boxes, object_text
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, noise_boxes
 from recipes.dense import DenseTargets, Truth, dense_targets
 from recipes.features import relit
-from recipes.noise import CLOSED_PREFIX, NOISE, noise_boxes
 from recipes.scenes import CLASSES
 from recipes.scenes.wordings import trained_forms
 from recipes.shards import Shard

@@ -41,6 +41,26 @@ _CACHE_FOLDER: Final = re.compile(r"models--[\w.-]+?--(?P<name>[\w.-]+)")  # of 
 
 
 @dataclass(frozen=True)
+class ClosedSet:
+    """Prompt for all classes of a checkpoint at once, with answers of constant length.
+
+    It was trained on answers that go on, after the last object, with boxes that show nothing
+    (PaliGemma 2, arXiv 2412.03555, appendix C). The likelihood of the class is the score.
+
+    Attributes:
+        prefix: The prompt, such as ``"detect all classes"``.
+        classes: The names that answers write.
+        num_objects: How many boxes an answer has.
+        noise: The class of boxes that show nothing; it is weighed, and never written.
+    """
+
+    prefix: str
+    classes: tuple[str, ...]
+    num_objects: int
+    noise: str
+
+
+@dataclass(frozen=True)
 class CheckpointCard:
     """Metadata and location of a checkpoint; all but the first fields from its ``pgvision.json``.
 
@@ -57,6 +77,7 @@ class CheckpointCard:
         max_new_tokens: Longest answer that it was taught to write; None: as PaliGemma's of the
             same kind and resolution.
         notes: What its makers want users to know.
+        closed_set: How it is asked for all of its classes at once; None: it was not trained so.
         synonyms: For a class the other names that mean it: ``{"helmet": ("hard hat",)}``.
         thresholds: For a class the least score that is kept by default, measured on held-out
             images; classes without one keep every object.
@@ -85,6 +106,7 @@ class CheckpointCard:
     questions: tuple[str, ...] | None = None
     max_new_tokens: Count | None = None
     notes: str | None = None
+    closed_set: ClosedSet | None = None
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     thresholds: Mapping[str, Share] = field(default_factory=dict, hash=False)
     least_presence: Mapping[str, Share] = field(default_factory=dict, hash=False)
@@ -277,6 +299,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
     """
     # 1. The known fields, with the types that the card declares.
     content = {name: value for name, value in read_json(path).items() if value is not None}
+    closed_set = _read_closed_set(path, content.pop("closed_set", None))
     given = {
         item.name: _frozen(content[item.name])
         for item in fields(CheckpointCard)
@@ -293,7 +316,7 @@ def read_card(path: Path, card: CheckpointCard) -> CheckpointCard:
         for key in given.get(name, ()):
             if key not in classes:
                 raise CheckpointError(f"{path}: {name} names {key!r}, which is not in 'classes'")
-    return replace(card, **given)
+    return replace(card, **given, closed_set=closed_set)
 
 
 def _frozen(value: Any) -> Any:
@@ -301,6 +324,26 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _read_closed_set(path: Path, content: Any) -> ClosedSet | None:
+    if content is None:
+        return None
+    fields = ClosedSet.__dataclass_fields__
+    is_whole = isinstance(content, dict) and set(content) == set(fields)
+    classes = content["classes"] if is_whole else None
+    has_classes = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
+    if not has_classes or not classes or not _is_count(content["num_objects"]):
+        raise CheckpointError(
+            f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, with at least one "
+            "class and num_objects above 0; classes: expected a list of texts"
+        )
+    prefix, noise = str(content["prefix"]), str(content["noise"])
+    return ClosedSet(prefix, tuple(content["classes"]), content["num_objects"], noise)
 
 
 def adapter_base(folder: Path) -> tuple[str | None, str | None]:

@@ -296,7 +296,7 @@ def read_distributions(
         if query.allowed is not None:
             first, stop = query.allowed.span
             base = vocabulary.run_of(first).start if stop else -1
-            groups[base, query.allowed.ids].append(at)
+            groups[base, query.allowed.ids + query.allowed.weighed].append(at)
     for (base, ids), members in groups.items():
         parts = [logits(members, np.array(ids))] if ids else []
         if base >= 0:
@@ -315,11 +315,12 @@ def _normalised(
 
     Args:
         allowed: What may come.
-        logits: Of its single ids, and the run that begins at ``base``.
+        logits: Of its single ids, the scored but disallowed ids, and the run that begins at
+            ``base``.
         base: -1 without a run.
         everything: Log of the mass of the whole vocabulary; None: not computed.
     """
-    count = len(allowed.ids)
+    count = len(allowed.ids) + len(allowed.weighed)
     if base >= 0:
         first, stop = (count + edge - base for edge in allowed.span)
         logits[count:first] = logits[stop:] = -np.inf
@@ -333,7 +334,8 @@ def _normalised(
     outside = None
     if everything is not None:
         outside = float(np.clip(1.0 - np.exp(top + np.log(total) - everything), 0.0, 1.0))
-    singles = dict(zip(allowed.ids, weights[:count].tolist(), strict=True))
+    # Scored but disallowed ids come after the allowed ones, and get no entry.
+    singles = dict(zip(allowed.ids, weights[:count].tolist(), strict=False))
     return TokenDistribution(singles, base, weights[count:] if base >= 0 else None, outside)
 
 

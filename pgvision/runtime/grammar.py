@@ -27,11 +27,13 @@ class Allowed:
         span: Ids ``[first, stop)`` inside the run of locations or of codes; (0, 0): none.
         ids: Further ids: pieces of labels, the separator's first piece, ``<eos>``.
         banned: Ids inside ``span`` that may not come.
+        weighed: Scored but disallowed ids: they share the probability.
     """
 
     span: tuple[int, int] = (0, 0)
     ids: tuple[int, ...] = ()
     banned: tuple[int, ...] = ()
+    weighed: tuple[int, ...] = ()
 
     def __contains__(self, token: int) -> bool:
         if self.span[0] <= token < self.span[1]:
@@ -42,7 +44,7 @@ class Allowed:
     def only(self) -> int | None:
         """The one token that may come; None if there is a choice."""
         size = self.span[1] - self.span[0]
-        if size - len(self.banned) + len(self.ids) != 1:
+        if self.weighed or size - len(self.banned) + len(self.ids) != 1:
             return None
         if self.ids:
             return self.ids[0]
@@ -58,7 +60,9 @@ class _Node:
     label: int | None = None  # index of the label that is complete here
     is_separator: bool = False
     is_whole: bool = False  # nothing but the end or a separator may follow
+    weighed: tuple[int, ...] = ()
     allowed: Allowed = field(default_factory=Allowed)
+    last: Allowed = field(default_factory=Allowed)  # the same when no further object may come
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +74,14 @@ class TokenGrammar:
         vocabulary: The special ids.
         nodes: Trie of labels; the first node is where a box or mask is complete.
         separator: Ids between objects.
+        bans: Ids that never come.
     """
 
     form: AnswerForm
     vocabulary: Vocabulary
     nodes: tuple[_Node, ...]
     separator: tuple[int, ...]
+    bans: frozenset[int]
 
     @staticmethod
     def compile(tokenizer: Tokenizer, form: AnswerForm) -> "TokenGrammar":
@@ -87,6 +93,7 @@ class TokenGrammar:
 
         Raises:
             CheckpointError: If the tokenizer does not keep labels and location tokens apart.
+            OptionError: If ``form.bans`` names a token that does not exist.
         """
         with _LOCK:
             known = _COMPILED.setdefault(tokenizer, OrderedDict())
@@ -200,7 +207,7 @@ class TokenCursor:
         grammar, at = self.grammar, len(self._bins)
         first, eos = grammar.vocabulary.first_loc, grammar.vocabulary.eos
         if at < 2:  # top and left must leave bins for bottom and right
-            may_end = at == 0 and not self._objects
+            may_end = at == 0 and not self._objects and eos not in grammar.bans
             return Allowed(span=(first, first + NUM_BINS - 1), ids=(eos,) if may_end else ())
         # Bottom and right come after top and left, so that a box has an area.
         low = first + self._bins[at - 2] + 1
@@ -223,7 +230,9 @@ class TokenCursor:
         return 1 if self.grammar.form.label == "none" else len(self.grammar.form.labels)
 
     def _after_geometry(self, number: int) -> Allowed:
-        allowed = self.grammar.nodes[number].allowed
+        limit, node = self.grammar.form.max_objects, self.grammar.nodes[number]
+        is_last = limit is not None and len(self._objects) + 1 >= limit
+        allowed = node.last if is_last else node.allowed
         # Leave out pieces that lead only to labels this very box has already.
         if self._num_labels == 1 or not self._boxes:
             return allowed
@@ -243,7 +252,7 @@ class TokenCursor:
 
         # 3. If nothing is left, allow all: the grammar must not reach a dead end.
         ids = tuple(token for token in allowed.ids if leads_on(token))
-        return Allowed(ids=ids) if ids else allowed
+        return Allowed(ids=ids, weighed=allowed.weighed) if ids else allowed
 
     def forced_run(self) -> tuple[int, ...]:
         """Return the ids that must come now, as long as there is one choice; never ``<eos>``."""
@@ -332,9 +341,10 @@ def _labels_under(nodes: Sequence[_Node], number: int) -> set[int]:
 
 
 def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
-    # 1. Tokens of the separator.
+    # 1. Tokens of separator and bans.
     table = tokenizer.vocabulary
     separator = _between(tokenizer, "")
+    bans = frozenset(_id_of(tokenizer, text) for text in form.bans)
     # 2. Trie of the labels' tokens.
     nodes = [_Node()]
     for number, label in enumerate([""] if form.label == "none" else form.labels):
@@ -350,13 +360,18 @@ def _compile(tokenizer: Tokenizer, form: AnswerForm) -> TokenGrammar:
         if is_apart:
             nodes[_grow(nodes, middle[:stop])].label = number
         _grow(nodes, middle, number, stop if is_apart else len(middle))
+    if form.decoy is not None:
+        _weigh(nodes, _between(tokenizer, f" {form.decoy}"))
     # 3. Allowed tokens of each node.
     for node in nodes:
+        ids = tuple(token for token in node.children if token not in bans)
         end = (table.eos,) if node.label is not None else ()
-        node.allowed = Allowed(ids=(*node.children, *end))
+        last = (*(token for token in ids if token != separator[0]), *end)
+        node.last = Allowed(ids=last, weighed=node.weighed)
         follows = [child < 0 or nodes[child].is_separator for child in node.children.values()]
         node.is_whole = node.is_separator or (node.label is not None and all(follows))
-    return TokenGrammar(form, table, tuple(nodes), separator)
+        node.allowed = Allowed(ids=ids + end * (table.eos not in bans), weighed=node.weighed)
+    return TokenGrammar(form, table, tuple(nodes), separator, bans)
 
 
 def _between(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
@@ -369,6 +384,13 @@ def _between(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
             "load the checkpoint's own processor"
         )
     return inside
+
+
+def _id_of(tokenizer: Tokenizer, text: str) -> int:
+    token = tokenizer.id(text)
+    if token is None or token == tokenizer.unknown:
+        raise OptionError(f"bans: {text!r} is no token of this checkpoint; leave it out")
+    return token
 
 
 def _grow(
@@ -389,3 +411,13 @@ def _grow(
             nodes[at].children[token] = len(nodes) - 1
         at = nodes[at].children[token]
     return at
+
+
+def _weigh(nodes: list[_Node], path: Sequence[int]) -> None:
+    """Mark the token at which a path leaves all labels as scored but disallowed."""
+    at = 0
+    for token in path:
+        if token not in nodes[at].children:
+            nodes[at].weighed = (token,)
+            return
+        at = nodes[at].children[token]

@@ -48,7 +48,7 @@ class Remote:
     Probabilities come from ``logprobs`` and ``top_logprobs`` where the server gives them. What is
     beyond the 20 most probable tokens is unknown and counts against an object, so scores are lower
     bounds. Without them, or where tokens do not join to the text, scores are None. Answers are not
-    constrained to a grammar and drafts are ignored.
+    constrained to a grammar and drafts are ignored; closed sets are refused.
 
     Args:
         address: ``http://host:port``, with ``/v1`` if need be, and ``#name`` to choose among
@@ -129,6 +129,10 @@ class Remote:
             OptionError: See `generate`.
             CheckpointError: See `generate`.
         """
+        # Servers ignore what they do not support, so it is refused here.
+        form = request.form
+        if form is not None and form.decoy:
+            raise OptionError("closed_set: a server cannot; load the checkpoint")
         started = time.perf_counter()
         found = read_completion(self._complete(self._body(request)))
         return replace(found, timings={"engine": time.perf_counter() - started})

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Unpack, cast
 
-from pgvision.errors import CodecError, check_options
+from pgvision.errors import CodecError, OptionError, check_options
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import CheckpointCard
 from pgvision.tasks.options import Conf, ObjectOptions, ObjectSettings, object_settings
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vqvae import MaskCodec
 
 Result = TypeVar("Result", bound=DetectionResult)
+
+_TOKENS_PER_OBJECT: Final = 12  # of a closed set's answer, at most: a box, a label, a separator
 
 
 def object_task(
@@ -46,10 +48,17 @@ def object_task(
 
     Raises:
         PromptError: If a name cannot be asked for.
+        OptionError: If the closed set is asked for and cannot be had.
     """
+    if codec is not None and settings.closed_set:
+        raise OptionError("closed_set: has boxes only; leave it out, or use Detector")
     names = tuple(names)
     trained = [name.trained for name in names]
-    # As many classes per prompt as the kind was trained on.
+    # 1. A closed set asks for all classes in one prompt.
+    closed = _closed_set_ask(card, trained, settings) if codec is None else None
+    if closed is not None:
+        return ObjectTask(names, settings, card, (closed,), resolution, codec)
+    # 2. Otherwise group the classes, as many per prompt as the kind was trained on.
     size = settings.classes_per_prompt or classes_per_prompt(card.kind)
     write = detect_prefix if codec is None else segment_prefix
     task: Literal["detect", "segment"] = "detect" if codec is None else "segment"
@@ -64,6 +73,37 @@ def object_task(
         prefix = write(group, kind=card.kind)
         prompts.append(Ask(prefix, group, form=form, constrained=settings.constrained))
     return ObjectTask(names, settings, card, tuple(prompts), resolution, codec)
+
+
+def _closed_set_ask(
+    card: CheckpointCard, names: Sequence[str], settings: ObjectSettings
+) -> Ask | None:
+    """Return the prompt for all classes of the card's closed set, where it is to be used."""
+    # 1. A closed set needs the grammar, and all names in its list.
+    closed_set = card.closed_set
+    known = closed_set.classes if closed_set else ()
+    strangers = [name for name in names if name not in known]
+    if settings.closed_set and (not settings.constrained or strangers):
+        reason = (
+            "its answers follow the grammar; leave constrained out"
+            if not strangers
+            else f"this checkpoint's has no {', '.join(map(repr, strangers))}; it has "
+            f"{', '.join(known) or 'none'}"
+        )
+        raise OptionError(f"closed_set: {reason}")
+    # 2. Unless asked for explicitly, use it only where it is possible.
+    if closed_set is None or settings.closed_set is False or strangers or not settings.constrained:
+        return None
+    # 3. Ban the end token: each answer has the same number of objects.
+    form = AnswerForm(
+        task="detect",
+        labels=closed_set.classes,
+        max_objects=closed_set.num_objects,
+        bans=("<eos>",),
+        decoy=closed_set.noise,
+    )
+    limit = _TOKENS_PER_OBJECT * closed_set.num_objects
+    return Ask(closed_set.prefix, closed_set.classes, form=form, max_new_tokens=limit)
 
 
 class ObjectPredictor(Predictor[Result]):

@@ -100,6 +100,10 @@ class ObjectOptions(ModelOptions, total=False):
         calibrate: File with a fitted `pgvision.evaluation.Calibration` that maps scores.
         constrained: Whether answers follow the grammar while they are written (default): the model
             can write no label but the names asked for. False parses whatever it writes.
+        closed_set: Ask for all classes at once, as a checkpoint was trained to be asked if its card
+            has a `pgvision.runtime.checkpoints.ClosedSet`: every answer has the same number of
+            boxes, and the likelihood of the class is the score. None: where the card has one that
+            includes all names asked for. `Detector` only.
     """
 
     conf: Conf | None
@@ -109,6 +113,7 @@ class ObjectOptions(ModelOptions, total=False):
     tile: Annotated[int, Range(32)] | Literal["auto"] | None
     calibrate: str | Path | None
     constrained: bool
+    closed_set: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +127,7 @@ class ObjectSettings:
     tile: int | Literal["auto"] | None = None
     calibration: Calibration | None = None
     constrained: bool = True
+    closed_set: bool | None = None
     unknown: Unknown = "refuse"
 
 

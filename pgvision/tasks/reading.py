@@ -151,8 +151,8 @@ class ObjectTask(Generic[Result]):
         # 1. Join the fragments of tiles.
         if any(item.window is not None for item in found):
             found = join_fragments(found, image_hw)
-        # 2. Suppress duplicates, which several prompts may have.
-        is_merged = len(answers) > 1
+        # 2. Suppress duplicates, which several prompts or a closed set may have.
+        is_merged = len(answers) > 1 or any(ask.form and ask.form.decoy for ask, _ in answers)
         limit = _MERGE_IOU if self.settings.nms is None and is_merged else self.settings.nms
         if limit is None or not found:
             return found
@@ -256,6 +256,8 @@ def read_answer(
     ended = 0  # token after the last scored object
     for (item, span), box in zip(written, boxes.tolist(), strict=True):
         class_id = ids.get(ask.classes[item.class_id], -1) if item.class_id >= 0 else -1
+        if item.class_id >= 0 > class_id:
+            continue  # a closed set names all of its classes, asked for or not
         one = replace(
             item,
             xyxy=tuple(box),
@@ -275,14 +277,35 @@ def read_answer(
 
 
 def presence_of(answers: Sequence[Answered], names: Sequence[ClassName]) -> dict[str, float] | None:
-    """Return the probability that a class is in the image, for classes with their own prompt."""
+    """Return the probability that a class is in the image, if it is known.
+
+    That is for classes with a prompt of their own, and for those of a closed set: its answers never
+    end early, so there it is the greatest likelihood of the class among the boxes.
+    """
     given = {name.trained: name.given for name in names}
     found: dict[str, float] = {}
     for ask, answer in answers:
-        if answer.presence is not None and len(ask.classes) == 1:
-            key = given.get(ask.classes[0], ask.classes[0])
-            found[key] = max(answer.presence, found.get(key, 0.0))
+        chances: dict[str, float] = {}
+        if ask.form is not None and ask.form.decoy is not None:
+            chances = _best_likelihoods(ask, answer)
+        elif answer.presence is not None and len(ask.classes) == 1:
+            chances = {ask.classes[0]: answer.presence}
+        for name, chance in chances.items():
+            key = given.get(name, name)
+            found[key] = max(chance, found.get(key, 0.0))
     return found or None
+
+
+def _best_likelihoods(ask: Ask, answer: Generation) -> dict[str, float]:
+    if answer.logprobs is None or answer.spans is None:
+        return {}
+    best = dict.fromkeys(ask.classes, 0.0)
+    for span in answer.spans:
+        name = "".join(answer.pieces[span.mask_stop : span.label_stop]).strip()
+        if name in best:
+            likelihood = float(np.exp(answer.logprobs[span.mask_stop : span.label_stop].sum()))
+            best[name] = max(best[name], answer.inside * likelihood)
+    return best
 
 
 def _from_spans(

@@ -53,9 +53,13 @@ class AnswerForm:
         task: "detect" (boxes) or "segment" (boxes with masks).
         labels: The names that may be written.
         label: "required", or "none" for checkpoints that write no label (refcoco-seg).
+        max_objects: After so many the answer ends; None: when the model ends it.
+        bans: Texts of tokens that may never be written, such as "<eos>".
+        decoy: A name that is weighed against the labels and never written: what a checkpoint
+            calls boxes that show nothing.
 
     Raises:
-        OptionError: If there is no label.
+        OptionError: If ``max_objects`` is below 1, or there is no label.
 
     Example:
         >>> AnswerForm("detect", ("helmet", "head")).label
@@ -65,11 +69,18 @@ class AnswerForm:
     task: Literal["detect", "segment"]
     labels: tuple[str, ...]
     label: Literal["required", "none"] = "required"
+    max_objects: int | None = None
+    bans: tuple[str, ...] = ()
+    decoy: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the labels."""
+        """Check the numbers."""
+        if self.max_objects is not None and self.max_objects < 1:
+            raise OptionError(f"max_objects: expected at least 1, got {self.max_objects}")
         if not self.labels:
             raise OptionError("labels: expected at least one name, got none")
+        if self.decoy in self.labels:
+            raise OptionError(f"decoy: {self.decoy!r} is weighed against labels; name some others")
 
 
 def classes_per_prompt(kind: str) -> int:

@@ -75,7 +75,7 @@ class DataSource:
         task = self.task or config.task
         if task == "mix":
             task = "ask" if self.data.suffix == ".jsonl" else "detect"
-        return replace(config, task=task)
+        return replace(config, task=task, closed_set=config.closed_set and task == "detect")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,10 @@ class TrainConfig:
         keep_adapter: Write the adapter alone, not merged weights.
         vision_rate: Learning rate of the vision tower, as a share of the rate; 0: do not train
             it; None: 0.05 for checkpoints of kind tiny, 1 for others.
+        closed_set: Google's detection recipe: one prompt for all classes, noise boxes, class
+            scores.
         max_objects: Learn at most this many objects of a class in an image, a random choice each
-            time.
+            time; for a closed set the number of boxes in an answer.
         rename: Ask for a class by another name, such as 'WBC=cell'; in Python a dict.
         match_names: Compare unknown class names with the trained class that finds the same objects.
         negatives: Share of prompts for a class that is absent.
@@ -139,6 +141,7 @@ class TrainConfig:
     four_bit: bool = False
     keep_adapter: bool = False
     vision_rate: Factor | None = _hidden(None)
+    closed_set: bool = False
     max_objects: Count | None = None
     rename: dict[str, str] = field(default_factory=dict)
     match_names: bool = True
@@ -187,6 +190,8 @@ class TrainConfig:
             raise OptionError("vision_rate: with lora only adapters are trained; leave one out")
         if self.keep_adapter and self.resolution is not None:
             raise OptionError("keep_adapter: an adapter has its base's resolution; leave one out")
+        if self.closed_set and self.task not in ("detect", "mix"):
+            raise OptionError(f"closed_set: answers contain boxes only; task is {self.task!r}")
 
     def rate_for(self, kind: str, *, is_known: bool = False) -> float:
         """Return the peak learning rate.
@@ -226,6 +231,7 @@ class TrainOptions(TypedDict, total=False):
     four_bit: bool
     keep_adapter: bool
     vision_rate: float | None
+    closed_set: bool
     max_objects: int | None
     rename: dict[str, str]
     match_names: bool

@@ -85,6 +85,14 @@ class TaskData:
         return tuple(dict.fromkeys(asked))
 
     @property
+    def num_objects(self) -> int:
+        """Boxes in an answer of a closed set: a fifth more than any image has."""
+        if self.config.max_objects is not None or not isinstance(self.train, Dataset):
+            return self.config.max_objects or 1
+        most = max(sum(not item.iscrowd for item in one.objects) for one in self.train.images)
+        return max(4, -(-most * 6 // 5))
+
+    @property
     def summary(self) -> dict[str, str]:
         """Counts for the terminal and the card."""
         found = {"name": self.name, "task": self.config.task}
@@ -111,17 +119,20 @@ class TaskData:
         """
         if not isinstance(self.train, Dataset):
             return TextSource(self.train, self.config, max_side)
-        # As many objects as fit with the longest prompt.
+        # As many objects as fit with the longest prompt; all answers of a closed set have the same.
         names = sorted(self.classes, key=collator.num_tokens)[-classes_per_prompt(card.kind) :]
         prompt = collator.num_tokens(detect_prefix(names, kind=card.kind)) + _SPECIAL
         fitting = (collator.text_places - prompt) // self._tokens_per_object(collator)
         most = self.config.max_objects or max(1, fitting)
+        if self.config.closed_set:
+            most = self.num_objects
         codec = MaskCodec.load(card.codec) if self.config.task == "segment" else None
         return ObjectSource(self.train, self.config, card.kind, codec, most, max_side)
 
     def valid_source(self, card: CheckpointCard, max_side: int, collator: Collator) -> Source:
         """Return the source of samples for the validation loss, unchanged images."""
-        config = replace(self.config, augment=False)
+        most = self.num_objects if self.config.closed_set else self.config.max_objects
+        config = replace(self.config, augment=False, max_objects=most)
         return replace(self, train=self.valid, config=config).train_source(card, max_side, collator)
 
     def _tokens_per_object(self, collator: Collator) -> int:
@@ -133,11 +144,18 @@ class TaskData:
         """Return the data without examples that the model would cut off.
 
         Raises:
+            OptionError: If the answers of a closed set do not fit.
             DataError: If no example fits.
         """
         places = collator.text_places - _SPECIAL
-        # 1. Objects: a source chooses as many as fit.
+        # 1. Objects: a source chooses as many as fit; a closed set has a fixed number.
         if isinstance(self.train, Dataset) or isinstance(self.valid, Dataset):
+            tokens = self.num_objects * self._tokens_per_object(collator)
+            if self.config.closed_set and tokens > places:
+                raise OptionError(
+                    f"closed_set: answers of {self.num_objects} boxes have {tokens} tokens, the "
+                    f"model takes {places}; set max_objects, or cut the images into tiles"
+                )
             return self
         # 2. Texts: what the engine refuses to read or the model would cut off.
         bad: dict[str, str] = {}
@@ -197,8 +215,13 @@ class RunData:
     def is_known(self, card: CheckpointCard) -> bool:
         """Return whether the checkpoint was trained on all classes."""
         only_objects = all(isinstance(one.train, Dataset) for one in self.tasks)
-        plain = only_objects and card.classes is not None
+        plain = only_objects and self.closed is None and card.classes is not None
         return plain and bool(self.classes) and not self.unknown_classes(card)
+
+    @property
+    def closed(self) -> TaskData | None:
+        """The data set that is a closed set, if one is."""
+        return next((one for one in self.tasks if one.config.closed_set), None)
 
     @property
     def about(self) -> str:
@@ -226,13 +249,17 @@ def read_data(sources: Sequence[DataSource], config: TrainConfig) -> RunData:
     """Read all data of a run, and leave out what could not be trained on.
 
     Raises:
-        OptionError: If there are none, or a part that is not there.
+        OptionError: If there are none, two closed sets, or a part that is not there.
         DataError: If there is nothing to learn, or the parts cannot be identified.
         SourceError: If there is nothing at a path.
     """
     if not sources:
         raise OptionError("data: expected at least one data set, got none")
     tasks = tuple(_read_task(one, one.config_in(config)) for one in sources)
+    if sum(one.config.closed_set for one in tasks) > 1:
+        raise OptionError("closed_set: one prompt cannot ask for two sets of classes; merge them")
+    if config.closed_set and not any(one.config.closed_set for one in tasks):
+        raise OptionError("closed_set: no data set of this run has the task detect")
     data = RunData(tasks)
     parts = [part for one in tasks for part in (one.train, one.valid)]
     known = {name for part in parts for name in getattr(part, "classes", ())}

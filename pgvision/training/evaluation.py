@@ -139,7 +139,7 @@ def _classes_to_ask(
     part: Dataset, names: Sequence[str], config: TrainConfig
 ) -> dict[int, frozenset[str]]:
     """Return the classes to ask for in each image: its own and some absent ones."""
-    if len(names) <= _FEW or config.eval_all:
+    if len(names) <= _FEW or config.eval_all or config.closed_set:
         return {image.id: frozenset(names) for image in part.images}
     asked = {}
     for image in part.images:

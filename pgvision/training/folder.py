@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.hub import hub_if_it_answers
-from pgvision.runtime.checkpoints import CheckpointCard
+from pgvision.runtime.checkpoints import CheckpointCard, ClosedSet
 from pgvision.training.data import RunData
+from pgvision.training.samples import CLOSED_PREFIX, NOISE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -101,6 +102,10 @@ def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:
     for name, other in data.asked_as.items():
         if classes is None or other in classes:
             synonyms[other] = tuple(dict.fromkeys((*synonyms.get(other, ()), name)))
+    # A closed set is asked for as it was trained.
+    closed = card.closed_set
+    if (part := data.closed) is not None:
+        closed = ClosedSet(CLOSED_PREFIX, part.classes, part.num_objects, NOISE)
     of_texts = any(one.config.task in ("caption", "ask", "read") for one in data.tasks)
     # Whether the new images are photographs or drawings is not known.
     with_masks = {n for one in data.tasks if one.config.task == "segment" for n in one.classes}
@@ -109,7 +114,7 @@ def card_after(card: CheckpointCard, data: RunData) -> CheckpointCard:
     # Thresholds and false alarms were measured on other weights.
     return replace(
         card, about=f"{card.name}, fine-tuned to {data.about}", classes=classes,
-        questions=questions, notes=None, synonyms=synonyms, thresholds={},
+        questions=questions, closed_set=closed, notes=None, synonyms=synonyms, thresholds={},
         least_presence={}, false_alarms={}, trained_on=trained_on, masks_on=masks_on,
         text_domain=None if of_texts else card.text_domain,
     )  # fmt: skip

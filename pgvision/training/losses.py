@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from pgvision.errors import DataError
 from pgvision.runtime.checkpoint_files import wrap_tokenizer
 from pgvision.runtime.protocol import Vocabulary
-from pgvision.tokens import NUM_BINS
+from pgvision.tokens import NUM_BINS, SEPARATOR
 from pgvision.training.config import TrainConfig
 from pgvision.training.samples import Sample
 
@@ -36,6 +36,9 @@ class Collator:
         processor: The checkpoint's.
         max_length: Longest sequence of the model in tokens, image included.
 
+    Attributes:
+        separator: Ids of the separator between the objects of an answer.
+
     Example:
         >>> from pgvision.runtime import load
         >>> collator = Collator(load("tiny").processor, max_length=1024)
@@ -50,6 +53,8 @@ class Collator:
         self.vocabulary: Vocabulary = wrap_tokenizer(
             processor.tokenizer, "the processor"
         ).vocabulary
+        between = self._ids(f"<loc0000>{SEPARATOR}<loc0000>")[1:-1]
+        self.separator = torch.tensor(between)
 
     @property
     def text_places(self) -> int:
@@ -102,7 +107,18 @@ class Collator:
             # 3. A cut-off answer must not teach the end token.
             if not sample.is_whole:
                 labels[row, places[-1]] = IGNORED
+            # 4. Of added noise objects only the noise token is trained.
+            if sample.noise_from is not None:
+                true = sample.suffix[: sample.noise_from]
+                filled = places[len(self._ids(true)) if true else 0 :]
+                labels[row, filled[~self._is_noise(ids[row, filled])]] = IGNORED
         return labels
+
+    def _is_noise(self, ids: Tensor) -> Tensor:
+        """Return which tokens of noise boxes are their class; the others are not learnt."""
+        first = self.vocabulary.first_loc
+        is_loc = (ids >= first) & (ids < first + 1024)
+        return ~is_loc & ~torch.isin(ids, self.separator) & (ids != self.vocabulary.eos)
 
     def num_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""

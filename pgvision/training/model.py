@@ -15,11 +15,13 @@ from pgvision.runtime import Engine, engine_of, find_checkpoint, load_apart
 from pgvision.runtime.checkpoints import CheckpointCard, save_card
 from pgvision.training.config import TrainConfig
 from pgvision.training.losses import remove_objective
+from pgvision.training.samples import NOISE, add_noise
 
 if TYPE_CHECKING:
     from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 _TEXT: Final = 512  # tokens; longest text in addition to the image
+_MOST_PIECES: Final = 3  # token pieces of "<noise>": with more it is added as one token
 
 
 class TrainedModel:
@@ -52,9 +54,11 @@ class TrainedModel:
         self.base: Any = engine.model
         self.base.requires_grad_(True)  # weights that an adapter was merged into are frozen
         self.processor: Any = engine.processor
-        # 2. Change the resolution, before adapters are added.
+        # 2. Change resolution and vocabulary, before adapters are added.
         if config.resolution is not None:
             set_resolution(self.base, self.processor, config.resolution)
+        if config.closed_set:
+            self._add_noise_token()
         # 3. Save memory.
         if config.four_bit:
             quantize_base(self.base)
@@ -85,6 +89,18 @@ class TrainedModel:
             yield engine_of(self.base, self.processor, card or self.card)
         finally:
             self.trained.train(was)
+
+    def _add_noise_token(self) -> None:
+        tokenizer = self.processor.tokenizer
+        if len(tokenizer.tokenize(f" {NOISE}")) <= _MOST_PIECES:
+            return
+        if self.config.lora is not None:
+            raise OptionError(
+                f"closed_set with lora: {NOISE!r} is a new token of {self.card.name}, whose "
+                "embedding adapters leave as it is; train all weights, or leave closed_set out"
+            )
+        add_noise(tokenizer)
+        self.base.resize_token_embeddings(len(tokenizer))
 
     def _with_adapters(self) -> Any:
         try:

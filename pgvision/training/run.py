@@ -279,7 +279,7 @@ class _Run:
 
     def _match_names(self) -> dict[str, str]:
         """Return the trained names for unknown classes; the first process finds them."""
-        if not self.config.match_names:
+        if not self.config.match_names or self.data.closed is not None:
             return {}
         matched: list[Any] = [{}]
         if self.is_first:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
+from tokenizers import AddedToken
 from torch.utils.data import Dataset as TorchDataset
+from transformers import PreTrainedTokenizerBase
 
 from pgvision.arrays import BoolArray, ByteArray, FloatArray
+from pgvision.boxes import box_iou
 from pgvision.datasets import Dataset, Example, ImageRecord, MaskCodec, segmentation_to_mask
 from pgvision.errors import DataError, ImageError, SourceError
 from pgvision.images import read_image
@@ -23,6 +26,14 @@ from pgvision.tokens import (
 from pgvision.training.config import TrainConfig
 from pgvision.training.views import GONE, VISIBLE, View, draw_view, whole
 
+NOISE: Final = "<noise>"
+"""Class of noise boxes."""
+CLOSED_PREFIX: Final = "detect all classes"
+"""Prompt of answers padded with noise boxes."""
+_AGAIN: Final = 0.4  # share of the boxes that show a true object a second time
+_FREE: Final = 0.15  # the others overlap no object by more
+_TRIES: Final = 8
+_LEAST: Final = 0.01  # side, as a share of the picture
 _ROUND: Final = 240  # samples in which each source of a mixture has its exact share
 _JOINED: Final = 0.3  # share of prompts for several classes, where a prompt takes several
 _VIEWS: Final = 8  # views to try until one cuts no object of a class that must be asked for
@@ -41,6 +52,7 @@ class Sample:
         bgr: ``(h, w, 3)`` uint8.
         prefix: The prompt.
         suffix: The answer.
+        noise_from: Character of ``suffix`` where noise boxes begin; None: there are none.
         is_whole: Whether the answer is complete, so that its end is learnt.
         unread: Images that this one replaces because they could not be read, with the reason.
     """
@@ -49,6 +61,7 @@ class Sample:
     bgr: ByteArray
     prefix: str
     suffix: str
+    noise_from: int | None = None
     is_whole: bool = True
     unread: Mapping[str, str] = field(default_factory=dict)
 
@@ -93,7 +106,8 @@ class ObjectSource:
         config: The run.
         kind: Kind of the checkpoint's prompts.
         codec: Encodes masks; for task "segment".
-        max_objects: Objects in an answer at most; of more a random choice, without an end.
+        max_objects: Objects in an answer at most; of more a random choice, without an end. In a
+            closed set each answer has this many boxes.
         max_side: See `View.image`.
     """
 
@@ -121,6 +135,8 @@ class ObjectSource:
         view = self._view(record, rng)
         shown = self._shown(record, view)
         picture = view.image(bgr, max_side=self.max_side)
+        if self.config.closed_set:
+            return self._closed_sample(record, picture, shown, rng)
         return self._sample(record, picture, shown, rng)
 
     def _view(self, record: ImageRecord, rng: np.random.Generator) -> View:
@@ -130,7 +146,7 @@ class ObjectSource:
         for _ in range(_VIEWS):
             view = draw_view(record.image_hw, rng, geometric=True)
             partial = self._partial(record, view)
-            if not partial or set(self.dataset.classes) - partial:
+            if not partial or (not self.config.closed_set and set(self.dataset.classes) - partial):
                 return view
         return replace(view, window=whole(record.image_hw).window)
 
@@ -218,6 +234,21 @@ class ObjectSource:
         if self.kind == "tiny":
             return sorted(chosen, key=lambda at: boxes[at, 0] + boxes[at, 2])
         return sorted(chosen, key=lambda at: (boxes[at, 1], boxes[at, 0]))
+
+    def _closed_sample(
+        self, record: ImageRecord, picture: ByteArray, shown: "_Shown", rng: np.random.Generator
+    ) -> Sample:
+        total = self.max_objects or len(shown.names)
+        chosen = [int(at) for at in rng.permutation(len(shown.names))[:total]]
+        suffix = shown.suffix(chosen, [()] * len(chosen))
+        height, width = shown.image_hw
+        scale = np.array([width, height, width, height])
+        noise = noise_boxes(
+            shown.boxes[chosen] / scale, total - len(chosen), rng, avoid=shown.crowds / scale
+        )
+        bins = encode_boxes(noise * scale, image_hw=shown.image_hw)
+        texts = [*([suffix] if suffix else []), *(object_text(row, NOISE) for row in bins)]
+        return Sample(str(record.path), picture, CLOSED_PREFIX, SEPARATOR.join(texts), len(suffix))
 
 
 def size_mismatch(found: tuple[int, ...], stated: tuple[int, int]) -> str:
@@ -313,3 +344,84 @@ class Samples(TorchDataset[Sample]):
         np.random.default_rng([self.seed, turn]).shuffle(deck)
         which = int(deck[place])
         return which, int(turn * quotas[which] + (deck[:place] == which).sum())
+
+
+def noise_boxes(
+    boxes: FloatArray,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    avoid: FloatArray | None = None,
+) -> FloatArray:
+    """Draw boxes that are no objects.
+
+    Some overlap a true one or are next to it, like a duplicate answer; the others are where
+    nothing is, with the sizes of true ones, or, where all is covered, where least is.
+
+    Args:
+        boxes: ``(n, 4)`` true boxes as shares of the picture, opposite corners in either order of
+            axes.
+        count: How many to draw.
+        rng: Source of randomness.
+        avoid: ``(m, 4)`` regions of unknown content (crowds), where no box is placed if possible.
+
+    Returns:
+        ``(count, 4)`` float32, same order of axes.
+
+    Source:
+        Answers that are filled with noise boxes never end too early, and the likelihood of the
+        class token is a score: Pix2seq (arXiv 2109.10852); PaliGemma 2 (arXiv 2412.03555),
+        appendix C.
+
+    Example:
+        >>> some = noise_boxes(np.array([[0.1, 0.1, 0.3, 0.3]]), 5, np.random.default_rng(0))
+        >>> some.shape, bool((some[:, 2:] > some[:, :2]).all())
+        ((5, 4), True)
+    """
+    crowds = np.empty((0, 4)) if avoid is None else avoid
+    found = np.empty((count, 4), np.float32)
+    for row in range(count):
+        is_beside = len(boxes) > 0 and rng.random() < _AGAIN
+        true = boxes[rng.integers(len(boxes))] if is_beside else None
+        tries = np.stack(
+            [_elsewhere(boxes, rng) if true is None else _beside(true, rng) for _ in range(_TRIES)]
+        )
+        taken = crowds if is_beside else np.concatenate([boxes.reshape(-1, 4), crowds])
+        overlap = box_iou(tries, taken).max(1) if len(taken) else np.zeros(_TRIES)
+        free = np.flatnonzero(overlap < _FREE)
+        found[row] = tries[free[0] if len(free) else overlap.argmin()]
+    return found
+
+
+def add_noise(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Make ``<noise>`` one token, which takes the space before it along; return its id.
+
+    The model's table needs a row more: ``resize_token_embeddings(len(tokenizer))``.
+    """
+    tokenizer.add_tokens([AddedToken(NOISE, lstrip=True, special=False, normalized=False)])
+    number = tokenizer.convert_tokens_to_ids(NOISE)
+    return int(number) if isinstance(number, int) else int(number[0])
+
+
+def _beside(box: FloatArray, rng: np.random.Generator) -> FloatArray:
+    sides = np.tile(box[2:] - box[:2], 2)
+    return _held(box + rng.normal(0, 0.2, 4) * sides)
+
+
+def _elsewhere(boxes: FloatArray, rng: np.random.Generator) -> FloatArray:
+    if len(boxes):
+        box = boxes[rng.integers(len(boxes))]
+        sides = (box[2:] - box[:2]) * np.exp(rng.normal(0, 0.3, 2))
+    else:
+        sides = np.exp(rng.uniform(np.log(0.03), np.log(0.6), 2))
+    sides = np.clip(sides, _LEAST, 1)
+    corner = rng.random(2) * (1 - sides)
+    return _held(np.concatenate([corner, corner + sides]))
+
+
+def _held(box: FloatArray) -> FloatArray:
+    """Return the box inside the picture, with an area."""
+    low = np.clip(np.minimum(box[:2], box[2:]), 0, 1 - _LEAST)
+    high = np.clip(np.maximum(box[:2], box[2:]), low + _LEAST, 1)
+    held: FloatArray = np.concatenate([low, high]).astype(np.float32)
+    return held

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from pgvision.arrays import FloatArray
+from pgvision.training.samples import add_noise
 from recipes.architecture import (
     TEXT_WIDTH,
     build_config,
@@ -29,7 +30,6 @@ from recipes.cards import write_card
 from recipes.dense import AskedHead, DenseHead
 from recipes.features import features_path
 from recipes.grids import regrid_matrix
-from recipes.noise import add_noise
 from recipes.optimisers import build_optimisers, has_bfloat16
 from recipes.pointing import PlaceHead, ToldHead
 from recipes.reading import read_text, text_losses
@@ -316,7 +316,7 @@ def export(recipe: SmallRecipe, folder: Path) -> None:
     recipe.model.to(torch.float16).save_pretrained(folder)
     recipe.processor.save_pretrained(folder)
     names = {phrase for name in WORDING.classes for phrase in WORDING.phrases.get(name, (name,))}
-    # Its prompt for all classes is not used: asked so it finds less than asked class by class.
+    # Its closed set is not in its card: asked so it finds less than asked class by class.
     write_card(folder, about=_ABOUT, classes=sorted(names))
 
 

@@ -1,7 +1,7 @@
 """What a checkpoint finds on photographs: AP by class and size, and is there any at all.
 
-Prints JSON, a line for each way of asking (whole, tiles) and class. The pictures are
-the same in every run of the same ``--count``. For example
+Prints JSON, a line for each way of asking (whole, tiles; a closed set also class by class) and
+class. The pictures are the same in every run of the same ``--count``. For example
 
     python tests/benchmarks/bench_photographs.py --data hardhat/valid.json --images hardhat/valid \\
         --model small --tiles 192 --out small.jsonl
@@ -31,6 +31,7 @@ from pgvision import Detector
 from pgvision.datasets import Dataset, dataset_to_coco, read_dataset
 from pgvision.evaluation import STAT_NAMES, DetectionReport, evaluate_detections
 from pgvision.results import DetectionResult, Failure
+from pgvision.runtime import find_checkpoint
 from recipes.held_out import separation
 
 SHOWN = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_100")
@@ -169,34 +170,37 @@ def main() -> None:
     options = parser.parse_args()
     data = read_dataset(options.data, images=options.images)
     data = chosen(data, count=options.count, classes=options.classes or data.classes)
+    closed = find_checkpoint(options.model).closed_set is not None
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     for tile in (None, *options.tiles):
-        detector = Detector(
-            data.classes, model=options.model, device=options.device, tile=tile,
-            conf=0,
-        )  # fmt: skip
-        found = ask(detector, data)
-        way = {
-            "model": options.model,
-            "data": str(options.data),
-            "pictures": len(found.results),
-            "left out": len(data.images) - len(found.results),
-            "tile": tile,
-            "s/picture": round(found.seconds, 3),
-            "machine": machine,
-        }
-        told = list(lines(data, found, threshold=options.presence_at))
-        if options.nmm and tile:
-            other = replace(found, rows=merged(data, found, options.nmm))
-            for line in lines(data, other, threshold=options.presence_at):
-                told.append({"merging": f"nmm {options.nmm}"} | line)
-        for line in told:
-            text = json.dumps(way | line) + "\n"
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            if options.out is not None:
-                with options.out.open("a", encoding="utf-8") as file:
-                    file.write(text)
+        for in_closed_set in (True, False) if closed else (False,):
+            detector = Detector(
+                data.classes, model=options.model, device=options.device, tile=tile,
+                closed_set=None if in_closed_set else False, conf=0,
+            )  # fmt: skip
+            found = ask(detector, data)
+            way = {
+                "model": options.model,
+                "data": str(options.data),
+                "pictures": len(found.results),
+                "left out": len(data.images) - len(found.results),
+                "tile": tile,
+                "closed set": in_closed_set,
+                "s/picture": round(found.seconds, 3),
+                "machine": machine,
+            }
+            told = list(lines(data, found, threshold=options.presence_at))
+            if options.nmm and tile:
+                other = replace(found, rows=merged(data, found, options.nmm))
+                for line in lines(data, other, threshold=options.presence_at):
+                    told.append({"merging": f"nmm {options.nmm}"} | line)
+            for line in told:
+                text = json.dumps(way | line) + "\n"
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                if options.out is not None:
+                    with options.out.open("a", encoding="utf-8") as file:
+                        file.write(text)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "recipe": {
         "plain cross-entropy": {"loc_sigma": 0.0},
         "neighbouring bins": {},
+        "noise boxes": {"closed_set": True},
         "no augmentation": {"augment": False},
     },
     "names": {

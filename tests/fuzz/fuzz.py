@@ -285,6 +285,7 @@ def lists(folder: Path, dice: random.Random) -> None:
 CARD = json.dumps({
     "kind": "ft", "codec": "tiny", "about": "a", "classes": ["helmet"], "questions": ["is it?"],
     "max_new_tokens": 12, "notes": "n",
+    "closed_set": {"prefix": "detect", "classes": ["helmet"], "num_objects": 3, "noise": "noise"},
 }).encode()  # fmt: skip
 ADAPTER = b'{"base_model_name_or_path": "tiny", "revision": null, "r": 4}'
 

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from pgvision.runtime import Engine, Generation, Picture, Request, check_leaks, load
-from pgvision.runtime.grammar import Allowed, TokenCursor, TokenGrammar
+from pgvision.runtime.grammar import TokenCursor, TokenGrammar
 from pgvision.tokens import AnswerForm, loc_text
 from recipes.scenes import render_scene
 
@@ -25,6 +25,9 @@ PREFIXES = ["detect helmet", "caption en", "answer en what color is the helmet?"
 LIMIT = 24
 DETECT = AnswerForm(task="detect", labels=("helmet", "head"))
 SEGMENT = AnswerForm(task="segment", labels=("helmet",))
+CLOSED = AnswerForm(
+    task="detect", labels=("helmet", "head"), max_objects=3, bans=("<eos>",), decoy="truck"
+)
 
 
 def pictures(count: int) -> list[np.ndarray]:
@@ -152,6 +155,46 @@ def test_chances_equal_generates(engine: Engine, form: AnswerForm | None) -> Non
     assert answer.normalised == ("vocabulary" if form is None else "allowed")
 
 
+def test_a_decoy_is_weighed_and_never_written(engine: Engine) -> None:
+    """A closed set: the likelihood of a class is what ``generate`` gives it, decoy and all."""
+    request = ask(pictures(1)[0], PREFIXES[0], form=CLOSED, max_new_tokens=64)
+    (answer,) = answers(engine, request)
+    spans = answer.spans
+    assert len(spans) == 3 and answer.finished and "truck" not in answer.text
+    said = answer.token_ids.tolist()
+    logits: list[torch.Tensor] = []
+
+    class Told(LogitsProcessor):
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            logits.append(scores[0].float().clone())
+            scores[:] = -torch.inf
+            scores[:, said[len(logits) - 1]] = 0.0
+            return scores
+
+    picture = Image.fromarray(np.ascontiguousarray(request.picture.bgr[..., ::-1]))
+    inputs = engine.processor(
+        images=[picture], text=[f"<image>{request.prefix}"], return_tensors="pt"
+    )
+    inputs.pop("labels", None)
+    with torch.inference_mode():
+        engine.model.generate(
+            **inputs, max_new_tokens=64, do_sample=False, logits_processor=[Told()]
+        )
+    paths = [
+        engine.processor.tokenizer(f"<loc0000> {one} ; ", add_special_tokens=False)["input_ids"][1:]
+        for one in ("helmet", "head", "truck")
+    ]
+    for span in spans:
+        chance, alike = 1.0, paths
+        for at in range(span.mask_stop, span.label_stop):
+            ids = list(dict.fromkeys(path[at - span.mask_stop] for path in alike))
+            chance *= float(logits[at][ids].softmax(0)[ids.index(said[at])])
+            alike = [path for path in alike if path[at - span.mask_stop] == said[at]]
+        label = answer.logprobs[span.mask_stop : span.label_stop]
+        assert np.exp(label.sum()) == pytest.approx(chance, abs=1e-5)
+        assert chance < 0.9
+
+
 def test_the_mass_outside_the_grammar_is_what_generate_gives_away(engine: Engine) -> None:
     request = ask(pictures(1)[0], PREFIXES[0], form=DETECT)
     (answer,) = answers(engine, request)
@@ -205,15 +248,11 @@ def test_a_right_draft_costs_one_pass(engine: Engine, form: AnswerForm | None) -
 
 
 def test_an_object_costs_four_passes(engine: Engine) -> None:
-    form = AnswerForm(task="detect", labels=("a helmet",))  # of this test alone
-    # Random weights may end an answer anywhere: the end is taken out of the compiled grammar.
-    for node in TokenGrammar.compile(engine.tokenizer, form).nodes:
-        node.allowed = Allowed(
-            ids=tuple(token for token in node.allowed.ids if token != engine.vocabulary.eos)
-        )
+    form = AnswerForm(task="detect", labels=("helmet",), max_objects=3, bans=("<eos>",))
     (answer,) = answers(engine, ask(pictures(1)[0], "detect helmet", form=form, max_new_tokens=99))
-    assert len(answer.spans) > 3
-    assert answer.passes <= 1 + 4 * len(answer.spans)
+    assert answer.finished
+    assert len(answer.spans) == 3
+    assert answer.passes <= 1 + 4 * 3
 
 
 def test_requests_are_drawn_as_there_is_room(engine: Engine) -> None:

@@ -46,14 +46,11 @@ def choices(allowed: Allowed) -> list[int]:
     return [*found[:3], *found[-3:], *found[len(found) // 2 : len(found) // 2 + 2], *allowed.ids]
 
 
-def walk(data: st.DataObject, cursor: TokenCursor, most: int, eos: int) -> list[int]:
-    """Write at most so many objects."""
+def walk(data: st.DataObject, cursor: TokenCursor) -> list[int]:
     ids: list[int] = []
     while not cursor.is_done:
         run = cursor.forced_run()
         options = choices(cursor.allowed())
-        if len(cursor.spans) >= most and eos in options:
-            options = [eos]
         if run:
             assert run[0] in cursor.allowed().ids or run[0] in cursor.allowed()
         token = run[0] if run else data.draw(st.sampled_from(options))
@@ -68,14 +65,15 @@ def test_whatever_is_walked_is_read_back(data: st.DataObject, name: str) -> None
     labels = data.draw(st.permutations(NAMES).map(lambda p: tuple(p[:2])))
     task = data.draw(st.sampled_from(["detect", "segment"]))
     label = data.draw(st.sampled_from(["required", "none"]))
-    tokenizer, table, grammar = bound(name, AnswerForm(task, labels, label))
+    form = AnswerForm(task, labels, label, max_objects=data.draw(st.integers(1, 4)))
+    tokenizer, table, grammar = bound(name, form)
     cursor = TokenCursor(grammar)
-    ids = walk(data, cursor, data.draw(st.integers(1, 4)), table.eos)
+    ids = walk(data, cursor)
     guard = table.first_loc
     text = tokenizer.decode([guard, *ids[:-1]])[9:]
     read = parse_suffix(text, image_hw=(1024, 1024), classes=labels)
     assert [r for r in read.rejects if r.reason != "degenerate box"] == [], text
-    assert len(read.objects) == len(cursor.spans)
+    assert len(read.objects) == len(cursor.spans) <= (form.max_objects or 99)
     for one, span in zip(read.objects, cursor.spans, strict=True):
         bins = [token - table.first_loc for token in ids[span.start : span.box_stop]]
         assert list(one.loc_yxyx) == bins
@@ -174,7 +172,7 @@ def test_threads_may_compile_grammars_and_old_ones_are_dropped() -> None:
 
 
 def test_what_may_come_at_the_start_and_behind_the_last_object() -> None:
-    _, table, grammar = bound("tiny", AnswerForm("detect", ("helmet",)))
+    _, table, grammar = bound("tiny", AnswerForm("detect", ("helmet",), max_objects=1))
     start = TokenCursor(grammar)
     assert start.allowed().ids == (table.eos,)
     assert start.allowed().span == (table.first_loc, table.first_loc + 1023)
@@ -187,7 +185,7 @@ def test_what_may_come_at_the_start_and_behind_the_last_object() -> None:
     for number in (1, 2, 3, 4):
         cursor.advance(table.first_loc + number)
     cursor.advance(cursor.forced_run()[0])
-    assert set(cursor.allowed().ids) == {grammar.separator[0], table.eos}
+    assert cursor.allowed().ids == (table.eos,)
 
 
 def test_edges_leave_room_for_an_area() -> None:
@@ -199,6 +197,35 @@ def test_edges_leave_room_for_an_area() -> None:
     assert cursor.forced_run()[:1] == (first + 1023,)
     cursor.advance(first + 1023)
     assert cursor.allowed().span == (first + 8, first + 1024)
+
+
+def test_banned_tokens_never_come() -> None:
+    _, table, grammar = bound("tiny", AnswerForm("detect", ("helmet",), bans=("<eos>",)))
+    assert TokenCursor(grammar).allowed().ids == ()
+    with pytest.raises(OptionError, match="no such|is no token"):
+        bound("tiny", AnswerForm("detect", ("helmet",), bans=("<noise>",)))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_decoy_leaves_a_single_label_a_choice(name: str) -> None:
+    """It shares the mass at the token where it leaves every label, and may not come itself."""
+    form = AnswerForm(task="detect", labels=("safety",), max_objects=1, decoy="safe")
+    tokenizer, table, grammar = bound(name, form)
+    cursor = TokenCursor(grammar)
+    for bin_ in (1, 2, 3, 4):
+        cursor.advance(table.first_loc + bin_)
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    yes = [*tokenizer.encode(box + " safety")][4:]
+    no = [*tokenizer.encode(box + " safe ; ")][4:]
+    same = next(at for at, (one, other) in enumerate(zip(yes, no, strict=False)) if one != other)
+    for token in yes[:same]:
+        cursor.advance(token)
+    allowed = cursor.allowed()
+    assert allowed.ids == (yes[same],) and allowed.weighed == (no[same],)
+    assert cursor.forced_run() == () and no[same] not in allowed
+    cursor.advance(yes[same])
+    with pytest.raises(OptionError, match="some others"):
+        AnswerForm(task="detect", labels=("safe",), decoy="safe")
 
 
 def test_a_fork_goes_its_own_way() -> None:

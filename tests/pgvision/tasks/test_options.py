@@ -38,6 +38,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"threads": 1.5}, "threads: .* got 1.5"),
     ({"constrained": "no"}, "constrained: expected True or False"),
     ({"engine": "openvino"}, "engine: expected .auto. or .onnx. or .torch."),
+    ({"closed_set": "yes"}, "closed_set: expected True or False"),
     ({"drafts": "on"}, "drafts: expected 'off' or 'exact', got 'on'"),
     ({"unknown": "yes"}, "unknown: expected 'refuse' or 'ask'"),
     ({"model": 7}, "model: expected text or a Path, got 7"),
@@ -83,6 +84,7 @@ def test_numbers_of_numpy_reach_the_engine() -> None:
         (lambda **o: Detector("a", **o).stream([IMAGE], stride=0), "stride: .* got 0"),
         (lambda **o: Detector("a", **o).stream([IMAGE], iou=0.5), "iou: Detector has no such"),
         (lambda **o: Detector("a", **o)(IMAGE, stride=2), "stride: Detector of one image has no"),
+        (lambda **o: Segmenter("a", closed_set=True, **o), "closed_set: .* use Detector"),
     ],
 )
 def test_wrong_options_of_the_other_tasks_and_of_calls(make: Any, message: str) -> None:

@@ -138,6 +138,7 @@ def test_an_unknown_kind_is_refused() -> None:
             ask("pretrained")
 
 
-def test_an_answer_needs_a_label() -> None:
-    with pytest.raises(OptionError, match="labels: expected at least one name"):
-        AnswerForm("detect", ())
+def test_one_object_is_the_least_limit() -> None:
+    assert AnswerForm("detect", ("cat",), max_objects=1).max_objects == 1
+    with pytest.raises(OptionError, match="max_objects: expected at least 1, got 0"):
+        AnswerForm("detect", ("cat",), max_objects=0)

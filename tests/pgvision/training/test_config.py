@@ -23,6 +23,7 @@ from pgvision.training.config import TrainOptions, load_config, save_config
         ({"keep_adapter": True}, "keep_adapter needs lora"),
         ({"lora": 4, "vision_rate": 0.1}, "vision_rate: with lora only adapters"),
         ({"lora": 4, "keep_adapter": True, "resolution": 224}, "keep_adapter: an adapter has"),
+        ({"task": "segment", "closed_set": True}, "closed_set: answers contain boxes only"),
         # Types, as a YAML file or a form may have them.
         ({"steps": "100"}, r"steps: expected a whole number of at least 1, got '100' \(str\)"),
         ({"steps": 2.5}, "steps: expected a whole number"),

@@ -219,18 +219,30 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
         replace(task, valid=task.train[:0]).fitting(collator)
 
 
+def test_a_closed_set_that_does_not_fit_is_refused(scenes):
+    collator = Collator(load("tiny").processor, max_length=150)
+    with pytest.raises(OptionError, match="closed_set: answers of 40 boxes have .* takes 46"):
+        read(scenes, closed_set=True, max_objects=40).tasks[0].fitting(collator)
+
+
 def test_each_data_set_of_a_mixture_has_its_task(scenes):
     sources = [
         DataSource(data=scenes),
         DataSource(data=scenes, task="segment", weight=2.0),
         DataSource(data=scenes / "train" / "examples.jsonl"),
     ]
-    config = TrainConfig(task="mix", model="tiny")
+    config = TrainConfig(task="mix", closed_set=True, model="tiny")
     data = read_data(sources, config)
-    assert [one.config.task for one in data.tasks] == ["detect", "segment", "ask"]
+    found = [(one.config.task, one.config.closed_set) for one in data.tasks]
+    assert found == [("detect", True), ("segment", False), ("ask", False)]
+    assert data.closed is data.tasks[0]
     assert data.questions and not any(text == "en" for text in data.questions)
+    with pytest.raises(OptionError, match="two sets of classes"):
+        read_data(sources[:1] * 2, config)
     with pytest.raises(OptionError, match="at least one data set"):
         read_data([], config)
+    with pytest.raises(OptionError, match="closed_set: no data set of this run has the task det"):
+        read_data(sources[1:], config)
 
 
 def test_what_was_trained_on_is_no_longer_known_of_drawings_alone(scenes):

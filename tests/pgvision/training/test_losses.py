@@ -22,7 +22,7 @@ from pgvision.training.losses import (
     make_objective,
     remove_objective,
 )
-from pgvision.training.samples import Sample
+from pgvision.training.samples import NOISE, Sample
 
 ROOT = Path(__file__).parents[3]
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 30, 40, 3), dtype=np.uint8)
@@ -161,6 +161,20 @@ def test_neighbouring_bins_share_a_coordinates_target():
     pull = -logits.grad[0, 0, FIRST : FIRST + 1024]
     bell = np.exp(-0.5 * ((np.arange(1024) - 500) / 4.0) ** 2)
     np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
+
+
+def test_noise_teaches_its_class_alone(collator):
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    tokenizer = collator.processor.tokenizer
+    for true in ("", f"{box} helmet"):
+        suffix = " ; ".join([*([true] if true else []), f"{box} {NOISE}", f"{box} {NOISE}"])
+        batch = collator([Sample("a", IMAGES[0], "detect all classes", suffix, len(true))])
+        labels = batch["labels"][batch["labels"] >= 0]
+        noise = tokenizer(f"<loc0000> {NOISE}", add_special_tokens=False)["input_ids"][1:]
+        assert tokenizer.decode(labels).startswith(true)
+        assert labels.tolist()[-2 * len(noise) :] == noise * 2
+        first = collator.vocabulary.first_loc
+        assert int(((labels >= first) & (labels < first + 1024)).sum()) == (4 if true else 0)
 
 
 def test_what_is_too_long_or_has_no_end_is_refused():

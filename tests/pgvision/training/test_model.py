@@ -104,10 +104,14 @@ def test_a_seed_gives_the_same_adapters():
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_resolution():
+def test_resolution_and_noise_token():
     larger = made(resolution=320)
     with larger.answering() as engine:
         assert engine.resolution == 320 and engine.num_image_tokens == 400
+    closed = made(closed_set=True)
+    assert len(closed.processor.tokenizer.tokenize(" <noise>")) == 1
+    rows = closed.base.get_input_embeddings().weight.shape[0]
+    assert rows == len(load("tiny").processor.tokenizer) + 1
 
 
 def test_a_model_that_answers_is_not_in_training_meanwhile():

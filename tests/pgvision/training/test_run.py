@@ -119,6 +119,16 @@ def test_every_task_has_its_figures(scenes, tmp_path):
     )
 
 
+def test_a_closed_set_is_asked_as_it_was_trained(scenes, tmp_path):
+    run(scenes, tmp_path / "out", steps=2, closed_set=True, max_objects=12)
+    closed = find_checkpoint(tmp_path / "out").closed_set
+    assert closed.num_objects == 12 and "helmet" in closed.classes
+    detector = Detector(["helmet", "head"], model=tmp_path / "out", nms=1.0, conf=0.0)
+    assert detector(image_of(scenes)).raw_text.count(" ; ") == 11
+    with pytest.raises(OptionError, match="closed_set with lora"):
+        run(scenes, tmp_path / "no", steps=1, closed_set=True, lora=2)
+
+
 def test_a_class_can_be_asked_for_by_its_own_name_and_by_the_trained_one(scenes, tmp_path):
     report = run(scenes, tmp_path / "out", steps=1, rename={"helmet": "hat"})
     card = find_checkpoint(tmp_path / "out")

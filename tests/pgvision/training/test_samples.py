@@ -13,7 +13,7 @@ from pgvision.images import read_image
 from pgvision.masks import crop_mask
 from pgvision.tokens import parse_suffix
 from pgvision.training import TrainConfig
-from pgvision.training.samples import ObjectSource, Samples, TextSource
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, ObjectSource, Samples, TextSource
 from pgvision.training.views import VISIBLE, View, draw_view, whole
 from vqvae import MaskCodec
 
@@ -195,6 +195,18 @@ def test_masks_become_codes_of_their_own_boxes(scenes):
     assert len(found) == len(mine) > 0
     codes = MaskCodec.load("tiny").encode(np.stack(crops))
     np.testing.assert_array_equal([item.codes for item in found], codes)
+
+
+def test_a_closed_sets_answer_is_full(scenes):
+    one = source(scenes, closed_set=True, most=9)
+    for index in range(4):
+        sample = draw(one, index, index)
+        assert sample.prefix == CLOSED_PREFIX
+        labels = [o.label for o in parse_suffix(sample.suffix, image_hw=(99, 99)).objects]
+        true = labels.index(NOISE) if NOISE in labels else 9
+        assert len(labels) == 9 and set(labels[true:]) <= {NOISE}
+        before = parse_suffix(sample.suffix[: sample.noise_from], image_hw=(9, 9)).objects
+        assert len(before) == true
 
 
 def test_an_unreadable_image_is_replaced_and_named(scenes, tmp_path):

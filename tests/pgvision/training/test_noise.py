@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pgvision.boxes import box_iou
 from pgvision.runtime import find_checkpoint
 from pgvision.tokens import parse_suffix
+from pgvision.training.samples import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
 from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
 from recipes.batches import CLOSED_OBJECTS, BatchMaker, Wording
-from recipes.noise import CLOSED_PREFIX, NOISE, add_noise, noise_boxes
 from recipes.scene_cache import render_shard
 from recipes.scenes import CLASSES
 from recipes.words import known_words
