@@ -135,10 +135,9 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> FloatArray:
     shared = np.prod(np.maximum(overlap, 0), axis=-1)
     areas = [np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), axis=-1) for box in (left, right)]
     union = areas[0] + areas[1] - shared
-    iou = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    # A union that rounds a little low would give 1 + 2e-16, which float32 already hides.
-    clipped: FloatArray = np.minimum(iou, 1).astype(np.float32)
-    return clipped
+    # A union that rounds a little low would give 1 + 2e-16, which float32 hides.
+    iou: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou.astype(np.float32)
 
 
 def nms(

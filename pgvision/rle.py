@@ -153,8 +153,8 @@ def run_total(counts: object) -> int | None:
     """Count the pixels that run lengths cover, inside and outside; None if they are broken.
 
     Example:
-        >>> run_total(b"04"), run_total([0, 4]), run_total(b"P")
-        (4, 4, None)
+        >>> run_total(b"04"), run_total([0, 4]), run_total(b"P"), run_total([0, 1.5])
+        (4, 4, None, None)
     """
     if isinstance(counts, list | tuple):
         whole = all(type(run) in (int, float) and run >= 0 and run == run // 1 for run in counts)
