@@ -81,6 +81,11 @@ def test_only_http_is_opened(scheme):
         fetch(f"{scheme}:///etc/passwd", policy=POLICY)
 
 
+def test_an_address_that_cannot_be_split_is_refused():
+    with pytest.raises(HttpError, match="expected http"):
+        fetch("http://[::1/a.jpg", policy=POLICY)
+
+
 @pytest.mark.parametrize("tail", ["file:///etc/passwd", "ftp://127.0.0.1/", "//[::1", "gopher:x"])
 def test_a_redirect_to_another_scheme_is_refused(tail):
     with serving(simple(302, Location=tail)) as (host, _), pytest.raises(HttpError):

@@ -274,6 +274,17 @@ def test_sources_that_changed(tmp_path):
     again = make_job(folder, tmp_path / "k")
     again.run_all()
     assert list(job.results()) == list(again.results())
+
+
+@pytest.mark.parametrize(("count", "words"), [(5, "4.png"), (6, "4.png and 1 more")])
+def test_notes_name_five_files_and_count_the_others(tmp_path, count, words):
+    folder = make_pictures(tmp_path / "in", count + 1)
+    make_job(folder, tmp_path / "j").run_all()
+    for number in range(count):
+        (folder / f"{number}.png").unlink()
+    job = make_job(folder, tmp_path / "j")
+    job.run_all()
+    assert any(note.startswith("gone: ") and note.endswith(words) for note in job.notes)
     assert make_job(folder, tmp_path / "j").run_all() == []
 
 
