@@ -33,6 +33,10 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
         "noise boxes": {"closed_set": True},
         "no augmentation": {"augment": False},
     },
+    "vision": {
+        "vision tower at 0.05 of the rate": {},
+        "no vision tower": {"vision_rate": 0.0},
+    },
     "names": {
         "matched": {},
         "pieces": {"match_names": False},
