@@ -9,7 +9,7 @@ import typer
 from pgvision.errors import require_module
 from pgvision.server.settings import ServeSettings
 
-_NEEDED: Final = ("fastapi", "uvicorn", "multipart", "prometheus_client")
+_NEEDED: Final = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def serve(*, settings: ServeSettings) -> None:

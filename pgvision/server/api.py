@@ -9,8 +9,8 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pgvision.batch import CocoEntries
 from pgvision.boxes import xyxy_to_cxcywh
@@ -120,13 +120,32 @@ def require_images(uploads: Sequence[Any], most: int) -> list[Upload]:
     )
 
 
+class _Parser(MultiPartParser):
+    """Starlette's parser, which takes a form without its end for a complete one."""
+
+    _is_complete = False
+
+    def on_end(self) -> None:
+        self._is_complete = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if self._is_complete:
+            return form
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MultiPartException("its end is missing, the upload was cut on its way; send it again")
+
+
 async def _multipart(request: Request) -> dict[str, Any]:
     # 1. Parse the form; it is at most as large as the body.
     limits = {"max_files": _MAX_FIELDS, "max_fields": _MAX_FIELDS}
     try:
-        form = await request.form(max_part_size=_MAX_FIELD_BYTES, **limits)
-    except HTTPException as error:
-        raise ApiError("bad_form", f"the multipart form is broken: {error.detail}") from error
+        form = await _Parser(
+            request.headers, request.stream(), max_part_size=_MAX_FIELD_BYTES, **limits
+        ).parse()
+    except MultiPartException as error:
+        raise ApiError("bad_form", f"the multipart form is broken: {error.message}") from error
     # 2. Gather fields by name; one that comes several times is a list.
     try:
         values: dict[str, Any] = {}

@@ -112,7 +112,11 @@ AREAS: dict[str, Area] = {
         (f"{T}batch/test_bulk_jobs.py", f"{T}batch/test_journal_states.py"),
         15,
     ),
-    "training": Area(("pgvision/training/losses.py",), (f"{T}training",), 10),
+    "training": Area(
+        tuple(f"pgvision/training/{one}.py" for one in ("losses", "samples", "data")),
+        tuple(f"{T}training/test_{one}.py" for one in ("losses", "samples", "noise", "data")),
+        30,
+    ),
     "limits": Area(
         ("pgvision/http.py", "pgvision/server/uploads.py", "pgvision/server/fields.py"),
         (f"{T}test_http.py", *(f"{T}server/test_service_{one}.py" for one in ("tasks", "attacks"))),

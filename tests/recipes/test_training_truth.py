@@ -16,6 +16,7 @@ from pgvision.tokens import parse_suffix
 from recipes.architecture import NUM_IMAGE_TOKENS, build_processor
 from recipes.batches import Batch, BatchMaker, Wording
 from recipes.dense import AskedHead, DenseHead
+from recipes.optimisers import has_bfloat16
 from recipes.reading import text_losses
 from recipes.run import RecipeTrainer, Run, _Steps
 from recipes.scene_cache import render_shard
@@ -225,7 +226,7 @@ def test_the_tower_is_taught_by_pictures_alone_at_first(recipe: TinyRecipe) -> N
 @torch.no_grad()
 def test_all_losses_of_tiny_count_alike(recipe: TinyRecipe, batch: Batch) -> None:
     counted = recipe(batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
         seen = recipe.model.model.vision_tower(batch.pictures).last_hidden_state
         projected = recipe.model.model.multi_modal_projector(seen)
         first = recipe.maker.first_loc
@@ -362,7 +363,7 @@ def test_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_each_loss_of_tiny_counts_once(recipe: TinyRecipe, batch: Batch) -> None:
     model, first_loc = recipe.model, recipe.maker.first_loc
     found = recipe(batch)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16("cpu")):
         seen = model.model.vision_tower(batch.pictures).last_hidden_state
         dense = recipe.head(seen, batch.dense)
         projected = model.model.multi_modal_projector(seen)

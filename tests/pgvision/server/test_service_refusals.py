@@ -174,6 +174,16 @@ def test_bodies_of_another_kind(service):
     )
 
 
+def test_a_form_whose_end_is_missing(service, png):
+    """An upload that was cut by what is before us: its length is right and its last part is not."""
+    mark = b"--x\r\nContent-Disposition: form-data; name="
+    whole = mark + b'"classes"\r\n\r\nhelmet\r\n' + mark + b'"image"; filename="a.png"\r\n\r\n'
+    for body in (whole + png[:1000], whole + png + b"\r\n--x", whole[:40], b""):
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        sent = httpx2.post(f"{service}/v1/detect", content=body, headers=kind, timeout=30)
+        assert refused(sent, 400, "its end is missing", "send it again") == "bad_form"
+
+
 def test_too_many_prompts(service, png):
     sent = detect(service, png, tile="64")
     assert refused(sent, 422, "at most 64 prompts") == "too_many_prompts"
