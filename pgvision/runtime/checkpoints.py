@@ -326,24 +326,20 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and value > 0
-
-
 def _read_closed_set(path: Path, content: Any) -> ClosedSet | None:
     if content is None:
         return None
     fields = ClosedSet.__dataclass_fields__
     is_whole = isinstance(content, dict) and set(content) == set(fields)
-    classes = content["classes"] if is_whole else None
+    classes, count = (content[name] if is_whole else None for name in ("classes", "num_objects"))
     has_classes = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
-    if not has_classes or not classes or not _is_count(content["num_objects"]):
+    if not has_classes or not classes or type(count) is not int or count < 1:
         raise CheckpointError(
             f"{path}: closed_set is {content!r}, expected {', '.join(fields)}, with at least one "
             "class and num_objects above 0; classes: expected a list of texts"
         )
     prefix, noise = str(content["prefix"]), str(content["noise"])
-    return ClosedSet(prefix, tuple(content["classes"]), content["num_objects"], noise)
+    return ClosedSet(prefix, tuple(classes), count, noise)
 
 
 def adapter_base(folder: Path) -> tuple[str | None, str | None]:

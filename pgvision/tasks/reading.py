@@ -137,13 +137,13 @@ class ObjectTask(Generic[Result]):
             found = [item for item in found if item.codes and item.label not in given]
         # 3. Merge what several prompts or tiles found, then threshold and limit.
         found = self._merged(found, answers, frame.image_hw)
-        presence = presence_of(answers, self.names) or {}
-        found = [item for item in found if self._is_kept(item, presence)]
+        presence = presence_of(answers, self.names)
+        found = [item for item in found if self._is_kept(item, presence or {})]
         limit = self.settings.max_objects
         if limit is not None and len(found) > limit:
             ranked = sorted(range(len(found)), key=lambda index: -(found[index].score or 0.0))
             found = [found[index] for index in sorted(ranked[:limit])]
-        return self._result(frame, answers, found, rejects)
+        return self._result(frame, answers, found, rejects, presence)
 
     def _merged(
         self, found: list[Found], answers: Sequence[Answered], image_hw: tuple[int, int]
@@ -189,6 +189,7 @@ class ObjectTask(Generic[Result]):
         answers: Sequence[Answered],
         found: Sequence[Found],
         rejects: Sequence[Reject],
+        presence: Mapping[str, float] | None,
     ) -> Result:
         # 1. What an engine does not return is None for the whole result.
         has_scores = all(item.score is not None for item in found)
@@ -210,7 +211,7 @@ class ObjectTask(Generic[Result]):
             "classes": self.classes,
             "loc_yxyx": None if is_tiled else rows("loc_yxyx", np.int64, 4),
             "edge_std": rows("edge_std", np.float32, 4) if has_spreads else None,
-            "presence": presence_of(answers, self.names),
+            "presence": presence,
         }
         # 2. A segmenter also decodes the codes to masks.
         if self.codec is None:

@@ -1,5 +1,6 @@
 """The model of a run: checkpoint, adapters, resolution; merging and writing at the end."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -174,14 +175,15 @@ def choose_device(device: str | None) -> torch.device:
         OptionError: If there is no such device.
     """
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # torch knows devices that nothing can be trained on, such as "meta".
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise OptionError(f"device: expected cpu, mps, cuda or cuda:1, got {name!r}")
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise OptionError(
-            f"device: {name} cannot be used: {str(error).partition(chr(10))[0]}; expected cpu, "
-            "cuda, cuda:1 or mps"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise OptionError(f"device: {name} cannot be used: {reason}") from error
     if chosen.index is not None:
         torch.cuda.set_device(chosen)  # transformers' Trainer takes the current device
     return chosen

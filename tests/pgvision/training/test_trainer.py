@@ -307,7 +307,7 @@ def test_one_process_never_uses_dataparallel(tmp_path, monkeypatch):
 NO_MPS = [] if torch.backends.mps.is_available() else ["mps"]
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", *NO_MPS])
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cpu:0", "meta", *NO_MPS])
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(OptionError, match="device: "):
         choose_device(name)
