@@ -199,13 +199,17 @@ def test_conf_by_default_is_the_cards_threshold_of_each_class(
     assert by_call(IMAGE).labels == ()
 
 
+@pytest.mark.parametrize("asked", ["helmet", "hard hat"])
 @pytest.mark.parametrize(("least", "kept"), [(0.89, 1), (0.91, 0)])
-def test_by_default_a_class_that_is_hardly_present_has_no_objects(least: float, kept: int) -> None:
-    card = replace(CARD, classes=("helmet",), least_presence={"helmet": least})
+def test_by_default_a_class_that_is_hardly_present_has_no_objects(
+    asked: str, least: float, kept: int
+) -> None:
+    synonyms = {"helmet": ("hard hat",)}
+    card = replace(CARD, classes=("helmet",), synonyms=synonyms, least_presence={"helmet": least})
     answer = held(HELMET, (0,))
     engine = Scripted(lambda request: "", write=lambda text, done: answer, card=card)
-    ask = Detector("helmet", generator=engine)
-    assert ask(IMAGE).presence == {"helmet": pytest.approx(0.9)}
+    ask = Detector(asked, generator=engine)
+    assert ask(IMAGE).presence == {asked: pytest.approx(0.9)}
     assert len(ask(IMAGE)) == kept
     assert len(ask(IMAGE, conf=0)) == len(ask(IMAGE, conf=0.1)) == 1
 
