@@ -39,7 +39,9 @@ class RequestContext:
         self.deadline = self.started + seconds
         self.status, self.num_bytes = 499, 0
         self._receive, self._send = receive, send
-        self._is_whole, self._is_handed_out, self._body = False, False, bytearray()
+        # GET and HEAD have no body: waiting for its end would be waiting for the client to hang up.
+        self._is_whole = scope["method"] in ("GET", "HEAD")
+        self._is_handed_out, self._body = False, bytearray()
 
     async def next_chunk(self) -> bytes | None:
         """Return the next part of the body; None at its end.

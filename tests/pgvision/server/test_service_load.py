@@ -82,6 +82,17 @@ def test_many_callers_share_batches_and_each_gets_its_own_answer(service):
     assert rows / answers > 3
 
 
+def test_files_of_the_page_come_without_a_wait(service):
+    # Each took the two seconds in which the rest of a refused body is drained.
+    started = time.monotonic()
+    with httpx2.Client(base_url=service, timeout=60) as client:
+        page = client.get("/")
+        files = set(re.findall(r"page/[\w-]+\.\w+", page.text))
+        assert {"page/page.css", "page/page.js"} <= files
+        assert {client.get(f"/{one}").status_code for one in files} == {200}
+    assert time.monotonic() - started < 2.0
+
+
 def test_a_full_queue_answers_429_and_when_to_come_back(png):
     settings = ServeSettings(models=("tiny",), queue=4)
     with running(settings, load_model=lambda name: Slow(0.2)) as address:
