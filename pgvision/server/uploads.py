@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import io
+import math
 import os
 import re
 import time
@@ -232,6 +233,6 @@ def _decode(data: bytes, name: str, full_size: bool) -> tuple[Frame, tuple[int, 
     height, width = bgr.shape[:2]
     if not full_size and height * width > _KEPT_PIXELS:
         scale = (_KEPT_PIXELS / (height * width)) ** 0.5
-        size = max(1, round(width * scale)), max(1, round(height * scale))
+        size = math.ceil(width * scale), math.ceil(height * scale)
         bgr = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
     return Frame(bgr, source=name), (height, width)

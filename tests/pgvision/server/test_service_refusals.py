@@ -316,6 +316,12 @@ def test_images_as_text_are_read_as_clients_write_them(form):
     assert decode_text(forms_of(png)[form]) == png
 
 
+def test_text_that_begins_with_a_slash_is_a_path_if_it_is_short():
+    assert len(decode_text("/" + 299 * "A")) == 225  # 300 characters: base64
+    with pytest.raises(ApiError, match="path"):
+        decode_text("/" + 298 * "A")
+
+
 def test_every_route_reads_images_as_text(service):
     text = forms_of(small_png())["quoted"].replace("data:", "DATA:")
     content = [{"type": "text", "text": "ocr"}, {"type": "image_url", "image_url": {"url": text}}]
