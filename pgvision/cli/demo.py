@@ -32,7 +32,7 @@ def demo(*, out: Path = Path("demo")) -> None:
     # 2. Detect.
     output = BoxOutput(out=out, coco=out / "coco.json", overwrite=True)
     summary = run_outputs(
-        Detector(["helmet", "person"], conf=0.25, unknown="ask").stream(sources),
+        Detector(["helmet", "person"], unknown="ask").stream(sources),
         choose_outputs(output),
         len(pictures) + NUM_FRAMES,
     )
