@@ -111,6 +111,7 @@ def test_of_fragments_with_masks_the_largest_stays(turned: bool) -> None:
         ((673, 300), 448, 448),
         ((1080, 1920), 448, 504),  # 448 would be 18 tiles
         ((416, 416), 224, 224),
+        ((300, 3000), 448, 448),  # one row
     ],
 )
 def test_auto_tiles_come_from_size_and_resolution(
@@ -126,6 +127,11 @@ def test_auto_tiles_are_few(height: int, width: int, resolution: int) -> None:
     if side is not None:
         assert side >= resolution
         assert len(tiles((height, width), side)) <= 16
+        smaller = resolution
+        while smaller < side:  # the smallest that will do
+            assert len(tiles((height, width), smaller, most=None)) > 16
+            smaller += smaller // 8
+        assert smaller == side
 
 
 def test_auto_tiles_announce_their_price_once(caplog: pytest.LogCaptureFixture) -> None:
