@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -214,3 +215,12 @@ def test_the_revision_of_an_adapter_is_its_bases(tmp_path: Path, base: str, refu
         return
     with pytest.raises(OptionError, match=base):
         find_checkpoint(tmp_path, revision="v2")
+
+
+def test_folders_inside_a_folder_are_read_on_request_only(tmp_path: Path) -> None:
+    for name in ("a.png", "inner/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
+    detector = Detector("helmet", generator=engine())
+    assert len(detector.predict(tmp_path)) == 1
+    assert len(detector.predict(tmp_path, recursive=True)) == 2
