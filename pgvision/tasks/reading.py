@@ -228,7 +228,7 @@ def read_answer(
     image_hw: tuple[int, int],
     settings: ObjectSettings,
     *,
-    offset: int = 0,
+    offset: int,
 ) -> tuple[list[Found], list[Reject]]:
     """Return the objects of one answer, scored, and its fragments that are no objects.
 
