@@ -103,6 +103,18 @@ def test_of_fragments_with_masks_the_largest_stays(turned: bool) -> None:
     assert join_fragments(found, (400, 400)) == [large]
 
 
+def boxed(xyxy: tuple[float, ...], window: tuple[int, ...]) -> Found:
+    return Found(xyxy=xyxy, label="helmet", score=0.5, window=window)
+
+
+def test_a_fragment_goes_where_a_box_covers_half_of_it_and_no_further() -> None:
+    fragment = boxed((150.0, 20.0, 200.0, 60.0), (0, 0, 200, 200))  # cut on the right
+    for left, top, left_over in ((230.0, 100.0, 2), (175.0, 0.0, 1), (176.0, 0.0, 2)):
+        other = boxed((left, top, left + 100, top + 100), (160, 0, 360, 200))
+        found = join_fragments([fragment, other], (400, 400))
+        assert found == [fragment, other][-left_over:]
+
+
 @pytest.mark.parametrize(
     ("image_hw", "resolution", "expected"),
     [
