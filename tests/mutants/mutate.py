@@ -96,16 +96,7 @@ AREAS: dict[str, Area] = {
         (f"{T}runtime/test_token_grammar.py", f"{T}runtime/test_engine.py"),
         15,
     ),
-    "tasks": Area(
-        ("pgvision/tasks/*.py",),
-        (
-            *(
-                f"{T}tasks/test_{one}.py"
-                for one in ("reading", "names", "options", "tiles", "streams")
-            ),
-        ),
-        20,
-    ),
+    "tasks": Area(("pgvision/tasks/*.py",), (f"{T}tasks", "pgvision/tasks"), 20),
     "tracking": Area(("pgvision/tracking/*.py",), (f"{T}tracking", "pgvision/tracking"), 10),
     "journal": Area(
         ("pgvision/batch/journal.py", "pgvision/batch/jobs.py"),
