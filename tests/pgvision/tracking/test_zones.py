@@ -175,6 +175,12 @@ def test_what_was_drawn_on_another_size_is_refused(kind):
         list(zones.update(frame(0, [], image_hw=(240, 320))))
 
 
+def test_a_corner_left_of_the_image_is_refused():
+    zones = Zones({"gate": GATE - [250, 0]}, {})
+    with pytest.raises(OptionError, match="gate: .*outside the 640x480 image"):
+        list(zones.update(frame(0, [])))
+
+
 def test_a_huge_polygon_costs_no_memory_before_it_is_refused(tmp_path):
     path = write(tmp_path, {"far": [[0, 0], [10**9, 0], [10**9, 10**9]]})
     started = time.process_time()
@@ -255,6 +261,22 @@ def test_a_box_that_trembles_on_a_line_is_not_counted():
     # A sight exactly on the line decides nothing.
     assert places(Zones({}, door), [(60, 50), (100, 50), (60, 50)]) == []
     assert places(Zones({}, door), [(60, 50), (100, 50), (140, 50)]) == ["in"]
+
+
+def test_how_far_is_across_depends_on_the_shorter_side_of_a_box():
+    def crossing(width, height):
+        zones = Zones({}, {"door": (0.0, 200.0, 640.0, 200.0)})
+        frames = [frame(number, [(1, 300, y)]) for number, y in enumerate((180, 212))]
+        half = np.array([width, height]) / 2
+        boxes = [np.array([[300, y, 300, y]]) + [*-half, *half] for y in (180, 212)]
+        frames = [
+            replace(one, xyxy=box.astype(np.float32))
+            for one, box in zip(frames, boxes, strict=True)
+        ]
+        return [event.event for event in happenings(zones, frames)]
+
+    assert len(crossing(60, 20)) == len(crossing(20, 60)) == 1  # 12 is more than half of 20
+    assert crossing(60, 60) == []
 
 
 def test_tracks_that_are_long_gone_are_forgotten():
