@@ -78,7 +78,7 @@ class TaskData:
     @property
     def questions(self) -> tuple[str, ...]:
         """Questions without their prompt words."""
-        if isinstance(self.train, Dataset) or self.config.task != "ask":
+        if isinstance(self.train, Dataset):
             return ()
         ways = (way for one in self.train for way in (one.prefix, *one.paraphrases))
         asked = (way.split(" ", 2)[-1] for way in ways if way.startswith("answer "))

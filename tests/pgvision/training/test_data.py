@@ -225,6 +225,43 @@ def test_a_closed_set_that_does_not_fit_is_refused(scenes):
         read(scenes, closed_set=True, max_objects=40).tasks[0].fitting(collator)
 
 
+def test_a_closed_set_that_just_fits_is_taken(scenes):
+    task = read(scenes, closed_set=True, max_objects=40).tasks[0]
+    processor = load("tiny").processor
+    for max_length in range(700, 100, -1):
+        try:
+            task.fitting(Collator(processor, max_length=max_length))
+        except OptionError:
+            break
+    left = Collator(processor, max_length=max_length + 1).text_places
+    names = [f"{one} ; " for one in task.classes]
+    tokens = [processor.tokenizer(one, add_special_tokens=False)["input_ids"] for one in names]
+    assert left - 4 == 40 * (4 + max(map(len, tokens)))  # four tokens around prompt and answer
+
+
+def test_images_of_another_validation_set(coco, tmp_path):
+    # Objects: the folder of the training images has nothing to do with the other set.
+    coco("train", range(8))
+    other = shutil.copytree(coco("valid", range(8, 12)), tmp_path / "other")
+    (other / "train.json").unlink()
+    for k in range(8, 12):
+        (tmp_path / "set" / "images" / f"{k}.jpg").unlink()
+    (tmp_path / "set" / "valid.json").unlink()
+    sets = {"data": tmp_path / "set" / "train.json", "images": tmp_path / "set" / "images"}
+    (task,) = read_data([DataSource(**sets, valid=other / "valid.json")], TrainConfig()).tasks
+    assert len(task.valid.images) == 4
+    # Texts: it is where the images of both are, unless another one is named.
+    rows = [("ocr", "A"), ("ocr", "B"), ("ocr", "C")]
+    texts = written(tmp_path / "texts", rows)
+    (tmp_path / "apart").mkdir()
+    shutil.move(texts / "a.png", tmp_path / "apart")
+    source = DataSource(
+        data=texts / "train.jsonl", images=tmp_path / "apart", valid=texts / "valid.jsonl"
+    )
+    (task,) = read_data([source], TrainConfig(task="read")).tasks
+    assert [len(part) for part in (task.train, task.valid)] == [3, 2]
+
+
 def test_each_data_set_of_a_mixture_has_its_task(scenes):
     sources = [
         DataSource(data=scenes),

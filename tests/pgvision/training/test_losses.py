@@ -21,6 +21,7 @@ from pgvision.training.losses import (
     add_objective,
     make_objective,
     remove_objective,
+    soft_bins,
 )
 from pgvision.training.samples import NOISE, Sample
 
@@ -161,6 +162,20 @@ def test_neighbouring_bins_share_a_coordinates_target():
     pull = -logits.grad[0, 0, FIRST : FIRST + 1024]
     bell = np.exp(-0.5 * ((np.arange(1024) - 500) / 4.0) ** 2)
     np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
+
+
+def test_soft_bins_are_a_bell_of_their_own_for_each_bin():
+    bins = torch.tensor([[300, 512, 700], [400, 100, 1023]])
+    spread = soft_bins(bins, sigma=3.0).double()
+    assert spread.shape == (2, 3, 1024)
+    torch.testing.assert_close(spread.sum(-1), torch.ones(2, 3).double())
+    assert torch.equal(spread.argmax(-1), bins)
+    places = torch.arange(1024).double()
+    mean = (spread * places).sum(-1)
+    variance = (spread * (places - mean[..., None]) ** 2).sum(-1)
+    inner = bins < 1000  # the last one's bell is cut off at the border
+    torch.testing.assert_close(mean[inner], bins[inner].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(variance[inner].sqrt(), torch.full((5,), 3.0).double())
 
 
 def test_noise_teaches_its_class_alone(collator):

@@ -180,6 +180,23 @@ def test_of_too_many_objects_a_choice_is_learnt_without_an_end(scenes):
     assert counts == {1} and {s.is_whole for s in samples} == {True, False}
 
 
+@pytest.mark.parametrize(("kind", "order"), [("pt", "dbca"), ("tiny", "bcad")])
+def test_objects_come_in_the_order_of_the_checkpoint(scenes, kind, order):
+    one = source(scenes, kind=kind, negatives=0.0, augment=False)
+    record = one.dataset.images[0]
+    places = {"a": (20, 90), "c": (30, 40), "b": (10, 40), "d": (70, 8)}  # left, top
+    item = replace(record.objects[0], segmentation=None)
+    wide = {"a": 90, "b": 20, "c": 60, "d": 10}
+    objects = tuple(
+        replace(item, id=number, xywh=(left, top, wide[name], 20))
+        for number, (name, (left, top)) in enumerate(places.items())
+    )
+    one = replace(one, dataset=replace(one.dataset, images=(replace(record, objects=objects),)))
+    found = parse_suffix(draw(one).suffix, image_hw=record.image_hw).objects
+    lefts = [round(box.xyxy[0]) for box in found]
+    assert lefts == [places[name][0] for name in order]
+
+
 def test_masks_become_codes_of_their_own_boxes(scenes):
     one = source(scenes, task="segment", augment=False)
     sample = draw(one)
