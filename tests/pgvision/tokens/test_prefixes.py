@@ -62,6 +62,8 @@ def test_classes() -> None:
     for classes in ([], (), 3, None, ["a", "b", "a"]):
         with pytest.raises(PromptError, match="classes: expected"):
             require_classes(classes)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="got 'b' twice"):
+        require_classes(["a", "b", "b"])
 
 
 @pytest.mark.parametrize("kind", TASK_WORDS)

@@ -239,6 +239,25 @@ def test_a_closed_set_that_just_fits_is_taken(scenes):
     assert left - 4 == 40 * (4 + max(map(len, tokens)))  # four tokens around prompt and answer
 
 
+def test_as_many_objects_are_learnt_as_fit_with_their_codes(scenes):
+    card, collator = find_checkpoint("tiny"), Collator(load("tiny").processor, max_length=400)
+    most = {}
+    for task in ("detect", "segment"):
+        source = read(scenes, task=task).tasks[0].train_source(card, 448, collator)
+        assert (source.codec is not None) == (task == "segment")
+        most[task] = source.max_objects
+    tokens = load("tiny").processor.tokenizer
+    names = read(scenes).tasks[0].classes
+    longest = max(
+        len(tokens(f"{name} ; ", add_special_tokens=False)["input_ids"]) for name in names
+    )
+    prompt = max(
+        len(tokens(f"detect {name}", add_special_tokens=False)["input_ids"]) for name in names
+    )
+    left = collator.text_places - prompt - 4
+    assert most == {"detect": left // (4 + longest), "segment": left // (20 + longest)}
+
+
 def test_images_of_another_validation_set(coco, tmp_path):
     # Objects: the folder of the training images has nothing to do with the other set.
     coco("train", range(8))

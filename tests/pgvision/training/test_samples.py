@@ -178,6 +178,20 @@ def test_of_too_many_objects_a_choice_is_learnt_without_an_end(scenes):
     samples = [draw(one, index, seed) for index in range(6) for seed in range(5)]
     counts = {len(parse_suffix(s.suffix, image_hw=(9, 9)).objects) for s in samples}
     assert counts == {1} and {s.is_whole for s in samples} == {True, False}
+    # The choice has no object twice.
+    record = one.dataset.images[0]
+    objects = tuple(
+        replace(record.objects[0], id=at, segmentation=None, xywh=(9 * at, 9 * at, 30, 20))
+        for at in range(12)
+    )
+    crowded = replace(one.dataset, images=(replace(record, objects=objects),))
+    one = replace(one, dataset=crowded, max_objects=8)
+    for seed in range(5):
+        bins = [
+            tuple(o.loc_yxyx)
+            for o in parse_suffix(draw(one, 0, seed).suffix, image_hw=(9, 9)).objects
+        ]
+        assert len(bins) == len(set(bins)) == 8
 
 
 @pytest.mark.parametrize(("kind", "order"), [("pt", "dbca"), ("tiny", "bcad")])
