@@ -51,6 +51,13 @@ def _segmented(**changes: object) -> SegmentationResult:
     return SegmentationResult(**{**_FIELDS, "mask_logits": logits, "codes": codes, **changes})
 
 
+def test_codes_are_numbers_of_the_codebook() -> None:
+    assert _segmented(codes=np.full((3, 16), 127)).codes is not None
+    for code in (-1, 128):
+        with pytest.raises(ShapeError, match="codes"):
+            _segmented(codes=np.full((3, 16), code))
+
+
 def test_supervision_gets_every_object_and_field() -> None:
     result = _result(edge_std=[[1, 2, 3, 4]] * 3, tracker_ids=[4, 5, 6], prefix="detect helmet")
     found = result.to_supervision()
