@@ -98,7 +98,8 @@ def test_refusals(tmp_path):
     fit_calibration(good, right).save(path)
     content = json.loads(path.read_text())
     for change in (
-        {"format": "other"}, {"method": "x"}, {"temperature": -1}, {"temperature": None},
+        {"format": "other"}, {"method": "x"}, {"temperature": 0},
+        {"temperature": -1}, {"temperature": None},
         {"knots": [[0.5, 0.2], [0.4, 0.3]]}, {"knots": [[0.1, 0.5], [0.4, 0.3]]}, {"knots": []},
         {"knots": [[0.1]]}, {"knots": [[0.1, float("nan")]]}, {"knots": 3},
     ):  # fmt: skip

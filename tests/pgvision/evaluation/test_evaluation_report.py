@@ -186,7 +186,7 @@ def test_mean_iou_of_masks_is_of_masks():
     assert evaluate_detections(truth, found, "bbox").miou == 1
 
 
-def test_a_report_says_what_was_scored_and_at_which_threshold(tmp_path):
+def test_a_report_says_what_was_scored_and_at_which_threshold(small_set, tmp_path):
     truth, found = mean_f1_set()
     (tmp_path / "val.json").write_text(json.dumps(truth))
     report = replace(
@@ -203,11 +203,13 @@ def test_a_report_says_what_was_scored_and_at_which_threshold(tmp_path):
     console.print(report)
     for text in (figure.get_suptitle().replace("\n", " "), console.export_text()):
         for part in (
-            "google/some on ", "val.json", "1 images: 2 annotations (0 crowds), 3 detections",
+            "google/some on ", "val.json", "boxes of 1 images: 2 annotations (0 crowds), 3 detections",
             "of score >= 0.250", "AP 0.653", "mean F1 over IoU 0.5:0.95 0.650 (score >= 0.800)",
         ):  # fmt: skip
             assert part in text
     assert "score >= 0.800" in figure.axes[1].get_title()
+    masks = evaluate_detections(small_set[0], small_set[1], "segm").to_dict()
+    assert "masks of 2 images" in report_figure(masks).get_suptitle()
 
 
 def many_classes(count):

@@ -171,6 +171,23 @@ def test_threads_may_compile_grammars_and_old_ones_are_dropped() -> None:
     assert TokenGrammar.compile(tokenizer, form) is TokenGrammar.compile(tokenizer, form)
 
 
+def test_the_last_label_is_the_guess_at_the_next() -> None:
+    form = AnswerForm("detect", ("safety helmet", "safety", "head"))
+    tokenizer, _, grammar = bound("gemma", form)
+    boxes = [f"<loc0001><loc0002><loc0003><loc{bottom:04d}>" for bottom in (4, 5)]
+    cursor = TokenCursor(grammar)
+    for token in tokenizer.encode(f"{boxes[0]} safety helmet ; {boxes[1]}"):
+        cursor.advance(token)
+    first, second = tokenizer.encode(f"{boxes[0]} safety helmet")[4:]
+    assert cursor.likely_next() == first
+    other = cursor.fork()
+    cursor.advance(first)
+    assert cursor.likely_next() == second
+    # After another name the last one is no guess: a separator is.
+    other.advance(tokenizer.encode(f"{boxes[0]} head")[4])
+    assert other.likely_next() == grammar.separator[0]
+
+
 def test_what_may_come_at_the_start_and_behind_the_last_object() -> None:
     _, table, grammar = bound("tiny", AnswerForm("detect", ("helmet",), max_objects=1))
     start = TokenCursor(grammar)
