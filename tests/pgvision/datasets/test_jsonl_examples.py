@@ -349,6 +349,13 @@ def test_what_examples_do_not_hold_is_counted(tmp_path):
     kept = " | ".join(f.message for f in report.findings if not f.is_loss)
     for words in ("1 masks", "1 annotations lost fields of their own (score)"):
         assert words in kept
+    # What the options leave out is no loss.
+    options = ExampleOptions(empty="drop")
+    data = Dataset((shot(1, LOW), shot(2)), CATEGORIES)
+    report = write_dataset(data, tmp_path / "b.jsonl", format="jsonl", options=options)
+    assert [(f.message, f.is_loss) for f in report.findings if "images" in f.message] == [
+        ("1 images were left out: they have no objects and empty='drop' (2.png)", False)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def test_classes_sizes_flags_and_ids(tmp_path):
     assert data.images[0].path == folder / "JPEGImages" / "a.jpg"
     assert [data.names[item.category_id] for item in data.images[0].objects] == ["person", "cat"]
     assert data.images[1].objects[0].extra == {"difficult": 1}
-    assert [entry["id"] for entry in dataset_to_coco(data)["annotations"]] == [1, 2, 3]
+    coco = dataset_to_coco(data)
+    for name in ("images", "categories", "annotations"):
+        assert [entry["id"] for entry in coco[name]] == [1, 2, 3]
 
 
 def test_polygons_stay_polygons(tmp_path):
