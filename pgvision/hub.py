@@ -46,7 +46,7 @@ def fetch_file(repository: str, name: str, revision: str | None) -> Path | None:
 
 
 def _answers(endpoint: str) -> bool:
-    if getproxies():
+    if getproxies().keys() - {"no"}:  # NO_PROXY alone is none
         return True  # the proxy knows the way; knocking at the hub itself would prove nothing
     parts = urlsplit(endpoint)
     port = parts.port or (80 if parts.scheme == "http" else 443)

@@ -142,9 +142,12 @@ def read_tokenizer(source: str, revision: str | None) -> Tokenizer:
     if table is None or settings is None:  # SentencePiece alone: transformers converts it
         from transformers import AutoTokenizer
 
-        return wrap_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision), source)
+        try:
+            return wrap_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision), source)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{source}: has no tokenizer.json; copy it there") from error
     # 1. Special tokens.
-    content = json.loads(settings.read_text(encoding="utf-8"))
+    content = read_json(settings)
     named = {key: content[key] for key in _SPECIALS if content.get(key) is not None}
     specials = {
         key: str(token["content"] if isinstance(token, dict) else token)

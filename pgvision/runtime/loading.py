@@ -19,6 +19,7 @@ from pgvision.errors import (
     OptionError,
     require_choice,
     require_count,
+    require_module,
 )
 from pgvision.hub import fetch_file, hub_if_it_answers
 from pgvision.runtime.checkpoint_files import read_tokenizer, weight_files, wrap_tokenizer
@@ -27,6 +28,7 @@ from pgvision.runtime.checkpoints import (
     CheckpointCard,
     adapter_base,
     find_checkpoint,
+    is_address,
     read_card,
 )
 from pgvision.runtime.engine import Engine
@@ -160,6 +162,8 @@ def _load(
     apart: bool = False,
 ) -> Engine:
     # 1. Find the checkpoint; the hub is contacted once per checkpoint.
+    if is_address(card.location):
+        raise OptionError(f"model: {card.name} is a server; name a folder or hub id with weights")
     on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
     try:
         with hub_if_it_answers() if on_hub else nullcontext():
@@ -184,6 +188,9 @@ def _read(source: _Source, how: _How) -> Engine:
     card = source.card
     if how.dtype == "float16" and source.config.text_config.model_type == "gemma2":
         _LOG.warning("%s: Gemma 2 overflows in float16; dtype='bfloat16' is safer", card.name)
+    if card.base is not None:  # refused before gigabytes are read
+        why = f"{card.name} is a LoRA adapter, which needs peft: pip install '.[train]'"
+        require_module("peft", why)
     # Adapters are merged: merged weights cost nothing per token.
     model = _read_model(source, how)
     if card.base is not None:
@@ -300,14 +307,9 @@ def _merge_adapter(
 
     Raises:
         CheckpointError: If one of its weights has no place, or one is missing.
-        DependencyError: If peft is missing.
     """
-    try:
-        from peft import PeftModel, get_peft_model_state_dict
-    except ImportError as error:
-        raise DependencyError(
-            f"{card.name} is a LoRA adapter, which needs peft: pip install '.[train]'"
-        ) from error
+    from peft import PeftModel, get_peft_model_state_dict
+
     # 1. Read the adapter.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages about each other; weights are checked below
@@ -361,7 +363,8 @@ def _check_options(device: str | None, dtype: str | None) -> _How:
         parsed = torch.device(there[0] if device is None else device)
     except RuntimeError as error:
         raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
-    if parsed.type not in there:
+    num_cards = torch.cuda.device_count() if parsed.type == "cuda" else 1
+    if parsed.type not in there or (parsed.index or 0) >= max(1, num_cards):
         raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
     if parsed.type != "cuda":
         return _How(parsed.type, dtype)

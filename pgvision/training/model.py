@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody uses)
 
-from pgvision.errors import DependencyError, OptionError
+from pgvision.errors import OptionError
 from pgvision.runtime import Engine, engine_of, find_checkpoint, load_apart
 from pgvision.runtime.checkpoints import CheckpointCard, save_card
 from pgvision.training.config import TrainConfig
@@ -40,7 +40,6 @@ class TrainedModel:
 
     Raises:
         OptionError: If settings do not fit the checkpoint.
-        DependencyError: If peft is missing, or bitsandbytes where 4-bit weights are asked for.
         CheckpointError: If the checkpoint cannot be loaded.
     """
 
@@ -104,10 +103,8 @@ class TrainedModel:
         self.base.resize_token_embeddings(len(tokenizer))
 
     def _with_adapters(self) -> Any:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError as error:
-            raise DependencyError("lora needs peft: pip install '.[train]'") from error
+        from peft import LoraConfig, get_peft_model
+
         config = self.config
         lora = LoraConfig(
             r=config.lora,
@@ -192,18 +189,11 @@ def choose_device(device: str | None) -> torch.device:
 def quantize_base(model: Any) -> None:
     """Quantize the large layers of the language model to 4 bits (NF4), as QLoRA does.
 
-    Raises:
-        DependencyError: If bitsandbytes is missing.
-
     Source:
         arXiv 2305.14314; bitsandbytes computes on CUDA, and slowly on a CPU.
     """
-    try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
-    except ImportError as error:
-        raise DependencyError(
-            "four_bit needs bitsandbytes: pip install '.[qlora]'; or leave it out"
-        ) from error
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
     # Only the language model's linear layers: they are most of the weights.
     text = model.model.language_model
     for name, layer in list(text.named_modules()):

@@ -8,14 +8,13 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeAlias, Unpack
 
 import numpy as np
 import torch
 
-from pgvision.errors import DependencyError, OptionError, check_options
+from pgvision.errors import OptionError, check_options, require_module
 from pgvision.files import write_text
 from pgvision.runtime import find_checkpoint
 from pgvision.training.config import (
@@ -103,12 +102,17 @@ def train(
         DataError: If there is nothing to learn from, or a loss is not finite.
         OptionError: If settings do not go together, ``out`` contains a run with other settings or
             data, or memory runs out.
-        DependencyError: If accelerate is missing.
+        DependencyError: If accelerate is missing, or what adapters need.
         CheckpointError: If the model cannot be loaded, or a state or the result cannot be written.
     """
-    if find_spec("accelerate") is None:
-        raise DependencyError("training needs accelerate: pip install '.[train]'")
     sources, settings = _settings(data, config, options)
+    # Missing packages are refused before data and weights are read.
+    require_module("accelerate", "training needs accelerate: pip install '.[train]'")
+    if settings.lora is not None:
+        require_module("peft", "lora needs peft: pip install '.[train]'")
+    if settings.four_bit:
+        why = "four_bit needs bitsandbytes: pip install '.[qlora]'; or leave it out"
+        require_module("bitsandbytes", why)
     folder = Path(out)
     # Only the first of several processes writes, so only it locks the folder.
     with locked(folder) if _is_first() else nullcontext(), memory_advice(settings):

@@ -277,6 +277,17 @@ def test_a_model_with_nan_in_its_weights_is_an_error_and_not_nothing_there(
             list(broken.generate([request]))
 
 
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_a_tokenizer_that_cannot_be_read_is_an_error_of_ours(folder: Path, engine: str) -> None:
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: cannot be read"):
+        open_engine(folder, engine=engine)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json"):
+        open_engine(folder, engine=engine)
+
+
 def test_prompts_have_a_limit() -> None:
     engine = open_engine("tiny")
     image = Picture(IMAGES[0])

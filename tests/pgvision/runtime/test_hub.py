@@ -53,6 +53,7 @@ def closed_port(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("no_proxy", "localhost")  # names no proxy
 
 
 @pytest.mark.usefixtures("closed_port", "cache")

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from pgvision.errors import CheckpointError, OptionError
+from pgvision.errors import CheckpointError, DependencyError, OptionError
 from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
 from pgvision.runtime.loading import explain
 
@@ -49,6 +50,26 @@ def test_the_log_says_in_one_line_what_was_loaded(
     (record,) = [r for r in caplog.records if r.name.startswith("pgvision")]
     assert "good for helmets" in record.getMessage()
     assert (engine.card.kind, engine.card.codec) == ("pt", "tiny")
+
+
+def test_an_adapter_without_peft_is_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr("pgvision.runtime.loading._read_model", None)
+    with pytest.raises(DependencyError, match="needs peft"):
+        load(tmp_path)
+
+
+def test_devices_that_are_not_there_and_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for device in ("cuda:1", "cpu:1"):
+        with pytest.raises(OptionError, match=f"'{device}' is not on this machine"):
+            load("tiny", device=device)
+    with pytest.raises(OptionError, match="is a server"):
+        load("http://127.0.0.1:9", device="cpu")
 
 
 def test_environment_names_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

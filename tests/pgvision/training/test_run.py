@@ -18,7 +18,7 @@ import yaml
 from transformers import AutoProcessor, PaliGemmaForConditionalGeneration, TrainerCallback
 
 from pgvision.datasets import read_splits
-from pgvision.errors import DataError, OptionError
+from pgvision.errors import DataError, DependencyError, OptionError
 from pgvision.evaluation import Calibration
 from pgvision.images import read_image
 from pgvision.runtime import find_checkpoint, load
@@ -83,6 +83,14 @@ def test_what_comes_out_is_a_checkpoint_with_its_figures(scenes, tmp_path, caplo
     other = tmp_path / "other"
     repeated = train(None, other, config=out / "run.yaml", device="cpu", progress=False)
     assert losses(other) == losses(out) and repeated.after == report.after
+
+
+@pytest.mark.parametrize("name, option", [("peft", "lora"), ("bitsandbytes", "four_bit")])
+def test_a_missing_package_is_refused_before_data_are_read(name, option, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match=f"{option} needs {name}"):
+        run("no such data", tmp_path / "out", lora=8, four_bit=option == "four_bit")
+    assert not (tmp_path / "out").exists()
 
 
 @peft_warns
