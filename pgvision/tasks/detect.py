@@ -1,5 +1,6 @@
 """`Detector` and `Segmenter`: names in, scored boxes in pixels (and masks) out."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result", bound=DetectionResult)
 
+_LOG: Final = logging.getLogger(__name__)
 _TOKENS_PER_OBJECT: Final = 12  # of a closed set's answer, at most: a box, a label, a separator
 
 
@@ -143,6 +145,8 @@ class ObjectPredictor(Predictor[Result]):
             for name in names
             if name.given != name.trained
         )
+        for note in self.notes:
+            _LOG.info("%s", note)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.classes)}, {self._runner})"
@@ -168,8 +172,11 @@ class ObjectPredictor(Predictor[Result]):
             new checkpoint: ``Detector("helmet", model=report.folder)``.
 
         Raises:
-            SourceError, DataError, OptionError, DependencyError, CheckpointError: See there.
+            OptionError: If the task has a ``revision``, and see there.
+            SourceError, DataError, DependencyError, CheckpointError: See there.
         """
+        if self._runner.options.get("revision"):
+            raise OptionError("revision: training takes a hub id's main branch; name a folder")
         # By name: training is above tasks, and is loaded only when it is wanted.
         train = import_module("pgvision.training").train
         given = {} if minutes is None else {"minutes": minutes}

@@ -101,6 +101,7 @@ def provenance(frame: Frame, answers: Sequence[Answered]) -> dict[str, Any]:
         "raw_text": BETWEEN_ANSWERS.join(answer.text for _, answer in answers),
         "truncated": any(not answer.finished for _, answer in answers),
         "timings": dict(timings),
+        "passes": sum(answer.passes for _, answer in answers) or None,  # servers do not count
         "source": frame.source,
         "frame_index": frame.index,
         "time": frame.time,
@@ -413,7 +414,7 @@ class Predictor(Generic[Result]):
         Args:
             frames: Anything that `pgvision.images.iter_frames` takes: arrays, PIL images, paths,
                 folders, videos, cameras, and iterables of these. Of a live source (a camera, an
-                address, a capture of one) you get the newest frame each time, and those that came
+                address) you get the newest frame each time, and those that came
                 meanwhile are dropped: see `pgvision.images.Live`, which can also reconnect.
             on_error: "raise", "skip" (logged) or "record" (a `Failure` takes the place).
             how: ``color``, ``recursive``, ``stride``, ``conf``: see

@@ -6,7 +6,6 @@ and lightness of a small copy of the image, independent of any model's weights. 
 ``tests/benchmarks/bench_text_domain.py``.
 """
 
-import logging
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from typing import Any, Final, NamedTuple
@@ -22,7 +21,6 @@ from pgvision.tasks.options import Unknown
 from pgvision.tokens.parsing import UNMATCHED, match_loosely
 from pgvision.tokens.prefixes import require_text
 
-_LOG: Final = logging.getLogger(__name__)
 _NEAREST: Final = 3
 _REMEDY: Final = 'ask for one of these, or insist with unknown="ask" (--unknown ask)'
 
@@ -91,8 +89,6 @@ def known_classes(
                 f"{card.name}; ask for one of them"
             )
         first[name.trained] = name.given
-        if name.given != name.trained:
-            _LOG.info("%r is asked for as %r", name.given, name.trained)
     return tuple(names)
 
 

@@ -265,7 +265,7 @@ def answer_prefix(
     if choices is None:
         return start + text
     # 2. A choice: the second space and the tabs are those of the training data.
-    if isinstance(choices, str) or len(choices) < 2:
+    if isinstance(choices, str) or not isinstance(choices, Sequence) or len(choices) < 2:
         raise PromptError(f"choices: expected a list of two or more answers, got {choices!r}.")
     options = [require_text(choice, f"choices[{at}]") for at, choice in enumerate(choices)]
     return f"{start} {text} choose from: " + " \t ".join(options)

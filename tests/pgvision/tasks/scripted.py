@@ -58,6 +58,7 @@ def generation(text: str, *, sure: float = 0.9, end: float = 0.1, done: bool = T
         loc_probs=loc_probs,
         spans=spans(pieces),
         finished=done,
+        passes=3,
         timings={"answer": 0.5},
     )
 

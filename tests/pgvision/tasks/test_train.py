@@ -21,6 +21,13 @@ def test_settings_are_checked_by_training(tmp_path: Path) -> None:
         Detector("helmet", model="tiny").train(samples.truth(), tmp_path / "out", minutes=-1)
 
 
+def test_a_revision_is_refused_as_training_would_take_the_main_branch(tmp_path: Path) -> None:
+    detector = Detector("helmet", model="tiny")
+    detector._runner.options = {"model": "google/paligemma-3b-pt-224", "revision": "bfloat16"}
+    with pytest.raises(OptionError, match="revision"):
+        detector.train(samples.truth(), tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_a_detector_trains_on_the_samples_and_reports_ap(tmp_path: Path) -> None:
     from pgvision.training import TrainConfig

@@ -113,7 +113,7 @@ def test_answers() -> None:
     assert answer_prefix("which?", choices=["red", "dark blue"], kind="ft") == (
         "answer en  which? choose from: red \t dark blue"
     )
-    for choices in ([], ["red"], "red"):
+    for choices in ([], ["red"], "red", 2, iter(["red", "blue"])):
         with pytest.raises(PromptError, match="choices"):
             answer_prefix("which?", choices=choices, kind="mix")
     with pytest.raises(PromptError, match=r"choices\[1\]"):
