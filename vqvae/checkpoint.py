@@ -95,24 +95,19 @@ def load_checkpoint(source: str | Path) -> tuple[MaskVqVae, str]:
     return model.eval().requires_grad_(False), name
 
 
-def save_checkpoint(model: MaskVqVae, path: str | Path, *, bookkeeping: bool = True) -> None:
+def save_checkpoint(model: MaskVqVae, path: str | Path) -> None:
     """Write a codec as float32 safetensors, aside and then renamed.
 
     Args:
         model: The codec.
         path: Where to; must end in ``.safetensors``.
-        bookkeeping: Keep the running averages too (needed to train on, not to use).
 
     Raises:
         CodecError: If the path has another ending.
     """
     if Path(path).suffix != ".safetensors":
         raise CodecError(f"a codec is written as .safetensors, got {path}")
-    tensors = {
-        name: held.detach().float().contiguous()
-        for name, held in model.state_dict().items()
-        if bookkeeping or name not in _BOOKKEEPING
-    }
+    tensors = {k: v.detach().float().contiguous() for k, v in model.state_dict().items()}
     with replaced_path(path) as aside:
         save_file(tensors, aside, metadata={"format": "pgvision-mask-codec"})
 

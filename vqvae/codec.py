@@ -40,11 +40,6 @@ class MaskCodec:
         self.name = name
         self._model = model.eval().requires_grad_(requires_grad=False)
 
-    @property
-    def network(self) -> MaskVqVae:
-        """The frozen network, for losses that need its gradients; copy it to move it."""
-        return self._model
-
     @classmethod
     def load(cls, source: str | Path) -> "MaskCodec":
         """Load a codec; each is read once per process.

@@ -36,7 +36,7 @@ class TrainingSettings:
 
     Args:
         steps: Length of the whole run, in batches; the cosine schedule ends there.
-        seed: Source of all chance.
+        seed: Random seed.
         batch_size: Masks a step.
         learning_rate: Peak of the schedule (AdamW).
         commitment: Weight of the encoder's distance to the chosen codes.
@@ -172,6 +172,7 @@ def train_codec(
             or is there and ``resume`` is not asked for.
     """
     run = _Run(masks, weights, Path(out), settings or TrainingSettings())
+    run.out.mkdir(parents=True, exist_ok=True)  # refused before the first step
     run.restore(resume=resume)
     run.go()
     path = Path(out) / "codec.safetensors"

@@ -66,12 +66,12 @@ def measure(
     from pgvision import Detector
     from pgvision.runtime import load
 
-    # 1. Load the checkpoint in both engines.
+    # 1. Read the images, and load the checkpoint in both engines.
+    photographs = _read(images)
     detector = Detector(name, **model, conf=0)  # generate keeps everything, too
     ours: Any = detector.generator
     shared = ("model", "revision", "kind", "device", "dtype")
     theirs = load(**{key: model[key] for key in shared if key in model})
-    photographs = _read(images)
     many = torch.get_num_threads()
     # 2. Describe the machine and the engines.
     figures: dict[str, Any] = {

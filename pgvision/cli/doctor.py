@@ -31,7 +31,7 @@ class LoadOptions(TypedDict, total=False):
     """Options of `pgvision.runtime.open_engine`.
 
     Attributes:
-        model: Hub id, folder, "tiny", "small" or the address of an engine that serves one; None:
+        model: Hub id, folder, "tiny" or "small"; for doctor also the address of a server; None:
             PGVISION_MODEL, else "small".
         revision: Branch, tag or commit of a hub id; None: its main branch.
         kind: Prompt format: pt, mix, ft, refcoco-seg or tiny; None: that of its card or name.

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 import vqvae
 from pgvision.errors import CodecError
 from vqvae import MaskCodec
-from vqvae.checkpoint import GOOGLE_BYTES, save_checkpoint
+from vqvae.checkpoint import GOOGLE_BYTES
 from vqvae.model import MaskVqVae
 
 TINY_FILE = Path(vqvae.__file__).parent / "weights" / "tiny.safetensors"
@@ -87,7 +88,7 @@ def test_names_say_whose_codes_these_are(
     mine = tmp_path / "mine.safetensors"
     model = MaskVqVae()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in random_tensors.items()})
-    save_checkpoint(model, mine, bookkeeping=False)
+    save_file({k: v for k, v in model.state_dict().items() if "_ema_" not in k}, mine)
     assert MaskCodec.load(mine).name == MaskCodec.load(codec_file).name  # the weights are the name
     codes = np.zeros((1, 16), int)
     np.testing.assert_array_equal(

@@ -77,7 +77,7 @@ def test_google_is_checked_by_its_sha(
         codec = MaskCodec.load(source)
         assert codec.name == "google"
         for name, value in random_tensors.items():
-            np.testing.assert_array_equal(codec.network.state_dict()[name].numpy(), value)
+            np.testing.assert_array_equal(codec._model.state_dict()[name].numpy(), value)
     monkeypatch.setenv("PGVISION_CODEC_GOOGLE", "/no/such/file.npz")
     with pytest.raises(CodecError, match="vae-oid"):
         MaskCodec.load("google")
@@ -106,7 +106,7 @@ def test_codecs_are_cached_by_file_not_by_name(
         save_file(random_tensors | {BIAS: bias}, tmp_path / name / "c.safetensors")
 
     def bias() -> float:
-        return float(MaskCodec.load("c.safetensors").network.state_dict()[BIAS][0])
+        return float(MaskCodec.load("c.safetensors")._model.state_dict()[BIAS][0])
 
     monkeypatch.chdir(tmp_path / "one")
     assert MaskCodec.load("c.safetensors") is MaskCodec.load(tmp_path / "one" / "c.safetensors")

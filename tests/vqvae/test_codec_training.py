@@ -35,6 +35,15 @@ def masks(count: int = 96) -> np.ndarray:
 FEW = TrainingSettings(steps=4, batch_size=8, save_every=2, bfloat16=False, seed=5)
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(_Run, "go", lambda self: pytest.fail("a step was taken"))
+    with pytest.raises(FileExistsError):
+        train_codec(masks(), tmp_path / "file", settings=FEW)
+
+
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     whole = train_codec(masks(), tmp_path / "whole", settings=FEW)
     parts = tmp_path / "parts"
