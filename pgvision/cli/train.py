@@ -84,18 +84,17 @@ def data_sources(
     """Return each data set with its task; None: those of the configuration file.
 
     Raises:
-        OptionError: If there is none, or ``places`` are given for several.
+        OptionError: If there is none, or ``places`` are given without exactly one.
     """
-    # None at all: the configuration file names them.
-    if not texts:
-        if not has_config:
-            raise OptionError("DATASET: name a data set, or a --config that does")
-        return None
-    if len(texts) > 1 and places != Places():
+    if not texts and not has_config:
+        raise OptionError("DATASET: name a data set, or a --config that does")
+    if len(texts) != 1 and places != Places():
         raise OptionError(
             "--images, --split, --valid, --valid-images are for one DATASET; with several, use "
-            "folders with train and valid, or --config"
+            "folders with train and valid, or write them into the file of --config"
         )
+    if not texts:  # the configuration file names them
+        return None
     found = []
     for text in texts:
         # TASK=PATH gives a data set its own task.

@@ -41,6 +41,7 @@ def test_the_data_sets_may_be_those_of_a_file():
         (("a",), {"valid_images": Path("c")}, "give valid"),
         (("mix=a",), {}, "task: expected 'detect' or 'segment'"),
         ((), {}, "name a data set"),
+        ((), {"has_config": True, "valid": Path("c")}, "for one DATASET"),
     ],
 )
 def test_words_that_contradict_themselves_are_refused(data, more, told):
