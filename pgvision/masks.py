@@ -199,9 +199,11 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
     """
     if mask.ndim != 2:
         raise ShapeError(f"mask: expected (h, w), got {mask.shape}")
-    left, top, right, bottom = map(round, _edges(xyxy))
-    # A box thinner than a pixel is drawn as one pixel.
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    edges = _edges(xyxy)
+    # A box thinner than a pixel is drawn as the pixel that it starts in.
+    low = zip(edges[:2], edges[2:], strict=True)
+    left, top = (round(a) if round(a) < b else math.floor(a) for a, b in low)
+    right, bottom = max(round(edges[2]), left + 1), max(round(edges[3]), top + 1)
     if (right - left) * (bottom - top) > _LARGEST_CROP:
         raise ShapeError(f"xyxy: {[left, top, right, bottom]} is too large; cut it to the frame")
     x0, y0 = max(left, 0), max(top, 0)

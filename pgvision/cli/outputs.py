@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -16,7 +16,7 @@ from pgvision.arrays import ByteArray
 from pgvision.batch import CocoEntries, describe_origin
 from pgvision.cli.console import say
 from pgvision.coco.writing import image_entry, relative_name, write_coco
-from pgvision.errors import DependencyError, OptionError
+from pgvision.errors import DependencyError, OptionError, SourceError
 from pgvision.files import append_line, readable_name, replaced_path
 from pgvision.images import VideoWriter, video_info
 from pgvision.results import DetectionResult, Failure, SegmentationResult, TextResult
@@ -264,7 +264,9 @@ def videos(names: OverlayNames, *, stride: int) -> Iterator[Write]:
                 stack.close()
                 current = outcome.source
                 source = current or "video"
-                fps = video_info(source).fps if Path(source).is_file() else LIVE_FPS
+                fps = LIVE_FPS  # of addresses, and of animations that FFmpeg does not read
+                with suppress(SourceError):
+                    fps = video_info(source).fps
                 path = names.path_for(source, ".mp4")
                 append = stack.enter_context(_annotated(path, fps / stride))
             append(draw_result(outcome), outcome.time)

@@ -200,7 +200,9 @@ class _Video:
         # 2. Rate and length, which may be unknown.
         rate = self.stream.average_rate
         self.fps = float(rate) if rate else None
-        seconds = (self.container.duration or 0) / av.time_base
+        # The duration of Matroska is the time of its end, which may be long after its start.
+        start = self.container.start_time if "matroska" in self.container.format.name else 0
+        seconds = max(0, (self.container.duration or 0) - (start or 0)) / av.time_base
         estimate = round(seconds * self.fps) if self.fps else 0
         self.num_frames = self.stream.frames or estimate or None
         # FFmpeg makes up 25 stamps a second for MJPEG over http (AVFMT_NOTIMESTAMPS).

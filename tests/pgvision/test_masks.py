@@ -197,6 +197,14 @@ def test_the_codecs_crop_rounds_to_the_nearest_pixel() -> None:
     np.testing.assert_array_equal(crop_mask(mask, box), mask[4:68, 7:71])
 
 
+def test_a_box_thinner_than_a_pixel_at_the_border_is_its_last_pixel() -> None:
+    mask = np.zeros((30, 100), np.bool_)
+    mask[:, 99] = True
+    assert crop_mask(mask, [99.6, 4, 100, 20]).min() == 1.0
+    assert crop_mask(mask.T, [4, 99.6, 20, 99.9]).min() == 1.0
+    assert crop_mask(~mask, [0, 0, 0, 0]).min() == 1.0
+
+
 def test_what_lies_outside_the_frame_is_not_stretched() -> None:
     crop = crop_mask(np.ones((32, 32), np.bool_), [-32, -32, 32, 32])  # 64 x 64: no resize
     expected = np.zeros((64, 64))

@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from pgvision.cli.outputs import OverlayNames, videos
 from pgvision.errors import ImageError
@@ -49,6 +50,17 @@ def test_a_copy_has_the_rate_and_the_frames_of_its_source(tmp_path, capsys):
     info = video_info(copy)
     assert (info.fps, info.num_frames, info.image_hw) == (12.0, 12, (48, 64))
     assert f"wrote {copy} (12 frames)" in capsys.readouterr().err
+
+
+def test_an_animation_that_ffmpeg_does_not_read_has_a_copy(tmp_path):
+    source = tmp_path / "site.webp"
+    first, *others = (Image.new("RGB", (64, 48), (shade, 0, 0)) for shade in (0, 90, 180))
+    first.save(source, save_all=True, append_images=others, duration=200)
+    with videos(OverlayNames(tmp_path), stride=1) as write:
+        for result in results_of(source):
+            write(result)
+    times = [frame.time for frame in iter_frames(tmp_path / "site.overlay.mp4")]
+    assert times == pytest.approx([0, 0.2, 0.4], abs=0.001)
 
 
 def test_with_a_stride_the_copy_lasts_as_long_as_its_source(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Videos that are cut, turned, empty or no videos, through `iter_frames`."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,6 +29,23 @@ def noisy_video(path: Path) -> Path:
         for _ in range(40):
             writer.write(rng.integers(0, 255, (48, 64, 3), np.uint8))
     return path
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts"])
+def test_a_video_that_starts_late_is_whole(tmp_path: Path, ending: str) -> None:
+    """Recordings are cut into parts that keep the times of the whole; Matroska declares the end."""
+    path = tmp_path / f"part-2.{ending}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(20):
+            frame = av.VideoFrame.from_ndarray(flat(index * 10), format="bgr24")
+            frame.pts, frame.time_base = 1000 + index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    times = [frame.time for frame in iter_frames(path)]
+    assert times == pytest.approx(np.arange(20) / 25, abs=0.01)
+    assert video_info(path).num_frames == 20
 
 
 @pytest.mark.parametrize(("ending", "share"), [("avi", 0.6), ("mkv", 0.6), ("mp4", 0.6)])
