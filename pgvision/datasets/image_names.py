@@ -208,7 +208,7 @@ class ImageFinder:
                 return FoundImage(place.relative_to(folder).as_posix(), place)
         # 3. Refuse: no name may lead outside the folder.
         what = "is absolute and not inside" if is_drive or is_rooted else "leaves"
-        fix = "name the folder that contains it (images=...) or use relative names"
+        fix = "name the folder that contains it (images=..., --images) or use relative names"
         if self._is_given:
             fix = "no file of this folder ends like it"
         raise DataError(f"image name {name!r} {what} the image folder {self._folders[0]}; {fix}")
@@ -255,7 +255,7 @@ class ImageFinder:
                 if other != name:
                     raise DataError(
                         f"image names {other!r} and {name!r} both end like {found.path}; name the "
-                        "folder above (images=...)"
+                        "folder above (images=..., --images)"
                     )
                 return found
         return None
@@ -360,7 +360,7 @@ def _only(hits: Sequence[FoundImage], name: str) -> FoundImage:
         if not first.path.samefile(other.path):
             raise DataError(
                 f"image name {name!r} may mean {first.path} or {other.path}; name the folder "
-                "(images=...) or write the whole name"
+                "(images=..., --images) or write the whole name"
             )
     return first
 

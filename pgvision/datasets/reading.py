@@ -193,8 +193,6 @@ def _chosen(parts: dict[str, Path], split: str | None, source: Path) -> dict[str
     """Return the part that is wanted, or all."""
     if split is None:
         return parts
-    if len(parts) == 1 and split not in parts:
-        return parts  # the caller reports a wrong split
     name = find_split(parts, split, source=source)
     return {name: parts[name]}
 

@@ -300,8 +300,10 @@ def _places(parts: Mapping[str, Dataset], format: WriteFormat) -> dict[str, str]
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``target`` that is renamed to it on success."""
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise OptionError(f"{target}: already holds files; name a new or empty folder")
+    # The current folder cannot be replaced, and its own name is not in ".".
+    if target.is_file() or not target.name or (target.is_dir() and any(target.iterdir())):
+        reason = "already holds files" if target.name else "is the current folder"
+        raise OptionError(f"{target}: {reason}; name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{secrets.token_hex(4)}.{target.name[-40:]}")
     aside.mkdir()

@@ -105,6 +105,10 @@ def read_yolo(
         labels = _Labels()
     # 2. Find the class names, which all splits share.
     names = (config and config.names()) or _names_beside(root, splits, labels)
+    if "" in names:
+        raise DataError(
+            f"{root}: class {names.index('')} has no name; is a line of the list blank?"
+        )
     # 3. Read the labels of each image.
     is_pose = config is not None and "kpt_shape" in config.fields
     if is_pose:

@@ -196,7 +196,7 @@ class YoloConfig:
         """Return the images of a list: ``./`` starts at the list, other names at the data set."""
         # Tools disagree: a name that is not at its place is looked for at the other.
         images = []
-        for line in lines_of(file):
+        for line in filter(None, lines_of(file)):
             entry, where = line.replace("\\", "/"), f"{file.name}: {line}"
             place = Path(os.path.normpath(file.parent / entry))
             if not (entry.startswith("./") and place.is_file()):
@@ -232,7 +232,8 @@ class YoloConfig:
         if outside:
             raise DataError(
                 f"{self.file}: {key}: {value!r} is outside the data set's folder {self.root}; "
-                "move it in, name that folder (path: ...), or name the image folder (images=...)"
+                "move it in, name that folder (path: ...), or name the image folder (images=..., "
+                "--images)"
             )
         return None
 
@@ -253,9 +254,9 @@ def _forms(entry: str, base: Path) -> list[str]:
 
 
 def lines_of(file: Path) -> list[str]:
-    """Return the lines of a text file that are not empty.
+    """Return the lines of a text file, without blank ones at its end.
 
     Raises:
         DataError: As `read_text`.
     """
-    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file).rstrip().splitlines()]

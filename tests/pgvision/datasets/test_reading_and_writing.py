@@ -133,6 +133,15 @@ def test_a_folder_with_files_is_not_written_into(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_the_current_folder_is_refused_by_name(tmp_path, monkeypatch):
+    """It gave a raw ValueError: "." has an empty name."""
+    data = dataset(tmp_path / "src")
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with pytest.raises(OptionError, match="is the current folder"):
+        write_dataset(data, ".", format="coco")
+
+
 def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path):
     twice = dataset(tmp_path / "src")
     other = ImageRecord(8, "a.png", twice.images[0].path, (48, 64))

@@ -336,6 +336,12 @@ def test_class_names_may_come_from_classes_txt(tmp_path):
     (folder / "labels" / "classes.txt").write_text("helmet\nhead\n")
     data = read_dataset(folder)
     assert data.names[data.images[0].objects[0].category_id] == "head"
+    # A blank line has a number too: the names after it were those of the classes before.
+    (folder / "labels" / "classes.txt").write_text("helmet\n\nhead\n")
+    with pytest.raises(DataError, match="class 1 has no name"):
+        read_dataset(folder)
+    (folder / "labels" / "classes.txt").write_text("helmet\nhead\n\n \n")
+    assert read_dataset(folder).classes == ("helmet", "head")
 
 
 @pytest.mark.parametrize("place", ["labels", "."])
