@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 JOURNAL: Final = "answers.journal"
 _PREFIXES: Final = {
-    "ask": (re.compile(r"answer (\S+) (.+)", re.DOTALL), "answer <language> <question>"),
-    "caption": (re.compile(r"(?:caption|describe|cap) (\S+)"), "caption <language>"),
-    "read": (re.compile(r"ocr"), "ocr"),
+    "ask": (r"answer (?P<language>\S+) (?P<question>(?s:.+))", "answer <language> <question>"),
+    "caption": (r"(?P<style>caption|describe|cap) (?P<language>\S+)", "caption <language>"),
+    "read": ("ocr", "ocr"),
 }
 
 
@@ -203,7 +203,7 @@ def _calibrate(
     """Fit a map from scores to precision; False if nothing was found."""
     from pgvision.evaluation import fit_calibration, match_scores
 
-    scores, correct = match_scores(truth, pairs, iou_type)
+    scores, correct = match_scores(truth, pairs, iou_type, max_dets=options.max_dets)
     if len(scores) and options.calibrate is not None:
         calibration = fit_calibration(scores, correct, options.calibrate)
         calibration.save(options.folder / "calibration.json")
@@ -242,7 +242,8 @@ def _save_worst(
         image_id: result if result.scores is None else result[result.scores >= threshold]
         for image_id, result in found.items()
     }
-    mistakes = find_mistakes(truth, list(kept.items()), report.iou_type)
+    pairs, most = list(kept.items()), options.max_dets
+    mistakes = find_mistakes(truth, pairs, report.iou_type, max_dets=most)
     images = [image for image in dataset.images if image.id in kept and mistakes[image.id].count]
     images.sort(key=lambda image: -mistakes[image.id].count)
     # 3. Draw missed and wrong objects next to each other.
@@ -270,14 +271,12 @@ class TextCase:
 
     Attributes:
         image: Path of the image.
-        language: Code of the language; "" for reading.
-        question: The question; "" for captions and reading.
+        prefix: The prompt.
         references: Accepted texts.
     """
 
     image: Path
-    language: str
-    question: str
+    prefix: str
     references: tuple[str, ...]
 
 
@@ -288,12 +287,10 @@ def text_cases(examples: "Iterable[Example]", task: str) -> list[TextCase]:
         DataError: If there is none.
     """
     pattern, wanted = _PREFIXES[task]
-    gathered: dict[tuple[Path, str, str], list[str]] = {}
+    gathered: dict[tuple[Path, str], list[str]] = {}
     for example in examples:
-        if match := pattern.fullmatch(example.prefix.strip()):
-            language, question = (*match.groups(), "", "")[:2]
-            key = (example.image, language, question.strip())
-            gathered.setdefault(key, []).append(example.suffix)
+        if re.fullmatch(pattern, prefix := example.prefix.strip()):
+            gathered.setdefault((example.image, prefix), []).append(example.suffix)
     if not gathered:
         raise DataError(f"--task {task}: no example has a prefix {wanted!r}")
     return [TextCase(*key, tuple(texts)) for key, texts in gathered.items()]
@@ -311,15 +308,14 @@ def _evaluate_texts(options: EvalOptions, model: ObjectOptions) -> bool:
     cases = text_cases(read_examples(options.data, images=options.images), options.task)
     cases = cases[: options.limit]
     # 2. One job for each prompt, all in one journal.
-    prompts: dict[tuple[str, str], list[TextCase]] = {}
+    prompts: dict[str, list[TextCase]] = {}
     for case in cases:
-        prompts.setdefault((case.language, case.question), []).append(case)
+        prompts.setdefault(case.prefix, []).append(case)
     texts: dict[TextCase, str] = {}
-    for (language, question), group in prompts.items():
-        how: dict[str, Any] = {**model}
-        how |= {"language": language} if language else {}
-        how |= {"question": question} if question else {}
-        label = "questions" if question else "images"
+    label = "questions" if options.task == "ask" else "images"
+    for prefix, group in prompts.items():
+        asked = re.fullmatch(_PREFIXES[options.task][0], prefix)
+        how: dict[str, Any] = {**model, **(asked.groupdict() if asked else {})}
         answers = _answers(options, how, [case.image for case in group], label)
         texts |= {case: answers[case.image]["text"] for case in group if case.image in answers}
     if not texts:
@@ -389,7 +385,8 @@ def _answers(
         for _ in outcomes:
             meter.advance()
     # 2. Read all answers from the journal; report failures.
-    by_name = {str(answer["source"]): answer for answer in job.results()}
+    # Of several pages or frames the first counts, as for the annotations.
+    by_name = {str(answer["source"]): answer for answer in reversed([*job.results()])}
     try:
         named = {path: by_name[job.name_of(path)] for path in paths}
     except KeyError as error:  # answers are filed under the digest of the checkpoint

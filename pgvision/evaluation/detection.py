@@ -91,9 +91,12 @@ def evaluate_detections(
         >>> round(report.ap50, 6), round(report.per_class["helmet"].ap, 6)
         (1.0, 1.0)
     """
-    _require_options(iou_type=iou_type, engine=engine, scoreless=scoreless, max_dets=max_dets)
-    masks = iou_type == "segm"
     # 1. Check the inputs.
+    require_choice("iou_type", iou_type, get_args(IouType))
+    require_choice("engine", engine, get_args(Engine))
+    require_choice("scoreless", scoreless, get_args(Scoreless))
+    require_count("max_dets", max_dets, least=1)
+    masks = iou_type == "segm"
     truth, found = load_inputs(gt, results, masks=masks, classes=classes, image_ids=image_ids)
     if found.scores is None and scoreless == "refuse":
         raise EvaluationError(_NO_SCORES)
@@ -120,13 +123,6 @@ def evaluate_detections(
     return _with_details(report, truth, found) if details else report
 
 
-def _require_options(*, iou_type: str, engine: str, scoreless: str, max_dets: int) -> None:
-    require_choice("iou_type", iou_type, get_args(IouType))
-    require_choice("engine", engine, get_args(Engine))
-    require_choice("scoreless", scoreless, get_args(Scoreless))
-    require_count("max_dets", max_dets, least=1)
-
-
 def _score_notes(found: Predictions) -> tuple[str, ...]:
     if found.scores is None or len(found) < 2 or len(np.unique(found.scores)) > 1:
         return ()
@@ -148,8 +144,9 @@ def _per_class(
         if accumulated is not None:
             precision = accumulated.precision[:, :, place, 0, 2]
             recall = accumulated.recall[:, place, 0, 2]
-            means = map(_defined, (precision, precision[0], precision[5], recall))
-            values = dict(zip(values, means, strict=True))
+            means = map(defined_mean, (precision, precision[0], precision[5], recall))
+            for key, mean in zip(values, means, strict=True):
+                values[key] = None if mean == -1 else mean
         entries[name] = ClassMetrics(
             category_id=int(truth.category_ids[place]),
             name=name,
@@ -159,11 +156,6 @@ def _per_class(
             **values,
         )
     return entries
-
-
-def _defined(values: FloatArray) -> float | None:
-    mean = defined_mean(values)
-    return None if mean == -1 else mean
 
 
 def _with_details(
@@ -199,7 +191,7 @@ def _with_details(
 
 
 def match_scores(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox"
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, max_dets: int = MAX_DETS
 ) -> tuple[FloatArray, BoolArray]:
     """Return scores and whether each prediction is correct at IoU 0.5, to fit a calibration.
 
@@ -207,6 +199,7 @@ def match_scores(
         gt: Ground truth, as in :func:`evaluate_detections`.
         results: Scored predictions, likewise.
         iou_type: ``"bbox"`` or ``"segm"``.
+        max_dets: Likewise.
 
     Returns:
         ``(m,)`` scores and ``(m,)`` bool, without predictions that match only a crowd.
@@ -214,7 +207,7 @@ def match_scores(
     Raises:
         EvaluationError: If the inputs are not sound or have no scores.
     """
-    found, match, _ = _matched(gt, results, iou_type)
+    found, match, _ = _matched(gt, results, iou_type, max_dets)
     if found.scores is None:
         raise EvaluationError(_NO_SCORES)
     return found.scores[match >= -1], match[match >= -1] >= 0
@@ -240,7 +233,7 @@ class Mistakes:
 
 
 def find_mistakes(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox"
+    gt: TruthSource, results: ResultsSource, iou_type: IouType = "bbox", *, max_dets: int = MAX_DETS
 ) -> dict[int, Mistakes]:
     """Find what was missed and what is wrong in each image, as AP at IoU 0.5 counts it.
 
@@ -248,6 +241,7 @@ def find_mistakes(
         gt: Ground truth, as in :func:`evaluate_detections`.
         results: Predictions, likewise; leave out those below the threshold of interest.
         iou_type: ``"bbox"`` or ``"segm"``.
+        max_dets: As in :func:`evaluate_detections`; further predictions are wrong.
 
     Returns:
         The mistakes of each image of the ground truth, by image id.
@@ -263,7 +257,7 @@ def find_mistakes(
         [True]
     """
     # 1. Match as AP does.
-    found, match, truth = _matched(gt, results, iou_type)
+    found, match, truth = _matched(gt, results, iou_type, max_dets)
     is_missed = np.ones(len(truth), np.bool_)
     is_missed[match[match >= 0]] = False
     # -1: unmatched; -3: dropped by max_dets.
@@ -281,8 +275,10 @@ def find_mistakes(
 
 
 def _matched(
-    gt: TruthSource, results: ResultsSource, iou_type: IouType
+    gt: TruthSource, results: ResultsSource, iou_type: IouType, max_dets: int
 ) -> tuple[Predictions, IntArray, GroundTruth]:
     require_choice("iou_type", iou_type, get_args(IouType))
+    require_count("max_dets", max_dets, least=1)
     truth, found = load_inputs(gt, results, masks=iou_type == "segm")
-    return found, greedy_match(truth, found, overlapping_pairs(truth, found), iou=0.5), truth
+    pairs = overlapping_pairs(truth, found)
+    return found, greedy_match(truth, found, pairs, iou=0.5, max_dets=max_dets), truth

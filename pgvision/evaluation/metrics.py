@@ -117,13 +117,7 @@ def score_free(truth: GroundTruth, pairs: Pairs, num_found: int, iou: float) -> 
     f1 = None
     if precision is not None and recall is not None:
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return ScoreFree(
-        iou=iou,
-        precision=precision,
-        recall=recall,
-        f1=f1,
-        num_matched=len(matched),
-    )
+    return ScoreFree(iou=iou, precision=precision, recall=recall, f1=f1, num_matched=len(matched))
 
 
 def mean_f1(

@@ -470,6 +470,5 @@ class Failure:
 
 def _is_same(one: object, other: object) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        both = isinstance(one, np.ndarray) and isinstance(other, np.ndarray)
-        return both and np.array_equal(one, other)  # type: ignore[arg-type]
+        return np.array_equal(one, other)  # type: ignore[arg-type]
     return one == other

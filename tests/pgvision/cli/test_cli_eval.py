@@ -8,6 +8,7 @@ from contextlib import closing
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -266,8 +267,35 @@ def test_lines_with_one_question_are_one_case(tmp_path):
         Example(image, "detect helmet", ""),
     ]
     (case,) = text_cases(examples, "ask")
-    assert (case.language, case.question, case.references) == ("en", "how many?", ("2", "two"))
-    (case,) = text_cases(examples, "caption")
-    assert case.references == ("a site",)
+    assert (case.prefix, case.references) == ("answer en how many?", ("2", "two"))
+    # Each style is another prompt, with references of its own.
+    examples += [Example(image, "describe en", "a site with two workers")]
+    first, second = text_cases(examples, "caption")
+    assert (first.prefix, first.references) == ("caption en", ("a site",))
+    assert (second.prefix, second.references) == ("describe en", ("a site with two workers",))
     with pytest.raises(DataError, match="no example"):
         text_cases(examples[3:], "ask")
+
+
+def test_captions_are_asked_in_the_style_of_the_data(run, sites, tmp_path):
+    """Every style was asked as "caption"; tiny knows no other and refuses."""
+    data = sites / "examples.jsonl"
+    data.write_text(data.read_text().replace('"caption en"', '"describe en"'))
+    ran = run("eval", "--data", data, "--task", "caption", "--out", tmp_path / "report")
+    assert (ran.code, "'describe'" in ran.err) == (2, True), ran.err
+
+
+def test_of_an_image_of_several_pages_the_first_is_scored(run, sites, tmp_path):
+    """Its annotations describe the first page; the last one was scored."""
+    words = ("eval", "--data", sites / "instances.json", "--limit", 1, "--json", "--worst", 0)
+    before = run(*words, "--out", tmp_path / "one").lines[0]
+    document = json.loads((sites / "instances.json").read_text())
+    name = document["images"][0]["file_name"]
+    document["images"][0]["file_name"] = "pages.tif"
+    (sites / "instances.json").write_text(json.dumps(document))
+    with Image.open(sites / name) as page:
+        others = [Image.new("RGB", page.size)] * 2
+        page.save(sites / "pages.tif", save_all=True, append_images=others)
+    after = run(*words, "--out", tmp_path / "two").lines[0]
+    assert (after["num_detections"], after["stats"]) == (before["num_detections"], before["stats"])
+    assert after["num_detections"] > 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgvision.errors import EvaluationError, PgvisionError
-from pgvision.evaluation import evaluate_detections, find_mistakes
+from pgvision.evaluation import evaluate_detections, find_mistakes, match_scores
 from pgvision.evaluation.inputs import count_outputs
 from pgvision.results import DetectionResult, Failure, SegmentationResult
 from pgvision.tokens import Reject
@@ -126,6 +126,20 @@ def test_mistakes_are_those_of_the_metric(small_set):
     assert [one.count for one in found.values()] == [1, 1]
     masks = find_mistakes({**truth, "annotations": truth["annotations"][1:]}, results, "segm")
     assert masks[1].wrong.tolist() == [False, True]
+
+
+def test_mistakes_of_dense_images_count_as_many_predictions_as_the_metric():
+    image = {"id": 1, "height": 10, "width": 1500}
+    boxes = [[10 * at, 0, 9, 9] for at in range(150)]
+    truth = {"images": [image], "categories": [{"id": 3, "name": "helmet"}], "annotations": []}
+    found = []
+    for number, box in enumerate(boxes, 1):
+        entry = {"image_id": 1, "category_id": 3, "bbox": box}
+        truth["annotations"].append({"id": number, **entry})
+        found.append({**entry, "score": 1 - number / 1000})
+    assert find_mistakes(truth, found)[1].count == 2 * 50
+    assert find_mistakes(truth, found, max_dets=150)[1].count == 0
+    assert [len(match_scores(truth, found, max_dets=most)[0]) for most in (100, 150)] == [100, 150]
 
 
 def test_ids_and_sizes_of_pairs_are_checked(small_set, pairs):
