@@ -48,10 +48,9 @@ class CvatFunction:
         Returns:
             Rectangles; of a segmenter masks, or polygons where CVAT wants those.
         """
-        result: DetectionResult = self._find(image)
+        # CVAT's threshold replaces those of the model's card, which may be higher.
+        result: DetectionResult = self._find(image, conf=context.conf_threshold)
         result = result[result.class_ids >= 0]  # CVAT's drivers refuse any other label
-        if context.conf_threshold is not None and result.scores is not None:
-            result = result[result.scores >= context.conf_threshold]
         # Boxes, polygons for each ring of a mask, or masks; an empty mask is no shape.
         shapes: list[Any] = []
         for one in result:

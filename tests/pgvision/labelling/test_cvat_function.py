@@ -64,6 +64,15 @@ def test_the_threshold_is_cvats(image):
     assert len(kept) == sum(score >= conf for score in scores) < len(scores)
 
 
+def test_cvats_threshold_replaces_the_models(image):
+    """Below the thresholds of the card (0.45 for helmets of ``small``) it had no effect."""
+    function = create("helmet", model="small")
+    everything = Detector("helmet", conf=0.0)(image).scores
+    low = sum(score >= 0.05 for score in everything)
+    shapes = annotated(function, image, labels={1: "helmet"}, conf=0.05)
+    assert len(shapes) == low > len(annotated(function, image, labels={1: "helmet"}))
+
+
 def test_masks_and_polygons(image):
     function = create("helmet", task="segment", model="tiny")
     expected = Segmenter("helmet", model="tiny")(image).masks
