@@ -31,14 +31,12 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     source: str | None = None
     tracker, last, is_warned = None, 0.0, False
     for outcome in outcomes:
-        if isinstance(outcome, Failure) or not isinstance(outcome, DetectionResult):
+        if not isinstance(outcome, DetectionResult):
             yield outcome
             continue
         if outcome.time is None:
             if not is_warned:
-                _log.warning(
-                    "tracks need a video: images have no time, so their objects are not tracked"
-                )
+                _log.warning("tracks need a video: objects of single images are not tracked")
                 is_warned = True
             yield outcome
             continue

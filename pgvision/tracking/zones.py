@@ -13,6 +13,7 @@ from shapely.geometry import LineString, Polygon
 from shapely.validation import explain_validity
 
 from pgvision.arrays import ByteArray, FloatArray
+from pgvision.drawing import draw_labels
 from pgvision.errors import DataError, OptionError
 from pgvision.results import DetectionResult
 from pgvision.tracking import Anchor
@@ -126,6 +127,9 @@ class Zones:
         anchor: The point of a box that counts: its centre, or the middle of its lower edge.
         grace: Seconds without a sight inside before an object has left, so that a frame in which
             the model misses it counts nothing.
+
+    Raises:
+        OptionError: If a zone and a line have one name.
     """
 
     def __init__(
@@ -136,6 +140,8 @@ class Zones:
         anchor: Anchor = "center",
         grace: float = 1.0,
     ) -> None:
+        if both := polygons.keys() & lines.keys():
+            raise OptionError(f"a zone and a line are named {min(both)!r}; rename one")
         self._anchor, self._grace = anchor, grace
         names = list(polygons) if polygons or lines else [WHOLE]
         self._shapes: dict[str, Polygon | None] = {
@@ -215,15 +221,16 @@ class Zones:
         # Corners are in pixels of the first frame; the shown one may be scaled.
         first_hw = self._first_hw or (height, width)
         scale = np.array([width / first_hw[1], height / first_hw[0]])
+        boxes, texts = [], []
         for name, corners in self._corners().items():
             points, count = np.round(corners * scale).astype(np.int32), self.counts[name]
             is_line = name in self._segments
-            text = f"{count.num_in} in, {count.num_out} out" if is_line else f"{count.now}"
+            number = f"{count.num_in} in, {count.num_out} out" if is_line else f"{count.now}"
             cv2.polylines(image, [points], False, _COLOR, 2, cv2.LINE_AA)
-            at = int(points[:, 0].mean()), int(points[:, 1].mean())
-            font = cv2.FONT_HERSHEY_SIMPLEX
-            cv2.putText(image, f"{name}: {text}", at, font, 0.6, _COLOR, 2, cv2.LINE_AA)
-        return image
+            boxes.append([*points.min(axis=0), *points.max(axis=0)])
+            texts.append(f"{name}: {number}")
+        ids = np.zeros(len(texts), np.int64)  # the colour of the outlines
+        return draw_labels(image, np.array(boxes), texts, color_ids=ids)
 
     def _sight(self, tracked: DetectionResult, row: int, now: float) -> _Sight:
         """Return the object of a row, in pixels of the first frame."""

@@ -189,6 +189,20 @@ def test_a_huge_polygon_costs_no_memory_before_it_is_refused(tmp_path):
     assert time.process_time() - started < 1.0
 
 
+def test_a_zone_and_a_line_of_one_name_are_refused():
+    """They shared their counts, and the zone was neither drawn nor in the summary."""
+    with pytest.raises(OptionError, match="named 'gate'; rename one"):
+        Zones({"gate": GATE}, {"gate": (0.0, 0.0, 9.0, 9.0)})
+
+
+def test_names_of_zones_are_drawn_in_any_script():
+    """OpenCV's font has ASCII only: of both names it drew T??r."""
+    one, other = (
+        Zones({name: GATE}, {}).draw(np.zeros((*HW, 3), np.uint8)) for name in ("Tür", "Tör")
+    )
+    assert (one != other).any()
+
+
 def test_zones_are_drawn_on_the_picture():
     zones = Zones({"gate": GATE}, {"door": (100.0, 400.0, 500.0, 400.0)})
     list(zones.update(frame(0, [(1, 300, 200)])))
