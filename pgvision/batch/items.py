@@ -232,20 +232,20 @@ def _unique_names(found: list[Item]) -> list[str]:
 
 
 def _tail(item: Item, depth: int) -> str:
-    parts = Path(item.place).parts
+    parts = Path(hide_secrets(item.place)).parts
     return readable_name("/".join(parts[-(len(Path(item.name).parts) + depth) :]))
 
 
 def _expanded(source: str, recursive: bool, *, lists: bool = True) -> Iterator[Item]:
     if not source.strip():
         raise OptionError("sources: expected a path, got an empty string")
-    # 1. Addresses and camera numbers.
-    if "://" in source or (source.isascii() and source.isdecimal()):
-        if is_live(source):
-            raise OptionError(
-                f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
-                "job cannot resume; use the task itself (pgvision detect), or record it to a file"
-            )
+    # 1. Cameras and addresses.
+    if is_live(source):
+        raise OptionError(
+            f"{hide_secrets(source)}: is a live source, which cannot be read again, so that a "
+            "job cannot resume; use the task itself (pgvision detect), or record it to a file"
+        )
+    if "://" in source:
         yield Item(hide_secrets(source), source)
         return
     # 2. Folders, files, patterns; what does not exist is reported as a failure.

@@ -29,7 +29,7 @@ class Job:
 
     Args:
         recipe: The task.
-        sources: Images, videos, folders, globs, lists, tar files, stores; see `list_items`.
+        sources: Images, videos, folders, globs, lists, tar files; see `list_items`.
         journal: The journal's file.
         recursive: Take folders with their subfolders.
         stride: Of videos take each ``stride``-th frame.

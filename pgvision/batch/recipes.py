@@ -63,7 +63,7 @@ class Recipe:
         settings = {
             name: _plain(value)
             for name, value in self.keywords.items()
-            if name not in _FREE and value is not None and value is not False
+            if name not in _FREE and value is not None
         }
         if self.keywords.get("calibrate") is not None:
             path = Path(self.keywords["calibrate"])
@@ -72,12 +72,9 @@ class Recipe:
         generator = self.keywords.get("generator")
         if generator is not None:
             weights = f"generator {generator.card.name}"
-        elif "://" in str(self.keywords.get("model")):
-            weights = str(self.keywords["model"])  # the weights of a server are unknown
         else:
-            model, revision = self.keywords.get("model"), self.keywords.get("revision")
-            kind = self.keywords.get("kind")
-            card = find_checkpoint(model, revision=revision, kind=kind)
+            revision = self.keywords.get("revision")
+            card = find_checkpoint(self.keywords.get("model"), revision=revision)
             weights = weights_digest(card, revision)
         return {"task": self.task, **settings, "weights": weights, "pgvision": __version__}
 

@@ -239,6 +239,9 @@ def test_other_settings_are_named(tmp_path):
     recipe = Recipe("detect", {"classes": ["helmet"], "conf": 0.5, "generator": engine()})
     with pytest.raises(OptionError, match=r"\(conf: nothing then, 0.5 now\)"):
         Job(recipe, [folder], tmp_path / "j").run_all()
+    recipe = Recipe("detect", {"classes": ["helmet"], "constrained": False, "generator": engine()})
+    with pytest.raises(OptionError, match=r"\(constrained: nothing then, False now\)"):
+        Job(recipe, [folder], tmp_path / "j").run_all()
     with pytest.raises(OptionError, match="stride: 1 then, 2 now"):
         make_job(folder, tmp_path / "j", stride=2).run_all()
 
@@ -416,7 +419,7 @@ def test_a_bad_entry_of_a_list_costs_one_entry(tmp_path):
     assert list(merged.results()) == list(job.results())
 
 
-@pytest.mark.parametrize("source", ["0", "rtsp://host/1", "http://host/live"])
+@pytest.mark.parametrize("source", ["0", "/dev/null", "rtsp://host/1", "http://host/live"])
 def test_what_is_live_cannot_go_on(tmp_path, source):
     with pytest.raises(OptionError, match="is a live source"):
         make_job(source, tmp_path / "j")
