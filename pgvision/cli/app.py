@@ -1,5 +1,6 @@
 """The command ``pgvision``: lazily loaded subcommands, and exit codes of errors."""
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -162,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always, with the exit code.
     """
+    # A service manager's SIGTERM ends a command as Ctrl-C does: outputs are completed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # File names need not be UTF-8; a terminal is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -52,7 +52,7 @@ class LiveOptions:
     """Options of `pgvision live`.
 
     Attributes:
-        source: A camera number, an address (rtsp, http, ...) or a video file.
+        source: A camera number or device, an address (rtsp, http, ...) or a video file.
         conf: Keep objects of at least this score. "auto" (default): the thresholds of the
             checkpoint's card, where it has them.
         zone: JSON: {"gate": [[x, y], ...]}, corners in pixels.
@@ -125,7 +125,6 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         """Start the timer."""
-        self._began = time.monotonic()
         self._timer.start()
         return self
 
@@ -221,8 +220,8 @@ class Watch:
 def live(phrase: str, *, options: LiveOptions, model: ModelOptions) -> None:
     """Watch a camera: the newest frame each time, with tracks, zones, lines and events.
 
-    Without --zone and --line the whole picture is one zone. Ends with Ctrl-C, with the source (a
-    file), or after --seconds.
+    Without --zone and --line the whole picture is one zone. Ends with Ctrl-C (SIGTERM), with the
+    source (a file), or after --seconds.
 
     Examples:
     pgvision live helmet --source 0 --show

@@ -142,8 +142,8 @@ def iter_frames(
 def is_live(source: object) -> bool:
     """Whether a source is live: it sends frames at its own pace, and slow readers miss some.
 
-    A camera, or an address unless its name ends like a file's; the items of an iterable are not
-    looked at.
+    A camera (its number or device), or an address unless its name ends like a file's; the items of
+    an iterable are not looked at.
 
     Args:
         source: Whatever `iter_frames` takes.
@@ -156,7 +156,8 @@ def is_live(source: object) -> bool:
         return _is_whole(source)
     scheme = _SCHEME.match(source)
     if scheme is None:
-        return source.isascii() and source.isdecimal()
+        is_device = source.startswith("/dev/") and Path(source).is_char_device()
+        return is_device or (source.isascii() and source.isdecimal())
     if scheme[1].lower() not in ("http", "https"):
         return scheme[1].lower() in _VIDEO_SCHEMES
     return _ending_at(source) not in VIDEO_ENDINGS | IMAGE_ENDINGS

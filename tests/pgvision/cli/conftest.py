@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from dataclasses import dataclass
 
 import cv2
@@ -13,11 +14,13 @@ from recipes.scenes import render_scene, render_video
 
 
 @pytest.fixture(autouse=True)
-def untouched_logging():
-    """The command line sets up logging for a process of its own; give it back afterwards."""
+def untouched_process():
+    """The command line sets up logging and SIGTERM of its process; give them back afterwards."""
+    on_end = signal.getsignal(signal.SIGTERM)
     loggers = [logging.getLogger(name) for name in ("pgvision", "vqvae")]
     before = [(logger.handlers, logger.level, logger.propagate) for logger in loggers]
     yield
+    signal.signal(signal.SIGTERM, on_end)
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)

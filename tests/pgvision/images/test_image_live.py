@@ -109,6 +109,8 @@ def test_stopping_early_hangs_up() -> None:
     [
         (0, True),
         ("0", True),
+        ("/dev/null", True),  # as /dev/video0: it was read like a file, each frame in turn
+        ("a" * 5000, False),
         ("rtsp://me:secret@10.0.0.7/live", True),
         ("RTMP://host/app", True),
         ("udp://239.0.0.1:1234", True),

@@ -274,7 +274,7 @@ def command(tmp_path):
     ("number", "code", "words", "environment"),
     [
         (signal.SIGINT, 0, ["--model", "tiny", "--api-key", "k", "--queue", "9"], {}),
-        (signal.SIGTERM, -15, [], {"PGVISION_MODEL": "tiny", "PGVISION_API_KEY": "k"}),
+        (signal.SIGTERM, 0, [], {"PGVISION_MODEL": "tiny", "PGVISION_API_KEY": "k"}),
     ],
 )
 def test_the_end_waits_for_what_was_taken(command, png, number, code, words, environment):
