@@ -99,9 +99,8 @@ def parse_host(text: str) -> tuple[str, int | None]:
     """
     bare = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
     parts = urlsplit(f"//{bare}")
-    if not re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", parts.hostname or "") or parts.netloc != bare:
-        raise ValueError(f"{text!r} is not a host")
-    if "@" in bare:
+    is_name = re.fullmatch(r"[\w.-]+|[0-9a-f:.]+", parts.hostname or "")
+    if not is_name or parts.netloc != bare or "@" in bare:
         raise ValueError(f"{hide_secrets('//' + bare)!r} is not a host")
     return parts.hostname or "", parts.port
 

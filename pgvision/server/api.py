@@ -73,8 +73,8 @@ async def read_json(request: Request) -> dict[str, Any]:
     return values
 
 
-async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
-    """Read images and fields of a multipart form, or of JSON with base64.
+async def read_uploads(request: Request, most: int) -> tuple[list[Upload], dict[str, Any]]:
+    """Read images, of which ``most`` are allowed, and fields of a form, or of JSON with base64.
 
     Raises:
         ApiError: 400 for a broken body, 415 for another kind of body, 422 for fields in the
@@ -86,7 +86,7 @@ async def read_uploads(request: Request) -> tuple[list[Upload], dict[str, Any]]:
     # 2. Read the body by its declared kind.
     kind = _content_type(request)
     if kind == "multipart/form-data":
-        values = await _multipart(request)
+        values = await _multipart(request, most)
     elif kind == "application/json":
         values = await read_json(request)
     else:
@@ -137,9 +137,9 @@ class _Parser(MultiPartParser):
         raise MultiPartException("its end is missing, the upload was cut on its way; send it again")
 
 
-async def _multipart(request: Request) -> dict[str, Any]:
-    # 1. Parse the form; it is at most as large as the body.
-    limits = {"max_files": _MAX_FIELDS, "max_fields": _MAX_FIELDS}
+async def _multipart(request: Request, most: int) -> dict[str, Any]:
+    # 1. Parse the form; it is at most as large as the body. Images are files, or fields in base64.
+    limits = dict.fromkeys(("max_files", "max_fields"), most + _MAX_FIELDS)
     try:
         form = await _Parser(
             request.headers, request.stream(), max_part_size=_MAX_FIELD_BYTES, **limits
@@ -164,6 +164,8 @@ async def _multipart(request: Request) -> dict[str, Any]:
 
 
 def _content_type(request: Request) -> str:
+    if coding := request.headers.get("content-encoding"):
+        raise ApiError("bad_body", f"Content-Encoding: {coding[:80]} is not read; send it plainly")
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
@@ -241,23 +243,21 @@ def _route(
         return answer_body(outcome, task, masks=masks)
 
     async def answer(request: Request) -> Response:
-        uploads, values = await read_uploads(request)
-        images = require_images(uploads, service.settings.max_images)
+        most = service.settings.max_images
+        uploads, values = await read_uploads(request, most)
+        images = require_images(uploads, most)
         fields = await run_in_threadpool(validated, kind, values)
+
+        async def body(image: Upload) -> Any:
+            outcome = await service.answer(request, image, fields)
+            return await service.uploads.run(partial(body_of, outcome, fields))
+
         if len(images) == 1:
-            outcome = await service.answer(request, images[0], fields)
-            return json_response(await service.uploads.run(lambda: body_of(outcome, fields)))
+            return json_response(await body(images[0]))
         # Several images: a list in their order, with errors in their places.
-        outcomes = await gather_few(
-            partial(service.answer, request, image, fields) for image in images
-        )
-        bodies = [
-            one.body
-            if isinstance(one, ApiError)
-            else await service.uploads.run(lambda one=one: body_of(one, fields))  # type: ignore[misc]
-            for one in outcomes
-        ]
-        return json_response({"results": bodies})
+        bodies = await gather_few(partial(body, image) for image in images)
+        listed = [one.body if isinstance(one, ApiError) else one for one in bodies]
+        return json_response({"results": listed})
 
     return answer
 

@@ -163,6 +163,7 @@ def serve(settings: ServeSettings) -> None:
     server = uvicorn.Server(config)
     with _listening(settings) as listener:
         host, port = listener.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
         _LOG.info("listening at http://%s:%d (the page is at /); Ctrl-C ends", host, port)
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once all is finished
             server.run(sockets=[listener])

@@ -3,6 +3,7 @@
 Of a chat request every field is supported, or refused by name.
 """
 
+import logging
 import os
 import re
 import time
@@ -37,6 +38,7 @@ from pgvision.server.service import Outcome, Service, gather_few
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.trained_on import known_classes
 
+_LOG = logging.getLogger(__name__)
 _MAX_XML: Final = 200_000
 _FEW: Final = Field(max_length=64)  # items of a list; pydantic stops there
 _MAX_TEXT: Final = 10_000  # characters of one text
@@ -113,7 +115,7 @@ class ChatBody(BaseModel):
     frequency_penalty: Literal[0] | None = None
     presence_penalty: Literal[0] | None = None
     logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    store: Literal[False] | None = None
+    store: bool | None = Field(None, le=0)
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
     tool_choice: Literal["none"] | None = None
     parallel_tool_calls: bool | None = None
@@ -360,6 +362,8 @@ def label_studio_routes(service: Service) -> APIRouter:
         found = await gather_few(
             partial(_predict, service, request, task, known, version()) for task in tasks
         )
+        for error in (one for one in found if isinstance(one, ApiError)):
+            _LOG.warning("/predict: a task is not answered: %s", error)  # not shown there
         results = [
             _empty(version()) | {"error": str(one)} if isinstance(one, ApiError) else one
             for one in found

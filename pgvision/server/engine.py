@@ -232,14 +232,13 @@ class ServedModel:
     """One checkpoint: loading, ready or failed.
 
     Args:
-        name: The name that requests use; None: that of the default checkpoint.
-        checkpoint: As `pgvision.runtime.load` takes it; None: the default one.
+        name: The name that requests use.
+        checkpoint: As `pgvision.runtime.load` takes it.
     """
 
-    def __init__(self, name: str | None, checkpoint: str | None) -> None:
-        card = find_checkpoint(checkpoint)
-        self.name, self.checkpoint = name or card.name, checkpoint or card.name
-        self.card: CheckpointCard = replace(card, name=self.name)
+    def __init__(self, name: str, checkpoint: str) -> None:
+        self.name, self.checkpoint = name, checkpoint
+        self.card: CheckpointCard = replace(find_checkpoint(checkpoint), name=name)
         self.resolution = 224  # pixels a side that the model sees; tasks choose tiles by it
         self.since = time.time()
         self.error: PgvisionError | None = None
@@ -319,8 +318,9 @@ class Models:
     """
 
     def __init__(self, settings: ServeSettings, load: Load | None, metrics: Metrics) -> None:
-        named = settings.named_models.items()
-        self.all = [ServedModel(*each) for each in named] or [ServedModel(None, None)]
+        # The default may be a path, too (PGVISION_MODEL).
+        named = replace(settings, models=settings.models or (find_checkpoint(None).name,))
+        self.all = [ServedModel(*each) for each in named.named_models.items()]
         self._settings, self._metrics = settings, metrics
         self._load: Load = load or partial(
             open_engine, device=settings.device, dtype=settings.dtype, threads=settings.threads

@@ -1,5 +1,6 @@
 """Fields of requests, task by task, with their limits; unknown fields are refused by name."""
 
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
@@ -12,6 +13,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 MAX_NAMES: Final = 256
 MAX_NAME: Final = 200
 _MAX_ERRORS: Final = 5
+_TYPE: Final = re.compile(r"constrained-|literal\[")  # pydantic's names for types of a union
 
 
 def split_names(value: object) -> object:
@@ -140,7 +142,8 @@ def validated(kind: type[_Model], values: Mapping[str, Any]) -> _Model:
         # 2. Pydantic's messages, each with its field and what came.
         messages = []
         for each in error.errors(include_url=False, include_context=False)[:_MAX_ERRORS]:
-            name = ".".join(str(part)[:40] for part in each["loc"])
+            parts = (str(part)[:40] for part in each["loc"])
+            name = ".".join(part for part in parts if not _TYPE.match(part))
             if each["type"] == "extra_forbidden":
                 messages.append(f"{name}: there is no such field; known are {known}")
             else:

@@ -6,7 +6,7 @@ import hmac
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -121,23 +121,28 @@ class ServiceMiddleware:
         self._require_origin(scope, context.headers)
         self._require_key(context)
         if scope["method"] != "POST":
-            await self.app(scope, context.receive, context.send)
+            # Monitors ask by HEAD. Routes know GET only; the server leaves the body out.
+            method = scope["method"].replace("HEAD", "GET")
+            await self.app({**scope, "method": method}, context.receive, context.send)
             return
         # 2. Read the body before taking a place in the queue: slow senders must not block others.
         self._require_room()
         await self._read_body(context)
         self._require_room()
-        # 3. Run the route, with a deadline.
-        with self._place():
-            try:
-                left = context.deadline + _GRACE - time.monotonic()
+        # 3. Run the route, with a deadline; meanwhile it counts as in progress.
+        self._num_inside += 1
+        try:
+            left = context.deadline + _GRACE - time.monotonic()
+            with self._metrics.inside.track_inprogress():
                 async with asyncio.timeout(left):
                     await self.app(scope, context.receive, context.send)
-            except TimeoutError as error:
-                if context.status != 499:
-                    raise  # a part of the answer was sent already
-                self._metrics.late.inc()
-                raise deadline_error(self._settings.deadline) from error
+        except TimeoutError as error:
+            if context.status != 499:
+                raise  # a part of the answer was sent already
+            self._metrics.late.inc()
+            raise deadline_error(self._settings.deadline) from error
+        finally:
+            self._num_inside -= 1
 
     # --- authentication --------------------------------------------------------------------------
 
@@ -224,17 +229,6 @@ class ServiceMiddleware:
                 f"expected a body of at most {most} bytes; send a smaller image, or start the "
                 "service with a larger --max-mb",
             )
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Count a request as in progress."""
-        self._num_inside += 1
-        self._metrics.inside.set(self._num_inside)
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
-            self._metrics.inside.set(self._num_inside)
 
     def _count(self, scope: Scope, context: RequestContext) -> None:
         seconds = time.monotonic() - context.started

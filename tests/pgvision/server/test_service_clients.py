@@ -234,6 +234,7 @@ def test_fields_that_change_nothing_are_accepted(service, png):
     neutral = {
         **{"n": 1, "temperature": 0, "seed": 7, "top_p": 0.9, "stop": None, "user": "me"},
         **{"presence_penalty": 0, "logprobs": False, "stream": False, "metadata": {"a": "b"}},
+        **{"store": False, "parallel_tool_calls": True},
     }
     assert content_of(post_chat(service, message("ocr", png), **neutral)) == plain
 
@@ -295,6 +296,9 @@ def test_several_images_come_back_in_their_order(service, png):
         assert_same_objects(one["annotations"], first["annotations"])
     sent = httpx2.post(f"{service}/v1/detect", json=body | {"image": ["aGk="] * 65}, timeout=60)
     assert sent.json()["error"]["code"] == "too_many_images"
+    files = [("image", ("a.png", b"a"))] * 65  # the limit was that of the form's parser
+    sent = httpx2.post(f"{service}/v1/detect", files=files, data={"classes": "helmet"}, timeout=60)
+    assert "at most 64 images, got 65" in sent.json()["error"]["message"]
 
 
 def test_the_largest_ring_of_a_mask_is_the_one_with_the_largest_area():

@@ -129,13 +129,14 @@ def test_tasks_get_boxes_under_the_names_of_the_project(backend, studio, png, sc
         (None, "data.image"),
     ],
 )
-def test_a_task_that_cannot_be_read_costs_its_own_entry(backend, png, picture, words):
+def test_a_task_that_cannot_be_read_costs_its_own_entry(backend, png, picture, words, caplog):
     good = "data:image/png;base64," + base64.b64encode(png).decode()
     sent = predict(backend, good, picture, good)
     assert sent.status_code == 200, sent.text
     first, broken, last = sent.json()["results"]
     assert first["result"] and len(first["result"]) == len(last["result"])
     assert broken["result"] == [] and words in broken["error"]
+    assert words in caplog.text  # Label Studio does not show it
 
 
 def test_an_address_of_label_studio_that_cannot_be_is_refused_at_the_start(monkeypatch):

@@ -16,7 +16,7 @@ from serving import running, until_ready
 
 from pgvision.errors import OptionError
 from pgvision.runtime.checkpoints import TINY_FOLDER
-from pgvision.server import ServeSettings
+from pgvision.server import ServeSettings, create_app
 from pgvision.server.compat import ChatBody
 from pgvision.server.errors import ApiError
 from pgvision.server.fields import ObjectFields, validated
@@ -100,7 +100,7 @@ def test_text_that_is_no_picture(service, image, code):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"conf": "2"}, "conf"),
+        ({"conf": "2"}, "conf: Input should be less than or equal to 1"),
         ({"conf": "high"}, "conf"),
         ({"clases": "helmet"}, "no such field; known are image, model"),
         ({"classes": ";".join("abcdefgh" + str(n) for n in range(300))}, "at most 256 items"),
@@ -156,6 +156,14 @@ def test_unknown_model_task_and_method(service, png):
     refused(httpx2.get(f"{service}/v1/detect"), 405, "GET /v1/detect")
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/page/page.js", "/v1/models", "/v1/models/a"])
+def test_head_is_answered_as_get_is(service, path):
+    """Monitors ask by HEAD, and got 405."""
+    head, get = httpx2.head(service + path), httpx2.get(service + path)
+    assert head.status_code == get.status_code != 405
+    assert head.headers["Content-Length"] == get.headers["Content-Length"] and not head.content
+
+
 def test_bodies_of_another_kind(service):
     path = f"{service}/v1/detect"
     refused(
@@ -165,6 +173,10 @@ def test_bodies_of_another_kind(service):
     refused(httpx2.post(path, content=b"{", headers=json), 400, "not JSON")
     refused(httpx2.post(path, content=b"[" * 100_000, headers=json), 400, "not JSON")
     refused(httpx2.post(path, content=b"[]", headers=json), 400, "JSON object")
+    coded = {"Content-Encoding": "gzip"}
+    for kind in (json, {"Content-Type": "multipart/form-data; boundary=x"}):
+        sent = httpx2.post(path, content=b"\x1f\x8b", headers=kind | coded)
+        refused(sent, 415, "Content-Encoding: gzip is not read")
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     refused(httpx2.post(path, content=b"--y\r\n", headers=form), 400, "form is broken")
     refused(
@@ -415,11 +427,13 @@ def test_open_addresses_need_a_key_or_a_word():
     assert ServeSettings(host="::1", allow_hosts=("::1", "[::1]:80")).is_local
 
 
-def test_paths_of_models_are_not_published(tmp_path):
+def test_paths_of_models_are_not_published(tmp_path, monkeypatch):
     folder = tmp_path / "secret_customer" / "run7"
     shutil.copytree(TINY_FOLDER, folder)
     settings = ServeSettings(models=(str(folder), f"best={folder}", "http://me:pw@host:1/v1#gemma"))
     assert list(settings.named_models) == ["run7", "best", "gemma"]
+    monkeypatch.setenv("PGVISION_MODEL", str(folder))  # its path was published
+    assert create_app().state.service.models.all[0].name == "run7"
     with running(ServeSettings(models=(str(folder),))) as address:
         until_ready(address)
         (model,) = httpx2.get(f"{address}/v1/models").json()["data"]
