@@ -27,13 +27,7 @@ from pgvision.results import DetectionResult
 from pgvision.runtime import CheckpointCard, Generation
 from pgvision.server.api import json_response, read_json, require_images, roboflow_form
 from pgvision.server.errors import ApiError
-from pgvision.server.fields import (
-    TASKS,
-    Fields,
-    ObjectFields,
-    SegmentFields,
-    validated,
-)
+from pgvision.server.fields import TASKS, Fields, ObjectFields, SegmentFields, validated
 from pgvision.server.service import Outcome, Service, gather_few
 from pgvision.server.uploads import LABEL_STUDIO, Upload
 from pgvision.tasks.trained_on import known_classes
@@ -220,7 +214,7 @@ def _completion(outcome: Outcome, body: ChatBody) -> dict[str, Any]:
                 "message": {
                     "role": "assistant",
                     "content": outcome.result.raw_text,
-                    "refusal": None,
+                    "refusal": None if outcome.answers else "; ".join(outcome.refusals),
                 },
                 "logprobs": _logprobs(generations, body) if body.logprobs else None,
                 "finish_reason": "length" if outcome.result.truncated else "stop",
@@ -231,14 +225,16 @@ def _completion(outcome: Outcome, body: ChatBody) -> dict[str, Any]:
             "completion_tokens": num_written,
             "total_tokens": num_asked + num_written,
         },
-        "notes": list(outcome.notes),
+        "notes": [*outcome.notes, *outcome.refusals],
     }
 
 
 def _logprobs(generations: Sequence[Generation], body: ChatBody) -> dict[str, Any]:
     """Return log-probabilities token by token, as `pgvision.runtime.Remote` reads them."""
-    # 1. Require one answer with probabilities.
-    if len(generations) != 1:
+    # 1. Require one answer with probabilities; a refused image has none.
+    if not generations:
+        return {"content": [], "refusal": None}
+    if len(generations) > 1:
         raise ApiError(
             "bad_field",
             f"logprobs: this request needs {len(generations)} prompts; ask for one class at once",
@@ -279,8 +275,8 @@ def _chunks(completion: dict[str, Any], *, with_usage: bool) -> Iterator[bytes]:
     (choice,) = completion["choices"]
     head = {key: completion[key] for key in ("id", "created", "model")}
     head["object"] = "chat.completion.chunk"
-    delta = {"role": "assistant", "content": choice["message"]["content"]}
-    texts = {"index": 0, "delta": delta, "logprobs": choice["logprobs"], "finish_reason": None}
+    texts = {"index": 0, "delta": choice["message"], "logprobs": choice["logprobs"]}
+    texts["finish_reason"] = None
     end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": choice["finish_reason"]}
     events = [{**head, "choices": [one]} for one in (texts, end)]
     events += [{**head, "choices": [], "usage": completion["usage"]}] if with_usage else []
@@ -325,8 +321,7 @@ def label_studio_routes(service: Service) -> APIRouter:
     except HttpError as error:
         raise OptionError(f"{LABEL_STUDIO}: {error}") from error
 
-    def version() -> str:
-        return f"pgvision {service.models.all[0].name}"
+    version = f"pgvision {service.models.all[0].name}"
 
     @router.get("/health", summary="Whether the backend is up.")
     def health() -> dict[str, str]:
@@ -334,7 +329,7 @@ def label_studio_routes(service: Service) -> APIRouter:
 
     @router.post("/setup", summary="The version that answers.")
     async def setup() -> dict[str, str]:
-        return {"model_version": version()}
+        return {"model_version": version}
 
     @router.post("/webhook", summary="Accepted and ignored: training is another command.")
     async def webhook() -> dict[str, str]:
@@ -360,15 +355,16 @@ def label_studio_routes(service: Service) -> APIRouter:
         known = await service.uploads.run(lambda: _known(config, service.models.all[0].card))
         # 3. Answer; a task that cannot be answered costs its own entry alone.
         found = await gather_few(
-            partial(_predict, service, request, task, known, version()) for task in tasks
+            partial(_predict, service, request, task, known, version) for task in tasks
         )
-        for error in (one for one in found if isinstance(one, ApiError)):
-            _LOG.warning("/predict: a task is not answered: %s", error)  # not shown there
         results = [
-            _empty(version()) | {"error": str(one)} if isinstance(one, ApiError) else one
+            _empty(version) | {"error": str(one)} if isinstance(one, ApiError) else one
             for one in found
         ]
-        return {"results": results, "model_version": version()}
+        for one in results:
+            if "error" in one:  # Label Studio does not show it
+                _LOG.warning("/predict: a task is not answered: %s", one["error"])
+        return {"results": results, "model_version": version}
 
     return router
 
@@ -420,6 +416,8 @@ async def _predict(
                     outcome = await service.answer(request, upload, fields)
                     if isinstance(outcome.result, DetectionResult):
                         results.append(outcome.result)
+                    if outcome.refusals:
+                        joined["error"] = "; ".join(outcome.refusals)
             if results:
                 at = index if isinstance(sent, list) else None
                 found = prediction(results, config, version, to_name=to_name, item_index=at)

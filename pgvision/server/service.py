@@ -14,13 +14,7 @@ from pgvision.images import Frame
 from pgvision.results import Answer, DetectionResult
 from pgvision.server.engine import Batcher, Job, Load, Metrics, Models, ServedModel
 from pgvision.server.errors import ApiError, api_error_of, deadline_error
-from pgvision.server.fields import (
-    AskFields,
-    CaptionFields,
-    Fields,
-    ObjectFields,
-    SegmentFields,
-)
+from pgvision.server.fields import AskFields, CaptionFields, Fields, ObjectFields, SegmentFields
 from pgvision.server.settings import ServeSettings
 from pgvision.server.uploads import Upload, Uploads
 from pgvision.tasks import Answered, Answerer, Ask, Captioner, Detector, Reader, Segmenter, Task
@@ -47,6 +41,11 @@ class Outcome:
     answers: Sequence[Answered]
     notes: tuple[str, ...]
     timings: dict[str, float]
+
+    @property
+    def refusals(self) -> list[str]:
+        """Reasons why the image, or a class, was not asked about."""
+        return [reject.reason for reject in self.result.rejects if not reject.text]
 
 
 class Service:

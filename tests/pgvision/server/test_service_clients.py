@@ -15,7 +15,7 @@ import pytest
 import supervision as sv
 from shapely.geometry import Polygon
 
-from pgvision import Answerer, Detector, Segmenter
+from pgvision import Answerer, Detector, Segmenter, samples
 from pgvision.cli.serve import serve
 from pgvision.results import DetectionResult, SegmentationResult
 from pgvision.runtime import Remote, find_checkpoint
@@ -116,6 +116,17 @@ def test_openais_client_gets_boxes_as_text(client, png, found):
     text = chat(client, png, "detect helmet").choices[0].message.content
     parsed = parse_suffix(text, image_hw=(480, 640), classes=["helmet"])
     np.testing.assert_allclose([one.xyxy for one in parsed.objects], found.xyxy, atol=1e-3)
+
+
+def test_openais_client_gets_the_reason_why_a_photograph_is_refused(client):
+    """It got an empty text, and with log-probabilities the error of several classes."""
+    photograph = samples.path("astronaut").read_bytes()
+    for how in ({}, {"logprobs": True}):
+        answer = chat(client, photograph, "how many workers wear a helmet?", **how)
+        assert answer.choices[0].message.content == ""
+        assert "looks like a photograph" in answer.choices[0].message.refusal
+    chunks = chat(client, photograph, "caption en", stream=True)
+    assert "looks like a photograph" in next(iter(chunks)).choices[0].delta.refusal
 
 
 def test_openais_client_understands_refusals(client, png):

@@ -1,18 +1,22 @@
 """The service as Label Studio's backend; pictures come by address from an allowed host."""
 
 import base64
+import json
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
 from serving import running, until_ready
 
-from pgvision import Detector
+from pgvision import Detector, samples
 from pgvision.errors import OptionError
+from pgvision.runtime.checkpoints import TINY_FOLDER
 from pgvision.server import ServeSettings, create_app
 
 BOXES = """<View><Image name="img" value="$image"/><RectangleLabels name="tag" toName="img">
@@ -137,6 +141,20 @@ def test_a_task_that_cannot_be_read_costs_its_own_entry(backend, png, picture, w
     assert first["result"] and len(first["result"]) == len(last["result"])
     assert broken["result"] == [] and words in broken["error"]
     assert words in caplog.text  # Label Studio does not show it
+
+
+def test_masks_of_a_photograph_are_refused_with_the_reason(tmp_path):
+    """There were no regions, and nothing told why."""
+    folder = Path(shutil.copytree(TINY_FOLDER, tmp_path / "drawn"))
+    card = json.loads((folder / "pgvision.json").read_text(encoding="utf-8"))
+    card["masks_on"] = {"helmet": "drawings"}
+    (folder / "pgvision.json").write_text(json.dumps(card), encoding="utf-8")
+    data = base64.b64encode(samples.path("astronaut").read_bytes()).decode()
+    config = BOXES.replace("RectangleLabels", "BrushLabels")
+    with running(ServeSettings(models=(str(folder),))) as address:
+        until_ready(address)
+        (found,) = predict(address, f"data:;base64,{data}", config=config).json()["results"]
+    assert found["result"] == [] and "this image looks like a photograph" in found["error"]
 
 
 def test_an_address_of_label_studio_that_cannot_be_is_refused_at_the_start(monkeypatch):
