@@ -225,6 +225,8 @@ def test_missing_areas_are_those_of_the_masks_for_all(folder):
     expected = coco_mask.area(coco_mask.frPyObjects([ring], 48, 64)).sum()
     assert dataset_to_coco(read_coco(put(folder, data)))["annotations"][0]["area"] == expected
     assert read_content(data, where="x", outlines=False).area[0] == expected
+    del data["annotations"][0]["segmentation"]
+    assert read_content(data, where="x").area.tolist() == [600, 81]  # of the boxes
 
 
 def test_other_fields_blanks_and_a_byte_order_mark_are_read(folder):

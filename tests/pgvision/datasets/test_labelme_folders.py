@@ -169,6 +169,7 @@ def test_folders_of_parts_share_their_classes(tmp_path):
         ({"label": "man", "shape_type": "polygon"}, "lacks 'points'"),
         (shape("man", [[0, 0], [9, 9]], "mask", mask="no base64!"), "not a PNG"),
         (shape("man", [[199, 0], [9, 9]], "mask", mask=png(np.ones((3, 3)))), "beyond the image"),
+        (shape("man", [[0, 98], [9, 9]], "mask", mask=png(np.ones((3, 3)))), "beyond the image"),
         (shape("man", [[0, 0], [2, 2]], "mask", mask=png(np.zeros((3, 3)))), "is empty"),
     ],
 )
