@@ -158,7 +158,8 @@ def join_rings(rings: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Join rings into one, as YOLO's label files need it; nothing is left out.
 
     Each further ring is reached from the first corner over a bridge of no width and left the same
-    way, which even-odd filling (``cv2.fillPoly``, Ultralytics) does not draw.
+    way. Even-odd filling does not fill it; ``cv2.fillPoly`` (Ultralytics), which draws outlines
+    too, draws it one pixel wide.
 
     Args:
         rings: ``(x0, y0, x1, y1, ...)`` each, outer borders and holes, not overlapping.

@@ -96,16 +96,19 @@ def _evaluate_objects(options: EvalOptions, model: ObjectOptions) -> bool:
     # Imported here: they load slowly, and --help needs none of them.
     from pgvision.datasets import dataset_to_coco
     from pgvision.evaluation import evaluate_detections
+    from pgvision.evaluation.inputs import load_ground_truth
     from pgvision.runtime import find_checkpoint
 
     # 1. Read the data set, and predict what is not in the journal yet.
     part, dataset = _read(options)
+    truth = dataset_to_coco(dataset)
+    iou_type: Literal["bbox", "segm"] = "bbox" if options.task == "detect" else "segm"
+    load_ground_truth(truth, masks=iou_type == "segm")  # refused before hours of predictions
     # AP needs every object, whatever its score.
     keywords = {"conf": 0.0, **model, "classes": dataset.classes}
     found = _predict(dataset, keywords, options)
     # 2. Score.
-    truth, pairs = dataset_to_coco(dataset), list(found.items())
-    iou_type: Literal["bbox", "segm"] = "bbox" if options.task == "detect" else "segm"
+    pairs = list(found.items())
     how: dict[str, Any] = {"max_dets": options.max_dets, "scoreless": options.scoreless}
     report = evaluate_detections(truth, pairs, iou_type, image_ids=list(found), **how)
     conf = keywords["conf"]
@@ -242,8 +245,7 @@ def _save_worst(
         image_id: result if result.scores is None else result[result.scores >= threshold]
         for image_id, result in found.items()
     }
-    pairs, most = list(kept.items()), options.max_dets
-    mistakes = find_mistakes(truth, pairs, report.iou_type, max_dets=most)
+    mistakes = find_mistakes(truth, [*kept.items()], report.iou_type, max_dets=report.max_dets)
     images = [image for image in dataset.images if image.id in kept and mistakes[image.id].count]
     images.sort(key=lambda image: -mistakes[image.id].count)
     # 3. Draw missed and wrong objects next to each other.

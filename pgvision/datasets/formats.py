@@ -181,5 +181,5 @@ def _foreign(file: Path, tool: str, fix: str) -> str:
 def _unknown(given: Path) -> str:
     return (
         f"{given}: the format is unknown; expected a COCO or LabelMe .json, a .jsonl, VOC .xml "
-        "files, or a YOLO folder with data.yaml or labels/. Name it (format=...)"
+        "files, or a YOLO folder with data.yaml or labels/. Name it (format=..., --from)"
     )

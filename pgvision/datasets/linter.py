@@ -198,6 +198,18 @@ def _check_object(
         yield "mask-broken", "error", str(error)
 
 
+def size_mismatch(image: ImageRecord, split: str = "") -> list[Finding]:
+    """Return a finding if the file of an image has another size than its annotations state.
+
+    Raises:
+        ImageError: If the file is not there, or no image.
+    """
+    (height, width), (rows, columns) = image.image_hw, image_hw_of(image.path)
+    message = f"stated as {width} x {height}, the file has {columns} x {rows}"
+    finding = Finding("size-mismatch", "error", message, image.file_name, split)
+    return [] if (height, width) == (rows, columns) else [finding]
+
+
 def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]:
     """Check the image files; fill ``digests`` with the first image of each content."""
     for image in dataset.images:
@@ -206,16 +218,13 @@ def _check_files(dataset: Dataset, digests: dict[str, str]) -> Iterator[Finding]
             yield Finding("missing-file", "error", f"{image.path} is not there", image.file_name)
             continue
         try:
-            size, data = image_hw_of(image.path), read_bytes(image.path)
+            mismatch, data = size_mismatch(image), read_bytes(image.path)
             num_frames = require_whole(data, str(image.path))
         except (ImageError, SourceError) as error:
             yield Finding("unreadable-image", "error", str(error), image.file_name)
             continue
         # 2. Size: the annotations' coordinates are relative to the stated one.
-        if size != image.image_hw:
-            stated = f"{image.image_hw[1]} x {image.image_hw[0]}"
-            message = f"stated as {stated}, the file has {size[1]} x {size[0]}"
-            yield Finding("size-mismatch", "error", message, image.file_name)
+        yield from mismatch
         # 3. Further frames, which training does not see.
         if num_frames > 1:
             message = f"has {num_frames} pages or frames; only the first is used"

@@ -5,7 +5,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal, get_args
@@ -26,9 +26,10 @@ from pgvision.datasets.examples import (
     with_extent,
 )
 from pgvision.datasets.image_names import IMAGE_ENDINGS
+from pgvision.datasets.linter import size_mismatch
 from pgvision.datasets.outlines import is_outside
 from pgvision.datasets.yolo import label_path, label_text, read_written_yolo
-from pgvision.errors import DataError, OptionError, require_choice
+from pgvision.errors import DataError, ImageError, OptionError, require_choice
 from pgvision.files import readable_name, replaced_path, write_text
 
 WriteFormat = Literal["coco", "yolo", "jsonl"]
@@ -168,12 +169,8 @@ class _Writer:
         self._num_images = self._num_objects = 0
 
     def report(self, path: Path) -> WriteReport:
-        return WriteReport(
-            path=path,
-            num_images=self._num_images,
-            num_objects=self._num_objects,
-            findings=tuple(self._findings),
-        )
+        counts = {"num_images": self._num_images, "num_objects": self._num_objects}
+        return WriteReport(path=path, findings=tuple(self._findings), **counts)
 
     def write_file(self, path: Path, dataset: Dataset, names: _Names, split: str) -> None:
         """Write a COCO or JSONL file and count what is in it."""
@@ -223,8 +220,7 @@ class _Writer:
                 name = f"{places[split]}/{_new_name(image)}"
                 file = label_path(folder / name)
                 if file.exists():
-                    shared = file.relative_to(folder)
-                    raise DataError(f"two images would share the label file {shared}")
+                    raise DataError(f"two images share the label file {file.relative_to(folder)}")
                 write_text(file, label_text(image, numbers, self._options.task))
                 sizes[split][folder / name] = image.image_hw
         # 3. Read everything back and compare.
@@ -276,6 +272,10 @@ class _Writer:
     def _compare(
         self, before: Dataset, after: Dataset | None, names: _Names, split: str, *, bins: bool
     ) -> None:
+        # Shares of the stated sides are other places in an image of another size (EXIF rotation).
+        for image in before.images:
+            with suppress(ImageError):
+                self._findings += size_mismatch(image, split)
         if after is not None:
             self._add_counts(len(after.images), after.num_objects)
         self._findings += compare_datasets(

@@ -285,6 +285,17 @@ def test_captions_are_asked_in_the_style_of_the_data(run, sites, tmp_path):
     assert (ran.code, "'describe'" in ran.err) == (2, True), ran.err
 
 
+def test_masks_that_are_missing_are_refused_before_the_model_is_asked(run, sites, tmp_path):
+    data = sites / "instances.json"
+    document = json.loads(data.read_text())
+    for item in document["annotations"]:
+        del item["segmentation"]
+    data.write_text(json.dumps(document))
+    out = tmp_path / "report"
+    ran = run("eval", "--data", data, "--task", "segment", "--out", out)
+    assert (ran.code, "and masks are scored" in ran.err, out.exists()) == (1, True, False)
+
+
 def test_of_an_image_of_several_pages_the_first_is_scored(run, sites, tmp_path):
     """Its annotations describe the first page; the last one was scored."""
     words = ("eval", "--data", sites / "instances.json", "--limit", 1, "--json", "--worst", 0)

@@ -133,6 +133,19 @@ def test_a_folder_with_files_is_not_written_into(tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("format_", ["coco", "yolo", "jsonl"])
+def test_shares_of_an_image_of_another_size_are_reported(tmp_path, format_):
+    """A telephone's image, annotated before its rotation: the boxes were written elsewhere."""
+    data = dataset(tmp_path / "src")
+    with Image.open(data.images[0].path) as image:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        image.save(data.images[0].path, exif=exif)
+    report = write_dataset(data, tmp_path / "out", format=format_)
+    lost = [finding.rule for finding in report.findings if finding.is_loss]
+    assert lost == ([] if format_ == "coco" else ["size-mismatch"])  # COCO states sides and pixels
+
+
 def test_the_current_folder_is_refused_by_name(tmp_path, monkeypatch):
     """It gave a raw ValueError: "." has an empty name."""
     data = dataset(tmp_path / "src")
