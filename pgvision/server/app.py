@@ -176,7 +176,10 @@ def serve(settings: ServeSettings) -> None:
 def _listening(settings: ServeSettings) -> socket.socket:
     try:
         where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(where[4][:2], family=where[0], backlog=_BACKLOG)
+        listener = socket.create_server(where[4][:2], family=where[0], backlog=_BACKLOG)
+        # Without it the body of an answer waits for the header's acknowledgement: 40 ms.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be a host
         raise OptionError(
             f"host, port: cannot listen at {settings.host}:{settings.port}: {error}; use another "

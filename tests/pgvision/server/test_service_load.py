@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from pgvision.cli.app import main
 from pgvision.errors import CheckpointError
 from pgvision.runtime import load
 from pgvision.server import ServeSettings
+from pgvision.server.app import _listening
 from recipes.scenes import render_scene
 
 ROOT = Path(__file__).parents[3]
@@ -91,6 +93,16 @@ def test_files_of_the_page_come_without_a_wait(service):
         assert {"page/page.css", "page/page.js"} <= files
         assert {client.get(f"/{one}").status_code for one in files} == {200}
     assert time.monotonic() - started < 2.0
+
+
+def test_answers_on_an_open_connection_do_not_wait_for_acknowledgements():
+    """Each took 40 ms longer: asyncio sets TCP_NODELAY for sockets of its own making only."""
+    with (
+        _listening(ServeSettings(port=0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back(png):
