@@ -173,7 +173,8 @@ class Dataset:
     def __post_init__(self) -> None:
         # 1. Ids are unique.
         if not self.images:
-            raise DataError("expected at least one image in a data set, got 0")
+            reasons = "".join(f"; {finding.message}" for finding in self.findings[:3])
+            raise DataError(f"expected at least one image in a data set, got 0{reasons}")
         require_distinct("image", [image.id for image in self.images])
         require_distinct("category", [category.id for category in self.categories])
         objects = [item for image in self.images for item in image.objects]

@@ -98,7 +98,11 @@ def read_yolo(
     if images is not None:
         folder = Path(images).absolute()
         splits = {"train": Split([folder], list_images(folder))}
-        labels = _Labels(folder, root / "labels" if (root / "labels").is_dir() else root)
+        # The folder's own labels if it is part of this data set, else those of root.
+        own, usual = label_folder(folder), root / "labels"
+        labels = _Labels(folder, usual if usual.is_dir() else root)
+        if own != folder and own.is_dir() and own.is_relative_to(root):
+            labels = _Labels()
     else:
         splits, findings = ({}, []) if config is None else config.splits()
         splits = splits or _splits_of_folder(root, findings)

@@ -355,6 +355,19 @@ def test_labels_of_images_elsewhere_are_in_labels_or_in_the_folder_itself(tmp_pa
     assert [data.names[one.category_id] for one in data.images[0].objects] == ["head"]
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"), [("images/val", "labels/val"), ("val/images", "val/labels")]
+)
+def test_images_that_are_a_part_of_the_data_set_have_its_labels(tmp_path, images, labels):
+    """They had no objects: their labels were looked for in labels/ itself."""
+    image_at(tmp_path / images / "a.png", (640, 427))
+    (tmp_path / labels).mkdir(parents=True)
+    (tmp_path / labels / "a.txt").write_text("1 0.5 0.5 0.1 0.1")
+    (tmp_path / "classes.txt").write_text("helmet\nhead\n")
+    data = read_yolo(tmp_path, images=tmp_path / images)["train"]
+    assert (data.num_objects, data.findings) == (1, ())
+
+
 @pytest.mark.parametrize(("over", "is_outside"), [(0.09, False), (0.11, True)])
 def test_a_tenth_of_a_pixel_outside_is_rounding(tmp_path, over, is_outside):
     image = image_at(tmp_path / "a.png", (640, 427))
@@ -512,6 +525,9 @@ def test_broken_label_files_cost_their_image_alone(tmp_path):
     assert [(f.rule, f.where) for f in data.findings if f.rule == "broken-entry"] == [
         ("broken-entry", "a.png")
     ]
+    (folder / "labels" / "b.txt").write_text("0 0.5")
+    with pytest.raises(DataError, match=r"got 0; .*a\.txt: line 1.*; .*b\.txt: line 1"):
+        read_splits(folder, on_error="record")
 
 
 def test_notes_among_the_labels_may_have_any_encoding(tmp_path):
