@@ -110,7 +110,13 @@ AREAS: dict[str, Area] = {
     ),
     "limits": Area(
         ("pgvision/http.py", "pgvision/server/uploads.py", "pgvision/server/fields.py"),
-        (f"{T}test_http.py", *(f"{T}server/test_service_{one}.py" for one in ("tasks", "attacks"))),
+        (
+            f"{T}test_http.py",
+            *(
+                f"{T}server/test_service_{one}.py"
+                for one in ("tasks", "refusals", "load", "attacks")
+            ),
+        ),
         10,
     ),
 }

@@ -121,6 +121,21 @@ def test_hosts_that_are_not_allowed_are_not_asked_not_even_by_a_redirect():
 )
 def test_a_rule_without_a_port_means_the_default_ports(rule, address, is_allowed):
     assert HttpPolicy(hosts=(parse_host(rule),)).allows(address) is is_allowed
+    others = (parse_host("b.org"), parse_host(rule), parse_host("c.org"))
+    assert HttpPolicy(hosts=others).allows(address) is is_allowed
+
+
+def test_proxies_are_those_of_the_environment_or_none(monkeypatch):
+    with serving(simple(body=b"by the proxy")) as (proxy, asked):
+        monkeypatch.setenv("http_proxy", f"http://{proxy}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert fetch("http://example.org/a", policy=POLICY) == b"by the proxy"
+        assert asked.pop()[0] == "http://example.org/a"
+        with serving(simple(body=b"straight")) as (host, _):
+            straight = HttpPolicy(seconds=5.0, use_proxies=False)
+            assert fetch(f"http://{host}/", policy=straight) == b"straight"
+        assert not asked
 
 
 @pytest.mark.parametrize(

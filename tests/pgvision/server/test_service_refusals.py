@@ -1,10 +1,12 @@
 """Bad input: each with its status and words that a client can act on."""
 
+import asyncio
 import base64
 import io
 import shutil
 import socket
 import struct
+import time
 import zlib
 from urllib.parse import quote
 
@@ -20,7 +22,7 @@ from pgvision.server import ServeSettings, create_app
 from pgvision.server.compat import ChatBody
 from pgvision.server.errors import ApiError
 from pgvision.server.fields import ObjectFields, validated
-from pgvision.server.uploads import decode_text
+from pgvision.server.uploads import Upload, Uploads, decode_text
 
 
 def detect(address, picture, name="a.png", **fields):
@@ -65,10 +67,14 @@ def test_a_cut_picture(service, png):
     refused(detect(service, file.getvalue()[:-20]), 422, "truncated")
 
 
-@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (9_000, 9_000)])
-def test_a_bomb_is_refused_by_its_header(service, width, height):
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(50_000, 50_000, "far more"), (9_001, 9_000, "9001 x 9000")]
+)
+def test_a_bomb_is_refused_by_its_header(service, width, height, size):
     sent = detect(service, bomb(width, height))
-    assert refused(sent, 413, "50 million pixels") == "too_many_pixels"
+    assert refused(sent, 413, f"50 million pixels, but its header states {size}") == (
+        "too_many_pixels"
+    )
 
 
 def test_no_picture(service):
@@ -326,6 +332,23 @@ def test_images_as_text_are_read_as_clients_write_them(form):
     png = small_png()
     assert len(png) % 3 == 1 and {"+", "/"} & set(base64.b64encode(png).decode())
     assert decode_text(forms_of(png)[form]) == png
+
+
+def test_large_images_are_kept_small_with_their_shape():
+    file = io.BytesIO()
+    Image.new("L", (6000, 1500)).save(file, "PNG")  # 9 megapixels; 6 are kept
+
+    async def decode(full_size):
+        uploads = Uploads(ServeSettings(models=("tiny",)))
+        upload, deadline = Upload(file.getvalue()), time.monotonic() + 60
+        async with uploads.decoded(upload, deadline, full_size=full_size) as (frame, image_hw):
+            return frame.bgr.shape, image_hw
+
+    assert asyncio.run(decode(True)) == ((1500, 6000, 3), (1500, 6000))
+    (height, width, _), image_hw = asyncio.run(decode(False))
+    assert image_hw == (1500, 6000)
+    assert width == pytest.approx(4 * height, abs=4)
+    assert height * width == pytest.approx(6_000_000, rel=0.002)
 
 
 def test_text_that_begins_with_a_slash_is_a_path_if_it_is_short():
