@@ -203,7 +203,8 @@ def test_a_report_says_what_was_scored_and_at_which_threshold(small_set, tmp_pat
     console.print(report)
     for text in (figure.get_suptitle().replace("\n", " "), console.export_text()):
         for part in (
-            "google/some on ", "val.json", "boxes of 1 images: 2 annotations (0 crowds), 3 detections",
+            "google/some on ", "val.json",
+            "boxes of 1 images: 2 annotations (0 crowds), 3 detections",
             "of score >= 0.250", "AP 0.653", "mean F1 over IoU 0.5:0.95 0.650 (score >= 0.800)",
         ):  # fmt: skip
             assert part in text
