@@ -86,6 +86,7 @@ def test_presence_and_thresholds_have_the_users_names() -> None:
     assert both(IMAGE).labels == ("man",)
     result = Detector("hard hat", model="tiny", conf=0)(render_scene(20_000_000).image)
     assert list(result.presence) == ["hard hat"]
+    assert set(result.labels) == {"hard hat"} and set(result.texts) == {"helmet"}
 
 
 def test_a_comma_between_known_names_separates_them() -> None:
