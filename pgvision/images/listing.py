@@ -203,7 +203,8 @@ def list_glob(pattern: str) -> list[Path]:
     fixed = next((n for n in patterns if not Path(*parts[: n + 1]).is_dir()), len(parts) - 1)
     base = Path(*parts[:fixed])
     try:
-        found = [path for path in base.glob("/".join(parts[fixed:])) if path.is_file()]
+        # Links to nothing stay, as in folders: they are failures and not left out.
+        found = [path for path in base.glob("/".join(parts[fixed:])) if not path.is_dir()]
     except (OSError, ValueError) as error:
         raise SourceError(f"{pattern}: the pattern cannot be followed: {error}") from error
     # 2. Leave out what folders leave out, and label files next to images.

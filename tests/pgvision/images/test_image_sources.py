@@ -384,6 +384,14 @@ def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path) -> None
     assert shades(str(tmp_path / "site [0-9]" / "*.png")) == [11]  # no such folder: a pattern
 
 
+def test_a_link_to_nothing_fails_in_a_folder_and_in_a_pattern(tmp_path: Path) -> None:
+    """Links of git-annex and DVC whose data are not there; patterns left them out."""
+    picture(tmp_path / "1.png", 20)
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    for source in (tmp_path, str(tmp_path / "*.png")):
+        assert [frame.ok for frame in iter_frames(source, on_error="record")] == [True, False]
+
+
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     picture(tmp_path / "1.png", 20)
     os.mkfifo(tmp_path / "2.png")
