@@ -4,7 +4,6 @@ import logging
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -165,16 +164,22 @@ def _load(
     if is_address(card.location):
         raise OptionError(f"model: {card.name} is a server; name a folder or hub id with weights")
     on_hub = not (card if card.base is None else find_checkpoint(card.base)).is_local
+    reached: Any = hub_if_it_answers if on_hub else nullcontext
     try:
-        with hub_if_it_answers() if on_hub else nullcontext():
-            source = ON_HUB.get((card.location, revision)) or _resolve(card, revision)
+        source = ON_HUB.get((card.location, revision))
+        with nullcontext() if source else reached():
+            source = source or _resolve(card, revision)
             if on_hub:
                 ON_HUB[card.location, revision] = source
             if kind is not None:
                 source = replace(source, card=replace(source.card, kind=kind))
-            # 2. Load, or return the cached engine.
+            # 2. Load, or return the cached engine, for which nothing waits for the hub.
             how = replace(how, dtype=how.dtype or _natural_dtype(source.config, how.device))
-            build = partial(_read, source, how)
+
+            def build() -> Engine:
+                with reached():
+                    return _read(source, how)
+
             if apart:
                 return logged(build)
             key = ("torch", source.card.location, source.revision, how)

@@ -84,6 +84,9 @@ def test_the_cache_serves_while_the_hub_does_not(engine: Engine, cache: Path) ->
     found = load("google/paligemma-3b-mix-224")
     assert found.card.kind == "mix"
     assert torch.equal(found.model.lm_head.weight, engine.model.lm_head.weight)
+    with pytest.MonkeyPatch.context() as patch:  # loaded once: the hub is not waited for again
+        patch.setattr("pgvision.hub._answers", None)
+        assert load("google/paligemma-3b-mix-224") is found
     by_path = load(folder)  # as `snapshot_download` returns it
     assert by_path.card.kind == "mix"
 
