@@ -6,7 +6,7 @@ Left to itself huggingface_hub tries five times, for half a minute, and writes a
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -53,11 +53,9 @@ def _answers(endpoint: str) -> bool:
     opened = threading.Event()
 
     def knock() -> None:
-        try:
+        with suppress(OSError):
             socket.create_connection((parts.hostname or "", port), _PATIENCE).close()
-        except OSError:
-            return
-        opened.set()
+            opened.set()
 
     # In a thread: a DNS look-up has no time-out.
     caller = threading.Thread(target=knock, daemon=True)

@@ -194,8 +194,7 @@ def _read(source: _Source, how: _How) -> Engine:
     if how.dtype == "float16" and source.config.text_config.model_type == "gemma2":
         _LOG.warning("%s: Gemma 2 overflows in float16; dtype='bfloat16' is safer", card.name)
     if card.base is not None:  # refused before gigabytes are read
-        why = f"{card.name} is a LoRA adapter, which needs peft: pip install '.[train]'"
-        require_module("peft", why)
+        require_module("peft", f"{card.name}: an adapter needs peft: pip install '.[train]'")
     # Adapters are merged: merged weights cost nothing per token.
     model = _read_model(source, how)
     if card.base is not None:

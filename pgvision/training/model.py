@@ -1,6 +1,7 @@
 """The model of a run: checkpoint, adapters, resolution; merging and writing at the end."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -112,7 +113,9 @@ class TrainedModel:
             target_modules=r".*language_model.*_proj",  # all linear layers
         )
         torch.manual_seed(config.seed)  # initial weights of the adapters
-        model = get_peft_model(self.base, lora)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of transformers about peft
+            model = get_peft_model(self.base, lora)
         # A bundled model has the same name everywhere; its path is that of this installation.
         found = find_checkpoint(config.model)
         lora.base_model_name_or_path = (

@@ -67,7 +67,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             figures = plain_figures({k: v for k, v in logs.items() if "eval" in k})
             name, value = next(iter(figures.items()))
             self._figures[name] = f"{value:.3f}"
-        if self._bar.disable and state.global_step:
+        if self._bar.disable and state.global_step and {"loss", "eval_score"} & logs.keys():
             self._bar.console.print(self._line(state), markup=False)
 
     def _line(self, state: TrainerState) -> str:

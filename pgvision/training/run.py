@@ -111,8 +111,7 @@ def train(
     if settings.lora is not None:
         require_module("peft", "lora needs peft: pip install '.[train]'")
     if settings.four_bit:
-        why = "four_bit needs bitsandbytes: pip install '.[qlora]'; or leave it out"
-        require_module("bitsandbytes", why)
+        require_module("bitsandbytes", "four_bit needs bitsandbytes: pip install '.[qlora]'")
     folder = Path(out)
     # Only the first of several processes writes, so only it locks the folder.
     with locked(folder) if _is_first() else nullcontext(), memory_advice(settings):

@@ -12,8 +12,6 @@ from pgvision.training import TrainConfig
 from pgvision.training.model import TrainedModel
 
 CPU = torch.device("cpu")
-# Of peft, whenever it wraps a model: not ours to mend.
-peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
 def made(**options):
@@ -33,7 +31,6 @@ def test_nobody_elses_weights_are_trained():
     assert made().base is not load("tiny").model
 
 
-@peft_warns
 def test_adapters_start_as_nothing_and_alone_are_trained():
     plain, model = load("tiny"), made(lora=8)
     trained = [name for name, one in model.trained.named_parameters() if one.requires_grad]
@@ -56,7 +53,6 @@ def test_adapters_start_as_nothing_and_alone_are_trained():
         torch.testing.assert_close(merged(**inputs).logits, moved, rtol=1e-4, atol=1e-3)
 
 
-@peft_warns
 def test_the_frozen_base_has_the_type_that_was_asked_for():
     """On a CPU it was float32: 12 GB for a checkpoint of 3 billion weights."""
     model = made(lora=4, dtype="bfloat16")
@@ -93,7 +89,6 @@ def test_four_bits():
     assert layer.weight.dtype == torch.uint8
 
 
-@peft_warns
 def test_a_seed_gives_the_same_adapters():
     name = "model.language_model.layers.0.mlp.up_proj.lora_A.default.weight"
     one, same, other = (made(lora=8, seed=seed).base.get_parameter(name).data for seed in (1, 1, 2))
