@@ -367,8 +367,7 @@ def _check_options(device: str | None, dtype: str | None) -> _How:
         parsed = torch.device(there[0] if device is None else device)
     except RuntimeError as error:
         raise OptionError(f"device: expected cpu, cuda, mps or auto, got {device!r}") from error
-    num_cards = torch.cuda.device_count() if parsed.type == "cuda" else 1
-    if parsed.type not in there or (parsed.index or 0) >= max(1, num_cards):
+    if parsed.type not in there or (parsed.index or 0) >= max(1, torch.cuda.device_count()):
         raise OptionError(f"device: {device!r} is not on this machine; use device='cpu'")
     if parsed.type != "cuda":
         return _How(parsed.type, dtype)
