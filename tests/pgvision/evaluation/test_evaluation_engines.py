@@ -238,6 +238,12 @@ def test_max_dets_is_that_of_pycocotools(random_set, max_dets):
         assert report.ap == pytest.approx(precision[precision > -1].mean(), abs=1e-9)
         assert report.stats[8] == pytest.approx(recall[recall > -1].mean(), abs=1e-9)
         assert list(report.to_dict()["stats"])[8] == f"AR_{max_dets}"
+        for place, name in enumerate(["class 2", "class 4", "class 7"]):  # by their ids
+            of_class, found = precision[:, :, place], report.per_class[name]
+            means = (of_class, of_class[0], of_class[5], recall[:, place])
+            expected = [None if (one == -1).all() else one[one > -1].mean() for one in means]
+            shown = [found.ap, found.ap50, found.ap75, found.ar]
+            assert shown == [one and pytest.approx(one, abs=1e-9) for one in expected]
     scored = sum(report.reliability.counts)
     assert scored < len(results) if max_dets == 5 else scored <= len(results)
 
@@ -306,6 +312,9 @@ def test_selections_may_be_arrays_or_iterators_and_take_no_quadratic_time(small_
 def test_max_dets_that_is_no_count_is_refused(small_set, value):
     with pytest.raises(OptionError, match="max_dets: expected a whole number"):
         evaluate_detections(*small_set, max_dets=value)
+    with pytest.raises(OptionError, match="max_dets: expected a whole number"):
+        match_scores(*small_set, max_dets=value)
+    assert len(match_scores(*small_set, max_dets=1)[0]) == 3  # one of each image and class
 
 
 def test_evaluations_in_threads_give_back_the_standard_output(small_set, capsys):

@@ -89,6 +89,16 @@ def test_presence_and_thresholds_have_the_users_names() -> None:
     assert set(result.labels) == {"hard hat"} and set(result.texts) == {"helmet"}
 
 
+def test_an_object_of_just_the_cards_threshold_is_kept() -> None:
+    image = render_scene(20_000_000).image
+    scores = Detector("helmet", model="tiny", conf=0)(image).scores
+    for more, num_left in ((0.0, 1), (1e-6, 0)):
+        card = replace(TINY, thresholds={"helmet": float(scores.max()) + more})
+        task = Detector("helmet", model="tiny")
+        task._task = replace(task._task, card=card)
+        assert len(task(image)) == num_left
+
+
 def test_a_comma_between_known_names_separates_them() -> None:
     assert [name.given for name in known_classes(["helmet, man"], TAUGHT)] == ["helmet", "man"]
     assert known_classes(["helmet,"], TAUGHT)[0].trained == "helmet"

@@ -1,11 +1,15 @@
 """``detector.train``: the task's checkpoint, fine-tuned by `pgvision.training`."""
 
+import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from pgvision import Detector, Segmenter, samples
-from pgvision.errors import OptionError, SourceError
+from pgvision.errors import DataError, OptionError, SourceError
+from pgvision.training import TrainConfig
 
 
 @pytest.mark.parametrize("task", [Detector, Segmenter])
@@ -28,10 +32,22 @@ def test_a_revision_is_refused_as_training_would_take_the_main_branch(tmp_path: 
         detector.train(samples.truth(), tmp_path / "out")
 
 
+def test_a_segmenter_trains_on_masks_and_a_detector_on_boxes(tmp_path: Path) -> None:
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 64, 3), 50 * number, np.uint8))
+    images = [{"id": n, "file_name": f"{n}.png", "width": 64, "height": 48} for n in range(4)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [5, 5, 9, 9]} for n in range(4)]
+    data = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "helmet"}]}
+    (tmp_path / "boxes.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match="task 'segment' needs one"):
+        Segmenter("helmet", model="tiny").train(tmp_path / "boxes.json", tmp_path / "a")
+    Detector("helmet", model="tiny").train(
+        tmp_path / "boxes.json", tmp_path / "b", config=TrainConfig(steps=1, batch_size=1)
+    )
+
+
 @pytest.mark.slow
 def test_a_detector_trains_on_the_samples_and_reports_ap(tmp_path: Path) -> None:
-    from pgvision.training import TrainConfig
-
     detector = Detector("helmet", model="tiny")
     config = TrainConfig(steps=2, batch_size=2, eval_limit=2)
     report = detector.train(samples.truth(), tmp_path / "out", config=config)

@@ -4,12 +4,14 @@ import json
 import time
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
+from pgvision.drawing import draw_labels
 from pgvision.errors import DataError, OptionError
 from pgvision.results import DetectionResult
-from pgvision.tracking.zones import Zones, read_lines, read_zones
+from pgvision.tracking.zones import _COLOR, Zones, read_lines, read_zones
 
 HW = (480, 640)
 GATE = np.array([[200, 100], [400, 100], [400, 300], [200, 300]], np.float64)
@@ -209,6 +211,14 @@ def test_zones_are_drawn_on_the_picture():
     drawn = zones.draw(np.zeros((*HW, 3), np.uint8))
     assert drawn[100, 200:400].any(axis=1).mean() > 0.9
     assert drawn[400, 110:490].any(axis=1).mean() > 0.5
+    # On a smaller picture, with the counts in labels at the outlines.
+    expected = np.zeros((240, 320, 3), np.uint8)
+    gate, door = (GATE / 2).astype(np.int32), np.array([[50, 200], [250, 200]], np.int32)
+    for corners in (np.concatenate([gate, gate[:1]]), door):
+        cv2.polylines(expected, [corners], False, _COLOR, 2, cv2.LINE_AA)
+    boxes = np.array([[100, 50, 200, 150], [50, 200, 250, 200]])
+    draw_labels(expected, boxes, ["gate: 1", "door: 0 in, 0 out"], color_ids=np.zeros(2, int))
+    assert (zones.draw(np.zeros((240, 320, 3), np.uint8)) == expected).all()
 
 
 def places(zones, points, *, image_hw=(100, 200), start=0, fps=10.0):

@@ -97,6 +97,9 @@ def test_images_are_held_back_by_content(coco, tmp_path):
     assert len(task.valid.images) == 5 and len(task.train.images) == 15
     (again,) = read(folder / "all.json").tasks
     assert images_of(again.valid) == images_of(task.valid)
+    for count, held in ((3, 1), (6, 2), (9, 3)):  # of few at most a third
+        (task,) = read(coco(f"{count}", range(count)) / f"{count}.json").tasks
+        assert (len(task.train.images), len(task.valid.images)) == (count - held, held)
     few = coco("few", range(1))
     with pytest.raises(DataError, match="1 images are too few.*--valid"):
         read(few / "few.json")
