@@ -178,7 +178,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         say(f"pgvision: {where}{error.strerror or error}", style="bold red")
         sys.exit(FAILED)
-
-
-if __name__ == "__main__":
-    main()

@@ -71,12 +71,13 @@ class Service:
         deadline: float = request.scope["pgvision"].deadline
         model = self.models.pick(fields.model)
         batcher = model.require()
+        if time.monotonic() >= deadline:  # earlier images of the request are not lost for this one
+            raise self._late()
         # 1. Check the words before the image is decoded.
         task, notes = await self.uploads.run(lambda: _prepare(fields, model))
         # 2. Decode. Tiles need all pixels.
         full_size = getattr(fields, "tile", None) is not None
-        decoded = self.uploads.decoded(upload, deadline, full_size=full_size)
-        async with decoded as (frame, image_hw):
+        async with self.uploads.decoded(upload, deadline, full_size=full_size) as (frame, image_hw):
             spent = time.perf_counter() - started
             # 3. Put the prompts into the queue, and wait for the answers.
             asks = await self.uploads.run(lambda: self._plan(task, frame, fields))
@@ -87,6 +88,10 @@ class Service:
             result = await self.uploads.run(lambda: _read(task, frame, image_hw, answers))
         timings = {"picture": spent, "queue": job.waited, "total": time.perf_counter() - started}
         return Outcome(result, model, answers, notes, timings)
+
+    def _late(self) -> ApiError:
+        self.metrics.late.inc()
+        return deadline_error(self.settings.deadline)
 
     def _plan(self, task: Task[Answer], frame: Frame, fields: Fields) -> Sequence[Ask]:
         """Return the prompts, cut off at ``max_new_tokens``; refuse too many of them."""
@@ -108,15 +113,14 @@ class Service:
         gone = asyncio.create_task(_hang_up(request))
         try:
             # Whichever comes first: the answers, a disconnect, or the deadline.
-            left = max(job.deadline - time.monotonic(), 0.0)
             waiting: set[asyncio.Future[Any]] = {answered, gone}
+            left = max(job.deadline - time.monotonic(), 0.0)
             await asyncio.wait(waiting, timeout=left, return_when="FIRST_COMPLETED")
             if answered.done() and not answered.cancelled():
                 return answered.result()
             if gone.done():
                 raise ApiError("hung_up", "the client hung up")
-            self.metrics.late.inc()
-            raise deadline_error(self.settings.deadline)
+            raise self._late()
         finally:
             gone.cancel()
             # The engine skips the remaining prompts of an abandoned job.
@@ -175,6 +179,5 @@ def _read(
 
 
 async def _hang_up(request: Request) -> None:
-    message: Any = {}
-    while message.get("type") != "http.disconnect":
-        message = await request.receive()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

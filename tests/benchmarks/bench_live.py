@@ -60,7 +60,7 @@ def serve(port, script, fps, minutes, kills, is_up, stop):
 
 
 def watch(address, options):
-    words = [sys.executable, "-m", "pgvision.cli.app", "live", options.phrase, "--source", address]
+    words = [sys.executable, "-m", "pgvision", "live", options.phrase, "--source", address]
     words += ["--model", options.model, "--json", "--seconds", str(60 * options.minutes)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

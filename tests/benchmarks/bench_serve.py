@@ -239,7 +239,7 @@ def main():
         pictures.make(int(40 * options.seconds))
         alone = loop(pictures, options.seconds, options.model)
         print(json.dumps({"loop, pictures/s": round(alone, 2)}), flush=True)
-    words = [sys.executable, "-m", "pgvision.cli.app", "serve", "--port", "0"]
+    words = [sys.executable, "-m", "pgvision", "serve", "--port", "0"]
     with subprocess.Popen(
         [*words, "--model", options.model], stderr=subprocess.PIPE, text=True
     ) as service:

@@ -127,7 +127,7 @@ def average_precision(data: str, limit: int, model: str) -> None:
         with tempfile.TemporaryDirectory() as out:
             ended = subprocess.run(
                 [
-                    *(sys.executable, "-m", "pgvision.cli.app", "eval", "--data", data),
+                    *(sys.executable, "-m", "pgvision", "eval", "--data", data),
                     *("--model", model, "--limit", str(limit), "--out", out, "--json", *options),
                 ],
                 capture_output=True,

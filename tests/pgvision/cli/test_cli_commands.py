@@ -157,7 +157,7 @@ def test_a_question_outside_the_trained_wordings_is_refused(run, picture):
 def test_the_installed_command_keeps_stdout_for_results(picture):
     """A process of its own: nothing but JSON on stdout, logs and progress on stderr."""
     done = subprocess.run(
-        [sys.executable, "-m", "pgvision.cli.app", "detect", "helmet", str(picture), "--json"],
+        [sys.executable, "-m", "pgvision", "detect", "helmet", str(picture), "--json"],
         capture_output=True,
         text=True,
         check=True,

@@ -173,7 +173,7 @@ def test_a_command_that_is_nearly_one(run):
 
 def test_completion_is_offered():
     done = subprocess.run(
-        [sys.executable, "-m", "pgvision.cli.app", "--show-completion", "bash"],
+        [sys.executable, "-m", "pgvision", "--show-completion", "bash"],
         capture_output=True,
         text=True,
         check=False,

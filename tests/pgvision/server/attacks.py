@@ -34,7 +34,7 @@ LIMIT = 120.0  # seconds after which an attack is given up
 @contextmanager
 def served(*words):
     """Run ``pgvision serve`` as a process; yields its address and process id."""
-    command = [sys.executable, "-m", "pgvision.cli.app", "serve", "--port", "0", "--model", "tiny"]
+    command = [sys.executable, "-m", "pgvision", "serve", "--port", "0", "--model", "tiny"]
     process = subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True)
     try:
         address = next(

@@ -11,12 +11,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import httpx2
 import numpy as np
 import pytest
 from serving import as_png, running, until_ready
+from starlette.requests import Request
 
 from pgvision import Detector
 from pgvision.cli.app import main
@@ -24,6 +26,10 @@ from pgvision.errors import CheckpointError
 from pgvision.runtime import load
 from pgvision.server import ServeSettings
 from pgvision.server.app import _listening
+from pgvision.server.errors import ApiError
+from pgvision.server.fields import ObjectFields
+from pgvision.server.service import Service
+from pgvision.server.uploads import Upload
 from recipes.scenes import render_scene
 
 ROOT = Path(__file__).parents[3]
@@ -150,6 +156,20 @@ def test_a_passed_deadline_answers_504_and_later_ones_are_answered(png):
         assert counted(address, "pgvision_deadlines_passed_total") >= 3
 
 
+def test_an_image_whose_turn_comes_after_the_deadline_is_not_decoded():
+    service = Service(ServeSettings(models=("tiny",)))
+    service.models.start(lambda: None)
+    try:
+        while not service.models.all[0].is_ready:
+            time.sleep(0.05)
+        context = SimpleNamespace(deadline=time.monotonic())
+        request = Request({"type": "http", "pgvision": context})
+        with pytest.raises(ApiError, match="not answered within"):
+            asyncio.run(service.answer(request, Upload(b"no image"), ObjectFields(classes=["x"])))
+    finally:
+        service.models.close()
+
+
 def test_a_picture_that_breaks_the_engine_fails_alone(scene, png):
     from pgvision.runtime import Picture
 
@@ -262,7 +282,7 @@ def command(tmp_path):
 
     def start(*words, **environment):
         process = subprocess.Popen(
-            [sys.executable, "-m", "pgvision.cli.app", "serve", "--port", "0", *words],
+            [sys.executable, "-m", "pgvision", "serve", "--port", "0", *words],
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
