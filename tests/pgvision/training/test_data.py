@@ -117,6 +117,9 @@ def test_what_would_end_the_run_is_left_out_and_named(coco, caplog):
     assert {path.rpartition("/")[2] for path in task.left_out} == {"7.jpg", "3.jpg", "22.jpg"}
     assert len(task.train.images) == 10 and len(task.valid.images) == 5
     assert "the image is 48x64, its annotations say 64x48" in caplog.text
+    for k in range(6):  # half of the images
+        (folder / "images" / f"{k}.jpg").write_bytes(b"")
+    assert len(read(folder).tasks[0].train.images) == 5
     for k in range(8):
         (folder / "images" / f"{k}.jpg").write_bytes(b"")
     with pytest.raises(DataError, match="8 of 12 images cannot be used.*convert --check"):
@@ -215,6 +218,17 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
         example = task.train[0]._replace(suffix="word " * number)
         if replace(task, train=(example, task.train[0])).fitting(collator).train[0] is example:
             longest = example
+    # The longest prompt that the engine reads has 508 tokens.
+    wide = Collator(load("tiny").processor, max_length=2000)
+    per_word = wide.num_tokens("word " * 101) - wide.num_tokens("word " * 100)
+    for number, is_kept in ((508, True), (508 + per_word, False)):
+        prompt = "word " * ((number - wide.num_tokens("word")) // per_word) + "word"
+        while wide.num_tokens(prompt) < number:
+            prompt += "."
+        assert wide.num_tokens(prompt) == number
+        example = task.train[0]._replace(prefix=prompt)
+        kept = replace(task, train=(example, task.train[0])).fitting(wide).train
+        assert (example in kept) == is_kept
     image = np.zeros((30, 40, 3), np.uint8)
     batch = collator([Sample("a", image, longest.prefix, longest.suffix)])
     assert 140 < batch["input_ids"].shape[1] <= 150
