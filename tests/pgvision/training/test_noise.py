@@ -27,7 +27,7 @@ def test_they_lie_in_the_picture_and_have_an_area(seed: int, count: int, num_tru
     assert found.shape == (count, 4) and found.dtype == np.float32
     assert (found >= 0).all() and (found <= 1).all()
     assert ((found[:, 2:] - found[:, :2]) > 0.009).all()
-    corner = np.array([[0.97, 0.97, 1.0, 1.0]])  # most noise around it would be outside
+    corner = np.array([[0.992, 0.992, 1.0, 1.0]])  # smaller than noise may be
     found = noise_boxes(corner, 20, rng)
     assert (found <= 1).all() and ((found[:, 2:] - found[:, :2]) > 0.009).all()
 
