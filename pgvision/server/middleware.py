@@ -122,7 +122,7 @@ class ServiceMiddleware:
         self._require_key(context)
         if scope["method"] != "POST":
             # Monitors ask by HEAD. Routes know GET only; the server leaves the body out.
-            method = scope["method"].replace("HEAD", "GET")
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
             await self.app({**scope, "method": method}, context.receive, context.send)
             return
         # 2. Read the body before taking a place in the queue: slow senders must not block others.

@@ -44,16 +44,22 @@ ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def part_of(source: Path, folder: Path, count: int) -> Path:
-    """Write a COCO file of ``count`` images (0: all), a fixed random choice, with its images."""
+def part_of(source: Path, folder: Path, count: int, *, held_out: bool | None = None) -> Path:
+    """Write a COCO file of ``count`` images (0: all), a fixed random choice, with its images.
+
+    ``held_out`` takes every fifth image by id, or the others; None: all.
+    """
     data = json.loads(source.read_text(encoding="utf-8"))
     images = sorted(data["images"], key=lambda one: one["file_name"])
+    if held_out is not None:
+        images = [one for one in images if (one["id"] % 5 == 0) == held_out]
     random.Random(0).shuffle(images)
     images = images[:count] if count else images
     kept = {one["id"] for one in images}
     data["images"] = images
     data["annotations"] = [one for one in data["annotations"] if one["image_id"] in kept]
-    target = folder / f"{source.stem}-{len(images)}" / "instances.json"
+    part = {None: source.stem, True: "held-out", False: "train"}[held_out]
+    target = folder / f"{part}-{len(images)}" / "instances.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     places = [source.parent / name for name in (source.stem, "images", ".")]
     for one in images:
@@ -68,7 +74,8 @@ def main() -> None:
     """Run what is asked for, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--valid", type=Path, required=True)
+    parser.add_argument("--valid", type=Path, help="default: every fifth image of --train, by id")
+    parser.add_argument("--num-valid", type=int, default=0, help="images of --valid; 0: all")
     parser.add_argument("--rename", default="", help="class=words;class=words")
     parser.add_argument("--images", type=int, nargs="+", default=[0], help="0: all")
     parser.add_argument("--steps", type=int)
@@ -81,9 +88,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    valid = part_of(options.valid, options.out, 0)
+    is_split = options.valid is None
+    valid = part_of(
+        options.valid or options.train, options.out, options.num_valid, held_out=is_split or None
+    )
     for count in options.images:
-        data = part_of(options.train, options.out, count)
+        data = part_of(options.train, options.out, count, held_out=False if is_split else None)
         for name, changed in ABLATIONS[options.ablate].items():
             folder = options.out / f"{count}-{name.replace(' ', '-')}"
             if (options.only and name not in options.only) or (folder / "result.json").exists():

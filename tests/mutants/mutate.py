@@ -155,14 +155,12 @@ def faults(file: Path) -> Iterator[Fault]:
         if isinstance(one, (ast.Raise, ast.JoinedStr))
         for n in ast.walk(one)
     }
-    same = {id(n) for one in ast.walk(tree) for n in equivalent(one)}
+    skipped |= {id(n) for one in ast.walk(tree) for n in equivalent(one)}
     inside = {
         id(n) for one in ast.walk(tree) if isinstance(one, ast.FunctionDef) for n in ast.walk(one)
     }
     for node in ast.walk(tree):
         if id(node) not in inside or id(node) in skipped or id(node) in raised:
-            continue
-        if id(node) in same:
             continue
         for changed in changes(node):
             segment = ast.get_source_segment(text, node)
