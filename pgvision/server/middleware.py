@@ -31,6 +31,8 @@ class RequestContext:
 
     Attributes:
         deadline: `time.monotonic` at which it is answered 504.
+        body: What has arrived of the body that the route reads.
+        num_bytes: What the body counts towards the bytes of all requests.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, seconds: float) -> None:
@@ -41,7 +43,7 @@ class RequestContext:
         self._receive, self._send = receive, send
         # GET and HEAD have no body: waiting for its end would be waiting for the client to hang up.
         self._is_whole = scope["method"] in ("GET", "HEAD")
-        self._is_handed_out, self._body = False, bytearray()
+        self._is_handed_out, self.body = False, bytearray()
 
     async def next_chunk(self) -> bytes | None:
         """Return the next part of the body; None at its end.
@@ -57,15 +59,11 @@ class RequestContext:
         self._is_whole = not message.get("more_body", False)
         return bytes(message.get("body", b""))
 
-    def keep(self, chunk: bytes) -> None:
-        """Append to the body that the route reads."""
-        self._body += chunk
-
     async def receive(self) -> Message:
         """Return the whole body to the route, then the connection's messages (a disconnect)."""
         if self._is_handed_out:
             return await self._receive()
-        body, self._body, self._is_handed_out = bytes(self._body), bytearray(), True
+        body, self.body, self._is_handed_out = bytes(self.body), bytearray(), True
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Message) -> None:
@@ -110,9 +108,11 @@ class ServiceMiddleware:
         except ConnectionResetError:
             pass  # the client has disconnected; counted as 499
         except Exception as error:  # noqa: BLE001  (logged and answered)
+            # Its bytes first: held until the client has read the refusal, they refuse all others.
+            self._drop_body(context)
             await api_error_of(error).response()(scope, context.receive, context.send)
         finally:
-            self._num_bytes -= context.num_bytes
+            self._drop_body(context)
             self._count(scope, context)
 
     async def _answer(self, scope: Scope, context: RequestContext) -> None:
@@ -122,8 +122,8 @@ class ServiceMiddleware:
         self._require_key(context)
         if scope["method"] != "POST":
             # Monitors ask by HEAD. Routes know GET only; the server leaves the body out.
-            method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            await self.app({**scope, "method": method}, context.receive, context.send)
+            scope = {**scope, "method": scope["method"].replace("HEAD", "GET")}
+            await self.app(scope, context.receive, context.send)
             return
         # 2. Read the body before taking a place in the queue: slow senders must not block others.
         self._require_room()
@@ -132,9 +132,8 @@ class ServiceMiddleware:
         # 3. Run the route, with a deadline; meanwhile it counts as in progress.
         self._num_inside += 1
         try:
-            left = context.deadline + _GRACE - time.monotonic()
             with self._metrics.inside.track_inprogress():
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(context.deadline + _GRACE - time.monotonic()):
                     await self.app(scope, context.receive, context.send)
         except TimeoutError as error:
             if context.status != 499:
@@ -202,6 +201,10 @@ class ServiceMiddleware:
             {"Retry-After": "1"},
         )
 
+    def _drop_body(self, context: RequestContext) -> None:
+        self._num_bytes -= context.num_bytes
+        context.num_bytes, context.body = 0, bytearray()
+
     async def _read_body(self, context: RequestContext) -> None:
         """Read the whole body before the deadline, within the limits of one and of all bodies."""
         # 1. A declared length over the limit is refused before reading.
@@ -211,16 +214,13 @@ class ServiceMiddleware:
             async with asyncio.timeout(context.deadline - time.monotonic()):
                 # 2. Count what arrives: the header may be absent or wrong.
                 while not is_large and (chunk := await context.next_chunk()) is not None:
-                    context.keep(chunk)
+                    context.body += chunk
                     context.num_bytes += len(chunk)
                     self._num_bytes += len(chunk)
                     is_large = context.num_bytes > most
                     if self._num_bytes > _BODIES * most:
-                        raise ApiError(
-                            "busy",
-                            "too many bytes are being received at this moment; ask again",
-                            {"Retry-After": "1"},
-                        )
+                        why = "too many bytes are being received at this moment; ask again"
+                        raise ApiError("busy", why, {"Retry-After": "1"})
         except TimeoutError as error:
             raise ApiError("too_slow", "the body did not come in time; send it again") from error
         if is_large:

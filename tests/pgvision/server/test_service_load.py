@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -122,6 +123,32 @@ def test_a_full_queue_answers_429_and_when_to_come_back(png):
         assert int(full.headers["Retry-After"]) >= 1
         assert full.json()["error"]["code"] == "queue_full"
         assert detect(address, png).status_code == 200
+
+
+def test_bodies_over_the_limit_are_refused_one_at_a_time():
+    # Twenty bodies of 40 kB may not all be in memory when eight of 50 kB may; ten of them may.
+    noise = np.random.default_rng(0).integers(0, 256, (100, 130, 3), np.uint8)
+    form = {"files": {"image": ("a.png", as_png(noise))}, "data": {"classes": "helmet"}}
+    with running(ServeSettings(models=("tiny",), max_mb=0.05)) as address, ExitStack() as stack:
+        until_ready(address)
+        sent = httpx2.Request("POST", f"{address}/v1/detect", **form)
+        body = sent.read()
+        head = "".join(f"{name}: {value}\r\n" for name, value in sent.headers.items())
+        start = f"POST /v1/detect HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode()
+        target = (sent.url.host, sent.url.port)
+        callers = [
+            stack.enter_context(socket.create_connection(target, timeout=60)) for _ in range(20)
+        ]
+        for caller in callers:
+            caller.sendall(start + body[:30_000])
+        time.sleep(0.5)
+        for caller in callers:
+            caller.sendall(body[30_000:])
+        with ThreadPoolExecutor(20) as pool:
+            statuses = list(pool.map(lambda caller: int(caller.recv(64).split()[1]), callers))
+        assert set(statuses) == {200, 429}
+        assert statuses.count(200) >= 8
+        assert detect(address, as_png(noise)).status_code == 200
 
 
 @pytest.mark.slow
