@@ -192,7 +192,7 @@ def test_killed_again_and_again(whole, tmp_path):
 def test_a_full_disk_costs_nothing(whole, tmp_path):
     """The quota of the process stands for the disk; the answer that did not fit is rolled back."""
     journal, log = tmp_path / "full.journal", tmp_path / "asked"
-    process, progress = start(whole / "pictures", journal, log, seconds=0, limit=600_000)
+    process, progress = start(whole / "pictures", journal, log, seconds=0, limit=300_000)
     process.join()
     said = os.read(progress, 1 << 16)
     os.close(progress)
