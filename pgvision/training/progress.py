@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from pgvision.training.report import plain_figures
 from pgvision.training.trainer import ENDLESS, RunClock, _Extra
 
 _LOG = logging.getLogger(__name__)
@@ -64,9 +63,8 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             self._figures["loss"] = f"{logs['loss']:.3f}"
             self._figures["rate"] = f"{logs.get('learning_rate', 0.0):.1e}"
         if "eval_score" in logs:
-            figures = plain_figures({k: v for k, v in logs.items() if "eval" in k})
-            name, value = next(iter(figures.items()))
-            self._figures[name] = f"{value:.3f}"
+            main = next(name for name in logs if name.startswith("eval_"))
+            self._figures[main.removeprefix("eval_")] = f"{logs[main]:.3f}"
         if self._bar.disable and state.global_step and {"loss", "eval_score"} & logs.keys():
             self._bar.console.print(self._line(state), markup=False)
 

@@ -34,7 +34,6 @@ _TITLE: Final = 20  # pixels; height of the title above it
 _LETTERS: Final = 11  # pixels; of titles and labels
 _COLUMNS: Final = 4
 _WORSE: Final = 0.02  # a class that lost more is warned of
-_HIDDEN: Final = ("score",)  # figures that are for the trainer only
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,6 @@ class TrainReport:
                 f"{name:{width}}  {'-' if was is None else f'{was:.3f}':>6}   {value:.3f}{mark}"
             )
         return "\n".join(lines)
-
-
-def plain_figures(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return figures without the trainer's prefix and what only it needs."""
-    found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    return {name: value for name, value in found.items() if name not in _HIDDEN}
 
 
 def write_results(history: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -51,7 +51,6 @@ from pgvision.training.progress import ProgressBar, stop_on_signals
 from pgvision.training.report import (
     CALIBRATION_NAME,
     TrainReport,
-    plain_figures,
     show_sample,
     write_model_card,
     write_sheet,
@@ -225,9 +224,10 @@ class _Run:
         if clock.is_stopped and not clock.is_over:
             self._say(f"stopped at step {step}; the same command resumes")
             return report
-        # 4. Evaluate the best weights, which the trainer has loaded.
-        after = self._evaluate()
-        best, seconds = int(trainer.state.best_global_step or step), round(clock.seconds, 1)
+        # 4. Evaluate the best weights, which the trainer has loaded; the last validation may have.
+        best = int(trainer.state.best_global_step or step)
+        after = self.figures if trainer.measured_at == best else self._evaluate()
+        seconds = round(clock.seconds, 1)
         report = replace(report, after=after, best_step=best, seconds=seconds, finished=True)
         if self.is_first:
             self._write(report)
@@ -372,11 +372,11 @@ class _Run:
         for validation in self.last:
             for path, reason in validation.unread.items():
                 _LOG.warning("validation leaves out %s: %s", path, reason)
-        figures = join_figures(found) | {"loss": round(self._loss(), 4)}
+        self.figures = join_figures(found) | {"loss": round(self._loss(), 4)}
         if self.is_first:
             shown: list[Shown] = [one for validation in self.last for one in validation.shown]
             write_sheet(self.folder / "predictions.jpg", shown[:_SHEET])
-        return figures
+        return self.figures
 
     @torch.no_grad()
     def _loss(self) -> float:
@@ -407,10 +407,10 @@ class _Run:
         how = [getattr(self.config, name) for name in ("eval_limit", "eval_all")]
         if "before" not in self.record or self.record.get("measured_on") != how:
             start = time.monotonic()
-            figures = plain_figures(trainer.evaluate())
+            trainer.evaluate()
             seconds = time.monotonic() - start
-            self._save_record(before=figures, seconds=seconds, measured_on=how)
-            main, value = next(iter(figures.items()))
+            self._save_record(before=self.figures, seconds=seconds, measured_on=how)
+            main, value = next(iter(self.figures.items()))
             self._say(f"before the first step: {main} {value:.3f}")
         return dict(self.record["before"]), float(self.record["seconds"])
 

@@ -147,6 +147,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
     Attributes:
         unread: Images that could not be read while training, with the reason.
         before: Figures of the starting weights, for the curves.
+        measured_at: Step of the weights that the last validation measured; -1 before the first.
     """
 
     def __init__(
@@ -167,6 +168,7 @@ class FineTuner(Trainer):  # type: ignore[misc]
         self.rate, self.shares = rate, shares
         self.unread: dict[str, str] = {}
         self.before: dict[str, float] = {}
+        self.measured_at = -1
         self.early = None if config.patience is None else EarlyStoppingCallback(config.patience)
         super().__init__(
             model=model.trained,
@@ -247,11 +249,10 @@ class FineTuner(Trainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         """Measure the present weights by generation."""
         # 1. Measure.
-        found = self.evaluator()
+        found, self.measured_at = self.evaluator(), self.state.global_step
         # 2. The loss only breaks ties between equal scores.
-        main = next(iter(found.values()))
-        found["score"] = main - 1e-6 * found.get("loss", 0.0)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        score = next(iter(found.values())) - 1e-6 * found.get("loss", 0.0)
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in (found | {"score": score}).items()}
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

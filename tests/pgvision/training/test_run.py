@@ -24,6 +24,7 @@ from pgvision.images import read_image
 from pgvision.runtime import find_checkpoint, load
 from pgvision.tasks import Captioner, Detector, Segmenter
 from pgvision.training import DataSource, train
+from pgvision.training.evaluation import validate
 
 SMALL = {"batch_size": 2, "eval_limit": 1, "model": "tiny", "device": "cpu", "eval_every": 99}
 peft_warns = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -230,6 +231,22 @@ def test_a_run_that_unlearns_says_so_by_class(scenes, tmp_path, caplog):
     assert report.worse and report.after["ap"] < report.before["ap"]
     assert f"ap was {report.before['ap']:.3f} before the first step" in caplog.text
     assert "worse" in report.table()
+
+
+def test_weights_are_validated_once(scenes, tmp_path, monkeypatch):
+    validated = []
+
+    def counted(*given, **how):
+        validated.append(validate(*given, **how))
+        return validated[-1]
+
+    monkeypatch.setattr("pgvision.training.run.validate", counted)
+    report = run(scenes, tmp_path / "out", steps=2, eval_every=1)
+    assert len(validated) == 3 + (report.best_step != 2)  # the start, each step, the best
+    best = next(row for row in results(tmp_path / "out") if row["step"] == f"{report.best_step}")
+    assert float(best["eval_ap"]) == pytest.approx(report.after["ap"])
+    unlearnt = run(scenes, tmp_path / "worse", steps=2, eval_every=1, learning_rate=0.3, warmup=0.0)
+    assert unlearnt.best_step == 1 and len(validated) == 3 + (report.best_step != 2) + 4
 
 
 def test_a_loss_that_is_not_finite_names_its_images(scenes, tmp_path):
