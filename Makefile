@@ -45,19 +45,22 @@ check: setup
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-# One thread a worker: two workers with two threads each would fight for two cores.
+# One thread a worker: two workers with two threads each would fight for two cores. Bytecode is written
+# even where the environment forbids it: each worker, and each command of a test, would compile it again.
+test slow ray: export OMP_NUM_THREADS = 1
+test slow ray: export PYTHONDONTWRITEBYTECODE =
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # Runs that are killed and go on, and users' types: a few minutes.
 slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
 
 # Clusters: what the extra "ray" brings.
 ray: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt \
 	  --config-settings editable_mode=compat --editable '.[ray]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m 'slow or not slow' tests/pgvision/batch $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m 'slow or not slow' tests/pgvision/batch $(PYTEST_ARGS)
 
 # A long run of every fuzzing target, from input FIRST on; what fails is printed with its number.
 FIRST ?= 0
