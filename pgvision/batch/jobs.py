@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -92,8 +93,7 @@ class Job:
             path: As it was given as a source.
         """
         if not self._names:
-            places = {str(Path(item.source).absolute()): item.name for item in self.items}
-            self._names.update(places)
+            self._names = {str(Path(item.source).absolute()): item.name for item in self.items}
         return self._names.get(str(Path(path).absolute()), "")
 
     def stream(self) -> Iterator[Outcome]:
@@ -222,6 +222,8 @@ def _gather(paths: Iterable[Path]) -> Merged:
     with reported_errors("merge"):
         # 1. Create a temporary database with one run.
         db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        merged = Merged(db, 1, "merge")
+        weakref.finalize(merged, db.close)  # else Python 3.13 warns of an open connection
         db.executescript(SCHEMA)
         db.execute("INSERT INTO run (id, key, settings) VALUES (1, '', '')")
     for path in paths:
@@ -242,7 +244,7 @@ def _gather(paths: Iterable[Path]) -> Merged:
             except sqlite3.IntegrityError as error:
                 raise DataError(f"{path}: has items that another journal has, too") from error
             db.execute("DETACH part")
-    return Merged(db, 1, "merge")
+    return merged
 
 
 def merge(journals: Iterable[str | Path], *, partial: bool = False) -> Merged:

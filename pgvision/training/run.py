@@ -266,9 +266,8 @@ class _Run:
             return None
         self.data = self.data.renamed(self.record["names"])
         require_same(self.folder, self.record["identity"], self._identity())
-        if "report" not in self.record:
-            return None
-        return TrainReport.from_dict(self.record["report"], self.folder)
+        report = self.record.get("report")
+        return None if report is None else TrainReport.from_dict(report, self.folder)
 
     def _identity(self) -> dict[str, Any]:
         about = {"data": self.data.digest, "model": model_identity(self.base_card)}
@@ -346,8 +345,7 @@ class _Run:
         some = [samples[number] for number in range(_MEAN_OF)]
         lengths = (self.collator(some)["labels"] != IGNORED).sum(1)
         if self.is_first:
-            shown = [show_sample(one) for one in some[:_SHEET]]
-            images, titles = [image for image, _ in shown], [title for _, title in shown]
+            images, titles = zip(*map(show_sample, some[:_SHEET]), strict=True)
             write_sheet(self.folder / "train_samples.jpg", titles, images)
             # Answers that the model would cut off by default.
             budget = self.card.longest_answer(self.model.resolution)

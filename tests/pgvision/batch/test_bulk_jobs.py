@@ -221,6 +221,16 @@ def test_a_schema_that_is_damaged_is_named(whole, tmp_path):
         merge([journal])
 
 
+def test_merged_answers_close_their_database(whole):
+    """Python 3.13 warns about a connection that is left open."""
+    merged = merge([whole / "whole.journal"])
+    db = merged.db
+    assert len(list(merged.results())) == NUM_PICTURES
+    del merged
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        db.execute("SELECT 1")
+
+
 def test_two_processes_do_not_share_a_journal(tmp_path):
     job = make_job(make_pictures(tmp_path / "in", 20), tmp_path / "j")
     stream = job.stream()

@@ -6,6 +6,7 @@ record`` writes down anew, for `pgvision doctor --engine`, what it answers with 
 """
 
 import base64
+import inspect
 import json
 import sys
 import threading
@@ -27,6 +28,9 @@ Fault = Literal[
     "missing bos", "split loc tokens", "dropped loc tokens", "half-precision output",
 ]  # fmt: skip
 FAULTS: tuple[Fault, ...] = get_args(Fault)
+# transformers renames it from 5.24 on.
+FORWARD = inspect.signature(PaliGemmaForConditionalGeneration.forward).parameters
+CACHE = "cache" if "cache" in FORWARD else "past_key_values"
 
 
 class Answering:
@@ -73,8 +77,8 @@ class Answering:
         given = {"input_ids": torch.tensor([prompt]), "pixel_values": self.pixels(image)}
         ids, steps, cache = [], [], None
         for _ in range(limit):
-            done = self.model(**given, token_type_ids=types, past_key_values=cache, use_cache=True)
-            logits, cache = done.logits[0, -1], done.past_key_values
+            done = self.model(**given, token_type_ids=types, use_cache=True, **{CACHE: cache})
+            logits, cache = done.logits[0, -1], done[CACHE]
             if self.fault == "half-precision output":
                 logits = logits.bfloat16()
             best = int(logits.argmax())
