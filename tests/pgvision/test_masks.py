@@ -92,6 +92,11 @@ def test_a_box_far_larger_than_the_frame_shows_its_part() -> None:
     assert frame[:, 11:].all()
 
 
+@pytest.mark.parametrize("box", [[1, 2, 8, 9], [-40_000, -40_000, 40_020, 40_000]])
+def test_zero_is_outside_of_a_mask(box: list[int]) -> None:
+    assert not paste_masks(np.zeros((1, 64, 64)), [box], image_hw=(30, 40)).any()
+
+
 @pytest.mark.parametrize("box", [[-300, -170, 500, 250], [10, 11, 700, 300], [-900, -90, 15, 12]])
 def test_the_part_of_a_box_mostly_outside_is_that_of_the_whole(box: list[int]) -> None:
     logits = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)

@@ -150,6 +150,17 @@ def test_a_box_is_written_once_for_each_label() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_label_that_a_box_has_is_not_begun_again(name: str) -> None:
+    tokenizer, _, grammar = bound(name, AnswerForm("detect", ("helmet", "head")))
+    box = "<loc0001><loc0002><loc0003><loc0004>"
+    for first, second in (("helmet", "head"), ("head", "helmet")):
+        cursor = TokenCursor(grammar)
+        for token in tokenizer.encode(f"{box} {first} ; {box}"):
+            cursor.advance(token)
+        assert cursor.allowed().ids == (tokenizer.encode(f"{box} {second}")[4],)
+
+
 def test_threads_may_compile_grammars_and_old_ones_are_dropped() -> None:
     tokenizer, errors = tiny(), []
 

@@ -65,3 +65,11 @@ def test_objects_without_a_track_have_minus_one_and_stills_are_warned_of_once(ca
     assert [text for text in caplog.messages if "tracks need a video" in text] == [
         "tracks need a video: objects of single images are not tracked"
     ]
+
+
+def test_each_video_has_tracks_of_its_own():
+    first = [moving(index, source="a.mp4", time=index / 10) for index in range(4)]
+    second = [moving(index + 9, source="b.mp4", time=index / 10) for index in range(4)]
+    alone = [one.tracker_ids.tolist() for one in with_tracks(second)]
+    together = [one.tracker_ids.tolist() for one in with_tracks([*first, *second])]
+    assert together[4:] == alone

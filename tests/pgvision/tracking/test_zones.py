@@ -39,6 +39,11 @@ def happenings(zones, frames):
     return events + list(zones.end())
 
 
+def test_events_have_four_decimals_of_a_score():
+    seen = replace(frame(0, [(7, 300, 200)]), scores=np.array([0.123456], np.float32))
+    assert [event.score for event in happenings(Zones({}, {}), [seen])] == [0.1235] * 2
+
+
 def test_who_walks_through_a_zone_is_counted_with_the_time_inside():
     """10 px a frame, 10 frames a second, from x = 50: inside from 200 to 400, so 2 s."""
     zones = Zones({"gate": GATE}, {}, grace=0.5)
