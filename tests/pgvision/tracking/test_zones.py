@@ -39,6 +39,14 @@ def happenings(zones, frames):
     return events + list(zones.end())
 
 
+def test_by_default_a_second_without_a_sight_ends_a_visit():
+    zones = Zones({"gate": GATE}, {})
+    frames = [frame(0, [(7, 300, 200)]), frame(9, []), frame(12, [])]
+    assert [[event.event for event in zones.update(one)] for one in frames] == [
+        ["enter"], [], ["leave"]
+    ]  # fmt: skip
+
+
 def test_events_have_four_decimals_of_a_score():
     seen = replace(frame(0, [(7, 300, 200)]), scores=np.array([0.123456], np.float32))
     assert [event.score for event in happenings(Zones({}, {}), [seen])] == [0.1235] * 2
