@@ -434,12 +434,11 @@ class DetectionResult(Answer):
             raise OptionError("scores=True, but this result's scores are unknown")
         # Empty masks have no outline, and unknown labels no class.
         lines = []
-        shapes = self._yolo_shapes()
-        for row in np.flatnonzero((self.class_ids >= 0) & [len(shape) > 0 for shape in shapes]):
-            numbers = [f"{part:.6f}" for part in shapes[row]]
-            if scores and self.scores is not None:
-                numbers.append(f"{self.scores[row]:.6f}")
-            lines.append(" ".join([str(self.class_ids[row]), *numbers]))
+        for row, shape in enumerate(self._yolo_shapes()):
+            last = [self.scores[row]] if scores and self.scores is not None else []
+            if shape and self.class_ids[row] >= 0:
+                numbers = (f"{part:.6f}" for part in (*shape, *last))
+                lines.append(" ".join([str(self.class_ids[row]), *numbers]))
         self._warn_left_out(len(self) - len(lines), "YOLO class or outline")
         return lines
 

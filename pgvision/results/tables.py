@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -59,10 +59,11 @@ def to_table(results: Iterable[Result | Failure]) -> pd.DataFrame:
 
     Raises:
         DependencyError: If pandas is not installed.
+        OptionError: If they are of several tasks.
     """
     columns: dict[str, list[object]] = {}
-    for result in _without_failures(results):
-        for name, values in result._columns().items():
+    for part in _columns_of(results, "a table"):
+        for name, values in part.items():
             columns.setdefault(name, []).extend(values)
     return pandas_table(columns)
 
@@ -99,17 +100,10 @@ def save_results(results: Iterable[Result | Failure], path: str | Path) -> Path:
             return target
         # 2. A table.
         # The first result decides the columns, with or without objects.
-        table, header = csv.writer(file, lineterminator="\n"), None
-        for result in _without_failures(results):
-            columns = result._columns()
-            if header is None:
-                header = list(columns)
-                table.writerow(header)
-            if list(columns) != header:
-                raise OptionError(
-                    f"{target}: {type(result).__name__} has other columns than the results before "
-                    "it; write one CSV for each task, or a .jsonl file"
-                )
+        table = csv.writer(file, lineterminator="\n")
+        for number, columns in enumerate(_columns_of(results, str(target))):
+            if not number:
+                table.writerow(columns)
             for row in zip(*columns.values(), strict=True):
                 table.writerow(
                     readable_name(cell) if isinstance(cell, str) else cell for cell in row
@@ -135,16 +129,26 @@ def load_results(path: str | Path) -> Iterator[Answer]:
                 data = json.loads(line)  # bytes: UTF-8, with or without a byte-order mark
                 if data.get("type") != "Failure":
                     yield result_from_dict(data)
-            except (ValueError, AttributeError) as error:
+            except (ValueError, AttributeError, RecursionError) as error:
                 raise DataError(f"{path}, line {number}: not a result: {error}") from error
 
 
-def _without_failures(results: Iterable[Result | Failure]) -> Iterator[Result]:
-    num_failures = 0
+def _columns_of(
+    results: Iterable[Result | Failure], where: str
+) -> Iterator[dict[str, Sequence[object]]]:
+    """Yield the columns of each result; failures are counted in a warning."""
+    header, num_failures = None, 0
     for result in results:
         if isinstance(result, Failure):
             num_failures += 1
-        else:
-            yield result
+            continue
+        columns = result._columns()
+        header = header or list(columns)
+        if list(columns) != header:
+            raise OptionError(
+                f"{where}: {type(result).__name__} has other columns than the results before it; "
+                "make one table for each task, or a .jsonl file"
+            )
+        yield columns
     if num_failures:
         _log.warning("%d images could not be read and have no row", num_failures)

@@ -158,6 +158,8 @@ def test_yolo_lines_of_masks_are_polygons_that_fill_the_mask(tmp_path: Path) -> 
     with_scores = result.to_yolo(scores=True)
     assert [line.split()[-1] for line in with_scores] == ["0.500000", "0.250000"]
     assert (detected().save(tmp_path / "b.txt").read_text().splitlines()) == detected().to_yolo()
+    for nothing in (detected()[[]], segmented()[[]]):  # a label file of an image without objects
+        assert nothing.save(tmp_path / "c.txt").read_bytes() == b""
 
 
 def test_many_results_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,12 +190,15 @@ def test_many_results_in_one_file(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert to_table(texts)["score"].tolist() == [0.5, 0.5]
     with pytest.raises(OptionError, match="has other columns"):
         save_results([*texts, detected()], tmp_path / "mixed.csv")
+    with pytest.raises(OptionError, match="a table: SegmentationResult has other columns"):
+        to_table([detected(), segmented()])
     with pytest.raises(OptionError, match=r"\.jsonl, \.csv"):
         save_results([], tmp_path / "all.xlsx")
     assert {file.name for file in tmp_path.iterdir()} == {"all.jsonl", "all.csv", "texts.csv"}
-    path.write_text('{"type": "TextResult"}\n')
-    with pytest.raises(DataError, match=r"all\.jsonl, line 1"):
-        list(load_results(path))
+    for broken in ('{"type": "TextResult"}\n', "[" * 100_000):
+        path.write_text(broken)
+        with pytest.raises(DataError, match=r"all\.jsonl, line 1"):
+            list(load_results(path))
 
 
 def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
