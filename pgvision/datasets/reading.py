@@ -7,7 +7,7 @@ one place for the rule: training, evaluation and `read_splits` all use it.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pgvision.datasets.coco import read_coco
 from pgvision.datasets.dataset import Dataset, OnError, merge_datasets, share_ids
@@ -143,15 +143,14 @@ def read_splits(
         # Their files have no ids: parts need one list of classes.
         return parts if len(parts) == 1 else share_ids(parts)
     # One file for each part.
-    files = part_files(given, ".json" if chosen == "coco" else ".jsonl", split=split)
     if chosen == "coco":
+        files = part_files(given, ".json", split=split)
         return {
-            name: read_coco(file, images=images, on_error=on_error) for name, file in files.items()
+            key: read_coco(file, images=images, on_error=on_error) for key, file in files.items()
         }
-    return {
-        name: read_jsonl(file, images=images, codec=codec, convention=convention, on_error=on_error)
-        for name, file in files.items()
-    }
+    files = part_files(given, ".jsonl", split=split)
+    how: dict[str, Any] = {"codec": codec, "convention": convention, "on_error": on_error}
+    return {key: read_jsonl(file, images=images, **how) for key, file in files.items()}
 
 
 def part_files(path: str | Path, ending: str, *, split: str | None = None) -> dict[str, Path]:
@@ -170,18 +169,24 @@ def part_files(path: str | Path, ending: str, *, split: str | None = None) -> di
     if given.is_file():
         return {given.stem: given}
     for pattern in ("*", "annotations/*", "*/*"):
+        # 1. Visible files; where instances are there, other descriptions of them are left out.
         files = sorted(file for file in given.glob(f"{pattern}{ending}") if _is_visible(file))
         if ending == ".json":  # skip caption and settings files
             files = [file for file in files if has_objects(file)] or files
-        folders = [file.parent.name for file in files]
         if not files:
             continue
-        if pattern == "*/*" and len(set(folders)) == len(files):  # one file for each split
-            return _chosen(dict(zip(folders, files, strict=True)), split, given)
+        stems = [file.stem for file in files]
+        if split not in stems and any(stem.startswith("instances_") for stem in stems):
+            files = [file for file in files if not file.name.startswith(_COCO_BESIDE)]
+        # 2. Name them: one file for each folder, or else files, which may have one name.
+        folders = {file.parent.name: file for file in files}
         named = {file.stem: file for file in files}
-        if split not in named and any(name.startswith("instances_") for name in named):
-            named = {k: v for k, v in named.items() if not k.startswith(_COCO_BESIDE)}
-        return _chosen(named, split, given)
+        if pattern == "*/*" and len(folders) == len(files):
+            named = folders
+        elif len(named) < len(files):
+            named = {f"{file.parent.name}_{file.stem}": file for file in files}
+        key = None if split is None else find_split(named, split, source=given)
+        return named if key is None else {key: named[key]}
     raise DataError(f"{given}: expected *{ending} files, found none")
 
 
@@ -189,29 +194,23 @@ def _is_visible(file: Path) -> bool:
     return not file.name.startswith(".") and not file.parent.name.startswith(".")
 
 
-def _chosen(parts: dict[str, Path], split: str | None, source: Path) -> dict[str, Path]:
-    """Return the part that is wanted, or all."""
-    if split is None:
-        return parts
-    name = find_split(parts, split, source=source)
-    return {name: parts[name]}
-
-
 def _part_folders(given: Path, ending: str) -> dict[str, Path]:
     """Return the folders with one file for each image, by split (``train/`` and the like)."""
     # 1. The folder itself, or its annotation folder.
-    places = (given, *(given / name for name in ("Annotations", "annotations", "labels")))
-    for place in places if given.is_dir() else ():
-        if next(place.glob(f"*{ending}"), None):
-            return {given.stem: given}
-    # 2. Folders of parts.
-    parts = {
-        part.name: part
-        for place in (given / "labels", given)
-        if place.is_dir()
-        for part in sorted(place.iterdir())
-        if part.is_dir() and _is_visible(part) and next(part.glob(f"*{ending}"), None)
-    }
+    places = [given, *(given / name for name in ("Annotations", "annotations", "labels"))]
+    if not given.is_dir() or any(any(place.glob(f"*{ending}")) for place in places):
+        return {given.stem: given}
+    # 2. Folders of parts. Those in Annotations/ may also be of videos, which are one set.
+    parts: dict[str, Path] = {}
+    for place in filter(Path.is_dir, reversed(places)):
+        inner = {
+            part.name: part
+            for part in sorted(place.iterdir())
+            if _is_visible(part)
+            and any([*part.glob(f"*{ending}"), *part.glob(f"Annotations/*{ending}")])
+        }
+        if place.name.lower() != "annotations" or any(map(part_of, inner)):
+            parts |= inner
     return parts or {given.stem: given}
 
 
@@ -265,8 +264,8 @@ def find_split(names: Iterable[str], split: str, *, source: object) -> str:
     if split in known:
         return split
     # `val2017` fits `instances_val2017`, `valid` fits `helmets_val`.
-    wanted = _words(split)
-    fitting = [name for name in known if wanted and _contains(_words(name), wanted)]
+    wanted = f" {' '.join(_words(split))} "
+    fitting = [name for name in known if wanted.strip() and wanted in f" {' '.join(_words(name))} "]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -275,11 +274,6 @@ def find_split(names: Iterable[str], split: str, *, source: object) -> str:
             "name"
         )
     raise OptionError(f"split={split!r}: {source} has {', '.join(known)}")
-
-
-def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
-    ends = range(len(words) - len(wanted) + 1)
-    return any(words[start : start + len(wanted)] == wanted for start in ends)
 
 
 def training_part(names: Iterable[str], split: str | None = None, *, source: object) -> str:

@@ -1,8 +1,16 @@
 """Parts are recognised by words, a test part is never learnt from, and doubt is an error."""
 
+import json
+
 import pytest
 
-from pgvision.datasets.reading import find_split, part_of, training_part, validation_part
+from pgvision.datasets.reading import (
+    find_split,
+    part_of,
+    read_splits,
+    training_part,
+    validation_part,
+)
 from pgvision.errors import DataError, OptionError
 
 
@@ -78,3 +86,38 @@ def test_a_split_is_named_whole_or_by_its_words():
         with pytest.raises(OptionError, match="x has instances_train2017"):
             find_split(names, unknown, source="x")
     assert training_part(["test", "train"], "test", source="x") == "test"
+
+
+def test_files_of_one_name_in_several_folders_are_all_read(tmp_path):
+    for place in ("train/instances", "val/instances", "val/instances_old"):
+        image = {"id": 1, "file_name": f"{place}.jpg", "height": 4, "width": 4}
+        file = tmp_path / f"{place}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
+    parts = read_splits(tmp_path)
+    assert list(parts) == ["train_instances", "val_instances", "val_instances_old"]
+    assert parts["train_instances"].images[0].file_name == "train/instances.jpg"
+    assert list(read_splits(tmp_path, split="train")) == ["train_instances"]
+
+
+@pytest.mark.parametrize(
+    "place", ["Annotations/{}", "annotations/{}", "labels/{}", "{}/Annotations"]
+)
+def test_parts_of_voc_are_told_apart_wherever_their_folder_is(tmp_path, place):
+    text = "<annotation><size><width>4</width><height>4</height></size></annotation>"
+    for name in ("train", "val"):
+        folder = tmp_path / place.format(name)
+        folder.mkdir(parents=True)
+        (folder / f"{name}1.xml").write_text(text)
+    parts = read_splits(tmp_path, format="voc")
+    assert {name: len(part.images) for name, part in parts.items()} == {"train": 1, "val": 1}
+
+
+def test_folders_of_voc_without_a_part_are_one_set(tmp_path):
+    text = "<annotation><size><width>4</width><height>4</height></size></annotation>"
+    for name in ("video-1", "video-2"):
+        folder = tmp_path / "Annotations" / name
+        folder.mkdir(parents=True)
+        (folder / "1.xml").write_text(text)
+    (whole,) = read_splits(tmp_path).values()
+    assert len(whole.images) == 2
