@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 
 from pgvision.coco.content import without_collecting
@@ -69,7 +70,7 @@ def _encode(value: object, where: str) -> bytes:
         text = orjson.dumps(value)
         if b"null" not in text:  # which is also what orjson makes of NaN
             return text
-    except TypeError:  # whole numbers of more than 64 bits, and text that is no UTF-8
+    except TypeError:  # integers of more than 64 bits, NumPy's numbers, text that is no UTF-8
         pass
     try:
         return _SLOW(_readable(value)).encode()
@@ -78,7 +79,9 @@ def _encode(value: object, where: str) -> bytes:
 
 
 def _readable(value: Any) -> Any:
-    """Return a JSON value with text that can be written; see `readable_name`."""
+    """Return a JSON value of plain numbers, with text that can be written; see `readable_name`."""
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, str):
         return readable_name(value)
     if isinstance(value, Mapping):

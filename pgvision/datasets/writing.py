@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Literal, get_args
 
@@ -470,8 +470,6 @@ class _Losses:
         findings = []
         for (what, is_loss), count in self._counts.items():
             message = f"{count} {what} ({', '.join(self._examples[what, is_loss])})"
-            if is_loss:
-                findings.append(Finding("lost", "error", message, split=self._split))
-            else:
-                findings.append(Finding("not-kept", "warning", message, split=self._split))
+            lost = Finding("lost", "error", message, split=self._split)
+            findings.append(lost if is_loss else replace(lost, rule="not-kept", level="warning"))
         return findings

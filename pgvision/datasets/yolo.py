@@ -359,13 +359,13 @@ def label_text(
     text, shares = "", _box if task == "detect" else _polygon
     for item in image.objects:
         if not (item.iscrowd or is_outside(item, image.image_hw)):
-            values = map(repr, shares(item, image))
+            values = map(repr, map(float, shares(item, image)))  # NumPy's have another repr
             text += " ".join([str(numbers[item.category_id]), *values]) + "\n"
     return text
 
 
 def _box(item: Annotation, image: ImageRecord) -> list[float]:
-    x, y, w, h = item.xywh
+    x, y, w, h = map(float, item.xywh)
     height, width = image.image_hw
     if min(x, y, width - (x + w), height - (y + h)) < 0:
         # Trainers reject an image for one number outside [0, 1].

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -52,6 +53,29 @@ def test_a_written_folder_is_told_and_read(tmp_path, name, images):
     assert image.path.is_symlink() == (images == "link")
     assert image.path.is_relative_to(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path, name, kind):
+    """As boxes of results have them: COCO raised a bare TypeError, YOLO a DataError."""
+    before = dataset(tmp_path / "src")
+    number = np.int64(7)
+    box = Annotation(number, 3, tuple(map(kind, (4, 5, 20, 10))), extra={"score": kind(0.5)})
+    hw = (np.int64(48), np.int64(64))
+    image = replace(before.images[0], id=number, image_hw=hw, objects=(box,))
+    write_dataset(replace(before, images=(image,)), tmp_path / "out", format=name)
+    (item,) = read_dataset(tmp_path / "out").images[0].objects
+    assert item.xywh == pytest.approx((4, 5, 20, 10), abs=0.1)
+    if name == "coco":
+        assert item.extra == {"score": 0.5}
+        bad = replace(box, extra={"score": kind("nan")})
+        with pytest.raises(DataError, match="not finite"):
+            write_dataset(
+                replace(before, images=(replace(image, objects=(bad,)),)),
+                tmp_path / "bad.json",
+                format=name,
+            )
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
