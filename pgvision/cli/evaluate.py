@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pgvision.results import DetectionResult
 
 JOURNAL: Final = "answers.journal"
+_OF_OBJECTS: Final = ("calibrate", "classes", "rename", "worst", "max_dets", "scoreless")
 _PREFIXES: Final = {
     "ask": (r"answer (?P<language>\S+) (?P<question>(?s:.+))", "answer <language> <question>"),
     "caption": (r"(?P<style>caption|describe|cap) (?P<language>\S+)", "caption <language>"),
@@ -291,8 +292,8 @@ def text_cases(examples: "Iterable[Example]", task: str) -> list[TextCase]:
     pattern, wanted = _PREFIXES[task]
     gathered: dict[tuple[Path, str], list[str]] = {}
     for example in examples:
-        if re.fullmatch(pattern, prefix := example.prefix.strip()):
-            gathered.setdefault((example.image, prefix), []).append(example.suffix)
+        if re.fullmatch(pattern, example.prefix):
+            gathered.setdefault((example.image, example.prefix), []).append(example.suffix)
     if not gathered:
         raise DataError(f"--task {task}: no example has a prefix {wanted!r}")
     return [TextCase(*key, tuple(texts)) for key, texts in gathered.items()]
@@ -300,15 +301,19 @@ def text_cases(examples: "Iterable[Example]", task: str) -> list[TextCase]:
 
 def _evaluate_texts(options: EvalOptions, model: ObjectOptions) -> bool:
     from pgvision.datasets import read_examples
+    from pgvision.datasets.reading import part_files, validation_part
 
     # 1. Options that only objects have cannot act.
     given = [name for name in model if name not in ModelOptions.__annotations__]
-    given += [name for name in ("calibrate", "classes", "rename") if getattr(options, name)]
+    given += [name for name in _OF_OBJECTS if getattr(options, name) != getattr(EvalOptions, name)]
     if given:
         word = "--" + given[0].replace("_", "-")
         raise OptionError(f"{word}: is for --task detect and segment; leave it out")
-    cases = text_cases(read_examples(options.data, images=options.images), options.task)
-    cases = cases[: options.limit]
+    files = part_files(options.data, ".jsonl", split=options.split)
+    part = validation_part(files, options.split, source=options.data) or next(iter(files))
+    examples = read_examples(files[part], images=options.images)
+    cases = text_cases(examples, options.task)[: options.limit]
+    say(f"evaluating on {part}: {len(cases)} examples")
     # 2. One job for each prompt, all in one journal.
     prompts: dict[str, list[TextCase]] = {}
     for case in cases:
@@ -353,8 +358,10 @@ def _write_texts(
     from pgvision.cli.outputs import json_text
 
     # 1. Write the answers and the report.
-    rows = [{**asdict(case), "answer": text} for case, text in texts.items()]
-    lines = [json_text({**row, "image": str(row["image"])}) for row in rows]
+    lines = [
+        json_text({**asdict(case), "image": str(case.image), "answer": text})
+        for case, text in texts.items()
+    ]
     unread = [str(case.image) for case in cases if case not in texts]
     report = {"task": options.task, "num_answers": len(texts), "metrics": metrics, "unread": unread}
     write_text(options.folder / "answers.jsonl", "\n".join(lines) + "\n")

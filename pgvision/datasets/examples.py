@@ -192,11 +192,7 @@ def with_extent(
     items: Sequence[Annotation], image: ImageRecord, options: ExampleOptions
 ) -> list[Annotation]:
     """Keep the objects with a box of at least one bin inside the image."""
-    boxes = [clipped_xyxy(item, image.image_hw) for item in items]
-    pairs = zip(items, boxes, strict=True)
-    inside = [item for item, box in pairs if box[2] > box[0] and box[3] > box[1]]
-    bins = bins_of(inside, image, options).tolist()
-    pairs = zip(inside, bins, strict=True)
+    pairs = zip(items, bins_of(items, image, options).tolist(), strict=True)
     return [item for item, (top, left, bottom, right) in pairs if left < right and top < bottom]
 
 
@@ -245,10 +241,7 @@ _Object: TypeAlias = tuple[int, tuple[int, ...], int]
 
 class _Line(NamedTuple):
     name: str
-    path: Path
-    prefix: str
-    suffix: str
-    paraphrases: tuple[str, ...]
+    example: Example
     where: str
 
 
@@ -271,10 +264,7 @@ def read_examples(path: str | Path, *, images: str | Path | None = None) -> tupl
         >>> read_examples(file)[0].suffix
         'a cat'
     """
-    return tuple(
-        Example(line.path, line.prefix, line.suffix, line.paraphrases)
-        for line in _lines(path, images, EntryErrors("raise"))
-    )
+    return tuple(line.example for line in _lines(path, images, EntryErrors("raise")))
 
 
 def example_line(name: str, prefix: str, suffix: str) -> str:
@@ -324,8 +314,9 @@ def _lines(
             paraphrases = entry.items("paraphrases") if "paraphrases" in entry else []
             if not all(isinstance(text, str) and text for text in paraphrases):
                 raise entry.fail("paraphrases", "a list of prompts")
-            texts = (entry.text("prefix"), suffix, tuple(paraphrases))
-            lines.append(_Line(name, image.path, *texts, entry.where))
+            prefix, *others = map(_plain, (entry.text("prefix"), *paraphrases))
+            example = Example(image.path, prefix, suffix, tuple(others))
+            lines.append(_Line(name, example, entry.where))
     return lines
 
 
@@ -362,7 +353,7 @@ def read_jsonl(
     # 1. Lines that ask for objects; captions and questions have none.
     errors = EntryErrors(on_error)
     lines = _lines(path, images, errors, known_hw or {})
-    asked = {line: classes for line in lines if (classes := prefix_classes(line.prefix))}
+    asked = {line: classes for line in lines if (classes := prefix_classes(line.example.prefix))}
     if not asked:
         raise DataError(f"{path}: no line has a prefix 'detect ...' or 'segment ...'")
     # 2. Parse the answers into objects.
@@ -372,7 +363,8 @@ def read_jsonl(
             if line in asked:
                 reader.add(line, asked[line])
             else:
-                reader.note(line, "left-out", f"{line.prefix!r:.60} asks for no objects", "warning")
+                message = f"{line.example.prefix!r:.60} asks for no objects"
+                reader.note(line, "left-out", message, "warning")
     return reader.dataset(errors.findings)
 
 
@@ -383,10 +375,15 @@ def prefix_classes(prefix: str) -> tuple[str, ...]:
         >>> prefix_classes("detect helmet ; head"), prefix_classes("caption en")
         (('helmet', 'head'), ())
     """
-    word, _, rest = prefix.strip().removeprefix("<image>").strip().partition(" ")
+    word, _, rest = _plain(prefix).partition(" ")
     if word not in ("detect", "segment"):
         return ()
     return tuple(name.strip() for name in rest.split(tokens.SEPARATOR) if name.strip())
+
+
+def _plain(prefix: str) -> str:
+    """Return a prompt without ``<image>`` and newline, which the processor adds."""
+    return prefix.strip().removeprefix("<image>").strip()
 
 
 class _Reader:
@@ -413,16 +410,17 @@ class _Reader:
         # 1. Read the image's size: bins are relative to it.
         if line.name not in self.records:
             try:
-                size = self.known_hw.get(line.name) or image_hw_of(line.path)
+                size = self.known_hw.get(line.name) or image_hw_of(line.example.image)
             except ImageError as error:
                 raise DataError(f"{line.where}: bins need the image's size: {error}") from error
-            self.records[line.name] = (line.path, size, {})
+            self.records[line.name] = (line.example.image, size, {})
         _, image_hw, objects = self.records[line.name]
         for name in classes:
             self.numbers.setdefault(name, len(self.numbers) + 1)
         # 2. Parse the answer.
+        suffix = line.example.suffix
         parsed = tokens.parse_suffix(
-            line.suffix, image_hw=image_hw, classes=list(classes), convention=self.convention
+            suffix, image_hw=image_hw, classes=list(classes), convention=self.convention
         )
         for reject in parsed.rejects:
             self.note(line, "reject", f"{reject.text!r:.60}: {reject.reason}")
@@ -430,8 +428,8 @@ class _Reader:
         written = tokens.SEPARATOR.join(
             tokens.object_text(one.loc_yxyx, one.label, one.codes or ()) for one in parsed.objects
         )
-        if not parsed.rejects and written != line.suffix:
-            problem = f"{line.suffix!r:.80}, expected {written!r:.80}"
+        if not parsed.rejects and written != suffix:
+            problem = f"{suffix!r:.80}, expected {written!r:.80}"
             self.note(line, "form", problem, "warning")
         # 3. Merge objects. Several lines may name one (`detect x`, `segment x`, `detect x ; y`);
         # two equal objects of one line are two objects.

@@ -172,6 +172,24 @@ def test_eval_of_texts(run, sites, tmp_path, task):
     assert "resuming after" in again.err
 
 
+def test_the_part_of_texts_is_chosen_as_that_of_objects(run, sites, tmp_path):
+    """--split was ignored, folders were "a directory", and <image> made a prompt unknown."""
+    image = json.loads((sites / "examples.jsonl").read_text().splitlines()[0])["image"]
+    for part in ("train", "valid"):
+        line = {"image": image, "prefix": "<image>answer en how many?\n", "suffix": part}
+        (sites / f"_annotations.{part}.jsonl").write_text(json.dumps(line))
+    (sites / "examples.jsonl").unlink()
+    words = ("eval", "--data", sites, "--task", "ask", "--unknown", "ask", "--out", tmp_path / "o")
+    for split, part in (((), "valid"), (("--split", "train"), "train")):
+        ran = run(*words, *split)
+        assert (ran.code, f"evaluating on _annotations.{part}: 1 examples" in ran.err) == (0, True)
+        assert json.loads((tmp_path / "o/answers.jsonl").read_text())["references"] == [part]
+    ran = run(*words, "--split", "test")
+    assert (ran.code, "split='test'" in ran.err) == (2, True)
+    ran = run(*words, "--max-dets", 7)
+    assert (ran.code, "--max-dets: is for --task detect" in ran.err) == (2, True)
+
+
 @pytest.fixture
 def own_tiny(tmp_path):
     """A copy of the carried checkpoint, to be changed."""
