@@ -182,12 +182,11 @@ def _write(
     report = write_dataset(
         whole, out, format=target, options=examples, codec=codec, images=options.image_files
     )
-    counts = {"num_images": report.num_images, "num_objects": report.num_objects}
-    if options.as_json:
-        rows = [asdict(finding) for finding in report.findings]
-        typer.echo(json.dumps({"path": str(report.path), **counts, "findings": rows}))
-    # 3. Report what was lost.
+    # 3. Report what was lost, in reading and in writing.
     findings = [*listed, *report.findings]
+    if options.as_json:
+        rows = [asdict(finding) for finding in findings]
+        typer.echo(json.dumps({**asdict(report), "path": str(report.path), "findings": rows}))
     for line in finding_lines(findings):
         say(line, style="yellow")
     say(

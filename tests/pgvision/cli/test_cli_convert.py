@@ -53,6 +53,9 @@ def test_what_a_reader_leaves_out_is_said_and_the_code_is_1(run, tmp_path):
     assert ran.code == 1
     assert "left-out: 5 (a.png: " in ran.err
     assert len(ran.err.splitlines()) == 2
+    # The JSON report lacked what the reader left out.
+    (report,) = run("convert", tmp_path / "a.jsonl", tmp_path / "out.json", "--json").lines
+    assert [finding["rule"] for finding in report["findings"]] == ["left-out"] * 5
 
 
 def test_eval_says_what_is_not_in_the_truth(run, tmp_path):
