@@ -29,7 +29,7 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """
     trackers = require_trackers()
     source: str | None = None
-    tracker, last, is_warned = None, 0.0, False
+    tracker, last, index, is_warned = None, 0.0, 0, False
     for outcome in outcomes:
         if not isinstance(outcome, DetectionResult):
             yield outcome
@@ -40,7 +40,8 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
                 is_warned = True
             yield outcome
             continue
-        if tracker is None or outcome.source != source:
+        # Another video begins, or the same one again.
+        if tracker is None or outcome.source != source or outcome.frame_index < index:
             source = outcome.source
             # A phrase's score is lower than a trained detector's: the caller's --conf decides
             # what is an object, so every box that comes here may start a track.
@@ -49,7 +50,7 @@ def with_tracks(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
             )
             last = outcome.time - 1e-3
         # Time bounds how far objects may have moved: a stride and a live source skip frames.
-        last = max(outcome.time, last + 1e-3)
+        last, index = max(outcome.time, last + 1e-3), outcome.frame_index
         yield _numbered(outcome, tracker, last)
 
 

@@ -36,6 +36,14 @@ def test_an_object_keeps_its_number_whatever_the_order():
     assert ids["left"] != ids["right"]
 
 
+def test_a_video_that_comes_again_has_tracks_of_its_own():
+    video = [moving(index, time=index / 25) for index in range(6)]
+    first, second = [], []
+    for result in with_tracks([*video, *video]):
+        (first if len(first) < 6 else second).append(set(result.tracker_ids.tolist()) - {-1})
+    assert first == second
+
+
 def test_unknown_scores_can_be_tracked_too():
     results = [moving(index)[:1] for index in range(1, 8, 2)]
     bare = [DetectionResult.from_dict(r.to_dict() | {"scores": None}) for r in results]
