@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pgvision.results import DetectionResult
 
 JOURNAL: Final = "answers.journal"
-_OF_OBJECTS: Final = ("calibrate", "classes", "rename", "worst", "max_dets", "scoreless")
+_OF_OBJECTS: Final = ("calibrate", "classes", "rename", "max_dets", "scoreless")
 _PREFIXES: Final = {
     "ask": (r"answer (?P<language>\S+) (?P<question>(?s:.+))", "answer <language> <question>"),
     "caption": (r"(?P<style>caption|describe|cap) (?P<language>\S+)", "caption <language>"),
