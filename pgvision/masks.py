@@ -213,8 +213,7 @@ def crop_mask(mask: BoolArray, xyxy: ArrayLike) -> FloatArray:
         raise ShapeError(f"xyxy: {[left, top, right, bottom]} covers no pixel of {mask.shape}")
     whole = np.zeros((bottom - top, right - left), np.float32)  # outside the frame is no mask
     whole[y0 - top : y0 - top + part.shape[0], x0 - left : x0 - left + part.shape[1]] = part
-    picture = Image.fromarray(whole)
-    small = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    small = Image.fromarray(whole).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.clip(np.asarray(small, np.float32), 0.0, 1.0)
 
 

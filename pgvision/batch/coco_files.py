@@ -29,20 +29,15 @@ def write_coco_file(path: Path, answers: Callable[[], Iterable[Entry]]) -> int:
         DataError: If there are texts among the answers.
     """
     entries = CocoEntries()
-    count = 0
-
-    def images() -> Iterator[Entry]:
-        nonlocal count
-        for count, result in enumerate(_detections(answers()), 1):  # noqa: B007
-            yield image_entry(count, describe_origin(result), result.image_hw)
-
-    def annotations() -> Iterator[Entry]:
-        for result in _detections(answers()):
-            yield from entries.of(result)
-
+    numbered = enumerate(_detections(answers()), 1)
     # The annotations are written before the categories, which they collect.
-    write_coco(path, images=images(), annotations=annotations(), categories=entries.categories())
-    return count
+    write_coco(
+        path,
+        images=(image_entry(n, describe_origin(one), one.image_hw) for n, one in numbered),
+        annotations=(entry for one in _detections(answers()) for entry in entries.of(one)),
+        categories=entries.categories(),
+    )
+    return entries.num_images
 
 
 class CocoEntries:
@@ -61,12 +56,9 @@ class CocoEntries:
         entries = []
         for found in result.to_coco(image_id=self.num_images, category_ids=ids):
             self.num_objects += 1
+            given = (found[key] for key in ("image_id", "category_id", "bbox"))
             entry = annotation_entry(
-                self.num_objects,
-                found["image_id"],
-                found["category_id"],
-                found["bbox"],
-                segmentation=found.get("segmentation"),
+                self.num_objects, *given, segmentation=found.get("segmentation")
             )
             entries.append(entry | {key: found[key] for key in ("score",) if key in found})
         return entries

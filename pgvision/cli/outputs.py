@@ -202,7 +202,8 @@ def describe(result: Result) -> str:
     if isinstance(result, TextResult):
         if result.rejects and not result.text:
             return f"not answered: {result.rejects[0].reason}"
-        return _with_score(result.text or "(nothing)", result.score)
+        score = "" if result.score is None else f"  ({result.score:.2f})"
+        return f"{result.text or '(nothing)'}{score}"
     # Objects with a requested name first, then what was left out.
     asked = result[result.class_ids >= 0]
     notes = [_count_names(asked) if len(asked) else "nothing found"]
@@ -210,16 +211,11 @@ def describe(result: Result) -> str:
         notes.append(f"not asked for: {others}")
     # A refused class has a reason and no text.
     notes += [reject.reason for reject in result.rejects if not reject.text]
-    unread = sum(bool(reject.text) for reject in result.rejects)
-    if unread:
+    if unread := sum(bool(reject.text) for reject in result.rejects):
         notes.append(f"{unread} fragments unread")
     if result.truncated:
         notes.append("answer cut off")
     return "; ".join(notes)
-
-
-def _with_score(text: str, score: float | None) -> str:
-    return text if score is None else f"{text}  ({score:.2f})"
 
 
 def _count_names(result: DetectionResult) -> str:

@@ -364,5 +364,4 @@ def require_replaceable(path: Path, option: str, *inputs: str | Path | None) -> 
 def _earlier_run(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    results = folder / RESULTS
-    return [*([results] if results.exists() else []), *sorted(folder.glob(_OVERLAYS))]
+    return [*folder.glob(RESULTS), *sorted(folder.glob(_OVERLAYS))]

@@ -4,7 +4,7 @@ import json
 import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -212,11 +212,8 @@ class Table:
         values = self.values(key)
         # Bools and NumPy integers are not plain ints: they are checked singly.
         if set(map(type, values)) <= {int}:
-            try:
+            with suppress(OverflowError):  # the loop below finds the value
                 column = np.fromiter(values, np.int64, len(values))
-            except OverflowError:
-                pass  # the loop below finds the value
-            else:
                 if not len(column) or max(-int(column.min()), int(column.max())) < most:
                     return column
         column = np.full(len(values), -1, np.int64)
@@ -232,12 +229,9 @@ class Table:
 
     def numbers(self, key: str, *, optional: bool = False) -> NDArray[np.float64]:
         """Return a column ``(n,)`` of finite numbers; NaN where ``optional`` ones are missing."""
-        # Fast path: a column of plain finite numbers.
         values = self.values(key)
-        if set(map(type, values)) <= {float, int}:
-            column = np.array(values, np.float64).reshape(len(values))
-            if np.isfinite(column).all():
-                return column
+        if (plain := _plain_numbers(values)) is not None:
+            return plain
         # Otherwise check each value, and report its place.
         column = np.zeros(len(values))
         for row, value in enumerate(values):
@@ -253,11 +247,9 @@ class Table:
         """Return ``(n, 4)`` left, top, width, height of ``values``, given as lists or arrays."""
         # Fast path: rows of 4 plain numbers.
         if set(map(type, values)) <= {list, tuple} and set(map(len, values)) <= {4}:
-            flat = list(chain.from_iterable(values))
-            if set(map(type, flat)) <= {float, int}:
-                boxes = np.array(flat, np.float64).reshape(-1, 4)
-                if np.isfinite(boxes).all() and (boxes[:, 2:] >= 0).all():
-                    return boxes
+            plain = _plain_numbers(list(chain.from_iterable(values)))
+            if plain is not None and (plain.reshape(-1, 4)[:, 2:] >= 0).all():
+                return plain.reshape(-1, 4)
         boxes = np.zeros((len(values), 4))
         for row, value in enumerate(values):
             if fault := box_fault(value):
@@ -265,6 +257,15 @@ class Table:
             else:
                 boxes[row] = [float(number) for number in value]
         return boxes
+
+
+def _plain_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Return Python's finite numbers as an array at once; None if one is something else."""
+    if set(map(type, values)) <= {float, int}:
+        with suppress(OverflowError):  # an integer of 400 digits
+            column = np.array(values, np.float64)
+            return column if np.isfinite(column).all() else None
+    return None
 
 
 class Fields:

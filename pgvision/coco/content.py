@@ -322,7 +322,7 @@ class _Reader:
             image_hw = sizes.get(image_id)
             try:
                 outlines.append(self._outline(value, image_hw, table.place, row))
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:  # an integer of 400 digits
                 table.fail(row, "segmentation", str(error))
                 outlines.append(None)
         return outlines

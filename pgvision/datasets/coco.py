@@ -5,7 +5,7 @@ The rules of what is accepted are those of `pgvision.coco.content`.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pgvision.coco.content import FIX, CocoContent, Entry, read_content, without_collecting
 from pgvision.coco.writing import annotation_entry, image_entry, write_coco
@@ -20,9 +20,12 @@ from pgvision.datasets.dataset import (
     Segmentation,
 )
 from pgvision.datasets.image_names import ImageFinder, size_of
+from pgvision.datasets.outlines import outline_fault
 from pgvision.errors import DataError
 
 _IMAGE_FIELDS = ("id", "file_name", "width", "height")
+_Placed: TypeAlias = dict[int, tuple[Path, tuple[int, int]]]
+"""Path, height and width by image id."""
 
 
 def read_coco(
@@ -85,10 +88,10 @@ def _dataset(
 ) -> Dataset:
     # 1. Find the images; refuse all problems in one error.
     placed = _place_images(content, file, images)
+    objects = _objects(content, placed)
     if on_error == "raise" or not placed:
         content.problems.refuse(FIX, DataError)
     # 2. Build the data set, with notes on what was corrected.
-    objects = _objects(content)
     findings = [Finding("mended", "warning", note) for note in content.problems.notes]
     findings += [
         Finding("broken-entry", "error", f"{place}: {what}") for place, what in content.problems
@@ -122,9 +125,7 @@ def _rest(entry: Entry, *known: str) -> dict[str, Any]:
     return {key: value for key, value in entry.fields.items() if key not in known}
 
 
-def _place_images(
-    content: CocoContent, file: Path, images: str | Path | None
-) -> dict[int, tuple[Path, tuple[int, int]]]:
+def _place_images(content: CocoContent, file: Path, images: str | Path | None) -> _Placed:
     """Find path and size of each sound image; add the problems of the others."""
     # 1. Collect the names.
     named: dict[int, str] = {}
@@ -154,8 +155,8 @@ def _place_images(
     return placed
 
 
-def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
-    """Make the annotations of each image."""
+def _objects(content: CocoContent, placed: _Placed) -> dict[int, list[Annotation]]:
+    """Make the annotations of each image; add the problems of outlines of another size."""
     objects: dict[int, list[Annotation]] = {}
     columns = (
         *(content.ids, content.image_ids, content.category_ids),
@@ -173,9 +174,14 @@ def _objects(content: CocoContent) -> dict[int, list[Annotation]]:
             number, category_id, tuple(xywh), outline, crowd, area if has_area else None,
             content.other_fields(row),
         )  # fmt: skip
-        objects.setdefault(image_id, []).append(item)
         # Free the outline: large files would be in memory twice.
         content.outlines[row] = None
+        # Outlines of images without a stated size were not compared with it.
+        is_new = content.images[image_id].image_hw is None and image_id in placed
+        if is_new and (fault := outline_fault(outline, placed[image_id][1])):
+            content.problems.add(f"annotations[{content.index[row]}].segmentation", fault)
+        else:
+            objects.setdefault(image_id, []).append(item)
     return objects
 
 

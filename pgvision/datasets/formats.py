@@ -164,9 +164,7 @@ def refuse_foreign(files: list[Path]) -> None:
     Raises:
         DataError: If the format of a file is known and cannot be read here.
     """
-    for file in files:
-        if not file.is_file():
-            continue
+    for file in filter(Path.is_file, files):
         head = _head(file)
         known = (entry[1:] for entry in _FOREIGN if re.search(entry[0], head, re.DOTALL))
         found = _CSV if file.suffix.lower() == ".csv" else next(known, None)

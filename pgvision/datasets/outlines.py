@@ -79,6 +79,20 @@ def num_pixels(segmentation: Segmentation, image_hw: tuple[int, int]) -> int:
     return int(outline_area(_run_lengths(segmentation, image_hw), image_hw))
 
 
+def outline_fault(segmentation: Segmentation | None, image_hw: tuple[int, int]) -> str | None:
+    """Return why an outline cannot be in an image of this size, None if it can.
+
+    Example:
+        >>> outline_fault(Rle((2, 2), "04"), (2, 4))
+        'run lengths of size [2, 2] on an image of [2, 4] (height, width)'
+    """
+    try:
+        num_pixels(segmentation or (), image_hw)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 def _run_lengths(segmentation: Segmentation, image_hw: tuple[int, int]) -> dict[str, Any]:
     if not isinstance(segmentation, Rle):
         return polygons_to_rle(segmentation, image_hw)

@@ -24,7 +24,7 @@ from pgvision.datasets.dataset import (
 )
 from pgvision.datasets.formats import refuse_foreign
 from pgvision.datasets.image_names import find_named, size_of, walk_files
-from pgvision.datasets.outlines import mask_to_runs, segmentation_to_mask
+from pgvision.datasets.outlines import mask_to_runs, outline_fault, segmentation_to_mask
 from pgvision.errors import DataError
 from pgvision.images.pixels import PIL_ERRORS
 from pgvision.rle import outline_xywh, ring_fault
@@ -94,6 +94,9 @@ def read_voc(
         with errors.entry(file.name):
             size, names_of, items = read[file]
             image_hw = size_of(*size, image.path, where=str(file), lacks="<size>")
+            for annotation in items:
+                if fault := outline_fault(annotation.segmentation, image_hw):
+                    raise DataError(f"{file}: {fault}")
             records.append((ImageRecord(0, image.name, image.path, image_hw, items), names_of))
     return number_dataset(records, errors.findings)
 
@@ -169,15 +172,17 @@ def _polygons(item: "Element", file: Path) -> Polygons | None:
     """Return the polygons of an object."""
     rings = []
     for polygon in item.findall("polygon"):
+        points = [point for point in polygon.iter() if point is not polygon and len(point) == 0]
         try:
             # Pixels are counted from 1.
-            ring = tuple(float(point.text or "") - 1 for point in polygon.iter() if len(point) == 0)
+            ring = tuple(float(point.text or "") - 1 for point in points)
         except ValueError as error:
             raise DataError(f"{file}: <polygon>: expected numbers: {error}") from error
-        if len(ring) % 2 or not all(abs(number) <= _FURTHEST for number in ring):
+        if len(ring) % 2:
             raise DataError(f"{file}: <polygon>: expected x, y pairs in pixels, got {ring!r:.60}")
         rings.append(ring)
-    return tuple(rings) or None
+    # Fewer than three points enclose nothing.
+    return tuple(ring for ring in rings if len(ring) >= 6) or None
 
 
 def _flags(item: "Element") -> dict[str, object]:

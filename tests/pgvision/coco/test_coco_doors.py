@@ -97,10 +97,15 @@ BROKEN = {
     ],
     "annotations[0].category_id": [item("category_id", 9), item("category_id", True)],
     "annotations[0].iscrowd": [item("iscrowd", 2), item("iscrowd", "0")],
-    "annotations[0].area": [item("area", math.nan), item("area", "600")],
+    "annotations[0].area": [
+        item("area", math.nan),
+        item("area", "600"),
+        item("area", 10**400),
+    ],
     "annotations[0].bbox": [
         item("bbox", [5, 6, 20]),
         item("bbox", [5, 6, math.inf, 30]),
+        item("bbox", [5, 6, 10**400, 30]),
         item("bbox", [25, 36, -20, -30]),
         item("bbox", [5, 6, "20", 30]),
         item("bbox", {"x": 5}),
@@ -109,6 +114,7 @@ BROKEN = {
         without_box([[1, 2, 3, 4]]),
     ],
     "annotations[0].segmentation": [
+        item("segmentation", [[1, 2, 3, 4, 5, 10**400]]),
         item("segmentation", [[1, 2, 3, 4, 5, math.nan]]),
         item("segmentation", [[1, 2, 3]]),
         item("segmentation", [["1", 2, 3, 4, 5, 6]]),
@@ -182,6 +188,20 @@ def test_what_is_refused_is_refused_by_all_and_named(folder, place, data):
     (part,) = read_splits(file, on_error="record").values()
     found = [one for one in check_dataset(part).errors if one.rule == "broken-entry"]
     assert f"{place}: " in found[0].message
+
+
+@pytest.mark.parametrize("outline", [[[0, 0, 500, 0, 500, 30]], {"size": [4, 6], "counts": [24]}])
+def test_outlines_are_compared_with_sizes_that_images_alone_have(folder, outline):
+    """They were read, and the file that was written of them was refused as a bug."""
+    data = copy.deepcopy(GOOD)
+    data["images"] = [{"id": 1, "file_name": "a.png"}]
+    data["annotations"][1]["segmentation"] = outline
+    file = put(folder, data)
+    with pytest.raises(DataError, match=r"annotations\[1\]\.segmentation: "):
+        read_coco(file)
+    dataset = read_coco(file, on_error="record")
+    assert [item.id for item in dataset.images[0].objects] == [1]
+    assert [finding.rule for finding in dataset.findings] == ["broken-entry"]
 
 
 def test_the_linter_lists_every_broken_entry_and_looks_at_the_rest(folder):

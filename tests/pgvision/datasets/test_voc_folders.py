@@ -12,6 +12,9 @@ OBJECT = """<object><name>{name}</name>{more}<bndbox><xmin>{0}</xmin><ymin>{1}</
 <xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"""
 
 
+FAR = "<polygon><x1>1</x1><y1>2</y1><x2>5001</x2><y2>2</y2><x3>5</x3><y3>8</y3></polygon>"
+
+
 def xml(*objects, filename="a.jpg", size="<width>500</width><height>375</height>"):
     return (
         f"<annotation><filename>{filename}</filename><size>{size}</size>"
@@ -68,6 +71,15 @@ def test_polygons_stay_polygons(tmp_path):
     item = read_voc(folder).images[0].objects[0]
     assert item.segmentation == ((10, 20, 30.5, 20, 30, 40),)
     assert item.xyxy == (10, 20, 31, 41)
+
+
+@pytest.mark.parametrize(
+    "more", ["<polygon/>", "<polygon><x1>1</x1><y1>2</y1><x2>5</x2><y2>2</y2></polygon>"]
+)
+def test_polygons_that_enclose_nothing_leave_the_box(tmp_path, more):
+    folder = folder_with(tmp_path, a=xml(box("dog", 11, 21, 31, 41, more=more)))
+    item = read_voc(folder).images[0].objects[0]
+    assert (item.xyxy, item.segmentation) == ((10, 20, 31, 41), None)
 
 
 def test_a_size_that_is_not_stated_is_read_from_the_image(tmp_path):
@@ -139,6 +151,7 @@ def test_a_file_with_an_entity_is_refused_and_nothing_is_read(tmp_path, entity):
         (xml(filename="/etc/a.jpg"), "absolute"),
         (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>a</x1></polygon>")), "expected numbers"),
         (xml(box("dog", 1, 1, 9, 9, more="<polygon><x1>1</x1></polygon>")), "x, y pairs"),
+        (xml(box("dog", 1, 1, 9, 9, more=FAR)), "reaches x = 5000, far outside"),
     ],
 )
 def test_broken_files_are_named(tmp_path, text, message):
