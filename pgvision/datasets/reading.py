@@ -135,22 +135,20 @@ def read_splits(
     require_choice("format", chosen, FORMATS)
     if chosen == "yolo":
         return read_yolo(given, images=images, on_error=on_error)
-    # One file for each image: parts are folders.
-    if chosen in ("voc", "labelme"):
-        read, ending = (read_voc, ".xml") if chosen == "voc" else (read_labelme, ".json")
-        folders = _part_folders(given, ending)
-        parts = {key: read(part, images=images, on_error=on_error) for key, part in folders.items()}
-        # Their files have no ids: parts need one list of classes.
-        return parts if len(parts) == 1 else share_ids(parts)
-    # One file for each part.
+    how: dict[str, Any] = {"images": images, "on_error": on_error}
+    # 1. COCO: one file for each part, with ids.
     if chosen == "coco":
         files = part_files(given, ".json", split=split)
-        return {
-            key: read_coco(file, images=images, on_error=on_error) for key, file in files.items()
-        }
-    files = part_files(given, ".jsonl", split=split)
-    how: dict[str, Any] = {"codec": codec, "convention": convention, "on_error": on_error}
-    return {key: read_jsonl(file, images=images, **how) for key, file in files.items()}
+        return {key: read_coco(file, **how) for key, file in files.items()}
+    # 2. Other files have no ids: parts get one list of classes.
+    if chosen == "jsonl":
+        files = part_files(given, ".jsonl", split=split)
+        how |= {"codec": codec, "convention": convention}
+        parts = {key: read_jsonl(file, **how) for key, file in files.items()}
+    else:  # one file for each image: parts are folders
+        read, ending = (read_voc, ".xml") if chosen == "voc" else (read_labelme, ".json")
+        parts = {key: read(part, **how) for key, part in _part_folders(given, ending).items()}
+    return parts if len(parts) == 1 else share_ids(parts)
 
 
 def part_files(path: str | Path, ending: str, *, split: str | None = None) -> dict[str, Path]:

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from PIL import Image
 
+from pgvision.datasets import check_dataset, write_dataset
 from pgvision.datasets.reading import (
     find_split,
     part_of,
@@ -121,3 +123,29 @@ def test_folders_of_voc_without_a_part_are_one_set(tmp_path):
         (folder / "1.xml").write_text(text)
     (whole,) = read_splits(tmp_path).values()
     assert len(whole.images) == 2
+
+
+def test_parts_of_examples_share_the_numbers_of_classes(tmp_path):
+    """Each part numbered them as its lines came: COCO files of the two meant other classes."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    for part, names in {"train": ("helmet", "head"), "val": ("head", "helmet")}.items():
+        lines = [
+            {
+                "image": "a.png",
+                "prefix": f"detect {name}",
+                "suffix": f"<loc0000><loc0000><loc0512><loc0512> {name}",
+            }
+            for name in names
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{part}.jsonl").write_text(text)
+    parts = read_splits(tmp_path)
+    assert parts["train"].categories == parts["val"].categories
+    assert check_dataset(parts).counts.keys() == {("leakage", "error")}
+    for name in ("coco", "yolo"):
+        write_dataset(parts, tmp_path / name, format=name)
+        after = read_splits(tmp_path / name)
+        for part in ("train", "val"):
+            labels = [after[part].names[item.category_id] for item in after[part].images[0].objects]
+            assert sorted(labels) == ["head", "helmet"]
+        assert after["train"].names == after["val"].names
