@@ -1,7 +1,7 @@
 """`pgvision convert`: data sets from one format to another, and the linter."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -130,9 +130,12 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
         for name, part in parts.items():
             say(f"read {name}: {len(part.images)} images, {part.num_objects} objects")
     if options.classes:
-        parts = {key: part.select(options.classes) for key, part in parts.items()}
+        parts = {k: part.select(_known(options.classes, part, parts)) for k, part in parts.items()}
     if names := parse_renames(options.rename):
-        parts = {key: part.rename(names) for key, part in parts.items()}
+        parts = {
+            key: part.rename({name: names[name] for name in _known(names, part, parts)})
+            for key, part in parts.items()
+        }
     # 3. Split off a validation part.
     if options.val is None:
         return parts
@@ -141,6 +144,12 @@ def _read(source: Path, options: ConvertOptions, examples: ExampleOptions) -> "d
             f"--val: {source} is split already ({', '.join(parts)}); name one: --split"
         )
     return split_by_hash(next(iter(parts.values())), val=options.val)
+
+
+def _known(names: Iterable[str], part: "Dataset", parts: "dict[str, Dataset]") -> list[str]:
+    """Return class names without those that only other parts have; unknown ones are refused."""
+    elsewhere = {name for other in parts.values() for name in other.classes} - {*part.classes}
+    return [name for name in names if name not in elsewhere]
 
 
 def _codec(options: ConvertOptions) -> "MaskCodec":

@@ -79,8 +79,7 @@ def coco_to_dataset(
     Raises:
         DataError: As `read_coco`.
     """
-    content = read_content(value, where=str(source))
-    return _dataset(content, Path(source), images, "raise")
+    return _dataset(read_content(value, where=str(source)), Path(source), images, "raise")
 
 
 def _dataset(

@@ -137,6 +137,8 @@ def _require_sound(parts: Mapping[str, Dataset], format_: WriteFormat) -> None:
     """Refuse what no file can contain, before anything is written."""
     if not parts:
         raise OptionError("dataset: expected a data set or its splits by name, got none")
+    if format_ == "yolo" and not any(part.classes for part in parts.values()):
+        raise DataError("the data set has no class, and YOLO needs names; write COCO instead")
     for part in parts.values():
         names = Counter(part.classes)
         if twice := [name for name, count in names.items() if count > 1]:
@@ -144,8 +146,6 @@ def _require_sound(parts: Mapping[str, Dataset], format_: WriteFormat) -> None:
                 f"two classes are called {twice[0]!r}; merge them: "
                 f"dataset.rename({{{twice[0]!r}: {twice[0]!r}}}) (--rename)"
             )
-        if format_ == "yolo" and not names:
-            raise DataError("the data set has no class, and YOLO needs names; write COCO instead")
         endless = [i.file_name for i in part.images if not i.file_name.lower().endswith(_ENDINGS)]
         if format_ == "yolo" and endless:
             raise DataError(
@@ -201,21 +201,18 @@ class _Writer:
         self, parts: Mapping[str, Dataset], folder: Path, places: Mapping[str, str]
     ) -> None:
         """Write data.yaml and label files, and read the labels back."""
-        # 1. Write data.yaml.
-        first = next(iter(parts.values()))
-        if any(part.categories != first.categories for part in parts.values()):
-            raise DataError("YOLO splits share one list of names, but these have other categories")
+        # 1. Write data.yaml, with one list of names for all splits.
+        names = list(dict.fromkeys(name for part in parts.values() for name in part.classes))
         config = {split or "train": places[split] for split in parts}
         self._add_needed_keys(config)
-        text = yaml.safe_dump(
-            {**config, "names": dict(enumerate(first.classes))}, sort_keys=False, allow_unicode=True
-        )
+        content = {**config, "names": dict(enumerate(names))}
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_text(folder / "data.yaml", text)
         # 2. Write one label file for each image.
-        numbers = {category.id: index for index, category in enumerate(first.categories)}
         sizes: dict[str, dict[Path, tuple[int, int]]] = {}
         for split, part in parts.items():
             sizes[split] = {}
+            numbers = {category.id: names.index(category.name) for category in part.categories}
             for image in part.images:
                 name = f"{places[split]}/{_new_name(image)}"
                 file = label_path(folder / name)
@@ -225,8 +222,8 @@ class _Writer:
                 sizes[split][folder / name] = image.image_hw
         # 3. Read everything back and compare.
         for split, after in read_written_yolo(folder, sizes).items():
-            names = {image.id: _new_name(image) for image in parts[split].images}
-            self._compare(parts[split], after, names, split, bins=False)
+            files = {image.id: _new_name(image) for image in parts[split].images}
+            self._compare(parts[split], after, files, split, bins=False)
 
     def _add_needed_keys(self, config: dict[str, str]) -> None:
         """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""

@@ -188,8 +188,7 @@ def prediction(
         if item_index is not None:
             region["item_index"] = item_index
     scores = [region["score"] for region in regions if "score" in region]
-    score = min(scores, default=None)
-    return {"model_version": model_version, "score": score, "result": regions}
+    return {"model_version": model_version, "score": min(scores, default=None), "result": regions}
 
 
 def write_tasks(

@@ -58,6 +58,25 @@ def test_what_a_reader_leaves_out_is_said_and_the_code_is_1(run, tmp_path):
     assert [finding["rule"] for finding in report["findings"]] == ["left-out"] * 5
 
 
+def test_classes_of_one_part_are_selected_and_renamed_in_it(run, tmp_path):
+    """They were refused as unknown where another part of the data set lacks them."""
+    for part, names in (("train", ("helmet", "head")), ("valid", ("helmet",))):
+        (tmp_path / part).mkdir()
+        categories = [{"id": number, "name": name} for number, name in enumerate(names, 1)]
+        put(tmp_path / part, [box(category_id=len(names))], categories=categories)
+    words = ("--to", "coco", "--classes", "head", "--classes", "helmet")
+    ran = run("convert", tmp_path, tmp_path / "out", *words, "--rename", "head=person")
+    assert (ran.code, "2 images, 2 objects" in ran.err) == (0, True), ran.err
+    train, valid = (
+        json.loads((tmp_path / f"out/{n}.json").read_text()) for n in ("train", "valid")
+    )
+    assert [entry["name"] for entry in train["categories"]] == ["helmet", "person"]
+    assert [entry["name"] for entry in valid["categories"]] == ["helmet"]
+    for wrong in (("--classes", "vest"), ("--rename", "vest=x")):
+        ran = run("convert", tmp_path, tmp_path / "other", "--to", "coco", *wrong)
+        assert (ran.code, "'vest' not in the data set" in ran.err) == (2, True)
+
+
 def test_eval_says_what_is_not_in_the_truth(run, tmp_path):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     asked = [("detect helmet", "<loc0000><loc0000><loc0512><loc0512> helmet"), ("ocr", "EXIT")]

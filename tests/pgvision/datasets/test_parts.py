@@ -5,7 +5,14 @@ import json
 import pytest
 from PIL import Image
 
-from pgvision.datasets import check_dataset, write_dataset
+from pgvision.datasets import (
+    Annotation,
+    Category,
+    Dataset,
+    ImageRecord,
+    check_dataset,
+    write_dataset,
+)
 from pgvision.datasets.reading import (
     find_split,
     part_of,
@@ -123,6 +130,24 @@ def test_folders_of_voc_without_a_part_are_one_set(tmp_path):
         (folder / "1.xml").write_text(text)
     (whole,) = read_splits(tmp_path).values()
     assert len(whole.images) == 2
+
+
+def test_parts_with_other_classes_become_one_yolo_set(tmp_path):
+    """They were refused, and no fix was named."""
+    parts = {}
+    for number, (part, names) in enumerate({"train": "ab", "val": "cb", "test": ""}.items()):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(tmp_path / f"{part}.png")
+        boxes = [Annotation(at + 5, at + 3, (4.0, 5.0, 20.0, 10.0)) for at in range(len(names))]
+        file = tmp_path / f"{part}.png"
+        shot = ImageRecord(9, file.name, file, (48, 64), tuple(boxes))
+        parts[part] = Dataset((shot,), tuple(Category(at + 3, c) for at, c in enumerate(names)))
+    report = write_dataset(parts, tmp_path / "yolo", format="yolo")
+    assert (report.num_objects, report.findings) == (4, ())
+    after = read_splits(tmp_path / "yolo")
+    for part, names in {"train": "ab", "val": "cb", "test": ""}.items():
+        assert after[part].classes == ("a", "b", "c")
+        items = after[part].images[0].objects
+        assert [after[part].names[item.category_id] for item in items] == list(names)
 
 
 def test_parts_of_examples_share_the_numbers_of_classes(tmp_path):
