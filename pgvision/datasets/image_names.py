@@ -59,9 +59,8 @@ def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
         >>> [path.name for path in walk_files(folder, IMAGE_ENDINGS)]
         ['a.JPG', 'b.png']
     """
-    wanted = tuple(endings)
     with reading(folder):
-        found = walk(folder, lambda name: name.lower().endswith(wanted))
+        found = walk(folder, lambda name: name.lower().endswith(tuple(endings)))
         files = list(found) if folder.is_dir() else []
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 
