@@ -28,6 +28,7 @@ from pgvision.datasets.examples import (
 from pgvision.datasets.image_names import IMAGE_ENDINGS
 from pgvision.datasets.linter import size_mismatch
 from pgvision.datasets.outlines import is_outside
+from pgvision.datasets.reading import part_of
 from pgvision.datasets.yolo import label_path, label_text, read_written_yolo
 from pgvision.errors import DataError, ImageError, OptionError, require_choice
 from pgvision.files import readable_name, replaced_path, write_text
@@ -227,18 +228,17 @@ class _Writer:
 
     def _add_needed_keys(self, config: dict[str, str]) -> None:
         """Add the keys ``train`` and ``val``, without which Ultralytics refuses data.yaml."""
-        # A single part is its own validation.
+        # The parts by their names (instances_val2017); a single part is its own validation.
+        parts = {part_of(split): place for split, place in reversed(config.items())}
         only = next(iter(config.values()))
-        config.setdefault("train", only)
-        if "val" not in config:
-            config["val"] = config.get("valid", only)
-            if "valid" not in config:
-                message = (
-                    f"data.yaml: 'val' names {config['val']} too, because Ultralytics needs the "
-                    "key: figures on it are of images that were trained on. Hold a part back: "
-                    "--val 0.2"
-                )
-                self._findings.append(Finding("no-validation", "warning", message))
+        config.setdefault("train", parts.get("train", parts.get(None, only)))
+        config.setdefault("val", parts.get("valid", config["train"]))
+        if config["val"] == config["train"]:
+            message = (
+                f"data.yaml: 'val' names {config['val']} too, because Ultralytics needs the key: "
+                "figures on it are of images that were trained on. Hold a part back: --val 0.2"
+            )
+            self._findings.append(Finding("no-validation", "warning", message))
 
     def place_images(self, part: Dataset, folder: Path, split: str, how: str) -> None:
         """Copy or link the images of a part."""

@@ -204,6 +204,26 @@ def test_data_yaml_has_what_ultralytics_asks_for(tmp_path):
     assert [float(word) for word in label.split()] == [0, 14 / 64, 10 / 48, 20 / 64, 10 / 48]
 
 
+@pytest.mark.parametrize(
+    ("names", "train", "val"),
+    [
+        (("instances_train2017", "instances_val2017"), "instances_train2017", "instances_val2017"),
+        (("helmets_test", "helmets_val", "helmets_train"), "helmets_train", "helmets_val"),
+        (("val", "others"), "others", "val"),
+        (("train", "valid"), "train", "valid"),
+        (("a", "b"), "a", "a"),
+        (("val", "test"), "val", "val"),
+    ],
+)
+def test_train_and_val_of_data_yaml_are_the_parts_of_these_words(tmp_path, names, train, val):
+    """COCO's instances_val2017 was written, and `val` named the training images."""
+    parts = {name: dataset(tmp_path / name, number=at + 1) for at, name in enumerate(names)}
+    report = write_dataset(parts, tmp_path / "out", format="yolo")
+    config = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert (config["train"], config["val"]) == (f"images/{train}", f"images/{val}")
+    assert [one.rule for one in report.findings] == ["no-validation"] * (train == val)
+
+
 def test_supervision_reads_the_same_boxes_from_what_is_written(tmp_path):
     import supervision
 
