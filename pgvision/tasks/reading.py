@@ -382,4 +382,5 @@ def _measured(
     left, top, right, bottom = window
     sides = np.array([right - left, bottom - top, right - left, bottom - top])
     spread = edge_spread(rows)[[1, 0, 3, 2]] * sides / NUM_BINS
-    return replace(one, score=score, edge_std=spread.astype(np.float32))
+    # As results have it: an object of just the threshold is kept.
+    return replace(one, score=float(np.float32(score)), edge_std=spread.astype(np.float32))

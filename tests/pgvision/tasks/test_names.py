@@ -89,6 +89,19 @@ def test_presence_and_thresholds_have_the_users_names() -> None:
     assert set(result.labels) == {"hard hat"} and set(result.texts) == {"helmet"}
 
 
+def test_an_object_of_just_the_threshold_is_kept() -> None:
+    """Scores are compared as results have them, in float32; half of them are rounded up."""
+    num_found = 0
+    for seed in range(6):
+        image = render_scene(20_000_000 + seed).image
+        scores = Detector(["helmet", "head"], model="tiny", conf=0)(image).scores
+        num_found += len(scores)
+        for score in scores:
+            kept = Detector(["helmet", "head"], model="tiny", conf=float(score))(image)
+            assert len(kept) == (scores >= score).sum()
+    assert num_found >= 12
+
+
 def test_an_object_of_just_the_cards_threshold_is_kept() -> None:
     image = render_scene(20_000_000).image
     scores = Detector("helmet", model="tiny", conf=0)(image).scores
