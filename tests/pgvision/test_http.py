@@ -60,6 +60,8 @@ def test_a_reply_is_read_whole_or_in_parts():
             assert opened.content_type == "image/png"
             assert opened.read(7) == b"x" * 7
             assert len(opened.read()) == 199_993
+        with open_address(f"http://{host}/a", policy=POLICY) as opened:
+            assert len(opened.read(100_000)) == 100_000  # in two pieces
 
 
 @pytest.mark.parametrize(

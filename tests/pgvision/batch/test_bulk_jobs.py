@@ -231,6 +231,28 @@ def test_merged_answers_close_their_database(whole):
         db.execute("SELECT 1")
 
 
+def test_the_log_is_folded_into_the_file_every_64_answers(tmp_path):
+    """A power failure may cost the log; the file itself must not wait for the end of the job."""
+    journal = tmp_path / "j"
+    stream = make_job(make_pictures(tmp_path / "in", 70), journal).stream()
+    for _ in range(66):
+        next(stream)
+    shutil.copy(journal, tmp_path / "copy")
+    stream.close()
+    assert len(names_in(tmp_path / "copy")) >= 64
+
+
+def test_by_default_sub_folders_are_left_out_and_a_journal_has_one_run(tmp_path):
+    make_pictures(tmp_path / "in" / "old", 2)
+    folder = make_pictures(tmp_path / "in", 3)
+    assert len(make_job(folder, tmp_path / "j").items) == 3
+    assert len(make_job(folder, tmp_path / "j", recursive=True).items) == 5
+    with Journal(tmp_path / "k", {"task": "read"}):
+        pass
+    with pytest.raises(OptionError, match="journal of another run"):
+        Journal(tmp_path / "k", {"task": "caption"})
+
+
 def test_two_processes_do_not_share_a_journal(tmp_path):
     job = make_job(make_pictures(tmp_path / "in", 20), tmp_path / "j")
     stream = job.stream()

@@ -16,7 +16,7 @@ from scripted import CARD, Scripted
 from pgvision import samples
 from pgvision.runtime import Request
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
-from pgvision.tasks.trained_on import is_photograph, photograph_score
+from pgvision.tasks.trained_on import domain_features, is_photograph, photograph_score
 from recipes.scenes import render_scene
 
 PHOTOGRAPH = samples.load("cyclist")
@@ -27,6 +27,17 @@ SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 def engine(**changes: object) -> Scripted:
     return Scripted(lambda request: request.prefix, card=replace(DRAWN, **changes))
+
+
+def test_large_images_are_seen_as_the_means_of_their_blocks() -> None:
+    """Every fourth pixel alone would show noise that the eye does not see."""
+    small = np.random.default_rng(1).integers(60, 190, (96, 128, 3)).astype(np.float64)
+    noise = np.random.default_rng(2).uniform(-60, 60, (96 * 4, 128 * 4, 3))
+    blocks = noise.reshape(96, 4, 128, 4, 3)
+    noise = (blocks - blocks.mean(axis=(1, 3), keepdims=True)).reshape(noise.shape)
+    large = small.repeat(4, axis=0).repeat(4, axis=1) + noise
+    features = [domain_features(np.round(one).astype(np.uint8)) for one in (large, small)]
+    np.testing.assert_allclose(*features, atol=0.05)
 
 
 @pytest.mark.parametrize("quality", [40, 75, 95])

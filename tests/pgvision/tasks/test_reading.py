@@ -89,6 +89,17 @@ def test_each_mask_has_its_own_codes(constrained: bool) -> None:
         assert text[item.start - 7 : item.end - 7].startswith(box)
 
 
+def test_edges_in_a_tile_vary_by_its_sides() -> None:
+    answer, names = held(HELMET, (0,)), known_classes(["helmet"], CARD)
+    ask = detector(answer).plan(Frame(IMAGE, "array"))[0]
+    stds = []
+    for window in (None, (300, 200, 460, 320)):
+        tile = replace(ask, window=window)
+        (found,), _ = read_answer(tile, answer, names, (480, 640), ObjectSettings(), offset=0)
+        stds.append(found.edge_std)
+    np.testing.assert_allclose(stds[1] / stds[0], np.tile([160 / 640, 120 / 480], 2), rtol=1e-5)
+
+
 def test_the_best_objects_are_kept() -> None:
     answer = held(f"{HELMET} ; {HEAD}", (1, 0))
     table = answer.loc_probs.copy()
