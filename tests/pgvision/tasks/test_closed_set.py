@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from pgvision.errors import CheckpointError, OptionError
 from pgvision.images import iter_frames
-from pgvision.runtime import find_checkpoint
+from pgvision.runtime import find_checkpoint, load
 from pgvision.tasks import Detector
+from pgvision.tasks.run import requests_of
 from recipes.scenes import render_scene
 
 CLOSED = {
@@ -61,6 +63,16 @@ def test_a_second_box_for_one_object_goes(closed: Path) -> None:
     everything = Detector("helmet", model=closed, nms=1.0)(IMAGE)
     usual = Detector("helmet", model=closed)(IMAGE)
     assert 0 < len(usual) <= len(everything)
+
+
+def test_without_probabilities_no_presence_is_known(closed: Path) -> None:
+    detector = Detector("helmet", model=closed, conf=0)
+    frame = next(iter_frames(IMAGE))
+    (ask,) = detector.plan(frame)
+    (_, answer), *_ = load(closed).generate(requests_of(frame, [ask]))
+    assert detector.read(frame, [(ask, answer)]).presence is not None
+    bare = replace(answer, logprobs=None)
+    assert detector.read(frame, [(ask, bare)]).presence is None
 
 
 def test_it_is_used_where_it_can_be(closed: Path) -> None:

@@ -107,6 +107,12 @@ def boxed(xyxy: tuple[float, ...], window: tuple[int, ...]) -> Found:
     return Found(xyxy=xyxy, label="helmet", score=0.5, window=window)
 
 
+def test_fragments_with_a_gap_between_them_are_two_objects() -> None:
+    left = boxed((60.0, 20.0, 100.0, 60.0), (0, 0, 100, 100))
+    right = boxed((160.0, 20.0, 200.0, 60.0), (160, 0, 260, 100))
+    assert join_fragments([left, right], (100, 260)) == [left, right]
+
+
 def test_a_fragment_goes_where_a_box_covers_half_of_it_and_no_further() -> None:
     fragment = boxed((150.0, 20.0, 200.0, 60.0), (0, 0, 200, 200))  # cut on the right
     for left, top, left_over in ((230.0, 100.0, 2), (175.0, 0.0, 1), (176.0, 0.0, 2)):
