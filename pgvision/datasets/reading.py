@@ -297,9 +297,8 @@ def training_part(names: Iterable[str], split: str | None = None, *, source: obj
     if split is not None:
         return find_split(known, split, source=source)
     # A part called train, else the only one without such a word.
-    chosen = [name for name in known if part_of(name) == "train"]
-    if not chosen:
-        chosen = [name for name in known if part_of(name) is None]
+    named = [name for name in known if part_of(name) == "train"]
+    chosen = named or [name for name in known if part_of(name) is None]
     if len(chosen) == 1:
         return chosen[0]
     if len(known) == 1 and part_of(known[0]) == "valid":

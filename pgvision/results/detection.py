@@ -362,12 +362,13 @@ class DetectionResult(Answer):
         """
         fiftyone = require_module(*exports.FIFTYONE)
         boxes, masks = self._normalized(self.xywh).tolist(), self._mask_crops()
+        tracks = [-1] * len(self) if self.tracker_ids is None else self.tracker_ids.tolist()
         objects = [
             fiftyone.Detection(
                 label=label,
                 bounding_box=boxes[row],
                 confidence=None if self.scores is None else float(self.scores[row]),
-                index=None if self.tracker_ids is None else int(self.tracker_ids[row]),
+                index=None if tracks[row] < 0 else tracks[row],  # -1 would be one track
                 **({"mask": masks[row][0]} if masks else {}),
             )
             for row, label in enumerate(self.labels)

@@ -263,6 +263,8 @@ def test_fiftyone_gets_parts_of_width_and_height(monkeypatch: pytest.MonkeyPatch
         assert first["bounding_box"] == pytest.approx([10 / 160, 20 / 120, 40 / 160, 40 / 120])
         assert (second["label"], second["confidence"], second["index"]) == ("head", 0.25, 8)
         np.testing.assert_array_equal(second["mask"], result.masks[1][30:90, 60:100])
+    found = detected(tracker_ids=[7, -1, -1]).to_fiftyone()  # -1: not tracked yet
+    assert [one["index"] for one in found] == [7, None, None]
     (plain, *_) = detected(scores=None).to_fiftyone()
     assert "mask" not in plain
     assert plain["confidence"] is None
