@@ -149,6 +149,8 @@ def _read(options: EvalOptions) -> "tuple[str, Dataset]":
         dataset = dataset.select(options.classes)
     if options.limit is not None:
         dataset = replace(dataset, images=dataset.images[: options.limit])
+    if not dataset.num_objects:
+        raise DataError(f"{options.data}: {part} has no object of these classes in these images")
     say(
         f"evaluating on {part}: {len(dataset.images)} images, {dataset.num_objects} objects, "
         f"classes {', '.join(dataset.classes)}"
@@ -192,13 +194,10 @@ def _coco_records(
     dataset: "Dataset", found: "dict[int, DetectionResult]", iou_type: str
 ) -> list[dict[str, object]]:
     ids = {category.name: category.id for category in dataset.categories}
-    records = []
-    for image_id, result in found.items():
-        for record in result.to_coco(image_id=image_id, category_ids=ids):
-            # pycocotools takes an object's area from its box where a record has one, mask or not.
-            record.pop("bbox" if iou_type == "segm" else "segmentation", None)
-            records.append(record)
-    return records
+    # pycocotools takes an object's area from its box where a record has one, mask or not.
+    out = "bbox" if iou_type == "segm" else "segmentation"
+    listed = (one.to_coco(image_id=number, category_ids=ids) for number, one in found.items())
+    return [{k: v for k, v in record.items() if k != out} for part in listed for record in part]
 
 
 def _calibrate(

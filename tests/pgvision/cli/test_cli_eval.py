@@ -140,6 +140,18 @@ def test_classes_are_renamed_and_selected(run, sites, tmp_path):
     assert run(*words, "--rename", "hard_hat_7").code == 2
 
 
+def test_classes_without_an_object_are_refused_as_data_without_annotations(run, sites, tmp_path):
+    """AP was "-" and the exit code 0."""
+    data = sites / "instances.json"
+    document = json.loads(data.read_text())
+    (vest,) = (entry["id"] for entry in document["categories"] if entry["name"] == "vest")
+    kept = [item for item in document["annotations"] if item["category_id"] != vest]
+    document["annotations"] = kept
+    data.write_text(json.dumps(document))
+    ran = run("eval", "--data", data, "--classes", "vest", "--out", tmp_path / "report")
+    assert (ran.code, "no object of these classes" in ran.err) == (1, True), ran.err
+
+
 def test_an_image_that_cannot_be_read_is_a_failure_and_not_a_crash(run, sites, tmp_path):
     first = sorted((sites / "images").iterdir())[0]
     first.write_bytes(b"")
