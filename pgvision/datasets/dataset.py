@@ -180,12 +180,11 @@ class Dataset:
         objects = [item for image in self.images for item in image.objects]
         require_distinct("annotation", [item.id for item in objects])
         # 2. Every object names a category.
-        known = {category.id for category in self.categories}
         for item in objects:
-            if item.category_id not in known:
+            if item.category_id not in self.names:
                 raise DataError(
                     f"annotation {item.id}: category_id {item.category_id} is not among the "
-                    f"categories {sorted(known)}"
+                    f"categories {sorted(self.names)}"
                 )
 
     @property
@@ -265,6 +264,8 @@ class Dataset:
 def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
     """Merge data sets: classes by name, images named ``key/name``, their ids numbered from 1.
 
+    Top-level fields (``licenses``) are kept if all have the same.
+
     Args:
         datasets: Data sets by a short name for each.
 
@@ -281,13 +282,15 @@ def merge_datasets(datasets: Mapping[str, Dataset]) -> Dataset:
     if not datasets:
         raise OptionError("datasets: expected at least one, got none")
     shared = share_ids(datasets)
+    first = next(iter(shared.values()))
     return Dataset(
         images=tuple(
             replace(image, file_name=f"{key}/{image.file_name}")
             for key, part in shared.items()
             for image in part.images
         ),
-        categories=next(iter(shared.values())).categories,
+        categories=first.categories,
+        info=first.info if all(part.info == first.info for part in shared.values()) else {},
         findings=tuple(
             replace(finding, split=finding.split or key)
             for key, part in shared.items()

@@ -429,6 +429,11 @@ def test_classes_are_selected_renamed_and_merged(tmp_path):
     names = [[merged.names[i.category_id] for i in image.objects] for image in merged.images]
     assert names == [["helmet", "RBC"], ["helmet", "red blood cell"]]
     assert [image.file_name for image in merged.images] == ["a/a.png", "b/a.png"]
+    # Licences, to which images refer, were lost.
+    licences = {"licenses": [{"id": 3, "name": "CC BY"}]}
+    same, other = replace(data, info=licences), replace(data, info={"licenses": []})
+    assert merge_datasets({"a": same, "b": same}).info == licences
+    assert merge_datasets({"a": same, "b": other}).info == {}
 
 
 def test_the_truth_is_drawn(tmp_path):
