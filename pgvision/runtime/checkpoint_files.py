@@ -57,12 +57,12 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: If there are none, or the index of a checkpoint in several files cannot be
             read or names a file that is missing or in another folder.
     """
-    index = folder / _INDEX
-    if not index.is_file():
-        whole = folder / "model.safetensors"
-        if not whole.is_file():
-            raise CheckpointError(f"{folder}: has no model.safetensors; copy the weights there")
+    # As in transformers: saving one file over several removes these, and leaves their index.
+    index, whole = folder / _INDEX, folder / "model.safetensors"
+    if whole.is_file():
         return [whole]
+    if not index.is_file():
+        raise CheckpointError(f"{folder}: has no model.safetensors; copy the weights there")
     parts = read_json(index).get("weight_map")
     names = sorted(set(map(str, parts.values()))) if isinstance(parts, dict) else []
     for part in names or ["no weight_map"]:

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from pgvision.errors import CheckpointError, DependencyError, OptionError
-from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load
-from pgvision.runtime.loading import explain
+from pgvision.runtime import Engine, Picture, Request, find_checkpoint, load, open_engine
+from pgvision.runtime.loading import explain, load_apart
 
 
 @pytest.fixture(autouse=True)
@@ -242,6 +242,17 @@ def test_a_tokenizer_that_splits_loc_tokens_is_refused(folder: Path) -> None:
 def test_devices_and_dtypes_are_checked(options: dict[str, str], words: str) -> None:
     with pytest.raises(OptionError, match=words):
         load("tiny", **options)
+
+
+def test_one_file_written_over_several_counts(folder: Path) -> None:
+    """transformers deletes the parts and leaves their index."""
+    model = load_apart(folder, dtype="float32", device="cpu").model
+    for size in ("200KB", "1GB"):
+        model.save_pretrained(folder, max_shard_size=size)
+    assert (folder / "model.safetensors.index.json").is_file()
+    assert len(list(folder.glob("*.safetensors"))) == 1
+    for engine in ("torch", "onnx"):
+        assert open_engine(folder, engine=engine).num_image_tokens == 100
 
 
 # peft asks transformers for an attribute that transformers has renamed.
