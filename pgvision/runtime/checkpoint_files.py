@@ -22,9 +22,9 @@ _MAX_HEADER: Final = 100 * 2**20  # bytes; safetensors' own limit
 _SIZES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 _INDEX: Final = "model.safetensors.index.json"
 _SPECIALS: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
-# Older and newer releases of transformers nest the same modules differently.
+# Older and newer releases of transformers nest the same modules differently; peft adds a prefix.
 _SPELLINGS: Final = (
-    (re.compile(r"^model\."), ""),
+    (re.compile(r"^(base_model\.model\.)?(model\.)?"), ""),
     (re.compile(r"^language_model\.model\."), "language_model."),
     (re.compile(r"^language_model\.lm_head\."), "lm_head."),
     (re.compile(r"^vision_tower\.vision_model\."), "vision_tower."),
@@ -82,11 +82,20 @@ def read_tensor_table(folder: Path) -> dict[str, StoredTensor]:
     """
     table: dict[str, StoredTensor] = {}
     for path in weight_files(folder):
-        for name, stored in _read_header(path):
-            for pattern, spelling in _SPELLINGS:
-                name = pattern.sub(spelling, name)
-            table[name] = stored
+        table |= {respell(name): stored for name, stored in _read_header(path)}
     return table
+
+
+def respell(name: str) -> str:
+    """Return a tensor's name in one spelling for all releases, of adapters as of checkpoints.
+
+    Example:
+        >>> respell("model.language_model.norm.weight")
+        'language_model.norm.weight'
+    """
+    for pattern, spelling in _SPELLINGS:
+        name = pattern.sub(spelling, name)
+    return name
 
 
 def _read_header(path: Path) -> Iterable[tuple[str, StoredTensor]]:

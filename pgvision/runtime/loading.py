@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from pgvision.errors import (
     CheckpointError,
@@ -21,7 +22,7 @@ from pgvision.errors import (
     require_module,
 )
 from pgvision.hub import fetch_file, hub_if_it_answers
-from pgvision.runtime.checkpoint_files import read_tokenizer, weight_files, wrap_tokenizer
+from pgvision.runtime.checkpoint_files import read_tokenizer, respell, weight_files, wrap_tokenizer
 from pgvision.runtime.checkpoints import (
     CARD_NAME,
     CheckpointCard,
@@ -258,11 +259,9 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     # vision tower as well would cost 18 times the memory.
     is_capped = source.config.text_config.model_type == "gemma2"
     attention: Any = {"text_config": "eager", "vision_config": "sdpa"} if is_capped else "sdpa"
-    more: dict[str, Any] = {}
-    if how.device == "auto":
-        if find_spec("accelerate") is None:  # transformers needs it
-            raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'")
-        more["device_map"] = "auto"
+    device_map = "auto" if how.device == "auto" else None
+    if device_map and find_spec("accelerate") is None:  # transformers needs it
+        raise DependencyError("device=\"auto\" needs accelerate: pip install '.[train]'")
     # 2. Read the weights, and refuse missing or unexpected ones.
     model, report = PaliGemmaForConditionalGeneration.from_pretrained(
         source.base,
@@ -272,9 +271,14 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
         attn_implementation=attention,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are named, and refused, below
-        **more,
+        device_map=device_map,
     )
-    _require_whole(source.base, report)
+    _require_whole(
+        source.base,
+        missing=report["missing_keys"],
+        unknown=report["unexpected_keys"],
+        misshapen=report["mismatched_keys"],
+    )
     # 3. Move them to the device; "auto" has placed them, but must not have used the disk.
     if how.device != "auto":
         return cast("PaliGemmaForConditionalGeneration", model.to(how.device).eval())
@@ -287,19 +291,14 @@ def _read_model(source: _Source, how: _How) -> "PaliGemmaForConditionalGeneratio
     return cast("PaliGemmaForConditionalGeneration", model.eval())
 
 
-def _require_whole(source: str, report: dict[str, Any]) -> None:
+def _require_whole(source: str, **kinds: Iterable[Any]) -> None:
     """Refuse weights of which some were initialised anew or have no place."""
-    kinds = {
-        "missing_keys": "missing",
-        "unexpected_keys": "unknown",
-        "mismatched_keys": "misshapen",
-    }
-    for kind, word in kinds.items():
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[kind] or ())
+    for kind, keys in kinds.items():
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
         if names:
             listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise CheckpointError(
-                f"{source}: {len(names)} weights are {word}: {listed}; the files are incomplete or "
+                f"{source}: {len(names)} weights are {kind}: {listed}; the files are incomplete or "
                 f"belong to another model: copy them again"
             )
 
@@ -312,27 +311,28 @@ def _merge_adapter(
     Raises:
         CheckpointError: If one of its weights has no place, or one is missing.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    import peft
 
-    # 1. Read the adapter.
+    stored = peft.load_peft_weights(card.location, device="cpu")
+    # 1. An adapter of embeddings or output layer was trained beside the base's weights, which both
+    #    share: merging it must not change the other one.
+    if any(part in name for name in stored for part in ("embed_tokens.lora_", "lm_head.lora_")):
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    # 2. Compare its tensors with the expected ones, whose modules older releases of transformers
+    #    nested differently.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages about each other; weights are checked below
-        adapted = PeftModel.from_pretrained(model, card.location)
-        expected = set(get_peft_model_state_dict(adapted))
-    # 2. Compare its tensors with the expected ones.
-    path = Path(card.location) / "adapter_model.safetensors"
-    if path.is_file():
-        with safe_open(path, "pt") as file:
-            stored = set(file.keys())
-        report = {
-            "missing_keys": expected - stored,
-            "unexpected_keys": stored - expected,
-            "mismatched_keys": (),
-        }
-        _require_whole(card.location, report)
-    # 3. Merge.
-    merged = adapted.merge_and_unload().eval()
-    return cast("PaliGemmaForConditionalGeneration", merged)
+        settings = peft.PeftConfig.from_pretrained(card.location, inference_mode=True)
+        adapted = peft.PeftModel(model, settings)
+        expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        # Some adapters also contain weights of their base.
+        places = {respell(name): name for name in (*adapted.state_dict(), *expected)}
+        stored = {places.get(respell(name), name): value for name, value in stored.items()}
+        missing, unknown = expected - set(stored), set(stored) - set(places.values())
+        _require_whole(card.location, missing=missing, unknown=unknown)
+        peft.set_peft_model_state_dict(adapted, stored)
+        # 3. Merge.
+        return cast("PaliGemmaForConditionalGeneration", adapted.merge_and_unload().eval())
 
 
 def _read_processor(source: str, revision: str | None) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoProcessor,
     PaliGemmaForConditionalGeneration,
@@ -257,13 +258,38 @@ def test_one_file_written_over_several_counts(folder: Path) -> None:
 
 # peft asks transformers for an attribute that transformers has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_a_lora_adapter_loads_on_its_base(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["multi_modal_projector"]},
+        # Both have the same weights, and the adapter changes one of them.
+        {"target_modules": ["embed_tokens"]},
+        {"target_modules": ["lm_head"]},
+    ],
+)
+def test_a_lora_adapter_loads_on_its_base(
+    folder: Path, tmp_path: Path, parts: dict[str, list[str]], is_old: bool
+) -> None:
     base = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    base.config.text_config.final_logit_softcapping = None  # see OutputHead
+    config = LoraConfig(r=4, init_lora_weights=False, **parts)
     torch.manual_seed(1)
     adapted = get_peft_model(base, config).eval()
     adapter = tmp_path / "adapter"
-    adapted.save_pretrained(adapter)
+    adapted.save_pretrained(adapter, save_embedding_layers=is_old)
+    if is_old:  # as transformers before 4.52 named its modules
+        weights = load_file(adapter / "adapter_model.safetensors")
+        older = {
+            "model.model.language_model.": "model.language_model.model.",
+            "model.model.vision_tower.": "model.vision_tower.vision_model.",
+            "model.model.multi_modal_projector.": "model.multi_modal_projector.",
+            "base_model.model.lm_head.": "base_model.model.language_model.lm_head.",
+        }
+        for new, old in older.items():
+            weights = {name.replace(new, old): value for name, value in weights.items()}
+        save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = json.loads((adapter / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == str(folder)
 
