@@ -23,6 +23,8 @@ MAX_PARAMETERS: Final = 200_000_000
 """Larger checkpoints run on torch, which keeps their weights in half precision."""
 _MAX_THREADS: Final = 8
 _MIN_BFLOAT16: Final = 10_000_000  # parameters; a smaller image encoder does not repay loading time
+_EMBEDDINGS: Final = "language_model.embed_tokens.weight"
+_HEAD: Final = "lm_head.weight"
 _TEXT_KEYS: Final = (
     *("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
     *("num_hidden_layers", "vocab_size", "rms_norm_eps", "model_type"),
@@ -137,10 +139,12 @@ class OnnxBackend:
         decoders = [
             decoder_graph(tensors, self._text, used, is_cached=flag) for flag in (False, True)
         ]
-        self._table = _embeddings(folder, tensors, self._text, used)
-        head = tensors.get("lm_head.weight")
-        self._head = self._table if head is None else map_tensor(folder, head)
-        unused = sorted(tensors.keys() - used - {"lm_head.weight"})
+        # Where they are tied, one of the two suffices.
+        is_tied = config.get("tie_word_embeddings", True)
+        names = [name for name in (_EMBEDDINGS, _HEAD) if name in tensors or not is_tied]
+        tables = [_map_embeddings(folder, tensors, self._text, name) for name in names or [_HEAD]]
+        self._table, self._head = tables[0], tables[-1]
+        unused = sorted(tensors.keys() - used - {_EMBEDDINGS, _HEAD})
         if unused:
             raise CheckpointError(f"{folder}: {len(unused)} weights have no place: {unused[:3]}")
         self._prompt, self._step = (self._session(graph, folder) for graph in decoders)
@@ -319,11 +323,10 @@ def _image_settings(folder: Path) -> dict[str, Any]:
     raise CheckpointError(f"{folder}: has no processor_config.json; copy it from its base")
 
 
-def _embeddings(folder: Path, tensors: Any, text: dict[str, Any], used: set[str]) -> Any:
-    name, shape = "language_model.embed_tokens.weight", (text["vocab_size"], text["hidden_size"])
+def _map_embeddings(folder: Path, tensors: Any, text: dict[str, Any], name: str) -> Any:
+    shape = text["vocab_size"], text["hidden_size"]
     stored = tensors.get(name)
     if stored is None or stored.shape != shape:
         found = "is missing" if stored is None else f"is {stored.shape}"
         raise CheckpointError(f"{folder}: weights: {name} {found}, expected {shape}")
-    used.add(name)
     return map_tensor(folder, stored)

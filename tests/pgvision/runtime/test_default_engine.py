@@ -214,6 +214,28 @@ def test_weights_that_do_not_fit_are_refused(folder: Path, damage: str, engine: 
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_the_output_layer_is_the_embeddings_only_where_they_are_tied(
+    folder: Path, engine: str
+) -> None:
+    path, settings = folder / "model.safetensors", folder / "config.json"
+    weights, config = load_file(path), json.loads(settings.read_text())
+    (request, *_) = requests()
+    ((_, wanted),) = open_engine("tiny").generate([request])
+    # 1. Tied, one of the two suffices.
+    table = weights.pop("language_model.model.embed_tokens.weight")
+    save_file(weights | {"lm_head.weight": table}, path, metadata={"format": "pt"})
+    ((_, found),) = open_engine(folder, engine=engine).generate([request])
+    assert found.text == wanted.text
+    # 2. Apart, both are needed, and of the right shape.
+    settings.write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    weights["language_model.model.embed_tokens.weight"] = table
+    for more in ({}, {"lm_head.weight": table[:-1].clone()}):
+        save_file(weights | more, path, metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+            open_engine(folder, engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_a_checkpoint_in_parts_with_one_gone_is_refused(folder: Path, engine: str) -> None:
     weights = load_file(folder / "model.safetensors")
     names = sorted(weights)
