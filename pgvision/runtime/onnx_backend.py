@@ -29,6 +29,7 @@ _TEXT_KEYS: Final = (
     *("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "intermediate_size"),
     *("num_hidden_layers", "vocab_size", "rms_norm_eps", "model_type"),
 )
+_IMAGE_KEYS: Final = ("image_mean", "image_std", "resample", "rescale_factor")
 _VISION_KEYS: Final = (
     *("hidden_size", "image_size", "patch_size", "intermediate_size", "num_attention_heads"),
     "num_hidden_layers",
@@ -51,7 +52,10 @@ def why_unsupported(folder: Path) -> str | None:
     # Collect reasons in the order of their importance; the first that applies is returned.
     missing = [key for key in _TEXT_KEYS if text.get(key) is None]
     missing += [key for key in _VISION_KEYS if vision.get(key) is None]
-    rope = text.get("rope_parameters") or {"rope_type": "default"}
+    if text.get("model_type") == "gemma2":  # None means without; a missing one has a default
+        keys = ("query_pre_attn_scalar", "attn_logit_softcapping", "sliding_window")
+        missing += [key for key in keys if key not in text]
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
     activations = {
         part.get(key, "gelu_pytorch_tanh")
         for part in (text, vision)
@@ -63,8 +67,9 @@ def why_unsupported(folder: Path) -> str | None:
         f"{text.get('model_type')} is not gemma or gemma2": text.get("model_type")
         not in ("gemma", "gemma2"),
         f"{size:,} parameters": size > MAX_PARAMETERS,
-        f"rotary positions of type {rope.get('rope_type')}": rope.get("rope_type", "default")
-        not in ("default", "llama3"),
+        f"rotary positions of {rope}": bool(text.get("rope_scaling"))  # of older releases
+        or rope.get("rope_type", "default") not in ("default", "llama3"),
+        "attention has biases": bool(text.get("attention_bias")),
         f"activations {sorted(map(str, activations))}": not activations
         <= {"gelu_pytorch_tanh", None},
         "the vision tower has a pooling head": bool(vision.get("vision_use_head", True))
@@ -194,8 +199,7 @@ class OnnxBackend:
 
     def encode(self, images: Sequence[ByteArray]) -> list[FloatArray]:
         """See `Backend.encode`."""
-        pixels = np.stack([self._pixels(image) for image in images])
-        features = self._vision(pixels)
+        features = self._vision(np.stack([self._pixels(image) for image in images]))
         # Rows of their own: a view would keep the whole batch in memory.
         return [row.copy() for row in features]
 
@@ -313,14 +317,13 @@ def _joined_mask(
 
 def _image_settings(folder: Path) -> dict[str, Any]:
     """Read the image processor's settings, wherever this release of transformers wrote them."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        path = folder / name
-        if path.is_file():
-            content = read_json(path)
-            settings = content.get("image_processor", content)
-            if "image_mean" in settings:
-                return dict(settings)
-    raise CheckpointError(f"{folder}: has no processor_config.json; copy it from its base")
+    paths = [folder / name for name in ("processor_config.json", "preprocessor_config.json")]
+    for content in [read_json(path) for path in paths if path.is_file()]:
+        settings = content.get("image_processor", content)
+        if set(_IMAGE_KEYS) <= set(settings):
+            return dict(settings)
+    keys = ", ".join(_IMAGE_KEYS)
+    raise CheckpointError(f"{folder}: has no processor_config.json with {keys}; copy its base's")
 
 
 def _map_embeddings(folder: Path, tensors: Any, text: dict[str, Any], name: str) -> Any:

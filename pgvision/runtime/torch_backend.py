@@ -43,24 +43,19 @@ class TorchBackend:
             another resolution.
     """
 
-    def __init__(
-        self,
-        model: "PaliGemmaForConditionalGeneration",
-        processor: Any,
-    ) -> None:
+    def __init__(self, model: "PaliGemmaForConditionalGeneration", processor: Any) -> None:
         self.model, self.processor = model, processor
         vision = model.config.vision_config
         self.resolution = int(vision.image_size)
-        self.num_image_tokens = int(processor.image_seq_length)
+        self.num_image_tokens = (self.resolution // int(vision.patch_size)) ** 2
         # The processor of another resolution would write a wrong number of tokens.
-        expected = (self.resolution // int(vision.patch_size)) ** 2
-        if expected != self.num_image_tokens:
+        side, count = processor.image_processor.size["height"], processor.image_seq_length
+        if (side, count) != (self.resolution, self.num_image_tokens):
             raise CheckpointError(
-                f"the processor writes {self.num_image_tokens} image tokens, the vision tower "
-                f"{expected}; use the processor of this checkpoint"
+                f"processor: expected {self.num_image_tokens} image tokens of {self.resolution} "
+                f"pixels, got {count} of {side}; use the processor of this checkpoint"
             )
-        dtype = str(model.dtype).removeprefix("torch.")
-        self.description = f"torch, {model.device}, {dtype}"
+        self.description = f"torch, {model.device}, {str(model.dtype).removeprefix('torch.')}"
         self._language = LanguageModel(model)
         self._head = OutputHead(model)
 

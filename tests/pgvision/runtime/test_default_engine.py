@@ -157,6 +157,9 @@ def test_large_checkpoints_run_on_torch(folder: Path, monkeypatch: pytest.Monkey
     [
         ("hidden_act", "relu", "activations"),
         ("rope_parameters", {"rope_type": "linear", "factor": 2.0}, "rotary"),
+        ("rope_scaling", {"type": "linear", "factor": 2.0}, "rotary"),  # of older releases
+        ("attention_bias", True, "biases"),
+        ("model_type", "gemma2", "attn_logit_softcapping"),  # whose default is a cap
         ("head_dim", None, "head_dim"),
     ],
 )

@@ -233,6 +233,31 @@ def test_a_tokenizer_that_splits_loc_tokens_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change", [{"image_seq_length": None}, {"size": {"height": 320, "width": 320}}]
+)
+def test_a_processor_of_another_resolution_is_refused(
+    folder: Path, change: dict[str, object]
+) -> None:
+    path = folder / "processor_config.json"
+    content = json.loads(path.read_text())
+    content["image_processor"] |= change
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="expected 100 image tokens of 160 pixels"):
+        load(folder)
+
+
+def test_image_settings_that_are_not_written_have_their_defaults(folder: Path) -> None:
+    path = folder / "processor_config.json"
+    content = json.loads(path.read_text())
+    del content["image_processor"]["resample"]
+    path.write_text(json.dumps(content))
+    engine = open_engine(folder, device="cpu")
+    assert "torch" in engine.backend.description
+    picture = Picture(np.zeros((8, 8, 3), np.uint8))
+    assert len(engine.encode([picture])[0]) == 100
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"device": "tpu9"}, "device"),
