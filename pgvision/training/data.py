@@ -311,15 +311,7 @@ def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
 def _read(part: Dataset | Path, images: Path | None) -> Part:
     if isinstance(part, Dataset):
         return part
-    # Many files have the prompt as the model gets it; the processor adds <image> and newline.
-    return tuple(
-        one._replace(prefix=_plain(one.prefix), paraphrases=tuple(map(_plain, one.paraphrases)))
-        for one in read_examples(part, images=images)
-    )
-
-
-def _plain(prefix: str) -> str:
-    return prefix.strip().removeprefix("<image>").strip()
+    return tuple(read_examples(part, images=images))
 
 
 def _find_texts(data: Path, *, images: Path | None) -> Mapping[str, Path]:

@@ -123,6 +123,7 @@ def test_no_masks_at_all() -> None:
         (np.zeros((1, 17), int), "16"),
         (np.full((1, 16), 128), "0 to 127"),
         (np.full((1, 16), -1), "0 to 127"),
+        (np.arange(-1, 15)[None], "-1 to 14"),
         (np.zeros((1, 16)), "whole"),
         (np.zeros(16, int), "16"),
     ],

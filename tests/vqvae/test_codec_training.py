@@ -197,3 +197,6 @@ def test_dead_codes_are_revived() -> None:
     assert moved == 2
     for row in (3, 77):
         assert (vectors == quantizer._embedding[row]).all(1).any()
+        # As if it had been chosen by its share of the 256: the next update keeps its place.
+        assert quantizer._ema_cluster_size[row] == 2.0
+        torch.testing.assert_close(quantizer._ema_w[row], 2.0 * quantizer._embedding[row])

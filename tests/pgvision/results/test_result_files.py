@@ -73,6 +73,8 @@ def test_masks_from_a_file_are_the_same_without_logits() -> None:
     np.testing.assert_array_equal(back.masks, result.masks)
     assert back.area.tolist() == result.area.tolist()
     assert back.rle() == result.rle()
+    exact = [one.area for one in result.polygons(tolerance=0.0)]
+    assert [one.area for one in result.polygons()] == exact == result.area.tolist()
     for one, other in zip(back.polygons(), result.polygons(), strict=True):
         assert one.equals(other)
     np.testing.assert_array_equal(back.plot(IMAGE), result.plot(IMAGE))

@@ -80,6 +80,14 @@ def test_what_is_written_is_read_back(
     assert [(one.loc_yxyx, one.label, one.codes or ()) for one in parsed.objects] == objects
 
 
+@pytest.mark.parametrize("count", [1, 15, 17])
+def test_a_mask_has_sixteen_codes(count: int) -> None:
+    codes = "".join(f"<seg{number:03}>" for number in range(count))
+    parsed = parse_suffix(f"{BOX}{codes} cat ; {BOX} dog", image_hw=HW)
+    assert [one.label for one in parsed.objects] == ["dog"]
+    assert [one.reason for one in parsed.rejects] == ["wrong number of mask tokens"]
+
+
 def test_pixels_follow_the_convention() -> None:
     text = "<loc0000><loc0256><loc0512><loc1023> cat"
     (one,) = parse_suffix(text, image_hw=(100, 1024)).objects

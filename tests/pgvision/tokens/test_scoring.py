@@ -38,8 +38,9 @@ def test_an_unsure_label_lowers_the_score() -> None:
 
 def test_window_forgives_neighbours_and_nothing_else() -> None:
     # The box is 200 bins each way, so a quarter of its side reaches 25 bins to each side.
-    assert score(peaked(0.4, spread_to=25)) == pytest.approx(1.0)
-    assert score(peaked(0.4, spread_to=26)) == pytest.approx(0.4)
+    for side in (1, -1):
+        assert score(peaked(0.4, spread_to=25 * side)) == pytest.approx(1.0)
+        assert score(peaked(0.4, spread_to=26 * side)) == pytest.approx(0.4)
 
 
 def test_mask_tokens_count_by_the_root_of_their_mean() -> None:

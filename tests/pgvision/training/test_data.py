@@ -151,7 +151,13 @@ def test_images_in_both_parts_and_unseen_classes_are_warned_of(coco, caplog):
     coco("valid", range(4, 8), categories=names)
     read(folder)
     assert "2 validation images are in the training part too" in caplog.text
-    assert "4.jpg, 5.jpg" in caplog.text
+    assert "4.jpg, 5.jpg\n" in caplog.text
+    coco("valid", range(1, 6), categories=names)
+    read(folder)
+    assert "5.jpg\n" in caplog.text and "more" not in caplog.text
+    coco("valid", range(6), categories=names)
+    read(folder)
+    assert "4.jpg and 1 more" in caplog.text
     assert "the training part has no object of dragon" in caplog.text
 
 

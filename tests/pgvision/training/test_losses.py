@@ -156,12 +156,13 @@ def test_an_empty_answer_weighs_as_one_token_of_a_crowds():
 
 
 def test_neighbouring_bins_share_a_coordinates_target():
-    labels = torch.tensor([[FIRST + 500]])
-    logits = torch.zeros(1, 1, SIZE, requires_grad=True)
-    loss_of(logits, labels, sigma=4.0).backward()
-    pull = -logits.grad[0, 0, FIRST : FIRST + 1024]
-    bell = np.exp(-0.5 * ((np.arange(1024) - 500) / 4.0) ** 2)
-    np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
+    for place in (0, 500, 1023):
+        labels = torch.tensor([[FIRST + place]])
+        logits = torch.zeros(1, 1, SIZE, requires_grad=True)
+        loss_of(logits, labels, sigma=4.0).backward()
+        pull = -logits.grad[0, 0, FIRST : FIRST + 1024]
+        bell = np.exp(-0.5 * ((np.arange(1024) - place) / 4.0) ** 2)
+        np.testing.assert_allclose(pull + 1 / SIZE, bell / bell.sum(), atol=1e-6)
 
 
 def test_soft_bins_are_a_bell_of_their_own_for_each_bin():

@@ -42,6 +42,16 @@ def test_some_answer_for_a_true_object_again_and_others_for_none() -> None:
     assert np.median(sides[:, 0]) == pytest.approx(0.25, abs=0.05)  # as large as true ones
 
 
+def test_noise_for_one_flat_object_moves_by_its_sides() -> None:
+    true = np.array([[0.1, 0.5, 0.9, 0.54]])
+    found = noise_boxes(true, 2000, np.random.default_rng(1))
+    again = found[box_iou(found, true)[:, 0] >= 0.15]
+    assert 0.2 < len(again) / 2000 < 0.42
+    moved = np.abs(again - true)
+    assert np.median(moved[:, [0, 2]]) > 0.06  # a fifth of its width, 0.8, without the far ones
+    assert moved[:, [1, 3]].max() < 0.04
+
+
 def test_an_answer_is_filled_and_its_noise_teaches_a_class_alone() -> None:
     wording = Wording(closed=("helmet", "head"))
     shard = render_shard(3, resolution=160, size=10, codec=MaskCodec.load("tiny"))

@@ -62,6 +62,8 @@ def test_light_changes_and_texts_keep_their_geometry(scenes):
     for seed in range(6):
         seen = draw(TextSource(examples, TrainConfig(task="caption")), seed=seed).bgr
         assert np.corrcoef(seen.ravel(), plain.ravel())[0, 1] > 0.9
+    still = draw(TextSource(examples, TrainConfig(task="caption", augment=False)), seed=0).bgr
+    np.testing.assert_array_equal(still, plain)
 
 
 def test_large_images_are_reduced_before_anything_else():
