@@ -47,10 +47,13 @@ def test_engines_agree_with_pycocotools(random_set, seed, iou_type):
     truth, results = random_set(seed, masks=iou_type == "segm")
     if not results:
         pytest.skip("pycocotools cannot load an empty list")
-    expected = pycocotools_run(truth, results, iou_type).stats
+    run = pycocotools_run(truth, results, iou_type)
+    curves = run.eval["precision"][[0, 5], :, :, 0, 2].transpose(2, 0, 1)
     for engine in ("faster", "pycocotools"):
         report = evaluate_detections(truth, results, iou_type, engine, details=False)
-        assert np.abs(np.array(report.stats) - expected).max() <= 1e-9, engine
+        assert np.abs(np.array(report.stats) - run.stats).max() <= 1e-9, engine
+        np.testing.assert_allclose([report.ap, report.ap50, report.ap75], run.stats[:3], atol=1e-9)
+        np.testing.assert_allclose(report.curves, curves, atol=1e-9)
         assert report.engine == engine
 
 
