@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from pgvision.datasets import Rle, segmentation_to_mask
-from pgvision.datasets.outlines import mask_to_runs, one_ring
+from pgvision.datasets import Annotation, Rle, segmentation_to_mask
+from pgvision.datasets.outlines import is_outside, mask_to_runs, one_ring
 from pgvision.errors import DataError
 from pgvision.rle import outline_xywh
 
@@ -53,6 +53,16 @@ def test_a_wild_coordinate_is_refused_before_it_takes_memory():
     for far in (1e7, 3e8, 1e9, -1e8):
         with pytest.raises(DataError, match="far outside the image"):
             segmentation_to_mask(((0, 0, far, 0, far, 30),), (40, 60))
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "expected"),
+    [(0, 0, False), (8, 0, False), (8.5, 0, True), (-1, 0, True), (8, 1, True), (-1, 1, True),
+     (-1, 1.5, False), (7.5, 1, False)],
+)  # fmt: skip
+def test_what_shares_nothing_with_its_image_is_outside(start, length, expected):
+    for xywh in ((start, 2.0, length, 3.0), (2.0, start, 3.0, length)):
+        assert is_outside(Annotation(1, 1, xywh), (8, 8)) == expected
 
 
 def test_a_polygon_alone_keeps_its_numbers():

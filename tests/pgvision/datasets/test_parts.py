@@ -120,6 +120,10 @@ def test_parts_of_voc_are_told_apart_wherever_their_folder_is(tmp_path, place):
         (folder / f"{name}1.xml").write_text(text)
     parts = read_splits(tmp_path, format="voc")
     assert {name: len(part.images) for name, part in parts.items()} == {"train": 1, "val": 1}
+    more = tmp_path / place.format("night")  # one of them is called a part, so all are
+    more.mkdir(parents=True)
+    (more / "night1.xml").write_text(text)
+    assert set(read_splits(tmp_path, format="voc")) == {"train", "val", "night"}
 
 
 def test_folders_of_voc_without_a_part_are_one_set(tmp_path):

@@ -55,6 +55,22 @@ def test_a_written_folder_is_told_and_read(tmp_path, name, images):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    ("box", "is_cut"),
+    [
+        ((4, 5, 60, 43), False),
+        ((4, 5, 61, 10), True),
+        ((4, 5, 10, 45), True),
+        ((-1, 5, 9, 9), True),
+    ],
+)
+def test_objects_that_are_cut_at_the_border_are_counted(tmp_path, box, is_cut):
+    before = dataset(tmp_path / "src")  # 64 wide, 48 high
+    one = replace(before.images[0], objects=(Annotation(1, 3, tuple(map(float, box))),))
+    report = write_dataset(replace(before, images=(one,)), tmp_path / "out", format="yolo")
+    assert any("cut at the border" in found.message for found in report.findings) == is_cut
+
+
 @pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_numbers_of_numpy_are_written_as_plain_ones(tmp_path, name, kind):
