@@ -3,8 +3,9 @@
 PYTHON ?= python3
 # More words for pip, such as an index with CPU builds of torch (README, "Set-up").
 PIP_ARGS ?=
-# Workers for the suite, and more words for pytest: make test PYTEST_ARGS='-k parse'
-JOBS ?= 2
+# Workers for the suite, one more than there are cores, since many tests wait for servers and cameras; and
+# more words for pytest: make test PYTEST_ARGS='-k parse'
+JOBS ?= 3
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -52,9 +53,9 @@ test slow ray: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-# Runs that are killed and go on, and users' types: a few minutes.
+# Runs that are killed and go on, and users' types: a few minutes. These do not wait.
 slow: setup
-	$(BIN)/python -m pytest -q -n $(JOBS) -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n 2 -m slow $(PYTEST_ARGS)
 
 # Clusters: what the extra "ray" brings.
 ray: setup
