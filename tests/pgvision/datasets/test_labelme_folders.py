@@ -55,6 +55,15 @@ def test_polygons_and_rectangles(tmp_path):
     assert data.images[0].image_hw == (100, 200)
 
 
+def test_a_rotated_rectangle_in_a_group_keeps_all_outlines(tmp_path):
+    rotated = [[50, 50], [60, 60], [50, 70], [40, 60]]
+    upright = shape("man", [[9, 8], [3, 2]], "rectangle", group_id=1)
+    write(tmp_path, upright, shape("man", rotated, "rectangle", group_id=1))
+    (item,) = objects(tmp_path)
+    assert item.xyxy == (3, 2, 60, 70)
+    assert len(item.segmentation) == 2 and item.segmentation[1] == tuple(np.ravel(rotated))
+
+
 def test_a_circle_has_its_centre_and_radius(tmp_path):
     write(tmp_path, shape("ball", [[50, 40], [53, 44]], "circle"))
     item = objects(tmp_path)[0]

@@ -88,6 +88,7 @@ def test_a_photograph_is_refused_with_a_reason_and_without_a_score(name: str) ->
     result = TASKS[name](generator=model)(PHOTOGRAPH)
     assert (result.text, result.score, result.raw_text) == ("", None, "")
     (reject,) = result.rejects
+    assert (reject.text, reject.start, reject.end) == ("", 0, 0)
     assert "trained to caption, answer and read on drawings only" in reject.reason
     assert result.prefix
     assert model.requests == []  # the model is not asked at all
@@ -168,6 +169,7 @@ def test_masks_trained_on_drawings_are_refused_on_photographs() -> None:
     assert asked == ["segment helmet", "segment person", "segment person"]
     (reject,) = result.rejects
     assert reject.reason.startswith("helmet: drawn was trained on masks of it in drawings only")
+    assert (reject.text, reject.start, reject.end) == ("", 0, 0)
     joint = Segmenter(["helmet", "person"], generator=Scripted(both_answers, card=card))
     assert joint(DRAWING).labels == ("helmet", "person")
     assert joint(PHOTOGRAPH).labels == ("person",)

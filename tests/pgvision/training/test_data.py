@@ -171,6 +171,9 @@ def test_the_identity_of_data_is_their_content(scenes, tmp_path):
     content["annotations"][0]["bbox"][0] += 1
     (moved / "train" / "instances.json").write_text(json.dumps(content))
     assert read(moved).digest != one.digest
+    before, image = read(moved).digest, read(moved).tasks[0].train.images[0]
+    image.path.write_bytes(image.path.read_bytes() + b"0")
+    assert read(moved).digest != before
 
 
 def test_classes_are_renamed_and_joined(scenes):
@@ -224,6 +227,13 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
         example = task.train[0]._replace(suffix="word " * number)
         if replace(task, train=(example, task.train[0])).fitting(collator).train[0] is example:
             longest = example
+    for number in (46, 47):
+        suffix = "word " * 9
+        while collator.num_tokens("ocr") + collator.num_tokens(suffix) < number:
+            suffix += "."
+        example = task.train[0]._replace(suffix=suffix)
+        kept = replace(task, train=(example, task.train[0])).fitting(collator).train
+        assert (example in kept) == (number == 46)
     # The longest prompt that the engine reads has 508 tokens.
     wide = Collator(load("tiny").processor, max_length=2000)
     per_word = wide.num_tokens("word " * 101) - wide.num_tokens("word " * 100)
@@ -240,6 +250,17 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
     assert 140 < batch["input_ids"].shape[1] <= 150
     with pytest.raises(DataError, match="no example can be used"):
         replace(task, valid=task.train[:0]).fitting(collator)
+
+
+def test_an_answer_of_a_closed_set_has_a_fifth_more_boxes_than_any_image(coco):
+    box = {"image_id": 0, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}
+    crowd = {"id": 99, **box, "iscrowd": 1, "segmentation": {"size": [48, 64], "counts": [0, 3072]}}
+    coco("valid", range(6, 9))
+    for count, expected in ((10, 12), (11, 14), (2, 4)):
+        boxes = [{"id": number, **box} for number in range(count)]
+        folder = coco("train", range(6), annotations=[*boxes, crowd])
+        (task,) = read(folder, closed_set=True, model="tiny").tasks
+        assert task.num_objects == expected
 
 
 def test_a_closed_set_that_does_not_fit_is_refused(scenes):
@@ -347,6 +368,8 @@ def test_a_sample_is_the_same_for_a_seed_and_not_the_first_images(coco):
     assert len(some[0].images) == 8
     assert images_of(some[0]) != {image.file_name for image in task.train.images[:8]}
     assert sample_part(task.train, 100, 0) is task.train
+    count = len(task.train.images) - 1  # no image twice
+    assert len(images_of(sample_part(task.train, count, 0))) == count
 
 
 def test_known_and_unknown_classes(scenes):

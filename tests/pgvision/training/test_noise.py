@@ -52,6 +52,13 @@ def test_noise_for_one_flat_object_moves_by_its_sides() -> None:
     assert moved[:, [1, 3]].max() < 0.04
 
 
+def test_noise_in_an_empty_image_has_sides_of_all_sizes() -> None:
+    found = noise_boxes(np.zeros((0, 4)), 2000, np.random.default_rng(1))
+    sides = found[:, 2:] - found[:, :2]
+    assert sides.min() > 0.029 and sides.max() < 0.601
+    assert np.median(sides) == pytest.approx((0.03 * 0.6) ** 0.5, abs=0.01)
+
+
 def test_an_answer_is_filled_and_its_noise_teaches_a_class_alone() -> None:
     wording = Wording(closed=("helmet", "head"))
     shard = render_shard(3, resolution=160, size=10, codec=MaskCodec.load("tiny"))
