@@ -55,6 +55,16 @@ def test_a_written_folder_is_told_and_read(tmp_path, name, images):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize("name", ["coco", "yolo", "jsonl"])
+@pytest.mark.parametrize("given", ["sub\\a.png", "C:\\photos\\sub\\a.png"])
+def test_names_of_windows_become_folders(tmp_path, name, given):
+    before = dataset(tmp_path / "src", "sub/a.png")
+    named = replace(before, images=(replace(before.images[0], file_name=given),))
+    write_dataset(named, tmp_path / "out", format=name, images="copy")
+    (image,) = read_dataset(tmp_path / "out").images
+    assert image.file_name == ("sub/a.png" if given[0] == "s" else "a.png")
+
+
 @pytest.mark.parametrize(
     ("box", "is_cut"),
     [

@@ -227,6 +227,8 @@ def test_examples_that_the_model_would_cut_off_are_left_out_before_the_first_ste
         example = task.train[0]._replace(suffix="word " * number)
         if replace(task, train=(example, task.train[0])).fitting(collator).train[0] is example:
             longest = example
+    marked = task.train[0]._replace(paraphrases=("read", "read the <image> again"))
+    assert marked not in replace(task, train=(marked, *task.train)).fitting(collator).train
     for number in (46, 47):
         suffix = "word " * 9
         while collator.num_tokens("ocr") + collator.num_tokens(suffix) < number:

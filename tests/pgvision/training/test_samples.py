@@ -126,6 +126,17 @@ def test_a_class_that_a_view_shows_in_part_is_not_asked_for(scenes):
     assert cut > 10
 
 
+@pytest.mark.parametrize("sides", [(0.05, 40.0), (40.0, 0.01)])
+def test_an_object_without_area_in_bins_is_not_asked_for(scenes, sides):
+    one = source(scenes, augment=False)
+    record = one.dataset.images[0]
+    thin = replace(record.objects[0], xywh=(100.0, 20.0, *sides), segmentation=None)
+    other = replace(one.dataset, images=(replace(record, objects=(thin,)),))
+    asked = {draw(replace(one, dataset=other), seed=seed).prefix for seed in range(30)}
+    name = one.dataset.names[thin.category_id]
+    assert len(asked) > 1 and f"detect {name}" not in asked
+
+
 def test_one_class_is_never_answered_with_nothing_where_a_part_shows(scenes):
     one = source(scenes)
     helmets = [c for c in one.dataset.categories if c.name == "helmet"]
