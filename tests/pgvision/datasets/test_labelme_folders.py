@@ -142,6 +142,13 @@ def test_rectangles_of_four_corners_and_turned_ones(tmp_path):
     assert {item.segmentation for item in turned} == {((10, 6, 20, 16, 10, 26, 0, 16),)}
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_sheared_rectangle_keeps_its_outline(tmp_path, turned):
+    points = np.array([[0, 0], [10, 0], [15, 10], [5, 10]])[:, :: -1 if turned else 1]
+    write(tmp_path, shape("hat", points.tolist(), "rectangle"))
+    assert objects(tmp_path)[0].segmentation == (tuple(points.ravel()),)
+
+
 def test_flags_and_description_are_kept(tmp_path):
     item = shape("man", TRIANGLE, flags={"far": True}, description="by the crane", id=7)
     write(tmp_path, item, flags={"night": True})
