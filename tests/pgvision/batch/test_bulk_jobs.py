@@ -251,6 +251,11 @@ def test_by_default_sub_folders_are_left_out_and_a_journal_has_one_run(tmp_path)
         pass
     with pytest.raises(OptionError, match="journal of another run"):
         Journal(tmp_path / "k", {"task": "caption"})
+    with Journal(tmp_path / "k", {"task": "read"}) as journal:  # answers of what is gone go
+        journal.list_items(["a", "b"], listing="1", num_listed=2, places=[0, 1])
+        journal.add(Row("b", result='{"source": "b"}'))
+        assert journal.list_items(["a"], listing="2", num_listed=1, places=[0]) == ["b"]
+        assert list(journal.results()) == []
 
 
 def test_two_processes_do_not_share_a_journal(tmp_path):
