@@ -57,6 +57,22 @@ def test_engines_agree_with_pycocotools(random_set, seed, iou_type):
         assert report.engine == engine
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_scores_to_calibrate_are_those_that_count(random_set, seed):
+    """What matches a crowd is neither right nor wrong."""
+    truth, results = random_set(seed)
+    run, expected, num_ignored = pycocotools_run(truth, results, "bbox"), [], 0
+    for one in run.evalImgs:
+        if one is not None and one["aRng"] == run.params.areaRng[0]:
+            matches, ignored = one["dtMatches"][0] > 0, one["dtIgnore"][0].astype(bool)
+            num_ignored += int(ignored.sum())
+            counted = zip(one["dtScores"], matches, ignored, strict=True)
+            expected += [(score, match) for score, match, out in counted if not out]
+    found = sorted(zip(*match_scores(truth, results, "bbox"), strict=True))
+    assert num_ignored > 0
+    np.testing.assert_allclose(np.array(found, float), np.array(sorted(expected), float))
+
+
 def tied_set():
     """A prediction halfway between two annotations, and one that only the second could still take.
 
