@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vqvae import training
+from vqvae.model import Quantizer
 from vqvae.training import TrainingSettings, _Run
 
 SETTINGS = TrainingSettings(steps=400, batch_size=8, bfloat16=False, seed=3)
@@ -187,3 +188,18 @@ def test_the_rate_warms_up_and_falls_as_a_cosine(run: _Run, step: int, share: fl
     run._one_step()
     rate = run.optimizer.param_groups[0]["lr"]
     assert rate == pytest.approx(1.5e-3 * share, rel=0.01)
+
+
+def test_dead_codes_are_revived() -> None:
+    quantizer = Quantizer()
+    vectors = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    quantizer._ema_cluster_size[:] = 2.0
+    quantizer._ema_cluster_size[[3, 77]] = 0.0
+    quantizer._ema_cluster_size[5] = 0.1  # as much as is asked for
+    moved = quantizer.revive(vectors, torch.Generator().manual_seed(1), minimum=0.1)
+    assert moved == 2
+    for row in (3, 77):
+        assert (vectors == quantizer._embedding[row]).all(1).any()
+        # As if it had been chosen by its share of the 256: the next update keeps its place.
+        assert quantizer._ema_cluster_size[row] == 2.0
+        torch.testing.assert_close(quantizer._ema_w[row], 2.0 * quantizer._embedding[row])

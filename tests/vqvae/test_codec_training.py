@@ -183,20 +183,3 @@ def test_a_killed_run_goes_on_and_ends_where_an_unbroken_one_ends(tmp_path: Path
     whole = read_tensors(train_codec(masks(), tmp_path / "whole", settings=settings))
     for name, value in read_tensors(tmp_path / "killed" / "codec.safetensors").items():
         torch.testing.assert_close(value, whole[name], msg=name)
-
-
-def test_dead_codes_are_revived() -> None:
-    from vqvae.model import Quantizer
-
-    quantizer = Quantizer()
-    vectors = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
-    quantizer._ema_cluster_size[:] = 2.0
-    quantizer._ema_cluster_size[[3, 77]] = 0.0
-    quantizer._ema_cluster_size[5] = 0.1  # as much as is asked for
-    moved = quantizer.revive(vectors, torch.Generator().manual_seed(1), minimum=0.1)
-    assert moved == 2
-    for row in (3, 77):
-        assert (vectors == quantizer._embedding[row]).all(1).any()
-        # As if it had been chosen by its share of the 256: the next update keeps its place.
-        assert quantizer._ema_cluster_size[row] == 2.0
-        torch.testing.assert_close(quantizer._ema_w[row], 2.0 * quantizer._embedding[row])

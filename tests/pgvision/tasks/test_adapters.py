@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted import CARD, Scripted
 
 from pgvision.errors import ImageError, OptionError, PromptError, SourceError
+from pgvision.images import Frame
 from pgvision.runtime import Request
 from pgvision.tasks import Answerer, Captioner, Detector, Reader, Segmenter
 
@@ -35,6 +36,13 @@ def test_boxes_scores_and_names() -> None:
     assert result.scores[1] < result.scores[0]
     assert result.whole_image.tolist() == [False, True]
     assert (result.timings["answer"], result.passes) == (0.5, 3)
+
+
+@pytest.mark.parametrize(("kind", "task"), [(Detector, "detect"), (Segmenter, "segment")])
+def test_the_form_of_an_answer_is_that_of_its_task(kind: type, task: str) -> None:
+    asks = kind(["helmet", "head"], model="tiny").plan(Frame(IMAGE, "array"))
+    assert {ask.form.task for ask in asks} == {task}
+    assert all(ask.prefix.startswith(f"{task} ") for ask in asks)
 
 
 def test_edges_have_a_standard_deviation_in_pixels() -> None:

@@ -36,6 +36,13 @@ def test_an_unsure_label_lowers_the_score() -> None:
     assert score(peaked(1.0), label=0.5) == pytest.approx(0.5)
 
 
+def test_an_object_without_a_label_is_scored_by_the_rest() -> None:
+    found = object_score(
+        presence=0.4, loc_probs=peaked(1.0), loc_yxyx=BINS, label_logprobs=np.zeros(0)
+    )
+    assert found == pytest.approx(0.4)
+
+
 def test_window_forgives_neighbours_and_nothing_else() -> None:
     # The box is 200 bins each way, so a quarter of its side reaches 25 bins to each side.
     for side in (1, -1):

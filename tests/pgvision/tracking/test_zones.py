@@ -39,6 +39,16 @@ def happenings(zones, frames):
     return events + list(zones.end())
 
 
+@pytest.mark.parametrize(("left", "is_refused"), [(-1.0, False), (-1.5, True)])
+def test_a_corner_may_be_a_pixel_outside(left, is_refused):
+    zones = Zones({"gate": np.array([[left, 0], [99, 0], [99, 99.0]])}, {})
+    if is_refused:
+        with pytest.raises(OptionError, match="outside the 640x480 image"):
+            list(zones.update(frame(0, [])))
+    else:
+        assert list(zones.update(frame(0, []))) == []
+
+
 def test_by_default_a_second_without_a_sight_ends_a_visit():
     zones = Zones({"gate": GATE}, {})
     frames = [frame(0, [(7, 300, 200)]), frame(9, []), frame(12, [])]
