@@ -3,8 +3,8 @@
 PYTHON ?= python3
 # More words for pip, such as an index with CPU builds of torch (README, "Set-up").
 PIP_ARGS ?=
-# Workers for the suite, one more than there are cores, since many tests wait for servers and cameras; and
-# more words for pytest: make test PYTEST_ARGS='-k parse'
+# Workers for the suite: three keep two cores busy, since many tests wait for servers and cameras. And more
+# words for pytest: make test PYTEST_ARGS='-k parse'
 JOBS ?= 3
 PYTEST_ARGS ?=
 
@@ -53,7 +53,7 @@ test slow ray: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
-# Runs that are killed and go on, and users' types: a few minutes. These do not wait.
+# Runs that are killed and go on, and users' types: a few minutes. Two keep two cores busy.
 slow: setup
 	$(BIN)/python -m pytest -q -n 2 -m slow $(PYTEST_ARGS)
 

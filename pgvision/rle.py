@@ -229,14 +229,24 @@ def polygons_to_rle(polygons: Sequence[Sequence[float]], image_hw: tuple[int, in
         >>> rle_to_mask(square).astype(int).tolist()
         [[0, 1, 1, 0], [0, 1, 1, 0]]
     """
+    if fault := polygons_fault(polygons, image_hw):
+        raise DataError(fault)
     rings = [list(ring) for ring in polygons if len(ring) >= 6]
-    for ring in rings:
-        if fault := ring_fault(ring, image_hw):
-            raise DataError(f"polygon {fault}")
     if not rings:
         return pack_rle({"size": image_hw, "counts": [image_hw[0] * image_hw[1]]})
     merged: Rle = coco_mask.merge(coco_mask.frPyObjects(rings, *image_hw))
     return merged
+
+
+def polygons_fault(polygons: Sequence[Sequence[float]], image_hw: tuple[int, int]) -> str | None:
+    """Return what `ring_fault` finds first, of rings that enclose something, or None.
+
+    Example:
+        >>> polygons_fault([[0, 0, 8, 0], [0, 0, 8, 0, 8, float("nan")]], (10, 10))
+        'polygon has a coordinate that is NaN or infinite'
+    """
+    faults = (ring_fault(ring, image_hw) for ring in polygons if len(ring) >= 6)
+    return next((f"polygon {fault}" for fault in faults if fault), None)
 
 
 def ring_fault(ring: Sequence[float], image_hw: tuple[int, int]) -> str | None:

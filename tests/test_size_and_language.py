@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # The goals are 15,000 code lines, 150 files and 6 comments; lower (or raise) these with every cut.
-MAX_CODE_LINES = 21_628
+MAX_CODE_LINES = 21_627
 MAX_FILES = 145
 MIN_COMMENTS = 7.0  # per 100 code lines
 MAX_QUAINT = 2.0  # per 1,000 words

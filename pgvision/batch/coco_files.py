@@ -56,11 +56,9 @@ class CocoEntries:
         entries = []
         for found in result.to_coco(image_id=self.num_images, category_ids=ids):
             self.num_objects += 1
-            given = (found[key] for key in ("image_id", "category_id", "bbox"))
-            entry = annotation_entry(
-                self.num_objects, *given, segmentation=found.get("segmentation")
-            )
-            entries.append(entry | {key: found[key] for key in ("score",) if key in found})
+            score = {"score": found.pop("score")} if "score" in found else {}
+            entry = annotation_entry(self.num_objects, xywh=found.pop("bbox"), **found)
+            entries.append(entry | score)
         return entries
 
     def categories(self) -> Iterator[Entry]:

@@ -42,7 +42,7 @@ class FoundImage(NamedTuple):
     path: Path
 
 
-def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
+def walk_files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """List files below a folder by their endings, sorted by name.
 
     Hidden files and folders (``.ipynb_checkpoints``, ``._a.jpg``), ``__MACOSX`` and overlays that
@@ -60,7 +60,7 @@ def walk_files(folder: Path, endings: Sequence[str]) -> list[Path]:
         ['a.JPG', 'b.png']
     """
     with reading(folder):
-        found = walk(folder, lambda name: name.lower().endswith(tuple(endings)))
+        found = walk(folder, lambda name: name.lower().endswith(endings))
         files = list(found) if folder.is_dir() else []
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix())
 

@@ -12,7 +12,7 @@ from pgvision.errors import DataError
 from pgvision.images import read_image
 from pgvision.masks import SIDE, crop_mask, join_rings, mask_to_polygon, polygon_rings
 from pgvision.results import DetectionResult, SegmentationResult
-from pgvision.rle import mask_to_rle, outline_area, polygons_to_rle, rle_to_mask
+from pgvision.rle import mask_to_rle, outline_area, polygons_fault, polygons_to_rle, rle_to_mask
 
 
 def clipped_xyxy(item: Annotation, image_hw: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -86,21 +86,19 @@ def outline_fault(segmentation: Segmentation | None, image_hw: tuple[int, int]) 
         >>> outline_fault(Rle((2, 2), "04"), (2, 4))
         'run lengths of size [2, 2] on an image of [2, 4] (height, width)'
     """
-    try:
-        num_pixels(segmentation or (), image_hw)
-    except DataError as error:
-        return str(error)
-    return None
+    if not isinstance(segmentation, Rle):
+        return polygons_fault(segmentation or (), image_hw)
+    if segmentation.size == image_hw:
+        return None
+    size = list(segmentation.size)
+    return f"run lengths of size {size} on an image of {list(image_hw)} (height, width)"
 
 
 def _run_lengths(segmentation: Segmentation, image_hw: tuple[int, int]) -> dict[str, Any]:
     if not isinstance(segmentation, Rle):
         return polygons_to_rle(segmentation, image_hw)
-    if segmentation.size != image_hw:
-        raise DataError(
-            f"run lengths of size {list(segmentation.size)} on an image of {list(image_hw)} "
-            "(height, width)"
-        )
+    if fault := outline_fault(segmentation, image_hw):
+        raise DataError(fault)
     return segmentation._asdict()
 
 

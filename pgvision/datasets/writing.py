@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal, get_args
 
@@ -467,6 +467,7 @@ class _Losses:
         findings = []
         for (what, is_loss), count in self._counts.items():
             message = f"{count} {what} ({', '.join(self._examples[what, is_loss])})"
-            lost = Finding("lost", "error", message, split=self._split)
-            findings.append(lost if is_loss else replace(lost, rule="not-kept", level="warning"))
+            rule = "lost" if is_loss else "not-kept"
+            level: Literal["error", "warning"] = "error" if is_loss else "warning"
+            findings.append(Finding(rule, level, message, split=self._split))
         return findings

@@ -326,7 +326,9 @@ def load_inputs(
     """
     # Results are checked against the whole truth: unknown ids are errors, not left out.
     whole = load_ground_truth(gt, masks=masks)
-    truth = whole.select(classes, image_ids)
+    truth = whole
+    if classes is not None or image_ids is not None:
+        truth = whole.select(classes, image_ids)
     where, outputs = "results", None
     notes: tuple[str, ...] = ()
     if isinstance(results, str | Path):

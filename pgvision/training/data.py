@@ -309,9 +309,7 @@ def _read_task(source: DataSource, config: TrainConfig) -> TaskData:
 
 
 def _read(part: Dataset | Path, images: Path | None) -> Part:
-    if isinstance(part, Dataset):
-        return part
-    return tuple(read_examples(part, images=images))
+    return part if isinstance(part, Dataset) else read_examples(part, images=images)
 
 
 def _find_texts(data: Path, *, images: Path | None) -> Mapping[str, Path]:
